@@ -1,0 +1,51 @@
+# Everything a stranger needs, from a machine with only Python, pip and make:
+#   make demo   install what the demo needs and run it
+#   make test   install what the tests need; lint, types, tests, docs, wheel
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+JOBS   ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs wheel clean
+
+help:
+	@grep -E '^#  ' Makefile | sed 's/^#  //'
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "adaptive-margin needs Python 3.10 or newer: make PYTHON=/path/to/python3"'
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): the first time downloads PyTorch, which takes some minutes."
+	$(PIP) -e '.[train]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
+	@echo "Installing into $(VENV): the first time downloads PyTorch, which takes some minutes."
+	$(PIP) -e '.[train,eval,docs,dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/demo.py
+
+test: lint types wheel docs
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+docs: $(VENV)/.dev
+	$(BIN)/mkdocs build --strict --quiet
+
+wheel: $(VENV)/.dev
+	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+
+clean:
+	rm -rf $(VENV) dist site build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,69 @@
+"""What a caller may pass, said in one place.
+
+Every message names the argument, what was expected, what was got and what to do about it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def problem(argument: str, expected: str, got: object, remedy: str) -> str:
+    """The sentence of every error of this library.
+
+    Example:
+        >>> problem("margin", "a scalar", "shape (3,)", "pass one number")
+        'margin must be a scalar, got shape (3,); pass one number'
+    """
+    return f"{argument} must be {expected}, got {got}; {remedy}"
+
+
+def check_matrix(argument: str, x: Tensor) -> None:
+    """Raises unless ``x`` is a floating-point matrix of shape ``(rows, features)`` with at least one feature."""
+    if not isinstance(x, Tensor):
+        raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))
+    if x.ndim != 2 or x.shape[1] == 0:
+        expected = "a matrix of shape (rows, features) with at least one feature"
+        raise ValueError(problem(argument, expected, f"shape {tuple(x.shape)}", "pass one row per sample"))
+    if not x.is_floating_point():
+        raise TypeError(problem(argument, "floating point", x.dtype, f"convert it with {argument}.float()"))
+
+
+def check_finite(argument: str, x: Tensor) -> None:
+    """Raises a ``ValueError`` where ``x`` holds NaN or infinity.
+
+    On CUDA and inside ``torch.compile`` a Python branch on data would stop the device or break the graph:
+    there the same condition is a device-side assertion, which fails at the next synchronisation.
+    """
+    finite = torch.isfinite(x)
+    if x.is_cuda or torch.compiler.is_compiling():
+        torch._assert_async(finite.all(), f"{argument} must be finite, got NaN or infinity")
+        return
+    if not bool(finite.all()):
+        first = tuple((~finite).nonzero()[0].tolist())
+        count = int((~finite).sum())
+        got = f"{count} NaN or infinite of {x.numel()} values, the first at {first}"
+        raise ValueError(problem(argument, "finite", got, "look for a diverged network or a broken input"))
+
+
+def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings") -> None:
+    """Raises unless ``labels`` is one integer label for each of ``rows`` rows."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(problem(argument, "a torch.Tensor", type(labels).__name__, "convert it with torch.as_tensor"))
+    if labels.ndim != 1:
+        remedy = "pass one integer label per row"
+        raise ValueError(problem(argument, "one-dimensional", f"shape {tuple(labels.shape)}", remedy))
+    if len(labels) != rows:
+        expected = f"as long as {of} ({rows} rows)"
+        raise ValueError(problem(argument, expected, f"{len(labels)} labels", f"pass one label per row of {of}"))
+    if labels.is_floating_point() or labels.is_complex():
+        remedy = "group continuous targets first, with OtsuGrouper for instance"
+        raise TypeError(problem(argument, "integers", labels.dtype, remedy))
+
+
+def check_same_features(argument: str, x: Tensor, other_argument: str, other: Tensor) -> None:
+    """Raises unless two matrices have the same number of features."""
+    if x.shape[1] != other.shape[1]:
+        expected = f"of the {other.shape[1]} features of {other_argument}"
+        raise ValueError(problem(argument, expected, f"{x.shape[1]} features", "embed both with the same network"))

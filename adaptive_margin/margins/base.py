@@ -1,0 +1,36 @@
+"""What every margin of this library is."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
+from torch import Tensor
+
+IndicesTuple = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Tensor]
+Granularity = Literal["batch", "anchor", "pair"]
+
+
+class Margin(ModuleWithRecords):
+    """A margin: a module that looks at a batch and says how far apart its groups should be.
+
+    Subclasses implement :meth:`forward` with the signature below. ``unit`` says what the number means:
+    ``"squared distance"`` (the adaptive margin, which :class:`~adaptive_margin.AdaptiveMarginLoss` translates
+    into the wrapped loss's own unit) or ``"own"`` (a number as the loss's constructor takes it).
+    ``granularity`` says its shape: ``"batch"`` gives a 0-dim tensor, ``"anchor"`` one value a row, ``"pair"`` one
+    value an (anchor, negative) pair.
+    """
+
+    unit: Literal["squared distance", "own"] = "own"
+    granularity: Granularity = "batch"
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The margin of this batch."""
+        raise NotImplementedError

@@ -1,0 +1,70 @@
+"""A margin that grows by the calendar: what the paper compares the adaptive one with."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..functional.checks import problem
+from .base import IndicesTuple, Margin
+
+
+class LinearMargin(Margin):
+    r"""A margin that grows linearly with the epoch, :math:`\kappa' = s + \text{epoch} \cdot r`.
+
+    Source: Kim & Song 2021, Table 4, "Ours w/ linear model :math:`\kappa'`": :math:`0.1 + 0.005 \cdot` epoch.
+
+    Args:
+        start: :math:`s`, the margin before the first epoch has ended, in the unit of the loss that uses it.
+        slope: :math:`r`, added by every :meth:`step_epoch`.
+
+    Raises:
+        ValueError: ``start`` or ``slope`` is not finite.
+
+    The epoch is a buffer: it is in ``state_dict`` and survives a checkpoint.
+
+    Example:
+        >>> margin = LinearMargin(start=0.1, slope=5e-3)
+        >>> for _ in range(20):
+        ...     margin.step_epoch()
+        >>> margin(torch.randn(4, 8))
+        tensor(0.2000)
+    """
+
+    epoch: Tensor
+
+    def __init__(self, start: float = 0.1, slope: float = 5e-3, collect_stats: bool | None = None) -> None:
+        super().__init__(collect_stats=collect_stats)
+        for argument, number in (("start", start), ("slope", slope)):
+            if not math.isfinite(number):
+                raise ValueError(problem(argument, "finite", number, "the paper uses start=0.1, slope=0.005"))
+        self.start = float(start)
+        self.slope = float(slope)
+        self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
+        self.add_to_recordable_attributes(list_of_names=["start", "slope", "value"], is_stat=False)
+
+    @property
+    def value(self) -> float:
+        """The margin of the present epoch."""
+        return self.start + int(self.epoch) * self.slope
+
+    def step_epoch(self) -> None:
+        """Says that one pass over the training data has ended."""
+        self.epoch += 1
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The margin of the present epoch, as a 0-dim tensor of the embeddings' dtype and device."""
+        return torch.full((), self.value, dtype=embeddings.dtype, device=embeddings.device)
+
+    def extra_repr(self) -> str:
+        """The parameters, for ``print(loss)``."""
+        return f"start={self.start}, slope={self.slope}"
