@@ -1,7 +1,32 @@
 """Margins that the batch decides: a plugin for pytorch-metric-learning."""
 
 from . import functional
-from .margins import ConstantMargin, LinearMargin, Margin
+from .margins import (
+    AdaptiveMargin,
+    CentredKernelAlignment,
+    ChernoffRule,
+    ConstantMargin,
+    Dependence,
+    GaussianCorrelation,
+    HoeffdingRule,
+    LinearMargin,
+    Margin,
+    NeighbourhoodRule,
+    ReleasedRule,
+)
 
 __version__ = "0.1.0"
-__all__ = ["ConstantMargin", "LinearMargin", "Margin", "functional"]
+__all__ = [
+    "AdaptiveMargin",
+    "CentredKernelAlignment",
+    "ChernoffRule",
+    "ConstantMargin",
+    "Dependence",
+    "GaussianCorrelation",
+    "HoeffdingRule",
+    "LinearMargin",
+    "Margin",
+    "NeighbourhoodRule",
+    "ReleasedRule",
+    "functional",
+]

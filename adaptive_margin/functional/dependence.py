@@ -1,0 +1,376 @@
+"""How much two groups of embeddings still know about each other: the mutual information of Eq. 5."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .checks import check_finite, check_matrix, check_same_features, problem
+from .groups import group_sums
+
+Bandwidth = float | Literal["std"]
+Pairing = Literal["all", "zip"]
+
+
+def check_bandwidth(bandwidth: Bandwidth) -> None:
+    """Raises unless ``bandwidth`` is "std" or a positive number."""
+    is_text = isinstance(bandwidth, str)
+    if (is_text and bandwidth != "std") or (not is_text and not 0 < float(bandwidth) < math.inf):
+        remedy = "'std' takes the standard deviation of the batch"
+        raise ValueError(problem("bandwidth", "'std' or a positive number", repr(bandwidth), remedy))
+
+
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(problem(argument, f"one of {', '.join(map(repr, choices))}", repr(value), "pick one of them"))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32, anything finer stays."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def gaussian_kernel(*groups: Tensor, bandwidth: Bandwidth = "std") -> tuple[Tensor, ...]:
+    r"""Maps every entry through a Gaussian, :math:`g(z) = \exp(-z^2 / 2\sigma^2)`.
+
+    Source: Kim & Song 2021, the kernel :math:`g` of Eq. (5); the paper does not say its width. Here :math:`\sigma^2` is
+    the (biased) variance of all entries of all groups together, which makes :math:`g` independent of their scale.
+
+    Args:
+        groups: matrices of shape ``(rows, D)`` whose entries share one width.
+        bandwidth: ``"std"``, or :math:`\sigma` itself, in the unit of the entries.
+
+    Returns:
+        One matrix per group, in float32 (float64 for float64), with values in [0, 1]; all ones where every entry of
+        every group is the same and the width would be zero.
+
+    Raises:
+        ValueError: ``bandwidth`` is neither ``"std"`` nor positive.
+
+    Example:
+        >>> gaussian_kernel(torch.tensor([[0.0, 1.0, 2.0]]), bandwidth=1.0)[0]
+        tensor([[1.0000, 0.6065, 0.1353]])
+    """
+    check_bandwidth(bandwidth)
+    groups = tuple(at_least_float32(group) for group in groups)
+    largest = torch.stack([group.abs().amax() for group in groups if group.numel()] or [torch.ones(())]).amax()
+    largest = torch.where(largest > 0, largest, 1.0)  # entries in [-1, 1]: no square over- or underflows
+    groups = tuple(group / largest for group in groups)
+    if bandwidth == "std":
+        width = _pooled_std(groups)
+        return tuple(torch.where(width > 0, torch.exp(-0.5 * (group / _or_one(width)) ** 2), 1.0) for group in groups)
+    inverse_width = (largest / float(bandwidth)).clamp(max=1e30)  # 0 · ∞ is not a number
+    return tuple(torch.exp(-0.5 * (group * inverse_width).clamp(-1e4, 1e4) ** 2) for group in groups)
+
+
+def _or_one(x: Tensor) -> Tensor:
+    return torch.where(x > 0, x, torch.ones_like(x))
+
+
+def _pooled_std(groups: tuple[Tensor, ...]) -> Tensor:
+    """Biased standard deviation of all entries; exactly 0 where they are all equal."""
+    count = max(1, sum(group.numel() for group in groups))
+    mean = torch.stack([group.sum() for group in groups]).sum() / count
+    variance = torch.stack([((group - mean) ** 2).sum() for group in groups]).sum() / count
+    floor = (4 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
+    safe = torch.where(variance > floor, variance, 1.0)
+    return torch.where(variance > floor, safe.sqrt(), 0.0)
+
+
+def _correlation(covariance: Tensor, variance: Tensor, other_variance: Tensor, dtype: torch.dtype) -> Tensor:
+    """Pearson's quotient; 0 where either side does not vary beyond the rounding of ``dtype``."""
+    floor = (8 * torch.finfo(dtype).eps) ** 2  # entries of g lie in [0, 1]
+    varies = (variance > floor) & (other_variance > floor)
+    scale = torch.where(varies, variance * other_variance, 1.0).sqrt()
+    return torch.where(varies, covariance / scale, 0.0).clamp(-1, 1)
+
+
+def row_correlation(strong: Tensor, weak: Tensor) -> Tensor:
+    r"""Pearson correlation over every triple (strong row, weak row, feature), in closed form.
+
+    .. math:: \eta = \frac{\frac1D\sum_k (\bar g_s(k) - \bar g_s)(\bar g_w(k) - \bar g_w)}
+                          {\operatorname{std}(G_s)\,\operatorname{std}(G_w)}
+
+    with :math:`\bar g(k)` the mean of column k, :math:`\bar g` the grand mean and std over all entries (biased).
+    It is the mean, over random pairings of the rows, of the correlation of paired entries, at the cost of O(N·D).
+
+    Source: Kim & Song 2021, :math:`\eta` of Eq. (8), whose pairing the paper leaves open.
+
+    Args:
+        strong: rows of :math:`g`, shape ``(S, D)``.
+        weak: rows of :math:`g`, shape ``(W, D)``.
+
+    Returns:
+        A 0-dim tensor in [-1, 1]; 0 where a group is empty or constant.
+
+    Example:
+        >>> row_correlation(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 2.0], [1.0, 3.0]]))
+        tensor(0.8944)
+    """
+    if strong.shape[0] == 0 or weak.shape[0] == 0:
+        return strong.new_zeros(()) + 0.0 * (strong.sum() + weak.sum())
+    strong_columns, weak_columns = strong.mean(0), weak.mean(0)
+    covariance = ((strong_columns - strong_columns.mean()) * (weak_columns - weak_columns.mean())).mean()
+    return _correlation(covariance, strong.var(correction=0), weak.var(correction=0), strong.dtype)
+
+
+def zipped_correlation(first: Tensor, second: Tensor) -> Tensor:
+    """Pearson correlation of the entries of two matrices of one shape, row i beside row i.
+
+    Args:
+        first: rows of g, shape ``(P, D)``.
+        second: rows of g, shape ``(P, D)``.
+
+    Returns:
+        A 0-dim tensor in [-1, 1]; 0 where a side is empty or constant.
+
+    Example:
+        >>> zipped_correlation(torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]]))
+        tensor(-1.)
+    """
+    if first.numel() == 0:
+        return first.new_zeros(()) + 0.0 * (first.sum() + second.sum())
+    covariance = ((first - first.mean()) * (second - second.mean())).mean()
+    return _correlation(covariance, first.var(correction=0), second.var(correction=0), first.dtype)
+
+
+def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+    r""":func:`row_correlation` of each class against the rest of the reference set, from per-class sums.
+
+    Args:
+        g: rows of :math:`g`, shape ``(B, D)``.
+        index: the class of each row, int64 of shape ``(B,)``, in ``[0, classes)``.
+        ref_g: rows of the reference set, shape ``(R, D)``; the batch itself where there is no other.
+        ref_index: their classes, shape ``(R,)``.
+        classes: C.
+
+    Returns:
+        :math:`\eta_c`, shape ``(C,)``; 0 for a class without rows, without a rest, or whose g is constant.
+
+    Example:
+        >>> g, index = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 1, 0])
+        >>> eta = class_correlations(g, index, g, index, 2)
+        >>> torch.allclose(eta, row_correlation(g[index == 0], g[index == 1]).expand(2), atol=1e-6)
+        True
+    """
+    centre = ref_g.mean()  # a correlation does not see it; the differences of sums below are sharper for it
+    features = g.shape[1]
+    sums, squares, rows = _class_moments(g - centre, index, classes)
+    if ref_g is g:
+        ref_sums, ref_squares, ref_rows = sums, squares, rows
+    else:
+        ref_sums, ref_squares, ref_rows = _class_moments(ref_g - centre, ref_index, classes)
+    rest_rows = ref_rows.sum() - ref_rows
+    present = (rows > 0) & (rest_rows > 0)
+    rows, rest_rows = rows.clamp(min=1), rest_rows.clamp(min=1)
+    columns = sums / rows[:, None]  # (C, D)
+    rest_columns = (ref_sums.sum(0) - ref_sums) / rest_rows[:, None]  # (C, D)
+    mean, rest_mean = columns.mean(1), rest_columns.mean(1)
+    covariance = ((columns - mean[:, None]) * (rest_columns - rest_mean[:, None])).mean(1)
+    variance = squares / (rows * features) - mean**2
+    rest_variance = (ref_squares.sum() - ref_squares) / (rest_rows * features) - rest_mean**2
+    eta = _correlation(covariance, variance, rest_variance, g.dtype)
+    return torch.where(present, eta, 0.0).to(g.dtype)
+
+
+def _class_moments(x: Tensor, index: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    sums = group_sums(x, index, classes)
+    squares = group_sums((x * x).sum(1, dtype=torch.float64), index, classes)
+    rows = group_sums(torch.ones_like(index, dtype=torch.float64), index, classes)
+    return sums, squares, rows
+
+
+def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, segment: Tensor, segments: int) -> Tensor:
+    """:func:`zipped_correlation` of the rows ``first[a]`` and ``second[n]`` of each segment of a list of pairs.
+
+    Args:
+        first: rows of g, shape ``(B, D)``.
+        second: rows of g, shape ``(R, D)``.
+        a: indices into ``first``, int64 of shape ``(P,)``.
+        n: indices into ``second``, int64 of shape ``(P,)``.
+        segment: the segment of each pair, int64 of shape ``(P,)``, in ``[0, segments)``.
+        segments: S.
+
+    Returns:
+        Shape ``(S,)``; 0 for a segment without pairs.
+
+    Example:
+        >>> g = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> segment_correlations(g, g, torch.tensor([0]), torch.tensor([1]), torch.tensor([0]), 1)
+        tensor([-1.])
+    """
+    features = first.shape[1]
+    centre = torch.cat([first.detach().flatten(), second.detach().flatten()]).mean()
+    first, second = first - centre, second - centre
+    pairs = group_sums(torch.ones_like(segment, dtype=torch.float64), segment, segments)
+    entries = pairs.clamp(min=1) * features
+
+    def mean_of(x: Tensor, rows: Tensor) -> Tensor:  # of one number per row, over the pairs of each segment
+        return group_sums(x[rows], segment, segments) / entries
+
+    products = torch.cat(
+        [
+            (first[i].double() * second[j].double()).sum(1)
+            for i, j in zip(
+                torch.split(a, 2**14), torch.split(n, 2**14), strict=True
+            )  # P·D numbers are never held at once
+        ]
+        or [first.new_zeros(0, dtype=torch.float64)]
+    )
+    mean, other_mean = mean_of(first.double().sum(1), a), mean_of(second.double().sum(1), n)
+    covariance = group_sums(products, segment, segments) / entries - mean * other_mean
+    variance = mean_of((first.double() ** 2).sum(1), a) - mean**2
+    other_variance = mean_of((second.double() ** 2).sum(1), n) - other_mean**2
+    eta = _correlation(covariance, variance, other_variance, first.dtype)
+    return torch.where(pairs > 0, eta, 0.0).to(first.dtype)
+
+
+def unit_rows(g: Tensor) -> Tensor:
+    """Rows centred over their features and scaled to length one: their dot product is the correlation of a pair.
+
+    Args:
+        g: shape ``(B, D)``.
+
+    Returns:
+        Shape ``(B, D)``; zero rows where a row is constant.
+
+    Example:
+        >>> unit_rows(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+        tensor([[-0.7071,  0.7071], [ 0.0000,  0.0000]])
+    """
+    centred = g - g.mean(1, keepdim=True)
+    squares = (centred**2).sum(1, keepdim=True)
+    floor = g.shape[1] * (8 * torch.finfo(g.dtype).eps) ** 2
+    return torch.where(squares > floor, centred / torch.where(squares > floor, squares, 1.0).sqrt(), 0.0)
+
+
+def centred_kernel_alignment(strong: Tensor, weak: Tensor) -> Tensor:
+    r"""Square root of the linear centred kernel alignment of two groups, with features as the shared axis.
+
+    Rows of the two groups do not correspond, their features do: each group's kernel is the D×D Gram matrix of its
+    columns, :math:`M = A^\top A` with the rows of :math:`A` centred, and
+
+    .. math:: \eta = \sqrt{\frac{\langle M_s, M_w\rangle_F}{\lVert M_s\rVert_F\,\lVert M_w\rVert_F}} .
+
+    For one row a group it is the absolute correlation of the two rows. It ignores the order of the rows and needs no
+    equal group sizes; O(N·D²).
+
+    Source: Cortes, Mohri & Rostamizadeh 2012 (JMLR 13), Eq. (2), and Kornblith et al. 2019, which sees it as a squared
+    correlation: hence the root, so that :math:`-\frac12\log(1-\eta^2)` is the mutual information in the Gaussian case.
+
+    Args:
+        strong: rows of :math:`g`, shape ``(S, D)``.
+        weak: rows of :math:`g`, shape ``(W, D)``.
+
+    Returns:
+        A 0-dim tensor in [0, 1]; 0 where a group is empty or its rows are constant.
+
+    Example:
+        >>> centred_kernel_alignment(torch.tensor([[0.0, 1.0, 2.0]]), torch.tensor([[4.0, 2.0, 0.0]]))
+        tensor(1.)
+    """
+    strong = strong - strong.mean(1, keepdim=True)
+    weak = weak - weak.mean(1, keepdim=True)
+    strong_kernel, weak_kernel = strong.T @ strong, weak.T @ weak  # (D, D)
+    return _alignment((strong_kernel * weak_kernel).sum(), strong_kernel.norm(), weak_kernel.norm(), strong)
+
+
+def zipped_kernel_alignment(first: Tensor, second: Tensor) -> Tensor:
+    """:func:`centred_kernel_alignment` of matrices whose rows correspond: columns are centred, rows are shared.
+
+    Args:
+        first: rows of g, shape ``(P, D)``.
+        second: rows of g, shape ``(P, D)``.
+
+    Returns:
+        A 0-dim tensor in [0, 1]; 0 where a side is empty or its columns are constant.
+
+    Example:
+        >>> zipped_kernel_alignment(torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[6.0], [4.0], [0.0]]))
+        tensor(1.)
+    """
+    if first.numel() == 0:
+        return first.new_zeros(()) + 0.0 * (first.sum() + second.sum())
+    first = first - first.mean(0)
+    second = second - second.mean(0)
+    cross = (first.T @ second).square().sum()
+    return _alignment(cross, (first.T @ first).norm(), (second.T @ second).norm(), first)
+
+
+def _alignment(cross: Tensor, norm: Tensor, other_norm: Tensor, like: Tensor) -> Tensor:
+    floor = like.shape[1] * (8 * torch.finfo(like.dtype).eps) ** 2
+    varies = (norm > floor) & (other_norm > floor) & (cross > 0)
+    share = torch.where(varies, cross / torch.where(varies, norm * other_norm, 1.0), 1.0)
+    return torch.where(varies, share.clamp(max=1).sqrt(), 0.0)
+
+
+def gaussian_correlation(
+    strong: Tensor, weak: Tensor, bandwidth: Bandwidth = "std", pairing: Pairing = "all"
+) -> Tensor:
+    r"""Correlation :math:`\eta` of the Gaussian-mapped embeddings of two groups.
+
+    .. math:: \eta = \operatorname{corr}\bigl(g(Z_s),\, g(Z_w)\bigr), \qquad g(z) = \exp(-z^2/2\sigma^2)
+
+    Source: Kim & Song 2021, Eq. (5) and (8). The paper does not say how the rows of two groups of unequal size are
+    paired; here every strong row meets every weak row (:func:`row_correlation`).
+
+    Args:
+        strong: embeddings of one group, shape ``(S, D)``.
+        weak: embeddings of the other, shape ``(W, D)``.
+        bandwidth: :math:`\sigma`: ``"std"`` of all entries of both groups, or a positive number.
+        pairing: ``"all"``, or ``"zip"``: row i beside row i, the longer group cut, as in the authors' released code.
+
+    Returns:
+        A 0-dim tensor in [-1, 1], float32 (float64 for float64); 0 where a group is empty or constant.
+
+    Raises:
+        ValueError: not matrices of one width, NaN or infinity, or an unknown option.
+
+    Example:
+        >>> strong = torch.tensor([[0.0, 1.0, 2.0]])
+        >>> gaussian_correlation(strong, strong)
+        tensor(1.)
+    """
+    check_matrix("strong", strong)
+    check_matrix("weak", weak)
+    check_same_features("weak", weak, "strong", strong)
+    check_finite("strong", strong)
+    check_finite("weak", weak)
+    check_choice("pairing", pairing, ("all", "zip"))
+    g_strong, g_weak = gaussian_kernel(strong, weak, bandwidth=bandwidth)
+    if pairing == "zip":
+        rows = min(len(g_strong), len(g_weak))
+        return zipped_correlation(g_strong[:rows], g_weak[:rows])
+    return row_correlation(g_strong, g_weak)
+
+
+def mutual_information(eta: Tensor, max_mi: float | None = 2.5) -> Tensor:
+    r"""Mutual information of two jointly Gaussian variables, :math:`\mathrm{MI} = -\tfrac12\log(1-\eta^2)`, in nats.
+
+    Source: Kim & Song 2021, Eq. (8), after Gel'fand & Yaglom 1959. The cap is the authors' released code's: without
+    one, equal groups have infinite information.
+
+    Args:
+        eta: correlation, any shape, in [-1, 1].
+        max_mi: the cap, in nats; ``None`` leaves only the dtype's own floor of :math:`1-\eta^2`.
+
+    Returns:
+        The shape of ``eta``, in ``[0, max_mi]``, always finite.
+
+    Raises:
+        ValueError: ``max_mi`` is not positive.
+
+    Example:
+        >>> mutual_information(torch.tensor([0.0, 0.8, 1.0]))
+        tensor([0.0000, 0.5108, 2.5000])
+    """
+    if max_mi is not None and not max_mi > 0:
+        raise ValueError(problem("max_mi", "positive or None", max_mi, "the paper's code caps at 2.5 nats"))
+    floor = torch.finfo(eta.dtype).eps
+    if max_mi is not None:
+        floor = max(floor, math.exp(-2 * max_mi))
+    return -0.5 * torch.log((1 - eta * eta).clamp(min=floor, max=1)) + 0.0  # no negative zero

@@ -1,0 +1,60 @@
+"""Labels as consecutive indices, without a host-device synchronisation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def group_index(labels: Tensor) -> Tensor:
+    """Numbers the distinct labels 0, 1, … in increasing order of label.
+
+    As ``torch.unique(labels, return_inverse=True)[1]``, but with an output whose shape does not depend on the
+    data: it neither waits for the device nor breaks a compiled graph.
+
+    Args:
+        labels: integers, shape ``(B,)``.
+
+    Returns:
+        int64 of shape ``(B,)``, in ``[0, number of labels)``.
+
+    Example:
+        >>> group_index(torch.tensor([7, -1, 7, 40]))
+        tensor([1, 0, 1, 2])
+    """
+    if len(labels) == 0:
+        return labels.to(torch.int64)
+    ordered, order = torch.sort(labels)
+    first_of_group = torch.zeros_like(order)
+    first_of_group[1:] = ordered[1:] != ordered[:-1]
+    return torch.empty_like(order).scatter_(0, order, first_of_group.cumsum(0))
+
+
+def group_slots(index: Tensor, rows: int) -> int:
+    """How many groups to make room for: their number, or the safe bound ``rows`` where looking would synchronise."""
+    if index.is_cuda or torch.compiler.is_compiling():
+        return rows
+    return int(index.max()) + 1 if len(index) else 0
+
+
+def group_sums(x: Tensor, index: Tensor, groups: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Sums the rows of each group in ``dtype``, a few thousand rows at a time.
+
+    Args:
+        x: shape ``(B, D)`` or ``(B,)``.
+        index: the group of each row, int64 of shape ``(B,)``, in ``[0, groups)``.
+        groups: G, how many sums to return.
+        dtype: of the sums; float64 keeps them exact enough to subtract.
+
+    Returns:
+        Shape ``(G, D)`` or ``(G,)``; zero for a group without rows.
+
+    Example:
+        >>> group_sums(torch.tensor([[1.0], [2.0], [4.0]]), torch.tensor([0, 1, 0]), 2)
+        tensor([[5.], [2.]], dtype=torch.float64)
+    """
+    sums = torch.zeros((groups, *x.shape[1:]), dtype=dtype, device=x.device)
+    rows = max(1, 2**20 // max(1, x[0].numel())) if len(x) else 1
+    for part, part_index in zip(torch.split(x, rows), torch.split(index, rows), strict=True):
+        sums = sums.index_add(0, part_index, part.to(dtype))
+    return sums

@@ -1,0 +1,306 @@
+"""The margin that the batch decides: Eq. 5 and 8 of Kim & Song 2021."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..functional.checks import check_finite, check_labels, check_matrix, check_same_features, problem
+from ..functional.dependence import (
+    Bandwidth,
+    Pairing,
+    at_least_float32,
+    check_bandwidth,
+    check_choice,
+    gaussian_kernel,
+    mutual_information,
+    segment_correlations,
+    unit_rows,
+)
+from ..functional.groups import group_index, group_slots, group_sums
+from ..functional.neighbourhood import check_confidence, neighbourhood_sizes
+from .base import Granularity, IndicesTuple, Margin
+from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation
+from .neighbourhood import ChernoffRule, HoeffdingRule, NeighbourhoodRule, ReleasedRule
+
+DEPENDENCES: dict[str, type[Dependence]] = {"gaussian": GaussianCorrelation, "alignment": CentredKernelAlignment}
+NEIGHBOURHOODS: dict[str, type[NeighbourhoodRule]] = {
+    "hoeffding": HoeffdingRule,
+    "chernoff": ChernoffRule,
+    "released": ReleasedRule,
+}
+
+
+class AdaptiveMargin(Margin):
+    r"""Mutual information between groups plus a confidence term that grows as neighbourhoods become pure.
+
+    .. math::
+        \hat\alpha = \mathrm{MI}\bigl(g(Z_s), g(Z_w)\bigr) + \Delta(N, K), \qquad
+        \mathrm{MI} = -\tfrac12\log(1-\eta^2), \qquad \Delta(N, K) = \tfrac{1}{2K}\log\tfrac{N}{c}
+
+    Early on the groups depend on each other and MI rules; as they separate MI falls and :math:`\Delta` takes over.
+
+    - :math:`g(z) = \exp(-z^2/2\sigma^2)`, entry by entry; :math:`\eta` is the Pearson correlation of :math:`g(Z_s)` and
+      :math:`g(Z_w)` over all rows of one group with all rows of the other.
+    - :math:`K_i` is the smallest number of nearest neighbours whose labels agree with sample i's beyond chance, and K
+      the harmonic mean of all :math:`K_i`: :math:`\Delta(N, K)` is the mean of the samples' own :math:`\Delta(N, K_i)`.
+    - With more than two labels every class plays strong against all other samples as weak; the batch's MI is the mean
+      over classes, weighted by their sizes. With two labels that is the two-group value.
+    - With an ``indices_tuple``, :math:`\eta` is taken over its (anchor, negative) rows, row by row, instead.
+    - With ``ref_emb``, neighbours and the weak rows come from it and N is its size.
+
+    Source: Kim & Song, AAAI 2021, Eq. (5) and (8); K after Balsubramani et al. 2019. The paper leaves the width of
+    :math:`g`, the pairing behind :math:`\eta` and the rule for K open: the documentation gives each choice and why.
+
+    The margin is in units of a *squared* distance of the embeddings as they are passed: nothing is normalised here.
+    :class:`~adaptive_margin.AdaptiveMarginLoss` translates it for losses on distances, cosines and angles.
+
+    Args:
+        confidence: c, in (0, 1]; smaller is a larger margin.
+        bandwidth: :math:`\sigma`: ``"std"`` of the batch's entries, or a positive number in their unit.
+        max_mi: cap of MI, in nats; ``None`` for none beyond the dtype's.
+        pairing: ``"all"``, or ``"zip"`` (row i beside row i, the longer group cut, as in the authors' released code).
+        detach: whether the margin is a constant of the graph. With gradient, a critic drives MI to zero instead of
+            learning to separate; :math:`\Delta` never has a gradient.
+        granularity: ``"batch"``: one margin; ``"anchor"``: :math:`\mathrm{MI}_{c(i)} + \Delta(N, K_i)` for each row;
+            ``"pair"``: :math:`\mathrm{MI}_{ij} + \Delta(N, K_i)` for each (anchor, negative) pair, with
+            :math:`\eta_{ij}` the correlation of the two rows of :math:`g`.
+        dependence: ``"gaussian"``, ``"alignment"`` or a :class:`Dependence` of your own.
+        neighbourhood: ``"hoeffding"``, ``"chernoff"`` (for many classes of few samples), ``"released"``, or a
+            :class:`NeighbourhoodRule` of your own.
+        collect_stats: whether to record ``mi``, ``eta``, ``delta``, ``k`` and ``alpha`` of the last call, as floats;
+            by default as pytorch-metric-learning's ``COLLECT_STATS`` says. Recording waits for the device.
+
+    Shapes:
+        ``margin(embeddings (B, D), labels (B,), indices_tuple=None, ref_emb=None (R, D), ref_labels=None (R,))``
+        gives a 0-dim tensor (``"batch"``), ``(B,)`` (``"anchor"``) or ``(P,)`` (``"pair"``: the pairs of the tuple, or
+        all pairs of different labels in row-major order), in float32, float64 for float64 embeddings. Half precision
+        is computed in float32. An empty batch gives 0.
+
+    Raises:
+        ValueError: an option that is not one, shapes that do not fit, NaN or infinity, missing labels. On CUDA and in
+            compiled code NaN is a device-side assertion instead, so that nothing waits for the device.
+
+    Example:
+        >>> margin = AdaptiveMargin(collect_stats=True)
+        >>> strong, weak = torch.randn(64, 8), torch.randn(64, 8) + 20.0
+        >>> alpha = margin(torch.cat([strong, weak]), torch.arange(128) // 64)
+        >>> print(f"{alpha:.3f} = {margin.mi:.3f} + {margin.delta:.3f}, K = {margin.k:.0f}")
+        0.245 = 0.000 + 0.245, K = 16
+    """
+
+    unit: Literal["squared distance", "own"] = "squared distance"
+
+    def __init__(
+        self,
+        confidence: float = 0.05,
+        bandwidth: Bandwidth = "std",
+        max_mi: float | None = 2.5,
+        pairing: Pairing = "all",
+        detach: bool = True,
+        granularity: Granularity = "batch",
+        dependence: Literal["gaussian", "alignment"] | Dependence = "gaussian",
+        neighbourhood: Literal["hoeffding", "chernoff", "released"] | NeighbourhoodRule = "hoeffding",
+        collect_stats: bool | None = None,
+    ) -> None:
+        super().__init__(collect_stats=collect_stats)
+        check_confidence(confidence)
+        check_bandwidth(bandwidth)
+        mutual_information(torch.zeros(()), max_mi)  # raises where max_mi is no cap
+        check_choice("pairing", pairing, ("all", "zip"))
+        check_choice("granularity", granularity, ("batch", "anchor", "pair"))
+        self.confidence = confidence
+        self.bandwidth = bandwidth
+        self.max_mi = max_mi
+        self.pairing = pairing
+        self.detach = detach
+        self.granularity = granularity
+        self.dependence: Dependence = _strategy("dependence", dependence, DEPENDENCES, Dependence)
+        self.neighbourhood: NeighbourhoodRule = _strategy(
+            "neighbourhood", neighbourhood, NEIGHBOURHOODS, NeighbourhoodRule
+        )
+        self.mi = self.eta = self.delta = self.k = self.alpha = math.nan
+        self.add_to_recordable_attributes(list_of_names=["confidence"], is_stat=False)
+        self.add_to_recordable_attributes(list_of_names=["mi", "eta", "delta", "k", "alpha"], is_stat=True)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Tensor:
+        """The margin of this batch; see the class."""
+        self.reset_stats()
+        labels, ref_emb, ref_labels = self._checked(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        with torch.autocast(embeddings.device.type, enabled=False):
+            x = at_least_float32(embeddings.detach() if self.detach else embeddings)
+            y = x if ref_emb is embeddings else at_least_float32(ref_emb.detach() if self.detach else ref_emb).to(x)
+            if len(x) == 0 or len(y) == 0:
+                return self._nothing(x, indices_tuple)
+            if y is x:
+                index = ref_index = group_index(labels)
+            else:
+                both = group_index(torch.cat([labels, ref_labels]))
+                index, ref_index = both[: len(x)], both[len(x) :]
+            g, *other = gaussian_kernel(*((x,) if y is x else (x, y)), bandwidth=self.bandwidth)
+            ref_g = other[0] if other else g
+            sizes = neighbourhood_sizes(x, index, y, ref_index, self.confidence, self.neighbourhood.significant)
+            return self._combine(g, index, ref_g, ref_index, sizes, indices_tuple)
+
+    def _combine(
+        self,
+        g: Tensor,
+        index: Tensor,
+        ref_g: Tensor,
+        ref_index: Tensor,
+        sizes: Tensor,
+        indices_tuple: IndicesTuple | None,
+    ) -> Tensor:
+        n = len(ref_g)
+        if self.granularity == "pair":
+            anchors, eta = self._pair_correlations(g, index, ref_g, ref_index, indices_tuple)
+            k = sizes[anchors].to(g.dtype)
+            mi = mutual_information(eta, self.max_mi)
+            delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
+            self._record(mi, eta, delta, k)
+            return mi + delta
+        k = sizes.to(g.dtype)
+        classes = max(
+            1, group_slots(index if ref_g is g else torch.cat([index, ref_index]), len(index) + len(ref_index))
+        )
+        eta = self._class_correlations(g, index, ref_g, ref_index, classes, indices_tuple)
+        mi = mutual_information(eta, self.max_mi)
+        if self.granularity == "anchor":
+            delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
+            self._record(mi[index], eta[index], delta, k)
+            return mi[index] + delta
+        weights = group_sums(torch.ones_like(index, dtype=g.dtype), index, classes, g.dtype) / len(g)
+        if indices_tuple is not None:  # one eta, in the only slot
+            weights = torch.ones_like(mi)
+        harmonic = 1 / (1 / k).mean()
+        batch_mi = (weights * mi).sum()
+        delta = self.neighbourhood.delta(n, harmonic, self.confidence).to(g.dtype)
+        self._record(batch_mi, (weights * eta).sum(), delta, harmonic)
+        return batch_mi + delta
+
+    def _class_correlations(
+        self,
+        g: Tensor,
+        index: Tensor,
+        ref_g: Tensor,
+        ref_index: Tensor,
+        classes: int,
+        indices_tuple: IndicesTuple | None,
+    ) -> Tensor:
+        """η of each class, or of the tuple's pairs: in one slot for the batch, by the anchor's class for anchors."""
+        if indices_tuple is not None:
+            anchors, negatives = _negative_pairs(indices_tuple)
+            if isinstance(self.dependence, GaussianCorrelation):
+                if self.granularity == "batch":
+                    return segment_correlations(g, ref_g, anchors, negatives, torch.zeros_like(anchors), 1)
+                return segment_correlations(g, ref_g, anchors, negatives, index[anchors], classes)
+            parts = [slice(None)] if self.granularity == "batch" else [index[anchors] == c for c in range(classes)]
+            return torch.stack([self.dependence.zipped(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
+        if self.pairing == "zip":
+            etas = []
+            for c in range(classes):
+                strong, weak = g[index == c], ref_g[ref_index != c]
+                rows = min(len(strong), len(weak))
+                etas.append(self.dependence.zipped(strong[:rows], weak[:rows]))
+            return torch.stack(etas)
+        return self.dependence.of_classes(g, index, ref_g, ref_index, classes)
+
+    def _pair_correlations(
+        self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, indices_tuple: IndicesTuple | None
+    ) -> tuple[Tensor, Tensor]:
+        """Anchors and η of each (anchor, negative) pair."""
+        unit, ref_unit = unit_rows(g), unit_rows(ref_g)
+        if indices_tuple is None:
+            different = index[:, None] != ref_index
+            return different.nonzero()[:, 0], (unit @ ref_unit.T)[different].clamp(-1, 1)
+        anchors, negatives = _negative_pairs(indices_tuple)
+        parts = zip(torch.split(anchors, 2**14), torch.split(negatives, 2**14), strict=True)
+        return anchors, torch.cat([(unit[a] * ref_unit[n]).sum(1) for a, n in parts]).clamp(-1, 1)
+
+    def _nothing(self, x: Tensor, indices_tuple: IndicesTuple | None) -> Tensor:
+        """The margin of no samples, or of samples without a reference: zero."""
+        if self.granularity == "batch":
+            return x.new_zeros(())
+        pairs = 0 if indices_tuple is None else len(_negative_pairs(indices_tuple)[0])
+        return x.new_zeros(len(x) if self.granularity == "anchor" else pairs)
+
+    def _record(self, mi: Tensor, eta: Tensor, delta: Tensor, k: Tensor) -> None:
+        """Means over whatever the granularity gives, K's the harmonic one."""
+        if not self.collect_stats:
+            return
+        with torch.no_grad():
+            self.mi, self.eta, self.delta = (float(x.mean()) if x.numel() else 0.0 for x in (mi, eta, delta))
+            self.k = float(1 / (1 / k).mean()) if k.numel() else 0.0
+            self.alpha = self.mi + self.delta
+
+    def _checked(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: IndicesTuple | None,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        check_matrix("embeddings", embeddings)
+        if labels is None:
+            remedy = "the margin compares groups; for continuous targets make some with OtsuGrouper"
+            raise ValueError(problem("labels", "given", "None", remedy))
+        check_labels("labels", labels, len(embeddings))
+        labels = labels.to(embeddings.device)
+        check_finite("embeddings", embeddings)
+        if ref_emb is None or (ref_emb is embeddings and ref_labels is None):
+            ref_emb, ref_labels = embeddings, labels
+        elif ref_labels is None:
+            raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
+        elif ref_emb is not embeddings:
+            check_matrix("ref_emb", ref_emb)
+            check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
+            check_finite("ref_emb", ref_emb)
+        check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
+        if indices_tuple is not None:
+            _check_indices(indices_tuple, embeddings)
+        return labels, ref_emb, ref_labels.to(embeddings.device)
+
+    def extra_repr(self) -> str:
+        """The options, for ``print(loss)``."""
+        rule = type(self.neighbourhood).__name__
+        return f"confidence={self.confidence}, granularity={self.granularity!r}, neighbourhood={rule}"
+
+
+def _strategy(argument: str, chosen: Any, named: dict[str, Any], base: type) -> Any:
+    if isinstance(chosen, base):
+        return chosen
+    if isinstance(chosen, str) and chosen in named:
+        return named[chosen]()
+    expected = f"one of {', '.join(map(repr, named))} or a {base.__name__}"
+    raise ValueError(
+        problem(argument, expected, repr(chosen), f"subclass adaptive_margin.{base.__name__} for your own")
+    )
+
+
+def _negative_pairs(indices_tuple: IndicesTuple) -> tuple[Tensor, Tensor]:
+    """(anchor, negative) of triplets (a, p, n) or pairs (a1, p, a2, n)."""
+    return indices_tuple[-2 if len(indices_tuple) == 4 else 0], indices_tuple[-1]
+
+
+def _check_indices(indices_tuple: IndicesTuple, embeddings: Tensor) -> None:
+    if len(indices_tuple) not in (3, 4):
+        expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
+        raise ValueError(problem("indices_tuple", expected, f"{len(indices_tuple)} tensors", "pass a miner's output"))
+    anchors, negatives = _negative_pairs(indices_tuple)
+    if len(anchors) != len(negatives):
+        got = f"{len(anchors)} anchors and {len(negatives)} negatives"
+        raise ValueError(problem("indices_tuple", "one negative an anchor", got, "pass a miner's output"))
+    if anchors.device != embeddings.device:
+        remedy = "move it to the embeddings' device"
+        raise ValueError(problem("indices_tuple", f"on {embeddings.device}", anchors.device, remedy))

@@ -1,0 +1,90 @@
+"""Ways to measure how dependent two groups are, for :class:`~adaptive_margin.AdaptiveMargin`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..functional.dependence import (
+    centred_kernel_alignment,
+    class_correlations,
+    row_correlation,
+    zipped_correlation,
+    zipped_kernel_alignment,
+)
+
+
+class Dependence(nn.Module):
+    r"""A correlation :math:`\eta` between two groups of rows: what ``AdaptiveMargin(dependence=…)`` takes.
+
+    Subclass and implement :meth:`forward`. The rows are those of :math:`g(Z)`, the Gaussian-mapped embeddings.
+
+    Example:
+        >>> class Largest(Dependence):
+        ...     def forward(self, strong, weak):
+        ...         return (strong.mean(0) - weak.mean(0)).abs().max()
+        >>> Largest().of_classes(torch.eye(2), torch.tensor([0, 1]), torch.eye(2), torch.tensor([0, 1]), 2)
+        tensor([1., 1.])
+    """
+
+    def forward(self, strong: Tensor, weak: Tensor) -> Tensor:
+        r"""Returns :math:`\eta` in [-1, 1], 0-dim, of rows ``(S, D)`` and ``(W, D)`` that do not correspond."""
+        raise NotImplementedError
+
+    def zipped(self, first: Tensor, second: Tensor) -> Tensor:
+        """The same for rows that do correspond, both ``(P, D)``; by default the correspondence is ignored."""
+        return torch.as_tensor(self(first, second))
+
+    def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+        """Each class of ``g`` against all rows of ``ref_g`` of other classes, shape ``(classes,)``.
+
+        By default one call a class; override it where sums over classes are enough.
+        """
+        etas = []
+        for c in range(classes):
+            strong, weak = g[index == c], ref_g[ref_index != c]
+            etas.append(self(strong, weak) if len(strong) and len(weak) else g.new_zeros(()))
+        return torch.stack(etas) if etas else g.new_zeros(0)
+
+
+class GaussianCorrelation(Dependence):
+    """Pearson correlation over all (row, row, feature) triples: the default, O(N·D) for any number of classes.
+
+    See :func:`~adaptive_margin.functional.row_correlation`.
+
+    Example:
+        >>> GaussianCorrelation()(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.0, 2.0]]))
+        tensor(1.)
+    """
+
+    def forward(self, strong: Tensor, weak: Tensor) -> Tensor:
+        """Every strong row with every weak row."""
+        return row_correlation(strong, weak)
+
+    def zipped(self, first: Tensor, second: Tensor) -> Tensor:
+        """Row i with row i."""
+        return zipped_correlation(first, second)
+
+    def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+        """All classes from one pass over the rows."""
+        return class_correlations(g, index, ref_g, ref_index, classes)
+
+
+class CentredKernelAlignment(Dependence):
+    """Root of the linear centred kernel alignment, O(N·D²) a class.
+
+    It sees how features move together inside each group where :class:`GaussianCorrelation` sees group means alone. See
+    :func:`~adaptive_margin.functional.centred_kernel_alignment`.
+
+    Example:
+        >>> CentredKernelAlignment()(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 0.0]]))
+        tensor(1.)
+    """
+
+    def forward(self, strong: Tensor, weak: Tensor) -> Tensor:
+        """Features are the shared axis."""
+        return centred_kernel_alignment(strong, weak)
+
+    def zipped(self, first: Tensor, second: Tensor) -> Tensor:
+        """Rows are the shared axis."""
+        return zipped_kernel_alignment(first, second)
