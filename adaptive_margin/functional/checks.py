@@ -5,6 +5,8 @@ Every message names the argument, what was expected, what was got and what to do
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -36,15 +38,22 @@ def check_finite(argument: str, x: Tensor) -> None:
     On CUDA and inside ``torch.compile`` a Python branch on data would stop the device or break the graph:
     there the same condition is a device-side assertion, which fails at the next synchronisation.
     """
-    finite = torch.isfinite(x)
+    largest_magnitude(argument, x)
+
+
+def largest_magnitude(argument: str, x: Tensor) -> Tensor:
+    """The largest absolute value of a finite ``x``, 0-dim, 0 where it is empty; raises as :func:`check_finite`."""
+    if x.numel() == 0:
+        return x.new_zeros(())
+    largest = x.detach().abs().amax()  # NaN and infinity come through
     if x.is_cuda or torch.compiler.is_compiling():
-        torch._assert_async(finite.all(), f"{argument} must be finite, got NaN or infinity")
-        return
-    if not bool(finite.all()):
-        first = tuple((~finite).nonzero()[0].tolist())
-        count = int((~finite).sum())
-        got = f"{count} NaN or infinite of {x.numel()} values, the first at {first}"
+        torch._assert_async(torch.isfinite(largest), f"{argument} must be finite, got NaN or infinity")
+    elif not math.isfinite(largest.item()):
+        broken = ~torch.isfinite(x.detach())
+        first = tuple(broken.nonzero()[0].tolist())
+        got = f"{int(broken.sum())} NaN or infinite of {x.numel()} values, the first at {first}"
         raise ValueError(problem(argument, "finite", got, "look for a diverged network or a broken input"))
+    return largest
 
 
 def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings") -> None:

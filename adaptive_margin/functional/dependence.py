@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_matrix, check_same_features, problem
+from .checks import check_finite, check_matrix, check_same_features, largest_magnitude, problem
 from .groups import group_sums
 
 Bandwidth = float | Literal["std"]
@@ -57,28 +57,34 @@ def gaussian_kernel(*groups: Tensor, bandwidth: Bandwidth = "std") -> tuple[Tens
     """
     check_bandwidth(bandwidth)
     groups = tuple(at_least_float32(group) for group in groups)
-    largest = torch.stack([group.abs().amax() for group in groups if group.numel()] or [torch.ones(())]).amax()
-    largest = torch.where(largest > 0, largest, 1.0)  # entries in [-1, 1]: no square over- or underflows
-    groups = tuple(group / largest for group in groups)
+    largest = common_scale(*(largest_magnitude("groups", group) for group in groups))
+    return scaled_gaussian_kernel(tuple(group / largest for group in groups), largest, bandwidth)
+
+
+def common_scale(*largest: Tensor) -> Tensor:
+    """A divisor that brings all entries into [-1, 1], where no square over- or underflows; 1 for zeros."""
+    scale = largest[0] if len(largest) == 1 else torch.stack(largest).amax()
+    return torch.where(scale > 0, scale, 1.0)
+
+
+def scaled_gaussian_kernel(groups: tuple[Tensor, ...], scale: Tensor, bandwidth: Bandwidth) -> tuple[Tensor, ...]:
+    """:func:`gaussian_kernel` of groups that have been divided by ``scale``; checked arguments."""
     if bandwidth == "std":
-        width = _pooled_std(groups)
-        return tuple(torch.where(width > 0, torch.exp(-0.5 * (group / _or_one(width)) ** 2), 1.0) for group in groups)
-    inverse_width = (largest / float(bandwidth)).clamp(max=1e30)  # 0 · ∞ is not a number
+        variance = _pooled_variance(groups)
+        floor = (4 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
+        exponent = torch.where(variance > floor, -0.5 / variance.clamp(min=floor), 0.0)
+        return tuple(torch.exp(exponent * group * group) for group in groups)
+    inverse_width = (scale / float(bandwidth)).clamp(max=1e30)  # 0 · ∞ is not a number
     return tuple(torch.exp(-0.5 * (group * inverse_width).clamp(-1e4, 1e4) ** 2) for group in groups)
 
 
-def _or_one(x: Tensor) -> Tensor:
-    return torch.where(x > 0, x, torch.ones_like(x))
-
-
-def _pooled_std(groups: tuple[Tensor, ...]) -> Tensor:
-    """Biased standard deviation of all entries; exactly 0 where they are all equal."""
+def _pooled_variance(groups: tuple[Tensor, ...]) -> Tensor:
+    """Biased variance of all entries of all groups together."""
+    if len(groups) == 1:
+        return groups[0].var(correction=0)
     count = max(1, sum(group.numel() for group in groups))
     mean = torch.stack([group.sum() for group in groups]).sum() / count
-    variance = torch.stack([((group - mean) ** 2).sum() for group in groups]).sum() / count
-    floor = (4 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
-    safe = torch.where(variance > floor, variance, 1.0)
-    return torch.where(variance > floor, safe.sqrt(), 0.0)
+    return torch.stack([((group - mean) ** 2).sum() for group in groups]).sum() / count
 
 
 def _correlation(covariance: Tensor, variance: Tensor, other_variance: Tensor, dtype: torch.dtype) -> Tensor:
@@ -178,10 +184,11 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
 
 
 def _class_moments(x: Tensor, index: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    sums = group_sums(x, index, classes)
-    squares = group_sums((x * x).sum(1, dtype=torch.float64), index, classes)
-    rows = group_sums(torch.ones_like(index, dtype=torch.float64), index, classes)
-    return sums, squares, rows
+    """Column sums, sum of squares and number of rows of each class, in float64."""
+    columns = x.shape[1]
+    moments = torch.cat([x, (x * x).sum(1, keepdim=True), torch.ones_like(x[:, :1])], dim=1)
+    moments = group_sums(moments, index, classes)
+    return moments[:, :columns], moments[:, columns], moments[:, columns + 1]
 
 
 def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, segment: Tensor, segments: int) -> Tensor:

@@ -8,15 +8,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..functional.checks import check_finite, check_labels, check_matrix, check_same_features, problem
+from ..functional.checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
 from ..functional.dependence import (
     Bandwidth,
     Pairing,
     at_least_float32,
     check_bandwidth,
     check_choice,
-    gaussian_kernel,
+    common_scale,
     mutual_information,
+    scaled_gaussian_kernel,
     segment_correlations,
     unit_rows,
 )
@@ -139,16 +140,20 @@ class AdaptiveMargin(Margin):
         labels, ref_emb, ref_labels = self._checked(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             x = at_least_float32(embeddings.detach() if self.detach else embeddings)
-            y = x if ref_emb is embeddings else at_least_float32(ref_emb.detach() if self.detach else ref_emb).to(x)
-            if len(x) == 0 or len(y) == 0:
+            if len(x) == 0 or len(ref_emb) == 0:
                 return self._nothing(x, indices_tuple)
-            if y is x:
+            if ref_emb is embeddings:
+                scale = common_scale(largest_magnitude("embeddings", x))
+                x = y = x / scale
                 index = ref_index = group_index(labels)
+                (g,) = (ref_g,) = scaled_gaussian_kernel((x,), scale, self.bandwidth)
             else:
+                y = at_least_float32(ref_emb.detach() if self.detach else ref_emb).to(x)
+                scale = common_scale(largest_magnitude("embeddings", x), largest_magnitude("ref_emb", y))
+                x, y = x / scale, y / scale
                 both = group_index(torch.cat([labels, ref_labels]))
                 index, ref_index = both[: len(x)], both[len(x) :]
-            g, *other = gaussian_kernel(*((x,) if y is x else (x, y)), bandwidth=self.bandwidth)
-            ref_g = other[0] if other else g
+                g, ref_g = scaled_gaussian_kernel((x, y), scale, self.bandwidth)
             sizes = neighbourhood_sizes(x, index, y, ref_index, self.confidence, self.neighbourhood.significant)
             return self._combine(g, index, ref_g, ref_index, sizes, indices_tuple)
 
@@ -257,7 +262,6 @@ class AdaptiveMargin(Margin):
             raise ValueError(problem("labels", "given", "None", remedy))
         check_labels("labels", labels, len(embeddings))
         labels = labels.to(embeddings.device)
-        check_finite("embeddings", embeddings)
         if ref_emb is None or (ref_emb is embeddings and ref_labels is None):
             ref_emb, ref_labels = embeddings, labels
         elif ref_labels is None:
@@ -265,7 +269,6 @@ class AdaptiveMargin(Margin):
         elif ref_emb is not embeddings:
             check_matrix("ref_emb", ref_emb)
             check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-            check_finite("ref_emb", ref_emb)
         check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
         if indices_tuple is not None:
             _check_indices(indices_tuple, embeddings)
