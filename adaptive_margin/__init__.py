@@ -1,6 +1,7 @@
 """Margins that the batch decides: a plugin for pytorch-metric-learning."""
 
 from . import functional
+from .losses import AdaptiveMarginLoss
 from .margins import (
     AdaptiveMargin,
     CentredKernelAlignment,
@@ -14,10 +15,13 @@ from .margins import (
     NeighbourhoodRule,
     ReleasedRule,
 )
+from .miners import AdaptiveMarginMiner
 
 __version__ = "0.1.0"
 __all__ = [
     "AdaptiveMargin",
+    "AdaptiveMarginLoss",
+    "AdaptiveMarginMiner",
     "CentredKernelAlignment",
     "ChernoffRule",
     "ConstantMargin",

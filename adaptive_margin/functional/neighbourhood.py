@@ -179,7 +179,7 @@ def empirical_bias_k(
         significant: the bound: :func:`hoeffding_significant`, :func:`chernoff_significant`,
             :func:`released_significant`, or your own with that signature.
         ref_emb: neighbours come from here instead, shape ``(R, D)``. Where it *is* ``embeddings`` (the same tensor)
-            each sample is left out of its own neighbours; otherwise all R rows count.
+            each sample is left out of its own neighbours; otherwise one exact copy of it, with its own label, is.
         ref_labels: their labels, shape ``(R,)``.
 
     Returns:
@@ -245,6 +245,8 @@ def neighbourhood_sizes(
         if itself:
             squares.diagonal(start).fill_(torch.inf)
             own.diagonal(start).fill_(False)
+        else:
+            _leave_out_copy(squares, own)
         own = _by_distance(squares, own)[:, :largest]
         share = own.cumsum(1, dtype=x.dtype).div_(k)
         passed = significant(share, k, n, labels, confidence).to(torch.uint8)
@@ -264,6 +266,15 @@ def _row_tiles(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
         both = x_squares[start : start + rows, None] + y_squares  # (rows, R)
         squares = torch.addmm(both, tile, y.T, alpha=-2)
         yield start, torch.where(squares > rounding * both, squares, 0.0)
+
+
+def _leave_out_copy(squares: Tensor, own: Tensor) -> None:
+    """A reference set can hold the anchor itself, as a memory of past batches does: one copy is not its neighbour."""
+    copy = own & (squares == 0)
+    found = copy.any(1, keepdim=True)
+    first = copy.to(torch.uint8).argmax(1, keepdim=True)
+    squares.scatter_(1, first, torch.where(found, torch.inf, squares.gather(1, first)))
+    own.scatter_(1, first, own.gather(1, first) & ~found)
 
 
 def _by_distance(squares: Tensor, own: Tensor) -> Tensor:

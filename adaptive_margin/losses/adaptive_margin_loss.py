@@ -1,0 +1,234 @@
+"""Any loss of pytorch-metric-learning that has a margin, with a margin that the batch decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+from torch import Tensor
+
+from ..functional.checks import problem
+from ..margins import AdaptiveMargin, Margin
+from ..margins.base import IndicesTuple
+from .host_inputs import check_batch, check_loss, in_weight_dtype, labels_from_indices, with_finite_gradient
+from .host_wrappers import admit
+from .swap import LOSSES, Swap, Units, Value, as_margin, find_swap, for_host, resolve_units, swapped, translate
+
+
+class AdaptiveMarginLoss(BaseMetricLossFunction):
+    r"""Gives a loss of pytorch-metric-learning the margin of the batch, and takes it back after each call.
+
+    .. math:: \ell_{\hat\alpha}(Z, y), \qquad \hat\alpha = \mathrm{MI} + \Delta \text{ of this batch}
+
+    Source: Kim & Song, AAAI 2021, "DML with adaptive margin": the margin of Eq. (8) in the losses of others. The
+    supplement replaces the number; ``units`` says what else a squared distance can mean to a loss.
+
+    The wrapped loss is the caller's own object, with its reducer, distance, regularisers, weights and statistics. It is
+    never copied and left as it was found, also when a call raises. The margin sees embeddings as the loss's distance
+    does: normalised where it normalises.
+
+    Args:
+        loss: one of :meth:`supported`, or a subclass of one.
+        margin: a :class:`~adaptive_margin.Margin`, or a number for a constant one; by default ``AdaptiveMargin()``.
+        units: how a margin in squared distance enters the loss: ``"replace"`` (the number as it is, for angles in
+            radians; on a similarity threshold :math:`1 - \hat\alpha/2`, where unit vectors have that squared
+            distance), ``"sqrt"`` (its root, for losses on distances) or ``"offset"`` (added to the loss's own margin;
+            on a similarity threshold :math:`-\hat\alpha/2`). By default ``"sqrt"`` for losses on distances, else
+            ``"replace"``; a margin in the loss's own unit (``ConstantMargin``, ``LinearMargin``) acts as the same
+            number given to the loss's constructor.
+        collect_stats: whether to record ``current_margin``, the margin in the loss's unit (its mean, for one a pair).
+
+    Shapes:
+        As the wrapped loss: ``loss(embeddings (B, D), labels (B,), indices_tuple, ref_emb (R, D), ref_labels (R,))``.
+        With an index tuple and no labels, what its positive pairs connect is taken for a class. Margins for each
+        anchor or pair reach the losses whose formula takes them (contrastive, triplet, margin loss).
+
+    Raises:
+        TypeError: the loss has no margin of this kind; the message says why and what is supported.
+        ValueError: units that mean nothing to the loss, a granularity it cannot take, shapes that do not fit, NaN or
+            infinity in the embeddings, a loss or a gradient without a finite value.
+
+    A loss with weights (ArcFace, ProxyAnchor, …) gets batches in the dtype of its weights: the host would turn the
+    weights half, for good, on the first half-precision batch.
+
+    Example:
+        >>> from pytorch_metric_learning import losses
+        >>> loss = AdaptiveMarginLoss(losses.TripletMarginLoss())
+        >>> value = loss(torch.randn(32, 16, requires_grad=True), torch.arange(32) % 4)
+        >>> value.backward()
+        >>> loss.loss.margin
+        0.05
+    """
+
+    def __init__(
+        self,
+        loss: BaseMetricLossFunction,
+        margin: Margin | float | None = None,
+        units: Units | None = None,
+        collect_stats: bool | None = None,
+    ) -> None:
+        swap = find_swap(loss, LOSSES, type(self).__name__)
+        super().__init__(collect_stats=collect_stats)
+        del self._modules["distance"], self._modules["reducer"]  # the wrapped loss's, through the properties below
+        self.loss = loss
+        self.margin = as_margin(margin, AdaptiveMargin)
+        self.units = resolve_units(units, self.margin, swap, loss)
+        self.swap = swap
+        if self.margin.granularity != "batch" and not swap.elementwise:
+            able = ", ".join(name for name, row in LOSSES.items() if row.elementwise)
+            got = f"{self.margin.granularity!r}"
+            remedy = f"{swap.host} has one margin a batch; one an anchor or a pair goes into {able}"
+            raise ValueError(problem("margin.granularity", "'batch'", got, remedy))
+        self.current_margin = math.nan
+        self.add_to_recordable_attributes(name="current_margin", is_stat=True)
+
+    @classmethod
+    def supported(cls) -> dict[str, Swap]:
+        """The losses whose margin can be exchanged, by name: ``attribute``, its ``unit`` and the default ``units``.
+
+        Example:
+            >>> row = AdaptiveMarginLoss.supported()["ArcFaceLoss"]
+            >>> row.attribute, row.unit, row.units
+            ('margin', 'gap in angle (degrees at construction, radians inside)', 'replace')
+        """
+        return dict(LOSSES)
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """The wrapped loss at the margin of this batch: whatever its reducer returns."""
+        self.reset_stats()
+        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        if self.swap.host == "ThresholdConsistentMarginLoss" and ref_emb is not None:
+            raise ValueError(
+                problem("ref_emb", "None", "a tensor", f"{self.swap.host} takes all pairs from embeddings")
+            )
+        if len(embeddings) == 0:
+            return embeddings.sum() * 0
+        name = self.swap.host
+        embeddings = with_finite_gradient(in_weight_dtype(self.loss, embeddings), name)
+        labels = None if labels is None else labels.to(embeddings.device)
+        if ref_emb is not None:
+            ref_emb = in_weight_dtype(self.loss, ref_emb)
+        if ref_labels is not None:
+            ref_labels = ref_labels.to(embeddings.device)
+        indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        with swapped(self.loss, self.swap.values(self.loss, value)):
+            return check_loss(self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels), name)
+
+    def _margin_of(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None,
+        indices_tuple: Any,
+        ref_emb: Tensor | None,
+        ref_labels: Tensor | None,
+    ) -> tuple[Any, Value]:
+        """The margin in the loss's unit, beside the indices that it belongs to where there is more than one."""
+        number = getattr(self.margin, "value", None)
+        if number is not None:  # constant and linear margins do not look at the batch
+            return indices_tuple, self._recorded(self._translated(float(number)))
+        if self.swap.host == "ManifoldLoss":
+            indices_tuple = self._meta_classes(embeddings, indices_tuple)
+            alpha = self._alpha(embeddings, indices_tuple, None, None, None)
+            return indices_tuple, self._recorded(self._translated(alpha))
+        groups: Tensor | None = labels
+        ref_groups = ref_labels
+        if groups is None and indices_tuple is not None:
+            rows = None if ref_emb is None else len(ref_emb)
+            groups, ref_groups = labels_from_indices(indices_tuple, len(embeddings), rows)
+        if self.margin.granularity == "batch":
+            alpha = self._alpha(embeddings, groups, indices_tuple, ref_emb, ref_groups)
+            return indices_tuple, self._recorded(self._translated(alpha))
+        explicit = self._explicit(labels, indices_tuple, ref_emb, ref_labels)
+        anchors = explicit[0] if len(explicit) == 3 else explicit[2]
+        if self.margin.granularity == "pair":
+            alpha = self._alpha(embeddings, groups, explicit, ref_emb, ref_groups)
+        else:
+            alpha = self._alpha(embeddings, groups, indices_tuple, ref_emb, ref_groups)[anchors]
+        return explicit, self._recorded(self._translated(alpha.to(embeddings.dtype)))
+
+    def _alpha(
+        self, embeddings: Tensor, groups: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_groups: Any
+    ) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
+            seen = self.distance.maybe_normalize
+            ref_seen = None if ref_emb is None else seen(ref_emb)
+            alpha: Tensor = self.margin(seen(embeddings), groups, indices_tuple, ref_seen, ref_groups)
+            return alpha
+
+    def _explicit(
+        self, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Tensor | None
+    ) -> IndicesTuple:
+        """The pairs or triplets that the loss would make for itself, so that each can have its margin."""
+        ref_labels = labels if ref_emb is None else ref_labels
+        if labels is None and indices_tuple is None:
+            raise ValueError(problem("labels", "given where indices_tuple is not", "None", "pass one label per row"))
+        if hasattr(self.loss, "triplets_per_anchor"):  # the host's converter samples 100 an anchor unless told
+            return lmu.convert_to_triplets(indices_tuple, labels, ref_labels, self.loss.triplets_per_anchor)
+        return lmu.convert_to_pairs(indices_tuple, labels, ref_labels)
+
+    def _meta_classes(self, embeddings: Tensor, indices_tuple: Tensor | None) -> Tensor:
+        """The manifold loss's random classes, drawn as it draws them, so that margin and loss see the same."""
+        if indices_tuple is not None:
+            return indices_tuple
+        rows, proxies = len(embeddings), self.loss.K
+        if rows < proxies:
+            raise ValueError(problem("embeddings", f"at least {proxies} rows for K proxies", rows, "lower K"))
+        classes = torch.cat((torch.arange(proxies), torch.randint(0, proxies, (rows - proxies,))))
+        return classes[torch.randperm(rows)].to(embeddings.device)
+
+    def _translated(self, alpha: Value) -> Value:
+        return for_host(translate(for_host(alpha), self.units, self.margin, self.swap, self.loss))
+
+    def _recorded(self, value: Value) -> Value:
+        if self.collect_stats:
+            self.current_margin = float(value.detach().mean()) if isinstance(value, Tensor) else value
+        return value
+
+    def compute_loss(
+        self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
+    ) -> dict[str, Any]:
+        """The wrapped loss's dictionary of unreduced losses at the margin of this batch."""
+        given = None if ref_emb is embeddings else ref_emb
+        indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, given, ref_labels)
+        with swapped(self.loss, self.swap.values(self.loss, value)):
+            loss_dict: dict[str, Any] = self.loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            return loss_dict
+
+    @property
+    def distance(self) -> Any:
+        """The wrapped loss's distance."""
+        return self.loss.distance
+
+    @property
+    def reducer(self) -> Any:
+        """The wrapped loss's reducer."""
+        return self.loss.reducer
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A new distance or reducer goes to the wrapped loss."""
+        if name in ("distance", "reducer") and "loss" in self.__dict__.get("_modules", {}):
+            setattr(self.loss, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def sub_loss_names(self) -> list[str]:
+        """The wrapped loss's sub-losses."""
+        loss = self._modules.get("loss")
+        return ["loss"] if loss is None else list(loss.sub_loss_names())
+
+    def extra_repr(self) -> str:
+        """What is exchanged, for ``print(loss)``."""
+        return f"{self.swap.host}.{self.swap.attribute}, units={self.units!r}"
+
+
+admit(AdaptiveMarginLoss.__name__)

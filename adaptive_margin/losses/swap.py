@@ -1,0 +1,248 @@
+"""Which attribute of which host module is its margin, in what unit, and how to exchange it for one call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning.distances import LpDistance, SNRDistance
+from torch import Tensor, nn
+
+from ..functional.checks import problem
+from ..functional.dependence import check_choice
+from ..margins import ConstantMargin, Margin
+
+Units = Literal["replace", "sqrt", "offset"]
+Scale = Literal["distance", "squared distance", "similarity", "ratio", "cosine", "angle"]
+Value = float | Tensor
+
+
+def _itself(attribute: str) -> Callable[[nn.Module, Value], dict[str, Value]]:
+    def attributes(module: nn.Module, value: Value) -> dict[str, Value]:
+        return {attribute: value}
+
+    return attributes
+
+
+def _circle(module: nn.Module, m: Value) -> dict[str, Value]:
+    """Circle loss derives its two optima and its two boundaries from m when it is built."""
+    return {"m": m, "op": 1 + m, "on": -m, "delta_p": 1 - m, "delta_n": m}
+
+
+def _ranked_list(module: nn.Module, margin: Value) -> dict[str, Value]:
+    """Ranked-list loss derives its negative boundary from the margin, unless its user chose one."""
+    derived = math.isclose(float(module.alpha), 1 + float(module.margin) / 2)  # type: ignore[arg-type]
+    return {"margin": margin, **({"alpha": 1 + margin / 2} if derived else {})}
+
+
+@dataclass(frozen=True)
+class Swap:
+    """One row of the table of supported hosts.
+
+    Attributes:
+        host: the name of the class in pytorch-metric-learning.
+        attribute: the constructor argument that is its margin.
+        role: ``"gap"``: added to a difference of distances, cosines or angles; ``"threshold"``: a distance, or a
+            similarity, at which a pair stops or starts to count.
+        scale: the unit of the margin with the host's default distance; ``"angle"`` takes degrees at construction and
+            keeps radians.
+        elementwise: whether the host's formula takes one margin a pair or a triplet.
+    """
+
+    host: str
+    attribute: str
+    role: Literal["gap", "threshold"]
+    scale: Scale
+    elementwise: bool = False
+    attributes: Callable[[nn.Module, Value], dict[str, Value]] | None = None
+
+    @property
+    def unit(self) -> str:
+        """What the number means to the host, in words."""
+        words = {"angle": "angle (degrees at construction, radians inside)", "ratio": "ratio of variances"}
+        return f"{self.role} in {words.get(self.scale, self.scale)}"
+
+    @property
+    def units(self) -> Units:
+        """How a margin in squared distance enters by default."""
+        return default_units(self.scale)
+
+    def values(self, module: nn.Module, value: Value) -> dict[str, Value]:
+        """Every attribute that changes with the margin."""
+        return (self.attributes or _itself(self.attribute))(module, value)
+
+    def scale_of(self, module: nn.Module) -> Scale:
+        """The unit of this module's margin, with the distance that it was given."""
+        if self.scale in ("cosine", "angle", "ratio"):
+            return self.scale
+        distance: Any = module.distance
+        if distance.is_inverted:
+            return "similarity"
+        if isinstance(distance, SNRDistance):
+            return "ratio"
+        return "squared distance" if isinstance(distance, LpDistance) and distance.power == 2 else "distance"
+
+
+def default_units(scale: Scale) -> Units:
+    """A squared distance becomes a distance by its root; elsewhere the number is taken as the paper takes it."""
+    return "sqrt" if scale == "distance" else "replace"
+
+
+LOSSES = {
+    row.host: row
+    for row in (
+        Swap("ContrastiveLoss", "neg_margin", "threshold", "distance", elementwise=True),
+        Swap("TripletMarginLoss", "margin", "gap", "distance", elementwise=True),
+        Swap("MarginLoss", "margin", "gap", "distance", elementwise=True),
+        Swap("LiftedStructureLoss", "neg_margin", "threshold", "distance"),
+        Swap("GeneralizedLiftedStructureLoss", "neg_margin", "threshold", "distance"),
+        Swap("SignalToNoiseRatioContrastiveLoss", "neg_margin", "threshold", "ratio", elementwise=True),
+        Swap("CosFaceLoss", "margin", "gap", "cosine"),
+        Swap("ArcFaceLoss", "margin", "gap", "angle"),
+        Swap("SubCenterArcFaceLoss", "margin", "gap", "angle"),
+        Swap("SoftTripleLoss", "margin", "gap", "cosine"),
+        Swap("ProxyAnchorLoss", "margin", "gap", "cosine"),
+        Swap("MultiSimilarityLoss", "base", "threshold", "similarity"),
+        Swap("CircleLoss", "m", "gap", "cosine", attributes=_circle),
+        Swap("TupletMarginLoss", "margin", "gap", "angle"),
+        Swap("RankedListLoss", "margin", "gap", "distance", attributes=_ranked_list),
+        Swap("ThresholdConsistentMarginLoss", "margin_minus", "threshold", "similarity"),
+        Swap("ManifoldLoss", "margin", "gap", "cosine"),
+    )
+}
+
+MINERS = {
+    row.host: row
+    for row in (
+        Swap("TripletMarginMiner", "margin", "gap", "distance"),
+        Swap("PairMarginMiner", "neg_margin", "threshold", "distance"),
+        Swap("MultiSimilarityMiner", "epsilon", "gap", "similarity"),
+    )
+}
+
+_INTEGER = "its margin is an integer that multiplies the angle and fixes a polynomial when it is built"
+_INSIDE = "it holds losses: wrap each of them instead, as in {0}(AdaptiveMarginLoss(…))"
+REFUSED = {
+    "SphereFaceLoss": _INTEGER,
+    "LargeMarginSoftmaxLoss": _INTEGER,
+    "DynamicSoftMarginLoss": "it makes its own margin from the running distribution of distances",
+    "CrossBatchMemory": _INSIDE,
+    "MultipleLosses": _INSIDE,
+    "SelfSupervisedLoss": _INSIDE,
+    "DistributedLossWrapper": _INSIDE,
+}
+
+
+def find_swap(module: object, table: Mapping[str, Swap], wrapper: str) -> Swap:
+    """The row for a host module or a subclass of one; a ``TypeError`` that says why there is none."""
+    for base in type(module).__mro__:
+        if base.__name__ in table and _is_host(base):
+            swap = table[base.__name__]
+            own: Any = vars(module).get(swap.attribute)  # a learned margin is a parameter, not an attribute
+            if own is None or np.size(own) != 1:
+                got = "a learned one" if own is None else f"{np.size(own)} of them"
+                remedy = "learned and per-class margins cannot be exchanged"
+                raise TypeError(problem(f"{base.__name__}.{swap.attribute}", "one plain number", got, remedy))
+            return swap
+        if base.__name__ in REFUSED and _is_host(base):
+            why = REFUSED[base.__name__].format(base.__name__)
+            raise TypeError(f"{wrapper} cannot exchange the margin of {base.__name__}: {why}")
+    name = type(module).__name__
+    raise TypeError(f"{wrapper} cannot exchange the margin of {name}: it has none known. Supported: {', '.join(table)}")
+
+
+def _is_host(cls: type) -> bool:
+    return cls.__module__.startswith("pytorch_metric_learning.")
+
+
+def as_margin(margin: object, default: Callable[[], Margin]) -> Margin:
+    """A margin module from a module, a number or nothing."""
+    if margin is None:
+        return default()
+    if isinstance(margin, int | float):
+        return ConstantMargin(margin)
+    if not isinstance(margin, Margin):
+        expected = "a Margin or a number"
+        remedy = "AdaptiveMargin() is the default; subclass adaptive_margin.Margin for your own"
+        raise TypeError(problem("margin", expected, type(margin).__name__, remedy))
+    return margin
+
+
+def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Module) -> Units:
+    """The units asked for, or the default for this margin and this host; a ``ValueError`` where they mean nothing."""
+    scale = swap.scale_of(module)
+    if units is None:
+        return "replace" if margin.unit == "own" else default_units(scale)
+    check_choice("units", units, ("replace", "sqrt", "offset"))
+    if units == "sqrt" and scale in ("similarity", "cosine", "ratio"):
+        expected = f"'replace' or 'offset' for {swap.host}, whose {swap.attribute} is a {swap.role} in {scale}"
+        raise ValueError(problem("units", expected, "'sqrt'", "only distances and angles go with a distance's root"))
+    unbounded = scale == "similarity" and not module.distance.normalize_embeddings  # type: ignore[union-attr]
+    if units == "replace" and margin.unit != "own" and swap.role == "threshold" and unbounded:
+        expected = "'offset' for similarities of embeddings that are not normalised"
+        raise ValueError(problem("units", expected, "'replace'", "normalise them, or shift the loss's own margin"))
+    return units
+
+
+def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn.Module) -> Value:
+    r"""A margin in the host's own unit.
+
+    ``"replace"`` takes the number as it is, ``"sqrt"`` its root, ``"offset"`` adds it to the host's own margin. A
+    *threshold on a similarity* lies where the squared distance of unit vectors is :math:`\hat\alpha`:
+    :math:`D^2 = 2 - 2s`, so :math:`s = 1 - \hat\alpha/2`, and an offset is :math:`-\hat\alpha/2`: more margin is less
+    similarity. A margin in the host's own unit (``ConstantMargin``) is taken as its constructor would take it.
+    """
+    scale = swap.scale_of(module)
+    own = getattr(module, swap.attribute)
+    if units == "replace" and margin.unit == "own":
+        if scale != "angle":
+            return alpha
+        return torch.deg2rad(alpha) if isinstance(alpha, Tensor) else float(np.radians(alpha))
+    if units == "sqrt":
+        return alpha.clamp(min=0).sqrt() if isinstance(alpha, Tensor) else math.sqrt(max(alpha, 0.0))
+    if swap.role == "threshold" and scale == "similarity":
+        return own - alpha / 2 if units == "offset" else 1 - alpha / 2
+    return own + alpha if units == "offset" else alpha
+
+
+class HostScalar(Tensor):
+    """A 0-dim margin that numpy's functions, which the host calls on margins, answer with torch's.
+
+    ``np.sin`` of a tensor copies it to the CPU and fails where it needs a gradient.
+    """
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any) -> Any:
+        """The torch function of the same name."""
+        return getattr(torch, ufunc.__name__)(*(torch.as_tensor(x).as_subclass(Tensor) for x in inputs))
+
+
+def for_host(value: Value) -> Value:
+    """A number where nothing has to wait for it and no gradient flows, else a tensor that the host can handle."""
+    if not isinstance(value, Tensor) or value.ndim:
+        return value
+    if value.is_cuda or value.requires_grad or torch.compiler.is_compiling():
+        return value.as_subclass(HostScalar)
+    return float(value)
+
+
+@contextmanager
+def swapped(module: nn.Module, values: Mapping[str, Value]) -> Iterator[None]:
+    """Exchanges plain attributes of a module for the length of a ``with`` block, whatever happens in it."""
+    before = {name: module.__dict__[name] for name in values}
+    try:
+        module.__dict__.update(values)
+        yield
+    finally:
+        module.__dict__.update(before)
+
+
+assert all(hasattr(losses, name) for name in LOSSES)
+assert all(hasattr(miners, name) for name in MINERS)

@@ -1,0 +1,114 @@
+"""A miner of pytorch-metric-learning with a margin that the batch decides."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from pytorch_metric_learning.miners import BaseMiner
+from torch import Tensor
+
+from ..functional.checks import problem
+from ..losses.host_inputs import check_batch
+from ..losses.swap import MINERS, Swap, Units, as_margin, find_swap, for_host, resolve_units, swapped, translate
+from ..margins import AdaptiveMargin, Margin
+
+
+class AdaptiveMarginMiner(BaseMiner):
+    r"""Gives a miner the margin of the batch, and takes it back after each call.
+
+    Source: Kim & Song, AAAI 2021, "DML with adaptive margin". As :class:`~adaptive_margin.AdaptiveMarginLoss`, for the
+    miners whose threshold is a margin. The wrapped miner is the caller's own object and left as it was found.
+
+    Args:
+        miner: one of :meth:`supported`, or a subclass of one.
+        margin: a :class:`~adaptive_margin.Margin` with one margin a batch, or a number; by default
+            ``AdaptiveMargin()``.
+        units: as for :class:`~adaptive_margin.AdaptiveMarginLoss`.
+        collect_stats: whether to record ``current_margin``, the margin in the miner's unit.
+
+    Shapes:
+        As the wrapped miner: ``miner(embeddings (B, D), labels (B,), ref_emb=None, ref_labels=None)`` gives an index
+        tuple.
+
+    Raises:
+        TypeError: the miner has no margin of this kind; the message says what is supported.
+        ValueError: units that mean nothing to the miner, one margin an anchor or a pair, shapes that do not fit, NaN
+            or infinity.
+
+    Example:
+        >>> from pytorch_metric_learning import miners
+        >>> miner = AdaptiveMarginMiner(miners.TripletMarginMiner(type_of_triplets="semihard"))
+        >>> anchors, positives, negatives = miner(torch.randn(32, 16), torch.arange(32) % 4)
+    """
+
+    def __init__(
+        self,
+        miner: BaseMiner,
+        margin: Margin | float | None = None,
+        units: Units | None = None,
+        collect_stats: bool | None = None,
+    ) -> None:
+        swap = find_swap(miner, MINERS, type(self).__name__)
+        super().__init__(collect_stats=collect_stats)
+        del self._modules["distance"]  # the wrapped miner's, through the property below
+        self.miner = miner
+        self.margin = as_margin(margin, AdaptiveMargin)
+        self.units = resolve_units(units, self.margin, swap, miner)
+        self.swap = swap
+        if self.margin.granularity != "batch":
+            remedy = "a miner has one margin a batch; one an anchor or a pair goes into AdaptiveMarginLoss"
+            raise ValueError(problem("margin.granularity", "'batch'", f"{self.margin.granularity!r}", remedy))
+        self.current_margin = math.nan
+        self.add_to_recordable_attributes(name="current_margin", is_stat=True)
+
+    @classmethod
+    def supported(cls) -> dict[str, Swap]:
+        """The miners whose margin can be exchanged, by name: ``attribute``, its ``unit`` and the default ``units``.
+
+        Example:
+            >>> AdaptiveMarginMiner.supported()["MultiSimilarityMiner"].attribute
+            'epsilon'
+        """
+        return dict(MINERS)
+
+    def forward(
+        self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
+    ) -> Any:
+        """The wrapped miner's index tuple at the margin of this batch."""
+        self.reset_stats()
+        check_batch(embeddings, labels, None, ref_emb, ref_labels)
+        labels = labels.to(embeddings.device)
+        value = getattr(self.margin, "value", None)
+        if value is None:
+            if len(embeddings) == 0:
+                value = 0.0
+            else:
+                with torch.no_grad():
+                    seen = self.distance.maybe_normalize
+                    ref_seen = None if ref_emb is None else seen(ref_emb)
+                    value = self.margin(seen(embeddings), labels, None, ref_seen, ref_labels)
+        value = for_host(translate(for_host(value), self.units, self.margin, self.swap, self.miner))
+        if self.collect_stats:
+            self.current_margin = float(value)
+        with swapped(self.miner, self.swap.values(self.miner, value)):
+            output = self.miner(embeddings, labels, ref_emb, ref_labels)
+        self.output_assertion(output)
+        return output
+
+    @property
+    def distance(self) -> Any:
+        """The wrapped miner's distance."""
+        return self.miner.distance
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A new distance goes to the wrapped miner."""
+        if name == "distance" and "miner" in self.__dict__.get("_modules", {}):
+            self.miner.distance = value
+        else:
+            super().__setattr__(name, value)
+
+    def extra_repr(self) -> str:
+        """What is exchanged, for ``print(miner)``."""
+        return f"{self.swap.host}.{self.swap.attribute}, units={self.units!r}"
