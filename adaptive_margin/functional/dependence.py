@@ -170,17 +170,14 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
         ref_sums, ref_squares, ref_rows = sums, squares, rows
     else:
         ref_sums, ref_squares, ref_rows = _class_moments(ref_g - centre, ref_index, classes)
-    rest_rows = ref_rows.sum() - ref_rows
-    present = (rows > 0) & (rest_rows > 0)
-    rows, rest_rows = rows.clamp(min=1), rest_rows.clamp(min=1)
-    columns = sums / rows[:, None]  # (C, D)
-    rest_columns = (ref_sums.sum(0) - ref_sums) / rest_rows[:, None]  # (C, D)
-    mean, rest_mean = columns.mean(1), rest_columns.mean(1)
-    covariance = ((columns - mean[:, None]) * (rest_columns - rest_mean[:, None])).mean(1)
-    variance = squares / (rows * features) - mean**2
-    rest_variance = (ref_squares.sum() - ref_squares) / (rest_rows * features) - rest_mean**2
-    eta = _correlation(covariance, variance, rest_variance, g.dtype)
-    return torch.where(present, eta, 0.0).to(g.dtype)
+    rest_sums = ref_sums.sum(0) - ref_sums  # (C, D)
+    entries = (rows * features).clamp(min=1)
+    rest_entries = ((ref_rows.sum() - ref_rows) * features).clamp(min=1)
+    mean, rest_mean = sums.sum(1) / entries, rest_sums.sum(1) / rest_entries
+    covariance = (sums * rest_sums).sum(1) * features / (entries * rest_entries) - mean * rest_mean
+    variance = squares / entries - mean * mean
+    rest_variance = (ref_squares.sum() - ref_squares) / rest_entries - rest_mean * rest_mean
+    return _correlation(covariance, variance, rest_variance, g.dtype).to(g.dtype)  # 0 where there are no rows
 
 
 def _class_moments(x: Tensor, index: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:

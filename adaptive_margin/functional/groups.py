@@ -55,6 +55,8 @@ def group_sums(x: Tensor, index: Tensor, groups: int, dtype: torch.dtype = torch
     """
     sums = torch.zeros((groups, *x.shape[1:]), dtype=dtype, device=x.device)
     rows = max(1, 2**20 // max(1, x[0].numel())) if len(x) else 1
+    if len(x) <= rows:
+        return sums.index_add(0, index, x.to(dtype))
     for part, part_index in zip(torch.split(x, rows), torch.split(index, rows), strict=True):
         sums = sums.index_add(0, part_index, part.to(dtype))
     return sums

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
 from .dependence import at_least_float32, common_scale
-from .groups import group_index, group_slots, group_sums
+from .groups import group_index
 
 Significant = Callable[[Tensor, Tensor, int, Tensor, float], Tensor]
 """``significant(share, k, n, labels, confidence)``: where a share of own labels among k neighbours is evidence."""
@@ -233,9 +233,7 @@ def neighbourhood_sizes(
     largest = n - 1 if itself else n
     if largest < 1 or len(x) == 0:
         return torch.ones(len(x), dtype=torch.int64, device=x.device)
-    groups = group_slots(ref_index, len(index) + len(ref_index))
-    present = group_sums(torch.ones_like(ref_index, dtype=torch.float32), ref_index, max(groups, 1), torch.float32) > 0
-    labels = present.sum().to(torch.float32)
+    labels = (ref_index if itself else group_index(ref_index)).amax() + 1
     centre = y.mean(0)  # small differences of far-off embeddings survive the products below
     x, y = (x - centre,) * 2 if itself else (x - centre, y - centre)
     k = torch.arange(1, largest + 1, device=x.device, dtype=x.dtype)
@@ -265,7 +263,7 @@ def _row_tiles(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
         tile = x[start : start + rows]
         both = x_squares[start : start + rows, None] + y_squares  # (rows, R)
         squares = torch.addmm(both, tile, y.T, alpha=-2)
-        yield start, torch.where(squares > rounding * both, squares, 0.0)
+        yield start, squares.masked_fill_(squares <= both.mul_(rounding), 0.0)
 
 
 def _leave_out_copy(squares: Tensor, own: Tensor) -> None:

@@ -21,7 +21,7 @@ from ..functional.dependence import (
     segment_correlations,
     unit_rows,
 )
-from ..functional.groups import group_index, group_slots, group_sums
+from ..functional.groups import group_index, group_slots
 from ..functional.neighbourhood import check_confidence, neighbourhood_sizes
 from .base import Granularity, IndicesTuple, Margin
 from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation
@@ -184,13 +184,11 @@ class AdaptiveMargin(Margin):
             delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
             self._record(mi[index], eta[index], delta, k)
             return mi[index] + delta
-        weights = group_sums(torch.ones_like(index, dtype=g.dtype), index, classes, g.dtype) / len(g)
-        if indices_tuple is not None:  # one eta, in the only slot
-            weights = torch.ones_like(mi)
-        harmonic = 1 / (1 / k).mean()
-        batch_mi = (weights * mi).sum()
+        if indices_tuple is None:  # classes weigh as they are large; a tuple has one eta, in the only slot
+            mi, eta = mi[index], eta[index]
+        batch_mi, harmonic = mi.mean(), 1 / (1 / k).mean()
         delta = self.neighbourhood.delta(n, harmonic, self.confidence).to(g.dtype)
-        self._record(batch_mi, (weights * eta).sum(), delta, harmonic)
+        self._record(batch_mi, eta, delta, harmonic)
         return batch_mi + delta
 
     def _class_correlations(
