@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -149,6 +150,10 @@ def released_significant(share: Tensor, k: Tensor, n: int, labels: Tensor, confi
     return share - 1 / labels > 0.7 / torch.sqrt(k)
 
 
+PURE = (hoeffding_significant, chernoff_significant, released_significant)
+"""Bounds that depend on nothing but their arguments: what they ask for can be remembered."""
+
+
 def empirical_bias_k(
     embeddings: Tensor,
     labels: Tensor,
@@ -236,7 +241,7 @@ def neighbourhood_sizes(
     labels = (ref_index if itself else group_index(ref_index)).amax() + 1
     centre = y.mean(0)  # small differences of far-off embeddings survive the products below
     x, y = (x - centre,) * 2 if itself else (x - centre, y - centre)
-    k = torch.arange(1, largest + 1, device=x.device, dtype=x.dtype)
+    passes = _significance_of_counts(significant, largest, n, labels, confidence, x.dtype)
     sizes = []
     for start, squares in _row_tiles(x, y):
         own = index[start : start + len(squares), None] == ref_index  # (rows, R)
@@ -246,24 +251,48 @@ def neighbourhood_sizes(
         else:
             _leave_out_copy(squares, own)
         own = _by_distance(squares, own)[:, :largest]
-        share = own.cumsum(1, dtype=x.dtype).div_(k)
-        passed = significant(share, k, n, labels, confidence).to(torch.uint8)
+        passed = passes(own.cumsum(1, dtype=own.dtype)).to(torch.uint8)
         passed[:, -1:] = 1  # where none is, all of them
         sizes.append(passed.argmax(1) + 1)
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes)
 
 
+def _significance_of_counts(
+    significant: Significant, largest: int, n: int, labels: Tensor, confidence: float, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    """The bound as a test of counts ``(rows, k)`` of own labels among the k nearest."""
+    if significant in PURE and not labels.is_cuda and not torch.compiler.is_compiling():
+        required = _required_counts(significant, largest, n, int(labels), confidence)
+        return lambda counts: counts >= required
+    k = torch.arange(1, largest + 1, device=labels.device, dtype=dtype)
+    return lambda counts: significant(counts / k, k, n, labels, confidence)
+
+
+@lru_cache(maxsize=64)
+def _required_counts(significant: Significant, largest: int, n: int, labels: int, confidence: float) -> Tensor:
+    """The fewest own labels among the k nearest that are evidence, for each k; k + 1 where none are.
+
+    The same for every batch of one size and number of labels, and one comparison instead of the bound's arithmetic.
+    """
+    k = torch.arange(1, largest + 1, dtype=torch.float64)
+    low, high = torch.zeros_like(k), k + 1
+    for _ in range(largest.bit_length() + 1):  # bisection: more own labels are never weaker evidence
+        middle = ((low + high) / 2).floor()
+        enough = significant((middle / k)[None], k, n, torch.tensor(float(labels), dtype=torch.float64), confidence)[0]
+        low, high = torch.where(enough, low, (middle + 1).minimum(high)), torch.where(enough, middle, high)
+    return high.to(torch.int32)
+
+
 def _row_tiles(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
     """Squared distances of a few rows to all of ``y`` at a time; 0 where rounding alone could have made them."""
-    rounding = torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))
-    y_squares = (y * y).sum(1)
-    x_squares = y_squares if x is y else (x * x).sum(1)
+    certain = 1 - torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))  # what rounding leaves of |x|² + |y|²
+    y_squares = (y * y).sum(1) * certain
+    x_squares = y_squares if x is y else (x * x).sum(1) * certain
     rows = max(1, TILE_ENTRIES // max(1, len(y)))
     for start in range(0, len(x), rows):
         tile = x[start : start + rows]
         both = x_squares[start : start + rows, None] + y_squares  # (rows, R)
-        squares = torch.addmm(both, tile, y.T, alpha=-2)
-        yield start, squares.masked_fill_(squares <= both.mul_(rounding), 0.0)
+        yield start, torch.addmm(both, tile, y.T, alpha=-2).clamp_(min=0)
 
 
 def _leave_out_copy(squares: Tensor, own: Tensor) -> None:

@@ -52,25 +52,19 @@ class NeighbourhoodRule:
 class HoeffdingRule(NeighbourhoodRule):
     """Hoeffding's bound: the default. See :func:`~adaptive_margin.functional.hoeffding_significant`."""
 
-    def significant(self, share: Tensor, k: Tensor, n: int, labels: Tensor, confidence: float) -> Tensor:
-        """The bias reaches Hoeffding's bound."""
-        return hoeffding_significant(share, k, n, labels, confidence)
+    significant = staticmethod(hoeffding_significant)
 
 
 class ChernoffRule(NeighbourhoodRule):
     """Chernoff's bound, for many small classes. See :func:`~adaptive_margin.functional.chernoff_significant`."""
 
-    def significant(self, share: Tensor, k: Tensor, n: int, labels: Tensor, confidence: float) -> Tensor:
-        """The divergence from chance reaches Chernoff's bound."""
-        return chernoff_significant(share, k, n, labels, confidence)
+    significant = staticmethod(chernoff_significant)
 
 
 class ReleasedRule(NeighbourhoodRule):
     r"""The authors' released code: bias above :math:`0.7/\sqrt k`, and :math:`\Delta = 0.7/\sqrt K` (not Eq. 8's)."""
 
-    def significant(self, share: Tensor, k: Tensor, n: int, labels: Tensor, confidence: float) -> Tensor:
-        """The bias exceeds 0.7/√k."""
-        return released_significant(share, k, n, labels, confidence)
+    significant = staticmethod(released_significant)
 
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
         """0.7/√K."""
