@@ -163,6 +163,7 @@ def test_ignored_rows_are_as_good_as_gone():
 
 def test_a_margin_for_every_pair_is_each_pairs_own():
     x, labels = batch(12, 4, 3)
+    x *= 0.2
     margin = AdaptiveMargin(granularity="pair")
     alphas = margin(x, labels)  # of all pairs of two labels, row by row
     hinges = []
@@ -182,9 +183,8 @@ def test_gradcheck_and_no_second_gradient():
     x.requires_grad_()
     for loss in (ContrastiveVDMLoss(9.0, regularizer="chi2"), ContrastiveVDMLoss(AdaptiveMargin(detach=False))):
         assert torch.autograd.gradcheck(lambda z, loss=loss: loss(z, labels), (x,))
-    (first,) = torch.autograd.grad(ContrastiveVDMLoss(9.0)(x, labels), x, create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        first.sum().backward()
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(ContrastiveVDMLoss(9.0)(x, labels), x, create_graph=True)
     (first,) = torch.autograd.grad(ContrastiveVDMLoss(9.0, pair_memory="pairs")(x, labels), x, create_graph=True)
     first.square().sum().backward()  # the listed pairs have one
     assert x.grad is not None
@@ -199,18 +199,28 @@ def test_the_order_of_the_samples_does_not_matter():
 # --- Fisher's constraint ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("start", [0.2, 5.0])
-def test_omega_moves_to_one(start):
-    x, groups = torch.randn(32, 4) * start, torch.arange(32) % 2
-    x.requires_grad_()
-    loss = ContrastiveVDMLoss(1.0, regularizer="fisher", compact_label=1, collect_stats=True)
-    optimizer = torch.optim.Adam([x], 0.02)
-    for _ in range(800):
+def omega_after_training(regularizer, steps=1000):
+    """Mean Ω of the last 300 steps of a critic whose groups overlap, so that neither kind of pairs vanishes."""
+    torch.manual_seed(0)
+    critic = torch.nn.Sequential(torch.nn.Linear(8, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+    with torch.no_grad():
+        critic[2].weight *= 3  # Ω starts near 35
+    loss = ContrastiveVDMLoss(1.0, regularizer=regularizer, compact_label=1, collect_stats=True)
+    optimizer = torch.optim.Adam(critic.parameters(), 2e-3, betas=(0.5, 0.9))
+    omegas = []
+    for _ in range(steps):
+        x = torch.randn(64, 8)
+        groups = (x[:, :2].norm(dim=1) > 1.2) ^ (torch.rand(64) < 0.1)
         optimizer.zero_grad()
-        loss(x, groups).backward()
+        loss(critic(x), groups.long()).backward()
         optimizer.step()
-    assert abs(loss.omega - 1) < 0.1
-    assert math.isfinite(loss.multiplier)
+        omegas.append(loss.omega)
+    return sum(omegas[-300:]) / 300
+
+
+def test_omega_moves_to_one():
+    assert abs(omega_after_training("fisher") - 1) < 0.15
+    assert omega_after_training("chi2") < 0.5  # the constraint does it, not the training
 
 
 def test_the_multiplier_moves_in_training_only_and_is_saved():
