@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from itertools import combinations, pairwise
 
@@ -50,3 +51,24 @@ def kmeans_clusters_slow(values: Sequence[float], k: int) -> tuple[Fraction, lis
         clusters = [x[a:b] for a, b in pairwise(edges)]
         ways.append((sum(map(sum_of_squares, clusters), Fraction(0)), clusters))
     return min(ways, key=lambda way: way[0])
+
+
+def kmeans_threshold_slow(values: Sequence[float], k: int) -> float:
+    _, clusters = kmeans_clusters_slow(values, k)
+    return float(mean([mean(cluster) for cluster in clusters]))
+
+
+def groups_slow(
+    rows: Sequence[Sequence[float]],
+    threshold: Callable[[Sequence[float]], float],
+    magnitude: bool = True,
+    max_radius: float = math.inf,
+) -> list[int]:
+    """Algorithm 1, line 3, one sample at a time."""
+    of_label = [threshold([abs(y) if magnitude else y for y in column]) for column in zip(*rows, strict=True)]
+    delta_r = math.hypot(*of_label)
+    groups = []
+    for row in rows:
+        r = math.hypot(*row)
+        groups.append(-1 if r >= max_radius else 0 if r < delta_r else 1)
+    return groups
