@@ -138,13 +138,11 @@ def _neighbours_in_histogram(x: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     sums = zeros.scatter_add(0, bin_of, deviations).cumsum(dim=0)[:-1]
     largest = torch.full_like(zeros, -torch.inf, dtype=x.dtype).scatter_reduce(0, bin_of, x, "amax")
     smallest = torch.full_like(zeros, torch.inf, dtype=x.dtype).scatter_reduce(0, bin_of, x, "amin")
-    largest = largest.cummax(dim=0).values[:-1]  # of all bins up to the split
-    smallest = smallest.flip(0).cummin(dim=0).values.flip(0)[1:]  # of all bins after it
+    largest = largest[:-1]  # of the bin below the edge: the first of tied edges never follows an empty bin
+    smallest = smallest.flip(0).cummin(dim=0).values.flip(0)[1:]  # of all bins above it
     split = _best_split(sums, counts, n, allowed=(counts > 0) & (counts < n))
     lower, upper = largest.gather(0, split)[0], smallest.gather(0, split)[0]
-    constant = x.amin(dim=0)
-    varies = high > low
-    return torch.where(varies, lower, constant), torch.where(varies, upper, constant)
+    return lower, torch.where(high > low, upper, lower)  # a constant column has no bin above
 
 
 def _best_split(sums: Tensor, counts: Tensor, n: int, allowed: Tensor) -> Tensor:

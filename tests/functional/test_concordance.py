@@ -180,6 +180,24 @@ def test_correlation_of_a_constant_is_zero(case):
     assert torch.equal(F.concordance_correlation(y, p), torch.zeros(2))
 
 
+@pytest.mark.parametrize("value", [0.1, 0.7, -1 / 3, 1e-20, 1e18])
+@pytest.mark.parametrize("n", [2, 3, 7, 10, 97, 1000])
+def test_the_mean_of_a_constant_has_no_rounding(value, n):
+    """Or else rounding errors would be correlated with the labels."""
+    for dtype in (torch.float64, torch.float32):
+        y, p = torch.randn(n, dtype=dtype), torch.full((n,), value, dtype=dtype)
+        assert F.pearson_correlation(y, p) == F.pearson_correlation(p, y) == 0
+        assert F.concordance_correlation(y, p) == 0
+        assert F.concordance_correlation(p, p) == 0
+
+
+def test_never_above_one():
+    for n in range(2, 200):
+        y = torch.randn(n)
+        assert abs(F.pearson_correlation(y, 3 * y + 1)) <= 1
+        assert abs(F.pearson_correlation(y, -y)) <= 1
+
+
 def test_constant_predictions_are_moved_apart_by_concordance():
     y = torch.tensor([0.2, -0.4, 0.5])
     p = torch.full((3,), 0.1, requires_grad=True)
@@ -213,6 +231,9 @@ def test_dtypes(figure):
     assert figure(y, p.bfloat16()).dtype == torch.float32
     assert figure(y.half(), p.half()).dtype == torch.float16
     assert figure(y.double(), p).dtype == torch.float64
+    for half in (torch.float16, torch.bfloat16):  # computed in float32, rounded once
+        a, b = y.to(half), p.to(half)
+        assert torch.equal(figure(a, b), figure(a.float(), b.float()).to(half))
     wide = figure(y, p, dtype=torch.float64)
     assert wide.dtype == torch.float64
     assert torch.equal(wide, figure(y.double(), p.double()))

@@ -103,6 +103,35 @@ def test_columns_are_independent_in_every_dtype(dtype):
     assert together[1] == 4.0
 
 
+def test_equal_values_stay_together_beside_values_almost_equal():
+    # 0 | 0 1e-7 would cost 5e-15 more than 0 0 | 1e-7, which rounding cannot tell apart from the spread of the sample
+    x = torch.tensor([0.0, 0.0, 1e-7, 1.0], dtype=torch.float64)
+    assert_close(F.kmeans_centers(x, 3), torch.tensor([0.0, 1e-7, 1.0], dtype=torch.float64), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 0.1, 1 / 3, 0.7, 1e18])
+@pytest.mark.parametrize("shift", [0.0, 0.1, 0.7, -1 / 3])
+def test_ties_go_to_the_lowest_split_in_any_unit(scale, shift):
+    x = (
+        torch.tensor([-1.0, 0.0, 0.0, 0.0, 1.0], dtype=torch.float64) + shift
+    ) * scale  # two splits as good to rounding
+    expected = (torch.tensor([-1.0, 0.25], dtype=torch.float64) + shift) * scale
+    assert_close(F.kmeans_centers(x, 2), expected, rtol=1e-12, atol=1e-12 * scale)
+
+
+@given(grids, st.sampled_from([2.0**51, -(2.0**51)]))
+def test_an_offset_at_the_end_of_float64_changes_nothing(values, offset):
+    x = torch.tensor(values, dtype=torch.float64)
+    moved = F.kmeans_centers(x + offset, 3) - offset
+    assert_close(moved, F.kmeans_centers(x, 3), rtol=0, atol=0.5)  # a centre is rounded to a half there
+
+
+@given(grids, st.sampled_from([2.0**-600, 2.0**600]))
+def test_squares_do_not_leave_float64(values, scale):
+    x = torch.tensor(values, dtype=torch.float64)
+    assert torch.equal(F.kmeans_centers(x * scale, 3), F.kmeans_centers(x, 3) * scale)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 31, 32, 33, 64, 100])
 def test_every_size_has_its_optimum(n):
     x = torch.randn(n, dtype=torch.float64)

@@ -85,15 +85,36 @@ def test_scales_and_shifts_with_the_sample(values, scale, shift):
     assert_close(F.otsu_threshold((x + shift) * scale), expected, rtol=1e-12, atol=1e-12 * scale)
 
 
+@pytest.mark.parametrize("middle", [1, 4, 5, 7])
+@pytest.mark.parametrize("scale", [1e-20, 0.1, 1 / 3, 0.7, 1e18])
+@pytest.mark.parametrize("shift", [0.0, 0.1, 0.7, -1 / 3])
+def test_ties_go_to_the_lowest_split_in_any_unit(middle, scale, shift):
+    x = (
+        torch.tensor([-1.0, *[0.0] * middle, 1.0], dtype=torch.float64) + shift
+    ) * scale  # two splits, equal but rounded
+    expected = [0] + [1] * (middle + 1)
+    assert groups(x, F.otsu_threshold(x)) == expected
+    assert groups(x, F.otsu_threshold(x, bins=10)) == expected
+
+
+@pytest.mark.parametrize("offset", [2.0**51, -(2.0**51)])
+def test_an_offset_at_the_end_of_float64_changes_nothing(offset):
+    generator = torch.Generator().manual_seed(0)
+    for n in range(3, 40):  # small integers and their halves are exact there, their mean is not
+        x = torch.randint(-30, 31, (n,), generator=generator).double()
+        assert F.otsu_threshold(x + offset) == F.otsu_threshold(x) + offset
+
+
+@given(grids, st.sampled_from([2.0**-600, 2.0**600]), st.sampled_from([None, 8]))
+def test_squares_do_not_leave_float64(values, scale, bins):
+    x = torch.tensor(values, dtype=torch.float64)
+    assert F.otsu_threshold(x * scale, bins=bins) == F.otsu_threshold(x, bins=bins) * scale
+
+
 @given(grids)
 def test_copies_of_the_sample_do_not_matter(values):
     x = torch.tensor(values, dtype=torch.float32)
     assert torch.equal(F.otsu_threshold(x), F.otsu_threshold(x.repeat(3)))
-
-
-def test_a_large_offset_loses_nothing():
-    x = torch.tensor([0.0, 1.0, 2.0, 9.0, 10.0])
-    assert F.otsu_threshold(x + 2**22) == 2**22 + 5.5
 
 
 def test_columns_are_independent():

@@ -128,6 +128,15 @@ def test_max_radius(name):
     assert free.tolist() == [0, 1, 1, 1, 0]
 
 
+def test_median_of_those_within_the_largest_radius():
+    y = torch.tensor([0.2, 0.3, 0.4, 1.0, 1.0, 1.0, 1.0, 1.0])  # cut at 0.7: all strong ones are beyond
+    assert OtsuGrouper(max_radius=1.0, on_empty="keep")(y).tolist() == [0, 0, 0, -1, -1, -1, -1, -1]
+    assert OtsuGrouper(max_radius=1.0)(y).tolist() == [0, 1, 1, -1, -1, -1, -1, -1]
+    grouper = OtsuGrouper(max_radius=1.0)
+    assert grouper(torch.tensor([0.2, 0.2, 1.0, 1.5])).tolist() == [0, 0, -1, -1]  # equal within: nothing to split
+    assert grouper.radius == pytest.approx(0.6)
+
+
 def test_everything_beyond_the_largest_radius():
     grouper = OtsuGrouper(max_radius=0.5)
     assert grouper(torch.tensor([[1.0, 1.0], [2.0, 0.0]])).tolist() == [-1, -1]

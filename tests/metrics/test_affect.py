@@ -189,6 +189,28 @@ def test_degenerate_input_warns_and_has_a_defined_value(y, p, message):
     assert ours["rmse"]["intensity"] == pytest.approx(rmse_slow(y, p))
 
 
+@pytest.mark.parametrize("value", [0.1, 0.7, -1 / 3])
+@pytest.mark.parametrize("sizes", [[7], [10, 3], [97, 1, 1000]])
+def test_the_mean_of_a_constant_has_no_rounding(value, sizes):
+    """Or else rounding errors would be correlated with the labels."""
+    metrics = AffectMetrics(["intensity"])
+    for n in sizes:
+        metrics.update(torch.randn(n), torch.full((n,), value, dtype=torch.float64))
+    with pytest.warns(UserWarning, match=f"all {sum(sizes)} predictions of intensity are {value:.6g}"):
+        ours = metrics.compute()
+    assert ours["pcc"]["intensity"] == ours["ccc"]["intensity"] == 0
+
+
+def test_merging_what_has_seen_nothing():
+    metrics = AffectMetrics(["intensity"]).merge(AffectMetrics(["intensity"]))
+    metrics.update([0.1, 0.5], [0.2, 0.4])
+    metrics.merge(AffectMetrics(["intensity"]))
+    ours = metrics.compute()
+    assert ours["rmse"]["intensity"] == pytest.approx(0.1)
+    assert ours["pcc"]["intensity"] == pytest.approx(1.0)
+    assert ours["ccc"]["intensity"] == pytest.approx(2 * 0.02 / (0.04 + 0.01))
+
+
 def test_a_perfect_constant_is_still_no_evidence_of_agreement():
     metrics = AffectMetrics(["intensity"])
     metrics.update([0.3] * 5, [0.3] * 5)
