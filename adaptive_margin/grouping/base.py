@@ -50,6 +50,13 @@ class Grouper(ModuleWithRecords):
         ValueError: an option is not one of these.
 
     The thresholds are those of each batch, until :meth:`fit` fixes them; fitted thresholds are in ``state_dict``.
+
+    Example:
+        >>> class MedianGrouper(Grouper):
+        ...     def label_thresholds(self, values):
+        ...         return values.median(dim=0).values
+        >>> MedianGrouper()(torch.tensor([0.0, 0.1, 0.2, 0.9]))
+        tensor([0, 1, 1, 1])
     """
 
     fixed_thresholds: Tensor

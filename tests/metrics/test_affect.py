@@ -416,7 +416,7 @@ def test_interval_agrees_with_scipy():
             vectorized=False,
             n_resamples=2000,
             method="percentile",
-            rng=np.random.default_rng(1),
+            random_state=np.random.default_rng(1),
         ).confidence_interval
         width = theirs.high - theirs.low
         assert ours.low[i].item() == pytest.approx(theirs.low, abs=0.1 * width)
