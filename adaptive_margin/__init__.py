@@ -1,6 +1,7 @@
 """Margins that the batch decides: a plugin for pytorch-metric-learning."""
 
 from . import functional
+from .grouping import Grouper, KMeansGrouper, OtsuGrouper
 from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
 from .margins import (
     AdaptiveMargin,
@@ -28,10 +29,13 @@ __all__ = [
     "ContrastiveVDMLoss",
     "Dependence",
     "GaussianCorrelation",
+    "Grouper",
     "HoeffdingRule",
+    "KMeansGrouper",
     "LinearMargin",
     "Margin",
     "NeighbourhoodRule",
+    "OtsuGrouper",
     "ReleasedRule",
     "functional",
 ]
