@@ -1,1 +1,5 @@
 """The formulas: tensors in, tensors out, nothing but torch."""
+
+from .neighbours import nearest_neighbours
+
+__all__ = ["nearest_neighbours"]
