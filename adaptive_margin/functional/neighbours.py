@@ -36,14 +36,20 @@ def row_tiles(rows: int, columns: int, entries: int = TILE_ENTRIES) -> Iterator[
         yield start, min(start + step, rows)
 
 
+def check_tile_entries(tile_entries: int) -> None:
+    """Raises unless a tile holds at least one entry."""
+    if isinstance(tile_entries, bool) or not isinstance(tile_entries, int) or tile_entries < 1:
+        remedy = f"{TILE_ENTRIES} is a good size"
+        raise ValueError(problem("tile_entries", "an integer >= 1", repr(tile_entries), remedy))
+
+
 def check_search(
     query: Tensor, reference: Tensor | None, distance: str, ref_includes_query: bool, tile_entries: int
 ) -> None:
     """Raises what :func:`nearest_neighbours` documents, ``k`` aside."""
     if distance not in get_args(Metric):
         raise ValueError(problem("distance", f"one of {get_args(Metric)}", repr(distance), "both rank unit rows alike"))
-    if isinstance(tile_entries, bool) or not isinstance(tile_entries, int) or tile_entries < 1:
-        raise ValueError(problem("tile_entries", "an integer >= 1", tile_entries, f"the default is {TILE_ENTRIES}"))
+    check_tile_entries(tile_entries)
     check_matrix("query", query)
     _check_norms("query", query)
     if reference is None or reference is query:
