@@ -199,7 +199,7 @@ class RetrievalMetrics:
             hits = reference_codes[indices] == query_codes[rows].unsqueeze(1)  # (r, k)
             keep = counted[rows].unsqueeze(1)
             first = torch.where(hits.any(dim=1), hits.int().argmax(dim=1) + 1, k + 1).unsqueeze(1)
-            found = (first <= cut.clamp(max=k)) & keep  # (r, ks)
+            found = (first <= cut) & keep  # (r, ks); a k beyond the references is 1 for every kept row
             sums[: len(self.ks)] += found.sum(dim=0)
             if self.at_r:
                 r = relevant[rows].unsqueeze(1)
@@ -209,7 +209,7 @@ class RetrievalMetrics:
                 scores = torch.stack([within.sum(dim=1).double(), (precision * within).sum(dim=1)], dim=1) / r.clamp(
                     min=1
                 )
-                sums[len(self.ks) :] += (scores * keep).sum(dim=0)
+                sums[len(self.ks) :] += scores.sum(dim=0)  # 0 for a lone query, whose r is 0
         return dict(zip(figures, (sums / self.counted_queries).tolist(), strict=True))
 
     def _agreement(self, query: Tensor, query_codes: Tensor) -> dict[str, float]:

@@ -145,14 +145,17 @@ class TiledDistanceWeightedMiner(BaseMiner):
         return anchors, by_class[first[anchors] + at], ends
 
     def _weights(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
-        """Weights of one tile of rows, ``(r, R)``, the largest of every row 1; rows without a negative are 0."""
-        with torch.autocast(embeddings.device.type, enabled=False):
-            distances = self.distance(embeddings, ref_emb)
+        """Weights of one tile of rows, ``(r, R)``, the largest of every row 1.
+
+        A row without a negative would be NaN. It does not come here: the references are then of one class, of which
+        other anchors have no positive, so that no triplet is drawn at all.
+        """
+        distances = self.distance(embeddings, ref_emb)  # cdist: float32 under autocast too
         different = labels.unsqueeze(1) != ref_labels.unsqueeze(0)
         dimension = embeddings.shape[1]
         log_weights = distance_log_weights(distances, different, dimension, self.cutoff, self.nonzero_loss_cutoff)
         largest = log_weights.amax(dim=1, keepdim=True)
-        return log_weights.sub_(largest).exp_().nan_to_num_(nan=0.0)  # NaN is -inf - (-inf)
+        return log_weights.sub_(largest).exp_()
 
 
 def draw(weights: Tensor, rows: Tensor, uniforms: Tensor) -> Tensor:
@@ -173,7 +176,7 @@ def draw(weights: Tensor, rows: Tensor, uniforms: Tensor) -> Tensor:
     upper = cumulative[columns - 1 :: columns]  # (r,)
     lower = torch.cat([upper.new_zeros(1), upper[:-1]])
     total = (upper - lower)[rows]
-    target = torch.minimum((uniforms * total).long(), total - 1) + lower[rows]
+    target = (uniforms.double() * total).long() + lower[rows]  # u <= 1 - 2^-53: the product stays below the total
     return torch.searchsorted(cumulative, target, right=True) - rows * columns
 
 

@@ -119,13 +119,18 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     else:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
         before = resident("self", "VmRSS")
-    began = time.perf_counter()
+    began, cpu_began = time.perf_counter(), time.process_time()
     figures = CASES[arguments.measure](x, labels)
     if cuda:
         torch.cuda.synchronize()
-    seconds = time.perf_counter() - began
+    seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
     peak = torch.cuda.max_memory_allocated() if cuda else resident("self", "VmHWM")
-    return {"seconds": round(seconds, 2), "gib_above_embeddings": round((peak - before) / GIB, 3), "figures": figures}
+    return {
+        "seconds": round(seconds, 2),
+        "cpu_seconds": round(cpu_seconds, 2),  # of all threads: what other work on the machine does not stretch
+        "gib_above_embeddings": round((peak - before) / GIB, 3),
+        "figures": figures,
+    }
 
 
 def in_its_own_process(case: str, arguments: argparse.Namespace) -> dict[str, object]:
@@ -168,6 +173,7 @@ def about(arguments: argparse.Namespace) -> dict[str, object]:
         "ks": KS,
         "device": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{os.cpu_count()} CPU cores",
         "threads": torch.get_num_threads(),
+        "load_average_before": round(os.getloadavg()[0], 1),
         "python": platform.python_version(),
         "versions": packages,
         "commit": commit,
@@ -199,9 +205,8 @@ def main() -> None:
             print(f"{case:22} stopped: {outcome['stopped']}", flush=True)
             continue
         figures = ", ".join(f"{name} {value:.4f}" for name, value in outcome["figures"].items())
-        print(
-            f"{case:22} {outcome['seconds']:8.1f} s {outcome['gib_above_embeddings']:7.3f} GiB  {figures}", flush=True
-        )
+        took = f"{outcome['seconds']:8.1f} s {outcome['cpu_seconds']:8.1f} CPU s"
+        print(f"{case:22} {took} {outcome['gib_above_embeddings']:7.3f} GiB  {figures}", flush=True)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {arguments.out}")
