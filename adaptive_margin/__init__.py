@@ -16,7 +16,8 @@ from .margins import (
     NeighbourhoodRule,
     ReleasedRule,
 )
-from .miners import AdaptiveMarginMiner
+from .metrics import RetrievalMetrics
+from .miners import AdaptiveMarginMiner, TiledBatchHardMiner, TiledDistanceWeightedMiner
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,5 +38,8 @@ __all__ = [
     "NeighbourhoodRule",
     "OtsuGrouper",
     "ReleasedRule",
+    "RetrievalMetrics",
+    "TiledBatchHardMiner",
+    "TiledDistanceWeightedMiner",
     "functional",
 ]

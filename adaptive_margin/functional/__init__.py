@@ -18,6 +18,7 @@ from .dependence import (
     zipped_correlation,
     zipped_kernel_alignment,
 )
+from .distance_weights import distance_log_weights
 from .kmeans import kmeans_centers, kmeans_threshold, kmeans_thresholds
 from .neighbourhood import (
     chernoff_significant,
@@ -27,6 +28,7 @@ from .neighbourhood import (
     released_confidence_term,
     released_significant,
 )
+from .neighbours import nearest_neighbours
 from .otsu import otsu_threshold, otsu_thresholds
 from .pair_tiles import PairTerms, pair_hinge_means, pair_terms
 
@@ -38,6 +40,7 @@ __all__ = [
     "class_correlations",
     "concordance_correlation",
     "confidence_term",
+    "distance_log_weights",
     "empirical_bias_k",
     "gaussian_correlation",
     "gaussian_kernel",
@@ -46,6 +49,7 @@ __all__ = [
     "kmeans_threshold",
     "kmeans_thresholds",
     "mutual_information",
+    "nearest_neighbours",
     "otsu_threshold",
     "otsu_thresholds",
     "pair_hinge_means",
