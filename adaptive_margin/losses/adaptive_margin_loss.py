@@ -75,8 +75,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         del self._modules["distance"], self._modules["reducer"]  # the wrapped loss's, through the properties below
         self.loss = loss
         self.margin = as_margin(margin, AdaptiveMargin)
-        self.units = resolve_units(units, self.margin, swap, loss)
         self.swap = swap
+        self.units = units
         if self.margin.granularity != "batch" and not swap.elementwise:
             able = ", ".join(name for name, row in LOSSES.items() if row.elementwise)
             got = f"{self.margin.granularity!r}"
@@ -203,6 +203,16 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         with swapped(self.loss, self.swap.values(self.loss, value)):
             loss_dict: dict[str, Any] = self.loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
             return loss_dict
+
+    @property
+    def units(self) -> Units:
+        """How the margin enters: as asked for, or the default for this margin and the loss's present distance."""
+        return resolve_units(self._units, self.margin, self.swap, self.loss)
+
+    @units.setter
+    def units(self, units: Units | None) -> None:
+        resolve_units(units, self.margin, self.swap, self.loss)
+        self._units = units
 
     @property
     def distance(self) -> Any:

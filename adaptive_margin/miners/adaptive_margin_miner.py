@@ -55,8 +55,8 @@ class AdaptiveMarginMiner(BaseMiner):
         del self._modules["distance"]  # the wrapped miner's, through the property below
         self.miner = miner
         self.margin = as_margin(margin, AdaptiveMargin)
-        self.units = resolve_units(units, self.margin, swap, miner)
         self.swap = swap
+        self.units = units
         if self.margin.granularity != "batch":
             remedy = "a miner has one margin a batch; one an anchor or a pair goes into AdaptiveMarginLoss"
             raise ValueError(problem("margin.granularity", "'batch'", f"{self.margin.granularity!r}", remedy))
@@ -96,6 +96,16 @@ class AdaptiveMarginMiner(BaseMiner):
             output = self.miner(embeddings, labels, ref_emb, ref_labels)
         self.output_assertion(output)
         return output
+
+    @property
+    def units(self) -> Units:
+        """How the margin enters: as asked for, or the default for this margin and the miner's present distance."""
+        return resolve_units(self._units, self.margin, self.swap, self.miner)
+
+    @units.setter
+    def units(self, units: Units | None) -> None:
+        resolve_units(units, self.margin, self.swap, self.miner)
+        self._units = units
 
     @property
     def distance(self) -> Any:
