@@ -232,7 +232,8 @@ def for_host(value: Value) -> Value:
     if not isinstance(value, Tensor) or value.ndim:
         return value
     if value.is_cuda or value.requires_grad or torch.compiler.is_compiling():
-        return value.as_subclass(HostScalar)
+        # other subclasses (fake tensors) cannot become this one
+        return value.as_subclass(HostScalar) if type(value) in (Tensor, nn.Parameter) else value
     return float(value)
 
 
