@@ -88,7 +88,9 @@ HOSTS = {
     for host in (
         Host("ContrastiveLoss", "neg_margin", _on_distance(1), (0.7, 2), elementwise=True, **_PAIRS),
         Host("TripletMarginLoss", "margin", _on_distance(0.05), (0.0, 0.3, 1), elementwise=True, **_PAIRS),
-        Host("MarginLoss", "margin", _on_distance(0.2), (0.0, 0.4), elementwise=True, **_PAIRS),
+        Host(
+            "MarginLoss", "margin", _on_distance(0.2), (0.0, 0.4), {"beta": 1.25}, elementwise=True, **_PAIRS
+        ),  # the host holds beta in float32: 1.25 is the same number there
         Host("LiftedStructureLoss", "neg_margin", _on_distance(1), (0.5, 1.5), **_PAIRS),
         Host("GeneralizedLiftedStructureLoss", "neg_margin", _on_distance(1), (0.5, 1.5), **_PAIRS),
         Host(
@@ -103,7 +105,7 @@ HOSTS = {
         Host("CircleLoss", "m", _on_cosine(0.4), (0.1, 0.25), **_PAIRS),
         Host("TupletMarginLoss", "margin", _on_angle(5.73), (0.0, 30, 57.3), **_PAIRS),
         Host(
-            "RankedListLoss", "margin", _on_distance(0.4), (0.1, 0.7), {"margin": 0.4, "Tn": 10}, tuples=False
+            "RankedListLoss", "margin", _on_distance(0.4), (0.1, 0.7), {"margin": 0.4, "Tn": 4}, tuples=False
         ),  # the host has no default margin
         Host("ThresholdConsistentMarginLoss", "margin_minus", _at_similarity(0.5), (-0.5, 0.2)),
         Host(
@@ -132,12 +134,17 @@ GUESTS: dict[str, Callable[[], Any]] = {  # what goes into the hosts' wrappers, 
 def batch(
     rows: int = 12, seed: int = 0, dtype: torch.dtype = torch.float32, spread: float = 1.5
 ) -> tuple[Tensor, Tensor]:
-    """Embeddings, partly gathered by class, that take a gradient, and their labels."""
+    """Embeddings, partly gathered by class, that take a gradient, and their labels.
+
+    The second lies beside the first, of another class: a pair within any margin.
+    """
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(99), dtype=torch.float64)
     labels = torch.arange(rows) % CLASSES
     noise = torch.randn(rows, FEATURES, generator=generator, dtype=torch.float64)
-    return (centres[labels] + spread * noise).to(dtype).requires_grad_(), labels
+    embeddings = centres[labels] + spread * noise
+    embeddings[1:2] = embeddings[:1] + 0.05 * noise[1:2]
+    return embeddings.to(dtype).requires_grad_(), labels
 
 
 @dataclass
