@@ -1,7 +1,7 @@
 """Margins that the batch decides: a plugin for pytorch-metric-learning."""
 
 from . import functional
-from .losses import AdaptiveMarginLoss
+from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
 from .margins import (
     AdaptiveMargin,
     CentredKernelAlignment,
@@ -25,6 +25,7 @@ __all__ = [
     "CentredKernelAlignment",
     "ChernoffRule",
     "ConstantMargin",
+    "ContrastiveVDMLoss",
     "Dependence",
     "GaussianCorrelation",
     "HoeffdingRule",

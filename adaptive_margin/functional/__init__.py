@@ -1,5 +1,6 @@
 """The formulas: tensors in, tensors out, nothing but torch."""
 
+from .contrastive import vdm_contrastive_loss
 from .dependence import (
     centred_kernel_alignment,
     class_correlations,
@@ -18,8 +19,10 @@ from .neighbourhood import (
     released_confidence_term,
     released_significant,
 )
+from .pair_tiles import PairTerms, pair_hinge_means, pair_terms
 
 __all__ = [
+    "PairTerms",
     "centred_kernel_alignment",
     "chernoff_significant",
     "class_correlations",
@@ -29,9 +32,12 @@ __all__ = [
     "gaussian_kernel",
     "hoeffding_significant",
     "mutual_information",
+    "pair_hinge_means",
+    "pair_terms",
     "released_confidence_term",
     "released_significant",
     "row_correlation",
+    "vdm_contrastive_loss",
     "zipped_correlation",
     "zipped_kernel_alignment",
 ]

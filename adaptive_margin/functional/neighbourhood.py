@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -241,31 +242,41 @@ def neighbourhood_sizes(
     labels = (ref_index if itself else group_index(ref_index)).amax() + 1
     centre = y.mean(0)  # small differences of far-off embeddings survive the products below
     x, y = (x - centre,) * 2 if itself else (x - centre, y - centre)
-    passes = _significance_of_counts(significant, largest, n, labels, confidence, x.dtype)
+    on_host = not x.is_cuda and not torch.compiler.is_compiling()
+    if on_host and significant in PURE:
+        required = _required_counts(significant, largest, n, int(labels), confidence)
+        return _sizes_on_host(x, index, y, ref_index, required)
+    k = torch.arange(1, largest + 1, device=x.device, dtype=x.dtype)
+    y_squares = _certain_squares(y)
     sizes = []
-    for start, squares in _row_tiles(x, y):
-        own = index[start : start + len(squares), None] == ref_index  # (rows, R)
-        if itself:
-            squares.diagonal(start).fill_(torch.inf)
-            own.diagonal(start).fill_(False)
-        else:
-            _leave_out_copy(squares, own)
-        own = _by_distance(squares, own)[:, :largest]
-        passed = passes(own.cumsum(1, dtype=own.dtype)).to(torch.uint8)
+    for start in _tile_starts(x, y):
+        squares, own = _tile(x, index, y, y_squares, ref_index, start)
+        share = _by_distance(squares, own)[:, :largest].cumsum(1, dtype=x.dtype).div_(k)
+        passed = significant(share, k, n, labels, confidence).to(torch.uint8)
         passed[:, -1:] = 1  # where none is, all of them
         sizes.append(passed.argmax(1) + 1)
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes)
 
 
-def _significance_of_counts(
-    significant: Significant, largest: int, n: int, labels: Tensor, confidence: float, dtype: torch.dtype
-) -> Callable[[Tensor], Tensor]:
-    """The bound as a test of counts ``(rows, k)`` of own labels among the k nearest."""
-    if significant in PURE and not labels.is_cuda and not torch.compiler.is_compiling():
-        required = _required_counts(significant, largest, n, int(labels), confidence)
-        return lambda counts: counts >= required
-    k = torch.arange(1, largest + 1, device=labels.device, dtype=dtype)
-    return lambda counts: significant(counts / k, k, n, labels, confidence)
+def _sizes_on_host(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, required: Tensor) -> Tensor:
+    """The same with one comparison for the bound, in buffers that every tile uses again and numpy's vectorised sort."""
+    largest, threshold = len(required), required.numpy()
+    rows = min(len(x), _tile_rows(y))
+    squares_buffer = torch.empty(rows, len(y), dtype=x.dtype)
+    own_buffer = torch.empty(rows, len(y), dtype=torch.bool)
+    y_squares = _certain_squares(y)
+    sizes = np.empty(len(x), dtype=np.int64)
+    for start in _tile_starts(x, y):
+        squares, own = _tile(x, index, y, y_squares, ref_index, start, squares_buffer, own_buffer)
+        key, flag = _keys(squares).numpy(), own.numpy()  # both share memory with the buffers
+        np.bitwise_or(key, flag, out=key)
+        key.sort(axis=1)
+        np.bitwise_and(key, 1, out=key)
+        np.cumsum(key, axis=1, out=key)
+        passed = np.greater_equal(key[:, :largest], threshold, out=flag[:, :largest])
+        passed[:, -1] = True
+        sizes[start : start + len(key)] = passed.argmax(1) + 1
+    return torch.from_numpy(sizes)
 
 
 @lru_cache(maxsize=64)
@@ -283,16 +294,45 @@ def _required_counts(significant: Significant, largest: int, n: int, labels: int
     return high.to(torch.int32)
 
 
-def _row_tiles(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Squared distances of a few rows to all of ``y`` at a time; 0 where rounding alone could have made them."""
-    certain = 1 - torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))  # what rounding leaves of |x|² + |y|²
-    y_squares = (y * y).sum(1) * certain
-    x_squares = y_squares if x is y else (x * x).sum(1) * certain
-    rows = max(1, TILE_ENTRIES // max(1, len(y)))
-    for start in range(0, len(x), rows):
-        tile = x[start : start + rows]
-        both = x_squares[start : start + rows, None] + y_squares  # (rows, R)
-        yield start, torch.addmm(both, tile, y.T, alpha=-2).clamp_(min=0)
+def _tile_rows(y: Tensor) -> int:
+    return max(64, TILE_ENTRIES // max(1, len(y)))  # a matrix product of fewer rows reads y for little
+
+
+def _tile_starts(x: Tensor, y: Tensor) -> range:
+    return range(0, len(x), _tile_rows(y))
+
+
+def _tile(
+    x: Tensor,
+    index: Tensor,
+    y: Tensor,
+    y_squares: Tensor,
+    ref_index: Tensor,
+    start: int,
+    squares_buffer: Tensor | None = None,
+    own_buffer: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Squared distances of some rows to all of ``y``, and where labels agree; the row itself is infinitely far.
+
+    A distance that rounding alone could have made is 0.
+    """
+    rows = slice(start, start + _tile_rows(y))
+    tile = x[rows]
+    tile_squares = _certain_squares(tile)[:, None]
+    squares = torch.add(tile_squares, y_squares, out=None if squares_buffer is None else squares_buffer[: len(tile)])
+    squares = squares.addmm_(tile, y.T, alpha=-2).clamp_(min=0)
+    own = torch.eq(index[rows, None], ref_index, out=None if own_buffer is None else own_buffer[: len(tile)])
+    if x is y:
+        squares.diagonal(start).fill_(torch.inf)
+        own.diagonal(start).fill_(False)
+    else:
+        _leave_out_copy(squares, own)
+    return squares, own
+
+
+def _certain_squares(x: Tensor) -> Tensor:
+    """Squared norms, less what rounding can make of them."""
+    return (x * x).sum(1) * (1 - torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1])))
 
 
 def _leave_out_copy(squares: Tensor, own: Tensor) -> None:
@@ -304,15 +344,16 @@ def _leave_out_copy(squares: Tensor, own: Tensor) -> None:
     own.scatter_(1, first, own.gather(1, first) & ~found)
 
 
+def _keys(squares: Tensor) -> Tensor:
+    """Distances as integers with a free last bit: the bits of non-negative floats sort as the floats do.
+
+    The bit, below the rounding of the distance, is for a flag: sorting numbers that carry their flag is many times
+    faster than sorting and indexing.
+    """
+    return squares.view(torch.int32 if squares.dtype == torch.float32 else torch.int64).bitwise_and_(-2)
+
+
 def _by_distance(squares: Tensor, own: Tensor) -> Tensor:
     """``own`` with each row in order of distance; in a tie, other labels first."""
-    # The bits of non-negative floats sort as the floats do; the last one, below the rounding of the distance, is
-    # given to the flag. Sorting numbers that carry their flag is many times faster than sorting and indexing.
-    integers = torch.int32 if squares.dtype == torch.float32 else torch.int64
-    key = squares.view(integers).bitwise_and_(-2).add_(own.to(integers))
-    if key.is_cuda or torch.compiler.is_compiling():
-        key = key.sort(dim=1).values
-    else:
-        keys = key.numpy()  # shares memory; numpy's vectorised sort takes an eighth of torch's time
-        keys.sort(axis=1)
-    return key.bitwise_and_(1)
+    key = _keys(squares)
+    return key.add_(own.to(key.dtype)).sort(dim=1).values.bitwise_and_(1)

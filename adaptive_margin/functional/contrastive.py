@@ -1,0 +1,124 @@
+"""The paper's contrastive loss between strong and weak samples: Eq. 4 to 7."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from .checks import check_matrix, check_same_features, problem
+from .dependence import check_choice
+from .pair_tiles import Options, PairTerms, terms_of
+
+Regularizer = Literal["none", "chi2", "fisher"]
+REGULARIZERS = ("none", "chi2", "fisher")
+
+FISHER_PENALTY = 0.01
+"""The default ρ: on groups that overlap Ω settles at 1 within a thousand steps, where without it stays near 0.3; the
+authors' released code has 1e-6, which does nothing."""
+
+
+def vdm_contrastive_loss(
+    strong: Tensor,
+    weak: Tensor,
+    margin: float | Tensor,
+    repulsion: float = 1.0,
+    regularizer: Regularizer = "none",
+    *,
+    regularizer_weight: float = 1.0,
+    multiplier: float | Tensor = 0.0,
+    penalty: float = FISHER_PENALTY,
+) -> Tensor:
+    r"""Contrastive loss that is a variational bound on the divergence of two groups, to be minimised.
+
+    .. math::
+        L_c = \operatorname{mean}_{i<j \in P} D^2_{ij}
+            + w \operatorname{mean}_{i \in P,\, j \in Q,\; D^2_{ij} < \hat\alpha} (\hat\alpha - D^2_{ij})
+            + R(\Omega), \qquad
+        \Omega = \tfrac12 \operatorname{mean}_{P} f^2 + \tfrac12 \operatorname{mean}_{P \times Q} f^2
+
+    with D the Euclidean distance, f = -D² on pairs of the strong group P and :math:`(\hat\alpha - D^2)_+` on pairs of
+    a strong and a weak sample. Only the strong group is pulled together. Without a pair within the margin the
+    second term is 0, with fewer than two strong samples the first is.
+
+    The regulariser is ``"none"``; ``"chi2"``, :math:`\tfrac\lambda4\Omega`, the third term of Eq. (3), which the paper
+    leaves out of (6) and (7); or ``"fisher"``, :math:`\Lambda(\Omega - 1) + \tfrac\rho2(\Omega - 1)^2`, the augmented
+    Lagrangian of the constraint :math:`\Omega = 1` (Mroueh & Sercu 2017, with the signs of a minimisation), 0 where one
+    of the two kinds of pairs is missing. :class:`~adaptive_margin.ContrastiveVDMLoss` keeps and updates its multiplier.
+
+    Source: Kim & Song, AAAI 2021, Eq. (4) and (7). Differs from it: the literal (7) has w = ½; with the expectation of
+    (3) under the mixture (P + Q)/2 the mean carries weight 1.
+
+    Args:
+        strong: rows of P, shape ``(S, D)``, as they come: nothing is normalised. Half precision is computed in float32.
+        weak: rows of Q, shape ``(W, D)``.
+        margin: :math:`\hat\alpha`, in units of D²: a number, a 0-dim tensor, or one per row, shape ``(S + W,)``, strong
+            rows first; each cross pair then counts once with the margin of either end.
+        repulsion: w, at least 0; 0.5 is the literal reading of Eq. (7).
+        regularizer: R, as above.
+        regularizer_weight: :math:`\lambda` of ``"chi2"``, at least 0.
+        multiplier: :math:`\Lambda` of ``"fisher"``.
+        penalty: :math:`\rho` of ``"fisher"``, at least 0.
+
+    Returns:
+        The loss, 0-dim, float32 or float64, with gradients for both groups and the margin. An empty group leaves what
+        the other still has, two a zero with a graph. Nothing of size S × W is stored: memory grows with S + W.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity, embeddings whose loss does not fit its dtype, an option
+            that is not one. On CUDA and in compiled code the conditions on data are device-side assertions.
+
+    Example:
+        >>> strong, weak = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.5]])
+        >>> vdm_contrastive_loss(strong, weak, margin=1.0)  # 1² + (1 - 0.5²); the pair (0, 1.5) is beyond the margin
+        tensor(1.7500)
+        >>> vdm_contrastive_loss(strong, weak, margin=1.0, repulsion=0.5)
+        tensor(1.3750)
+        >>> vdm_contrastive_loss(strong, weak, margin=1.0, regularizer="chi2")  # + ¼ · ½ (1⁴ + (0.75² + 0²) / 2)
+        tensor(1.9102)
+    """
+    check_options(repulsion, regularizer, regularizer_weight, penalty)
+    check_matrix("strong", strong)
+    check_matrix("weak", weak)
+    check_same_features("weak", weak, "strong", strong)
+    x = torch.cat([strong, weak.to(strong)])
+    fisher = regularizer == "fisher"
+    options = Options(
+        second_moment=regularizer != "none", only_first=True, sizes=(len(strong), len(weak)), counts=fisher
+    )
+    terms = terms_of(x, None, margin, None, None, options)
+    loss = terms.attraction + repulsion * terms.repulsion
+    if regularizer != "none":
+        loss = loss + regularization(terms, regularizer, regularizer_weight, multiplier, penalty)
+    return loss
+
+
+def check_options(repulsion: float, regularizer: str, regularizer_weight: float, penalty: float) -> None:
+    """Raises unless these are options of :func:`vdm_contrastive_loss`."""
+    check_choice("regularizer", regularizer, REGULARIZERS)
+    numbers = (("repulsion", repulsion), ("regularizer_weight", regularizer_weight), ("penalty", penalty))
+    for argument, number in numbers:
+        if not 0 <= number < math.inf:
+            raise ValueError(problem(argument, "a number of at least 0", number, "the default is a good start"))
+
+
+def regularization(
+    terms: PairTerms,
+    regularizer: Regularizer,
+    regularizer_weight: float = 1.0,
+    multiplier: float | Tensor = 0.0,
+    penalty: float = FISHER_PENALTY,
+) -> Tensor:
+    """R(Ω) of :func:`vdm_contrastive_loss`."""
+    omega = terms.second_moment
+    if regularizer == "chi2":
+        return 0.25 * regularizer_weight * omega
+    gap = (omega - 1) * is_constrained(terms)
+    return multiplier * gap + 0.5 * penalty * gap * gap
+
+
+def is_constrained(terms: PairTerms) -> Tensor:
+    """1 where a batch has pairs of both kinds, so that its Ω says something about the constraint; 0 otherwise."""
+    return ((terms.counts[0] > 0) & (terms.counts[1] > 0)).to(terms.second_moment.dtype)
