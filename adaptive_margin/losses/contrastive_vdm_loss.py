@@ -136,7 +136,7 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         ref_labels: Tensor | None = None,
     ) -> Any:
         """The loss of this batch."""
-        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels, self)
         value = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         return check_loss(value, type(self).__name__)
 
