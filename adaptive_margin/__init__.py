@@ -1,6 +1,7 @@
 """Margins that the batch decides: a plugin for pytorch-metric-learning."""
 
 from . import functional
+from .grouping import Grouper, KMeansGrouper, OtsuGrouper
 from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
 from .margins import (
     AdaptiveMargin,
@@ -15,7 +16,8 @@ from .margins import (
     NeighbourhoodRule,
     ReleasedRule,
 )
-from .miners import AdaptiveMarginMiner
+from .metrics import RetrievalMetrics
+from .miners import AdaptiveMarginMiner, TiledBatchHardMiner, TiledDistanceWeightedMiner
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,10 +30,16 @@ __all__ = [
     "ContrastiveVDMLoss",
     "Dependence",
     "GaussianCorrelation",
+    "Grouper",
     "HoeffdingRule",
+    "KMeansGrouper",
     "LinearMargin",
     "Margin",
     "NeighbourhoodRule",
+    "OtsuGrouper",
     "ReleasedRule",
+    "RetrievalMetrics",
+    "TiledBatchHardMiner",
+    "TiledDistanceWeightedMiner",
     "functional",
 ]
