@@ -23,9 +23,12 @@ def check_batch(
     indices_tuple: IndicesTuple | None,
     ref_emb: Tensor | None,
     ref_labels: Tensor | None,
-    host: nn.Module,
+    host: nn.Module | None = None,
 ) -> None:
-    """Raises unless the five arguments of a host loss or miner fit together and are numbers that it can work with."""
+    """Raises unless the five arguments of a loss or miner fit together and are numbers that it can work with.
+
+    Without a host, they are for a loss that works in float32 at least.
+    """
     check_embeddings("embeddings", embeddings, host)
     if labels is not None:
         check_labels("labels", labels, len(embeddings))
@@ -74,20 +77,20 @@ def host_dtype(host: nn.Module, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
-def check_embeddings(argument: str, x: Tensor, host: nn.Module) -> None:
+def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) -> None:
     """Raises unless this is a finite matrix whose norms the host's dtype can hold: larger rows would become zero."""
     check_matrix(argument, x)
     largest = largest_magnitude(argument, x)
     if x.is_cuda or torch.compiler.is_compiling() or x.numel() == 0:
         return
-    dtype = host_dtype(host, x.dtype)
+    dtype = torch.promote_types(x.dtype, torch.float32) if host is None else host_dtype(host, x.dtype)
     remedy = "scale the embeddings, or normalise them before the loss"
     if dtype != torch.float16:
         bound = math.sqrt(torch.finfo(dtype).max / (4 * x.shape[1]))
         if largest.item() > bound:
             expected = f"below {bound:.1e} in magnitude, or squared distances overflow {dtype}"
             raise ValueError(problem(argument, expected, f"{largest.item():.1e}", remedy))
-    elif host.distance.normalize_embeddings:  # type: ignore[union-attr]
+    elif host is not None and host.distance.normalize_embeddings:  # type: ignore[union-attr]
         norms = x.detach().float().norm(dim=1)
         smallest, most = 2.0**-24, torch.finfo(dtype).max  # F.normalize divides by what float16 rounds to 0 or ∞
         if norms.amin().item() < smallest or norms.amax().item() > most:
