@@ -2,7 +2,7 @@
 
 The critic of the documentation's page on the margin: a network 32 → 64 → 32 → 16 with normalised output learns to tell
 strong from weak inputs, N = 128 a step, by the loss of Eq. (7) at the margin of the batch. An input's strength is the
-length of its projection on eight random directions, non-linear on purpose; the stronger half of a batch is "strong".
+length of its projection on two random directions, non-linear on purpose; the stronger half of a batch is "strong".
 
     python examples/margin_curve.py [--steps 1500] [--seeds 5] [--out runs/margin_curve]
 """
@@ -28,7 +28,7 @@ def train(seed: int, steps: int, batch: int = 128) -> np.ndarray:
     """MI, Δ and α̂ before each step, shape (steps + 1, 3)."""
     torch.manual_seed(seed)
     critic = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16))
-    directions = torch.randn(32, 8) / 32**0.5
+    directions = torch.randn(32, 2) / 32**0.5
     margin = AdaptiveMargin(collect_stats=True)
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(0.5, 0.9))
     curve = []
@@ -88,7 +88,8 @@ def plot(curves: np.ndarray, path: Path) -> None:
         panel.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, lw=0)
     panel.axhline(0.2, color="0.6", lw=0.8, ls="--")
     panel.text(steps[-1], 0.21, "κ = 0.2, the paper's best constant", ha="right", color="0.4", fontsize=8)
-    panel.set(xscale="log", xlabel="step of the critic + 1", ylabel="squared distance", xlim=(1, steps[-1]), ylim=(0, None))
+    panel.set(xscale="log", xlabel="step of the critic + 1", ylabel="squared distance")
+    panel.set(xlim=(1, steps[-1]), ylim=(0, None))
     panel.legend(frameon=False)
     figure.savefig(path, dpi=160)
     plt.close(figure)
