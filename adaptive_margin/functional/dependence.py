@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .checks import check_finite, check_matrix, check_same_features, largest_magnitude, problem
-from .groups import group_sums
+from .groups import group_sums, rows_at_once
 
 Bandwidth = float | Literal["std"]
 Pairing = Literal["all", "zip"]
@@ -186,8 +186,12 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
 def _class_moments(x: Tensor, index: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Column sums, sum of squares and number of rows of each class, in float64."""
     columns = x.shape[1]
-    moments = torch.cat([x, (x * x).sum(1, keepdim=True), torch.ones_like(x[:, :1])], dim=1)
-    moments = group_sums(moments, index, classes)
+    moments = torch.zeros((classes, columns + 2), dtype=torch.float64, device=x.device)
+    rows = rows_at_once(x)
+    for part, part_index in zip(torch.split(x, rows), torch.split(index, rows), strict=True):
+        part = part.double()  # before squaring: the variance of a nearly constant class is a small difference of these
+        part = torch.cat([part, (part * part).sum(1, keepdim=True), torch.ones_like(part[:, :1])], dim=1)
+        moments = moments.index_add(0, part_index, part)
     return moments[:, :columns], moments[:, columns], moments[:, columns + 1]
 
 
