@@ -245,13 +245,13 @@ def neighbourhood_sizes(
         if itself:
             squares.diagonal(start).fill_(torch.inf)
             own.diagonal(start).fill_(False)
+            none_from = largest
         else:
-            _leave_out_copy(squares, own)
+            none_from = torch.where(_leave_out_copy(squares, own), n - 1, n).clamp(min=1)  # (rows, 1)
         own = _by_distance(squares, own)[:, :largest]
         share = own.cumsum(1, dtype=x.dtype).div_(k)
-        passed = significant(share, k, n, labels, confidence).to(torch.uint8)
-        passed[:, -1:] = 1  # where none is, all of them
-        sizes.append(passed.argmax(1) + 1)
+        passed = significant(share, k, n, labels, confidence) | (k >= none_from)  # where none is, all of them
+        sizes.append(passed.to(torch.uint8).argmax(1) + 1)
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes)
 
 
@@ -268,13 +268,17 @@ def _row_tiles(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
         yield start, torch.where(squares > rounding * both, squares, 0.0)
 
 
-def _leave_out_copy(squares: Tensor, own: Tensor) -> None:
-    """A reference set can hold the anchor itself, as a memory of past batches does: one copy is not its neighbour."""
+def _leave_out_copy(squares: Tensor, own: Tensor) -> Tensor:
+    """A reference set can hold the anchor itself, as a memory of past batches does: one copy is not its neighbour.
+
+    Returns whether there was one, shape ``(rows, 1)``.
+    """
     copy = own & (squares == 0)
     found = copy.any(1, keepdim=True)
     first = copy.to(torch.uint8).argmax(1, keepdim=True)
     squares.scatter_(1, first, torch.where(found, torch.inf, squares.gather(1, first)))
     own.scatter_(1, first, own.gather(1, first) & ~found)
+    return found
 
 
 def _by_distance(squares: Tensor, own: Tensor) -> Tensor:
