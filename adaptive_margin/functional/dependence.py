@@ -62,8 +62,14 @@ def gaussian_kernel(*groups: Tensor, bandwidth: Bandwidth = "std") -> tuple[Tens
 
 
 def common_scale(*largest: Tensor) -> Tensor:
-    """A divisor that brings all entries into [-1, 1], where no square over- or underflows; 1 for zeros."""
+    """A divisor that brings all entries into [-2, 2], where no square over- or underflows; 1 for zeros.
+
+    A power of two: the division is exact, so distances that are equal stay equal.
+    """
     scale = largest[0] if len(largest) == 1 else torch.stack(largest).amax()
+    integers, exponent_bits = (torch.int32, 0x7F800000) if scale.dtype == torch.float32 else (torch.int64, 0x7FF << 52)
+    power = (scale.view(integers) & exponent_bits).view(scale.dtype)  # its bits without the fraction
+    scale = torch.where(power > 0, power, scale)  # below the smallest normal number there is no exponent to keep
     return torch.where(scale > 0, scale, 1.0)
 
 
@@ -71,7 +77,7 @@ def scaled_gaussian_kernel(groups: tuple[Tensor, ...], scale: Tensor, bandwidth:
     """:func:`gaussian_kernel` of groups that have been divided by ``scale``; checked arguments."""
     if bandwidth == "std":
         variance = _pooled_variance(groups)
-        floor = (4 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
+        floor = (8 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
         exponent = torch.where(variance > floor, -0.5 / variance.clamp(min=floor), 0.0)
         return tuple(torch.exp(exponent * group * group) for group in groups)
     inverse_width = (scale / float(bandwidth)).clamp(max=1e30)  # 0 · ∞ is not a number

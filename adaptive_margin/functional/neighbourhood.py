@@ -168,9 +168,9 @@ def empirical_bias_k(
     Source: Balsubramani et al. 2019, Algorithm 1, as the K of Kim & Song 2021, Eq. (8); the paper leaves the
     significance open, Hoeffding's bound at the same confidence needs no new constant.
 
-    Distances are computed for a tile of rows at a time and never stored whole. Distances too close for the arithmetic
-    to tell apart are ties, and among ties other labels come first: a tie is no evidence, and the result does not
-    depend on the order of the samples.
+    Distances are computed for a tile of rows at a time and never stored whole. Among equal distances (copies, entries
+    on a grid) other labels come first: a tie is no evidence, and the result does not depend on the order of the
+    samples. Distances too small for the arithmetic to tell from 0 are 0.
 
     Args:
         embeddings: shape ``(B, D)``, as they come.
@@ -227,7 +227,7 @@ def neighbourhood_sizes(
     confidence: float,
     significant: Significant = hoeffding_significant,
 ) -> Tensor:
-    """:func:`empirical_bias_k` of checked embeddings scaled into [-1, 1], with labels as consecutive indices."""
+    """:func:`empirical_bias_k` of checked embeddings scaled by a power of two, with labels as consecutive indices."""
     itself = y is x
     n = len(y)
     largest = n - 1 if itself else n
@@ -236,7 +236,7 @@ def neighbourhood_sizes(
     groups = group_slots(ref_index, len(index) + len(ref_index))
     present = group_sums(torch.ones_like(ref_index, dtype=torch.float32), ref_index, max(groups, 1), torch.float32) > 0
     labels = present.sum().to(torch.float32)
-    centre = y.mean(0)  # small differences of far-off embeddings survive the products below
+    centre = _round_centre(y)  # small differences of far-off embeddings survive the products below
     x, y = (x - centre,) * 2 if itself else (x - centre, y - centre)
     k = torch.arange(1, largest + 1, device=x.device, dtype=x.dtype)
     sizes = []
@@ -245,7 +245,7 @@ def neighbourhood_sizes(
         if itself:
             squares.diagonal(start).fill_(torch.inf)
             own.diagonal(start).fill_(False)
-            none_from = largest
+            none_from: int | Tensor = largest
         else:
             none_from = torch.where(_leave_out_copy(squares, own), n - 1, n).clamp(min=1)  # (rows, 1)
         own = _by_distance(squares, own)[:, :largest]
@@ -253,6 +253,13 @@ def neighbourhood_sizes(
         passed = significant(share, k, n, labels, confidence) | (k >= none_from)  # where none is, all of them
         sizes.append(passed.to(torch.uint8).argmax(1) + 1)
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes)
+
+
+def _round_centre(y: Tensor) -> Tensor:
+    """The mean in steps of an eighth of the spread: subtracting it keeps entries on a grid on one, and ties ties."""
+    centre = y.mean(0)
+    step = (common_scale((y - centre).abs().amax()) / 8).clamp(min=2.0**-64)
+    return torch.round(centre / step) * step
 
 
 def _row_tiles(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
