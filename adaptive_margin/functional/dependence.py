@@ -86,7 +86,7 @@ def scaled_gaussian_kernel(groups: tuple[Tensor, ...], scale: Tensor, bandwidth:
 
 def _pooled_variance(groups: tuple[Tensor, ...]) -> Tensor:
     """Biased variance of all entries of all groups together."""
-    if len(groups) == 1:
+    if len(groups) == 1 and groups[0].numel():
         return groups[0].var(correction=0)
     count = max(1, sum(group.numel() for group in groups))
     mean = torch.stack([group.sum() for group in groups]).sum() / count
