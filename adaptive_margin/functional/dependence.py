@@ -246,6 +246,34 @@ def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, se
     return torch.where(pairs > 0, eta, 0.0).to(first.dtype)
 
 
+def zipped_partners(index: Tensor, ref_index: Tensor) -> tuple[Tensor, Tensor]:
+    """The row of another class that stands beside each row when its class and the rest are zipped, both in order.
+
+    Args:
+        index: the class of each row, int64 of shape ``(B,)``, at least 0.
+        ref_index: the classes of the reference set, shape ``(R,)``, R >= 1.
+
+    Returns:
+        The partner of each row, in ``[0, R)``, and whether there is one (the rest is not shorter), both ``(B,)``.
+
+    Example:
+        >>> index = torch.tensor([0, 1, 0, 0])
+        >>> zipped_partners(index, index)
+        (tensor([1, 0, 3, 3]), tensor([ True,  True, False, False]))
+    """
+    rows, refs = len(index), len(ref_index)
+    by_class = torch.argsort(index, stable=True)
+    ranks = torch.arange(rows, device=index.device) - torch.searchsorted(index[by_class], index[by_class])
+    rank = torch.empty_like(index).scatter_(0, by_class, ranks)  # of a row in its class
+    by_class = torch.argsort(ref_index, stable=True)
+    classes = ref_index[by_class]
+    # The r-th row of other classes comes after r others and those own rows that have at most r others before them.
+    others_before = by_class - (torch.arange(refs, device=index.device) - torch.searchsorted(classes, classes))
+    own_before = torch.searchsorted(classes * (refs + 1) + others_before, index * (refs + 1) + rank, right=True)
+    partner = rank + own_before - torch.searchsorted(classes, index)
+    return partner.clamp(max=refs - 1), partner < refs
+
+
 def unit_rows(g: Tensor) -> Tensor:
     """Rows centred over their features and scaled to length one: their dot product is the correlation of a pair.
 
@@ -294,6 +322,45 @@ def centred_kernel_alignment(strong: Tensor, weak: Tensor) -> Tensor:
     weak = weak - weak.mean(1, keepdim=True)
     strong_kernel, weak_kernel = strong.T @ strong, weak.T @ weak  # (D, D)
     return _alignment((strong_kernel * weak_kernel).sum(), strong_kernel.norm(), weak_kernel.norm(), strong)
+
+
+def class_alignments(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+    r""":func:`centred_kernel_alignment` of each class against the rest of the reference set.
+
+    The rest's Gram matrix is that of all rows less the class's own: O(N·D²) a class, and nothing waits for the device.
+
+    Args:
+        g: rows of :math:`g`, shape ``(B, D)``.
+        index: the class of each row, int64 of shape ``(B,)``, in ``[0, classes)``.
+        ref_g: rows of the reference set, shape ``(R, D)``; the batch itself where there is no other.
+        ref_index: their classes, shape ``(R,)``.
+        classes: C.
+
+    Returns:
+        :math:`\eta_c`, shape ``(C,)``; 0 for a class without rows, without a rest, or where either is constant.
+
+    Example:
+        >>> g, index = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 1, 0])
+        >>> eta = class_alignments(g, index, g, index, 2)
+        >>> torch.allclose(eta, centred_kernel_alignment(g[index == 0], g[index == 1]).expand(2), atol=1e-6)
+        True
+    """
+    itself = ref_g is g
+    rows, ref_rows = ((x - x.mean(1, keepdim=True)).double() for x in (g, ref_g))
+    whole = ref_rows.T @ ref_rows  # (D, D)
+    rounding = 64 * torch.finfo(torch.float64).eps * whole.norm()  # of the difference
+    etas = [g.new_zeros(0)]
+    for some in torch.split(
+        torch.arange(classes, device=g.device), max(1, 2**20 // max(ref_rows.numel(), whole.numel()))
+    ):
+        own = ref_index == some[:, None]  # (c, R)
+        ref_kernels = (ref_rows.T * own[:, None]) @ ref_rows  # (c, D, D)
+        kernels = ref_kernels if itself else (rows.T * (index == some[:, None])[:, None]) @ rows
+        rest = whole - ref_kernels
+        norms, rest_norms = kernels.flatten(1).norm(dim=1), rest.flatten(1).norm(dim=1)
+        rest_norms = torch.where((rest_norms > rounding) & ~own.all(1), rest_norms, 0.0)
+        etas.append(_alignment((kernels * rest).sum((1, 2)), norms, rest_norms, g).to(g.dtype))
+    return torch.cat(etas)
 
 
 def zipped_kernel_alignment(first: Tensor, second: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from ..functional.dependence import (
     scaled_gaussian_kernel,
     segment_correlations,
     unit_rows,
+    zipped_partners,
 )
 from ..functional.groups import group_index, group_slots, group_sums
 from ..functional.neighbourhood import check_confidence, neighbourhood_sizes
@@ -212,11 +213,16 @@ class AdaptiveMargin(Margin):
             parts = [slice(None)] if self.granularity == "batch" else [index[anchors] == c for c in range(classes)]
             return torch.stack([self.dependence.zipped(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
         if self.pairing == "zip":
+            if isinstance(self.dependence, GaussianCorrelation):
+                partner, there = zipped_partners(index, ref_index)
+                of_class = torch.where(there, index, classes)  # rows without a partner: a segment of their own
+                rows = torch.arange(len(index), device=index.device)
+                return segment_correlations(g, ref_g, rows, partner, of_class, classes + 1)[:classes]
             etas = []
             for c in range(classes):
                 strong, weak = g[index == c], ref_g[ref_index != c]
-                rows = min(len(strong), len(weak))
-                etas.append(self.dependence.zipped(strong[:rows], weak[:rows]))
+                shorter = min(len(strong), len(weak))
+                etas.append(self.dependence.zipped(strong[:shorter], weak[:shorter]))
             return torch.stack(etas)
         return self.dependence.of_classes(g, index, ref_g, ref_index, classes)
 
