@@ -8,19 +8,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_matrix, check_same_features, largest_magnitude, problem
+from .checks import check_finite, check_matrix, check_number, check_same_features, largest_magnitude, problem
 from .groups import group_sums, rows_at_once
 
 Bandwidth = float | Literal["std"]
 Pairing = Literal["all", "zip"]
 
 
-def check_bandwidth(bandwidth: Bandwidth) -> None:
+def check_bandwidth(bandwidth: object) -> None:
     """Raises unless ``bandwidth`` is "std" or a positive number."""
-    is_text = isinstance(bandwidth, str)
-    if (is_text and bandwidth != "std") or (not is_text and not 0 < float(bandwidth) < math.inf):
-        remedy = "'std' takes the standard deviation of the batch"
-        raise ValueError(problem("bandwidth", "'std' or a positive number", repr(bandwidth), remedy))
+    if bandwidth == "std":
+        return
+    expected, remedy = "'std' or a positive number", "'std' takes the standard deviation of the batch"
+    number = math.nan if isinstance(bandwidth, str) else check_number("bandwidth", bandwidth, expected, remedy)
+    if not 0 < number < math.inf:
+        raise ValueError(problem("bandwidth", expected, repr(bandwidth), remedy))
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
@@ -452,8 +454,10 @@ def mutual_information(eta: Tensor, max_mi: float | None = 2.5) -> Tensor:
         >>> mutual_information(torch.tensor([0.0, 0.8, 1.0]))
         tensor([0.0000, 0.5108, 2.5000])
     """
-    if max_mi is not None and not max_mi > 0:
-        raise ValueError(problem("max_mi", "positive or None", max_mi, "the paper's code caps at 2.5 nats"))
+    if max_mi is not None:
+        expected, remedy = "positive or None", "the paper's code caps at 2.5 nats"
+        if not check_number("max_mi", max_mi, expected, remedy) > 0:
+            raise ValueError(problem("max_mi", expected, max_mi, remedy))
     floor = torch.finfo(eta.dtype).eps
     if max_mi is not None:
         floor = max(floor, math.exp(-2 * max_mi))

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from .checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
+from .checks import check_labels, check_matrix, check_number, check_same_features, largest_magnitude, problem
 from .dependence import at_least_float32, common_scale
 from .groups import group_index, group_slots, group_sums
 
@@ -21,8 +21,9 @@ TILE_ENTRIES = 2**20
 
 def check_confidence(confidence: float) -> None:
     """Raises unless ``confidence`` is in (0, 1]."""
-    if not 0 < confidence <= 1:
-        raise ValueError(problem("confidence", "in (0, 1]", confidence, "the paper uses 0.05"))
+    expected, remedy = "in (0, 1]", "the paper uses 0.05"
+    if not 0 < check_number("confidence", confidence, expected, remedy) <= 1:
+        raise ValueError(problem("confidence", expected, confidence, remedy))
 
 
 def confidence_term(n: int | Tensor, k: int | float | Tensor, confidence: float = 0.05) -> Tensor:

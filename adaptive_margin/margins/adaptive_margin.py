@@ -8,7 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..functional.checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
+from ..functional.checks import (
+    check_indices,
+    check_labels,
+    check_matrix,
+    check_same_features,
+    largest_magnitude,
+    problem,
+)
 from ..functional.dependence import (
     Bandwidth,
     Pairing,
@@ -277,7 +284,7 @@ class AdaptiveMargin(Margin):
             check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
         check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
         if indices_tuple is not None:
-            _check_indices(indices_tuple, embeddings)
+            _check_indices(indices_tuple, embeddings, ref_emb)
         return labels, ref_emb, ref_labels.to(embeddings.device)
 
     def extra_repr(self) -> str:
@@ -302,11 +309,15 @@ def _negative_pairs(indices_tuple: IndicesTuple) -> tuple[Tensor, Tensor]:
     return indices_tuple[-2 if len(indices_tuple) == 4 else 0], indices_tuple[-1]
 
 
-def _check_indices(indices_tuple: IndicesTuple, embeddings: Tensor) -> None:
+def _check_indices(indices_tuple: IndicesTuple, embeddings: Tensor, ref_emb: Tensor) -> None:
     if len(indices_tuple) not in (3, 4):
         expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
         raise ValueError(problem("indices_tuple", expected, f"{len(indices_tuple)} tensors", "pass a miner's output"))
     anchors, negatives = _negative_pairs(indices_tuple)
+    check_indices("indices_tuple's anchors", anchors, len(embeddings))
+    check_indices(
+        "indices_tuple's negatives", negatives, len(ref_emb), of="embeddings" if ref_emb is embeddings else "ref_emb"
+    )
     if len(anchors) != len(negatives):
         got = f"{len(anchors)} anchors and {len(negatives)} negatives"
         raise ValueError(problem("indices_tuple", "one negative an anchor", got, "pass a miner's output"))
