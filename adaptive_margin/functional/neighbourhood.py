@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -268,12 +269,32 @@ def _row_tiles(x: Tensor, y: Tensor) -> Iterator[tuple[int, Tensor]]:
     rounding = torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))
     y_squares = (y * y).sum(1)
     x_squares = y_squares if x is y else (x * x).sum(1)
+    copies = _first_copies(y, y_squares)
     rows = max(1, TILE_ENTRIES // max(1, len(y)))
     for start in range(0, len(x), rows):
         tile = x[start : start + rows]
         both = x_squares[start : start + rows, None] + y_squares  # (rows, R)
         squares = torch.addmm(both, tile, y.T, alpha=-2)
-        yield start, torch.where(squares > rounding * both, squares, 0.0)
+        squares = torch.where(squares > rounding * both, squares, 0.0)
+        yield start, squares if copies is None else squares.index_select(1, copies)
+
+
+def _first_copies(y: Tensor, y_squares: Tensor) -> Tensor | None:
+    """For each row the first that equals it; None where no two are equal.
+
+    A CPU's matrix product can round differently near the edges of the matrix: copies there would not tie. On CUDA and
+    in compiled code looking would wait for the device.
+    """
+    if y.is_cuda or torch.compiler.is_compiling():
+        return None
+    ordered = np.sort(y_squares.numpy())
+    if not (ordered[1:] == ordered[:-1]).any():
+        return None
+    distinct, which = torch.unique(y, dim=0, return_inverse=True)
+    if len(distinct) == len(y):
+        return None
+    places = torch.arange(len(y))
+    return places.scatter_reduce(0, which, places, "amin", include_self=False)[which]
 
 
 def _leave_out_copy(squares: Tensor, own: Tensor) -> Tensor:
