@@ -1,7 +1,8 @@
 """Margins that the batch decides: a plugin for pytorch-metric-learning."""
 
 from . import functional
-from .losses import AdaptiveMarginLoss
+from .grouping import Grouper, KMeansGrouper, OtsuGrouper
+from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
 from .margins import (
     AdaptiveMargin,
     CentredKernelAlignment,
@@ -15,7 +16,8 @@ from .margins import (
     NeighbourhoodRule,
     ReleasedRule,
 )
-from .miners import AdaptiveMarginMiner
+from .metrics import RetrievalMetrics
+from .miners import AdaptiveMarginMiner, TiledBatchHardMiner, TiledDistanceWeightedMiner
 
 __version__ = "0.1.0"
 __all__ = [
@@ -25,12 +27,19 @@ __all__ = [
     "CentredKernelAlignment",
     "ChernoffRule",
     "ConstantMargin",
+    "ContrastiveVDMLoss",
     "Dependence",
     "GaussianCorrelation",
+    "Grouper",
     "HoeffdingRule",
+    "KMeansGrouper",
     "LinearMargin",
     "Margin",
     "NeighbourhoodRule",
+    "OtsuGrouper",
     "ReleasedRule",
+    "RetrievalMetrics",
+    "TiledBatchHardMiner",
+    "TiledDistanceWeightedMiner",
     "functional",
 ]

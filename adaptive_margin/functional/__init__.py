@@ -1,5 +1,12 @@
 """The formulas: tensors in, tensors out, nothing but torch."""
 
+from .concordance import (
+    affect_loss,
+    concordance_correlation,
+    pearson_correlation,
+    root_mean_square_error,
+    sign_agreement,
+)
 from .contrastive import vdm_contrastive_loss
 from .dependence import (
     centred_kernel_alignment,
@@ -11,6 +18,8 @@ from .dependence import (
     zipped_correlation,
     zipped_kernel_alignment,
 )
+from .distance_weights import distance_log_weights
+from .kmeans import kmeans_centers, kmeans_threshold, kmeans_thresholds
 from .neighbourhood import (
     chernoff_significant,
     confidence_term,
@@ -19,24 +28,38 @@ from .neighbourhood import (
     released_confidence_term,
     released_significant,
 )
+from .neighbours import nearest_neighbours
+from .otsu import otsu_threshold, otsu_thresholds
 from .pair_tiles import PairTerms, pair_hinge_means, pair_terms
 
 __all__ = [
     "PairTerms",
+    "affect_loss",
     "centred_kernel_alignment",
     "chernoff_significant",
     "class_correlations",
+    "concordance_correlation",
     "confidence_term",
+    "distance_log_weights",
     "empirical_bias_k",
     "gaussian_correlation",
     "gaussian_kernel",
     "hoeffding_significant",
+    "kmeans_centers",
+    "kmeans_threshold",
+    "kmeans_thresholds",
     "mutual_information",
+    "nearest_neighbours",
+    "otsu_threshold",
+    "otsu_thresholds",
     "pair_hinge_means",
     "pair_terms",
+    "pearson_correlation",
     "released_confidence_term",
     "released_significant",
+    "root_mean_square_error",
     "row_correlation",
+    "sign_agreement",
     "vdm_contrastive_loss",
     "zipped_correlation",
     "zipped_kernel_alignment",

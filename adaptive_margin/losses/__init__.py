@@ -1,5 +1,6 @@
 """Losses of pytorch-metric-learning with a margin that the batch decides."""
 
 from .adaptive_margin_loss import AdaptiveMarginLoss
+from .contrastive_vdm_loss import ContrastiveVDMLoss
 
-__all__ = ["AdaptiveMarginLoss"]
+__all__ = ["AdaptiveMarginLoss", "ContrastiveVDMLoss"]

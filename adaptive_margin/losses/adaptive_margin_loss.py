@@ -10,10 +10,18 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import problem
-from ..margins import AdaptiveMargin, Margin
+from ..functional.checks import check_labels, problem
+from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
-from .host_inputs import check_batch, check_loss, in_weight_dtype, labels_from_indices, with_finite_gradient
+from .host_inputs import (
+    GradientGuard,
+    as_seen,
+    check_batch,
+    check_embeddings,
+    check_loss,
+    host_dtype,
+    labels_from_indices,
+)
 from .host_wrappers import admit
 from .swap import LOSSES, Swap, Units, Value, as_margin, find_swap, for_host, resolve_units, swapped, translate
 
@@ -36,8 +44,9 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         units: how a margin in squared distance enters the loss: ``"replace"`` (the number as it is, for angles in
             radians; on a similarity threshold :math:`1 - \hat\alpha/2`, where unit vectors have that squared
             distance), ``"sqrt"`` (its root, for losses on distances) or ``"offset"`` (added to the loss's own margin;
-            on a similarity threshold :math:`-\hat\alpha/2`). By default ``"sqrt"`` for losses on distances, else
-            ``"replace"``; a margin in the loss's own unit (``ConstantMargin``, ``LinearMargin``) acts as the same
+            on a similarity threshold :math:`-\hat\alpha/2`). By default ``"sqrt"`` for losses on distances,
+            ``"offset"`` for margins on cosines and angles, else ``"replace"`` (measured in ``benchmarks/units``); a
+            margin in the loss's own unit (``ConstantMargin``, ``LinearMargin``) acts as the same
             number given to the loss's constructor.
         collect_stats: whether to record ``current_margin``, the margin in the loss's unit (its mean, for one a pair).
 
@@ -75,8 +84,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         del self._modules["distance"], self._modules["reducer"]  # the wrapped loss's, through the properties below
         self.loss = loss
         self.margin = as_margin(margin, AdaptiveMargin)
-        self.units = resolve_units(units, self.margin, swap, loss)
         self.swap = swap
+        self.units = units
         if self.margin.granularity != "batch" and not swap.elementwise:
             able = ", ".join(name for name, row in LOSSES.items() if row.elementwise)
             got = f"{self.margin.granularity!r}"
@@ -92,7 +101,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         Example:
             >>> row = AdaptiveMarginLoss.supported()["ArcFaceLoss"]
             >>> row.attribute, row.unit, row.units
-            ('margin', 'gap in angle (degrees at construction, radians inside)', 'replace')
+            ('margin', 'gap in angle (degrees at construction, radians inside)', 'offset')
         """
         return dict(LOSSES)
 
@@ -106,23 +115,41 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     ) -> Any:
         """The wrapped loss at the margin of this batch: whatever its reducer returns."""
         self.reset_stats()
-        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        if self.swap.host == "ThresholdConsistentMarginLoss" and ref_emb is not None:
-            raise ValueError(
-                problem("ref_emb", "None", "a tensor", f"{self.swap.host} takes all pairs from embeddings")
-            )
+        self._check(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         if len(embeddings) == 0:
-            return embeddings.sum() * 0
-        name = self.swap.host
-        embeddings = with_finite_gradient(in_weight_dtype(self.loss, embeddings), name)
-        labels = None if labels is None else labels.to(embeddings.device)
-        if ref_emb is not None:
-            ref_emb = in_weight_dtype(self.loss, ref_emb)
-        if ref_labels is not None:
-            ref_labels = ref_labels.to(embeddings.device)
-        indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+            return self.loss.reducer(self.loss.zero_losses(), embeddings, labels)
+        guard = GradientGuard(self.swap.host)
+        batch = guard.watch(embeddings).to(host_dtype(self.loss, embeddings.dtype))
+        if ref_emb is embeddings:  # what is the same stays the same: the host leaves self-comparisons out
+            ref_emb = batch
+        elif ref_emb is not None:
+            ref_emb = guard.watch(ref_emb).to(host_dtype(self.loss, ref_emb.dtype))
+        if ref_labels is labels:
+            ref_labels = labels = None if labels is None else labels.to(batch.device)
+        else:
+            labels = None if labels is None else labels.to(batch.device)
+            ref_labels = None if ref_labels is None else ref_labels.to(batch.device)
+        if isinstance(indices_tuple, tuple | list):
+            indices_tuple = tuple(index.to(batch.device) for index in indices_tuple)  # type: ignore[assignment]
+        indices_tuple, value = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
         with swapped(self.loss, self.swap.values(self.loss, value)):
-            return check_loss(self.loss(embeddings, labels, indices_tuple, ref_emb, ref_labels), name)
+            return guard.note(check_loss(self.loss(batch, labels, indices_tuple, ref_emb, ref_labels), self.swap.host))
+
+    def _check(
+        self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any
+    ) -> None:
+        host = self.swap.host
+        if host != "ManifoldLoss":
+            check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels, self.loss)
+            if host == "ThresholdConsistentMarginLoss" and ref_emb is not None and ref_emb is not embeddings:
+                raise ValueError(problem("ref_emb", "None", "a tensor", f"{host} takes all pairs from embeddings"))
+            return
+        check_embeddings("embeddings", embeddings, self.loss)  # its indices are random classes, one a row
+        if indices_tuple is not None:
+            check_labels("indices_tuple", indices_tuple, len(embeddings))
+        elif 0 < len(embeddings) < self.loss.K:
+            got = len(embeddings)
+            raise ValueError(problem("embeddings", f"at least {self.loss.K} rows for K proxies", got, "lower K"))
 
     def _margin_of(
         self,
@@ -133,9 +160,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         ref_labels: Tensor | None,
     ) -> tuple[Any, Value]:
         """The margin in the loss's unit, beside the indices that it belongs to where there is more than one."""
-        number = getattr(self.margin, "value", None)
-        if number is not None:  # constant and linear margins do not look at the batch
-            return indices_tuple, self._recorded(self._translated(float(number)))
+        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not look at the batch
+            return indices_tuple, self._recorded(self._translated(self.margin.value))
         if self.swap.host == "ManifoldLoss":
             indices_tuple = self._meta_classes(embeddings, indices_tuple)
             alpha = self._alpha(embeddings, indices_tuple, None, None, None)
@@ -143,11 +169,14 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         groups: Tensor | None = labels
         ref_groups = ref_labels
         if groups is None and indices_tuple is not None:
-            rows = None if ref_emb is None else len(ref_emb)
+            rows = None if ref_emb is None or ref_emb is embeddings else len(ref_emb)
             groups, ref_groups = labels_from_indices(indices_tuple, len(embeddings), rows)
         if self.margin.granularity == "batch":
             alpha = self._alpha(embeddings, groups, indices_tuple, ref_emb, ref_groups)
-            return indices_tuple, self._recorded(self._translated(alpha))
+            value = self._recorded(self._translated(alpha))
+            if self.swap.host == "SoftTripleLoss" and isinstance(value, Tensor):
+                value = value.to(embeddings.dtype)  # the host writes it into a matrix of that dtype
+            return indices_tuple, value
         explicit = self._explicit(labels, indices_tuple, ref_emb, ref_labels)
         anchors = explicit[0] if len(explicit) == 3 else explicit[2]
         if self.margin.granularity == "pair":
@@ -160,9 +189,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         self, embeddings: Tensor, groups: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_groups: Any
     ) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
-            seen = self.distance.maybe_normalize
-            ref_seen = None if ref_emb is None else seen(ref_emb)
-            alpha: Tensor = self.margin(seen(embeddings), groups, indices_tuple, ref_seen, ref_groups)
+            seen, ref_seen = as_seen(self.loss, embeddings, ref_emb)
+            alpha: Tensor = self.margin(seen, groups, indices_tuple, ref_seen, ref_groups)
             return alpha
 
     def _explicit(
@@ -170,8 +198,6 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     ) -> IndicesTuple:
         """The pairs or triplets that the loss would make for itself, so that each can have its margin."""
         ref_labels = labels if ref_emb is None else ref_labels
-        if labels is None and indices_tuple is None:
-            raise ValueError(problem("labels", "given where indices_tuple is not", "None", "pass one label per row"))
         if hasattr(self.loss, "triplets_per_anchor"):  # the host's converter samples 100 an anchor unless told
             return lmu.convert_to_triplets(indices_tuple, labels, ref_labels, self.loss.triplets_per_anchor)
         return lmu.convert_to_pairs(indices_tuple, labels, ref_labels)
@@ -181,8 +207,6 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         if indices_tuple is not None:
             return indices_tuple
         rows, proxies = len(embeddings), self.loss.K
-        if rows < proxies:
-            raise ValueError(problem("embeddings", f"at least {proxies} rows for K proxies", rows, "lower K"))
         classes = torch.cat((torch.arange(proxies), torch.randint(0, proxies, (rows - proxies,))))
         return classes[torch.randperm(rows)].to(embeddings.device)
 
@@ -191,7 +215,10 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
 
     def _recorded(self, value: Value) -> Value:
         if self.collect_stats:
-            self.current_margin = float(value.detach().mean()) if isinstance(value, Tensor) else value
+            if isinstance(value, Tensor):
+                self.current_margin = float(value.detach().mean()) if value.numel() else 0.0
+            else:
+                self.current_margin = value
         return value
 
     def compute_loss(
@@ -203,6 +230,16 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         with swapped(self.loss, self.swap.values(self.loss, value)):
             loss_dict: dict[str, Any] = self.loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
             return loss_dict
+
+    @property
+    def units(self) -> Units:
+        """How the margin enters: as asked for, or the default for this margin and the loss's present distance."""
+        return resolve_units(self._units, self.margin, self.swap, self.loss)
+
+    @units.setter
+    def units(self, units: Units | None) -> None:
+        resolve_units(units, self.margin, self.swap, self.loss)
+        self._units = units
 
     @property
     def distance(self) -> Any:

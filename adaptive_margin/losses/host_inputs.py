@@ -1,4 +1,4 @@
-"""What the host leaves unsaid about its inputs: labels behind index tuples, dtypes, gradients."""
+"""What the host leaves unsaid about its inputs: shapes, dtypes, magnitudes, gradients, labels behind index tuples."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from pytorch_metric_learning.distances import LpDistance
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..functional.checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
+from ..functional.dependence import at_least_float32
 from ..margins.base import IndicesTuple
 
 
@@ -21,85 +23,161 @@ def check_batch(
     indices_tuple: IndicesTuple | None,
     ref_emb: Tensor | None,
     ref_labels: Tensor | None,
+    host: nn.Module | None = None,
 ) -> None:
-    """Raises unless the five arguments of a host loss fit together and are finite."""
-    check_matrix("embeddings", embeddings)
-    _check_magnitude("embeddings", embeddings)
+    """Raises unless the five arguments of a loss or miner fit together and are numbers that it can work with.
+
+    Without a host, they are for a loss that works in float32 at least.
+    """
+    check_embeddings("embeddings", embeddings, host)
     if labels is not None:
         check_labels("labels", labels, len(embeddings))
-    if ref_emb is not None and ref_emb is not embeddings:
-        check_matrix("ref_emb", ref_emb)
+    elsewhere = ref_emb is not None and ref_emb is not embeddings
+    if ref_emb is not None and elsewhere:
+        check_embeddings("ref_emb", ref_emb, host)
         check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-        _check_magnitude("ref_emb", ref_emb)
     if ref_labels is not None:
         check_labels("ref_labels", ref_labels, len(embeddings if ref_emb is None else ref_emb), of="ref_emb")
-    if indices_tuple is not None and not isinstance(indices_tuple, Tensor) and len(indices_tuple) not in (3, 4):
-        expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
+    if indices_tuple is not None:
+        check_indices(indices_tuple)
+    elif labels is None:
+        remedy = "pass one label per row, or, to a loss, an indices_tuple"
+        raise ValueError(problem("labels", "given", "None", remedy))
+    elif elsewhere and ref_labels is None:
+        raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
+
+
+def check_indices(indices_tuple: Any) -> None:
+    """Raises unless these are triplets (a, p, n) or pairs (a1, p, a2, n) of indices."""
+    expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
+    if not isinstance(indices_tuple, tuple | list) or not all(isinstance(x, Tensor) for x in indices_tuple):
+        got = type(indices_tuple).__name__
+        raise TypeError(problem("indices_tuple", f"a tuple of tensors: {expected}", got, "pass a miner's output"))
+    if len(indices_tuple) not in (3, 4):
         raise ValueError(problem("indices_tuple", expected, f"{len(indices_tuple)} tensors", "pass a miner's output"))
+    sizes = [tuple(x.shape) for x in indices_tuple]
+    groups = (sizes,) if len(sizes) == 3 else (sizes[:2], sizes[2:])
+    if any(x.ndim != 1 for x in indices_tuple) or any(len(set(group)) != 1 for group in groups):
+        got = f"shapes {', '.join(map(str, sizes))}"
+        raise ValueError(problem("indices_tuple", f"one-dimensional {expected} of one length", got, "see its miner"))
 
 
-def _check_magnitude(argument: str, x: Tensor) -> None:
-    """Finite, and small enough that a row's squared norm is: the host would normalise larger rows to zero."""
+def host_dtype(host: nn.Module, dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which a host takes a batch.
+
+    Losses with a weight for each class cast it, for good, to the dtype of each batch: one half-precision batch would
+    turn the weights, and what an optimiser does to them, half. The batch is cast instead. The host refrains only under
+    autocast for CUDA, whatever device the batch is on. And ``cdist``, behind its L_p distances, has no bfloat16.
+    """
+    weight = next(host.parameters(), None) if hasattr(host, "cast_types") else None
+    if weight is not None and not torch.is_autocast_enabled():
+        return weight.dtype
+    if dtype == torch.bfloat16 and isinstance(host.distance, LpDistance):
+        return torch.float32
+    return dtype
+
+
+def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) -> None:
+    """Raises unless this is a finite matrix whose norms the host's dtype can hold: larger rows would become zero."""
+    check_matrix(argument, x)
     largest = largest_magnitude(argument, x)
-    if x.is_cuda or torch.compiler.is_compiling() or x.dtype in (torch.float16, torch.bfloat16):
-        return  # norms of half-precision rows are taken in float32
-    bound = math.sqrt(torch.finfo(x.dtype).max / (4 * x.shape[1]))
-    if largest.item() > bound:
-        remedy = "scale the embeddings down, or normalise them before the loss"
-        expected = f"below {bound:.1e} in magnitude, or squared distances overflow {x.dtype}"
-        raise ValueError(problem(argument, expected, f"{largest.item():.1e}", remedy))
+    if x.is_cuda or torch.compiler.is_compiling() or x.numel() == 0:
+        return
+    dtype = torch.promote_types(x.dtype, torch.float32) if host is None else host_dtype(host, x.dtype)
+    remedy = "scale the embeddings, or normalise them before the loss"
+    if dtype != torch.float16:
+        bound = math.sqrt(torch.finfo(dtype).max / (4 * x.shape[1]))
+        if largest.item() > bound:
+            expected = f"below {bound:.1e} in magnitude, or squared distances overflow {dtype}"
+            raise ValueError(problem(argument, expected, f"{largest.item():.1e}", remedy))
+    elif host is not None and host.distance.normalize_embeddings:  # type: ignore[union-attr]
+        norms = x.detach().float().norm(dim=1)
+        smallest, most = 2.0**-24, torch.finfo(dtype).max  # F.normalize divides by what float16 rounds to 0 or ∞
+        if norms.amin().item() < smallest or norms.amax().item() > most:
+            expected = f"of rows with norms from {smallest:.0e} to {most:.0f}, or {dtype} cannot normalise them"
+            raise ValueError(problem(argument, expected, f"{norms.amin():.1e} to {norms.amax():.1e}", remedy))
+
+
+def as_seen(host: nn.Module, embeddings: Tensor, ref_emb: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Embeddings as the host's distance sees them, normalised where it does, in float32 at least."""
+    distance: Any = host.distance
+    seen = distance.maybe_normalize(at_least_float32(embeddings))
+    if ref_emb is None or ref_emb is embeddings:
+        return seen, None if ref_emb is None else seen
+    return seen, distance.maybe_normalize(at_least_float32(ref_emb))
 
 
 def check_loss(value: Any, of: str) -> Any:
     """Returns a loss, or raises a ``ValueError`` where it is not finite; on CUDA a device-side assertion."""
+    if isinstance(value, dict):  # the host's DoNothingReducer returns its losses as they are
+        for part in value.values():
+            check_loss(part["losses"] if isinstance(part, dict) else part, of)
     if not isinstance(value, Tensor):
-        return value  # the host's DoNothingReducer returns a dictionary
+        return value
+    finite = torch.isfinite(value.detach()).all()
     if value.is_cuda or torch.compiler.is_compiling():
-        torch._assert_async(torch.isfinite(value).all(), f"the value of {of} must be finite")
-    elif not math.isfinite(value.item()):
+        torch._assert_async(finite, f"the value of {of} must be finite")
+    elif not finite.item():
         remedy = "its formula has no value here: look for identical or vanishing embeddings, or too large a scale"
-        raise ValueError(problem(f"the value of {of}", "finite", value.item(), remedy))
+        got = value.item() if value.numel() == 1 else f"NaN or infinity among {value.numel()}"
+        raise ValueError(problem(f"the value of {of}", "finite", got, remedy))
     return value
 
 
-class FiniteGradient(torch.autograd.Function):
-    """The identity, whose gradient is checked: some host formulas have none where embeddings coincide."""
+class GradientGuard:
+    """Raises where the gradient of a batch is not finite: some host formulas have none where embeddings coincide.
+
+    It watches where that waits for nothing: not on CUDA, nor in compiled code. What overflows under autocast, or in
+    float16 where the loss was scaled up, is the loss scaler's business.
+
+    Args:
+        of: the name of the host.
+    """
+
+    def __init__(self, of: str) -> None:
+        self.of = of
+        self.half = False
+        self.scaled = False
+
+    def watch(self, x: Tensor) -> Tensor:
+        """The batch, watched."""
+        aside = x.is_cuda or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+        if aside or not (x.requires_grad and torch.is_grad_enabled()):
+            return x
+        self.half |= x.dtype == torch.float16
+        guarded: Tensor = _Guarded.apply(x, self)
+        return guarded
+
+    def note(self, value: Any) -> Any:
+        """The loss, so that the guard knows whether it is scaled."""
+        if self.half and isinstance(value, Tensor) and value.requires_grad:
+            value.register_hook(self._note)
+        return value
+
+    def _note(self, grad: Tensor) -> None:
+        self.scaled = bool(grad.abs().max() > 1)
+
+    def check(self, grad: Tensor) -> None:
+        """Raises a ``ValueError`` unless the gradient is finite."""
+        scalers_business = grad.dtype == torch.float16 and self.scaled
+        if grad.numel() and not scalers_business and not math.isfinite(grad.detach().abs().amax().item()):
+            remedy = "its formula has none where embeddings coincide or vanish; remove duplicates or add noise"
+            raise ValueError(problem(f"the gradient of {self.of}", "finite", "NaN or infinity", remedy))
+
+
+class _Guarded(torch.autograd.Function):
+    """The identity, whose gradient is checked."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, of: str) -> Tensor:
-        """The input."""
-        ctx.of = of
+    def forward(ctx: Any, x: Tensor, guard: GradientGuard) -> Tensor:
+        ctx.guard = guard
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
-        """The gradient, or a ``ValueError``."""
         (grad,) = grads
-        if grad.numel() and not math.isfinite(grad.detach().abs().amax().item()):
-            remedy = "its formula has none where embeddings coincide; remove duplicates or add noise"
-            raise ValueError(problem(f"the gradient of {ctx.of}", "finite", "NaN or infinity", remedy))
+        ctx.guard.check(grad)
         return grad, None
-
-
-def with_finite_gradient(x: Tensor, of: str) -> Tensor:
-    """Guards the gradient where that waits for nothing and an infinity is not a loss scaler's business."""
-    precise = x.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(x.device.type)
-    if x.requires_grad and precise and not x.is_cuda and not torch.compiler.is_compiling():
-        guarded: Tensor = FiniteGradient.apply(x, of)
-        return guarded
-    return x
-
-
-def in_weight_dtype(loss: torch.nn.Module, x: Tensor) -> Tensor:
-    """Embeddings in the dtype of the loss's own weights.
-
-    A host loss with weights casts them, for good, to the dtype of each batch: one half-precision batch would turn
-    them, and what an optimiser does to them, half. The batch is cast instead. Under autocast the host casts nothing.
-    """
-    weight = next(loss.parameters(), None)
-    if weight is None or x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type):
-        return x
-    return x.to(weight.dtype)
 
 
 def labels_from_indices(indices_tuple: IndicesTuple, rows: int, ref_rows: int | None = None) -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -90,8 +91,14 @@ class Swap:
 
 
 def default_units(scale: Scale) -> Units:
-    """A squared distance becomes a distance by its root; elsewhere the number is taken as the paper takes it."""
-    return "sqrt" if scale == "distance" else "replace"
+    """The units that did best untuned in ``benchmarks/units``.
+
+    A squared distance becomes a distance by its root; the margins of classification losses, in cosines and angles, have
+    a scale of their own and take it on top; elsewhere the number is taken as the paper takes it.
+    """
+    if scale == "distance":
+        return "sqrt"
+    return "offset" if scale in ("cosine", "angle") else "replace"
 
 
 LOSSES = {
@@ -145,8 +152,10 @@ def find_swap(module: object, table: Mapping[str, Swap], wrapper: str) -> Swap:
         if base.__name__ in table and _is_host(base):
             swap = table[base.__name__]
             own: Any = vars(module).get(swap.attribute)  # a learned margin is a parameter, not an attribute
-            if own is None or np.size(own) != 1:
-                got = "a learned one" if own is None else f"{np.size(own)} of them"
+            learned = own is None or (isinstance(own, Tensor) and own.requires_grad)
+            count = own.numel() if isinstance(own, Tensor) else np.size(own)
+            if learned or count != 1:
+                got = "a learned one" if learned else f"{count} of them"
                 remedy = "learned and per-class margins cannot be exchanged"
                 raise TypeError(problem(f"{base.__name__}.{swap.attribute}", "one plain number", got, remedy))
             return swap
@@ -165,8 +174,8 @@ def as_margin(margin: object, default: Callable[[], Margin]) -> Margin:
     """A margin module from a module, a number or nothing."""
     if margin is None:
         return default()
-    if isinstance(margin, int | float):
-        return ConstantMargin(margin)
+    if isinstance(margin, Real) or (isinstance(margin, Tensor) and margin.ndim == 0):
+        return ConstantMargin(float(margin))
     if not isinstance(margin, Margin):
         expected = "a Margin or a number"
         remedy = "AdaptiveMargin() is the default; subclass adaptive_margin.Margin for your own"
@@ -178,7 +187,7 @@ def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Mo
     """The units asked for, or the default for this margin and this host; a ``ValueError`` where they mean nothing."""
     scale = swap.scale_of(module)
     if units is None:
-        return "replace" if margin.unit == "own" else default_units(scale)
+        units = "replace" if margin.unit == "own" else default_units(scale)
     check_choice("units", units, ("replace", "sqrt", "offset"))
     if units == "sqrt" and scale in ("similarity", "cosine", "ratio"):
         expected = f"'replace' or 'offset' for {swap.host}, whose {swap.attribute} is a {swap.role} in {scale}"
@@ -229,7 +238,8 @@ def for_host(value: Value) -> Value:
     if not isinstance(value, Tensor) or value.ndim:
         return value
     if value.is_cuda or value.requires_grad or torch.compiler.is_compiling():
-        return value.as_subclass(HostScalar)
+        # other subclasses (fake tensors) cannot become this one
+        return value.as_subclass(HostScalar) if type(value) in (Tensor, nn.Parameter) else value
     return float(value)
 
 

@@ -1,1 +1,17 @@
-"""placeholder."""
+"""Evaluation that others do not provide, or define differently."""
+
+from .affect import AffectMetrics, Interval, bootstrap_interval, feasible, rmse_bounds
+from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information
+from .retrieval import RetrievalMetrics
+
+__all__ = [
+    "AffectMetrics",
+    "Interval",
+    "RetrievalMetrics",
+    "adjusted_mutual_information",
+    "bootstrap_interval",
+    "feasible",
+    "kmeans",
+    "normalized_mutual_information",
+    "rmse_bounds",
+]

@@ -10,9 +10,9 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from ..functional.checks import problem
-from ..losses.host_inputs import check_batch
-from ..losses.swap import MINERS, Swap, Units, as_margin, find_swap, for_host, resolve_units, swapped, translate
-from ..margins import AdaptiveMargin, Margin
+from ..losses.host_inputs import as_seen, check_batch, host_dtype
+from ..losses.swap import MINERS, Swap, Units, Value, as_margin, find_swap, for_host, resolve_units, swapped, translate
+from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
 
 
 class AdaptiveMarginMiner(BaseMiner):
@@ -55,8 +55,8 @@ class AdaptiveMarginMiner(BaseMiner):
         del self._modules["distance"]  # the wrapped miner's, through the property below
         self.miner = miner
         self.margin = as_margin(margin, AdaptiveMargin)
-        self.units = resolve_units(units, self.margin, swap, miner)
         self.swap = swap
+        self.units = units
         if self.margin.granularity != "batch":
             remedy = "a miner has one margin a batch; one an anchor or a pair goes into AdaptiveMarginLoss"
             raise ValueError(problem("margin.granularity", "'batch'", f"{self.margin.granularity!r}", remedy))
@@ -78,17 +78,22 @@ class AdaptiveMarginMiner(BaseMiner):
     ) -> Any:
         """The wrapped miner's index tuple at the margin of this batch."""
         self.reset_stats()
-        check_batch(embeddings, labels, None, ref_emb, ref_labels)
-        labels = labels.to(embeddings.device)
-        value = getattr(self.margin, "value", None)
-        if value is None:
-            if len(embeddings) == 0:
-                value = 0.0
-            else:
-                with torch.no_grad():
-                    seen = self.distance.maybe_normalize
-                    ref_seen = None if ref_emb is None else seen(ref_emb)
-                    value = self.margin(seen(embeddings), labels, None, ref_seen, ref_labels)
+        check_batch(embeddings, labels, None, ref_emb, ref_labels, self.miner)
+        itself = ref_emb is embeddings
+        embeddings = embeddings.to(host_dtype(self.miner, embeddings.dtype))
+        if ref_emb is not None:
+            ref_emb = embeddings if itself else ref_emb.to(host_dtype(self.miner, ref_emb.dtype))
+        given, labels = labels, labels.to(embeddings.device)
+        if ref_labels is not None:
+            ref_labels = labels if ref_labels is given else ref_labels.to(embeddings.device)
+        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not look at the batch
+            value: Value = self.margin.value
+        elif len(embeddings) == 0:
+            value = 0.0
+        else:
+            with torch.no_grad():
+                seen, ref_seen = as_seen(self.miner, embeddings, ref_emb)
+                value = self.margin(seen, labels, None, ref_seen, ref_labels)
         value = for_host(translate(for_host(value), self.units, self.margin, self.swap, self.miner))
         if self.collect_stats:
             self.current_margin = float(value)
@@ -96,6 +101,16 @@ class AdaptiveMarginMiner(BaseMiner):
             output = self.miner(embeddings, labels, ref_emb, ref_labels)
         self.output_assertion(output)
         return output
+
+    @property
+    def units(self) -> Units:
+        """How the margin enters: as asked for, or the default for this margin and the miner's present distance."""
+        return resolve_units(self._units, self.margin, self.swap, self.miner)
+
+    @units.setter
+    def units(self, units: Units | None) -> None:
+        resolve_units(units, self.margin, self.swap, self.miner)
+        self._units = units
 
     @property
     def distance(self) -> Any:

@@ -1,0 +1,233 @@
+r"""How well predictions agree with continuous labels: the figures of the affect literature, and the loss made of them.
+
+Population statistics throughout (divide by :math:`N`, never :math:`N - 1`), as the paper writes them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .checks import check_finite, problem
+
+
+def root_mean_square_error(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    r"""Root mean square error of each column, :math:`\sqrt{E[(y - \hat y)^2]}`.
+
+    Source: Kim & Song 2021, Evaluation metrics. Differs from it: nothing; there is no :math:`\epsilon` inside the root.
+
+    Args:
+        target: :math:`y`, shape ``(N,)`` or ``(N, L)``, ``N >= 1``.
+        prediction: :math:`\hat y`, same shape and unit.
+        dtype: what to compute in and return. None: the wider dtype of the two, half precision computed in float32.
+
+    Returns:
+        0-dim for ``(N,)``, shape ``(L,)`` for ``(N, L)``, in the unit of ``target``. Where every error is 0 the
+        gradient is 0 (the root has none); elsewhere it is finite, however small the errors.
+
+    Raises:
+        ValueError: shapes differ, are neither ``(N,)`` nor ``(N, L)``, or are empty; a value is NaN or infinite.
+
+    Example:
+        >>> root_mean_square_error(torch.tensor([0.0, 0.0]), torch.tensor([3.0, 4.0]))
+        tensor(3.5355)
+    """
+    y, p, result = _pair(target, prediction, dtype)
+    return _rmse(y, p).to(result)
+
+
+def sign_agreement(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    r"""Share of rows whose prediction has the label's sign.
+
+    .. math:: \mathrm{SAGR} = \frac1N \sum_i [\mathrm{sign}(y_i) = \mathrm{sign}(\hat y_i)]
+
+    The sign of 0 is 0: a label of exactly 0 is met only by a prediction of exactly 0, as Kronecker's delta says.
+
+    Source: Kim & Song 2021, Evaluation metrics (SAGR). Differs from it: nothing.
+
+    Args:
+        target: :math:`y`, shape ``(N,)`` or ``(N, L)``, ``N >= 1``.
+        prediction: :math:`\hat y`, same shape.
+        dtype: of the result. None: the wider dtype of the two.
+
+    Returns:
+        A share in [0, 1], 0-dim for ``(N,)``, shape ``(L,)`` for ``(N, L)``. It has no gradient.
+
+    Raises:
+        ValueError: as :func:`root_mean_square_error`.
+
+    Example:
+        >>> sign_agreement(torch.tensor([0.3, -0.2, 0.0, 0.0]), torch.tensor([0.1, 0.1, 0.0, 0.1]))
+        tensor(0.5000)
+    """
+    y, p, result = _pair(target, prediction, dtype)
+    return (y.sign() == p.sign()).to(y.dtype).mean(dim=0).to(result)
+
+
+def pearson_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    r"""Pearson's correlation coefficient of each column.
+
+    .. math:: \mathrm{PCC} = \frac{E[(y - \mu_y)(\hat y - \mu_{\hat y})]}{\sigma_y \sigma_{\hat y}}
+
+    Source: Kim & Song 2021, Evaluation metrics. Differs from it: where a side is constant the ratio is 0/0, and the
+    value is 0 (no linear association was shown) with a gradient of 0.
+
+    Args:
+        target: :math:`y`, shape ``(N,)`` or ``(N, L)``, ``N >= 1``.
+        prediction: :math:`\hat y`, same shape; its unit and offset do not matter.
+        dtype: what to compute in and return. None: the wider dtype of the two, half precision computed in float32.
+
+    Returns:
+        A number in [-1, 1], 0-dim for ``(N,)``, shape ``(L,)`` for ``(N, L)``.
+
+    Raises:
+        ValueError: as :func:`root_mean_square_error`.
+
+    Example:
+        >>> pearson_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0]))
+        tensor(0.5000)
+    """
+    y, p, result = _pair(target, prediction, dtype)
+    return _pcc(y, p).to(result)
+
+
+def concordance_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
+    r"""Concordance correlation coefficient of each column: association, less what scale and offset cost.
+
+    .. math:: \mathrm{CCC} = \frac{2\,\sigma_y \sigma_{\hat y}\,\mathrm{PCC}}
+                                  {\sigma_y^2 + \sigma_{\hat y}^2 + (\mu_y - \mu_{\hat y})^2}
+
+    Source: Lin 1989; Kim & Song 2021, Evaluation metrics. Differs from them: where both sides are the same constant the
+    ratio is 0/0, and the value is 0, so that :math:`|\mathrm{CCC}| \le |\mathrm{PCC}|` always holds. Some libraries
+    divide variances by :math:`N - 1` here and the squared offset by nothing; population statistics throughout give
+    another number on small samples.
+
+    Args:
+        target: :math:`y`, shape ``(N,)`` or ``(N, L)``, ``N >= 1``.
+        prediction: :math:`\hat y`, same shape and unit.
+        dtype: what to compute in and return. None: the wider dtype of the two, half precision computed in float32.
+
+    Returns:
+        A number in [-1, 1], 0-dim for ``(N,)``, shape ``(L,)`` for ``(N, L)``. Constant predictions give 0 with a
+        gradient that moves them apart.
+
+    Raises:
+        ValueError: as :func:`root_mean_square_error`.
+
+    Example:
+        >>> concordance_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 3.0, 4.0]))
+        tensor(0.5714)
+    """
+    y, p, result = _pair(target, prediction, dtype)
+    return _ccc(y, p).to(result)
+
+
+def affect_loss(
+    target: Tensor, prediction: Tensor, *, correlation_weight: float = 0.5, dtype: torch.dtype | None = None
+) -> Tensor:
+    r"""The paper's regression loss on arousal and valence.
+
+    .. math:: L_{AV} = \sum_l \mathrm{RMSE}_l + \epsilon\,(L_{PCC} + L_{CCC}), \qquad
+              L_{PCC} = 1 - \frac1L \sum_l \mathrm{PCC}_l, \quad L_{CCC} = 1 - \frac1L \sum_l \mathrm{CCC}_l
+
+    Source: Kim & Song 2021, Evaluation metrics, with :math:`\epsilon = 0.5`; Algorithm 1, line 8. That the RMSE is
+    summed over the labels is from the authors' released code; the paper does not say.
+
+    Args:
+        target: :math:`y`, shape ``(N, L)`` (``L = 2`` in the paper) or ``(N,)``, ``N >= 1``.
+        prediction: :math:`\hat y`, same shape and unit.
+        correlation_weight: :math:`\epsilon`, at least 0.
+        dtype: what to compute in and return. None: the wider dtype of the two, half precision computed in float32.
+
+    Returns:
+        The loss, 0-dim. Finite with finite gradients for every finite input: a batch of one, constant labels, constant
+        or perfect predictions.
+
+    Raises:
+        ValueError: as :func:`root_mean_square_error`; ``correlation_weight`` is negative or not finite.
+
+    Example:
+        >>> label = torch.tensor([[0.1, 0.5], [0.3, -0.2], [-0.4, 0.0]])
+        >>> affect_loss(label, label + 0.1)
+        tensor(0.2273)
+    """
+    if not 0 <= correlation_weight < math.inf:
+        remedy = "the paper's is 0.5"
+        raise ValueError(problem("correlation_weight", "finite and at least 0", correlation_weight, remedy))
+    y, p, result = _pair(target, prediction, dtype)
+    from_correlation = 2 - _pcc(y, p).mean() - _ccc(y, p).mean()
+    return (_rmse(y, p).sum() + correlation_weight * from_correlation).to(result)
+
+
+def _pair(target: Tensor, prediction: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, torch.dtype]:
+    """Both sides, checked, in the dtype to compute in; and the dtype of the result."""
+    for argument, x in (("target", target), ("prediction", prediction)):
+        if not isinstance(x, Tensor):
+            raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))
+        if x.is_complex():
+            raise TypeError(problem(argument, "real", x.dtype, "pass real labels and predictions"))
+        if x.ndim not in (1, 2) or x.numel() == 0:
+            remedy = "pass one row per sample and one column per label"
+            got = f"shape {tuple(x.shape)}"
+            raise ValueError(problem(argument, "of shape (N,) or (N, L), not empty", got, remedy))
+    if target.shape != prediction.shape:
+        expected = f"of target's shape {tuple(target.shape)}"
+        remedy = "one prediction per label; squeeze a (N, 1) output"
+        raise ValueError(problem("prediction", expected, f"shape {tuple(prediction.shape)}", remedy))
+    result = torch.promote_types(target.dtype, prediction.dtype) if dtype is None else dtype
+    result = result if result.is_floating_point else torch.get_default_dtype()
+    compute = torch.promote_types(result, torch.float32)
+    y, p = target.to(compute), prediction.to(compute)
+    check_finite("target", y)
+    check_finite("prediction", p)
+    return y, p, result
+
+
+# Squares of labels near 1e-20 underflow in float32 and those near 1e18, summed, overflow. So each formula divides by
+# the largest deviation first. The formulas do not change when their input is shifted or scaled (the RMSE is scaled
+# back), for any fixed shift and scale: these carry no gradient, and the gradient is still exact.
+
+
+def _deviations(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Deviations from the mean, exactly 0 for a constant column, and the largest of them in size."""
+    x = x - x[:1].detach()  # loses nothing where the spread is small beside the offset
+    x = x - x.mean(dim=0, keepdim=True)
+    return x, x.detach().abs().amax(dim=0)
+
+
+def _or_one(x: Tensor, zero: Tensor) -> Tensor:
+    """``x``, with 1 where it is zero: a denominator or radicand whose result is then not used."""
+    return torch.where(zero, torch.ones_like(x), x)
+
+
+def _rmse(y: Tensor, p: Tensor) -> Tensor:
+    error = y - p
+    largest = error.detach().abs().amax(dim=0)
+    none = largest == 0
+    mean_square = (error / _or_one(largest, none)).square().mean(dim=0)  # in [1/N, 1]
+    return largest * _or_one(mean_square, none).sqrt()
+
+
+def _pcc(y: Tensor, p: Tensor) -> Tensor:
+    dy, y_scale = _deviations(y)
+    dp, p_scale = _deviations(p)
+    constant = (y_scale == 0) | (p_scale == 0)
+    dy, dp = dy / _or_one(y_scale, y_scale == 0), dp / _or_one(p_scale, p_scale == 0)
+    variances = dy.square().mean(dim=0) * dp.square().mean(dim=0)
+    ratio = (dy * dp).mean(dim=0) / _or_one(variances, constant).sqrt()
+    return torch.where(constant, torch.zeros_like(ratio), ratio.clamp(-1, 1))
+
+
+def _ccc(y: Tensor, p: Tensor) -> Tensor:
+    dy, y_scale = _deviations(y)
+    dp, p_scale = _deviations(p)
+    gap = (y - p).mean(dim=0)
+    scale = torch.maximum(torch.maximum(y_scale, p_scale), gap.detach().abs())
+    equal = scale == 0
+    scale = _or_one(scale, equal)
+    dy, dp, gap = dy / scale, dp / scale, gap / scale
+    covariance = (dy * dp).mean(dim=0)
+    spread = dy.square().mean(dim=0) + dp.square().mean(dim=0) + gap.square()  # at least 1/N unless equal
+    return 2 * covariance / _or_one(spread, equal)

@@ -1,0 +1,370 @@
+"""The paper's loss: a contrastive loss that is a variational bound on the divergence of two groups."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer, MeanReducer, MultipleReducers
+from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
+from torch import Tensor
+
+from ..functional.checks import problem
+from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, is_constrained, regularization
+from ..functional.dependence import at_least_float32, check_choice
+from ..functional.pair_tiles import PairTerms, pair_terms
+from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
+from ..margins.base import IndicesTuple
+from .host_inputs import check_batch, check_loss, labels_from_indices
+from .host_wrappers import admit
+from .swap import as_margin
+
+
+class ContrastiveVDMLoss(BaseMetricLossFunction):
+    r"""Pulls each group together and pushes groups apart to a margin that the batch decides.
+
+    .. math::
+        L_c = \operatorname{mean}_{i<j,\ y_i = y_j} D^2_{ij}
+            + w \operatorname{mean}_{y_i \ne y_j,\ D^2_{ij} < \hat\alpha} (\hat\alpha - D^2_{ij}) + R(\Omega)
+
+    The first mean is over all pairs of a group, the second over the pairs within the margin; a mean over no pairs is 0.
+    With a constant margin this is pytorch-metric-learning's ``ContrastiveLoss`` on squared distances, except that pairs
+    of identical embeddings stay in the first mean (the host's default reducer drops zeros).
+
+    Source: Kim & Song, AAAI 2021, Eq. (4) to (8). Differs from it: the literal Eq. (7) has w = ½ (``repulsion=0.5``);
+    under the mixture (P + Q)/2 of Eq. (3) the mean carries weight 1. See
+    :func:`~adaptive_margin.functional.vdm_contrastive_loss` for two groups, and for R.
+
+    Args:
+        margin: :math:`\hat\alpha` in units of D²: a :class:`~adaptive_margin.Margin`, or a number; by default
+            ``AdaptiveMargin()``. One for each anchor or pair is applied to each anchor's, or each pair's, own hinge.
+        repulsion: w, at least 0.
+        regularizer: ``"none"``; ``"chi2"``, the third term of Eq. (3), which the paper leaves out; or ``"fisher"``, the
+            constraint :math:`\Omega = 1` of Fisher GAN, whose multiplier is a buffer, in ``state_dict``, and moves with
+            every call in training mode.
+        compact_label: only this label is pulled together, and pairs across are those of it and all others: with groups
+            1 (strong) and 0 (weak), ``compact_label=1`` is the paper's two-group loss. ``None`` pulls every class
+            together.
+        ignore_label: rows of this label take part in nothing (an ``OtsuGrouper`` gives -1 to samples of neither
+            group). ``None`` for labels that all count; on CUDA that also spares one wait for the device a call.
+        regularizer_weight: :math:`\lambda` of ``"chi2"``.
+        penalty: :math:`\rho` of ``"fisher"``, the step of its multiplier. The authors' released code has 1e-6.
+        pair_memory: ``"tiled"`` computes value and gradient in tiles, in memory that grows with the batch; ``"pairs"``
+            lists all pairs as the host does; ``"auto"`` takes tiles where distance, reducer and margin allow: squared
+            or plain L2 or cosine, no reducer of your own, no index tuple, no margin a pair.
+        kwargs: ``distance``, ``reducer``, ``embedding_regularizer``, ``embedding_reg_weight``, ``collect_stats`` as for
+            any loss of the host. The default distance is ``LpDistance(p=2, power=2, normalize_embeddings=False)``:
+            embeddings are taken as they come. Another distance takes the place of D² in its own unit; a cosine
+            similarity s stands for :math:`D^2 = 2 - 2s`. A reducer is the caller's own object, never a copy.
+
+    Shapes:
+        ``loss(embeddings (B, D), labels (B,), indices_tuple=None, ref_emb (R, D)=None, ref_labels (R,)=None)`` gives a
+        0-dim tensor of the embeddings' dtype (what the reducer returns, for one of your own). Half precision is
+        computed in float32. Labels may be left out where an index tuple says which pairs are positive.
+
+    Statistics, when ``collect_stats`` is on: ``alpha``, the margin (its mean); ``active_pairs``, ordered pairs within
+    it; ``omega`` and ``multiplier`` for the regularisers; ``in_tiles``, 1 where the last call was tiled. ``pair_path``
+    says the last in words, always.
+
+    Raises:
+        ValueError: shapes that do not fit, NaN or infinity, options that are none, ``pair_memory="tiled"`` where tiles
+            cannot serve, a loss without a finite value.
+
+    Example:
+        >>> loss = ContrastiveVDMLoss()
+        >>> value = loss(torch.randn(32, 16, requires_grad=True), torch.arange(32) % 4)
+        >>> value.backward()
+        >>> two_groups = ContrastiveVDMLoss(margin=1.0, compact_label=1)
+        >>> two_groups(torch.tensor([[0.0], [1.0], [1.5]]), torch.tensor([1, 1, 0]))  # 1² + (1 - 0.5²)
+        tensor(1.7500)
+    """
+
+    multiplier_value: Tensor
+
+    def __init__(
+        self,
+        margin: Margin | float | None = None,
+        repulsion: float = 1.0,
+        regularizer: Regularizer = "none",
+        compact_label: int | None = None,
+        ignore_label: int | None = -1,
+        regularizer_weight: float = 1.0,
+        penalty: float = FISHER_PENALTY,
+        pair_memory: Literal["auto", "tiled", "pairs"] = "auto",
+        **kwargs: Any,
+    ) -> None:
+        check_options(repulsion, regularizer, regularizer_weight, penalty)
+        check_choice("pair_memory", pair_memory, ("auto", "tiled", "pairs"))
+        if compact_label is not None and compact_label == ignore_label:
+            remedy = "a label cannot be pulled together and ignored"
+            raise ValueError(
+                problem("compact_label", f"other than ignore_label ({ignore_label})", compact_label, remedy)
+            )
+        self.regularizer = regularizer  # the host asks for the names of the sub-losses while it builds itself
+        super().__init__(**kwargs)
+        self.margin = as_margin(margin, AdaptiveMargin)
+        self.repulsion = repulsion
+        self.compact_label = compact_label
+        self.ignore_label = ignore_label
+        self.regularizer_weight = regularizer_weight
+        self.penalty = penalty
+        self.pair_memory = pair_memory
+        self.pair_path: Literal["none yet", "tiled", "pairs"] = "none yet"
+        if self.distance.is_inverted and not self.distance.normalize_embeddings:
+            remedy = "use CosineSimilarity, or LpDistance"
+            expected = "a distance, or a similarity of normalised embeddings"
+            raise ValueError(problem("distance", expected, type(self.distance).__name__, remedy))
+        why_not = self._why_not_tiled(None)
+        if pair_memory == "tiled" and why_not:
+            raise ValueError(problem("pair_memory", "'auto' or 'pairs'", "'tiled'", why_not))
+        self.register_buffer("multiplier_value", torch.zeros((), dtype=torch.float64))
+        self.alpha = self.active_pairs = self.omega = self.multiplier = self.in_tiles = math.nan
+        self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
+        self.add_to_recordable_attributes(
+            list_of_names=["alpha", "active_pairs", "omega", "multiplier", "in_tiles"], is_stat=True
+        )
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Tensor | None = None,
+        indices_tuple: IndicesTuple | None = None,
+        ref_emb: Tensor | None = None,
+        ref_labels: Tensor | None = None,
+    ) -> Any:
+        """The loss of this batch."""
+        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels, self)
+        value = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        return check_loss(value, type(self).__name__)
+
+    def compute_loss(
+        self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
+    ) -> dict[str, Any]:
+        """The host's dictionary of losses: ``pos_loss``, ``neg_loss`` and, with a regulariser, ``reg_loss``."""
+        if len(embeddings) == 0 or len(ref_emb) == 0:
+            nothing: dict[str, Any] = self.zero_losses()
+            return nothing
+        itself = ref_emb is embeddings and ref_labels is labels
+        embeddings = at_least_float32(embeddings)
+        ref_emb = embeddings if itself else at_least_float32(ref_emb).to(embeddings)
+        if labels is None:
+            labels, ref_labels = self._labels_of_pairs(embeddings, indices_tuple, ref_emb)
+        elif ref_labels is None:
+            raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
+        if labels is ref_labels and not itself:
+            ref_labels = ref_labels.clone()  # the host takes one object for one set, without its diagonal
+        why_not = self._why_not_tiled(indices_tuple)
+        if self.pair_memory == "tiled" and why_not:
+            raise ValueError(problem("pair_memory", "'auto' or 'pairs'", "'tiled'", why_not))
+        tiled = self.pair_memory != "pairs" and not why_not
+        self.pair_path = "tiled" if tiled else "pairs"
+        if tiled:
+            return self._from_tiles(embeddings, labels, ref_emb, ref_labels)
+        return self._from_pairs(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+
+    def _why_not_tiled(self, indices_tuple: Any) -> str:
+        """What keeps this loss from tiles; empty where nothing does."""
+        distance = self.distance
+        l2 = type(distance) is LpDistance and distance.p == 2 and distance.power in (1, 2)
+        if not l2 and type(distance) is not CosineSimilarity:
+            return f"tiles know L2, squared L2 and cosine, not {type(distance).__name__}"
+        if self.own_reducer:
+            return "a reducer of your own wants the loss of every pair"
+        if self.margin.granularity == "pair":
+            return "a margin a pair is as large as the list of pairs"
+        return "an index tuple lists its own pairs" if indices_tuple is not None else ""
+
+    # --- all pairs, in tiles ------------------------------------------------------------------------------------------
+
+    def _from_tiles(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> dict[str, Any]:
+        itself = ref_emb is embeddings
+        seen = self.distance.maybe_normalize(embeddings)
+        ref_seen = seen if itself else self.distance.maybe_normalize(ref_emb)
+        self.distance.reset_stats()
+        self.distance.set_default_stats(embeddings, ref_emb, seen, ref_seen)  # as its matrix would have
+        alpha = self._margin_of(seen, labels, None, ref_seen, ref_labels)
+        groups, ref_groups, ignored = self._groups(labels), self._groups(ref_labels), self.ignore_label
+        if self.compact_label is not None and ignored is not None:
+            ignored = -1
+        power_one = isinstance(self.distance, LpDistance) and self.distance.power == 1
+        terms = pair_terms(
+            seen,
+            groups,
+            alpha,
+            ref_emb=None if itself else ref_seen,
+            ref_labels=None if itself else ref_groups,
+            distance="l2" if power_one else "squared_l2",
+            second_moment=self.regularizer != "none",
+            only_first=self.compact_label is not None,
+            ignore_label=ignored,
+        )
+        return self._loss_dict(terms, _reduced(terms.attraction), _reduced(self.repulsion * terms.repulsion))
+
+    def _groups(self, labels: Tensor) -> Tensor:
+        """Labels as tiles take them: with a compact label, 0 for it, 1 for the rest and -1 for what is ignored."""
+        if self.compact_label is None:
+            return labels
+        groups = (labels != self.compact_label).to(torch.int64)
+        return groups if self.ignore_label is None else torch.where(labels == self.ignore_label, -1, groups)
+
+    # --- listed pairs -------------------------------------------------------------------------------------------------
+
+    def _from_pairs(
+        self, embeddings: Tensor, labels: Tensor, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor
+    ) -> dict[str, Any]:
+        seen = self.distance.maybe_normalize(embeddings)
+        ref_seen = seen if ref_emb is embeddings else self.distance.maybe_normalize(ref_emb)
+        a1, p, a2, n = self._wanted(lmu.convert_to_pairs(indices_tuple, labels, ref_labels), labels, ref_labels)
+        given = indices_tuple if indices_tuple is None else (a1, p, a2, n)
+        if self.margin.granularity == "pair":
+            given = (a1, p, a2, n)
+        alpha = self._margin_of(seen, labels, given, ref_seen, ref_labels)
+        if self.margin.granularity == "anchor":
+            alpha = alpha[a2]
+        distances = self.distance(embeddings, ref_emb)
+        if self.distance.is_inverted:
+            distances = 2 - 2 * distances  # squared distance of unit vectors
+        attraction = distances[a1, p]
+        hinge = torch.relu(alpha - distances[a2, n])
+        pairs = torch.tensor([len(a1), len(a2), 0], device=hinge.device)
+        pairs[2] = (hinge.detach() > 0).sum()
+        omega = 0.5 * (_mean(attraction.square()) + _mean(hinge.square()))
+        terms = PairTerms(attraction, hinge, omega, pairs)
+        return self._loss_dict(
+            terms,
+            _listed(attraction, (a1, p), "pos_pair", pairs[0]),
+            _listed(self.repulsion * hinge, (a2, n), "neg_pair", pairs[2]),
+        )
+
+    def _wanted(
+        self, pairs: tuple[Tensor, Tensor, Tensor, Tensor], labels: Tensor, ref_labels: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The pairs that count: no ignored row; with a compact label, those inside it and those leaving it."""
+        a1, p, a2, n = pairs
+        if self.ignore_label is not None:
+            kept = (labels[a1] != self.ignore_label) & (ref_labels[p] != self.ignore_label)
+            a1, p = a1[kept], p[kept]
+            kept = (labels[a2] != self.ignore_label) & (ref_labels[n] != self.ignore_label)
+            a2, n = a2[kept], n[kept]
+        if self.compact_label is not None:
+            kept = (labels[a1] == self.compact_label) & (ref_labels[p] == self.compact_label)
+            a1, p = a1[kept], p[kept]
+            kept = (labels[a2] == self.compact_label) != (ref_labels[n] == self.compact_label)
+            a2, n = a2[kept], n[kept]
+        return a1, p, a2, n
+
+    # --- what both share ----------------------------------------------------------------------------------------------
+
+    def _loss_dict(self, terms: PairTerms, pos_loss: Any, neg_loss: Any) -> dict[str, Any]:
+        losses = {"pos_loss": pos_loss, "neg_loss": neg_loss}
+        if self.regularizer != "none":
+            multiplier = self.multiplier_value.to(
+                terms.second_moment, copy=True
+            )  # it moves on before the backward pass
+            value = regularization(terms, self.regularizer, self.regularizer_weight, multiplier, self.penalty)
+            losses["reg_loss"] = _reduced(value)
+        if self.regularizer == "fisher" and self.training and torch.is_grad_enabled():
+            gap = (terms.second_moment.detach() - 1) * is_constrained(terms)  # dual ascent
+            self.multiplier_value += self.penalty * gap.to(self.multiplier_value)
+        if self.collect_stats:
+            self.active_pairs = float(terms.counts[2])
+            self.omega, self.multiplier = float(terms.second_moment.detach()), float(self.multiplier_value)
+            self.in_tiles = float(self.pair_path == "tiled")
+        return losses
+
+    def _margin_of(
+        self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor
+    ) -> Tensor:
+        """The margin of the rows that count, one a row also for those that do not."""
+        if isinstance(self.margin, ConstantMargin | LinearMargin):
+            alpha = self.margin(seen)
+        else:
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
+                alpha = self._margin_of_kept(seen, labels, indices_tuple, ref_seen, ref_labels)
+        if self.collect_stats:
+            self.alpha = float(alpha.detach().mean()) if alpha.numel() else 0.0
+        return alpha.to(seen.dtype)
+
+    def _margin_of_kept(
+        self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor
+    ) -> Tensor:
+        itself = ref_seen is seen
+        kept, ref_kept = self._kept(labels), self._kept(ref_labels)
+        if kept is None and ref_kept is None:
+            arguments = (None, None) if itself else (ref_seen, self._margin_labels(ref_labels))
+            return torch.as_tensor(self.margin(seen, self._margin_labels(labels), indices_tuple, *arguments))
+        kept = torch.ones_like(labels, dtype=torch.bool) if kept is None else kept
+        ref_kept = torch.ones_like(ref_labels, dtype=torch.bool) if ref_kept is None else ref_kept
+        if indices_tuple is not None:  # its ignored pairs are gone; the rest moves up
+            place, ref_place = kept.cumsum(0) - 1, ref_kept.cumsum(0) - 1
+            indices_tuple = tuple((place, ref_place)[i % 2][index] for i, index in enumerate(indices_tuple))
+        arguments = (None, None) if itself else (ref_seen[ref_kept], self._margin_labels(ref_labels[ref_kept]))
+        alpha: Tensor = self.margin(seen[kept], self._margin_labels(labels[kept]), indices_tuple, *arguments)
+        if self.margin.granularity != "anchor":
+            return alpha
+        return alpha.new_zeros(len(seen)).masked_scatter(kept, alpha)
+
+    def _kept(self, labels: Tensor) -> Tensor | None:
+        if self.ignore_label is None:
+            return None
+        kept = labels != self.ignore_label
+        return None if bool(kept.all()) else kept
+
+    def _margin_labels(self, labels: Tensor) -> Tensor:
+        """The margin sees the groups that the loss parts: two, with a compact label."""
+        return labels if self.compact_label is None else (labels == self.compact_label).to(torch.int64)
+
+    def _labels_of_pairs(self, embeddings: Tensor, indices_tuple: Any, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
+        if indices_tuple is None:
+            remedy = "pass one label per row; for continuous targets make groups with OtsuGrouper"
+            raise ValueError(problem("labels", "given where indices_tuple is not", "None", remedy))
+        if self.compact_label is not None:
+            raise ValueError(problem("labels", "given with compact_label", "None", "pass one label per row"))
+        return labels_from_indices(indices_tuple, len(embeddings), None if ref_emb is embeddings else len(ref_emb))
+
+    def set_reducer(self, reducer: Any) -> None:
+        """The caller's own reducer for every sub-loss (the host would copy it); by default a mean over all pairs of a
+        group and one over the pairs within the margin.
+        """
+        self.own_reducer = reducer is not None
+        if isinstance(reducer, MultipleReducers | DoNothingReducer):
+            self.reducer = reducer
+        elif reducer is not None:
+            self.reducer = MultipleReducers(dict.fromkeys(self.sub_loss_names(), reducer))
+        else:
+            defaults = {name: MeanReducer() for name in self.sub_loss_names()}
+            self.reducer = MultipleReducers({**defaults, "neg_loss": AvgNonZeroReducer()})
+
+    def get_default_distance(self) -> LpDistance:
+        """Squared L2 of embeddings as they come."""
+        return LpDistance(p=2, power=2, normalize_embeddings=False)
+
+    def _sub_loss_names(self) -> list[str]:
+        return ["pos_loss", "neg_loss"] + (["reg_loss"] if self.regularizer != "none" else [])
+
+    def extra_repr(self) -> str:
+        """The options, for ``print(loss)``."""
+        return (
+            f"repulsion={self.repulsion}, regularizer={self.regularizer!r}, compact_label={self.compact_label}, "
+            f"pair_memory={self.pair_memory!r}"
+        )
+
+
+def _reduced(value: Tensor) -> dict[str, Any]:
+    return {"losses": value, "indices": None, "reduction_type": "already_reduced"}
+
+
+def _listed(losses: Tensor, indices: tuple[Tensor, Tensor], reduction_type: str, divisor: Tensor) -> dict[str, Any]:
+    if len(losses) == 0:
+        return {"losses": 0, "indices": None, "reduction_type": "already_reduced"}
+    return {"losses": losses, "indices": indices, "reduction_type": reduction_type, "divisor": divisor}
+
+
+def _mean(x: Tensor) -> Tensor:
+    return x.mean() if len(x) else x.sum()
+
+
+admit(ContrastiveVDMLoss.__name__)

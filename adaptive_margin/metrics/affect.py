@@ -1,0 +1,398 @@
+"""RMSE, SAGR, PCC and CCC of a whole test set: streamed, over shards, with intervals, and checked for feasibility."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+from torch import distributed as dist
+
+from ..functional.checks import check_finite, problem
+
+
+class _Moments(NamedTuple):
+    """Sums that can be merged without loss, one number a label each."""
+
+    n: Tensor
+    mean_y: Tensor
+    mean_p: Tensor
+    square_y: Tensor  # sum of squared deviations of the labels from their mean
+    square_p: Tensor  # of the predictions
+    product: Tensor  # sum of products of the two deviations
+    error: Tensor  # sum of squared errors
+    agree: Tensor  # number of equal signs
+
+
+class AffectMetrics:
+    r"""RMSE, SAGR, PCC and CCC per label, over all samples seen, whatever the batches they came in.
+
+    .. math:: \mathrm{RMSE} = \sqrt{E[(y - \hat y)^2]}, \quad
+              \mathrm{SAGR} = \tfrac1N \textstyle\sum_i [\mathrm{sign}(y_i) = \mathrm{sign}(\hat y_i)], \quad
+              \mathrm{PCC} = \frac{\mathrm{cov}(y, \hat y)}{\sigma_y \sigma_{\hat y}}, \quad
+              \mathrm{CCC} = \frac{2\,\mathrm{cov}(y, \hat y)}{\sigma_y^2 + \sigma_{\hat y}^2 + (\mu_y - \mu_{\hat
+              y})^2}
+
+    with population statistics. Source: Kim & Song 2021, Evaluation metrics. Differs from it: nothing. The authors'
+    released code averages the RMSE of batches of 16, which is at most the RMSE of all samples; this is the latter.
+
+    Moments are kept in float64 and merged as Chan, Golub & LeVeque (1979) do, so any split into batches, shards or
+    processes gives the same figures to rounding.
+
+    Args:
+        labels: name of each label column.
+
+    Raises:
+        ValueError: there are no names, two are equal, or one is ``"mean"``.
+
+    Example:
+        >>> metrics = AffectMetrics()
+        >>> metrics.update(torch.tensor([[0.1, 0.5], [0.4, -0.2]]), torch.tensor([[0.2, 0.4], [0.3, 0.0]]))
+        >>> metrics.update(torch.tensor([[-0.5, 0.3]]), torch.tensor([[-0.4, 0.2]]))
+        >>> {name: round(value, 4) for name, value in metrics.compute()["ccc"].items()}
+        {'valence': 0.9577, 'arousal': 0.8235, 'mean': 0.8906}
+    """
+
+    def __init__(self, labels: Sequence[str] = ("valence", "arousal")) -> None:
+        self.labels = tuple(labels)
+        if not self.labels or len(set(self.labels)) < len(self.labels) or "mean" in self.labels:
+            expected = "one or more different names, none of them 'mean'"
+            raise ValueError(problem("labels", expected, self.labels, "name each label column"))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all samples."""
+        zeros = torch.zeros(len(self.labels), dtype=torch.float64)
+        self._moments = _Moments(*[zeros] * len(_Moments._fields))
+
+    @property
+    def count(self) -> int:
+        """Number of samples seen."""
+        return int(self._moments.n[0])
+
+    def update(self, target: Tensor | ArrayLike, prediction: Tensor | ArrayLike) -> None:
+        r"""Adds samples.
+
+        Args:
+            target: labels :math:`y`, shape ``(N, L)``, or ``(N,)`` if there is one label; tensor or array, any real
+                dtype; ``N`` may be 0.
+            prediction: :math:`\hat y`, same shape and unit.
+
+        Raises:
+            ValueError: a shape is wrong, or a value is NaN or infinite.
+        """
+        y, p = self._columns("target", target), self._columns("prediction", prediction)
+        if y.shape != p.shape:
+            expected = f"of target's shape {tuple(y.shape)}"
+            raise ValueError(
+                problem("prediction", expected, f"shape {tuple(p.shape)}", "pass one prediction per label")
+            )
+        if len(y) > 0:
+            self._moments = _merged(self._moments, _moments(y, p))
+
+    def merge(self, other: AffectMetrics) -> AffectMetrics:
+        """Adds the samples another one has seen, and returns itself.
+
+        Raises:
+            ValueError: ``other`` has other labels.
+        """
+        if other.labels != self.labels:
+            raise ValueError(problem("other", f"of the labels {self.labels}", other.labels, "merge like with like"))
+        self._moments = _merged(self._moments, other._moments)
+        return self
+
+    def synchronize(self, group: dist.ProcessGroup | None = None) -> AffectMetrics:
+        """The samples of all processes together, as a new object; this one keeps its own.
+
+        Every process of ``group`` has to call it, also one that has seen no sample. All of them get the same bits.
+        Without an initialised process group it is a copy.
+
+        Args:
+            group: processes to join; None for all of them.
+        """
+        joined = AffectMetrics(self.labels)
+        if not (dist.is_available() and dist.is_initialized()):
+            return joined.merge(self)
+        on_cuda = dist.get_backend(group) == "nccl"
+        own = torch.stack(self._moments).to(torch.device("cuda", torch.cuda.current_device()) if on_cuda else "cpu")
+        shards = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+        dist.all_gather(shards, own, group=group)
+        for shard in shards:  # in the order of ranks on every rank
+            joined._moments = _merged(joined._moments, _Moments(*shard.cpu()))
+        return joined
+
+    def compute(self) -> dict[str, dict[str, float]]:
+        """The figures of all samples seen.
+
+        Returns:
+            ``{"rmse": {...}, "sagr": {...}, "pcc": {...}, "ccc": {...}, "label_sd": {...}}``: for each figure one
+            number a label, under its name, and their average under ``"mean"`` (not for ``label_sd``, the labels'
+            standard deviation, which says on what the others were measured). RMSE and ``label_sd`` have the labels'
+            unit. Where labels or predictions are constant, PCC is 0/0; it and CCC are 0, with a warning.
+
+        Raises:
+            ValueError: no sample has been seen.
+        """
+        if self.count == 0:
+            raise ValueError(problem("compute", "called after update", "no samples", "the test set is empty"))
+        m = self._moments
+        self._warn_where_constant()
+        spread = m.square_y.sqrt() * m.square_p.sqrt()
+        total = m.square_y + m.square_p + m.n * (m.mean_y - m.mean_p).square()
+        figures = {
+            "rmse": (m.error / m.n).sqrt(),
+            "sagr": m.agree / m.n,
+            "pcc": torch.where(spread > 0, m.product / spread, 0.0).clamp(-1, 1),
+            "ccc": torch.where(spread > 0, 2 * m.product / total, 0.0),
+        }
+        scores = {name: self._named(x) | {"mean": float(x.mean())} for name, x in figures.items()}
+        return scores | {"label_sd": self._named((m.square_y / m.n).sqrt())}
+
+    def _named(self, x: Tensor) -> dict[str, float]:
+        return dict(zip(self.labels, x.tolist(), strict=True))
+
+    def _warn_where_constant(self) -> None:
+        m = self._moments
+        sides = (("labels", m.square_y, m.mean_y), ("predictions", m.square_p, m.mean_p))
+        for i, label in enumerate(self.labels):
+            for what, square, value in sides:
+                if square[i] == 0:
+                    constant = f"all {self.count} {what} of {label} are {float(value[i]):.6g}"
+                    warnings.warn(f"{constant}: its PCC is undefined; PCC and CCC are reported as 0", stacklevel=3)
+
+    def _columns(self, argument: str, x: Tensor | ArrayLike) -> Tensor:
+        x = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, dtype=np.float64))
+        if x.is_complex():
+            raise TypeError(problem(argument, "real", x.dtype, "pass real labels and predictions"))
+        x = x.to("cpu", torch.float64)
+        if x.ndim == 1 and len(self.labels) == 1:
+            x = x[:, None]
+        if x.ndim != 2 or x.shape[1] != len(self.labels):
+            expected = f"of shape (N, {len(self.labels)}), a column for each of {', '.join(self.labels)}"
+            raise ValueError(problem(argument, expected, f"shape {tuple(x.shape)}", "pass one row per sample"))
+        check_finite(argument, x)
+        return x
+
+
+def _moments(y: Tensor, p: Tensor) -> _Moments:
+    """Of one batch, in two passes."""
+    mean_y = y[0] + (y - y[0]).mean(dim=0)  # exact for a constant column
+    mean_p = p[0] + (p - p[0]).mean(dim=0)
+    dy, dp = y - mean_y, p - mean_p
+    return _Moments(
+        n=torch.full_like(mean_y, len(y)),
+        mean_y=mean_y,
+        mean_p=mean_p,
+        square_y=dy.square().sum(dim=0),
+        square_p=dp.square().sum(dim=0),
+        product=(dy * dp).sum(dim=0),
+        error=(y - p).square().sum(dim=0),
+        agree=(y.sign() == p.sign()).sum(dim=0).double(),
+    )
+
+
+def _merged(a: _Moments, b: _Moments) -> _Moments:
+    """Of both samples together (Chan, Golub & LeVeque 1979)."""
+    if a.n[0] == 0 or b.n[0] == 0:
+        return a if b.n[0] == 0 else b
+    n = a.n + b.n
+    share, weight = b.n / n, a.n * b.n / n
+    dy, dp = b.mean_y - a.mean_y, b.mean_p - a.mean_p
+    return _Moments(
+        n=n,
+        mean_y=a.mean_y + dy * share,
+        mean_p=a.mean_p + dp * share,
+        square_y=a.square_y + b.square_y + dy.square() * weight,
+        square_p=a.square_p + b.square_p + dp.square() * weight,
+        product=a.product + b.product + dy * dp * weight,
+        error=a.error + b.error,
+        agree=a.agree + b.agree,
+    )
+
+
+def rmse_bounds(pcc: float, label_sd: float, ccc: float | None = None, rounding: float = 0.0) -> tuple[float, float]:
+    r"""Least and greatest RMSE that predictions with a given correlation can have.
+
+    .. math:: \mathrm{RMSE}^2 \ge (1 - \mathrm{PCC}^2)\,\sigma_y^2
+
+    because no predictions are nearer to the labels than the best line through them. With CCC known too, and both
+    positive,
+
+    .. math:: \mathrm{RMSE}^2 = 2\,\mathrm{PCC}\,\sigma_y \sigma_{\hat y} \left(\tfrac{1}{\mathrm{CCC}} - 1\right),
+    \qquad
+              \sigma_{\hat y} \in \sigma_y \left(t \pm \sqrt{t^2 - 1}\right), \quad t = \mathrm{PCC} / \mathrm{CCC}
+
+    the range of :math:`\sigma_{\hat y}` being what leaves :math:`(\mu_y - \mu_{\hat y})^2` positive.
+
+    Source: derived from the definitions of Kim & Song 2021, Evaluation metrics.
+
+    Args:
+        pcc: PCC as reported, in [-1, 1].
+        label_sd: population standard deviation of the labels, at least 0.
+        ccc: CCC as reported; None if unknown.
+        rounding: how far reported figures may be from the true ones, half a unit of their last place.
+
+    Returns:
+        The bounds, in the unit of ``label_sd``; the upper one is infinite where PCC alone decides.
+
+    Raises:
+        ValueError: a figure is out of range, or ``ccc`` is larger than ``pcc`` allows.
+
+    Example:
+        >>> low, high = rmse_bounds(pcc=0.86, ccc=0.83, label_sd=0.466, rounding=0.005)
+        >>> round(low, 3), round(high, 3)
+        (0.238, 0.33)
+    """
+    _check_reported(pcc, label_sd, ccc, rounding)
+    r = min(1.0, abs(pcc) + rounding)
+    low = label_sd * math.sqrt(1 - r * r)
+    if ccc is None or pcc <= rounding or ccc <= rounding:
+        return low, math.inf
+    least, most = ccc - rounding, min(ccc + rounding, r)
+    if least > r * (1 + 1e-9):
+        raise ValueError(problem("ccc", f"at most pcc ({pcc})", ccc, "no predictions have these figures"))
+
+    def rmse(c: float, side: int) -> float:
+        t = max(1.0, r / c)
+        return label_sd * math.sqrt(2 * r * (1 / c - 1) * (t + side * math.sqrt(t * t - 1)))
+
+    nearest = 2 * r * r / (1 + r * r)  # the CCC of the best line, where the lower bound is that of PCC alone
+    return rmse(min(max(nearest, least), most), -1), rmse(least, 1)
+
+
+def feasible(rmse: float, pcc: float, label_sd: float, rounding: float = 0.0, ccc: float | None = None) -> bool:
+    r"""Whether an RMSE and correlations can have been computed from the same predictions, all samples pooled.
+
+    Tables can fail this: where RMSE was averaged over batches, or the figures come from different labels. See
+    :func:`rmse_bounds` for the formula and its source.
+
+    Args:
+        rmse: as reported, at least 0.
+        pcc: as reported, in [-1, 1].
+        label_sd: population standard deviation of the labels, in the unit of ``rmse``.
+        rounding: how far each reported figure may be from the true one.
+        ccc: as reported; None if unknown.
+
+    Returns:
+        False where no predictions for labels of this standard deviation have these figures.
+
+    Raises:
+        ValueError: a figure is out of range.
+
+    Example:
+        >>> feasible(rmse=0.35, pcc=0.71, ccc=0.71, label_sd=0.466, rounding=0.005)
+        True
+        >>> feasible(rmse=0.2186, pcc=0.86, label_sd=0.466, rounding=0.005)
+        False
+    """
+    if not 0 <= rmse < math.inf:
+        raise ValueError(problem("rmse", "finite and at least 0", rmse, "pass it as reported"))
+    _check_reported(pcc, label_sd, ccc, rounding)
+    if ccc is not None and abs(ccc) - rounding > (abs(pcc) + rounding) * (1 + 1e-9):
+        return False
+    low, high = rmse_bounds(pcc, label_sd, ccc, rounding)
+    return low * (1 - 1e-6) <= rmse + rounding and rmse - rounding <= high * (1 + 1e-6)
+
+
+def _check_reported(pcc: float, label_sd: float, ccc: float | None, rounding: float) -> None:
+    for argument, value, least, most in (
+        ("pcc", pcc, -1.0, 1.0),
+        ("ccc", ccc, -1.0, 1.0),
+        ("label_sd", label_sd, 0.0, math.inf),
+        ("rounding", rounding, 0.0, math.inf),
+    ):
+        if value is not None and not (least <= value <= most and math.isfinite(value)):
+            raise ValueError(problem(argument, f"finite and in [{least}, {most}]", value, "pass it as reported"))
+
+
+class Interval(NamedTuple):
+    """A figure and its confidence interval."""
+
+    estimate: Tensor
+    low: Tensor
+    high: Tensor
+
+
+def bootstrap_interval(
+    metric: Callable[[Tensor, Tensor], Tensor],
+    target: Tensor | ArrayLike,
+    prediction: Tensor | ArrayLike,
+    *,
+    groups: ArrayLike | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Interval:
+    r"""Percentile bootstrap interval of a figure: how much it would vary with other samples, or other people.
+
+    The figure is computed on ``resamples`` samples drawn with replacement; the interval holds the middle ``confidence``
+    of the results. Frames of a video, or images of one person, are not independent: pass ``groups`` to draw whole
+    groups instead, each with all its rows. Such an interval is usually much wider, and the one to report.
+
+    Source: Efron 1979; for groups, the cluster bootstrap (Davison & Hinkley 1997, section 3.8).
+
+    Args:
+        metric: ``metric(target, prediction)``, such as ``functional.concordance_correlation``; returns a tensor.
+        target: labels, shape ``(N,)`` or ``(N, L)``.
+        prediction: same shape.
+        groups: group of each row, ``N`` numbers or names, such as the video or the person; None: every row its own.
+        confidence: share of the resampled results inside the interval, between 0 and 1.
+        resamples: number of resamples.
+        seed: of the drawing; the same seed gives the same interval.
+
+    Returns:
+        The figure of the data, and the two ends of the interval: float64, each of the metric's shape.
+
+    Raises:
+        ValueError: shapes differ, there are fewer than two rows or groups, or an option is out of range.
+
+    Example:
+        >>> from adaptive_margin import functional as F
+        >>> label = torch.randn(200, generator=torch.Generator().manual_seed(0))
+        >>> noise = torch.randn(200, generator=torch.Generator().manual_seed(1))
+        >>> ccc = bootstrap_interval(F.concordance_correlation, label, label + noise)
+        >>> bool(ccc.low < ccc.estimate < ccc.high)
+        True
+    """
+    y, p = (_float64(x) for x in (target, prediction))
+    if y.shape != p.shape or y.ndim not in (1, 2):
+        got = f"shapes {tuple(y.shape)} and {tuple(p.shape)}"
+        raise ValueError(problem("target and prediction", "of one shape, (N,) or (N, L)", got, "one row per sample"))
+    if not 0 < confidence < 1:
+        raise ValueError(problem("confidence", "between 0 and 1", confidence, "0.95 is usual"))
+    if resamples < 1:
+        raise ValueError(problem("resamples", "at least 1", resamples, "1000 is usual"))
+    names = np.arange(len(y)) if groups is None else np.asarray(groups)
+    if names.shape != (len(y),):
+        raise ValueError(problem("groups", f"one for each of {len(y)} rows", f"shape {names.shape}", "name each row's"))
+    _, group_of, counts = np.unique(names, return_inverse=True, return_counts=True)
+    if len(counts) < 2:
+        what = "target" if groups is None else "groups"
+        raise ValueError(problem(what, "two or more to draw from", len(counts), "one says nothing of the variation"))
+
+    rows = torch.from_numpy(np.argsort(group_of, kind="stable"))  # the rows of group 0, then of group 1, ...
+    sizes = torch.from_numpy(counts)
+    first = sizes.cumsum(0) - sizes
+    generator = torch.Generator().manual_seed(seed)
+    results = []
+    for _ in range(resamples):
+        drawn = torch.randint(len(sizes), (len(sizes),), generator=generator)
+        size = sizes[drawn]
+        begins = (first[drawn] - (size.cumsum(0) - size)).repeat_interleave(size)
+        sample = rows[begins + torch.arange(len(begins))]
+        results.append(metric(y[sample], p[sample]).double())
+    tail = (1 - confidence) / 2
+    low, high = torch.quantile(torch.stack(results), torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
+    return Interval(metric(y, p).double(), low, high)
+
+
+def _float64(x: Tensor | ArrayLike) -> Tensor:
+    if isinstance(x, Tensor):
+        return x.detach().to("cpu", torch.float64)
+    array: np.ndarray[Any, np.dtype[np.float64]] = np.array(x, dtype=np.float64)
+    return torch.from_numpy(array)

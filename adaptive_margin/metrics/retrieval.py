@@ -1,0 +1,279 @@
+"""Retrieval figures of embeddings of any number, in memory for one tile of distances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ..functional.checks import check_labels, problem
+from ..functional.neighbours import TILE_ENTRIES, Metric, check_search, neighbour_tiles
+from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information
+
+Search = Literal["tiled", "faiss"]
+Clustering = Literal["kmeans", "faiss", "sklearn"]
+ClusterFunction = Callable[[Tensor, int], Tensor]
+
+
+class RetrievalMetrics:
+    r"""Recall@k, R-Precision, MAP@R, NMI and AMI, without an N×N matrix or N lists of neighbours.
+
+    For a query of class :math:`y` let :math:`g_i = 1` where its :math:`i`-th nearest reference has its class, and
+    :math:`R` the number of references of its class, itself left out. Averaged over the queries with :math:`R > 0`:
+
+    .. math:: \mathrm{Recall@}k = [\textstyle\sum_{i \le k} g_i > 0], \qquad
+              \mathrm{RP} = \frac1R \sum_{i \le R} g_i, \qquad
+              \mathrm{MAP@R} = \frac1R \sum_{i \le R} g_i\, \frac1i \sum_{j \le i} g_j
+
+    Sources: Oh Song et al. 2016 (after Jégou et al. 2011) for Recall@k as metric learning uses it: found at all, not
+    the share found; Musgrave et al. 2020, *A Metric Learning Reality Check*, for RP and MAP@R. Equal to
+    pytorch-metric-learning's ``AccuracyCalculator``: its ``precision_at_1`` is ``recall_at_1``, the other names are
+    the same.
+
+    **Lone queries**, whose class has no (other) reference, count in no retrieval figure, as in the host;
+    ``counted_queries`` and ``lone_queries`` of the last call say how many. A figure over no query is NaN. **Ties** go
+    to the lower reference index. A query that is a reference never finds its own index; it does find its duplicates.
+    ``k`` beyond the references finds all of them: the figure is then 1 by definition, not an error.
+
+    Args:
+        ks: the ``k`` of every Recall@k.
+        at_r: RP and MAP@R too. They need the ``max(R)`` nearest of every query: with few classes, half the data.
+        distance: ``"squared_l2"`` or ``"cosine"``.
+        clustering: what makes as many clusters of the queries as they have classes, for NMI and AMI: None leaves
+            both out; ``"kmeans"`` is :func:`~adaptive_margin.metrics.kmeans` with its defaults; ``"faiss"`` and
+            ``"sklearn"`` are theirs (20 iterations from random rows, 10 from k-means++); or any
+            ``function(embeddings, clusters)``, the host's ``kmeans_func`` for instance. With ``distance="cosine"``
+            the rows it gets have unit norm.
+        search: ``"tiled"`` on the embeddings' device, or ``"faiss"``: its flat index on the CPU, which copies the
+            references and leaves ties as faiss finds them.
+        seed: of ``"kmeans"``, ``"faiss"`` and ``"sklearn"``.
+        tile_entries: distances held at once by ``"tiled"``.
+
+    Raises:
+        TypeError: an embedding is not a floating-point tensor, or a label not a tensor of integers.
+        ValueError: a wrong option, shape or device, or an embedding that is not finite.
+        ImportError: faiss or scikit-learn was asked for and is not installed.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0], [1.1], [3.0], [9.0]])
+        >>> metrics = RetrievalMetrics(ks=(1, 2))
+        >>> metrics(x, torch.tensor([0, 0, 1, 1, 2]))
+        {'recall_at_1': 0.5, 'recall_at_2': 0.75, 'r_precision': 0.5, 'mean_average_precision_at_r': 0.5}
+        >>> metrics.counted_queries, metrics.lone_queries
+        (4, 1)
+    """
+
+    def __init__(
+        self,
+        ks: Sequence[int] = (1, 2, 4, 8),
+        *,
+        at_r: bool = True,
+        distance: Metric = "squared_l2",
+        clustering: Clustering | ClusterFunction | None = None,
+        search: Search = "tiled",
+        seed: int = 0,
+        tile_entries: int = TILE_ENTRIES,
+    ) -> None:
+        if not isinstance(ks, Sequence):
+            raise TypeError(
+                problem("ks", "a sequence of integers >= 1", repr(ks), "ks=(1, 10, 100, 1000) for instance")
+            )
+        for k in ks:
+            if isinstance(k, bool) or not isinstance(k, int) or k < 1:
+                raise ValueError(problem("ks", "integers >= 1", repr(k), "ks=(1, 10, 100, 1000) for instance"))
+        if search not in get_args(Search):
+            raise ValueError(problem("search", f"one of {get_args(Search)}", repr(search), "tiled needs no package"))
+        if not (clustering is None or callable(clustering) or clustering in get_args(Clustering)):
+            expected = f"None, one of {get_args(Clustering)} or a function"
+            raise ValueError(problem("clustering", expected, repr(clustering), "kmeans needs no package"))
+        check_search(torch.zeros(1, 1), None, distance, False, tile_entries)
+        if "faiss" in (search, clustering):
+            _faiss()
+        self.ks = tuple(ks)
+        self.at_r = at_r
+        self.distance: Metric = distance
+        self.clustering = clustering
+        self.search = search
+        self.seed = seed
+        self.tile_entries = tile_entries
+        self.counted_queries = 0
+        self.lone_queries = 0
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        query: Tensor,
+        query_labels: Tensor,
+        reference: Tensor | None = None,
+        reference_labels: Tensor | None = None,
+        ref_includes_query: bool = False,
+    ) -> dict[str, float]:
+        """The figures of these embeddings.
+
+        Args:
+            query: shape ``(Q, D)``, any floating dtype; computed in float32.
+            query_labels: integers of shape ``(Q,)``.
+            reference: shape ``(R, D)``, a gallery. Without it every query searches the other queries.
+            reference_labels: integers of shape ``(R,)``.
+            ref_includes_query: the first ``Q`` references are the queries, in their order, as in the host.
+
+        Returns:
+            Python floats: ``recall_at_<k>`` for every k, ``r_precision``, ``mean_average_precision_at_r``, and with
+            ``clustering`` ``NMI`` and ``AMI``, over all queries, lone ones too.
+        """
+        if (reference is None) != (reference_labels is None):
+            got = "only one of them"
+            raise ValueError(problem("reference, reference_labels", "given together or not at all", got, "pass both"))
+        check_search(query, reference, self.distance, ref_includes_query, self.tile_entries)
+        check_labels("query_labels", query_labels, len(query), "query")
+        exclude_self = reference is None or ref_includes_query
+        if reference is None or reference_labels is None:
+            reference, reference_labels = query, query_labels
+        check_labels("reference_labels", reference_labels, len(reference), "reference")
+        query_labels, reference_labels = query_labels.to(query.device), reference_labels.to(query.device)
+        if ref_includes_query and not torch.equal(query_labels, reference_labels[: len(query)]):
+            expected = "query_labels followed by the other references' labels when ref_includes_query is True"
+            remedy = "put the queries first, in their order, or pass ref_includes_query=False"
+            raise ValueError(problem("reference_labels", expected, "another beginning", remedy))
+
+        # Labels become 0 … C - 1, so that the size of each query's class is one look-up.
+        names, codes = torch.unique(torch.cat([query_labels, reference_labels]), return_inverse=True)
+        query_codes, reference_codes = codes[: len(query)], codes[len(query) :]
+        relevant = torch.bincount(reference_codes, minlength=len(names))[query_codes] - int(exclude_self)  # (Q,), R
+        figures = self._retrieval(query, query_codes, reference, reference_codes, relevant, exclude_self)
+        if self.clustering is not None:
+            figures |= self._agreement(query, query_codes)
+        return figures
+
+    def get_accuracy(
+        self,
+        query: Tensor,
+        query_labels: Tensor,
+        reference: Tensor | None = None,
+        reference_labels: Tensor | None = None,
+        ref_includes_query: bool = False,
+    ) -> dict[str, float]:
+        """The figures, under the name by which the host's testers ask their ``accuracy_calculator``."""
+        return self(query, query_labels, reference, reference_labels, ref_includes_query)
+
+    def get_curr_metrics(self) -> list[str]:
+        """The names of the figures, for the host's testers."""
+        at_r = ["r_precision", "mean_average_precision_at_r"] if self.at_r else []
+        return [f"recall_at_{k}" for k in self.ks] + at_r + (["NMI", "AMI"] if self.clustering is not None else [])
+
+    def description(self) -> str:
+        """What the host's testers add to the name of their results: nothing."""
+        return ""
+
+    def _retrieval(
+        self,
+        query: Tensor,
+        query_codes: Tensor,
+        reference: Tensor,
+        reference_codes: Tensor,
+        relevant: Tensor,
+        exclude_self: bool,
+    ) -> dict[str, float]:
+        counted = relevant > 0
+        self.counted_queries = int(counted.sum())
+        self.lone_queries = len(query) - self.counted_queries
+        figures = dict.fromkeys([f"recall_at_{k}" for k in self.ks], math.nan)
+        if self.at_r:
+            figures |= {"r_precision": math.nan, "mean_average_precision_at_r": math.nan}
+        deepest = int(relevant.max()) if self.at_r and len(query) > 0 else 0
+        k = min(max([*self.ks, deepest], default=0), len(reference) - int(exclude_self))
+        if self.counted_queries == 0 or k < 1:
+            return figures
+        # Ranks are 1-based. Sums stay on the device, in float64, until every tile is done.
+        sums = torch.zeros(len(figures), dtype=torch.float64, device=query.device)
+        rank = torch.arange(1, k + 1, device=query.device)
+        cut = torch.tensor(self.ks, device=query.device)
+        search = neighbour_tiles if self.search == "tiled" else _faiss_tiles
+        for start, _, indices in search(query, reference, k, self.distance, exclude_self, self.tile_entries):
+            rows = slice(start, start + len(indices))
+            hits = reference_codes[indices] == query_codes[rows].unsqueeze(1)  # (r, k)
+            keep = counted[rows].unsqueeze(1)
+            first = torch.where(hits.any(dim=1), hits.int().argmax(dim=1) + 1, k + 1).unsqueeze(1)
+            found = (first <= cut) & keep  # (r, ks); a k beyond the references is 1 for every kept row
+            sums[: len(self.ks)] += found.sum(dim=0)
+            if self.at_r:
+                r = relevant[rows].unsqueeze(1)
+                upto, within = rank[:deepest], hits[:, :deepest]
+                within = within & (upto <= r)
+                precision = within.cumsum(dim=1).double() / upto
+                scores = torch.stack([within.sum(dim=1).double(), (precision * within).sum(dim=1)], dim=1) / r.clamp(
+                    min=1
+                )
+                sums[len(self.ks) :] += scores.sum(dim=0)  # 0 for a lone query, whose r is 0
+        return dict(zip(figures, (sums / self.counted_queries).tolist(), strict=True))
+
+    def _agreement(self, query: Tensor, query_codes: Tensor) -> dict[str, float]:
+        classes = len(torch.unique(query_codes))
+        if classes == 0:
+            return {"NMI": math.nan, "AMI": math.nan}
+        x = normalize(query.detach().float(), dim=1) if self.distance == "cosine" else query.detach()
+        if callable(self.clustering):
+            clusters = self.clustering(x, classes)
+            check_labels("the clusters of clustering(query, classes)", clusters, len(query), "query")
+        elif self.clustering == "kmeans":
+            clusters = kmeans(x, classes, seed=self.seed, tile_entries=self.tile_entries)
+        elif self.clustering == "faiss":
+            clusters = _faiss_kmeans(x, classes, self.seed)
+        else:
+            clusters = _sklearn_kmeans(x, classes, self.seed)
+        return {
+            "NMI": normalized_mutual_information(query_codes, clusters),
+            "AMI": adjusted_mutual_information(query_codes, clusters),
+        }
+
+
+def _faiss() -> ModuleType:
+    try:
+        import faiss
+    except ImportError as error:
+        remedy = "pip install 'adaptive-margin[eval]', or use search='tiled' and clustering='kmeans'"
+        raise ImportError(
+            problem("faiss", "installed when it is asked for", "no module of that name", remedy)
+        ) from error
+    module: ModuleType = faiss
+    return module
+
+
+def _faiss_tiles(
+    query: Tensor, reference: Tensor, k: int, distance: Metric, exclude_self: bool, tile_entries: int
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """What :func:`neighbour_tiles` gives, from faiss' flat index on the CPU: the order of ties is its own."""
+    x, y = (v.detach().float().cpu() for v in (query, reference))
+    if distance == "cosine":
+        x, y = normalize(x, dim=1), normalize(y, dim=1)
+    index: Any = _faiss().IndexFlatL2(y.shape[1])
+    index.add(y.contiguous().numpy())
+    step = max(1, tile_entries // max(k + 1, 256))
+    for start in range(0, len(x), step):
+        rows = x[start : start + step].contiguous().numpy()
+        distances, indices = (torch.from_numpy(v) for v in index.search(rows, k + int(exclude_self)))
+        if exclude_self:
+            own = indices == torch.arange(start, start + len(rows)).unsqueeze(1)
+            own[:, -1] |= ~own.any(dim=1)  # among many duplicates it may not be there: the last is one too many
+            distances, indices = distances[~own].view(-1, k), indices[~own].view(-1, k)
+        yield start, distances.to(query.device), indices.to(query.device)
+
+
+def _faiss_kmeans(x: Tensor, clusters: int, seed: int) -> Tensor:
+    rows = x.float().cpu().contiguous().numpy()
+    model: Any = _faiss().Kmeans(rows.shape[1], clusters, niter=20, seed=seed)
+    model.train(rows)
+    _, labels = model.index.search(rows, 1)
+    return torch.from_numpy(labels[:, 0]).to(x.device)
+
+
+def _sklearn_kmeans(x: Tensor, clusters: int, seed: int) -> Tensor:
+    from sklearn.cluster import KMeans  # pytorch-metric-learning requires scikit-learn
+
+    labels = KMeans(clusters, n_init=10, random_state=seed).fit_predict(x.float().cpu().numpy())
+    return torch.from_numpy(labels).long().to(x.device)

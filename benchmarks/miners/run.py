@@ -1,0 +1,154 @@
+"""Time and memory of the tiled miners beside pytorch-metric-learning's, 4 images a class.
+
+    python benchmarks/miners/run.py
+    python benchmarks/miners/run.py --batches 256 1024 --device cuda
+
+Every case runs in a process of its own, on the same generated embeddings: the median time of some calls after
+a first one, and the peak of the resident set (on CUDA of the allocator) above what it was with the embeddings in
+place. A case whose process grows beyond ``--limit-gib`` or runs longer than ``--limit-minutes`` is stopped, and
+reported as such.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from pytorch_metric_learning import miners as stock
+
+import adaptive_margin
+from adaptive_margin import miners as tiled
+
+GIB = 2**30
+CASES = {
+    "batch-hard, tiled": lambda: tiled.TiledBatchHardMiner(),
+    "batch-hard, stock": lambda: stock.BatchHardMiner(),
+    "distance-weighted, tiled": lambda: tiled.TiledDistanceWeightedMiner(),
+    "distance-weighted, stock": lambda: stock.DistanceWeightedMiner(),
+}
+
+
+def resident(pid: int | str, field: str) -> int:
+    """A field of /proc/PID/status in bytes: VmRSS, or its high-water mark VmHWM."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {field} in /proc/{pid}/status")
+
+
+def measure(case: str, batch: int, features: int, device: str) -> dict[str, object]:
+    """One case, in this process."""
+    torch.manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(batch, features), dim=1).to(device)
+    labels = torch.arange(batch, device=device) // 4
+    miner = CASES[case]()
+    cuda = x.is_cuda
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        before = resident("self", "VmRSS")
+    times: list[float] = []
+    cpu_times: list[float] = []  # of all threads: what other work on the machine does not stretch
+    began = time.perf_counter()
+    while len(times) < 2 or (len(times) < 50 and time.perf_counter() - began < 5):
+        start, cpu_start = time.perf_counter(), time.process_time()
+        triplets = miner(x, labels)
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - start)
+        cpu_times.append(time.process_time() - cpu_start)
+    peak = torch.cuda.max_memory_allocated() if cuda else resident("self", "VmHWM")
+    return {
+        "milliseconds": round(1000 * statistics.median(times[1:]), 2),
+        "cpu_milliseconds": round(1000 * statistics.median(cpu_times[1:]), 2),
+        "calls": len(times) - 1,
+        "mib_above_embeddings": round((peak - before) / 2**20, 1),
+        "triplets": len(triplets[0]),
+    }
+
+
+def in_its_own_process(case: str, batch: int, arguments: argparse.Namespace) -> dict[str, object]:
+    command = [sys.executable, __file__, "--measure", case, "--batches", str(batch)]
+    command += ["--features", str(arguments.features), "--device", arguments.device]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    began = time.monotonic()
+    while child.poll() is None:
+        time.sleep(0.1)
+        try:
+            used = resident(child.pid, "VmRSS")
+        except (OSError, RuntimeError):  # it has just ended
+            continue
+        late = time.monotonic() - began > 60 * arguments.limit_minutes
+        if late or used > GIB * arguments.limit_gib:
+            child.kill()
+            child.wait()
+            why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
+            return {"stopped": why}
+    output = child.communicate()[0]
+    return json.loads(output.splitlines()[-1]) if child.returncode == 0 else {"stopped": f"exit {child.returncode}"}
+
+
+def about(arguments: argparse.Namespace) -> dict[str, object]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "command": " ".join(["python", "benchmarks/miners/run.py", *sys.argv[1:]]),
+        "features": arguments.features,
+        "images_a_class": 4,
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{os.cpu_count()} CPU cores",
+        "threads": torch.get_num_threads(),
+        "load_average_before": round(os.getloadavg()[0], 1),
+        "python": platform.python_version(),
+        "versions": {
+            "adaptive-margin": adaptive_margin.__version__,
+            "torch": torch.__version__,
+            "pytorch-metric-learning": importlib.metadata.version("pytorch-metric-learning"),
+        },
+        "commit": commit,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096, 8192, 32768])
+    parser.add_argument("--features", type=int, default=128)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process is larger")
+    parser.add_argument("--limit-minutes", type=float, default=5.0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "miners.json")
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments.measure, arguments.batches[0], arguments.features, arguments.device)))
+        return
+    cases: list[dict[str, object]] = []
+    for batch in arguments.batches:
+        for case in CASES:
+            outcome = in_its_own_process(case, batch, arguments)
+            cases.append({"batch": batch, "case": case, **outcome})
+            numbers = (
+                f"stopped: {outcome['stopped']}"
+                if "stopped" in outcome
+                else f"{outcome['milliseconds']:10.2f} ms {outcome['cpu_milliseconds']:10.2f} CPU ms "
+                f"{outcome['mib_above_embeddings']:8.1f} MiB"
+            )
+            print(f"{batch:6} {case:26} {numbers}", flush=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps({**about(arguments), "cases": cases}, indent=1) + "\n")
+    print(f"written to {arguments.out}")
+
+
+if __name__ == "__main__":
+    main()
