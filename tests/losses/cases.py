@@ -11,7 +11,7 @@ import torch
 from pytorch_metric_learning import losses
 from torch import Tensor
 
-from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss
+from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
 
 CLASSES, FEATURES = 4, 8
 SIZES: dict[str, Any] = {"num_classes": CLASSES, "embedding_size": FEATURES}
@@ -128,6 +128,7 @@ GUESTS: dict[str, Callable[[], Any]] = {  # what goes into the hosts' wrappers, 
     "multi_similarity": lambda: AdaptiveMarginLoss(losses.MultiSimilarityLoss()),
     "anchors": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss(), AdaptiveMargin(granularity="anchor")),
     "pairs": lambda: AdaptiveMarginLoss(losses.TripletMarginLoss(), AdaptiveMargin(granularity="pair")),
+    "vdm": lambda: ContrastiveVDMLoss(),
 }
 
 
