@@ -1,7 +1,7 @@
-"""Formulas become MathML while the site is built: no script is fetched to read them.
+r"""Formulas become MathML while the site is built: no script is fetched to read them.
 
-Markdown pages write ``\\(…\\)`` and ``$$…$$``; docstrings write ``:math:`…``` and ``.. math::``, which are rewritten to the
-same. Cross-references of docstrings (``:class:`…``` and its kin) become code.
+Markdown pages write ``\(…\)`` and ``$$…$$``; docstrings write ``:math:`…``` and ``.. math::``, which are rewritten to
+the same. Cross-references of docstrings (``:class:`…``` and its kin) become code.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from latex2mathml.converter import convert
 ARITHMATEX = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.S)
 ROLE = re.compile(r":math:(?:<code>|`)(.+?)(?:</code>|`)", re.S)
 REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):(?:<code>|`)~?([^`<]+)(?:</code>|`)")
-BLOCK = re.compile(r"<p>\.\. math::\s*(.*?)</p>(?:\s*<div class=\"highlight\">.*?<code>(.*?)</code></pre></div>)?", re.S)
+BLOCK = re.compile(
+    r"<p>\.\. math::\s*(.*?)</p>(?:\s*<div class=\"highlight\">.*?<code>(.*?)</code></pre></div>)?", re.S
+)
 CODE_BLOCK = re.compile(r"<(?:span|/span|a|/a)[^>]*>")
 
 

@@ -514,7 +514,7 @@ def test_statistics_on_everywhere_change_no_value(guest: str) -> None:
     embeddings, labels = batch()
     counted = call(GUESTS[guest](), embeddings, labels)
     c_f.COLLECT_STATS = False  # the fixture puts it back
-    assert_identical(counted, call(GUESTS[guest](), embeddings, labels))
+    assert_near(counted, call(GUESTS[guest](), embeddings, labels), rtol=1e-5, atol=1e-6)  # tiles or not: rounding
 
 
 # What every guest keeps
