@@ -488,7 +488,7 @@ SMOOTH = {
 @pytest.mark.parametrize("name", SMOOTH)
 def test_a_margin_with_a_gradient_passes_it_on(name: str) -> None:
     loss = AdaptiveMarginLoss(HOSTS[name].build(F64, **SMOOTH[name]), AdaptiveMargin(detach=False), units="replace")
-    embeddings, labels = batch(8, dtype=F64)
+    embeddings, labels = batch(5, dtype=F64)
     torch.autograd.gradcheck(lambda x: loss(x, labels), (embeddings,), atol=1e-6)
     (with_gradient,) = torch.autograd.grad(loss(embeddings, labels), embeddings)
     loss.margin.detach = True

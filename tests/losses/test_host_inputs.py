@@ -340,7 +340,7 @@ def _labels(pattern: str, rows: int) -> Tensor:
 
 
 @every_case
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     rows=st.integers(1, 10),
     scale=st.floats(-20, 18).map(lambda power: 10**power),
