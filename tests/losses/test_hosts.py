@@ -362,12 +362,15 @@ def test_every_regulariser_of_embeddings_stays(regulariser: str) -> None:
     assert extra.item() != 0
     for host in HOSTS.values():
         args, number = (labels,) if host.labels else (), host.numbers[-1]
-        stock = call(host.build(margin=number, **kwargs), embeddings, *args)
+        stock = host.build(margin=number, **kwargs)
         ours = AdaptiveMarginLoss(host.build(**kwargs), number)
-        assert_identical(call(ours, embeddings, *args), stock)
-        assert "embedding_reg_loss" in ours.sub_loss_names()
-        without = call(host.build(margin=number), embeddings, *args).value
-        torch.testing.assert_close(stock.value, without + extra)
+        value = call(stock, embeddings, *args)
+        assert_identical(call(ours, embeddings, *args), value)
+        assert ours.sub_loss_names() == stock.sub_loss_names()
+        if host.name != "SubCenterArcFaceLoss":  # which drops the regulariser before version 2.9 of the host
+            assert "embedding_reg_loss" in ours.sub_loss_names()
+            without = call(host.build(margin=number), embeddings, *args).value
+            torch.testing.assert_close(value.value, without + extra)
 
 
 @pytest.mark.parametrize(
@@ -385,9 +388,11 @@ def test_every_regulariser_of_weights_stays(name: str, regulariser: str) -> None
         weighed = {"weight_regularizer": REGULARISERS[regulariser](), "weight_reg_weight": 0.5}
         return host.build(**weighed, **per_class, **kwargs)
 
-    ours = AdaptiveMarginLoss(build(), number)
-    assert_identical(call(ours, embeddings, labels), call(build(margin=number), embeddings, labels))
-    assert "weight_reg_loss" in ours.sub_loss_names()
+    ours, stock = AdaptiveMarginLoss(build(), number), build(margin=number)
+    assert_identical(call(ours, embeddings, labels), call(stock, embeddings, labels))
+    assert ours.sub_loss_names() == stock.sub_loss_names()
+    if name != "SubCenterArcFaceLoss":  # which drops the regulariser before version 2.9 of the host
+        assert "weight_reg_loss" in ours.sub_loss_names()
 
 
 # Trainers, with the host's logs
