@@ -26,7 +26,7 @@ def load(name: str) -> dict[str, Any]:
     [
         (
             "plain_torch_loop",
-            {"steps": 60, "seeds": 1},
+            {"steps": 30, "seeds": 1},
             ["margin 0.1", "margin 0.4", "margin 1.6", "adaptive"],
             "Recall@1 on 32 unseen classes, mean ± sd of 1 seeds",
         ),
@@ -38,7 +38,7 @@ def load(name: str) -> dict[str, Any]:
         ),
         (
             "open_metric_learning",
-            {"steps": 40, "seeds": 1},
+            {"steps": 20, "seeds": 1},
             ["margin 0.1", "margin 0.2", "margin 0.5", "adaptive"],
             "CMC@1 on 32 unseen classes, mean ± sd of 1 seeds",
         ),

@@ -61,7 +61,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             infinity in the embeddings, a loss or a gradient without a finite value.
 
     A loss with weights (ArcFace, ProxyAnchor, …) gets batches in the dtype of its weights: the host would turn the
-    weights half, for good, on the first half-precision batch.
+    weights half, for good, on the first half-precision batch. A loss on an L_p distance gets bfloat16 as float32: the
+    host's distance has no kernel for it.
 
     Example:
         >>> from pytorch_metric_learning import losses

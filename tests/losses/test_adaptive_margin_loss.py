@@ -488,7 +488,7 @@ SMOOTH = {
 @pytest.mark.parametrize("name", SMOOTH)
 def test_a_margin_with_a_gradient_passes_it_on(name: str) -> None:
     loss = AdaptiveMarginLoss(HOSTS[name].build(F64, **SMOOTH[name]), AdaptiveMargin(detach=False), units="replace")
-    embeddings, labels = batch(8, dtype=F64)
+    embeddings, labels = batch(5, dtype=F64)
     torch.autograd.gradcheck(lambda x: loss(x, labels), (embeddings,), atol=1e-6)
     (with_gradient,) = torch.autograd.grad(loss(embeddings, labels), embeddings)
     loss.margin.detach = True
@@ -707,6 +707,18 @@ WAITS_FOR_NOTHING = {  # with a reducer that does not look at its losses the hos
 }
 
 
+@pytest.fixture(scope="module")
+def _fake_cuda() -> None:
+    """Skips where this build of torch wants a driver even for tensors without values."""
+    try:
+        with FakeTensorMode():
+            x = torch.zeros(3, device="cuda")
+            x[1:] = x[:-1]
+    except (RuntimeError, AssertionError) as error:
+        pytest.skip(f"fake CUDA tensors do not work here: {error}")
+
+
+@pytest.mark.usefixtures("_fake_cuda")
 @pytest.mark.parametrize("name", WAITS_FOR_NOTHING)
 @pytest.mark.parametrize("units", [None, "offset"])
 def test_on_cuda_nothing_waits_for_the_device(name: str, units: Any) -> None:
@@ -729,6 +741,7 @@ def _of(granularity: Any) -> AdaptiveMargin:
     return AdaptiveMargin(granularity=granularity)
 
 
+@pytest.mark.usefixtures("_fake_cuda")
 def test_the_check_for_synchronisation_sees_one() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         embeddings = torch.randn(12, 8, device="cuda")

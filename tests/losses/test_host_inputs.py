@@ -340,7 +340,7 @@ def _labels(pattern: str, rows: int) -> Tensor:
 
 
 @every_case
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     rows=st.integers(1, 10),
     scale=st.floats(-20, 18).map(lambda power: 10**power),
@@ -653,3 +653,17 @@ def test_without_labels_the_tuple_says_which_classes_there_are(name: str, granul
     told = loss(embeddings, labels, (a, p, n), reference, ref_labels)
     guessed = loss(embeddings, None, (a, p, n), reference)
     torch.testing.assert_close(guessed, told)
+
+
+def test_without_labels_a_reference_that_is_the_batch_is_the_batch() -> None:
+    rows = torch.arange(12)
+    partners = rows ^ 1  # six pairs
+    embeddings = torch.randn(6, FEATURES).repeat_interleave(2, dim=0) + 0.01 * torch.randn(12, FEATURES)
+    found = []
+    for reference in (None, embeddings):
+        margin = AdaptiveMargin(neighbourhood="released", collect_stats=True)
+        loss = AdaptiveMarginLoss(losses.TripletMarginLoss(), margin)
+        loss(embeddings, None, (rows, partners, rows.roll(2)), reference)
+        assert margin.k == 1  # everyone's nearest is its partner
+        found.append(margin.alpha)
+    assert found[0] == found[1]

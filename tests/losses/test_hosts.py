@@ -19,10 +19,9 @@ from torch.nn.functional import normalize
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, AdaptiveMarginMiner, LinearMargin
 
-from .cases import CLASSES, FEATURES, GUESTS, HOSTS, SIZES, Host, assert_identical, assert_near, batch, call
+from .cases import CLASSES, FEATURES, GUESTS, HOSTS, SIZES, assert_identical, assert_near, batch, call
 
 every_guest = pytest.mark.parametrize("guest", GUESTS)
-every_host = pytest.mark.parametrize("host", HOSTS.values(), ids=HOSTS)
 F64 = torch.float64
 
 
@@ -209,36 +208,37 @@ def rows() -> tuple[Tensor, Tensor]:
     return embeddings, torch.tensor([0, 0, 1] * 2 + [2, 2, 3] * 2)
 
 
-@every_guest
 @pytest.mark.parametrize("miner", MINERS)
-def test_every_miner_goes_with_every_guest(guest: str, miner: str, rows: tuple[Tensor, Tensor]) -> None:
+def test_every_miner_goes_with_every_guest(miner: str, rows: tuple[Tensor, Tensor]) -> None:
     embeddings, labels = rows
     mined = _miners()[miner](embeddings, labels)
     assert len(mined[0]) > 0
-    result = call(GUESTS[guest](), embeddings, labels, mined)
-    assert result.value > 0
-    assert result.grads[0].any()
-    order = torch.randperm(len(mined[-1]))  # the loss of a set of pairs: their order does not matter
-    shuffled = tuple(index[order] if len(index) == len(order) and len(mined) == 3 else index for index in mined)
-    assert_near(call(GUESTS[guest](), embeddings, labels, shuffled), result)
+    for build in GUESTS.values():
+        result = call(build(), embeddings, labels, mined)
+        assert result.value > 0
+        assert result.grads[0].any()
+        # the loss of a set of pairs or triplets: their order does not matter
+        parts = (mined,) if len(mined) == 3 else (mined[:2], mined[2:])
+        shuffled = [index[order] for part in parts for order in [torch.randperm(len(part[0]))] for index in part]
+        assert_near(call(build(), embeddings, labels, tuple(shuffled)), result)
 
 
-@every_host
 @pytest.mark.parametrize("miner", MINERS)
-def test_every_miner_goes_with_every_host(host: Host, miner: str, rows: tuple[Tensor, Tensor]) -> None:
+def test_every_miner_goes_with_every_host(miner: str, rows: tuple[Tensor, Tensor]) -> None:
     embeddings, labels = rows
     mined = _miners()[miner](embeddings, labels)
-    number = host.numbers[-1]
-    if not host.tuples:
-        with pytest.raises((ValueError, TypeError), match=r"indices_tuple (is not supported|must be)"):
-            AdaptiveMarginLoss(host.build(F64), number)(embeddings, labels if host.labels else None, mined)
-        return
-    stock = call(host.build(F64, margin=number), embeddings, labels, mined)
-    assert_identical(call(AdaptiveMarginLoss(host.build(F64), number), embeddings, labels, mined), stock)
     alpha = AdaptiveMargin()(normalize(embeddings), labels, mined).item()
-    units, translated = next(iter(host.translations.items()))
-    stock = call(host.build(F64, margin=translated(alpha)), embeddings, labels, mined)
-    assert_near(call(AdaptiveMarginLoss(host.build(F64), units=units), embeddings, labels, mined), stock)
+    for host in HOSTS.values():
+        number = host.numbers[-1]
+        if not host.tuples:
+            with pytest.raises((ValueError, TypeError), match=r"indices_tuple (is not supported|must be)"):
+                AdaptiveMarginLoss(host.build(F64), number)(embeddings, labels if host.labels else None, mined)
+            continue
+        stock = call(host.build(F64, margin=number), embeddings, labels, mined)
+        assert_identical(call(AdaptiveMarginLoss(host.build(F64), number), embeddings, labels, mined), stock)
+        units, translated = next(iter(host.translations.items()))
+        stock = call(host.build(F64, margin=translated(alpha)), embeddings, labels, mined)
+        assert_near(call(AdaptiveMarginLoss(host.build(F64), units=units), embeddings, labels, mined), stock)
 
 
 # Reducers
@@ -277,23 +277,26 @@ def _attempt(loss: Any, embeddings: Tensor, labels: Any) -> Any:
         return type(error)  # the host has no such reduction for this loss
 
 
-@every_host
 @pytest.mark.parametrize("reducer", REDUCERS)
-def test_every_reducer_does_what_it_does_with_the_stock_loss(host: Host, reducer: str) -> None:
+def test_every_reducer_does_what_it_does_with_the_stock_loss(reducer: str) -> None:
     embeddings, labels = batch()
-    number = host.numbers[-1]
-    given = labels if host.labels else None
-    stock = _attempt(host.build(margin=number, reducer=REDUCERS[reducer]()), embeddings, given)
-    ours = _attempt(AdaptiveMarginLoss(host.build(reducer=REDUCERS[reducer]()), number), embeddings, given)
-    if isinstance(stock, dict):
-        assert ours.keys() == stock.keys()
-        for name, part in stock.items():
-            assert ours[name]["reduction_type"] == part["reduction_type"]
-            torch.testing.assert_close(ours[name]["losses"], part["losses"], rtol=0, atol=0)
-    elif isinstance(stock, Tensor):
-        assert torch.equal(ours, stock)
-    else:
-        assert ours is stock
+    reduced = 0
+    for host in HOSTS.values():
+        number, given = host.numbers[-1], labels if host.labels else None
+        stock = _attempt(host.build(margin=number, reducer=REDUCERS[reducer]()), embeddings, given)
+        ours = _attempt(AdaptiveMarginLoss(host.build(reducer=REDUCERS[reducer]()), number), embeddings, given)
+        if isinstance(stock, dict):
+            assert ours.keys() == stock.keys()
+            for name, part in stock.items():
+                assert ours[name]["reduction_type"] == part["reduction_type"]
+                torch.testing.assert_close(ours[name]["losses"], part["losses"], rtol=0, atol=0)
+        elif isinstance(stock, Tensor):
+            assert torch.equal(ours, stock)
+        else:
+            assert ours is stock
+            continue
+        reduced += 1
+    assert reduced >= 3
 
 
 @every_guest
@@ -351,24 +354,23 @@ def test_these_are_all_the_hosts_regularisers() -> None:
     assert {type(build()) for build in REGULARISERS.values()} == stock
 
 
-@every_host
 @pytest.mark.parametrize("regulariser", REGULARISERS)
-def test_every_regulariser_of_embeddings_stays(host: Host, regulariser: str) -> None:
+def test_every_regulariser_of_embeddings_stays(regulariser: str) -> None:
     embeddings, labels = batch()
-    args = (labels,) if host.labels else ()
-    number = host.numbers[-1]
-
-    def build(**kwargs: Any) -> Any:
-        return host.build(embedding_regularizer=REGULARISERS[regulariser](), embedding_reg_weight=0.5, **kwargs)
-
-    stock = call(build(margin=number), embeddings, *args)
-    ours = AdaptiveMarginLoss(build(), number)
-    assert_identical(call(ours, embeddings, *args), stock)
-    assert "embedding_reg_loss" in ours.sub_loss_names()
-    without = call(host.build(margin=number), embeddings, *args).value
+    kwargs = {"embedding_regularizer": REGULARISERS[regulariser](), "embedding_reg_weight": 0.5}
     extra = 0.5 * REGULARISERS[regulariser]()(embeddings)
-    torch.testing.assert_close(stock.value, without + extra)
     assert extra.item() != 0
+    for host in HOSTS.values():
+        args, number = (labels,) if host.labels else (), host.numbers[-1]
+        stock = host.build(margin=number, **kwargs)
+        ours = AdaptiveMarginLoss(host.build(**kwargs), number)
+        value = call(stock, embeddings, *args)
+        assert_identical(call(ours, embeddings, *args), value)
+        assert ours.sub_loss_names() == stock.sub_loss_names()
+        if host.name != "SubCenterArcFaceLoss":  # which drops the regulariser before version 2.9 of the host
+            assert "embedding_reg_loss" in ours.sub_loss_names()
+            without = call(host.build(margin=number), embeddings, *args).value
+            torch.testing.assert_close(value.value, without + extra)
 
 
 @pytest.mark.parametrize(
@@ -386,9 +388,11 @@ def test_every_regulariser_of_weights_stays(name: str, regulariser: str) -> None
         weighed = {"weight_regularizer": REGULARISERS[regulariser](), "weight_reg_weight": 0.5}
         return host.build(**weighed, **per_class, **kwargs)
 
-    ours = AdaptiveMarginLoss(build(), number)
-    assert_identical(call(ours, embeddings, labels), call(build(margin=number), embeddings, labels))
-    assert "weight_reg_loss" in ours.sub_loss_names()
+    ours, stock = AdaptiveMarginLoss(build(), number), build(margin=number)
+    assert_identical(call(ours, embeddings, labels), call(stock, embeddings, labels))
+    assert ours.sub_loss_names() == stock.sub_loss_names()
+    if name != "SubCenterArcFaceLoss":  # which drops the regulariser before version 2.9 of the host
+        assert "weight_reg_loss" in ours.sub_loss_names()
 
 
 # Trainers, with the host's logs
