@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..functional.checks import problem
 from .expression import check_felt, face_shape
 from .geometry import boxes, landmarks
-from .identity import FaceIdentity
+from .identity import FaceIdentity, check_people
 from .nuisance import Nuisance, check_keys, sample_nuisance, still_nuisance
 from .render import render
 from .rows import check_count
@@ -24,9 +24,7 @@ def _prepare(
     identities: FaceIdentity, valence: ArrayLike, arousal: ArrayLike, size: int, seeds: ArrayLike | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint64]]:
     """Checks what a caller passes to this module."""
-    if not isinstance(identities, FaceIdentity):
-        remedy = "make one with sample_identities and repeat rows with identities.take(index)"
-        raise TypeError(problem("identities", "a FaceIdentity", type(identities).__name__, remedy))
+    check_people("identities", identities)
     check_count("size", size, *SIZES)
     v, a = check_felt(valence, arousal)
     if len(v) != len(identities):

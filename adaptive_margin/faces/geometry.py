@@ -274,7 +274,7 @@ SQUARE = 0.85  # of the squarest jaw: 0 is an ellipse, 1 a rectangle
 
 
 def mouth_line(t: Floats, lift: Floats, lopsided: Floats) -> Floats:
-    """Height (downwards) of the line between the lips at ``t`` in ``[-1, 1]``: corners at ``-0.65 lift (1 + lopsided t)``."""
+    """Where the lips meet at ``t`` in ``[-1, 1]``, downwards: corners at ``-0.65 lift (1 + lopsided t)``."""
     return lift * (0.35 - t * t) * (1 + lopsided * t)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..functional.checks import problem
 from .rows import Draws, Floats, Table, check_count, check_seed, mix
 
 # What a head of hair can be. The renderer knows none of these names: a style is a set of numbers (see _hair).
@@ -26,8 +27,8 @@ class FaceIdentity(Table):
     """People, one per row; :func:`sample_identities` makes them.
 
     Lengths are in face units: the head's centre is the origin, the crown about -1 and the chin about +1, ``x`` to the
-    right of the picture, ``y`` downwards. Colours are sRGB in ``[0, 1]``, shape ``(n, 3)``; all other columns have shape
-    ``(n,)``.
+    right of the picture, ``y`` downwards. Colours are sRGB in ``[0, 1]``, shape ``(n, 3)``; all other columns have the
+    shape ``(n,)``.
     """
 
     # geometry of the head
@@ -113,6 +114,13 @@ class FaceIdentity(Table):
     smile_closed: Floats  # 1 smiles with the lips closed
     distress_style: Floats  # negative and aroused looks like 0 fear .. 1 anger
     lopsided: Floats  # one corner of the mouth moves more
+
+
+def check_people(argument: str, people: object) -> None:
+    """Raises a ``TypeError`` unless ``people`` is a :class:`FaceIdentity`."""
+    if not isinstance(people, FaceIdentity):
+        remedy = "make it with sample_identities, choose and repeat rows with take(index)"
+        raise TypeError(problem(argument, "a FaceIdentity", type(people).__name__, remedy))
 
 
 def _palette(colours: Floats, position: Floats) -> Floats:

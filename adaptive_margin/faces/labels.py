@@ -27,10 +27,10 @@ CONCENTRATION = 6.0  # of the Dirichlet distribution of a person's shares about 
 def sample_labels(seed: int, person: int, count: int) -> NDArray[np.float32]:
     r"""Feelings of one person.
 
-    A mixture of eight Gaussians about the usual spots of basic emotions. Each person's shares are drawn from a Dirichlet
-    distribution about the average ones (concentration 6), so that one person is mostly cheerful and another mostly
-    tense. Radii above 0.8 are pressed in smoothly by :math:`0.8 + 0.19\,x/(1+x),\ x = (r - 0.8)/0.19`: all labels are
-    inside the disc.
+    A mixture of eight Gaussians about the usual spots of basic emotions. Each person's shares are drawn from a
+    Dirichlet distribution about the average ones (concentration 6), so that one person is mostly cheerful and another
+    mostly tense. Radii above 0.8 are pressed in smoothly, :math:`0.8 + 0.19\,x/(1+x)` with
+    :math:`x = (r - 0.8)/0.19`: all labels are inside the disc.
 
     Args:
         seed: Of the data set.

@@ -18,7 +18,8 @@ from .rows import Floats
 
 F32 = Floats  # float32 throughout; numpy's annotations lose track of the width
 Ints = NDArray[np.int64]
-Extent = tuple[float, float, float, float]  # left, right, top, bottom in local coordinates
+Bound = Floats | float  # of a window on one side, local coordinates: one per row, or the same for all
+Extent = tuple[Bound, Bound, Bound, Bound]  # left, right, top, bottom
 
 
 def clip01(x: F32) -> F32:
@@ -147,8 +148,8 @@ class Whole:
 class Window:
     """A rectangle of pixels around one part of the face, and local coordinates in it.
 
-    All pictures of a batch get the same height and width, large enough for the largest; a part never paints outside
-    the extent it was given, so that this size changes no pixel.
+    All pictures of a batch get the same height and width, large enough for the largest. Whoever paints in a window
+    gives an extent outside of which the painting is exactly zero, so that this size changes no pixel.
 
     Attributes:
         rows: Which picture each entry belongs to, shape ``(m,)``.
@@ -162,12 +163,17 @@ class Window:
         size = len(grid.at)
         left, right, top, bottom = extent
         m = frame.forward
-        reach_x, middle_y, reach_y = (right - left) / 2, (top + bottom) / 2, (bottom - top) / 2
-        middle_x = (left + right) / 2 * (np.ones(len(rows)) if mirror is None else mirror)
-        centre = frame.origin + m[:, :, 0] * middle_x[:, None] + m[:, :, 1] * middle_y + 1
+        middle_x, reach_x, middle_y, reach_y = (
+            np.broadcast_to(e, (len(rows),))[:, None]
+            for e in ((left + right) / 2, (right - left) / 2, (top + bottom) / 2, (bottom - top) / 2)
+        )
+        if mirror is not None:
+            middle_x = middle_x * mirror[:, None]
+        centre = frame.origin + m[:, :, 0] * middle_x + m[:, :, 1] * middle_y + 1
         reach = np.abs(m[:, :, 0]) * reach_x + np.abs(m[:, :, 1]) * reach_y
-        low = np.floor((centre - reach) * grid.density).astype(np.int64)
-        high = np.ceil((centre + reach) * grid.density).astype(np.int64)
+        # half a pixel more: a foreshortened edge is soft over more than its own pixel
+        low = np.floor((centre - reach) * grid.density - 0.5).astype(np.int64)
+        high = np.ceil((centre + reach) * grid.density + 0.5).astype(np.int64)
         np.clip(low, 0, size - 1, out=low)
         np.clip(high, 1, size, out=high)
         w, h = (int(e) for e in (high - low).max(axis=0))

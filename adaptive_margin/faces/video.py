@@ -11,7 +11,7 @@ from ..functional.checks import problem
 from .draw import SIZES, draw_frames
 from .expression import face_shape
 from .geometry import boxes, landmarks
-from .identity import FaceIdentity
+from .identity import FaceIdentity, check_people
 from .labels import sample_labels
 from .nuisance import Nuisance, sample_nuisance, still_nuisance
 from .rows import Floats, Streams, check_count, check_seed, mix
@@ -33,8 +33,8 @@ class FaceVideo:
 def trajectory(seed: int, person: int, n_frames: int) -> NDArray[np.float32]:
     """Valence and arousal that move from one feeling of a person to another, frame by frame.
 
-    Feelings come from the person's own distribution (:func:`~adaptive_margin.faces.sample_labels`); each is held for 5 to
-    30 frames and reached in 12 to 40 along a straight line with smooth acceleration, ``3 s^2 - 2 s^3``.
+    Feelings come from the person's own distribution (:func:`~adaptive_margin.faces.sample_labels`); each is held for
+    5 to 30 frames and reached in 12 to 40 along a straight line with smooth acceleration, ``3 s^2 - 2 s^3``.
 
     Args:
         seed: Decides everything.
@@ -125,10 +125,7 @@ def draw_video(
         >>> video.images.shape, video.av.shape
         ((12, 48, 48, 3), (12, 2))
     """
-    if not isinstance(identity, FaceIdentity):
-        raise TypeError(
-            problem("identity", "a FaceIdentity", type(identity).__name__, "use sample_identities(1, seed)")
-        )
+    check_people("identity", identity)
     if len(identity) != 1:
         raise ValueError(problem("identity", "one person", f"{len(identity)} rows", "choose one with take([index])"))
     n_frames, size = check_count("n_frames", n_frames, 1), check_count("size", size, *SIZES)
