@@ -52,7 +52,7 @@ def split_people(
         counts[int((exact - counts).argmax())] += 1
     while counts.sum() > n_people:
         counts[int(counts.argmax())] -= 1
-    order = Streams().of(seed, 6).permutation(n_people)
+    order = np.argsort(Streams().words(seed, 6, n_people), kind="stable")
     bounds = np.cumsum(counts)[:-1]
     return {name: np.sort(part) for name, part in zip(SPLITS, np.split(order, bounds), strict=True)}
 

@@ -68,6 +68,11 @@ class Camera:
         turn = np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
         self.view_to_picture = self.scale[:, None, None] * turn
 
+    def _by_anchor(self, points: Floats) -> Floats:
+        """From shape ``(k * n,)`` to ``(k, n)``, for any ``n``."""
+        n = len(self.width)
+        return points.reshape(len(points) // n if n else 1, n)
+
     def surface(self, x: Floats, y: Floats) -> Floats:
         """Depth of the face at ``(x, y)``, shape ``(k, n)``: the ellipsoid, kept off its rim."""
         inside = 1 - (x / (1.1 * self.width)) ** 2 - (y / 1.25) ** 2
@@ -107,8 +112,7 @@ class Camera:
             flat: A thing that stands in front of the face (glasses) turns as a plane.
         """
         step = 0.04
-        x, y = x.reshape(-1, len(self.width)), y.reshape(-1, len(self.width))
-        above = np.broadcast_to(above, x.size).reshape(x.shape)
+        x, y, above = (self._by_anchor(np.broadcast_to(p, x.shape)) for p in (x, y, above))
         z = self.surface(x, y) + above
         zx, zy = (z, z) if flat else (self.surface(x + step, y) + above, self.surface(x, y + step) + above)
         centre = self.view(x, y, z)
@@ -117,7 +121,7 @@ class Camera:
 
     def at(self, x: Floats, y: Floats, z: Floats) -> Frame:
         """Frames at free points of the head, turned with roll only (ears); shapes as in :meth:`on_face`."""
-        x, y, z = (p.reshape(-1, len(self.width)) for p in (x, y, z))
+        x, y, z = (self._by_anchor(p) for p in (x, y, z))
         centre = self.view(x, y, z)
         return self._frame(centre, *(np.broadcast_to(e[:, None, None], centre.shape) for e in np.eye(2)))
 

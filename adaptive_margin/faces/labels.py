@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri
 
 from .rows import Streams, mix
 
@@ -21,16 +22,16 @@ FEELINGS = np.array(
         (-0.15, -0.50, 0.15, 0.04),  # tired
     ]
 )
-CONCENTRATION = 6.0  # of the Dirichlet distribution of a person's shares about the average ones: small means different
+DIVERSITY = 1.0  # standard deviation of the logarithm of a person's shares about the average ones
 
 
 def sample_labels(seed: int, person: int, count: int) -> NDArray[np.float32]:
     r"""Feelings of one person.
 
-    A mixture of eight Gaussians about the usual spots of basic emotions. Each person's shares are drawn from a
-    Dirichlet distribution about the average ones (concentration 6), so that one person is mostly cheerful and another
-    mostly tense. Radii above 0.8 are pressed in smoothly, :math:`0.8 + 0.19\,x/(1+x)` with
-    :math:`x = (r - 0.8)/0.19`: all labels are inside the disc.
+    A mixture of eight Gaussians about the usual spots of basic emotions. Each person's shares are the average ones
+    times :math:`e^{z}`, :math:`z` standard normal, so that one person is mostly cheerful and another mostly tense.
+    Radii above 0.8 are pressed in smoothly, :math:`0.8 + 0.19\,x/(1+x)` with :math:`x = (r - 0.8)/0.19`, so that all
+    labels are inside the disc.
 
     Args:
         seed: Of the data set.
@@ -45,13 +46,12 @@ def sample_labels(seed: int, person: int, count: int) -> NDArray[np.float32]:
         >>> labels.shape, bool((labels**2).sum(axis=1).max() < 1)
         ((500, 2), True)
     """
-    streams = Streams()
-    key = int(mix(seed, person))
-    shares = streams.of(key, 4).dirichlet(CONCENTRATION * FEELINGS[:, 3])
-    rng = streams.of(key, 5)
-    numbers = np.stack([np.concatenate([rng.random(1), rng.standard_normal(2)]) for _ in range(count)])
-    which = np.searchsorted(np.cumsum(shares)[:-1], numbers[:, 0], side="right")
-    av = FEELINGS[which, :2] + FEELINGS[which, 2:3] * numbers[:, 1:]
+    streams, key = Streams(), int(mix(seed, person))
+    shares = FEELINGS[:, 3] * np.exp(DIVERSITY * streams.normal(key, 4, len(FEELINGS)))
+    numbers = streams.uniform(key, 5, 3 * count).reshape(count, 3)
+    bounds = np.cumsum(shares / shares.sum())[:-1]
+    which = np.searchsorted(bounds, numbers[:, 0], side="right")
+    av = FEELINGS[which, :2] + FEELINGS[which, 2:3] * ndtri(numbers[:, 1:])
     radius = np.sqrt((av * av).sum(axis=1))
     over = np.maximum(radius - 0.8, 0) / 0.19
     pressed = np.where(radius > 0.8, 0.8 + 0.19 * over / (1 + over), radius)

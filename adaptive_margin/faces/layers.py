@@ -27,7 +27,7 @@ def paint_layers(s: Scene) -> None:
     in_front, shadow = _hair_in_front(s, half, u, v)
     side = len(s.coarse.at)
     add_relief(s, u.reshape(n, side, side), v.reshape(n, side, side), light.reshape(n, side, side))
-    light.clip(0.22, 1.45, out=light)
+    light.clip(0.22, 1.32, out=light)
     light *= shadow
 
     def sharp(field: F32, per_unit: F32) -> F32:

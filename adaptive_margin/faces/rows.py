@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
 
 from ..functional.checks import problem
 
@@ -42,23 +43,51 @@ class Table:
         return type(self)(**known)
 
 
-class Draws:
-    """Independent uniform and normal numbers, one keyed Philox stream per row.
+class Streams:
+    """Philox streams by 128-bit key ``(key, purpose)``; different purposes never share numbers.
 
-    Row ``i`` comes from the stream whose 128-bit key is ``(keys[i], purpose)``, whatever the other rows are: what a
-    row becomes does not depend on how many rows are drawn, in which order, or by which process.
+    Only the bit generator's words are used, which are the same in every version of numpy; its distributions need not
+    be. One generator is rewound and given another key each time, which is ten times faster than a new one.
+    """
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(key=0)
+        self._start = self._philox.state
+
+    def words(self, key: int, purpose: int, count: int) -> NDArray[np.uint64]:
+        """The first words of a stream."""
+        self._start["state"]["key"] = np.array([key, purpose], dtype=np.uint64)
+        self._philox.state = self._start
+        return self._philox.random_raw(count)
+
+    def bytes(self, key: int, purpose: int, count: int) -> NDArray[np.uint8]:
+        """The first bytes of a stream, the same on little- and big-endian machines."""
+        return self.words(key, purpose, -(-count // 8)).astype("<u8", copy=False).view(np.uint8)[:count]
+
+    def uniform(self, key: int, purpose: int, count: int) -> NDArray[np.float64]:
+        """The first numbers of a stream in the open interval ``(0, 1)``."""
+        return np.asarray(((self.words(key, purpose, count) >> np.uint64(12)) + 0.5) * 2.0**-52)
+
+    def normal(self, key: int, purpose: int, count: int) -> NDArray[np.float64]:
+        """The first standard normal numbers of a stream."""
+        return np.asarray(ndtri(self.uniform(key, purpose, count)))
+
+
+class Draws:
+    """Independent uniform and normal numbers, one keyed stream per row.
+
+    Row ``i`` comes from the stream of ``(keys[i], purpose)``, whatever the other rows are: what a row becomes does not
+    depend on how many rows are drawn, in which order, or by which process.
     """
 
     def __init__(self, keys: NDArray[np.uint64], purpose: int, uniforms: int, normals: int = 0) -> None:
-        self._uniform = np.empty((uniforms, len(keys)))
-        self._normal = np.empty((normals, len(keys)))
-        self._next = [0, 0]
         streams = Streams()
+        numbers = np.empty((len(keys), uniforms + normals))
         for row, key in enumerate(keys.tolist()):
-            rng = streams.of(key, purpose)
-            self._uniform[:, row] = rng.random(uniforms)
-            if normals:
-                self._normal[:, row] = rng.standard_normal(normals)
+            numbers[row] = streams.uniform(key, purpose, uniforms + normals)
+        self._uniform = np.ascontiguousarray(numbers[:, :uniforms].T)
+        self._normal = np.asarray(ndtri(np.ascontiguousarray(numbers[:, uniforms:].T)))
+        self._next = [0, 0]
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
         """The next column, uniform on ``[low, high)``."""
@@ -80,30 +109,6 @@ class Draws:
         """An index into ``weights``, which may differ from row to row."""
         table = np.cumsum(np.stack([np.broadcast_to(w, self._uniform.shape[1:]) for w in weights]), axis=0)
         return np.asarray((self.uniform() * table[-1] >= table[:-1]).sum(axis=0))
-
-
-class Streams:
-    """Philox streams by 128-bit key ``(key, purpose)``; different purposes never share numbers.
-
-    One generator is rewound and given another key each time, which is ten times faster than a new one.
-    """
-
-    def __init__(self) -> None:
-        self._philox = np.random.Philox(key=0)
-        self._generator = np.random.Generator(self._philox)
-        self._start = self._philox.state
-
-    def of(self, key: int, purpose: int) -> np.random.Generator:
-        """The stream of a key, at its start; it ends when the next one is asked for."""
-        self._start["state"]["key"] = np.array([key, purpose], dtype=np.uint64)
-        self._philox.state = self._start
-        return self._generator
-
-    def bytes(self, key: int, purpose: int, count: int) -> NDArray[np.uint8]:
-        """The first ``count`` bytes of a stream, the same on little- and big-endian machines."""
-        self.of(key, purpose)
-        words = self._philox.random_raw(-(-count // 8))
-        return words.astype("<u8", copy=False).view(np.uint8)[:count]
 
 
 def mix(seed: int, *indices: ArrayLike) -> NDArray[np.uint64]:

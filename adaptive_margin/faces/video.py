@@ -52,12 +52,10 @@ def trajectory(seed: int, person: int, n_frames: int) -> NDArray[np.float32]:
     n_frames = check_count("n_frames", n_frames, 1)
     stops = n_frames // 17 + 2  # a stop takes at least 17 frames
     targets = sample_labels(seed, person, stops).astype(np.float64)
-    rng = Streams().of(int(mix(seed, person)), 7)
+    paces = Streams().uniform(int(mix(seed, person)), 7, 2 * (stops - 1)).reshape(-1, 2)
     pieces: list[Floats] = []
-    for k, (hold, move) in enumerate(zip(rng.integers(5, 31, 4096), rng.integers(12, 41, 4096), strict=True)):
-        if sum(len(p) for p in pieces) >= n_frames:
-            break
-        here, there = targets[k % stops], targets[(k + 1) % stops]
+    for k, (hold, move) in enumerate((paces * (26, 29) + (5, 12)).astype(np.int64)):
+        here, there = targets[k], targets[k + 1]
         s = (np.arange(1, move + 1) / move)[:, None]
         pieces += [np.repeat(here[None], hold, axis=0), here + (there - here) * (3 * s * s - 2 * s * s * s)]
     return np.concatenate(pieces)[:n_frames].astype(np.float32)
@@ -65,8 +63,8 @@ def trajectory(seed: int, person: int, n_frames: int) -> NDArray[np.float32]:
 
 def _wander(key: int, purpose: int, n_frames: int, channels: int) -> Floats:
     """Smooth movement of about unit variance: three slow sine waves per channel. Shape ``(n_frames, channels)``."""
-    rng = Streams().of(key, purpose)
-    period, phase = rng.uniform(40, 260, (3, channels)), rng.uniform(0, 1, (3, channels))
+    numbers = Streams().uniform(key, purpose, 6 * channels).reshape(2, 3, channels)
+    period, phase = 40 + 220 * numbers[0], numbers[1]
     frames = np.arange(n_frames)[:, None, None]
     return np.asarray(np.sin(2 * np.pi * (frames / period + phase)).sum(axis=1) * np.sqrt(2 / 3))
 
