@@ -6,6 +6,8 @@ then taken from the interpolated distance at full resolution, so that outlines s
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .geometry import CHIN_LEAN, DEPTH, SQUARE, Frame
@@ -16,70 +18,131 @@ from .scene import Scene, pigment
 WARM = pigment(0.80, 1.0, 1.0)  # shadows on skin are warm: red falls less
 
 
+class _Patch(NamedTuple):
+    """Coverage and brightness of something in a rectangle of one picture."""
+
+    ys: slice
+    xs: slice
+    weight: F32
+    shade: F32
+
+
 def paint_layers(s: Scene) -> None:
-    """Paints all but the parts of the face, from the front to the back, and leaves the maps that those need."""
-    c, n, size = s.c, s.n, s.size
-    square = (n, size, size)
+    """Paints all but the parts of the face, and leaves the maps that those need."""
+    n, size, side = s.n, s.size, len(s.coarse.at)
     half = Whole(s.camera.head(), s.coarse)
-    full_unit = half.per_unit * 2  # pixels per face unit
     u, v = on_turned_face(s, half)
     light = _light(s, half)
     in_front, shadow = _hair_in_front(s, half, u, v)
-    side = len(s.coarse.at)
     add_relief(s, u.reshape(n, side, side), v.reshape(n, side, side), light.reshape(n, side, side))
     light.clip(0.22, 1.32, out=light)
     light *= shadow
+    # Distances become coverage when they are pressed into [0, 1], which has to wait until they are interpolated.
+    per_unit = half.per_unit * 2
+    hair, head = _hair_mass(s, half), _head(s, half)
+    for distance, softness in ((hair, per_unit), (in_front, np.minimum(per_unit * 0.8, 26)), (head, per_unit)):
+        distance *= softness  # hair in front of skin has no sharp end
+        distance += 0.5
+    smooth = (hair, in_front, _hair_tone(s, half), head, light, _background(s))
+    fields = np.stack(smooth, axis=1).reshape(n, len(smooth), side, side)
+    beards = _beards(s, half, u, v)
+    bare: list[list[_Patch]] = [[] for _ in range(n)]
+    for row, patch in (*_ears(s), *_neck(s)):
+        bare[row].append(patch)
+    clothes = dict(_clothes(s))
 
-    def sharp(field: F32, per_unit: F32) -> F32:
-        return edge(enlarge(field.reshape(n, side, side), size).reshape(n, -1), per_unit)
+    s.canvas = np.empty((n, 3, size, size), dtype=np.float32)
+    s.visible, s.unhaired, s.shade = (np.empty((n, size, size), dtype=np.float32) for _ in range(3))
+    columns = _composition(s)
+    # Picture by picture: what one needs at full resolution stays in the processor's nearest cache.
+    for row in range(n):
+        _compose(s, row, fields[row], beards.get(row), bare[row], clothes[row], columns)
 
-    s.shade = enlarge(light.reshape(n, side, side), size)
-    hair = sharp(_hair_mass(s, half), full_unit)
-    hair *= np.minimum(1.2 * c("hair_density"), 1)
-    front = sharp(in_front, np.minimum(full_unit * 0.8, 26))  # no hair ends sharply
+
+class _Composition(NamedTuple):
+    """What :func:`_compose` needs of every picture: numbers of shape ``(n,)`` and colours of shape ``(n, 3, 1, 1)``."""
+
+    density: F32
+    background: F32
+    background_2: F32
+    hair: F32
+    skin: F32
+    glow: F32
+    clothes: F32
+    layer: F32
+
+
+def _composition(s: Scene) -> _Composition:
+    c = s.c
+
+    def exposed(colour: F32) -> F32:
+        return np.asarray(colour * s.exposure)[:, :, :, None]
+
+    behind = c("n_background").reshape(-1, 2, 3, 1)
+    return _Composition(
+        density=np.minimum(1.2 * c("hair_density")[:, 0], 1),
+        background=exposed(behind[:, 0]),
+        background_2=exposed(behind[:, 1]),
+        hair=exposed(c("hair_colour")),
+        skin=exposed(c("skin_colour") * WARM),
+        glow=exposed(c("skin_colour") * (1 - WARM))[:, 0, 0, 0],
+        clothes=exposed(c("n_clothes")),
+        layer=np.empty((3, s.size, s.size), dtype=np.float32),
+    )
+
+
+def _compose(
+    s: Scene, row: int, fields: F32, beard: F32 | None, bare: list[_Patch], clothes: _Patch, c: _Composition
+) -> None:
+    """One picture, from the hair in front to the background: the weights of every pigment, then their colours."""
+    hair, front, tone, skin, shaded, mixed = enlarge(fields, s.size)
+    hair.clip(0, c.density[row], out=hair)
+    clip01(front)
     front *= hair
-    tone = enlarge(_hair_tone(s, half).reshape(n, side, side), size).reshape(n, -1)
     unseen = 1 - front
-    s.unhaired = unseen.reshape(square).copy()
-    front *= tone
+    s.unhaired[row] = unseen
+    front *= tone  # from here on the weight of the hair's colour
     # the head
-    skin = sharp(_head(s, half), full_unit)
+    clip01(skin)
     skin *= unseen
-    s.visible = skin.reshape(square).copy()
-    shaded = skin * s.shade.reshape(n, -1)
     unseen -= skin
-    _beard(s, half, u, v, front, skin, shaded)
-    # ears and neck, in windows
-    maps = (unseen.reshape(square), skin.reshape(square), shaded.reshape(square))
-    _ears(s, *maps)
-    _neck(s, *maps)
+    s.visible[row], s.shade[row] = skin, shaded
+    shaded *= skin
+    if beard is not None:
+        weight, brightness = enlarge(beard, s.size)
+        weight *= skin
+        skin -= weight
+        weight *= s.shade[row]
+        shaded -= weight
+        weight *= brightness
+        front += weight
+    # ears and neck
+    for ys, xs, weight, shade in bare:
+        seen = weight * unseen[ys, xs]
+        unseen[ys, xs] -= seen
+        skin[ys, xs] += seen
+        seen *= shade
+        shaded[ys, xs] += seen
     # hair behind
     hair *= unseen
     unseen -= hair
     tone *= 0.72
     hair *= tone
     front += hair
-    # clothes, and a background of two colours
-    worn, worn_from = _clothes(s, maps[0])
-    mixed = enlarge(_background(s), size).reshape(n, -1)
+    # clothes and background
+    ys, xs, weight, shade = clothes
+    worn = weight * unseen[ys, xs]
+    unseen[ys, xs] -= worn
+    worn *= shade
     mixed *= unseen
     unseen -= mixed
-    # colours
-    skin_colour = c("skin_colour") * s.exposure
-    behind = c("n_background").reshape(-1, 2, 3, 1) * s.exposure[:, None]
-    pigments = ((behind[:, 1], mixed), (c("hair_colour") * s.exposure, front), (skin_colour * WARM, shaded))
-    glow = (skin_colour * (1 - WARM))[:, 0]  # skin in light l: colour * (1 + WARM (l - 1)); only red has a rest
-    cloth = c("n_clothes") * s.exposure
-    s.canvas = np.empty((n, 3, size, size), dtype=np.float32)
-    layer = np.empty((3, size * size), dtype=np.float32)
-    for row in range(n):
-        picture = s.canvas[row].reshape(3, -1)
-        np.multiply(behind[row, 0], unseen[row], out=picture)
-        for colour, weight in pigments:
-            np.multiply(colour[row], weight[row], out=layer)
-            picture += layer
-        picture[0] += glow[row] * skin[row]
-        picture[:, worn_from * size :] += cloth[row] * worn[row]
+    # colours; skin in light l is colour * (1 + WARM (l - 1)), of which only red has a rest
+    picture = np.multiply(c.background[row], unseen, out=s.canvas[row])
+    for pigment_, weight in ((c.background_2, mixed), (c.hair, front), (c.skin, shaded)):
+        picture += np.multiply(pigment_[row], weight, out=c.layer)
+    skin *= c.glow[row]
+    picture[0] += skin
+    picture[:, ys, xs] += c.clothes[row] * worn
 
 
 def on_turned_face(s: Scene, w: Whole | Window) -> tuple[F32, F32]:
@@ -138,7 +201,7 @@ def _hair_outline(s: Scene, w: Whole) -> tuple[F32, F32]:
 
 
 def _hair_mass(s: Scene, w: Whole) -> F32:
-    """Distance into the mass of hair, behind and in front of the head."""
+    """Distance into the mass of hair, behind and in front of the head, face units."""
     c = s.c
     hx, f = _hair_outline(s, w)
     hx *= hx
@@ -247,11 +310,11 @@ def _head(s: Scene, w: Whole) -> F32:
     return y
 
 
-def _beard(s: Scene, w: Whole, u: F32, v: F32, hairs: F32, skin: F32, shaded: F32) -> None:
-    """Turns skin into hair, as far as the beard covers it; the lips are painted later."""
+def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
+    """Coverage and brightness of beards by picture, shape ``(2, h, h)``; the lips are painted later."""
     rows = np.flatnonzero(np.maximum(s.people.beard_cheeks, s.people.beard_lip) > 0)
     if len(rows) == 0:
-        return
+        return {}
     col, side = s.columns.take(rows), len(s.coarse.at)
     u, v = u[rows], v[rows]
     t2 = u / col("head_width")
@@ -281,22 +344,22 @@ def _beard(s: Scene, w: Whole, u: F32, v: F32, hairs: F32, skin: F32, shaded: F3
     np.maximum(alpha, lip, out=alpha)
     alpha *= 0.89 - 0.22 * grain
     clip01(alpha)
-    weight = enlarge(alpha.reshape(-1, side, side), s.size).reshape(len(rows), -1)
-    brightness = enlarge((0.74 + 0.10 * grain).reshape(-1, side, side), s.size).reshape(len(rows), -1)
-    light = s.shade[rows].reshape(len(rows), -1)
-    weight *= skin[rows]
-    skin[rows] -= weight
-    weight *= light
-    shaded[rows] -= weight
-    weight *= brightness
-    hairs[rows] += weight
+    both = np.stack([alpha, 0.74 + 0.10 * grain], axis=1).reshape(len(rows), 2, side, side)
+    return dict(zip(rows.tolist(), both, strict=True))
 
 
-def _ears(s: Scene, unseen: F32, skin: F32, shaded: F32) -> None:
+def _patches(w: Window, weight: F32, shade: F32) -> list[tuple[int, _Patch]]:
+    """What was computed in windows, by picture."""
+    shape = (-1, w.height, w.width)
+    parts = zip(w.places, weight.reshape(shape), shade.reshape(shape), strict=True)
+    return [(row, _Patch(ys, xs, one, other)) for (row, ys, xs), one, other in parts]
+
+
+def _ears(s: Scene) -> list[tuple[int, _Patch]]:
     """The ears of those whose hair does not hang over them."""
     rows = np.flatnonzero((s.people.hair_side_end < 0.5) | (s.people.hair_density == 0))
     if len(rows) == 0:
-        return
+        return []
     width, depth, y = s.wide("head_width"), np.full(s.n, -0.05), np.full(s.n, 0.06)
     frame = Frame.join(s.camera.at(-width, y, depth).take(rows), s.camera.at(width, y, depth).take(rows))
     sides = np.repeat([-1.0, 1.0], len(rows))
@@ -321,10 +384,10 @@ def _ears(s: Scene, unseen: F32, skin: F32, shaded: F32) -> None:
         shade = np.clip(r, 0, 1) * 0.42 - 0.42
     shade += 0.92 + 0.30 * col("lx") * sides.astype(np.float32)[:, None]
     np.subtract(1, r, out=r)
-    _skin_layer(w, edge(r, 0.12 * w.per_unit), shade, unseen, skin, shaded)
+    return _patches(w, edge(r, 0.12 * w.per_unit), shade)
 
 
-def _neck(s: Scene, unseen: F32, skin: F32, shaded: F32) -> None:
+def _neck(s: Scene) -> list[tuple[int, _Patch]]:
     c = s.c
     w = Window(s.camera.body(), s.everyone, (-0.75, 0.75, 0.50, 1.30), s.grid)
     x, y = w.x, w.y
@@ -349,20 +412,10 @@ def _neck(s: Scene, unseen: F32, skin: F32, shaded: F32) -> None:
     t *= 0.25 * c("lx")
     shade += t
     shade += 0.90
-    _skin_layer(w, weight, shade, unseen, skin, shaded)
+    return _patches(w, weight, shade)
 
 
-def _skin_layer(w: Window, weight: F32, shade: F32, unseen: F32, skin: F32, shaded: F32) -> None:
-    """Gives a layer of skin its share of what is still unseen."""
-    weight *= w.read(unseen)
-    w.add(skin, weight)
-    shade *= weight
-    w.add(shaded, shade)
-    w.add(unseen, np.negative(weight, out=weight))
-
-
-def _clothes(s: Scene, unseen: F32) -> tuple[F32, int]:
-    """Weight times brightness of the clothes, for the rows of pixels from the one that is returned too."""
+def _clothes(s: Scene) -> list[tuple[int, _Patch]]:
     c = s.c
     w = Window(s.camera.body(), s.everyone, (-9.0, 9.0, 1.0, 9.0), s.grid)
     ax = np.abs(w.x)
@@ -380,12 +433,7 @@ def _clothes(s: Scene, unseen: F32) -> tuple[F32, int]:
     shade *= -0.06
     shade += 0.92
     shade += (0.25 * c("lx")) * w.x
-    weight *= w.read(unseen)
-    w.add(unseen, -weight)
-    shade *= weight
-    worn = np.zeros((s.n, s.size - w.top, s.size), dtype=np.float32)
-    w.add(worn, shade, w.top)
-    return worn.reshape(s.n, -1), w.top
+    return _patches(w, weight, shade)
 
 
 def _background(s: Scene) -> F32:
@@ -398,4 +446,4 @@ def _background(s: Scene) -> F32:
         dx, dy = (x - bx) / radius, (y - by) / radius
         disc = (1 - dx * dx) - dy * dy
         mixed += disc.clip(0, 0.5, out=disc) * sign
-    return clip01(mixed)
+    return clip01(mixed).reshape(s.n, -1)

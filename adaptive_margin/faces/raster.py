@@ -115,10 +115,13 @@ def enlarge(coarse: F32, size: int) -> F32:
     n, h, _ = coarse.shape
     quarter = coarse * 0.25
     most = coarse - quarter
+    # Sums over the array as one line are fast; across the ends of its rows they are wrong, and replaced.
+    left, right = np.empty_like(coarse), np.empty_like(coarse)
+    np.add(most.reshape(-1)[1:], quarter.reshape(-1)[:-1], out=left.reshape(-1)[1:])
+    np.add(most.reshape(-1)[:-1], quarter.reshape(-1)[1:], out=right.reshape(-1)[:-1])
+    left[:, :, 0], right[:, :, -1] = coarse[:, :, 0], coarse[:, :, -1]
     wide = np.empty((n, h, 2 * h), dtype=np.float32)
-    np.add(most[:, :, 1:], quarter[:, :, :-1], out=wide[:, :, 2::2])
-    np.add(most[:, :, :-1], quarter[:, :, 1:], out=wide[:, :, 1:-1:2])
-    wide[:, :, 0], wide[:, :, -1] = coarse[:, :, 0], coarse[:, :, -1]
+    wide[:, :, ::2], wide[:, :, 1::2] = left, right
     quarter = wide * 0.25
     most = np.subtract(wide, quarter, out=wide)
     tall = np.empty((n, 2 * h, 2 * h), dtype=np.float32)
@@ -156,7 +159,7 @@ class Window:
         x: Local coordinate, shape ``(m, height * width)``; mirrored where ``mirror`` is -1.
         y: Local coordinate, downwards.
         per_unit: Pixels per face unit, shape ``(m, 1)``.
-        top: The first row of pixels that any of the rectangles reaches.
+        places: The picture and the rows and columns of its pixels, for each entry.
     """
 
     def __init__(self, frame: Frame, rows: Ints, extent: Extent, grid: Grid, mirror: Floats | None = None) -> None:
@@ -189,28 +192,27 @@ class Window:
         self.y = ((i[:, 1, 0] * gx)[:, None, :] + (i[:, 1, 1] * gy)[:, :, None]).reshape(-1, h * w)
         area = np.abs(m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0])
         self.per_unit = (np.sqrt(area) * grid.density).astype(np.float32)[:, None]
-        self.top = int(y0.min())
         at = zip(rows.tolist(), y0.tolist(), x0.tolist(), strict=True)
-        self._places = [(row, slice(y, y + h), slice(x, x + w)) for row, y, x in at]
+        self.places = [(row, slice(y, y + h), slice(x, x + w)) for row, y, x in at]
 
     def read(self, field: F32) -> F32:
         """A copy of a field of shape ``(n, size, size)`` in this window, shape ``(m, height * width)``."""
         out = np.empty((len(self.rows), self.height, self.width), dtype=np.float32)
-        for k, (row, ys, xs) in enumerate(self._places):
+        for k, (row, ys, xs) in enumerate(self.places):
             out[k] = field[row, ys, xs]
         return out.reshape(len(self.rows), -1)
 
-    def add(self, field: F32, amount: F32, first: int = 0) -> None:
-        """Adds to a field of shape ``(n, size - first, size)`` that starts at pixel row ``first``."""
+    def add(self, field: F32, amount: F32) -> None:
+        """Adds to a field of shape ``(n, size, size)``."""
         amount = amount.reshape(-1, self.height, self.width)
-        for k, (row, ys, xs) in enumerate(self._places):
-            field[row, ys.start - first : ys.stop - first, xs] += amount[k]
+        for k, (row, ys, xs) in enumerate(self.places):
+            field[row, ys, xs] += amount[k]
 
     def paint(self, canvas: F32, colour: F32, keep: F32) -> None:
         """``canvas * keep + colour``, on a canvas of shape ``(n, 3, size, size)``."""
         colour = colour.reshape(-1, 3, self.height, self.width)
         keep = keep.reshape(-1, 1, self.height, self.width)
-        for k, (row, ys, xs) in enumerate(self._places):
+        for k, (row, ys, xs) in enumerate(self.places):
             part = canvas[row, :, ys, xs]
             part *= keep[k]
             part += colour[k]
@@ -218,7 +220,7 @@ class Window:
     def tint(self, canvas: F32, amount: F32) -> None:
         """Takes a share of the green and the blue of the canvas."""
         keep = 1 - amount.reshape(-1, 1, self.height, self.width)
-        for k, (row, ys, xs) in enumerate(self._places):
+        for k, (row, ys, xs) in enumerate(self.places):
             canvas[row, 1:, ys, xs] *= keep[k]
 
 
