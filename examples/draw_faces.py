@@ -83,7 +83,7 @@ def main(folder: Path, size: int = 112) -> None:
     neutral = draw_faces(people, np.zeros(36), np.zeros(36), size=size, disturb=False)
     tile(neutral, 9).save(folder / "faces-identities.png", optimize=True)
 
-    circumplex(14, 1, size).save(folder / "faces-circumplex.png", optimize=True)
+    circumplex(6, 1, size).save(folder / "faces-circumplex.png", optimize=True)
 
     video = draw_video(people.take([29]), 241, size=size, seed=17, person=3)
     tile(video.images[::27], 9).save(folder / "faces-video.png", optimize=True)
