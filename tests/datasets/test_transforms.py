@@ -103,6 +103,7 @@ def test_normalise_is_the_formula():
     expected = (bytes_.double() / 255 - mean.double().view(1, 3, 1, 1)) / std.double().view(1, 3, 1, 1)
     assert_close(normalise(bytes_).double(), expected, rtol=0, atol=1e-6)
     last = bytes_.contiguous(memory_format=torch.channels_last)
+    assert torch.equal(normalise(last), normalise(bytes_))
     assert normalise(last).is_contiguous(memory_format=torch.channels_last)
 
 
