@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from .afew_va import load_afew_va
 from .aff_wild import load_aff_wild
 from .aff_wild2 import load_aff_wild2, load_aff_wild2_list
@@ -23,8 +25,18 @@ from .records import EXPRESSIONS, Record, Records, concatenate
 from .report import LoadedSplit, SplitReport
 from .splits import Split, check_apart, frame_split, group_folds, group_holdout, stratified_holdout
 
+LOADERS: dict[str, Callable[..., LoadedSplit]] = {
+    "affectnet-2017": load_affectnet_2017,
+    "affectnet-reduced": load_affectnet_reduced,
+    "afew-va": load_afew_va,
+    "aff-wild": load_aff_wild,
+    "aff-wild2": load_aff_wild2,
+}
+"""Release, as :func:`~adaptive_margin.datasets.check.detect` names it → its loader: ``(root, split, **options)``."""
+
 __all__ = [
     "EXPRESSIONS",
+    "LOADERS",
     "Batch",
     "CacheSpaceError",
     "CachedBatches",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import os
 import re
 import unicodedata
@@ -177,7 +178,7 @@ def load_afew_va(
             key = f"{clip.name}/{stem}"
             entry = frames[stem] if isinstance(frames[stem], dict) else {}
             numbers = _label(entry.get("valence")), _label(entry.get("arousal"))
-            if not np.isfinite(numbers).all():
+            if not math.isfinite(numbers[0] + numbers[1]):
                 tally.drop(NOT_A_NUMBER, f"{key}: {entry.get('valence')!r}, {entry.get('arousal')!r}")
                 continue
             box = None

@@ -12,6 +12,7 @@ report's notes.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -409,7 +410,7 @@ def _read_video(
         labels = (float(both[0][line]), float(both[1][line]))
         if not 1 <= number <= total:
             tally.drop(SURPLUS, f"{video} line {line + 1}")
-        elif np.isnan(labels).any():
+        elif math.isnan(labels[0] + labels[1]):
             tally.drop(NOT_A_NUMBER, f"{video} line {line + 1}")
         elif (number - 1) % every:
             tally.drop(NOT_SELECTED, f"{key} (every={every})")

@@ -9,9 +9,10 @@ and without part numbers. The official split is used; test labels are withheld.
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,18 @@ import numpy.typing as npt
 
 from ..functional.checks import problem
 from .errors import LabelFileError
-from .layout import Folders, checked_root, litter, natural, nested, one_of, relative, subfolders, wrong_layout
+from .layout import (
+    IMAGE_SUFFIXES,
+    Folders,
+    checked_root,
+    litter,
+    natural,
+    nested,
+    one_of,
+    relative,
+    subfolders,
+    wrong_layout,
+)
 from .records import RecordBuilder
 from .report import MISSING, NO_FACE, NOT_A_NUMBER, NOT_SELECTED, SENTINEL, LoadedSplit, Tally, require_rows, shorten
 from .text import number as parse_number
@@ -272,12 +284,12 @@ def _join(
         if video != current:
             current = video
             if video in places:
-                images = _numbered(listings.images(places[video]))
+                images = _numbered(listings.names(places[video]))
                 prefix = _prefix(places[video], base)
         last[video] = max(number, last.get(video, 0))
         tally.read()
         key = f"{split}/{video}/{number:05d}"
-        if np.isnan(labels).any():
+        if math.isnan(labels[0] + labels[1]):
             tally.drop(NOT_A_NUMBER, key)
         elif min(labels) < UNANNOTATED_BELOW:
             tally.drop(SENTINEL, key)
@@ -292,7 +304,7 @@ def _join(
     surplus = 0
     for video, end in last.items():
         if video in places:
-            surplus += sum(number > end for number in _numbered(listings.images(places[video])))
+            surplus += sum(number > end for number in _numbered(listings.names(places[video])))
     if surplus:
         tally.note(f"{surplus:,} crops come after the last label line of their video and are left out")
     shared = sorted({source_video(video) for video in last if re.fullmatch(r"\d+", source_video(video))}, key=natural)
@@ -300,10 +312,10 @@ def _join(
         tally.note(f"{len(shared):,} videos come from Aff-Wild: do not mix the two data sets ({shorten(shared)})")
 
 
-def _numbered(names: Sequence[str]) -> dict[int, str]:
-    """Frame number → file, for files that are named after a number."""
-    stems = ((os.path.splitext(name)[0], name) for name in names)
-    return {int(stem): name for stem, name in stems if stem.isdecimal()}
+def _numbered(names: Iterable[str]) -> dict[int, str]:
+    """Frame number → file, for images that are named after a number."""
+    parts = ((*os.path.splitext(name), name) for name in sorted(names))
+    return {int(stem): name for stem, suffix, name in parts if stem.isdecimal() and suffix.lower() in IMAGE_SUFFIXES}
 
 
 def _prefix(folder: Path, base: Path) -> str:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from ..functional.checks import problem
-from . import afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced
+from . import LOADERS, afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced
 from .derived import refuse_derived_copy
-from .errors import LabelFileError, LayoutError, UnreadableError
+from .errors import LayoutError, UnreadableError
 from .images import Progress, unreadable_rows
 from .known import Finding, compare_splits, compare_with_known
 from .layout import tree
@@ -163,7 +163,12 @@ def check(
             name = f"{release}, {split}"
             try:
                 loaded = _load(path, release, split, decode, index_dir)
-            except (LayoutError, LabelFileError, UnreadableError, ImportError, ValueError, OSError) as error:
+            except (
+                ValueError,
+                UnreadableError,
+                ImportError,
+                OSError,
+            ) as error:  # layout and label errors are ValueErrors
                 fatal.append(f"{name}: {error}")
                 continue
             loaded = _decode(loaded, name, decode, workers, decoded, progress)
@@ -194,15 +199,10 @@ def _splits(root: Path, release: str) -> list[str]:
 
 
 def _load(root: Path, release: str, split: str, decode: int | None, index_dir: str | Path | None) -> LoadedSplit:
-    if release == affectnet.NAME:
-        return affectnet.load_affectnet_2017(root, split, skip_unreadable=1.0)
-    if release == affectnet_reduced.NAME:
-        return affectnet_reduced.load_affectnet_reduced(root, split, skip_unreadable=1.0, index_dir=index_dir)
-    if release == afew_va.NAME:
-        return afew_va.load_afew_va(root, split, skip_unreadable=1.0)
-    if release == aff_wild.NAME:
+    if release == aff_wild.NAME:  # its loader would extract every frame
         return aff_wild.survey_aff_wild(root, decode=decode is None)
-    return aff_wild2.load_aff_wild2(root, split, skip_unreadable=1.0)
+    options = {"index_dir": index_dir} if release == affectnet_reduced.NAME else {}
+    return LOADERS[release](root, split, skip_unreadable=1.0, **options)
 
 
 def _decode(
