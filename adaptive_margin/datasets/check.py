@@ -163,12 +163,7 @@ def check(
             name = f"{release}, {split}"
             try:
                 loaded = _load(path, release, split, decode, index_dir)
-            except (
-                ValueError,
-                UnreadableError,
-                ImportError,
-                OSError,
-            ) as error:  # layout and label errors are ValueErrors
+            except (ValueError, UnreadableError, ImportError, OSError) as error:  # wrong layouts are ValueErrors
                 fatal.append(f"{name}: {error}")
                 continue
             loaded = _decode(loaded, name, decode, workers, decoded, progress)

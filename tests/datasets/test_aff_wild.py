@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ pytest.importorskip("cv2", reason="videos need OpenCV")
 from adaptive_margin.datasets import LabelFileError, LayoutError, UnreadableError, load_aff_wild
 from adaptive_margin.datasets.aff_wild import decide_indexing, read_box, read_labels, read_pts
 from adaptive_margin.datasets.export import export_aff_wild
-from adaptive_margin.datasets.images import read_face
+from adaptive_margin.datasets.images import read_face, read_image
 from adaptive_margin.datasets.video import count_frames, extract
 
 from .faces import number_of, samples
@@ -209,6 +210,28 @@ def test_numbering_from_zero_is_understood(tmp_path):
     records, report = load_aff_wild(tmp_path)
     assert report.rows_used == 6
     assert [number_of(read_face(record)) for record in records] == list(range(6))
+
+
+def test_a_small_face_in_a_large_frame(tmp_path):
+    """What is kept around the face is cut off again by the box, wherever the face is."""
+    faces = samples(6, videos=1)
+    wide = []
+    for place, face in enumerate(faces):
+        image = np.full((200, 320, 3), 128, dtype=np.uint8)
+        image[60 : 60 + 64, 100 + 10 * place : 164 + 10 * place] = face.image
+        wide.append(replace(face, image=image))
+    export_aff_wild(tmp_path, wide)
+    folder = tmp_path / "bboxes" / "train" / "105"
+    for place in range(6):  # the exporter's border is 32 and 20 pixels wide
+        left, top = 132 + 10 * place, 80
+        corners = f"{left} {top}\n{left + 64} {top + 64}\n{left + 64} {top}\n{left} {top + 64}"
+        (folder / f"{place + 1}.pts").write_text(f"version: 1\nn_points: 4\n{{\n{corners}\n}}\n")
+    records, _ = load_aff_wild(tmp_path)
+    for record, face in zip(records, faces, strict=True):
+        assert read_image(record.path).size == (128, 128)  # twice the box
+        assert record.box == (32, 32, 96, 96)
+        assert read_face(record).size == (64, 64)
+        assert number_of(read_face(record)) == number_of(face.image)
 
 
 def test_label_files(tmp_path):
