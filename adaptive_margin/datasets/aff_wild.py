@@ -257,6 +257,7 @@ def load_aff_wild(
         LayoutError: the folders are not there.
         ImportError: videos are to be read and OpenCV is not installed.
         UnreadableError: more lines are unreadable than allowed.
+        OSError: the folder for frames cannot be written, or the disk is full.
         ValueError: an unknown option, or no frame that can be used.
     """
     if split == "test":
@@ -275,7 +276,11 @@ def load_aff_wild(
         raise wrong_layout(base, "Aff-Wild", LAYOUT, "videos/train/")
     if crop == "box" and layout.boxes is None:
         raise wrong_layout(base, "Aff-Wild", LAYOUT, "bboxes/train/ (crop='none' takes whole frames)")
-    frames.mkdir(parents=True, exist_ok=True)
+    try:
+        frames.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        remedy = "pass frames_dir=, a folder that can be written"
+        raise OSError(error.errno, f"{error.strerror}: frames cannot be kept in {frames}; {remedy}") from error
     with FileLock(frames.parent / f".{kind}.lock"):
         return require_rows(_read(layout, frames, crop, every, None, progress).finish(skip_unreadable))
 

@@ -64,7 +64,7 @@ class CacheSpaceError(OSError):
 
     def __init__(self, folder: Path, needed: int, free: int) -> None:
         message = (
-            f"the image cache needs {needed / 2**30:.2f} GiB in {folder}, {free / 2**30:.2f} GiB are free; "
+            f"the image cache needs {needed / 2**20:,.1f} MiB in {folder}, {free / 2**20:,.1f} MiB are free; "
             "nothing was left there: choose a folder on another disk, a smaller size, or fewer records (every=)"
         )
         super().__init__(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {message}")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -274,6 +275,22 @@ def test_wrong_roots(tmp_path):
     shutil.rmtree(tmp_path / "videos")
     with pytest.raises(LayoutError, match="videos/train/"):
         load_aff_wild(tmp_path, frames_dir=tmp_path / "other", crop="none")
+
+
+def test_without_opencv_the_error_says_what_to_install(tmp_path, monkeypatch):
+    export_aff_wild(tmp_path, samples(4, videos=1))
+    first, _ = load_aff_wild(tmp_path)
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert load_aff_wild(tmp_path).records.digest() == first.digest()  # frames that are there need no decoder
+    with pytest.raises(ImportError, match=r"pip install 'adaptive-margin\[fer\]'"):
+        load_aff_wild(tmp_path, frames_dir=tmp_path / "other")
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    export_aff_wild(tmp_path, samples(4, videos=1))
+    (tmp_path / "extracted_frames").touch()
+    with pytest.raises(OSError, match=r"frames cannot be kept in .*pass frames_dir="):
+        load_aff_wild(tmp_path)
 
 
 def test_extraction_reports_what_the_container_says(tmp_path):

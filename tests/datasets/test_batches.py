@@ -54,6 +54,19 @@ def test_seed_and_epoch_decide_everything():
     assert not torch.equal(one[2], collect(batches(seed=4).epoch(4))[2])
 
 
+def test_every_batch_of_every_epoch_is_cropped_anew():
+    """One picture everywhere: what differs between batches is the crops alone."""
+    seen = []
+    for seed in (0, 1, 2):
+        loader = CachedBatches(
+            IMAGES, np.zeros((16, 2)), slots=[4] * 16, batch_size=8, train=True, size=SIZE, seed=seed
+        )
+        seen += [batch.images for epoch in range(3) for batch in loader.epoch(epoch)]
+    assert len(seen) == 18
+    for place, one in enumerate(seen):
+        assert not any(torch.equal(one, other) for other in seen[:place])
+
+
 @pytest.mark.parametrize("start", [0, 1, 4, 5])
 def test_an_epoch_goes_on_where_it_stopped(start):
     whole = list(batches().epoch(2))

@@ -302,7 +302,7 @@ def test_a_disk_too_small_is_found_before_the_work(tmp_path, monkeypatch):
         raise AssertionError("decoded before the space was there")
 
     monkeypatch.setattr(module, "read_face", fail)
-    with pytest.raises(CacheSpaceError, match=r"the image cache needs 0\.00 GiB") as raised:
+    with pytest.raises(CacheSpaceError, match=r"the image cache needs 0\.0 MiB in .*, 0\.0 MiB are free") as raised:
         ImageCache.open(records, tmp_path / "cache", size=SIZE)
     assert raised.value.errno == errno.ENOSPC
     assert files(tmp_path / "cache") == set()
