@@ -5,7 +5,7 @@ Six of the ten classes are seen in training, the other four measure it; each see
 batches and turns, and both margins of a loss get the same ones. Nothing is selected: the network after the last step is
 the one that is measured. The pixels themselves are measured beside it, as a network that has learned nothing.
 
-    python examples/demo.py [--seeds 5] [--steps 300] [--out runs/demo] [--quick]
+    python examples/demo.py [--seeds 5] [--steps 200] [--out runs/demo] [--quick]
 """
 
 from __future__ import annotations
@@ -304,7 +304,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds, paired between margins (5)")
-    parser.add_argument("--steps", type=int, default=300, help="training steps of each network (300)")
+    parser.add_argument("--steps", type=int, default=200, help="training steps of each network (200)")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
     parser.add_argument("--workers", type=int, default=min(2, os.cpu_count() or 1), help="networks at a time (2)")
     parser.add_argument(
