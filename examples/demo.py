@@ -153,7 +153,7 @@ _steps_done: Any = None
 def _start_worker(steps_done: Any) -> None:
     global _steps_done
     _steps_done = steps_done
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business, which ends its workers
 
 
 def _in_worker(run: Run) -> dict[str, Any]:
@@ -168,6 +168,9 @@ def train_all(runs: Sequence[Run], workers: int, finished: list[dict[str, Any]])
     """Appends each run's result to ``finished`` as it comes; results do not depend on the number of workers."""
     context = multiprocessing.get_context("spawn")
     steps_done = context.Value("q", 0)
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C while they import is not theirs
+    pool = context.Pool(min(workers, len(runs)), _start_worker, (steps_done,))
+    signal.signal(signal.SIGINT, on_interrupt)
     seconds_between_bars = 0.2 if sys.stderr.isatty() else 10
     bar = tqdm(
         total=sum(run.steps for run in runs),
@@ -176,7 +179,7 @@ def train_all(runs: Sequence[Run], workers: int, finished: list[dict[str, Any]])
         smoothing=0.05,
         mininterval=seconds_between_bars,
     )
-    with bar, context.Pool(min(workers, len(runs)), _start_worker, (steps_done,)) as pool:  # leaving it ends them
+    with bar, pool:  # leaving it ends the workers
         results = pool.imap_unordered(_in_worker, runs)
         while len(finished) < len(runs):
             with contextlib.suppress(multiprocessing.TimeoutError):
@@ -258,7 +261,7 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
             panel.fill_between(range(values.shape[1]), values.min(0), values.max(0), color=line.get_color(), alpha=0.15)
         panel.set(title=loss, xlabel="step")
     panels[0].set_ylabel("margin (squared distance)")
-    panels[-1].legend(frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)
 
