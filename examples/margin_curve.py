@@ -1,8 +1,9 @@
 """MI, Δ and α̂ over the training of a small critic: Figure 2 of Kim & Song 2021, measured.
 
 The critic of the documentation's page on the margin: a network 32 → 64 → 32 → 16 with normalised output learns to tell
-strong from weak inputs, N = 128 a step, by the loss of Eq. (7) at the margin of the batch. An input's strength is the
-length of its projection on two random directions, non-linear on purpose; the stronger half of a batch is "strong".
+strong from weak inputs, N = 128 a step, by the loss of Eq. (7) at the margin of the batch. The inputs stand for an
+encoder's features: magnitudes of random mixtures of eight latent factors, whose length is the intensity. The stronger
+half of a batch is "strong". ``tests/margins/test_figure_2.py`` trains the same critic.
 
     python examples/margin_curve.py [--steps 1500] [--seeds 5] [--out runs/margin_curve]
 """
@@ -28,15 +29,15 @@ def train(seed: int, steps: int, batch: int = 128) -> np.ndarray:
     """MI, Δ and α̂ before each step, shape (steps + 1, 3)."""
     torch.manual_seed(seed)
     critic = nn.Sequential(nn.Linear(32, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 16))
-    directions = torch.randn(32, 2) / 32**0.5
-    margin = AdaptiveMargin(collect_stats=True)
     optimizer = torch.optim.Adam(critic.parameters(), lr=1e-3, betas=(0.5, 0.9))
+    mixture = torch.randn(8, 32) / 8**0.5
+    margin = AdaptiveMargin(collect_stats=True)
     curve = []
     for _ in range(steps + 1):
-        inputs = torch.randn(batch, 32)
-        strength = (inputs @ directions).norm(dim=1)
-        is_strong = strength > strength.median()
-        embeddings = functional.normalize(critic(inputs))
+        factors = torch.randn(batch, 8)
+        intensity = factors.norm(dim=1)
+        is_strong = intensity > intensity.median()
+        embeddings = functional.normalize(critic((factors @ mixture).abs()))
         alpha = margin(embeddings, is_strong.long())
         curve.append((margin.mi, margin.delta, margin.alpha))
         loss = contrastive(embeddings[is_strong], embeddings[~is_strong], alpha)
@@ -87,7 +88,7 @@ def plot(curves: np.ndarray, path: Path) -> None:
         low, high = curves[:, :, index].min(0), curves[:, :, index].max(0)
         panel.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, lw=0)
     panel.axhline(0.2, color="0.6", lw=0.8, ls="--")
-    panel.text(1.1, 0.205, "κ = 0.2, the paper's best constant", color="0.4", fontsize=8)
+    panel.text(1.1, 0.205, "κ = 0.2, the paper's best constant", color="0.4", fontsize=8)  # before Δ gets there
     panel.set(xscale="log", xlabel="step of the critic + 1", ylabel="squared distance")
     panel.set(xlim=(1, steps[-1]), ylim=(0, None))
     panel.legend(frameon=False)
