@@ -402,6 +402,13 @@ def test_mutual_informations_without_a_choice():
     assert math.isnan(adjusted_mutual_information(none, none))
 
 
+def test_more_pairs_of_groups_than_an_int32_counts():
+    # 46,400² cells: as 32-bit numbers different cells would fall together.
+    apart = torch.arange(46_400)
+    assert normalized_mutual_information(apart, apart.flip(0)) == pytest.approx(1.0)
+    assert adjusted_mutual_information(apart, apart.flip(0)) == 1.0
+
+
 def test_mutual_information_wants_labels():
     with pytest.raises(ValueError, match=r"clusters must be as long as labels \(3 rows\), got 2 labels"):
         normalized_mutual_information(torch.zeros(3).long(), torch.zeros(2).long())
