@@ -1,6 +1,7 @@
 # Everything a stranger needs, from a machine with only Python, pip and make:
 #   make demo   install what the demo needs and run it
-#   make test   install what the tests need; lint, types, tests, docs, wheel
+#   make test   install what the tests need; lint, types, wheel, docs, tests
+#   make docs   build the documentation into site/
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -42,9 +43,10 @@ types: $(VENV)/.dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 wheel: $(VENV)/.dev
+	@rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
 
 clean:

@@ -32,6 +32,16 @@ def check_matrix(argument: str, x: Tensor) -> None:
         raise TypeError(problem(argument, "floating point", x.dtype, f"convert it with {argument}.float()"))
 
 
+def check_number(argument: str, value: object, expected: str, remedy: str) -> float:
+    """Raises a ``TypeError`` unless ``value`` is one real number; returns it as a float."""
+    try:
+        if not isinstance(value, str):
+            return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise TypeError(problem(argument, expected, repr(value), remedy))
+
+
 def check_finite(argument: str, x: Tensor) -> None:
     """Raises a ``ValueError`` where ``x`` holds NaN or infinity.
 
@@ -69,6 +79,25 @@ def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings
     if labels.is_floating_point() or labels.is_complex():
         remedy = "group continuous targets first, with OtsuGrouper for instance"
         raise TypeError(problem(argument, "integers", labels.dtype, remedy))
+
+
+def check_indices(argument: str, indices: Tensor, rows: int, of: str = "embeddings") -> None:
+    """Raises unless ``indices`` are indices into ``rows`` rows; where looking would wait, as :func:`check_finite`."""
+    expected, remedy = "a one-dimensional tensor of integers", "pass a miner's output"
+    if not isinstance(indices, Tensor):
+        raise TypeError(problem(argument, expected, type(indices).__name__, remedy))
+    if indices.ndim != 1:
+        raise ValueError(problem(argument, expected, f"shape {tuple(indices.shape)}", remedy))
+    if indices.dtype not in (torch.int64, torch.int32):
+        raise TypeError(problem(argument, expected, f"{indices.dtype} of shape {tuple(indices.shape)}", remedy))
+    if indices.is_cuda or torch.compiler.is_compiling():
+        inside = ((indices >= 0) & (indices < rows)).all()
+        torch._assert_async(inside, f"{argument} must be in [0, {rows}) for the {rows} rows of {of}")
+    elif len(indices):
+        low, high = (int(bound) for bound in torch.aminmax(indices))
+        if low < 0 or high >= rows:
+            expected = f"in [0, {rows}) for the {rows} rows of {of}"
+            raise ValueError(problem(argument, expected, f"{low} to {high}", "mine pairs of this batch and reference"))
 
 
 def check_same_features(argument: str, x: Tensor, other_argument: str, other: Tensor) -> None:

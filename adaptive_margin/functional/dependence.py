@@ -8,19 +8,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_matrix, check_same_features, largest_magnitude, problem
-from .groups import group_sums
+from .checks import check_finite, check_matrix, check_number, check_same_features, largest_magnitude, problem
+from .groups import group_sums, rows_at_once
 
 Bandwidth = float | Literal["std"]
 Pairing = Literal["all", "zip"]
 
 
-def check_bandwidth(bandwidth: Bandwidth) -> None:
+def check_bandwidth(bandwidth: object) -> None:
     """Raises unless ``bandwidth`` is "std" or a positive number."""
-    is_text = isinstance(bandwidth, str)
-    if (is_text and bandwidth != "std") or (not is_text and not 0 < float(bandwidth) < math.inf):
-        remedy = "'std' takes the standard deviation of the batch"
-        raise ValueError(problem("bandwidth", "'std' or a positive number", repr(bandwidth), remedy))
+    if bandwidth == "std":
+        return
+    expected, remedy = "'std' or a positive number", "'std' takes the standard deviation of the batch"
+    number = math.nan if isinstance(bandwidth, str) else check_number("bandwidth", bandwidth, expected, remedy)
+    if not 0 < number < math.inf:
+        raise ValueError(problem("bandwidth", expected, repr(bandwidth), remedy))
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
@@ -62,8 +64,14 @@ def gaussian_kernel(*groups: Tensor, bandwidth: Bandwidth = "std") -> tuple[Tens
 
 
 def common_scale(*largest: Tensor) -> Tensor:
-    """A divisor that brings all entries into [-1, 1], where no square over- or underflows; 1 for zeros."""
+    """A divisor that brings all entries into [-2, 2], where no square over- or underflows; 1 for zeros.
+
+    A power of two: the division is exact, so distances that are equal stay equal.
+    """
     scale = largest[0] if len(largest) == 1 else torch.stack(largest).amax()
+    integers, exponent_bits = (torch.int32, 0x7F800000) if scale.dtype == torch.float32 else (torch.int64, 0x7FF << 52)
+    power = (scale.view(integers) & exponent_bits).view(scale.dtype)  # its bits without the fraction
+    scale = torch.where(power > 0, power, scale)  # below the smallest normal number there is no exponent to keep
     return torch.where(scale > 0, scale, 1.0)
 
 
@@ -71,7 +79,7 @@ def scaled_gaussian_kernel(groups: tuple[Tensor, ...], scale: Tensor, bandwidth:
     """:func:`gaussian_kernel` of groups that have been divided by ``scale``; checked arguments."""
     if bandwidth == "std":
         variance = _pooled_variance(groups)
-        floor = (4 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
+        floor = (8 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
         exponent = torch.where(variance > floor, -0.5 / variance.clamp(min=floor), 0.0)
         return tuple(torch.exp(exponent * group * group) for group in groups)
     inverse_width = (scale / float(bandwidth)).clamp(max=1e30)  # 0 · ∞ is not a number
@@ -80,7 +88,7 @@ def scaled_gaussian_kernel(groups: tuple[Tensor, ...], scale: Tensor, bandwidth:
 
 def _pooled_variance(groups: tuple[Tensor, ...]) -> Tensor:
     """Biased variance of all entries of all groups together."""
-    if len(groups) == 1:
+    if len(groups) == 1 and groups[0].numel():
         return groups[0].var(correction=0)
     count = max(1, sum(group.numel() for group in groups))
     mean = torch.stack([group.sum() for group in groups]).sum() / count
@@ -183,8 +191,12 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
 def _class_moments(x: Tensor, index: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
     """Column sums, sum of squares and number of rows of each class, in float64."""
     columns = x.shape[1]
-    moments = torch.cat([x, (x * x).sum(1, keepdim=True), torch.ones_like(x[:, :1])], dim=1)
-    moments = group_sums(moments, index, classes)
+    moments = torch.zeros((classes, columns + 2), dtype=torch.float64, device=x.device)
+    rows = rows_at_once(x)
+    for part, part_index in zip(torch.split(x, rows), torch.split(index, rows), strict=True):
+        part = part.double()  # before squaring: the variance of a nearly constant class is a small difference of these
+        part = torch.cat([part, (part * part).sum(1, keepdim=True), torch.ones_like(part[:, :1])], dim=1)
+        moments = moments.index_add(0, part_index, part)
     return moments[:, :columns], moments[:, columns], moments[:, columns + 1]
 
 
@@ -231,6 +243,34 @@ def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, se
     other_variance = mean_of((second.double() ** 2).sum(1), n) - other_mean**2
     eta = _correlation(covariance, variance, other_variance, first.dtype)
     return torch.where(pairs > 0, eta, 0.0).to(first.dtype)
+
+
+def zipped_partners(index: Tensor, ref_index: Tensor) -> tuple[Tensor, Tensor]:
+    """The row of another class that stands beside each row when its class and the rest are zipped, both in order.
+
+    Args:
+        index: the class of each row, int64 of shape ``(B,)``, at least 0.
+        ref_index: the classes of the reference set, shape ``(R,)``, R >= 1.
+
+    Returns:
+        The partner of each row, in ``[0, R)``, and whether there is one (the rest is not shorter), both ``(B,)``.
+
+    Example:
+        >>> index = torch.tensor([0, 1, 0, 0])
+        >>> zipped_partners(index, index)
+        (tensor([1, 0, 3, 3]), tensor([ True,  True, False, False]))
+    """
+    rows, refs = len(index), len(ref_index)
+    by_class = torch.argsort(index, stable=True)
+    ranks = torch.arange(rows, device=index.device) - torch.searchsorted(index[by_class], index[by_class])
+    rank = torch.empty_like(index).scatter_(0, by_class, ranks)  # of a row in its class
+    by_class = torch.argsort(ref_index, stable=True)
+    classes = ref_index[by_class]
+    # The r-th row of other classes comes after r others and those own rows that have at most r others before them.
+    others_before = by_class - (torch.arange(refs, device=index.device) - torch.searchsorted(classes, classes))
+    own_before = torch.searchsorted(classes * (refs + 1) + others_before, index * (refs + 1) + rank, right=True)
+    partner = rank + own_before - torch.searchsorted(classes, index)
+    return partner.clamp(max=refs - 1), partner < refs
 
 
 def unit_rows(g: Tensor) -> Tensor:
@@ -281,6 +321,45 @@ def centred_kernel_alignment(strong: Tensor, weak: Tensor) -> Tensor:
     weak = weak - weak.mean(1, keepdim=True)
     strong_kernel, weak_kernel = strong.T @ strong, weak.T @ weak  # (D, D)
     return _alignment((strong_kernel * weak_kernel).sum(), strong_kernel.norm(), weak_kernel.norm(), strong)
+
+
+def class_alignments(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+    r""":func:`centred_kernel_alignment` of each class against the rest of the reference set.
+
+    The rest's Gram matrix is that of all rows less the class's own: O(N·D²) a class, and nothing waits for the device.
+
+    Args:
+        g: rows of :math:`g`, shape ``(B, D)``.
+        index: the class of each row, int64 of shape ``(B,)``, in ``[0, classes)``.
+        ref_g: rows of the reference set, shape ``(R, D)``; the batch itself where there is no other.
+        ref_index: their classes, shape ``(R,)``.
+        classes: C.
+
+    Returns:
+        :math:`\eta_c`, shape ``(C,)``; 0 for a class without rows, without a rest, or where either is constant.
+
+    Example:
+        >>> g, index = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 1, 0])
+        >>> eta = class_alignments(g, index, g, index, 2)
+        >>> torch.allclose(eta, centred_kernel_alignment(g[index == 0], g[index == 1]).expand(2), atol=1e-6)
+        True
+    """
+    itself = ref_g is g
+    rows, ref_rows = ((x - x.mean(1, keepdim=True)).double() for x in (g, ref_g))
+    whole = ref_rows.T @ ref_rows  # (D, D)
+    rounding = 64 * torch.finfo(torch.float64).eps * whole.norm()  # of the difference
+    etas = [g.new_zeros(0)]
+    for some in torch.split(
+        torch.arange(classes, device=g.device), max(1, 2**20 // max(ref_rows.numel(), whole.numel()))
+    ):
+        own = ref_index == some[:, None]  # (c, R)
+        ref_kernels = (ref_rows.T * own[:, None]) @ ref_rows  # (c, D, D)
+        kernels = ref_kernels if itself else (rows.T * (index == some[:, None])[:, None]) @ rows
+        rest = whole - ref_kernels
+        norms, rest_norms = kernels.flatten(1).norm(dim=1), rest.flatten(1).norm(dim=1)
+        rest_norms = torch.where((rest_norms > rounding) & ~own.all(1), rest_norms, 0.0)
+        etas.append(_alignment((kernels * rest).sum((1, 2)), norms, rest_norms, g).to(g.dtype))
+    return torch.cat(etas)
 
 
 def zipped_kernel_alignment(first: Tensor, second: Tensor) -> Tensor:
@@ -372,8 +451,10 @@ def mutual_information(eta: Tensor, max_mi: float | None = 2.5) -> Tensor:
         >>> mutual_information(torch.tensor([0.0, 0.8, 1.0]))
         tensor([0.0000, 0.5108, 2.5000])
     """
-    if max_mi is not None and not max_mi > 0:
-        raise ValueError(problem("max_mi", "positive or None", max_mi, "the paper's code caps at 2.5 nats"))
+    if max_mi is not None:
+        expected, remedy = "positive or None", "the paper's code caps at 2.5 nats"
+        if not check_number("max_mi", max_mi, expected, remedy) > 0:
+            raise ValueError(problem("max_mi", expected, max_mi, remedy))
     floor = torch.finfo(eta.dtype).eps
     if max_mi is not None:
         floor = max(floor, math.exp(-2 * max_mi))

@@ -37,6 +37,11 @@ def group_slots(index: Tensor, rows: int) -> int:
     return int(index.max()) + 1 if len(index) else 0
 
 
+def rows_at_once(x: Tensor) -> int:
+    """How many rows to convert to a finer dtype at a time: about a million numbers."""
+    return max(1, 2**20 // max(1, x[0].numel())) if len(x) else 1
+
+
 def group_sums(x: Tensor, index: Tensor, groups: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Sums the rows of each group in ``dtype``, a few thousand rows at a time.
 
@@ -54,7 +59,7 @@ def group_sums(x: Tensor, index: Tensor, groups: int, dtype: torch.dtype = torch
         tensor([[5.], [2.]], dtype=torch.float64)
     """
     sums = torch.zeros((groups, *x.shape[1:]), dtype=dtype, device=x.device)
-    rows = max(1, 2**20 // max(1, x[0].numel())) if len(x) else 1
+    rows = rows_at_once(x)
     if len(x) <= rows:
         return sums.index_add(0, index, x.to(dtype))
     for part, part_index in zip(torch.split(x, rows), torch.split(index, rows), strict=True):

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
+from .checks import check_labels, check_matrix, check_number, check_same_features, largest_magnitude, problem
 from .dependence import at_least_float32, common_scale
 from .groups import group_index
 
@@ -18,13 +18,17 @@ Significant = Callable[[Tensor, Tensor, int, Tensor, float], Tensor]
 """``significant(share, k, n, labels, confidence)``: where a share of own labels among k neighbours is evidence."""
 
 TILE_ENTRIES = 2**20
-"""Distances held at once, about 30 MiB with everything that is made of them."""
+"""Distances held at once, about 10 MiB with everything that is made of them."""
+
+FEWEST_ROWS = 64
+"""Rows of a tile all the same: a matrix product of fewer reads the reference set for little."""
 
 
 def check_confidence(confidence: float) -> None:
     """Raises unless ``confidence`` is in (0, 1]."""
-    if not 0 < confidence <= 1:
-        raise ValueError(problem("confidence", "in (0, 1]", confidence, "the paper uses 0.05"))
+    expected, remedy = "in (0, 1]", "the paper uses 0.05"
+    if not 0 < check_number("confidence", confidence, expected, remedy) <= 1:
+        raise ValueError(problem("confidence", expected, confidence, remedy))
 
 
 def confidence_term(n: int | Tensor, k: int | float | Tensor, confidence: float = 0.05) -> Tensor:
@@ -174,9 +178,9 @@ def empirical_bias_k(
     Source: Balsubramani et al. 2019, Algorithm 1, as the K of Kim & Song 2021, Eq. (8); the paper leaves the
     significance open, Hoeffding's bound at the same confidence needs no new constant.
 
-    Distances are computed for a tile of rows at a time and never stored whole. Distances too close for the arithmetic
-    to tell apart are ties, and among ties other labels come first: a tie is no evidence, and the result does not
-    depend on the order of the samples.
+    Distances are computed for a tile of rows at a time and never stored whole. Among equal distances (copies, entries
+    on a grid) other labels come first: a tie is no evidence, and the result does not depend on the order of the
+    samples. Distances too small for the arithmetic to tell from 0 are 0.
 
     Args:
         embeddings: shape ``(B, D)``, as they come.
@@ -233,28 +237,28 @@ def neighbourhood_sizes(
     confidence: float,
     significant: Significant = hoeffding_significant,
 ) -> Tensor:
-    """:func:`empirical_bias_k` of checked embeddings scaled into [-1, 1], with labels as consecutive indices."""
+    """:func:`empirical_bias_k` of checked embeddings scaled by a power of two, with labels as consecutive indices."""
     itself = y is x
     n = len(y)
     largest = n - 1 if itself else n
     if largest < 1 or len(x) == 0:
         return torch.ones(len(x), dtype=torch.int64, device=x.device)
     labels = (ref_index if itself else group_index(ref_index)).amax() + 1
-    centre = y.mean(0)  # small differences of far-off embeddings survive the products below
+    centre = _round_centre(y)  # small differences of far-off embeddings survive the products below
     x, y = (x - centre,) * 2 if itself else (x - centre, y - centre)
     on_host = not x.is_cuda and not torch.compiler.is_compiling()
     if on_host and significant in PURE:
         required = _required_counts(significant, largest, n, int(labels), confidence)
         return _sizes_on_host(x, index, y, ref_index, required)
     k = torch.arange(1, largest + 1, device=x.device, dtype=x.dtype)
-    y_squares = _certain_squares(y)
+    y_squares = _squares(y)
+    copies = _first_copies(y, y_squares)
     sizes = []
     for start in _tile_starts(x, y):
-        squares, own = _tile(x, index, y, y_squares, ref_index, start)
+        squares, own, everybody = _tile(x, index, y, y_squares, ref_index, start, copies)
         share = _by_distance(squares, own)[:, :largest].cumsum(1, dtype=x.dtype).div_(k)
-        passed = significant(share, k, n, labels, confidence).to(torch.uint8)
-        passed[:, -1:] = 1  # where none is, all of them
-        sizes.append(passed.argmax(1) + 1)
+        passed = significant(share, k, n, labels, confidence) | (k >= everybody)  # where none is, all of them
+        sizes.append(passed.to(torch.uint8).argmax(1) + 1)
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes)
 
 
@@ -264,17 +268,18 @@ def _sizes_on_host(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, requi
     rows = min(len(x), _tile_rows(y))
     squares_buffer = torch.empty(rows, len(y), dtype=x.dtype)
     own_buffer = torch.empty(rows, len(y), dtype=torch.bool)
-    y_squares = _certain_squares(y)
+    y_squares = _squares(y)
+    copies = _first_copies(y, y_squares)
     sizes = np.empty(len(x), dtype=np.int64)
     for start in _tile_starts(x, y):
-        squares, own = _tile(x, index, y, y_squares, ref_index, start, squares_buffer, own_buffer)
+        squares, own, everybody = _tile(x, index, y, y_squares, ref_index, start, copies, squares_buffer, own_buffer)
         key, flag = _keys(squares).numpy(), own.numpy()  # both share memory with the buffers
         np.bitwise_or(key, flag, out=key)
         key.sort(axis=1)
         np.bitwise_and(key, 1, out=key)
         np.cumsum(key, axis=1, out=key)
         passed = np.greater_equal(key[:, :largest], threshold, out=flag[:, :largest])
-        passed[:, -1] = True
+        passed[np.arange(len(key)), everybody.numpy()[:, 0] - 1] = True  # where none is, all of them
         sizes[start : start + len(key)] = passed.argmax(1) + 1
     return torch.from_numpy(sizes)
 
@@ -295,7 +300,7 @@ def _required_counts(significant: Significant, largest: int, n: int, labels: int
 
 
 def _tile_rows(y: Tensor) -> int:
-    return max(64, TILE_ENTRIES // max(1, len(y)))  # a matrix product of fewer rows reads y for little
+    return max(FEWEST_ROWS, TILE_ENTRIES // max(1, len(y)))
 
 
 def _tile_starts(x: Tensor, y: Tensor) -> range:
@@ -309,39 +314,74 @@ def _tile(
     y_squares: Tensor,
     ref_index: Tensor,
     start: int,
+    copies: Tensor | None,
     squares_buffer: Tensor | None = None,
     own_buffer: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Squared distances of some rows to all of ``y``, and where labels agree; the row itself is infinitely far.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances of some rows to all of ``y``, where labels agree, and how many neighbours each row has.
 
-    A distance that rounding alone could have made is 0.
+    The row itself is infinitely far; a distance that rounding alone could have made is 0.
     """
     rows = slice(start, start + _tile_rows(y))
     tile = x[rows]
-    tile_squares = _certain_squares(tile)[:, None]
+    tile_squares = _squares(tile)[:, None]
     squares = torch.add(tile_squares, y_squares, out=None if squares_buffer is None else squares_buffer[: len(tile)])
-    squares = squares.addmm_(tile, y.T, alpha=-2).clamp_(min=0)
+    squares = squares.addmm_(tile, y.T, alpha=-2)
+    rounding = torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))
+    squares.masked_fill_(squares <= (tile_squares + y_squares).mul_(rounding), 0.0)
+    if copies is not None:
+        squares.copy_(squares.index_select(1, copies))
     own = torch.eq(index[rows, None], ref_index, out=None if own_buffer is None else own_buffer[: len(tile)])
     if x is y:
         squares.diagonal(start).fill_(torch.inf)
         own.diagonal(start).fill_(False)
+        left_out = torch.ones(len(tile), 1, dtype=torch.bool, device=x.device)
     else:
-        _leave_out_copy(squares, own)
-    return squares, own
+        left_out = _leave_out_copy(squares, own)
+    return squares, own, (len(y) - left_out.to(torch.int64)).clamp(min=1)
 
 
-def _certain_squares(x: Tensor) -> Tensor:
-    """Squared norms, less what rounding can make of them."""
-    return (x * x).sum(1) * (1 - torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1])))
+def _squares(x: Tensor) -> Tensor:
+    """Squared norms, shape ``(rows,)``."""
+    return (x * x).sum(1)
 
 
-def _leave_out_copy(squares: Tensor, own: Tensor) -> None:
-    """A reference set can hold the anchor itself, as a memory of past batches does: one copy is not its neighbour."""
+def _round_centre(y: Tensor) -> Tensor:
+    """The mean in steps of an eighth of the spread: subtracting it keeps entries on a grid on one, and ties ties."""
+    centre = y.mean(0)
+    step = (common_scale((y - centre).abs().amax()) / 8).clamp(min=2.0**-64)
+    return torch.round(centre / step) * step
+
+
+def _first_copies(y: Tensor, y_squares: Tensor) -> Tensor | None:
+    """For each row the first that equals it; None where no two are equal.
+
+    A CPU's matrix product can round differently near the edges of the matrix: copies there would not tie. On CUDA and
+    in compiled code looking would wait for the device.
+    """
+    if y.is_cuda or torch.compiler.is_compiling():
+        return None
+    ordered = np.sort(y_squares.numpy())
+    if not (ordered[1:] == ordered[:-1]).any():
+        return None
+    distinct, which = torch.unique(y, dim=0, return_inverse=True)
+    if len(distinct) == len(y):
+        return None
+    places = torch.arange(len(y))
+    return places.scatter_reduce(0, which, places, "amin", include_self=False)[which]
+
+
+def _leave_out_copy(squares: Tensor, own: Tensor) -> Tensor:
+    """A reference set can hold the anchor itself, as a memory of past batches does: one copy is not its neighbour.
+
+    Returns whether there was one, shape ``(rows, 1)``.
+    """
     copy = own & (squares == 0)
     found = copy.any(1, keepdim=True)
     first = copy.to(torch.uint8).argmax(1, keepdim=True)
     squares.scatter_(1, first, torch.where(found, torch.inf, squares.gather(1, first)))
     own.scatter_(1, first, own.gather(1, first) & ~found)
+    return found
 
 
 def _keys(squares: Tensor) -> Tensor:

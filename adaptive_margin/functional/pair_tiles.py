@@ -701,8 +701,10 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
     if valid is not None:
         same.mul_(valid[:, None]).mul_(valid)
     partners = same.sum(1)
-    everyone = valid is None and not options.only_first
-    inside = _wide(partners.sum()) - (len(x) if everyone else _wide(same.diagonal().sum()))
+    together = _wide(partners.sum())  # each row with itself among them
+    rows_in = len(x) if valid is None else _wide(valid.sum())
+    members = _wide(same.diagonal().sum()) if options.only_first else rows_in
+    inside = together - members
     if options.distance == "squared_l2" and not options.over_active:
         _, scale = _mean_of(0.0, inside)
         # The sum over ordered pairs is 2 · sum of x_i · (n x_i - sum of the group), the gradient 4 times that vector.
@@ -720,7 +722,8 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
     _check_values([attraction, repulsion], x.dtype)
     counts = x.new_zeros(3, dtype=torch.int64)
     if options.counts:
-        counts = _counts(0.5 * inside, 0.5 * _across_of_small(labels, valid), active)
+        across = 2 * members * (rows_in - members) if options.only_first else rows_in * rows_in - together
+        counts = _counts(0.5 * inside, 0.5 * across, active)
     return [_value(attraction, x), _value(repulsion, x), x.new_zeros(()), counts, *gradients, *of_margin]
 
 
@@ -733,11 +736,6 @@ def _pairs_of_small(x: Tensor, labels: Tensor, options: Options) -> tuple[Tensor
     if x.device.type == "cpu" and bool(valid.all()):
         return x, same, None
     return torch.where(valid[:, None], x, 0.0), same, valid
-
-
-def _across_of_small(labels: Tensor, valid: Tensor | None) -> Number:
-    different = labels[:, None] != labels
-    return _wide((different if valid is None else different & valid[:, None] & valid).sum())
 
 
 def _gradient_of_small(weights: Tensor, x: Tensor, d: Tensor, distance: str, factor: Number) -> Tensor:

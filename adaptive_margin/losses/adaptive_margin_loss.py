@@ -44,8 +44,9 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         units: how a margin in squared distance enters the loss: ``"replace"`` (the number as it is, for angles in
             radians; on a similarity threshold :math:`1 - \hat\alpha/2`, where unit vectors have that squared
             distance), ``"sqrt"`` (its root, for losses on distances) or ``"offset"`` (added to the loss's own margin;
-            on a similarity threshold :math:`-\hat\alpha/2`). By default ``"sqrt"`` for losses on distances, else
-            ``"replace"``; a margin in the loss's own unit (``ConstantMargin``, ``LinearMargin``) acts as the same
+            on a similarity threshold :math:`-\hat\alpha/2`). By default ``"sqrt"`` for losses on distances,
+            ``"offset"`` for margins on cosines and angles, else ``"replace"`` (measured in ``benchmarks/units``); a
+            margin in the loss's own unit (``ConstantMargin``, ``LinearMargin``) acts as the same
             number given to the loss's constructor.
         collect_stats: whether to record ``current_margin``, the margin in the loss's unit (its mean, for one a pair).
 
@@ -101,7 +102,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         Example:
             >>> row = AdaptiveMarginLoss.supported()["ArcFaceLoss"]
             >>> row.attribute, row.unit, row.units
-            ('margin', 'gap in angle (degrees at construction, radians inside)', 'replace')
+            ('margin', 'gap in angle (degrees at construction, radians inside)', 'offset')
         """
         return dict(LOSSES)
 

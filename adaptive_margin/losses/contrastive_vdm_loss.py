@@ -136,7 +136,7 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         ref_labels: Tensor | None = None,
     ) -> Any:
         """The loss of this batch."""
-        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels, self)
         value = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         return check_loss(value, type(self).__name__)
 
@@ -171,8 +171,6 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         l2 = type(distance) is LpDistance and distance.p == 2 and distance.power in (1, 2)
         if not l2 and type(distance) is not CosineSimilarity:
             return f"tiles know L2, squared L2 and cosine, not {type(distance).__name__}"
-        if distance.collect_stats:
-            return "the distance records statistics of its matrix"
         if self.own_reducer:
             return "a reducer of your own wants the loss of every pair"
         if self.margin.granularity == "pair":
@@ -185,6 +183,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         itself = ref_emb is embeddings
         seen = self.distance.maybe_normalize(embeddings)
         ref_seen = seen if itself else self.distance.maybe_normalize(ref_emb)
+        self.distance.reset_stats()
+        self.distance.set_default_stats(embeddings, ref_emb, seen, ref_seen)  # as its matrix would have
         alpha = self._margin_of(seen, labels, None, ref_seen, ref_labels)
         groups, ref_groups, ignored = self._groups(labels), self._groups(ref_labels), self.ignore_label
         if self.compact_label is not None and ignored is not None:

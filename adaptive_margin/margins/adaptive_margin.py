@@ -8,7 +8,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..functional.checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
+from ..functional.checks import (
+    check_indices,
+    check_labels,
+    check_matrix,
+    check_same_features,
+    largest_magnitude,
+    problem,
+)
 from ..functional.dependence import (
     Bandwidth,
     Pairing,
@@ -20,6 +27,7 @@ from ..functional.dependence import (
     scaled_gaussian_kernel,
     segment_correlations,
     unit_rows,
+    zipped_partners,
 )
 from ..functional.groups import group_index, group_slots
 from ..functional.neighbourhood import check_confidence, neighbourhood_sizes
@@ -210,11 +218,16 @@ class AdaptiveMargin(Margin):
             parts = [slice(None)] if self.granularity == "batch" else [index[anchors] == c for c in range(classes)]
             return torch.stack([self.dependence.zipped(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
         if self.pairing == "zip":
+            if isinstance(self.dependence, GaussianCorrelation):
+                partner, there = zipped_partners(index, ref_index)
+                of_class = torch.where(there, index, classes)  # rows without a partner: a segment of their own
+                rows = torch.arange(len(index), device=index.device)
+                return segment_correlations(g, ref_g, rows, partner, of_class, classes + 1)[:classes]
             etas = []
             for c in range(classes):
                 strong, weak = g[index == c], ref_g[ref_index != c]
-                rows = min(len(strong), len(weak))
-                etas.append(self.dependence.zipped(strong[:rows], weak[:rows]))
+                shorter = min(len(strong), len(weak))
+                etas.append(self.dependence.zipped(strong[:shorter], weak[:shorter]))
             return torch.stack(etas)
         return self.dependence.of_classes(g, index, ref_g, ref_index, classes)
 
@@ -269,7 +282,7 @@ class AdaptiveMargin(Margin):
             check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
         check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
         if indices_tuple is not None:
-            _check_indices(indices_tuple, embeddings)
+            _check_indices(indices_tuple, embeddings, ref_emb)
         return labels, ref_emb, ref_labels.to(embeddings.device)
 
     def extra_repr(self) -> str:
@@ -294,11 +307,17 @@ def _negative_pairs(indices_tuple: IndicesTuple) -> tuple[Tensor, Tensor]:
     return indices_tuple[-2 if len(indices_tuple) == 4 else 0], indices_tuple[-1]
 
 
-def _check_indices(indices_tuple: IndicesTuple, embeddings: Tensor) -> None:
+def _check_indices(indices_tuple: IndicesTuple, embeddings: Tensor, ref_emb: Tensor) -> None:
+    expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
+    if not isinstance(indices_tuple, tuple | list):
+        raise TypeError(problem("indices_tuple", expected, type(indices_tuple).__name__, "pass a miner's output"))
     if len(indices_tuple) not in (3, 4):
-        expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
         raise ValueError(problem("indices_tuple", expected, f"{len(indices_tuple)} tensors", "pass a miner's output"))
     anchors, negatives = _negative_pairs(indices_tuple)
+    check_indices("indices_tuple's anchors", anchors, len(embeddings))
+    check_indices(
+        "indices_tuple's negatives", negatives, len(ref_emb), of="embeddings" if ref_emb is embeddings else "ref_emb"
+    )
     if len(anchors) != len(negatives):
         got = f"{len(anchors)} anchors and {len(negatives)} negatives"
         raise ValueError(problem("indices_tuple", "one negative an anchor", got, "pass a miner's output"))

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..functional.dependence import (
     centred_kernel_alignment,
+    class_alignments,
     class_correlations,
     row_correlation,
     zipped_correlation,
@@ -88,3 +89,7 @@ class CentredKernelAlignment(Dependence):
     def zipped(self, first: Tensor, second: Tensor) -> Tensor:
         """Rows are the shared axis."""
         return zipped_kernel_alignment(first, second)
+
+    def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+        """The rest of a class is everything less the class."""
+        return class_alignments(g, index, ref_g, ref_index, classes)

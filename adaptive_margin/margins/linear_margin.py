@@ -63,7 +63,8 @@ class LinearMargin(Margin):
         ref_labels: Tensor | None = None,
     ) -> Tensor:
         """The margin of the present epoch, as a 0-dim tensor of the embeddings' dtype and device."""
-        return torch.full((), self.value, dtype=embeddings.dtype, device=embeddings.device)
+        value = self.start + self.epoch.double() * self.slope  # not self.value, which waits for the device
+        return value.to(embeddings.device, embeddings.dtype)
 
     def extra_repr(self) -> str:
         """The parameters, for ``print(loss)``."""

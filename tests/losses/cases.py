@@ -40,13 +40,17 @@ def _on_distance(own: float) -> dict[str, Translation]:
 
 def _on_angle(own_degrees: float) -> dict[str, Translation]:
     return {
+        "offset": lambda alpha: own_degrees + math.degrees(alpha),
         "replace": math.degrees,
         "sqrt": lambda alpha: math.degrees(math.sqrt(alpha)),
-        "offset": lambda alpha: own_degrees + math.degrees(alpha),
     }
 
 
 def _on_cosine(own: float) -> dict[str, Translation]:
+    return {"offset": _plus(own), "replace": _same}
+
+
+def _on_ratio(own: float) -> dict[str, Translation]:
     return {"replace": _same, "offset": _plus(own)}
 
 
@@ -93,9 +97,7 @@ HOSTS = {
         ),  # the host holds beta in float32: 1.25 is the same number there
         Host("LiftedStructureLoss", "neg_margin", _on_distance(1), (0.5, 1.5), **_PAIRS),
         Host("GeneralizedLiftedStructureLoss", "neg_margin", _on_distance(1), (0.5, 1.5), **_PAIRS),
-        Host(
-            "SignalToNoiseRatioContrastiveLoss", "neg_margin", _on_cosine(1), (2.5, 4), elementwise=True, **_PAIRS
-        ),  # its ratio takes the number as it is, like a cosine
+        Host("SignalToNoiseRatioContrastiveLoss", "neg_margin", _on_ratio(1), (2.5, 4), elementwise=True, **_PAIRS),
         Host("CosFaceLoss", "margin", _on_cosine(0.35), (0.0, 0.1, 1), weights="W", **_CLASSES),
         Host("ArcFaceLoss", "margin", _on_angle(28.6), (0.0, 10, 57.3, 150.0), weights="W", **_CLASSES),
         Host("SubCenterArcFaceLoss", "margin", _on_angle(28.6), (0.0, 10, 150.0), weights="W", **_CLASSES),

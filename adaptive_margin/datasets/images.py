@@ -1,0 +1,213 @@
+"""One image from a file: decoded by content, RGB, the face cut out; or an error that says which file and why."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from ..functional.checks import problem
+from .errors import ImageError, UnreadableError
+from .records import Box, Record, Records
+from .report import MISSING, UNDECODABLE, LoadedSplit, allowed
+
+try:
+    from PIL import Image, ImageFile, ImageOps
+except ImportError as error:  # pragma: no cover - every test environment has it
+    raise ImportError("adaptive_margin.datasets needs Pillow: pip install 'adaptive-margin[fer]'") from error
+
+Progress = Callable[[int, int], None]
+"""Called with (done, total) as work goes on."""
+
+# What the machine lacks, not the file: such an error must stop the run, never drop a row.
+_OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EINTR}
+
+
+def check_decoder() -> None:
+    """Raises unless Pillow reports truncated files.
+
+    Some libraries set ``ImageFile.LOAD_TRUNCATED_IMAGES``, after which the missing part of a picture comes out grey.
+
+    Raises:
+        RuntimeError: it is set.
+    """
+    if ImageFile.LOAD_TRUNCATED_IMAGES:
+        what = "PIL.ImageFile.LOAD_TRUNCATED_IMAGES"
+        raise RuntimeError(problem(what, "False", True, "set it back: damaged pictures would be read as grey"))
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """``image`` in RGB whatever its mode; an alpha channel is left out, 16-bit grey is scaled to 8."""
+    if image.mode == "RGB":
+        return image
+    if image.mode.startswith("I;16") or image.mode == "I":
+        grey = np.asarray(image).astype(np.int64)  # Pillow's own conversion clips at 255
+        return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        return image.convert("RGBA").convert("RGB")
+    return image.convert("RGB")
+
+
+def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: bool = False) -> Image.Image:
+    """Decodes an image file to RGB and cuts the face out.
+
+    The decoder looks at the content, never at the extension. A box is rounded to whole pixels and clamped
+    to the image, since published boxes stick out of it by a few.
+
+    Args:
+        path: the file.
+        box: (left, top, right, bottom) in pixels of the file; ``None`` for the whole image.
+        stretch: widens the result by this factor, for pixels that are not square.
+        exif: turn the image as its EXIF orientation says, before the box; published results do not.
+
+    Returns:
+        The RGB image.
+
+    Raises:
+        ImageError: the file is missing or cannot be decoded, or the box lies outside the image.
+        OSError: the machine failed (permissions, too many open files, a disk error).
+    """
+    try:
+        with open(path, "rb") as file, Image.open(file) as image:
+            image.load()
+            turned = ImageOps.exif_transpose(image) if exif else image
+            if box is not None:
+                turned = turned.crop(_inside(box, turned.size))
+            result = to_rgb(turned)
+            if result is image:  # the with statement is about to close it
+                result = image.copy()
+    except FileNotFoundError as error:
+        raise ImageError(path, MISSING, "no such file") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged files make Pillow raise nearly anything: SyntaxError, struct.error, EOFError
+        if isinstance(error, OSError) and error.errno in _OUR_FAULT:
+            raise
+        detail = str(error).replace(str(path), path.name) or type(error).__name__
+        raise ImageError(path, UNDECODABLE, detail) from error
+    if stretch != 1.0:
+        result = result.resize((max(1, round(result.width * stretch)), result.height), Image.Resampling.BILINEAR)
+    return result
+
+
+def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """``box`` in whole pixels within an image of ``size`` (width, height)."""
+    left, top = max(0, round(box[0])), max(0, round(box[1]))
+    right, bottom = min(size[0], round(box[2])), min(size[1], round(box[3]))
+    if right - left < 2 or bottom - top < 2:
+        raise ValueError(f"the box {box} is outside the image of {size[0]}x{size[1]} pixels")
+    return left, top, right, bottom
+
+
+def read_face(record: Record, exif: bool = False) -> Image.Image:
+    """The face of a record: :func:`read_image` of its path and box."""
+    return read_image(record.path, record.box, record.stretch, exif)
+
+
+def square_box(points: npt.NDArray[np.float64], margin: float, stretch: float = 1.0) -> Box:
+    """The square around landmarks, enlarged; square as shown, so narrower in pixels that are to be widened.
+
+    Args:
+        points: x and y in pixels, shape ``(P, 2)``.
+        margin: side of the square over the larger extent of the points, at least 1; 1.25 to 1.4 are in use.
+        stretch: how much wider than stored a pixel is to be shown.
+
+    Returns:
+        (left, top, right, bottom), which may stick out of the image.
+
+    Raises:
+        ValueError: no points, one that is not finite, or points on one spot.
+
+    Example:
+        >>> square_box(np.array([[10.0, 20.0], [30.0, 60.0]]), margin=1.5)
+        (-10.0, 10.0, 50.0, 70.0)
+    """
+    if points.ndim != 2 or points.shape[0] == 0 or points.shape[1] != 2 or not np.isfinite(points).all():
+        got = f"shape {points.shape}" if points.ndim != 2 or points.shape[-1:] != (2,) else "none, or one not finite"
+        raise ValueError(problem("points", "finite, of shape (P, 2) with at least one", got, "drop faces without them"))
+    (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+    half = margin * max((right - left) * stretch, bottom - top) / 2
+    if half <= 0:
+        raise ValueError(problem("points", "spread out", "all on one spot", "drop faces without landmarks"))
+    x, y = (left + right) / 2, (top + bottom) / 2
+    return float(x - half / stretch), float(y - half), float(x + half / stretch), float(y + half)
+
+
+def unreadable_rows(
+    records: Records,
+    positions: Iterable[int] | None = None,
+    *,
+    workers: int = 1,
+    exif: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, str]:
+    """Decodes images and says which cannot be.
+
+    Args:
+        records: the rows.
+        positions: which of them; all unless given.
+        workers: threads; Pillow decodes outside Python's lock.
+        exif: as in :func:`read_image`.
+        progress: called with (done, total).
+
+    Returns:
+        Key of the row → ``"missing file: …"`` or ``"undecodable: …"``, in the order of the rows.
+    """
+    check_decoder()
+    rows = list(range(len(records)) if positions is None else positions)
+
+    def reason(row: int) -> str | None:
+        try:
+            read_face(records[row], exif)
+        except ImageError as error:
+            return f"{error.reason}: {error.detail}"
+        return None
+
+    found: dict[str, str] = {}
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        for done, (row, why) in enumerate(zip(rows, pool.map(reason, rows), strict=True), 1):
+            if why is not None:
+                found[records.key[row]] = why
+            if progress is not None:
+                progress(done, len(rows))
+    return found
+
+
+def verify_images(
+    loaded: LoadedSplit,
+    *,
+    skip_unreadable: int | float = 0,
+    workers: int = 1,
+    exif: bool = False,
+    progress: Progress | None = None,
+) -> LoadedSplit:
+    """Decodes every image once and leaves out, names and counts those that cannot be.
+
+    The image cache does the same while it is built; this is for training without one.
+
+    Args:
+        loaded: what a loader returned.
+        skip_unreadable: how many may be left out: a number, or a share of the rows.
+        workers: threads.
+        exif: as in :func:`read_image`.
+        progress: called with (done, total).
+
+    Raises:
+        UnreadableError: more than that.
+    """
+    found = unreadable_rows(loaded.records, workers=workers, exif=exif, progress=progress)
+    enforce(found, len(loaded.records), skip_unreadable, f"{loaded.report.dataset}, {loaded.report.split}")
+    return loaded.without(found)
+
+
+def enforce(found: dict[str, str], rows: int, skip_unreadable: int | float, what: str) -> None:
+    """Raises an :class:`UnreadableError` where more rows are unreadable than allowed."""
+    limit = allowed(skip_unreadable, rows)
+    if len(found) > limit:
+        names = [f"{key}: {why}" for key, why in list(found.items())[:10]]
+        remedy = "restore these files, or pass skip_unreadable= to leave the rows out and have them counted"
+        raise UnreadableError(what, len(found), names, limit, rows, remedy)

@@ -1,0 +1,196 @@
+"""What is known about the real data sets, to hold a copy against: row counts, class counts, label statistics.
+
+Sources: counts as public loaders and the papers print them; the label statistics of AffectNet's validation set computed
+from its 3,999 published labels. A figure that differs is a finding, not an error: an export, a subset or a later
+edition differs rightly, and a copy that is cut short differs too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced
+from .records import EXPRESSIONS, Records
+from .report import LoadedSplit
+
+AFFECTNET_TRAIN = {
+    0: 74_874,
+    1: 134_415,
+    2: 25_459,
+    3: 14_090,
+    4: 6_378,
+    5: 3_803,
+    6: 24_882,
+    7: 3_750,
+    8: 33_088,
+    9: 11_645,
+    10: 82_415,
+}
+"""Rows of training.csv by expression: 414,799; one circulated copy has one "happy" more."""
+
+AFFECTNET_VALIDATION = dict.fromkeys(range(11), 500)
+REDUCED_TRAIN = {code: AFFECTNET_TRAIN[code] for code in range(8)}
+REDUCED_VALIDATION = {**dict.fromkeys(range(8), 500), 7: 499}
+
+VALIDATION_LABELS = {"valence": (-0.192, 0.466, -0.987, 0.982), "arousal": (0.354, 0.379, -0.667, 0.984)}
+"""Mean, standard deviation, smallest and largest label of AffectNet's validation set, codes 0 to 7."""
+
+VALIDATION_ZEROS = (71, 18)
+"""Rows of the reduced validation set with valence exactly 0, and with both labels 0."""
+
+CLASS_MEANS = {
+    0: (-0.03, -0.02),
+    1: (0.67, 0.08),
+    2: (-0.63, -0.27),
+    3: (0.18, 0.70),
+    4: (-0.12, 0.76),
+    5: (-0.68, 0.45),
+    6: (-0.43, 0.55),
+    7: (-0.51, 0.58),
+}
+"""Mean (valence, arousal) by expression in AffectNet's validation set."""
+
+AUTOMATIC_ROWS = 539_607
+AFEW_CLIPS, AFEW_FRAMES, AFEW_ACTORS = 600, 30_051, 240
+AFF_WILD_VIDEOS = 252
+AFF_WILD2_FILES = {"train": (351, 356), "validation": (71, 76)}
+AFF_WILD2_FRAMES = {"train": 1_680_000, "validation": 382_000}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One figure of a copy beside the known one.
+
+    Attributes:
+        what: which figure.
+        expected: the known one.
+        found: this copy's.
+        agrees: whether they are the same within the figure's own rounding.
+    """
+
+    what: str
+    expected: str
+    found: str
+    agrees: bool
+
+    def __str__(self) -> str:
+        return f"{'as known ' if self.agrees else 'DIFFERS  '} {self.what}: {self.found} (known: {self.expected})"
+
+
+def _count(what: str, expected: int | Sequence[int], found: int, tolerance: float = 0.0) -> Finding:
+    choices = [expected] if isinstance(expected, int) else list(expected)
+    agrees = any(abs(found - choice) <= tolerance * choice for choice in choices)
+    about = "about " if tolerance else ""
+    return Finding(what, about + " or ".join(f"{choice:,}" for choice in choices), f"{found:,}", agrees)
+
+
+def _classes(expected: Mapping[int, int], found: Mapping[int, int]) -> list[Finding]:
+    findings = []
+    for code, rows in expected.items():
+        also = (rows, rows + 1) if expected is AFFECTNET_TRAIN and code == 1 else rows
+        findings.append(_count(f"rows of expression {code} ({EXPRESSIONS[code]})", also, found.get(code, 0)))
+    return findings
+
+
+def _validation_labels(records: Records) -> list[Finding]:
+    """The label statistics of AffectNet's validation set, over codes 0 to 7."""
+    kept = (records.expression >= 0) & (records.expression <= 7)
+    labels, codes = records.labels[kept].astype(np.float64), records.expression[kept]
+    findings: list[Finding] = []
+    if not len(labels):
+        return findings
+    for column, (name, (mean, sd, low, high)) in enumerate(VALIDATION_LABELS.items()):
+        x = labels[:, column]
+        found = float(x.mean()), float(x.std()), float(x.min()), float(x.max())
+        agrees = bool(
+            np.allclose(found, (mean, sd, low, high), atol=1.5e-3, rtol=0)
+        )  # three decimals, one row of 4,000
+        expected = f"mean {mean:+.3f} sd {sd:.3f} range [{low:+.3f}, {high:+.3f}]"
+        got = f"mean {found[0]:+.3f} sd {found[1]:.3f} range [{found[2]:+.3f}, {found[3]:+.3f}]"
+        findings.append(Finding(f"{name} of codes 0 to 7", expected, got, agrees))
+    means = {code: labels[codes == code].mean(axis=0) for code in CLASS_MEANS if (codes == code).any()}
+    apart = max(float(np.abs(means[code] - CLASS_MEANS[code]).max()) for code in means)
+    straight = sum(float(np.abs(means[code] - CLASS_MEANS[code]).sum()) for code in means)
+    swapped = sum(float(np.abs(means[code][::-1] - CLASS_MEANS[code]).sum()) for code in means)
+    what = "largest gap to the known class means"
+    if swapped < straight:
+        what = "VALENCE AND AROUSAL LOOK SWAPPED: largest gap to the known class means"
+    agrees = apart <= 0.01 and len(means) == len(CLASS_MEANS) and straight <= swapped
+    findings.append(Finding(what, "at most 0.01", f"{apart:.3f}", agrees))
+    return findings
+
+
+def compare_with_known(loaded: LoadedSplit) -> tuple[Finding, ...]:
+    """Holds a split against what is known of the real one.
+
+    Args:
+        loaded: what a loader returned, for all expressions that the release labels.
+
+    Returns:
+        One finding for each known figure; none for a split of which nothing is known.
+    """
+    records, report = loaded
+    if report.dataset == affectnet.NAME:
+        return tuple(_affectnet_2017(loaded))
+    if report.dataset == affectnet_reduced.NAME:
+        known = REDUCED_TRAIN if report.split == "train" else REDUCED_VALIDATION
+        findings = [_count("rows", sum(known.values()), report.rows_read), *_classes(known, report.classes)]
+        if report.split == "validation":
+            findings += _validation_labels(records)
+            zero = records.labels == 0
+            findings.append(_count("rows with valence exactly 0", VALIDATION_ZEROS[0], int(zero[:, 0].sum())))
+            findings.append(_count("rows with both labels 0", VALIDATION_ZEROS[1], int(zero.all(axis=1).sum())))
+            findings.append(_count("rows outside the unit circle", 0, report.outside_circle))
+        return tuple(findings)
+    if report.dataset == afew_va.NAME:
+        grid = bool(np.isin(records.raw, np.arange(-10, 11)).all())
+        return (
+            _count("clips", AFEW_CLIPS, report.videos),
+            _count("frames", AFEW_FRAMES, report.rows_read, 0.01),
+            _count("actors", AFEW_ACTORS, report.identities or 0, 0.1),
+            Finding("labels", "whole numbers from -10 to 10", "so" if grid else "others too", grid),
+        )
+    if report.dataset == aff_wild.NAME:
+        return (_count("videos", AFF_WILD_VIDEOS, report.videos),)
+    if report.dataset == aff_wild2.NAME and report.split in AFF_WILD2_FILES:
+        annotated = report.rows_read - report.dropped.get("sentinel", 0)
+        return (
+            _count("label files with usable frames", AFF_WILD2_FILES[report.split], report.videos),
+            _count("annotated frames (ABAW-6)", AFF_WILD2_FRAMES[report.split], annotated, 0.01),
+        )
+    return ()
+
+
+def _affectnet_2017(loaded: LoadedSplit) -> list[Finding]:
+    records, report = loaded
+    if report.split == "automatic":
+        return [_count("rows", AUTOMATIC_ROWS, report.rows_read)]
+    train = report.split == "train"
+    known = AFFECTNET_TRAIN if train else AFFECTNET_VALIDATION
+    rows = sum(known.values())
+    labelled = sum(count for code, count in known.items() if code <= 8)
+    findings = [_count("rows", (rows, rows + 1) if train else rows, report.rows_read)]
+    findings += _classes(known, report.classes)
+    found = sum(count for code, count in report.classes.items() if code <= 8)
+    findings.append(_count("rows of codes 0 to 8", (labelled, labelled + 1) if train else labelled, found))
+    return findings if train else findings + _validation_labels(records)
+
+
+def compare_splits(train: LoadedSplit, validation: LoadedSplit) -> tuple[Finding, ...]:
+    """Holds the two parts of AffectNet against each other.
+
+    No picture of the 2017 release may be in both, and the balanced validation set is more negative in valence and
+    higher in arousal than training; in the reduced release numbers repeat and say nothing.
+    """
+    findings = []
+    if train.report.dataset == affectnet.NAME:
+        shared = len(set(train.records.path) & set(validation.records.path))
+        findings.append(_count("pictures in both train and validation", 0, shared))
+    means = [(part.report.valence.mean, part.report.arousal.mean) for part in (train, validation)]
+    shifted = means[1][0] < means[0][0] and means[1][1] > means[0][1]
+    got = f"valence {means[0][0]:+.3f} to {means[1][0]:+.3f}, arousal {means[0][1]:+.3f} to {means[1][1]:+.3f}"
+    findings.append(Finding("means from train to validation", "valence falls, arousal rises", got, shifted))
+    return tuple(findings)

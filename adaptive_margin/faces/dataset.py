@@ -1,0 +1,183 @@
+"""Data sets of drawn faces: pictures, feelings and people as arrays, split by person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..functional.checks import problem
+from .draw import SIZES, draw_faces, face_geometry
+from .identity import sample_identities
+from .labels import sample_labels
+from .rows import Streams, check_count, check_seed, mix
+
+SPLITS = ("train", "val", "test")
+
+
+def split_people(
+    n_people: int, seed: int, fractions: Sequence[float] = (0.7, 0.15, 0.15)
+) -> dict[str, NDArray[np.int64]]:
+    """Divides people among train, val and test; no person is in two of them.
+
+    Args:
+        n_people: How many people there are.
+        seed: Decides who goes where.
+        fractions: Shares of train, val and test, which sum to 1. A split with a positive share gets someone.
+
+    Returns:
+        Sorted numbers of people by split.
+
+    Raises:
+        ValueError: ``fractions`` are no shares, or there are fewer people than splits.
+
+    Example:
+        >>> {name: len(people) for name, people in split_people(20, seed=0).items()}
+        {'train': 14, 'val': 3, 'test': 3}
+    """
+    n_people, seed = check_count("n_people", n_people, 1), check_seed("seed", seed)
+    shares = np.asarray(fractions, dtype=np.float64)
+    if shares.shape != (3,) or not (shares >= 0).all() or abs(float(shares.sum()) - 1) > 1e-6:
+        remedy = "pass shares such as (0.7, 0.15, 0.15)"
+        raise ValueError(problem("fractions", "three non-negative numbers that sum to 1", tuple(fractions), remedy))
+    wanted = int((shares > 0).sum())
+    if n_people < wanted:
+        remedy = "ask for more people, or give a split the share 0"
+        raise ValueError(problem("n_people", f"at least {wanted}, one for each split", n_people, remedy))
+    exact = shares * n_people + 1e-9
+    counts = np.where(shares > 0, np.maximum(np.floor(exact), 1), 0).astype(np.int64)
+    while counts.sum() < n_people:  # the split that lacks most gets the next person
+        counts[int((exact - counts).argmax())] += 1
+    while counts.sum() > n_people:
+        counts[int(counts.argmax())] -= 1
+    order = np.argsort(Streams().words(seed, 6, n_people), kind="stable")
+    bounds = np.cumsum(counts)[:-1]
+    return {name: np.sort(part) for name, part in zip(SPLITS, np.split(order, bounds), strict=True)}
+
+
+class FacesDataset:
+    """Drawn faces of many people, with felt valence and arousal: the data set that needs no download.
+
+    A map-style data set for :class:`torch.utils.data.DataLoader`, and a set of arrays. Labels are there at once;
+    pictures are drawn all together when :attr:`images` is first read, or one by one by indexing before that. Either way
+    the bytes are the same, and they do not depend on ``split``: person 7 looks and feels the same whichever it is in.
+
+    Args:
+        n_people: People in all splits together.
+        n_images_per_person: Pictures of each.
+        size: Side of the pictures in pixels, 32 to 256.
+        seed: Decides everything.
+        split: ``"train"``, ``"val"``, ``"test"`` (no person is in two of them) or ``"all"``.
+        fractions: Shares of people in train, val and test.
+        disturb: Pose, light, background, blur, noise and occlusion, or none of them.
+        workers: Processes that draw :attr:`images`; 0 draws in this one.
+
+    Attributes:
+        av: Felt valence and arousal, float32, shape ``(n, 2)``, inside the unit disc.
+        person: Who it is, int64, shape ``(n,)``: the person's number among all ``n_people``.
+        people: Numbers of the people of this split, sorted.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: an argument out of range.
+
+    Example:
+        >>> from adaptive_margin.faces import FacesDataset
+        >>> train = FacesDataset(10, 4, size=32, split="train")
+        >>> train.images.shape, train.av.shape, train.person.shape
+        ((28, 32, 32, 3), (28, 2), (28,))
+        >>> image, av, person = train[0]
+    """
+
+    def __init__(
+        self,
+        n_people: int = 100,
+        n_images_per_person: int = 50,
+        *,
+        size: int = 96,
+        seed: int = 0,
+        split: str = "all",
+        fractions: Sequence[float] = (0.7, 0.15, 0.15),
+        disturb: bool = True,
+        workers: int = 0,
+    ) -> None:
+        self.n_people = check_count("n_people", n_people, 1)
+        self.n_images_per_person = check_count("n_images_per_person", n_images_per_person, 1)
+        self.size, self.seed = check_count("size", size, *SIZES), check_seed("seed", seed)
+        self.workers = check_count("workers", workers, 0)
+        if split not in (*SPLITS, "all"):
+            remedy = "choose one of them"
+            raise ValueError(problem("split", f"one of {(*SPLITS, 'all')}", repr(split), remedy))
+        self.split, self.disturb = split, disturb
+        everyone = np.arange(self.n_people)
+        self.people = everyone if split == "all" else split_people(self.n_people, self.seed, fractions)[split]
+        self.identities = sample_identities(self.n_people, self.seed).take(self.people)
+        labels = [sample_labels(self.seed, person, self.n_images_per_person) for person in self.people.tolist()]
+        self.av: NDArray[np.float32] = np.concatenate(labels) if labels else np.empty((0, 2), dtype=np.float32)
+        self.person: NDArray[np.int64] = np.repeat(self.people, self.n_images_per_person)
+        self._row = np.repeat(np.arange(len(self.people)), self.n_images_per_person)
+        number = np.tile(np.arange(self.n_images_per_person), len(self.people))
+        self.nuisance_seeds: NDArray[np.uint64] = mix(self.seed, self.person, number)
+
+    def __len__(self) -> int:
+        return len(self.person)
+
+    @cached_property
+    def images(self) -> NDArray[np.uint8]:
+        """All pictures, shape ``(n, size, size, 3)``; drawn on first use and kept."""
+        return draw_faces(
+            self.identities.take(self._row),
+            self.av[:, 0],
+            self.av[:, 1],
+            size=self.size,
+            nuisance_seeds=self.nuisance_seeds,
+            disturb=self.disturb,
+            workers=self.workers,
+        )
+
+    @cached_property
+    def _geometry(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        return face_geometry(
+            self.identities.take(self._row),
+            self.av[:, 0],
+            self.av[:, 1],
+            size=self.size,
+            nuisance_seeds=self.nuisance_seeds,
+            disturb=self.disturb,
+        )
+
+    @property
+    def landmarks(self) -> NDArray[np.float32]:
+        """68 points per face (order of iBUG), pixels, shape ``(n, 68, 2)``."""
+        return self._geometry[0]
+
+    @property
+    def boxes(self) -> NDArray[np.float32]:
+        """Face boxes ``(x, y, width, height)``, pixels, shape ``(n, 4)``."""
+        return self._geometry[1]
+
+    def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
+        """One picture ``(size, size, 3)``, its ``(valence, arousal)`` and its person."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(problem("index", f"between {-len(self)} and {len(self) - 1}", index, "use len(dataset)"))
+        if "images" in self.__dict__:
+            image = self.images[index]
+        else:
+            one = slice(index % len(self), index % len(self) + 1)
+            image = draw_faces(
+                self.identities.take(self._row[one]),
+                self.av[one, 0],
+                self.av[one, 1],
+                size=self.size,
+                nuisance_seeds=self.nuisance_seeds[one],
+                disturb=self.disturb,
+            )[0]
+        return image, self.av[index], int(self.person[index])
+
+    def __repr__(self) -> str:
+        return (
+            f"FacesDataset({self.split}: {len(self)} pictures of {len(self.people)} people, "
+            f"size={self.size}, seed={self.seed}, disturb={self.disturb})"
+        )

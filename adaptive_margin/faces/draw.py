@@ -1,0 +1,171 @@
+"""Pictures of people who feel something, and where the parts of their faces are."""
+
+from __future__ import annotations
+
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..functional.checks import problem
+from .expression import check_felt, face_shape
+from .geometry import boxes, landmarks
+from .identity import FaceIdentity, check_people
+from .nuisance import Nuisance, check_keys, sample_nuisance, still_nuisance
+from .render import render
+from .rows import check_count
+
+SIZES = (32, 256)
+TASK = 512  # pictures that a worker process draws at a time
+
+
+def _prepare(
+    identities: FaceIdentity, valence: ArrayLike, arousal: ArrayLike, size: int, seeds: ArrayLike | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint64]]:
+    """Checks what a caller passes to this module."""
+    check_people("identities", identities)
+    check_count("size", size, *SIZES)
+    v, a = check_felt(valence, arousal)
+    if len(v) != len(identities):
+        remedy = "repeat people with identities.take(index)"
+        raise ValueError(problem("valence", f"as long as identities ({len(identities)} rows)", len(v), remedy))
+    keys = np.arange(len(v), dtype=np.uint64) if seeds is None else check_keys("nuisance_seeds", seeds)
+    if len(keys) != len(v):
+        remedy = "pass one seed per picture"
+        raise ValueError(problem("nuisance_seeds", f"as long as identities ({len(v)} rows)", len(keys), remedy))
+    return np.asarray(v, dtype=np.float64), np.asarray(a, dtype=np.float64), keys
+
+
+def _nuisance(keys: NDArray[np.uint64], disturb: bool) -> Nuisance:
+    return sample_nuisance(keys) if disturb else still_nuisance(len(keys))
+
+
+def _draw(
+    people: FaceIdentity, valence: ArrayLike, arousal: ArrayLike, size: int, nuisance: Nuisance
+) -> NDArray[np.uint8]:
+    return render(people, face_shape(people, valence, arousal), nuisance, size)
+
+
+def draw_frames(
+    people: FaceIdentity,
+    valence: ArrayLike,
+    arousal: ArrayLike,
+    nuisance: Nuisance,
+    *,
+    size: int = 96,
+    workers: int = 0,
+) -> NDArray[np.uint8]:
+    """Draws pictures whose disturbances are given row by row (a video moves them smoothly).
+
+    Args:
+        people: One row per picture.
+        valence: Felt valence, shape ``(n,)``.
+        arousal: Felt arousal, shape ``(n,)``.
+        nuisance: One row per picture.
+        size: Side of the pictures in pixels, 32 to 256.
+        workers: Processes that draw; 0 draws in this one. The bytes are the same.
+
+    Returns:
+        Shape ``(n, size, size, 3)``, sRGB.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: lengths differ, labels outside the unit disc, or ``size`` out of range.
+    """
+    v, a, _ = _prepare(people, valence, arousal, size, None)
+    if len(nuisance) != len(v):
+        remedy = "draw one row per picture"
+        raise ValueError(problem("nuisance", f"as long as people ({len(v)} rows)", len(nuisance), remedy))
+    workers = check_count("workers", workers, 0)
+    if workers == 0 or len(v) <= TASK:
+        return _draw(people, v, a, size, nuisance)
+    parts = [slice(start, start + TASK) for start in range(0, len(v), TASK)]
+    out = np.empty((len(v), size, size, 3), dtype=np.uint8)
+    with ProcessPoolExecutor(min(workers, len(parts)), mp_context=get_context("spawn")) as pool:
+        columns = zip(*((people.take(p), v[p], a[p], size, nuisance.take(p)) for p in parts), strict=True)
+        for part, pictures in zip(parts, pool.map(_draw, *columns), strict=True):
+            out[part] = pictures
+    return out
+
+
+def draw_faces(
+    identities: FaceIdentity,
+    valence: ArrayLike,
+    arousal: ArrayLike,
+    *,
+    size: int = 96,
+    nuisance_seeds: ArrayLike | None = None,
+    disturb: bool = True,
+    workers: int = 0,
+) -> NDArray[np.uint8]:
+    """Draws people who feel ``(valence, arousal)``.
+
+    What is drawn is the person's own resting face plus expressivity times the action units of the feeling
+    (:func:`~adaptive_margin.faces.face_shape`): the label is what is felt, not what is shown.
+
+    Args:
+        identities: Who; one row per picture.
+        valence: Felt valence, shape ``(n,)``, with arousal inside the unit disc.
+        arousal: Felt arousal, shape ``(n,)``.
+        size: Side of the pictures in pixels, 32 to 256.
+        nuisance_seeds: One non-negative integer per picture, which decides pose, light, background, blur, noise and
+            occlusion; ``0, 1, 2 ...`` by default.
+        disturb: Without it every picture is frontal, in the same light, before the same background, and clean.
+        workers: Processes that draw; 0 draws in this one. Worth it from some thousand pictures on. A script that uses
+            it needs the usual ``if __name__ == "__main__":``.
+
+    Returns:
+        Shape ``(n, size, size, 3)``, sRGB. The bytes of a picture depend on its own row, its seed and ``size`` only,
+        whatever the batch, the order and the number of workers.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: lengths differ, labels outside the unit disc, or ``size`` out of range.
+
+    Example:
+        >>> from adaptive_margin.faces import draw_faces, sample_identities
+        >>> people = sample_identities(2, seed=0)
+        >>> draw_faces(people, [0.8, -0.5], [0.1, 0.6], size=64).shape
+        (2, 64, 64, 3)
+    """
+    v, a, keys = _prepare(identities, valence, arousal, size, nuisance_seeds)
+    return draw_frames(identities, v, a, _nuisance(keys, disturb), size=size, workers=workers)
+
+
+def face_geometry(
+    identities: FaceIdentity,
+    valence: ArrayLike,
+    arousal: ArrayLike,
+    *,
+    size: int = 96,
+    nuisance_seeds: ArrayLike | None = None,
+    disturb: bool = True,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Landmarks and boxes of the faces that :func:`draw_faces` draws from the same arguments.
+
+    Args:
+        identities: As in :func:`draw_faces`.
+        valence: As in :func:`draw_faces`.
+        arousal: As in :func:`draw_faces`.
+        size: As in :func:`draw_faces`.
+        nuisance_seeds: As in :func:`draw_faces`.
+        disturb: As in :func:`draw_faces`.
+
+    Returns:
+        68 points per face in the order of the iBUG annotation, shape ``(n, 68, 2)``, x and y in pixels; and square
+        boxes ``(x, y, width, height)`` in pixels, shape ``(n, 4)``.
+
+    Raises:
+        TypeError: an argument of the wrong kind.
+        ValueError: lengths differ, labels outside the unit disc, or ``size`` out of range.
+
+    Example:
+        >>> from adaptive_margin.faces import face_geometry, sample_identities
+        >>> points, boxes = face_geometry(sample_identities(3), [0.0] * 3, [0.0] * 3)
+        >>> points.shape, boxes.shape
+        ((3, 68, 2), (3, 4))
+    """
+    v, a, keys = _prepare(identities, valence, arousal, size, nuisance_seeds)
+    points = landmarks(identities, face_shape(identities, v, a), _nuisance(keys, disturb), size)
+    return points, boxes(points, size)

@@ -1,0 +1,301 @@
+"""Where the parts of a face are: pose, projection, landmarks and boxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .expression import FaceShape
+from .identity import FaceIdentity
+from .nuisance import Nuisance
+from .rows import Floats
+
+DEPTH = 0.72  # of the front of the head before its middle, in face units
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A local coordinate system on the head and where it lies in the picture; one per row.
+
+    Local coordinates are face units about ``anchor``; picture coordinates run from -1 to 1, ``y`` downwards.
+    """
+
+    origin: Floats  # (n, 2) picture coordinates of the anchor
+    forward: Floats  # (n, 2, 2) local to picture
+    inverse: Floats  # (n, 2, 2) picture to local
+
+    def to_picture(self, x: Floats, y: Floats) -> Floats:
+        """Local points, shape ``(n, k)`` each, as picture coordinates ``(n, k, 2)``."""
+        m = self.forward
+        px = self.origin[:, 0, None] + m[:, 0, 0, None] * x + m[:, 0, 1, None] * y
+        py = self.origin[:, 1, None] + m[:, 1, 0, None] * x + m[:, 1, 1, None] * y
+        return np.stack([px, py], axis=-1)
+
+    @classmethod
+    def of(cls, origin: Floats, forward: Floats) -> Frame:
+        """The frame of an origin ``(n, 2)`` and a local-to-picture matrix ``(n, 2, 2)``."""
+        a, b, c, d = forward[:, 0, 0], forward[:, 0, 1], forward[:, 1, 0], forward[:, 1, 1]
+        adjoint = np.stack([np.stack([d, -b], axis=1), np.stack([-c, a], axis=1)], axis=1)
+        return cls(origin, forward, adjoint / (a * d - b * c)[:, None, None])
+
+    @classmethod
+    def join(cls, first: Frame, second: Frame) -> Frame:
+        """The rows of both, one after the other."""
+        names = ("origin", "forward", "inverse")
+        return cls(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
+
+    def take(self, rows: NDArray[np.int64] | slice) -> Frame:
+        """Some rows."""
+        return Frame(self.origin[rows], self.forward[rows], self.inverse[rows])
+
+
+class Camera:
+    """Projects points of a head, given in face units, onto the picture (float64 throughout).
+
+    The head is an ellipsoid of depth :data:`DEPTH` turned by yaw, then pitch; an orthographic view follows, then roll,
+    scale and shift. :meth:`on_face` linearises this at an anchor, which is what every feature is drawn in.
+    """
+
+    def __init__(self, people: FaceIdentity, nuisance: Nuisance) -> None:
+        columns = (nuisance.yaw, nuisance.pitch, nuisance.roll, nuisance.scale, people.head_width)
+        yaw, pitch, roll, self.scale, self.width = (np.asarray(c, dtype=np.float64) for c in columns)
+        self.sin_yaw, self.cos_yaw = np.sin(yaw), np.cos(yaw)
+        self.sin_pitch, self.cos_pitch = np.sin(pitch), np.cos(pitch)
+        self.shift = np.stack([nuisance.shift_x, nuisance.shift_y], axis=1).astype(np.float64)
+        cos, sin = np.cos(roll), np.sin(roll)
+        turn = np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
+        self.view_to_picture = self.scale[:, None, None] * turn
+
+    def _by_anchor(self, points: Floats) -> Floats:
+        """From shape ``(k * n,)`` to ``(k, n)``, for any ``n``."""
+        n = len(self.width)
+        return points.reshape(len(points) // n if n else 1, n)
+
+    def surface(self, x: Floats, y: Floats) -> Floats:
+        """Depth of the face at ``(x, y)``, shape ``(k, n)``: the ellipsoid, kept off its rim."""
+        inside = 1 - (x / (1.1 * self.width)) ** 2 - (y / 1.25) ** 2
+        return DEPTH * np.sqrt(np.maximum(inside, 0.04))
+
+    def view(self, x: Floats, y: Floats, z: Floats) -> Floats:
+        """Points of the head after yaw and pitch, before roll: from shapes ``(k, n)`` to ``(2, k, n)``."""
+        turned = x * self.cos_yaw + z * self.sin_yaw
+        depth = z * self.cos_yaw - x * self.sin_yaw
+        return np.stack([turned, y * self.cos_pitch + depth * self.sin_pitch])
+
+    def _frame(self, centre: Floats, along_x: Floats, along_y: Floats) -> Frame:
+        """From points and tangents in the view, shape ``(2, k, n)`` each, to the picture; rows anchor by anchor."""
+        m = self.view_to_picture
+        columns = [
+            np.stack([m[:, i, 0] * p[0] + m[:, i, 1] * p[1] for i in range(2)], axis=-1).reshape(-1, 2)
+            for p in (centre, along_x, along_y)
+        ]
+        columns[0] += np.tile(self.shift, (centre.shape[1], 1))
+        return Frame.of(columns[0], np.stack(columns[1:], axis=2))
+
+    def head(self) -> Frame:
+        """The frame of the head's outline: it rolls, and neither yaw nor pitch foreshortens it."""
+        return Frame.of(self.shift, self.view_to_picture)
+
+    def body(self) -> Frame:
+        """The frame of neck and shoulders: shift and scale only."""
+        return Frame.of(self.shift, self.scale[:, None, None] * np.eye(2))
+
+    def on_face(self, x: Floats, y: Floats, above: Floats | float = 0.0, flat: bool = False) -> Frame:
+        """Tangent frames at points of the face.
+
+        Args:
+            x: Anchors, face units, shape ``(k * n,)``: all people's first anchor, then all people's second ...
+            y: The same.
+            above: How far a point stands out of the ellipsoid, a number or shape ``(k * n,)``.
+            flat: A thing that stands in front of the face (glasses) turns as a plane.
+        """
+        step = 0.04
+        x, y, above = (self._by_anchor(np.broadcast_to(p, x.shape)) for p in (x, y, above))
+        z = self.surface(x, y) + above
+        zx, zy = (z, z) if flat else (self.surface(x + step, y) + above, self.surface(x, y + step) + above)
+        centre = self.view(x, y, z)
+        right, down = self.view(x + step, y, zx), self.view(x, y + step, zy)
+        return self._frame(centre, (right - centre) / step, (down - centre) / step)
+
+    def at(self, x: Floats, y: Floats, z: Floats) -> Frame:
+        """Frames at free points of the head, turned with roll only (ears); shapes as in :meth:`on_face`."""
+        x, y, z = (self._by_anchor(p) for p in (x, y, z))
+        centre = self.view(x, y, z)
+        return self._frame(centre, *(np.broadcast_to(e[:, None, None], centre.shape) for e in np.eye(2)))
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Positions and sizes of the movable parts, in local face units, float64, shape ``(n,)``.
+
+    The renderer and the landmarks both read these: a landmark lies where the pixel was drawn.
+    """
+
+    eye_up: Floats  # upper lid above the eye's centre
+    eye_down: Floats  # lower lid below it
+    brow_inner: Floats  # inner end above the brow's anchor
+    brow_outer: Floats
+    brow_shift: Floats  # towards the nose
+    mouth_half: Floats  # half width
+    mouth_lift: Floats  # corners above the middle
+    mouth_open: Floats  # height of the opening
+    lip_upper: Floats
+    lip_lower: Floats
+    mouth_drop: Floats  # the whole mouth, with the jaw
+    chin: Floats  # y of the chin
+
+
+def parts(people: FaceIdentity, shape: FaceShape) -> Parts:
+    """From movements (0 .. 1) to lengths (face units)."""
+    p = {name: np.asarray(getattr(people, name), dtype=np.float64) for name in people.__dataclass_fields__}
+    s = {name: np.asarray(getattr(shape, name), dtype=np.float64) for name in shape.__dataclass_fields__}
+    opening = np.maximum(1 + 0.75 * s["lid_upper"] - 0.10 * s["lid_lower"], 0.04)
+    opened = np.maximum(s["open"], 0)
+    return Parts(
+        eye_up=p["eye_height"] * opening,
+        eye_down=p["eye_height"] * 0.55 * np.clip(1.0 - 0.55 * s["lid_lower"], 0.25, 1.2),
+        brow_inner=0.085 * s["brow_inner"] - 0.050 * s["frown"],
+        brow_outer=0.080 * s["brow_outer"],
+        brow_shift=0.035 * s["frown"],
+        mouth_half=p["mouth_width"] * np.maximum(1 + 0.32 * s["stretch"], 0.5),
+        mouth_lift=0.135 * s["corner"],
+        mouth_open=0.26 * opened,
+        lip_upper=p["lip_upper"] * np.clip(1 - 0.55 * s["press"] - 0.2 * s["stretch"], 0.25, 1.2),
+        lip_lower=p["lip_lower"] * np.clip(1 - 0.55 * s["press"] - 0.2 * s["stretch"], 0.25, 1.2),
+        mouth_drop=0.015 * opened - 0.02 * s["chin_raise"],
+        chin=p["chin"] * (1 + 0.09 * s["jaw"]),
+    )
+
+
+def outline_radius(people: FaceIdentity, chin: Floats, cos: Floats, sin: Floats) -> Floats:
+    r"""How far the head's outline lies from its centre in a direction, face units.
+
+    The outline is where the renderer's head function :math:`x^2 + y^2 - s\,t^3 x^2` equals 1 (``x`` and ``y`` in
+    half widths and heights, the width narrowing by the jaw's taper, ``s`` its squareness, :math:`t = y_+`).
+
+    Args:
+        people: ``n`` rows.
+        chin: y of the chin, shape ``(n,)``.
+        cos: Direction, shape ``(n, k)``.
+        sin: Direction, downwards, shape ``(n, k)``.
+
+    Returns:
+        Shape ``(n, k)``.
+    """
+    width = people.head_width.astype(np.float64)[:, None]
+    taper, square = (c.astype(np.float64)[:, None] for c in (people.jaw_taper, people.jaw_square))
+    middle, half = (chin[:, None] - 1) / 2, (chin[:, None] + 1) / 2
+    radius = np.full(cos.shape, 0.9)
+    for _ in range(20):
+        y = (sin * radius - middle) / half
+        t = np.clip(y, 0, 1)
+        x2, y2 = (cos * radius / (width * (1 - taper * t * t))) ** 2, y * y
+        radius = radius / np.sqrt(x2 + y2 - SQUARE * square * t**3 * np.minimum(x2, 1))
+    return radius
+
+
+def _arc(t: Floats, *columns: Floats) -> list[Floats]:
+    """``t`` against rows: shapes ``(1, k)`` and ``(n, 1)``."""
+    return [t[None, :], *(c[:, None] for c in columns)]
+
+
+def landmarks(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: int) -> NDArray[np.float32]:
+    """68 points in the order of the iBUG annotation, computed from the geometry that is drawn.
+
+    0-16 jaw (picture left to right), 17-21 and 22-26 brows, 27-30 bridge of the nose, 31-35 below it, 36-41 and 42-47
+    eyes, 48-59 outer lips, 60-67 inner lips. Points of the jaw follow the outline as seen; all others lie on the face.
+
+    Args:
+        people: One row per picture.
+        shape: One row per picture.
+        nuisance: One row per picture.
+        size: Side of the picture in pixels.
+
+    Returns:
+        Shape ``(n, 68, 2)``: x and y in pixels, ``(0, 0)`` the top left corner of the top left pixel.
+    """
+    camera, q = Camera(people, nuisance), parts(people, shape)
+    person = {name: np.asarray(getattr(people, name), dtype=np.float64) for name in people.__dataclass_fields__}
+
+    angle = np.pi - np.linspace(-0.05, 1.05, 17) * np.pi
+    cos, sin = (np.broadcast_to(f, (len(people), 17)) for f in (np.cos(angle), np.sin(angle)))
+    radius = outline_radius(people, q.chin, cos, sin)
+    jaw_x, jaw_y = cos * radius, sin * radius
+    lean = CHIN_LEAN * camera.sin_yaw[:, None] * np.clip(jaw_y, 0, 1) ** 2
+    points = [camera.head().to_picture(jaw_x + lean, jaw_y)]
+
+    brow_y = person["eye_y"] - person["brow_y"]
+    for side in (-1.0, 1.0):
+        frame = camera.on_face(side * person["eye_spacing"], brow_y)
+        s, length, inner, outer, arch, shift = _arc(
+            np.linspace(0, 1, 5)[:: int(side)],
+            person["brow_length"],
+            q.brow_inner,
+            q.brow_outer,
+            person["brow_arch"],
+            q.brow_shift,
+        )
+        x = side * (length * (2 * s - 1) - shift * (1 - s))
+        points.append(frame.to_picture(x, -(inner * (1 - s) + outer * s + 4 * arch * s * (1 - s))))
+
+    zero = np.zeros(len(people))
+    for k in range(4):
+        y = person["eye_y"] + (person["nose_y"] - person["eye_y"]) * k / 3
+        points.append(camera.on_face(zero, y, above=0.06 + 0.04 * k).to_picture(zero[:, None], zero[:, None]))
+    t, width = _arc(np.linspace(-1, 1, 5), person["nose_width"])
+    nose = camera.on_face(zero, person["nose_y"], above=0.10)
+    points.append(nose.to_picture(0.75 * width * t, 0.07 - 0.03 * t * t + 0 * width))
+
+    for side in (-1.0, 1.0):
+        frame = camera.on_face(side * person["eye_spacing"], person["eye_y"])
+        order = np.array([-1, -0.4, 0.4, 1, 0.4, -0.4])
+        t, width, up, down, tilt = _arc(order, person["eye_width"], q.eye_up, q.eye_down, person["eye_tilt"])
+        lid = np.where(np.arange(6) < 3, -up, down) * (1 - t * t)
+        points.append(frame.to_picture(width * t, lid - tilt * width * t * side))
+
+    mouth = camera.on_face(zero, person["mouth_y"] + q.mouth_drop, above=0.03)
+    outer_t = np.array([-1, -0.6, -0.25, 0, 0.25, 0.6, 1, 0.6, 0.3, 0, -0.3, -0.6])
+    inner_t = np.array([-0.92, -0.4, 0, 0.4, 0.92, 0.4, 0, -0.4])
+    for t, upper, thick in (
+        (outer_t, np.arange(12) < 7, 1.0),
+        (inner_t, np.arange(8) < 5, 0.0),
+    ):
+        tt, half, lift, opening, lip_u, lip_l, lop = _arc(
+            t, q.mouth_half, q.mouth_lift, q.mouth_open, q.lip_upper, q.lip_lower, person["lopsided"]
+        )
+        line = mouth_line(tt, lift, lop)
+        bulge = 1 - tt * tt
+        y = np.where(upper, -(0.25 * opening + thick * lip_u) * bulge, (0.75 * opening + thick * lip_l) * bulge)
+        points.append(mouth.to_picture(half * tt, line + y))
+    picture = np.concatenate(points, axis=1)
+    return ((picture + 1) * (size / 2)).astype(np.float32)
+
+
+CHIN_LEAN = 0.22  # how far the chin follows yaw
+SQUARE = 0.85  # of the squarest jaw: 0 is an ellipse, 1 a rectangle
+
+
+def mouth_line(t: Floats, lift: Floats, lopsided: Floats) -> Floats:
+    """Where the lips meet at ``t`` in ``[-1, 1]``, downwards: corners at ``-0.65 lift (1 + lopsided t)``."""
+    return lift * (0.35 - t * t) * (1 + lopsided * t)
+
+
+def boxes(points: NDArray[np.float32], size: int, margin: float = 0.12) -> NDArray[np.float32]:
+    """Square face boxes ``(x, y, width, height)`` in pixels: the extent of the landmarks and a margin, in the picture.
+
+    Args:
+        points: Landmarks, shape ``(n, 68, 2)``.
+        size: Side of the picture.
+        margin: Added on each side, as a share of the larger extent; twice that above, as the forehead has no landmark.
+
+    Returns:
+        Shape ``(n, 4)``; the whole box lies in the picture.
+    """
+    low, high = points.min(axis=1).astype(np.float64), points.max(axis=1).astype(np.float64)
+    extent = (high - low).max(axis=1)
+    low[:, 1] -= margin * extent
+    side = np.minimum((high - low).max(axis=1) + 2 * margin * extent, size)
+    corner = np.clip((low + high) / 2 - side[:, None] / 2, 0, size - side[:, None])
+    return np.concatenate([corner, side[:, None], side[:, None]], axis=1).astype(np.float32)

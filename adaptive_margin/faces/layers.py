@@ -1,0 +1,449 @@
+"""The whole picture: hair, head, ears, neck, clothes and background, and the light on the head.
+
+Smooth things (distances to outlines, light, tones) are computed at half the resolution and interpolated; coverage is
+then taken from the interpolated distance at full resolution, so that outlines stay sharp.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .geometry import CHIN_LEAN, DEPTH, SQUARE, Frame
+from .raster import F32, Whole, Window, band, bump, clip01, edge, enlarge, scallop, wave
+from .relief import add_relief
+from .scene import Scene, pigment
+
+WARM = pigment(0.80, 1.0, 1.0)  # shadows on skin are warm: red falls less
+
+
+class _Patch(NamedTuple):
+    """Coverage and brightness of something in a rectangle of one picture."""
+
+    ys: slice
+    xs: slice
+    weight: F32
+    shade: F32
+
+
+def paint_layers(s: Scene) -> None:
+    """Paints all but the parts of the face, and leaves the maps that those need."""
+    n, size, side = s.n, s.size, len(s.coarse.at)
+    half = Whole(s.camera.head(), s.coarse)
+    u, v = on_turned_face(s, half)
+    light = _light(s, half)
+    in_front, shadow = _hair_in_front(s, half, u, v)
+    add_relief(s, u.reshape(n, side, side), v.reshape(n, side, side), light.reshape(n, side, side))
+    light.clip(0.22, 1.32, out=light)
+    light *= shadow
+    # Distances become coverage when they are pressed into [0, 1], which has to wait until they are interpolated.
+    per_unit = half.per_unit * 2
+    hair, head = _hair_mass(s, half), _head(s, half)
+    for distance, softness in ((hair, per_unit), (in_front, np.minimum(per_unit * 0.8, 26)), (head, per_unit)):
+        distance *= softness  # hair in front of skin has no sharp end
+        distance += 0.5
+    smooth = (hair, in_front, _hair_tone(s, half), head, light, _background(s))
+    fields = np.stack(smooth, axis=1).reshape(n, len(smooth), side, side)
+    beards = _beards(s, half, u, v)
+    bare: list[list[_Patch]] = [[] for _ in range(n)]
+    for row, patch in (*_ears(s), *_neck(s)):
+        bare[row].append(patch)
+    clothes = dict(_clothes(s))
+
+    s.canvas = np.empty((n, 3, size, size), dtype=np.float32)
+    s.visible, s.unhaired, s.shade = (np.empty((n, size, size), dtype=np.float32) for _ in range(3))
+    columns = _composition(s)
+    # Picture by picture: what one needs at full resolution stays in the processor's nearest cache.
+    for row in range(n):
+        _compose(s, row, fields[row], beards.get(row), bare[row], clothes[row], columns)
+
+
+class _Composition(NamedTuple):
+    """What :func:`_compose` needs of every picture: numbers of shape ``(n,)`` and colours of shape ``(n, 3, 1, 1)``."""
+
+    density: F32
+    background: F32
+    background_2: F32
+    hair: F32
+    skin: F32
+    glow: F32
+    clothes: F32
+    layer: F32
+
+
+def _composition(s: Scene) -> _Composition:
+    c = s.c
+
+    def exposed(colour: F32) -> F32:
+        return np.asarray(colour * s.exposure)[:, :, :, None]
+
+    behind = c("n_background").reshape(-1, 2, 3, 1)
+    return _Composition(
+        density=np.minimum(1.2 * c("hair_density")[:, 0], 1),
+        background=exposed(behind[:, 0]),
+        background_2=exposed(behind[:, 1]),
+        hair=exposed(c("hair_colour")),
+        skin=exposed(c("skin_colour") * WARM),
+        glow=exposed(c("skin_colour") * (1 - WARM))[:, 0, 0, 0],
+        clothes=exposed(c("n_clothes")),
+        layer=np.empty((3, s.size, s.size), dtype=np.float32),
+    )
+
+
+def _compose(
+    s: Scene, row: int, fields: F32, beard: F32 | None, bare: list[_Patch], clothes: _Patch, c: _Composition
+) -> None:
+    """One picture, from the hair in front to the background: the weights of every pigment, then their colours."""
+    hair, front, tone, skin, shaded, mixed = enlarge(fields, s.size)
+    hair.clip(0, c.density[row], out=hair)
+    clip01(front)
+    front *= hair
+    unseen = 1 - front
+    s.unhaired[row] = unseen
+    front *= tone  # from here on the weight of the hair's colour
+    # the head
+    clip01(skin)
+    skin *= unseen
+    unseen -= skin
+    s.visible[row], s.shade[row] = skin, shaded
+    shaded *= skin
+    if beard is not None:
+        weight, brightness = enlarge(beard, s.size)
+        weight *= skin
+        skin -= weight
+        weight *= s.shade[row]
+        shaded -= weight
+        weight *= brightness
+        front += weight
+    # ears and neck
+    for ys, xs, weight, shade in bare:
+        seen = weight * unseen[ys, xs]
+        unseen[ys, xs] -= seen
+        skin[ys, xs] += seen
+        seen *= shade
+        shaded[ys, xs] += seen
+    # hair behind
+    hair *= unseen
+    unseen -= hair
+    tone *= 0.72
+    hair *= tone
+    front += hair
+    # clothes and background
+    ys, xs, weight, shade = clothes
+    worn = weight * unseen[ys, xs]
+    unseen[ys, xs] -= worn
+    worn *= shade
+    mixed *= unseen
+    unseen -= mixed
+    # colours; skin in light l is colour * (1 + WARM (l - 1)), of which only red has a rest
+    picture = np.multiply(c.background[row], unseen, out=s.canvas[row])
+    for pigment_, weight in ((c.background_2, mixed), (c.hair, front), (c.skin, shaded)):
+        picture += np.multiply(pigment_[row], weight, out=c.layer)
+    skin *= c.glow[row]
+    picture[0] += skin
+    picture[:, ys, xs] += c.clothes[row] * worn
+
+
+def on_turned_face(s: Scene, w: Whole | Window) -> tuple[F32, F32]:
+    """Coordinates on the turned face of pixels whose coordinates as seen are ``w.x`` and ``w.y``.
+
+    Inverts the camera on the ellipsoid of the head, to 0.02 face units up to the largest turns.
+    """
+    c = s.c if isinstance(w, Whole) else s.columns.take(w.rows)
+    depth = w.x * (DEPTH / c("head_width"))
+    depth *= depth
+    depth += (w.y * w.y) * np.float32(DEPTH * DEPTH / 1.2)
+    np.subtract(DEPTH * DEPTH, depth, out=depth)
+    depth.clip(0, 1, out=depth)
+    np.sqrt(depth, out=depth)
+    v = w.y * c("cos_pitch")
+    v -= depth * c("sin_pitch")
+    depth *= c("sin_yaw")
+    u = w.x * c("cos_yaw")
+    u -= depth
+    return u, v
+
+
+def _light(s: Scene, w: Whole) -> F32:
+    """Light on the smooth head: 1 in front, more towards the light, less away from it."""
+    c = s.c
+    nx = w.x / c("head_width")
+    nz = nx * nx
+    nz += (w.y * w.y) * np.float32(1 / 1.2)
+    np.subtract(1, nz, out=nz)
+    np.sqrt(clip01(nz), out=nz)
+    light = nx * c("lx")
+    light += np.clip(w.y, -1, 1) * (0.9 * c("ly"))
+    light += nz * c("lz")
+    light.clip(-0.1, 1, out=light)
+    light -= c("lz")
+    light *= 0.52 * c("n_contrast")
+    light += 1
+    return light
+
+
+def _hair_outline(s: Scene, w: Whole) -> tuple[F32, F32]:
+    """Coordinates in which the mass of hair is the unit disc: an ellipse above, a curtain with round ends below."""
+    c = s.c
+    side = c("head_width") + c("hair_side")
+    hx = np.clip(w.y, 0, 2)
+    hx *= c("hair_flare") * side
+    hx += side
+    np.divide(w.x, hx, out=hx)
+    hy = w.y * np.float32(1 / 0.3)
+    hy -= (c("hair_length") - 0.3) * np.float32(1 / 0.3)
+    hy.clip(0, 9, out=hy)
+    above = np.clip(w.y, -9, 0)
+    above *= 1 / (1 + c("hair_top"))
+    hy += above
+    return hx, hy
+
+
+def _hair_mass(s: Scene, w: Whole) -> F32:
+    """Distance into the mass of hair, behind and in front of the head, face units."""
+    c = s.c
+    hx, f = _hair_outline(s, w)
+    hx *= hx
+    f *= f
+    f += hx
+    # Curls: scallops along the outline, counted by the diamond angle x / (|x| + |y|), which needs no trigonometry.
+    around = np.abs(w.x)
+    around += np.abs(w.y - 0.2)
+    around += 0.2
+    curls = np.divide(w.x, around, out=around)
+    curls *= 7.3
+    curls += w.y
+    curls = scallop(curls)
+    curls -= 0.6
+    curls *= 1.7 * c("hair_curl")
+    f -= curls
+    np.subtract(1, f, out=f)
+    f *= 0.45  # f is squared: its slope at the edge is about 2
+    bun = np.flatnonzero(s.people.hair_bun > 0)
+    if len(bun):
+        radius = c("hair_bun")[bun]
+        x, y = w.x[bun], w.y[bun] + (1 + c("hair_top")[bun] + 0.3 * radius)
+        f[bun] = np.maximum(f[bun], radius - np.sqrt(x * x + y * y))
+    return f
+
+
+def _hair_tone(s: Scene, w: Whole) -> F32:
+    """Brightness of hair: light on a dome, strands that fan out from the parting, a band of gloss."""
+    c = s.c
+    hx, hy = _hair_outline(s, w)
+    strength = 0.5 * c("n_contrast")
+    hx2 = hx * hx
+    hz = hy * hy
+    hz += hx2
+    np.subtract(1, hz, out=hz)
+    tone = np.sqrt(clip01(hz))
+    tone *= c("lz") * strength
+    tone += hx * (c("lx") * strength)
+    tone += np.clip(hy, -1, 0.3) * (c("ly") * strength)
+    tone += 0.95 - 0.6 * strength
+    fan = (w.x - c("hair_part") * c("head_width")) / (np.clip(w.y, -1.2, 0.6) + 1.55)
+    strands = wave(fan * 6.7)
+    strands += wave(fan * 15.1 + w.y * (0.5 + 18 * c("hair_curl")))
+    strands -= 1
+    strands *= 0.11 + 0.6 * c("hair_curl")
+    tone += strands
+    gloss = w.y + (0.35 * hx2 + 0.74)
+    gloss *= gloss
+    gloss *= 1 / 0.24**2
+    np.subtract(1, gloss, out=gloss)
+    tone += clip01(gloss) * 0.16
+    return tone.clip(0.25, 1.6, out=tone)
+
+
+def _hair_in_front(s: Scene, w: Whole, u: F32, v: F32) -> tuple[F32, F32]:
+    """Distance into what of the hair lies above the hairline or beside the cheeks, and its shadow (a factor)."""
+    c = s.c
+    t = u / c("head_width")
+    temples = t * t
+    temples.clip(0, 1.3, out=temples)
+    t -= c("hair_part")
+    t *= t
+    t *= c("hair_sweep")
+    temples *= temples
+    temples *= temples
+    temples *= 0.12 - c("hairline")
+    t += temples
+    fringe = scallop(u * 7.3)
+    fringe *= 0.02 + 0.9 * c("hair_curl")
+    t += fringe
+    t -= v
+    t += c("hairline") - 0.5 * (0.02 + 0.9 * c("hair_curl"))  # now the height above the hairline
+    density = c("hair_density")
+    shadow = t * (-2.5 * density)
+    shadow += 1 - 0.25 * density
+    clip01(shadow)
+    beside = np.abs(w.x)
+    beside -= c("head_width") * (1 - c("hair_cover"))
+    end = c("hair_side_end") - w.y
+    end *= 0.4  # strands thin out
+    np.minimum(beside, end, out=beside)
+    return np.maximum(t, beside, out=t), shadow
+
+
+def _head(s: Scene, w: Whole) -> F32:
+    """Distance into the head: an ellipse whose lower half narrows to the chin and may be square."""
+    c = s.c
+    y = w.y - (c("q_chin") - 1) * 0.5
+    y *= 2 / (c("q_chin") + 1)  # from -1 at the crown to 1 at the chin
+    t = np.clip(y, 0, 1)
+    t2 = t * t
+    x = t2 * (-CHIN_LEAN * c("sin_yaw"))
+    x += w.x
+    t *= t2
+    t2 *= -c("jaw_taper") * c("head_width")
+    t2 += c("head_width")
+    x /= t2
+    x *= x
+    y *= y
+    y += x
+    t *= clip01(x)
+    t *= SQUARE * c("jaw_square")
+    y -= t
+    np.subtract(1, y, out=y)
+    y *= 0.42  # squared: its slope at the edge is about 2
+    return y
+
+
+def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
+    """Coverage and brightness of beards by picture, shape ``(2, h, h)``; the lips are painted later."""
+    rows = np.flatnonzero(np.maximum(s.people.beard_cheeks, s.people.beard_lip) > 0)
+    if len(rows) == 0:
+        return {}
+    col, side = s.columns.take(rows), len(s.coarse.at)
+    u, v = u[rows], v[rows]
+    t2 = u / col("head_width")
+    t2 *= t2
+    clip01(t2)
+    mouth = col("mouth_y")
+    lips = mouth + col("q_mouth_drop")
+    grain = np.zeros_like(u)
+    if s.fine:
+        grain += wave(u * 13 + v * 3)
+        grain += wave(u * 17.3 - v * 9 + 0.4)
+        grain += wave(v * 15.7 + u * 7.9)
+        grain *= 0.6
+        grain -= 0.9
+    rest = 1 - t2
+    line = (mouth - 0.02) - 0.58 * t2 * t2 + 0.10 * rest * rest
+    alpha = clip01((v - line + 0.03 * grain) * 14) * col("beard_cheeks")
+    cx, cy = u * np.float32(1 / 0.30), (v - (mouth + 0.30)) * np.float32(1 / 0.26)
+    chin = clip01((1 - np.sqrt(cx * cx + cy * cy)) * 4 + 0.2 * grain)
+    chin *= col("beard_chin")
+    m2 = u / (col("q_mouth_half") + 0.05)
+    m2 *= m2
+    lip = band(v, (lips - 0.135) + 0.05 * m2, (lips - 0.03) + 0.10 * m2, np.minimum(w.per_unit[rows], 30))
+    lip *= clip01((1 - m2) * 4)
+    lip *= col("beard_lip")
+    np.maximum(alpha, chin, out=alpha)
+    np.maximum(alpha, lip, out=alpha)
+    alpha *= 0.89 - 0.22 * grain
+    clip01(alpha)
+    both = np.stack([alpha, 0.74 + 0.10 * grain], axis=1).reshape(len(rows), 2, side, side)
+    return dict(zip(rows.tolist(), both, strict=True))
+
+
+def _patches(w: Window, weight: F32, shade: F32) -> list[tuple[int, _Patch]]:
+    """What was computed in windows, by picture."""
+    shape = (-1, w.height, w.width)
+    parts = zip(w.places, weight.reshape(shape), shade.reshape(shape), strict=True)
+    return [(row, _Patch(ys, xs, one, other)) for (row, ys, xs), one, other in parts]
+
+
+def _ears(s: Scene) -> list[tuple[int, _Patch]]:
+    """The ears of those whose hair does not hang over them."""
+    rows = np.flatnonzero((s.people.hair_side_end < 0.5) | (s.people.hair_density == 0))
+    if len(rows) == 0:
+        return []
+    width, depth, y = s.wide("head_width"), np.full(s.n, -0.05), np.full(s.n, 0.06)
+    frame = Frame.join(s.camera.at(-width, y, depth).take(rows), s.camera.at(width, y, depth).take(rows))
+    sides = np.repeat([-1.0, 1.0], len(rows))
+    both = np.concatenate([rows, rows])
+    soft = 1 + 0.5 / (0.12 * s.camera.scale[both] * s.grid.density)  # where coverage ends, in radii
+    large = s.wide("ear_size")[both]
+    reach = (-0.105 * large * soft, 0.105 * large * (soft + 0.5), -0.20 * large * soft, 0.20 * large * soft)
+    w = Window(frame, both, reach, s.grid, sides)
+    col = s.columns.take(w.rows)
+    size = col("ear_size")
+    x, y2 = w.x * (1 / (0.105 * size)), w.y * (1 / (0.20 * size))
+    x += 0.25 * np.clip(y2, -1, 1)
+    x -= 0.25  # wider at the top
+    if s.fine:
+        shade, _ = bump((x + 0.15) * np.float32(1 / 0.62), (y2 + 0.08) * np.float32(1 / 0.66))
+        shade *= -0.42
+    x *= x
+    y2 *= y2
+    x += y2
+    r = np.sqrt(x, out=x)
+    if not s.fine:
+        shade = np.clip(r, 0, 1) * 0.42 - 0.42
+    shade += 0.92 + 0.30 * col("lx") * sides.astype(np.float32)[:, None]
+    np.subtract(1, r, out=r)
+    return _patches(w, edge(r, 0.12 * w.per_unit), shade)
+
+
+def _neck(s: Scene) -> list[tuple[int, _Patch]]:
+    c = s.c
+    w = Window(s.camera.body(), s.everyone, (-0.75, 0.75, 0.50, 1.30), s.grid)
+    x, y = w.x, w.y
+    spread = np.clip(y - 0.95, 0, 1)
+    spread *= spread
+    spread *= 2.7
+    spread += c("neck_width")  # half the width of the neck
+    t = x / spread
+    spread -= np.abs(x)
+    weight = edge(spread, w.per_unit)
+    t2 = t * t
+    weight *= edge((1.30 - 0.30 * t2) - y, w.per_unit)
+    weight *= edge(y - 0.58, w.per_unit)
+    shade = y * np.float32(-1 / 0.30)
+    shade += (c("q_chin") + 0.34) * np.float32(1 / 0.30)
+    shade -= t2
+    clip01(shade)
+    shade *= shade
+    shade *= -0.34  # the shadow of the chin
+    t2 *= -0.28
+    shade += t2
+    t *= 0.25 * c("lx")
+    shade += t
+    shade += 0.90
+    return _patches(w, weight, shade)
+
+
+def _clothes(s: Scene) -> list[tuple[int, _Patch]]:
+    c = s.c
+    w = Window(s.camera.body(), s.everyone, (-9.0, 9.0, 1.0, 9.0), s.grid)
+    ax = np.abs(w.x)
+    slope = ax * 2
+    slope -= 2 * c("neck_width")
+    clip01(slope)
+    slope *= slope
+    far = np.clip(ax - 0.7, 0, 3)
+    far *= far
+    weight = w.y - 1.06
+    weight -= 0.16 * slope
+    weight -= 0.22 * far
+    edge(weight, w.per_unit)
+    shade = wave(w.x * 2.3 + 0.4 * w.y)
+    shade *= -0.06
+    shade += 0.92
+    shade += (0.25 * c("lx")) * w.x
+    return _patches(w, weight, shade)
+
+
+def _background(s: Scene) -> F32:
+    """Share of the second colour, at half the resolution: a gradient and two soft discs."""
+    g, at = s.c("n_gradient"), s.coarse.at
+    x, y = at[None, None, :], at[None, :, None]
+    mixed = (g[:, :1] * x + 0.5) + g[:, 1:] * y
+    for k, sign in ((0, 1), (1, -1)):
+        bx, by, radius = (s.c("n_blobs")[:, 3 * k + j : 3 * k + j + 1] for j in range(3))
+        dx, dy = (x - bx) / radius, (y - by) / radius
+        disc = (1 - dx * dx) - dy * dy
+        mixed += disc.clip(0, 0.5, out=disc) * sign
+    return clip01(mixed).reshape(s.n, -1)

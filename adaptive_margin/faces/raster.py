@@ -1,0 +1,271 @@
+"""Painting with correctly rounded arithmetic only.
+
+Every operation on pixels here is an addition, multiplication, division, square root, comparison or rounding in float32,
+which IEEE 754 rounds correctly: a picture's bytes do not depend on how many others are painted with it, nor on the
+width of the machine's vector unit. No sine, exponential or matrix product is taken of a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .geometry import Frame
+from .rows import Floats
+
+F32 = Floats  # float32 throughout; numpy's annotations lose track of the width
+Ints = NDArray[np.int64]
+Bound = Floats | float  # of a window on one side, local coordinates: one per row, or the same for all
+Extent = tuple[Bound, Bound, Bound, Bound]  # left, right, top, bottom
+
+
+def clip01(x: F32) -> F32:
+    """Presses ``x`` into ``[0, 1]``, in place."""
+    return x.clip(0, 1, out=x)
+
+
+def edge(inside: F32, per_unit: F32 | float) -> F32:
+    """Coverage of a pixel by a shape whose signed distance is ``inside`` (positive within), in place.
+
+    The box filter of one pixel: coverage rises linearly over one pixel about the edge.
+
+    Args:
+        inside: Signed distance, face units.
+        per_unit: Pixels per face unit, or fewer for a softer edge.
+    """
+    inside *= per_unit
+    inside += 0.5
+    return clip01(inside)
+
+
+def band(y: F32, top: F32, bottom: F32, per_unit: F32) -> F32:
+    """Coverage of pixels by what lies between two curves, by exact integration over the pixel's height.
+
+    A band thinner than a pixel gets its share of the pixel: a hairline fades instead of breaking up.
+    """
+    half = 0.5 / per_unit
+    cover = np.minimum(bottom, y + half)
+    cover -= np.maximum(top, y - half)
+    cover *= per_unit
+    return clip01(cover)
+
+
+def bump(x: F32, y: F32) -> tuple[F32, F32]:
+    r"""A hill of compact support about the origin, radius 1: its height :math:`(1 - r^2)_+^2` and slope factor.
+
+    The gradient of the height is ``-4 * slope * (x, y)``.
+    """
+    slope = x * x
+    slope += y * y
+    np.subtract(1, slope, out=slope)
+    clip01(slope)
+    return slope * slope, slope
+
+
+def wave(x: F32) -> F32:
+    """A triangle wave of period 1 between 0 and 1."""
+    x = x - np.rint(x)
+    np.abs(x, out=x)
+    x *= 2
+    return x
+
+
+def scallop(x: F32) -> F32:
+    """A wave of period 1 between 0 and 1 with round crests and sharp troughs."""
+    x = wave(x)
+    x *= 2 - x
+    return x
+
+
+class Columns:
+    """Named numbers of a batch of pictures, as float32 columns ``(n, 1)``; vectors are ``(n, k, 1)``."""
+
+    def __init__(self, columns: dict[str, Floats]) -> None:
+        self._columns = {name: self._column(values) for name, values in columns.items()}
+
+    @staticmethod
+    def _column(values: Floats) -> F32:
+        values = np.asarray(values, dtype=np.float32)
+        return values.reshape(len(values), -1, 1) if values.ndim > 1 else values[:, None]
+
+    def take(self, rows: Ints | slice) -> Callable[[str], F32]:
+        """A function from names to columns, for some of the pictures."""
+        return lambda name: self._columns[name][rows]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Pixel centres along one side of a picture, in picture coordinates (-1 to 1), and pixels per picture unit."""
+
+    at: F32
+    density: float
+
+    @classmethod
+    def of(cls, size: int, coarse: int = 1) -> Grid:
+        """The pixels of a picture, or of one with ``coarse`` times fewer (the last may reach over the border)."""
+        count = -(-size // coarse)
+        return cls(((coarse * (2 * np.arange(count) + 1)) / size - 1).astype(np.float32), size / (2 * coarse))
+
+
+def enlarge(coarse: F32, size: int) -> F32:
+    """Twice as many pixels along each side, linearly interpolated: ``(n, h, h)`` to ``(n, size, size)``."""
+    n, h, _ = coarse.shape
+    quarter = coarse * 0.25
+    most = coarse - quarter
+    # Sums over the array as one line are fast; across the ends of its rows they are wrong, and replaced.
+    left, right = np.empty_like(coarse), np.empty_like(coarse)
+    np.add(most.reshape(-1)[1:], quarter.reshape(-1)[:-1], out=left.reshape(-1)[1:])
+    np.add(most.reshape(-1)[:-1], quarter.reshape(-1)[1:], out=right.reshape(-1)[:-1])
+    left[:, :, 0], right[:, :, -1] = coarse[:, :, 0], coarse[:, :, -1]
+    wide = np.empty((n, h, 2 * h), dtype=np.float32)
+    wide[:, :, ::2], wide[:, :, 1::2] = left, right
+    quarter = wide * 0.25
+    most = np.subtract(wide, quarter, out=wide)
+    tall = np.empty((n, 2 * h, 2 * h), dtype=np.float32)
+    np.add(most[:, 1:], quarter[:, :-1], out=tall[:, 2::2])
+    np.add(most[:, :-1], quarter[:, 1:], out=tall[:, 1:-1:2])
+    np.add(most[:, 0], quarter[:, 0], out=tall[:, 0])
+    np.add(most[:, -1], quarter[:, -1], out=tall[:, -1])
+    return tall if size == 2 * h else np.ascontiguousarray(tall[:, :size, :size])
+
+
+class Whole:
+    """Local coordinates of every pixel of every picture; named as in :class:`Window`."""
+
+    def __init__(self, frame: Frame, grid: Grid) -> None:
+        size = len(grid.at)
+        gx, gy = np.tile(grid.at, size)[None, :], np.repeat(grid.at, size)[None, :]
+        i, origin = frame.inverse.astype(np.float32)[:, :, :, None], frame.origin.astype(np.float32)[:, :, None]
+        self.x, self.y = (
+            i[:, k, 0] * gx + (i[:, k, 1] * gy - (i[:, k, 0] * origin[:, 0] + i[:, k, 1] * origin[:, 1]))
+            for k in range(2)
+        )
+        m = frame.forward
+        area = np.abs(m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0])
+        self.per_unit = (np.sqrt(area) * grid.density).astype(np.float32)[:, None]
+
+
+class Window:
+    """A rectangle of pixels around one part of the face, and local coordinates in it.
+
+    All pictures of a batch get the same height and width, large enough for the largest. Whoever paints in a window
+    gives an extent outside of which the painting is exactly zero, so that this size changes no pixel.
+
+    Attributes:
+        rows: Which picture each entry belongs to, shape ``(m,)``.
+        x: Local coordinate, shape ``(m, height * width)``; mirrored where ``mirror`` is -1.
+        y: Local coordinate, downwards.
+        per_unit: Pixels per face unit, shape ``(m, 1)``.
+        places: The picture and the rows and columns of its pixels, for each entry.
+    """
+
+    def __init__(self, frame: Frame, rows: Ints, extent: Extent, grid: Grid, mirror: Floats | None = None) -> None:
+        size = len(grid.at)
+        left, right, top, bottom = extent
+        m = frame.forward
+        middle_x, reach_x, middle_y, reach_y = (
+            np.broadcast_to(e, (len(rows),))[:, None]
+            for e in ((left + right) / 2, (right - left) / 2, (top + bottom) / 2, (bottom - top) / 2)
+        )
+        if mirror is not None:
+            middle_x = middle_x * mirror[:, None]
+        centre = frame.origin + m[:, :, 0] * middle_x + m[:, :, 1] * middle_y + 1
+        reach = np.abs(m[:, :, 0]) * reach_x + np.abs(m[:, :, 1]) * reach_y
+        # half a pixel more: a foreshortened edge is soft over more than its own pixel
+        low = np.floor((centre - reach) * grid.density - 0.5).astype(np.int64)
+        high = np.ceil((centre + reach) * grid.density + 0.5).astype(np.int64)
+        np.clip(low, 0, size - 1, out=low)
+        np.clip(high, 1, size, out=high)
+        w, h = (int(e) for e in (high - low).max(axis=0))
+        self.rows, self.width, self.height = rows, w, h
+        x0, y0 = np.minimum(low[:, 0], size - w), np.minimum(low[:, 1], size - h)
+        origin = frame.origin.astype(np.float32)
+        gx = grid.at[x0[:, None] + np.arange(w)] - origin[:, :1]
+        gy = grid.at[y0[:, None] + np.arange(h)] - origin[:, 1:]
+        i = frame.inverse.astype(np.float32)[:, :, :, None]
+        if mirror is not None:
+            i[:, 0] *= mirror.astype(np.float32)[:, None, None]
+        self.x = ((i[:, 0, 0] * gx)[:, None, :] + (i[:, 0, 1] * gy)[:, :, None]).reshape(-1, h * w)
+        self.y = ((i[:, 1, 0] * gx)[:, None, :] + (i[:, 1, 1] * gy)[:, :, None]).reshape(-1, h * w)
+        area = np.abs(m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0])
+        self.per_unit = (np.sqrt(area) * grid.density).astype(np.float32)[:, None]
+        at = zip(rows.tolist(), y0.tolist(), x0.tolist(), strict=True)
+        self.places = [(row, slice(y, y + h), slice(x, x + w)) for row, y, x in at]
+
+    def read(self, field: F32) -> F32:
+        """A copy of a field of shape ``(n, size, size)`` in this window, shape ``(m, height * width)``."""
+        out = np.empty((len(self.rows), self.height, self.width), dtype=np.float32)
+        for k, (row, ys, xs) in enumerate(self.places):
+            out[k] = field[row, ys, xs]
+        return out.reshape(len(self.rows), -1)
+
+    def add(self, field: F32, amount: F32) -> None:
+        """Adds to a field of shape ``(n, size, size)``."""
+        amount = amount.reshape(-1, self.height, self.width)
+        for k, (row, ys, xs) in enumerate(self.places):
+            field[row, ys, xs] += amount[k]
+
+    def paint(self, canvas: F32, colour: F32, keep: F32) -> None:
+        """``canvas * keep + colour``, on a canvas of shape ``(n, 3, size, size)``."""
+        colour = colour.reshape(-1, 3, self.height, self.width)
+        keep = keep.reshape(-1, 1, self.height, self.width)
+        for k, (row, ys, xs) in enumerate(self.places):
+            part = canvas[row, :, ys, xs]
+            part *= keep[k]
+            part += colour[k]
+
+    def tint(self, canvas: F32, amount: F32) -> None:
+        """Takes a share of the green and the blue of the canvas."""
+        keep = 1 - amount.reshape(-1, 1, self.height, self.width)
+        for k, (row, ys, xs) in enumerate(self.places):
+            canvas[row, 1:, ys, xs] *= keep[k]
+
+
+class Stack:
+    """Layers of colour in a window, from the front to the back, painted at once.
+
+    Front to back a layer costs four passes over single numbers: what is still seen through the layers before it times
+    its own coverage is its weight, and layers of one pigment share a sum. Colours enter only in :meth:`paint`.
+    """
+
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.through: F32 = np.ones(window.x.shape, dtype=np.float32)
+        self._sums: dict[int, tuple[F32, F32]] = {}
+
+    def under(self, alpha: F32, pigment: F32, shade: F32 | float | None = None) -> None:
+        """Puts a layer under those before it.
+
+        Args:
+            alpha: Coverage, shape ``(m, pixels)``; used up.
+            pigment: Colour, shape ``(m, 3, 1)`` or ``(1, 3, 1)``; the same object for layers of one pigment.
+            shade: Brightness of the pigment.
+        """
+        alpha *= self.through
+        self.through -= alpha
+        if shade is not None:
+            alpha *= shade
+        if id(pigment) in self._sums:
+            self._sums[id(pigment)][1].__iadd__(alpha)
+        else:
+            self._sums[id(pigment)] = (pigment, alpha)
+
+    def paint(self, canvas: F32, exposure: F32, within: F32 | None = None) -> None:
+        """Paints the stack where ``within`` (coverage, shape ``(m, pixels)``) lets it; colours times ``exposure``."""
+        colour: F32 | None = None
+        for pigment, weight in self._sums.values():
+            if within is not None:
+                weight *= within
+            part = (pigment * exposure) * weight[:, None]
+            colour = part if colour is None else np.add(colour, part, out=colour)
+        if colour is None:
+            return
+        keep = self.through
+        if within is not None:
+            keep -= 1
+            keep *= within
+            keep += 1
+        self.window.paint(canvas, colour, keep)

@@ -1,0 +1,109 @@
+"""One batch of pictures: who and what is in them, where things are, and the canvas."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .expression import FaceShape
+from .geometry import Camera, Frame, parts
+from .identity import FaceIdentity
+from .nuisance import Nuisance
+from .raster import F32, Columns, Extent, Grid, Ints, Stack, Window
+from .rows import Floats
+
+FINE = 112  # from this size on, details are drawn that would be lost below
+
+
+def pigment(red: float, green: float, blue: float) -> F32:
+    """A colour for all pictures, shape ``(1, 3, 1)``."""
+    return np.array([red, green, blue], dtype=np.float32)[None, :, None]
+
+
+BLACK = pigment(0.10, 0.07, 0.06)
+WHITE = pigment(1.0, 0.98, 0.96)
+MOUTH = pigment(0.22, 0.06, 0.06)
+TONGUE = pigment(0.66, 0.28, 0.27)
+TOOTH = pigment(1.0, 0.98, 0.93)
+
+
+class Scene:
+    """What the painters of a batch share.
+
+    Attributes:
+        c: Columns by name: those of the person as they are, of its parts as ``q_...``, of the face's movements as
+            ``s_...``, of the disturbances as ``n_...``; the direction of light ``lx, ly, lz``; sines of the pose.
+        exposure: Colour of the light times gain times 255, ``(n, 3, 1)``: colours enter the canvas multiplied by it.
+        canvas: The pictures, shape ``(n, 3, size, size)``, in grey levels.
+        visible: Where the head is seen, shape ``(n, size, size)``; parts of the face are painted there.
+        unhaired: Where no hair hangs in front.
+        shade: Light on the head.
+    """
+
+    canvas: F32
+    visible: F32
+    unhaired: F32
+    shade: F32
+
+    def __init__(self, people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: int) -> None:
+        self.n, self.size, self.fine = len(people), size, size >= FINE
+        self.people, self.nuisance = people, nuisance
+        self.camera, self.moved = Camera(people, nuisance), parts(people, shape)
+        columns = {name: getattr(people, name) for name in people.__dataclass_fields__}
+        columns |= {f"q_{name}": getattr(self.moved, name) for name in self.moved.__dataclass_fields__}
+        columns |= {f"s_{name}": getattr(shape, name) for name in shape.__dataclass_fields__}
+        columns |= {f"n_{name}": getattr(nuisance, name) for name in nuisance.__dataclass_fields__ if name != "key"}
+        columns |= {name: getattr(self.camera, name) for name in ("sin_yaw", "cos_yaw", "sin_pitch", "cos_pitch")}
+        norm = np.sqrt(1 + nuisance.light_x**2 + nuisance.light_y**2)
+        columns |= {"lx": nuisance.light_x / norm, "ly": nuisance.light_y / norm, "lz": 1 / norm}
+        self.columns = Columns(columns)
+        self.c = self.columns.take(slice(None))
+        self.exposure = self.c("n_gain")[:, :, None] * self.c("n_cast") * np.float32(255)
+        self.everyone = np.arange(self.n)
+        self.sides = np.repeat([-1.0, 1.0], self.n)
+        self.both = np.concatenate([self.everyone, self.everyone])
+        self.grid, self.coarse = Grid.of(size), Grid.of(size, 2)
+        self._place_anchors()
+
+    def wide(self, name: str) -> Floats:
+        """A column of the person in float64, shape ``(n,)``, for geometry."""
+        return np.asarray(getattr(self.people, name), dtype=np.float64)
+
+    def _place_anchors(self) -> None:
+        """Projects all anchors of the face at once; those of pairs first on the left, then on the right."""
+        eye, eye_y, mouth = self.wide("eye_spacing"), self.wide("eye_y"), self.wide("mouth_y") + self.moved.mouth_drop
+        zero = np.zeros(self.n)
+        pairs = {"eyes": (eye, eye_y), "brows": (eye, eye_y - self.wide("brow_y"))}
+        singles = {
+            "nose": (zero, self.wide("nose_y"), NOSE),
+            "mouth": (zero, mouth, LIPS),
+            "cheeks": (zero, eye_y + 0.34, 0.0),
+            "mole": (self.wide("mole_x"), self.wide("mole_y"), 0.0),
+        }
+        points = [(side * x, y, 0.0) for x, y in pairs.values() for side in (-1, 1)] + list(singles.values())
+        x, y = (np.concatenate([p[k] for p in points]) for k in (0, 1))
+        frame = self.camera.on_face(x, y, np.repeat([p[2] for p in points], self.n))
+        self._anchors: dict[str, Frame] = {}
+        start = 0
+        for name in (*pairs, *singles):
+            stop = start + (2 if name in pairs else 1) * self.n
+            self._anchors[name] = frame.take(slice(start, stop))
+            start = stop
+
+    def at(self, anchor: str, extent: Extent, rows: Ints | None = None) -> Window:
+        """A window at an anchor; at a pair of anchors, windows on both sides of the face, local x pointing outwards."""
+        frame = self._anchors[anchor]
+        if len(frame.origin) > self.n:
+            left, right, top, bottom = (np.tile(e, 2) if np.ndim(e) else e for e in extent)
+            return Window(frame, self.both, (left, right, top, bottom), self.grid, self.sides)
+        if rows is None:
+            return Window(frame, self.everyone, extent, self.grid)
+        return Window(frame.take(rows), rows, extent, self.grid)
+
+    def paint(self, stack: Stack, within: F32 | None = None) -> None:
+        """Paints a window's layers where a map of the whole picture lets them."""
+        window = stack.window
+        stack.paint(self.canvas, self.exposure[window.rows], None if within is None else window.read(within))
+
+
+# How far a part stands out of the ellipsoid of the head: it moves more than the head when the head turns.
+NOSE, LIPS = 0.08, 0.03

@@ -1,0 +1,191 @@
+"""Images a second: decoding with Pillow every epoch, against the image cache with augmentation in batches.
+
+    python benchmarks/data/run.py
+
+Both end in the same place: normalised float32 batches of 224-pixel crops on the training device. The pictures are
+generated: JPEG files of 425 pixels (about the size of AffectNet's) with a face box, smooth with a little grain, so
+that they compress as photographs do. What is measured:
+
+    pillow, one process       FaceImages in the process itself
+    pillow, workers           FaceImages under a DataLoader, as many workers as processors
+    cache, one thread         CachedBatches without reading ahead, torch on one thread
+    cache                     CachedBatches as a trainer uses it: a thread reads ahead, torch on all processors
+
+Each is repeated, and the median is taken; the spread is in the results file. Reading from a file system's memory
+flatters the files and the cache alike: sizes of both are reported.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from adaptive_margin.datasets import CachedBatches, FaceImages, ImageCache, Records
+from adaptive_margin.datasets.records import RecordBuilder
+
+CPU_SECONDS: dict[str, float] = {}
+"""Processor time of the process itself for an image: on a machine with other work, the fairer figure."""
+
+
+def photographs(root: Path, count: int, side: int) -> tuple[Records, int]:
+    """JPEG files that compress as photographs do; returns the records and the bytes of all files."""
+    root.mkdir()
+    rng = np.random.default_rng(0)
+    rows = RecordBuilder("generated", root)
+    total = 0
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC)).astype(np.float32)
+        grain = smooth + rng.normal(0, 5, (side, side, 1))
+        path = root / f"{number:06d}.jpg"
+        Image.fromarray(grain.clip(0, 255).astype(np.uint8)).save(path, quality=92)
+        total += path.stat().st_size
+        margin = 0.08 * side
+        rows.add(str(number), path.name, (0.1, -0.1), box=(margin, margin, side - margin, side - margin))
+    return rows.build(), total
+
+
+def rates(what: str, images: int, repeats: int, epoch: Callable[[int], Iterable[Any]]) -> list[float]:
+    """Images a second of several epochs, the first of which is not counted."""
+    found, busy = [], []
+    for number in range(repeats + 1):
+        began, spent = time.perf_counter(), time.process_time()
+        for _ in epoch(number):
+            pass
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        found.append(images / (time.perf_counter() - began))
+        busy.append((time.process_time() - spent) / images)
+    found = found[1:]
+    CPU_SECONDS[what] = statistics.median(busy[1:])
+    print(
+        f"{what:28s} {statistics.median(found):9,.0f} images/s   {min(found):,.0f} to {max(found):,.0f}"
+        f"   {1e3 * CPU_SECONDS[what]:.2f} ms of this process an image"
+    )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--side", type=int, default=425, help="of the JPEG files, pixels")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
+    parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "cpu.json"))
+    options = parser.parse_args()
+
+    with tempfile.TemporaryDirectory(dir=options.folder) as name:
+        root = Path(name)
+        records, bytes_of_files = photographs(root / "files", options.images, options.side)
+        count, size, repeats = len(records), options.batch_size, options.repeats
+
+        decoded = FaceImages(records, train=True)
+        threads = torch.get_num_threads()
+
+        def to_device(loader: Iterable[Any], epoch: int) -> Iterable[Any]:
+            decoded.set_epoch(epoch)
+            for images, labels, _ in loader:
+                yield images.to(options.device, non_blocking=True), labels.to(options.device, non_blocking=True)
+
+        found: dict[str, list[float]] = {}
+        torch.set_num_threads(1)
+        alone = DataLoader(decoded, batch_size=size, shuffle=True, num_workers=0)
+        found["pillow, one process"] = rates("pillow, one process", count, repeats, lambda e: to_device(alone, e))
+        shared: Any = DataLoader(
+            decoded,
+            batch_size=size,
+            shuffle=True,
+            num_workers=options.workers,
+            persistent_workers=True,
+            pin_memory=False,
+        )
+        what = f"pillow, {options.workers} workers"
+        found["pillow, workers"] = rates(what, count, repeats, lambda e: to_device(shared, e))
+        shared = None  # its workers end here
+        CPU_SECONDS.pop(what)  # the work is its workers'
+
+        began = time.perf_counter()
+        cache = ImageCache.open(records, root / "cache", workers=options.workers)
+        build = count / (time.perf_counter() - began)
+        print(f"{'building the cache':28s} {build:9,.0f} images/s   once; {cache.bytes_on_disk / 2**20:,.0f} MiB")
+
+        one = CachedBatches.of(cache, batch_size=size, train=True, device=options.device, prefetch=0)
+        found["cache, one thread"] = rates("cache, one thread", count, repeats, one.epoch)
+        torch.set_num_threads(threads)
+        full = CachedBatches.of(cache, batch_size=size, train=True, device=options.device)
+        found["cache"] = rates("cache", count, repeats, full.epoch)
+
+        median = {name: statistics.median(values) for name, values in found.items()}
+        ratios = {
+            "one thread against one process": median["cache, one thread"] / median["pillow, one process"],
+            "all processors against all processors": median["cache"] / median["pillow, workers"],
+            "one thread, processor time": CPU_SECONDS["pillow, one process"] / CPU_SECONDS["cache, one thread"],
+        }
+        for name, ratio in ratios.items():
+            print(f"{name}: {ratio:.1f} times")
+        result = {
+            "command": " ".join(["python", "benchmarks/data/run.py", *sys.argv[1:]]),
+            "commit": commit(),
+            "config": {key: value for key, value in vars(options).items() if key not in ("out", "folder")},
+            "images_per_second": found,
+            "median": median,
+            "ratios": ratios,
+            "cpu_seconds_per_image": CPU_SECONDS,
+            "build_images_per_second": build,
+            "bytes": {"files": bytes_of_files, "cache": cache.bytes_on_disk},
+            "device": device(options.device),
+            "load_average": list(os.getloadavg()),
+            "versions": {
+                "python": platform.python_version(),
+                "torch": torch.__version__,
+                "numpy": np.__version__,
+                "pillow": PIL.__version__,
+            },
+        }
+        out = Path(options.out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def commit() -> str:
+    """The commit measured, marked where files had changed."""
+    here = Path(__file__).parent
+    run = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
+    )
+    return run.stdout.strip() or "unknown"
+
+
+def device(name: str) -> str:
+    """What it ran on."""
+    if name.startswith("cuda"):
+        return torch.cuda.get_device_name()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        model = platform.processor() or platform.machine()
+    return f"{model}, {os.cpu_count()} processors"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""Time and memory of pair losses, forward and backward, beside pytorch-metric-learning and dense torch.
+
+    python benchmarks/speed/run.py                  # N = 128 … 65,536 in two layouts: an hour or so on two cores
+    python benchmarks/speed/run.py --quick          # up to 2048, a few minutes
+    python benchmarks/speed/run.py --device cuda --out benchmarks/speed/results/h100
+
+Every case runs in a process of its own, on the same generated embeddings: 128 features that vary in four directions, so
+that distances spread, scaled to a median squared distance of 1. The constant margin is 1: half of all pairs lie within
+it, which leaves no tile out. Time is the median over several calls after a warm-up; beside it stands the CPU time of
+all threads, which other work on the machine does not stretch. Memory is the peak of the resident set (on CUDA of the
+allocator) above what it was with the embeddings in place. A case beyond ``--limit-gib`` or ``--limit-minutes`` is
+stopped, reported as such, and not tried with more rows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pytorch_metric_learning import distances, losses
+from torch import Tensor
+
+import adaptive_margin
+from adaptive_margin import AdaptiveMarginLoss, ContrastiveVDMLoss
+
+SIZES = [2**power for power in range(7, 17)]
+LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
+FEATURES, MARGIN = 128, 1.0
+MIB, GIB = 2**20, 2**30
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def squared_l2() -> distances.LpDistance:
+    return distances.LpDistance(p=2, power=2, normalize_embeddings=False)
+
+
+def dense_torch(x: Tensor, labels: Tensor) -> Tensor:
+    """What one writes by hand: one matrix product, two masks, two means."""
+    squares = (x * x).sum(1)
+    d = (squares[:, None] + squares - 2 * x @ x.T).clamp(min=0)
+    same = labels[:, None] == labels
+    hinge = torch.relu(MARGIN - d) * ~same
+    return (d * same).sum() / (same.sum() - len(x)) + hinge.sum() / (hinge > 0).sum()
+
+
+CASES: dict[str, Callable[[], Loss]] = {
+    "ContrastiveVDMLoss, constant": lambda: ContrastiveVDMLoss(margin=MARGIN),
+    "ContrastiveVDMLoss, adaptive": lambda: ContrastiveVDMLoss(),
+    "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss()),
+    "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
+    "PML Contrastive": lambda: losses.ContrastiveLoss(),
+    "PML SupCon": lambda: losses.SupConLoss(),
+    "PML MultiSimilarity": lambda: losses.MultiSimilarityLoss(),
+    "dense torch": lambda: dense_torch,
+}
+OURS = [name for name in CASES if "VDM" in name or "Adaptive" in name]
+
+
+def batch(n: int, layout: str, device: str) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(4, FEATURES, generator=generator)
+    x = torch.randn(n, 4, generator=generator) @ directions
+    sample = x[:1024]
+    x /= torch.pdist(sample).median()  # Euclidean; a median of 1 squares to 1
+    return x.to(device).requires_grad_(), LAYOUTS[layout](n).to(device)
+
+
+def resident(pid: int | str, field: str) -> int:
+    """A field of /proc/PID/status in bytes: VmRSS, or its high-water mark VmHWM."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {field} in /proc/{pid}/status")
+
+
+def step(loss: Loss, x: Tensor, labels: Tensor) -> None:
+    x.grad = None
+    loss(x, labels).backward()
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+def measure(arguments: argparse.Namespace) -> dict[str, float]:
+    """One case, in this process."""
+    torch.set_num_threads(arguments.threads)
+    loss = CASES[arguments.measure]()
+    small, small_labels = batch(320, arguments.layout, arguments.device)
+    step(loss, small, small_labels)  # what libraries allocate once is not the loss's
+    x, labels = batch(arguments.rows, arguments.layout, arguments.device)
+    if x.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        before = resident("self", "VmRSS")
+    step(loss, x, labels)
+    peak = torch.cuda.max_memory_allocated() if x.is_cuda else resident("self", "VmHWM")
+    step(loss, x, labels)
+    wall, cpu, began = [], [], time.perf_counter()
+    while len(wall) < 3 or (len(wall) < 200 and time.perf_counter() - began < arguments.seconds):
+        wall_began, cpu_began = time.perf_counter(), time.process_time()
+        step(loss, x, labels)
+        wall.append(time.perf_counter() - wall_began)
+        cpu.append(time.process_time() - cpu_began)
+    return {
+        "milliseconds": 1e3 * statistics.median(wall),
+        "fastest_ms": 1e3 * min(wall),
+        "cpu_ms": 1e3 * statistics.median(cpu),
+        "peak_mib": (peak - before) / MIB,
+        "calls": len(wall),
+    }
+
+
+def in_its_own_process(case: str, layout: str, rows: int, arguments: argparse.Namespace) -> dict[str, object]:
+    command = [sys.executable, __file__, "--measure", case, "--layout", layout, "--rows", str(rows)]
+    command += ["--device", arguments.device, "--threads", str(arguments.threads), "--seconds", str(arguments.seconds)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    began = time.monotonic()
+    while child.poll() is None:
+        time.sleep(0.05)
+        try:
+            used = resident(child.pid, "VmRSS")
+        except (OSError, RuntimeError):  # it has just ended
+            continue
+        late = time.monotonic() - began > 60 * arguments.limit_minutes
+        if late or used > GIB * arguments.limit_gib:
+            child.kill()
+            child.wait()
+            return {"status": f"over {arguments.limit_minutes:g} min" if late else "out of memory"}
+    output, errors = child.communicate()
+    if child.returncode == 0:
+        return {"status": "ok", **json.loads(output.splitlines()[-1])}
+    last = errors.strip().splitlines()[-1] if errors.strip() else f"exit {child.returncode}"
+    out_of_memory = any(words in errors for words in ("out of memory", "allocate memory", "MemoryError", "INT_MAX"))
+    return {"status": "out of memory" if out_of_memory else last[:120]}
+
+
+def cpu_name() -> str:
+    """The processor's own name where the system tells it."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def about(arguments: argparse.Namespace) -> dict[str, object]:
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else cpu_name(),
+        "threads": arguments.threads,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "pytorch-metric-learning": importlib.metadata.version("pytorch-metric-learning"),
+        "adaptive-margin": adaptive_margin.__version__,
+        "commit": commit,
+    }
+
+
+def plot(results: list[dict[str, object]], path: Path, title: str) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    layouts = list(dict.fromkeys(str(row["layout"]) for row in results))
+    names = list(dict.fromkeys(str(row["case"]) for row in results))
+    figure, axes = plt.subplots(2, len(layouts), figsize=(5.6 * len(layouts), 8.4), sharex=True, squeeze=False)
+    quantities = (("milliseconds", "forward + backward, ms"), ("peak_mib", "peak above the embeddings, MiB"))
+    for column, layout in enumerate(layouts):
+        for row, (quantity, label) in enumerate(quantities):
+            axis = axes[row][column]
+            for i, name in enumerate(names):
+                ran = [r for r in results if (r["case"], r["layout"]) == (name, layout)]
+                points = [(r["n"], max(float(r[quantity]), 0.1)) for r in ran if r["status"] == "ok"]
+                ours = name in OURS
+                style = {"color": f"C{i}", "lw": 2.2 if ours else 1.2, "ls": "-" if ours else "--"}
+                if points:
+                    axis.plot(*zip(*points, strict=True), marker="o", ms=4, label=name, **style)
+                if points and any(r["status"] not in ("ok", "not tried") for r in ran):
+                    axis.plot(*points[-1], marker="x", ms=12, mew=2, color=f"C{i}")
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.grid(alpha=0.3)
+            axis.set_ylabel(label if column == 0 else "")
+            axis.set_title(layout if row == 0 else "")
+            axis.set_xlabel("rows in the batch" if row == 1 else "")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False, fontsize=9)
+    figure.suptitle(f"{title}\n× last size before running out of memory or time", fontsize=10)
+    figure.tight_layout(rect=(0, 0.08, 1, 0.98))
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def summary(results: list[dict[str, object]]) -> list[str]:
+    """Ratios that the project promises, as measured."""
+    found = {(r["case"], r["layout"], r["n"]): r for r in results if r["status"] == "ok"}
+    lines = []
+    for layout in LAYOUTS:
+        for n in (128, 2048, 4096):
+            stock = found.get(("PML Contrastive, squared L2", layout, n))
+            for name in OURS:
+                ours = found.get((name, layout, n))
+                if stock and ours:
+                    wall, cpu = (float(stock[key]) / float(ours[key]) for key in ("milliseconds", "cpu_ms"))
+                    lines.append(f"{layout}, N = {n}: {name} takes 1/{wall:.1f} of the stock time (CPU 1/{cpu:.1f})")
+        for name in OURS:
+            if peak := found.get((name, layout, 32768)):
+                lines.append(f"{layout}, N = 32,768: {name} peaks at {peak['peak_mib']:.0f} MiB above the embeddings")
+            small, large = (found.get((name, layout, n)) for n in (8192, 65536))
+            if small and large:
+                growth = float(large["peak_mib"]) / max(float(small["peak_mib"]), 1e-9)
+                lines.append(f"{layout}, 8,192 to 65,536: {name}'s peak grows {growth:.1f} times")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--quick", action="store_true", help="sizes up to 2048")
+    parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long to repeat a case, at least 3 calls")
+    parser.add_argument("--limit-gib", type=float, default=12.0, help="stop a case whose process is larger")
+    parser.add_argument("--limit-minutes", type=float, default=5.0)
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "speed", help="without a suffix"
+    )
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--layout", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        print(json.dumps(measure(arguments)))
+        return
+    sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]
+    facts, results = about(arguments), []
+    print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
+    for layout in arguments.layouts:
+        stopped: dict[str, int] = {}
+        for n in sizes:
+            for case in arguments.cases:
+                outcome: dict[str, object] = {"status": "not tried"}
+                if case not in stopped:
+                    outcome = in_its_own_process(case, layout, n, arguments)
+                    if outcome["status"] != "ok":
+                        stopped[case] = n
+                load = round(os.getloadavg()[0], 1)
+                results.append({"case": case, "layout": layout, "n": n, **outcome, "load": load, **facts})
+                said = outcome["status"] if outcome["status"] != "not tried" else f"stopped at {stopped[case]:,} rows"
+                if outcome["status"] == "ok":
+                    said = f"{outcome['milliseconds']:10.2f} ms {outcome['cpu_ms']:10.2f} CPU ms"
+                    said += f" {outcome['peak_mib']:9.1f} MiB"
+                print(f"{layout:10} {n:6} {case:32} {said}", flush=True)
+            write(results, arguments.out)
+    plot(
+        results,
+        arguments.out.with_suffix(".png"),
+        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}",
+    )
+    lines = summary(results)
+    print("\n".join(lines))
+    print(f"written to {arguments.out.with_suffix('.csv')} and {arguments.out.with_suffix('.png')}")
+
+
+def write(results: list[dict[str, object]], out: Path) -> None:
+    """All results so far, so that a run that is cut off leaves what it measured."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    columns = list(dict.fromkeys(key for row in results for key in row))
+    with out.with_suffix(".csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for row in results:
+            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) and math.isfinite(v) else v for k, v in row.items()})
+
+
+if __name__ == "__main__":
+    main()

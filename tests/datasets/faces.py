@@ -1,0 +1,51 @@
+"""Pictures that carry a number, so that a test can see which picture came out of a pipeline."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from adaptive_margin.datasets.export import Sample
+
+BITS = 8
+
+
+def numbered(number: int, size: int = 64) -> np.ndarray:
+    """A picture of eight bars, dark or bright: it survives JPEG, video and resizing."""
+    image = np.zeros((size, size, 3), dtype=np.uint8)
+    for bit in range(BITS):
+        bright = number >> bit & 1
+        image[:, bit * size // BITS : (bit + 1) * size // BITS] = 215 if bright else 40
+    return image
+
+
+def number_of(image: np.ndarray | Image.Image) -> int:
+    """The number in a picture."""
+    pixels = np.asarray(image).astype(np.float64).mean(axis=2)
+    height, width = pixels.shape
+    number = 0
+    for bit in range(BITS):
+        centre = (2 * bit + 1) * width // (2 * BITS)
+        bar = pixels[height // 3 : 2 * height // 3, centre - width // 40 : centre + width // 40 + 1].mean()
+        assert bar < 90 or bar > 165, f"bar {bit} is neither dark nor bright: {bar}"
+        number |= int(bar > 128) << bit
+    return number
+
+
+def samples(count: int, *, videos: int = 0, people: int = 3, split: str = "train", start: int = 0) -> list[Sample]:
+    """Faces numbered from ``start`` on, with labels that differ for each."""
+    made = []
+    for index in range(count):
+        number = start + index
+        video = f"v{start + index * videos // count}" if videos else None
+        made.append(
+            Sample(
+                image=numbered(number),
+                valence=round(-0.6 + 0.01 * number, 6),
+                arousal=round(0.7 - 0.01 * number, 6),
+                identity=f"Person {(int(video[1:]) - start) % people}" if video else None,
+                video=video,
+                split=split,
+            )
+        )
+    return made
