@@ -226,8 +226,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
     ) -> dict[str, Any]:
         """The wrapped loss's dictionary of unreduced losses at the margin of this batch."""
-        given = None if ref_emb is embeddings else ref_emb
-        indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, given, ref_labels)
+        indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         with swapped(self.loss, self.swap.values(self.loss, value)):
             loss_dict: dict[str, Any] = self.loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
             return loss_dict

@@ -594,6 +594,16 @@ def test_a_reference_that_is_the_batch_is_the_batch(name: str, margin: Any) -> N
     )
 
 
+@pytest.mark.parametrize("granularity", ["batch", "anchor", "pair"])
+def test_labels_of_no_reference_mean_nothing_as_in_the_host(granularity: Any) -> None:
+    embeddings, labels = batch()
+    stray = {"ref_labels": labels.roll(1)}
+    stock = losses.ContrastiveLoss()
+    assert torch.equal(stock(embeddings, labels, **stray), stock(embeddings, labels))
+    loss = AdaptiveMarginLoss(stock, AdaptiveMargin(granularity=granularity))
+    assert torch.equal(loss(embeddings, labels, **stray), loss(embeddings, labels))
+
+
 def test_the_margin_sees_the_reference() -> None:
     embeddings, labels = batch(dtype=F64)
     margins = []
@@ -739,6 +749,21 @@ def test_on_cuda_nothing_waits_for_the_device(name: str, units: Any) -> None:
 
 def _of(granularity: Any) -> AdaptiveMargin:
     return AdaptiveMargin(granularity=granularity)
+
+
+@pytest.mark.usefixtures("_fake_cuda")
+def test_a_reference_that_is_the_batch_stays_so_on_its_way_to_the_device() -> None:
+    seen: list[Any] = []
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        embeddings = torch.randn(12, 8, device="cuda", requires_grad=True)
+        labels = torch.zeros(12, dtype=torch.int64)  # on the CPU
+        loss = AdaptiveMarginLoss(losses.TripletMarginLoss(reducer=reducers.MeanReducer()))
+        loss.loss.register_forward_pre_hook(lambda _, args: seen.extend(args))
+        loss(embeddings, labels, (labels[:5],) * 3, embeddings, labels)
+    batch_seen, labels_seen, _, ref_emb, ref_labels = seen
+    assert ref_emb is batch_seen
+    assert ref_labels is labels_seen  # the host tells a batch from a reference by this
+    assert labels_seen.device.type == "cuda"
 
 
 @pytest.mark.usefixtures("_fake_cuda")

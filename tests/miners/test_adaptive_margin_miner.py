@@ -264,6 +264,9 @@ def test_statistics() -> None:
     assert miner.current_margin == pytest.approx(math.sqrt(miner.margin.alpha))  # type: ignore[arg-type]
     assert (miner.num_pos_pairs, miner.num_neg_pairs) == (len(mined[0]), len(mined[2]))
     assert "current_margin" in miner._record_these_stats
+    with pytest.raises(ValueError, match="embeddings must be finite"):
+        miner(embeddings * math.nan, labels)
+    assert (miner.current_margin, miner.num_pos_pairs) == (0, 0)  # the host's way: reset before each call
 
 
 def test_as_a_module() -> None:
