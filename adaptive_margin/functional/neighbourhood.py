@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -287,8 +286,8 @@ def _first_copies(y: Tensor, y_squares: Tensor) -> Tensor | None:
     """
     if y.is_cuda or torch.compiler.is_compiling():
         return None
-    ordered = np.sort(y_squares.numpy())
-    if not (ordered[1:] == ordered[:-1]).any():
+    ordered = torch.sort(y_squares).values
+    if not bool((ordered[1:] == ordered[:-1]).any()):
         return None
     distinct, which = torch.unique(y, dim=0, return_inverse=True)
     if len(distinct) == len(y):
