@@ -200,6 +200,30 @@ def test_gaussian_correlation_gradient(pairing, bandwidth):
     assert gradcheck(lambda a, b: F.gaussian_correlation(a, b, bandwidth, pairing), (s, w))
 
 
+@pytest.mark.parametrize("dtype", TOL, ids=str)
+def test_rounding_alone_is_no_correlation(dtype):
+    # the same noise of one unit in the last place on both sides
+    eps = torch.finfo(dtype).eps
+    g = 0.3 + 0.25 * eps * torch.randint(-1, 2, (6, 5)).to(dtype)
+    assert g.unique().numel() == 3
+    assert F.row_correlation(g, g) == 0
+    assert F.zipped_correlation(g, g) == 0
+    assert torch.equal(unit_rows(g), torch.zeros_like(g))
+    assert F.zipped_correlation(0.3 + 1e4 * (g - 0.3), g) == 0
+
+
+@pytest.mark.parametrize("dtype", TOL, ids=str)
+def test_a_correlation_never_exceeds_one(dtype):
+    above = 0
+    for _ in range(200):
+        g = torch.rand(1, 7, dtype=dtype)
+        for measure in (F.row_correlation, F.zipped_correlation, F.centred_kernel_alignment):
+            assert 1 - 1e-5 < measure(g, 0.1 + 0.7 * g) <= 1
+        deviations = (g - g.mean()) / g.std(correction=0)
+        above += (deviations * deviations).mean() > 1
+    assert above > 20  # unguarded, rounding goes beyond
+
+
 # --- every class at once --------------------------------------------------------------------------------------------
 
 
@@ -231,6 +255,8 @@ def test_one_class_has_no_rest(all_of_classes):
     g = torch.rand(5, 3, dtype=torch.float64)
     index = torch.zeros(5, dtype=torch.int64)
     assert torch.equal(all_of_classes(g, index, g, index, 1), torch.zeros(1, dtype=torch.float64))
+    assert torch.equal(all_of_classes(g, index, g, index, 3), torch.zeros(3, dtype=torch.float64))
+    g, index = torch.rand(203, 37, dtype=torch.float64), torch.full((203,), 2)  # large enough for sums to round apart
     assert torch.equal(all_of_classes(g, index, g, index, 3), torch.zeros(3, dtype=torch.float64))
 
 

@@ -287,6 +287,12 @@ def test_half_precision_is_that_of_the_rounded_values(half):
     assert torch.equal(F.empirical_bias_k(x, y), F.empirical_bias_k(x.double(), y))
 
 
+def test_subnormal_entries_still_have_neighbours():
+    x, y = torch.zeros(128, 2), torch.arange(128) % 2
+    x[y == 1] = 2.0**-140  # float32 has no smaller exponent to scale by
+    assert F.empirical_bias_k(x, y).tolist() == [16] * 128
+
+
 def test_layout_and_gradient_do_not_matter():
     x, y = half_separated(50, 4)
     k = F.empirical_bias_k(x, y)
@@ -343,6 +349,17 @@ def test_reference_matches_the_loop(rule, slow_rule):
     got = F.empirical_bias_k(x, y, 0.3, significant=rule, ref_emb=ref, ref_labels=ref_y)
     assert torch.equal(got, sizes_of(x, y, ref, ref_y, c=0.3, significant=slow_rule))
     assert len(got.unique()) > 2
+
+
+def test_labels_are_counted_in_the_reference():
+    # the batch has a label that the reference lacks, between two that it has: C = 2
+    x, y = half_separated(30, labels=3)
+    ref, ref_y = half_separated(60)
+    ref_y = 2 * ref_y
+    got = F.empirical_bias_k(x, y, 0.3, ref_emb=ref, ref_labels=ref_y)
+    assert torch.equal(got, sizes_of(x, y, ref, ref_y, c=0.3))
+    assert (got[y == 1] == 60).all()
+    assert (got[y != 1] < 60).any()
 
 
 def test_one_exact_copy_is_left_out():

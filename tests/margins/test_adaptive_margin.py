@@ -343,6 +343,10 @@ def test_a_margin_is_a_constant_of_the_graph(granularity):
     x, y = batch()
     assert not AdaptiveMargin(granularity=granularity)(x.requires_grad_(), y).requires_grad
     assert AdaptiveMargin(granularity=granularity, detach=False)(x, y).requires_grad
+    ref = torch.randn(9, 3, dtype=torch.float64, requires_grad=True)
+    call = x.detach(), y, None, ref, torch.arange(9) % 2
+    assert not AdaptiveMargin(granularity=granularity)(*call).requires_grad
+    assert AdaptiveMargin(granularity=granularity, detach=False)(*call).requires_grad
 
 
 @pytest.mark.parametrize("granularity", ["batch", "anchor", "pair"])
