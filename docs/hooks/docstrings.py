@@ -1,7 +1,7 @@
 r"""Docstrings in the dialect that the site renders, rewritten before they are parsed.
 
-- ``Example:`` becomes ``Examples:``, the only heading that Griffe's Google style knows: it takes the singular for prose,
-  where ``>>>`` is a quotation and a printed list a link.
+- ``Example:`` becomes ``Examples:``, the only heading that Griffe's Google style knows: it takes the singular for
+  prose, where ``>>>`` is a quotation and a printed list a link.
 - ``.. math::`` becomes ``$$…$$`` and ``:math:`…``` becomes ``\(…\)``, which Markdown leaves alone: two underscores of a
   formula would be emphasis to it otherwise.
 """
