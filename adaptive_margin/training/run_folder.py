@@ -193,8 +193,8 @@ class RunFolder:
         if history.exists():
             first = json.loads(history.read_text(encoding="utf-8"))
             here = {**first, "resumed": [*first.get("resumed", []), here]}
+        self.write("config.yaml", to_yaml(config))  # first: a folder that has it is a run, whatever else it lacks
         self.write("environment.json", json.dumps(here, indent=2) + "\n")
-        self.write("config.yaml", to_yaml(config))  # last: a folder that has it is a run
 
     def _check_same(self, config: Any, may_change: Collection[str]) -> None:
         import yaml
