@@ -110,6 +110,7 @@ def test_killed_in_a_step(tmp_path: Path, unbroken: dict[str, Any], step: int) -
     assert_same(outcome(tmp_path), unbroken)
 
 
+@pytest.mark.slow
 @needs_processes
 def test_killed_again_and_again_while_it_saves(tmp_path: Path, unbroken: dict[str, Any]) -> None:
     """Each process gets a little further than the one before, and dies before or after some file has its name."""
@@ -175,6 +176,45 @@ def test_what_a_stopped_run_says(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_step_that_the_signal_breaks_is_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(Toy):
+        def step(self, step: int) -> Mapping[str, Any]:
+            if step == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise RuntimeError("a worker is gone")
+            return super().step(step)
+
+    world = World()
+    options = {"steps": 9, "world": world, "checkpoint_every": 4, "evaluate_every": 9, "log_every": 9}
+    with RunFolder(tmp_path, {}, world=world) as folder:
+        with pytest.raises(Stopped) as error:
+            train(Broken(world), folder=folder, **options)
+        assert error.value.code == 143
+        assert [step for step, _ in folder.checkpoints.files()] == [4]
+    said = capsys.readouterr().err
+    assert "step 6 could not be finished: RuntimeError: a worker is gone" in said
+    assert "goes on from the checkpoint of step 4" in said
+
+
+def _one_rank_is_stopped(world: World, path: Path) -> object:
+    class Interrupted(Toy):
+        def step(self, step: int) -> Mapping[str, Any]:
+            if step == 5 and self.world.rank == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().step(step)
+
+    options = {"steps": 20, "world": world, "checkpoint_every": 20, "evaluate_every": 20, "log_every": 4}
+    with RunFolder(path, {}, world=world) as folder, pytest.raises(Stopped) as error:
+        train(Interrupted(world), folder=folder, **options)
+    return error.value.code
+
+
+@needs_processes
+def test_ranks_stop_together_when_one_is_told_to(tmp_path: Path) -> None:
+    assert in_ranks(_one_rank_is_stopped, tmp_path / "ranks", tmp_path / "run") == [143, 143]
+    assert [step for step, _ in Checkpoints(tmp_path / "run" / "checkpoints").files()] == [8]
+
+
 def test_a_finished_run_does_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = run(tmp_path, steps=8)
     files = {
@@ -201,7 +241,7 @@ def test_how_often_one_evaluates_changes_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_spoilt_loss_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
-    message = "loss was not finite in step 11; the checkpoint of step 8 is the last good one: try"
+    message = "loss was not finite in step 11; the same command goes on from the checkpoint of step 8: try"
     with pytest.raises(NonFiniteError, match=message):
         run(tmp_path, nan=10)
     found = Checkpoints(tmp_path / "checkpoints").latest()
@@ -257,6 +297,8 @@ def test_a_truncated_newest_checkpoint(tmp_path: Path, unbroken: dict[str, Any])
     assert_same(outcome(tmp_path), outcome(tmp_path / "other"))
 
 
+@pytest.mark.slow
+@needs_processes
 def test_two_ranks_go_on_as_if_nothing_had_been(tmp_path: Path) -> None:
     in_ranks(_run_in_world, tmp_path / "a", tmp_path / "unbroken", STEPS)
     in_ranks(_run_in_world, tmp_path / "b", tmp_path / "resumed", 12)

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from adaptive_margin.training import DiskSpaceError, RunFolder, RunFolderError, World, read_scalars
 
-from .processes import in_ranks
+from .processes import finish, in_ranks, needs_processes, start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,17 +101,32 @@ def test_a_run_that_is_not_to_be_resumed(tmp_path: Path) -> None:
         open_folder(tmp_path, resume=False)
 
 
+def claim(path: Path) -> None:
+    open_folder(path)
+
+
+@needs_processes
+def test_a_folder_in_which_another_process_trains(tmp_path: Path) -> None:
+    with open_folder(tmp_path) as folder:
+        folder.log(1, {"x": 1.0}, seconds=0)
+        folder.resume_at(1)  # closes files, and keeps the lock
+        assert finish(start(claim, tmp_path, errors=tmp_path.parent / "errors")) == [1]
+        assert f"another process is training in {tmp_path}: wait" in (tmp_path.parent / "errors").read_text()
+    assert finish(start(claim, tmp_path)) == [0]
+
+
 def test_a_folder_of_other_files(tmp_path: Path) -> None:
     for name in "abcdef":
         (tmp_path / name).touch()
     with pytest.raises(RunFolderError, match=r"other files \(a, b, c, d, e, \.\.\.\) and no run"):
         open_folder(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 6
+    assert {entry.name for entry in tmp_path.iterdir()} - {".lock"} == set("abcdef")
 
 
 def test_another_rank_writes_nothing(tmp_path: Path) -> None:
     folder = RunFolder.__new__(RunFolder)
-    folder.path, folder.world, folder._file, folder._board = tmp_path, World(rank=1, size=2), None, None
+    folder.path, folder.world = tmp_path, World(rank=1, size=2)
+    folder._file = folder._board = folder._lock = None
     folder.log(1, {"x": 1.0}, seconds=0)
     folder.resume_at(3)
     folder.write("name", "text")
@@ -126,6 +141,7 @@ def refuse(world: World, path: Path) -> str:
     return str(error.value)
 
 
+@needs_processes
 def test_all_ranks_refuse_together(tmp_path: Path) -> None:
     open_folder(tmp_path / "run", {"seed": 0})
     first, second = in_ranks(refuse, tmp_path / "ranks", tmp_path / "run")
@@ -138,7 +154,8 @@ def test_no_space_for_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         def write(self, data: bytes) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        def close(self) -> None: ...
+        def close(self) -> None:
+            pass
 
     with open_folder(tmp_path) as folder:
         folder.log(1, {"x": 1.0}, seconds=0)

@@ -15,7 +15,7 @@ from adaptive_margin import ContrastiveVDMLoss
 from adaptive_margin.training import GlobalBatchNorm, World, backward_and_step, synchronise_batch_norm
 from adaptive_margin.training.world import _buckets
 
-from .processes import in_ranks
+from .processes import in_ranks, needs_processes
 
 ROWS = 9  # 4 and 5
 TOL = {"rtol": 0.0, "atol": 1e-12}
@@ -85,6 +85,7 @@ def train_adversarially(world: World, optimizer: str) -> dict[str, Any]:
     return {"state": dict(parts.state_dict()), "losses": torch.stack(losses)}
 
 
+@needs_processes
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_two_ranks_train_as_one(tmp_path: Path, optimizer: str) -> None:
     alone = train_adversarially(World(), optimizer)
@@ -142,6 +143,7 @@ def speak(world: World) -> dict[str, Any]:
     return said
 
 
+@needs_processes
 def test_what_ranks_tell_each_other(tmp_path: Path) -> None:
     both = in_ranks(speak, tmp_path / "ranks")
     for said in both:
@@ -201,6 +203,7 @@ def normalise(world: World, lengths: tuple[int, int]) -> dict[str, Any]:
     return results
 
 
+@needs_processes
 @pytest.mark.parametrize("lengths", [(4, 4), (2, 7), (0, 5)])
 def test_batch_norm_over_two_ranks(tmp_path: Path, lengths: tuple[int, int]) -> None:
     alone = normalise(World(), lengths)
@@ -218,6 +221,7 @@ def normalise_too_little(world: World) -> str:
     return str(error.value)
 
 
+@needs_processes
 def test_batch_norm_of_a_single_row(tmp_path: Path) -> None:
     assert len(in_ranks(normalise_too_little, tmp_path / "ranks")) == 2
 
