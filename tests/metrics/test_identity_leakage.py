@@ -142,13 +142,13 @@ def test_unknown_people_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (dict(people=[0, 1]), "people must be one for each of 4 rows"),
-        (dict(people=[0.0, 1, 0, 1]), "people must be integers"),
-        (dict(exclude=["a"]), "exclude must be one for each"),
-        (dict(test_share=1.0), "test_share must be between"),
-        (dict(regularization=0), "regularization must be positive"),
-        (dict(features=torch.full((4, 2), math.nan)), "features must be finite"),
-        (dict(features=torch.randn(4)), "features must be a matrix"),
+        ({"people": [0, 1]}, "people must be one for each of 4 rows"),
+        ({"people": [0.0, 1, 0, 1]}, "people must be integers"),
+        ({"exclude": ["a"]}, "exclude must be one for each"),
+        ({"test_share": 1.0}, "test_share must be between"),
+        ({"regularization": 0}, "regularization must be positive"),
+        ({"features": torch.full((4, 2), math.nan)}, "features must be finite"),
+        ({"features": torch.randn(4)}, "features must be a matrix"),
     ],
 )
 def test_errors_name_the_argument(arguments: dict[str, object], message: str) -> None:
