@@ -237,7 +237,7 @@ def _predict(
     return row, truth[first], prediction[first], features[of_features], feature_row
 
 
-def _figures(target: Tensor, prediction: Tensor) -> Tensor:
+def figures_of(target: Tensor, prediction: Tensor) -> Tensor:
     """RMSE, SAGR, PCC and CCC of valence, arousal and their mean, shape ``(4, 3)``."""
     functions = (
         F.root_mean_square_error,
@@ -267,7 +267,7 @@ def _intervals(
         groups, drawn_by = np.arange(len(person)), "sample"
     if len(truth) < 2:
         return {}, drawn_by
-    found = bootstrap_interval(_figures, truth, prediction, groups=groups, resamples=resamples, seed=seed)
+    found = bootstrap_interval(figures_of, truth, prediction, groups=groups, resamples=resamples, seed=seed)
     low, high = found.low.tolist(), found.high.tolist()
     return {
         name: {label: (low[i][j], high[i][j]) for j, label in enumerate((*LABELS, "mean"))}
