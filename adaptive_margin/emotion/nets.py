@@ -9,6 +9,7 @@ totals these are.
 from __future__ import annotations
 
 import difflib
+import itertools
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -176,7 +177,7 @@ def small_body() -> tuple[nn.Module, int]:
     """
     widths = (3, 32, 64, 96, 128)
     layers: list[nn.Module] = []
-    for number, (before, width) in enumerate(zip(widths, widths[1:], strict=False)):
+    for number, (before, width) in enumerate(itertools.pairwise(widths)):
         kernel = 5 if number == 0 else 3
         layers += [
             nn.Conv2d(before, width, kernel, stride=2, padding=kernel // 2, bias=False),
