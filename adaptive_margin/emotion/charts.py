@@ -17,9 +17,7 @@ Floats = NDArray[np.floating[Any]]
 INK, FAINT = "#0a0b0c", "#0d0e0f"  # stand for the page's own colours, which replace them in the SVG
 PALETTE = ("#3b82c4", "#d9772b", "#2f9e6e", "#9b6bd1", "#d1495b", "#1b9aaa", "#b08a2e", "#c2588f")
 BASELINE = "#8a8f98"
-PEOPLE = (
-    "#3b82c4 #d9772b #2f9e6e #d1495b #9b6bd1 #b08a2e #1b9aaa #c2588f #7a9e2f #5f6fd6 #a5765a #e0a030".split()
-)  # as many people as can be told apart
+PEOPLE = (*PALETTE, "#7a9e2f", "#5f6fd6", "#a5765a", "#e0a030")  # as many people as can be told apart
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
     "font.family": "sans-serif",
@@ -156,7 +154,7 @@ def plane(title: str, truth: Floats, prediction: Floats, colour: str, alt: str) 
         axes = chart.axes
         angle = np.linspace(0, 2 * np.pi, 200)
         axes.plot(np.cos(angle), np.sin(angle), color=FAINT, linewidth=1)
-        axes.scatter(truth[:, 0], truth[:, 1], s=7, color=INK, alpha=0.22, linewidths=0, label="label", rasterized=False)
+        axes.scatter(truth[:, 0], truth[:, 1], s=7, color=INK, alpha=0.22, linewidths=0, label="label")
         axes.scatter(prediction[:, 0], prediction[:, 1], s=9, color=colour, alpha=0.55, linewidths=0, label="predicted")
         _square(axes, max(1.05, float(np.abs(prediction).max(initial=0)) * 1.05))
         axes.set_xlabel("valence")

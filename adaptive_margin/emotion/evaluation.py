@@ -26,8 +26,8 @@ from ..functional.checks import problem
 from ..metrics import AffectMetrics, IdentityLeakage, bootstrap_interval, identity_leakage
 from ..training.atomic import write_atomically
 from ..training.world import World
+from .nets import LABELS, EmotionNet
 
-LABELS = ("valence", "arousal")
 FIGURES = ("rmse", "sagr", "pcc", "ccc")
 FORMAT = 1
 EXTREMES = 12  # best and worst predictions that are kept as pictures
@@ -76,7 +76,8 @@ class Evaluation:
     @property
     def error(self) -> NDArray[np.float64]:
         """Distance between label and prediction in the valence-arousal plane, shape ``(N,)``."""
-        return np.linalg.norm(self.prediction.astype(np.float64) - self.truth, axis=1)
+        gap = self.prediction.astype(np.float64) - self.truth
+        return np.sqrt(np.square(gap).sum(axis=1))
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values, for ``result.json``."""
@@ -90,7 +91,7 @@ class Evaluation:
 
 
 def evaluate(
-    net: nn.Module,
+    net: EmotionNet,
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     *,
     people: ArrayLike | None = None,
@@ -104,8 +105,8 @@ def evaluate(
     """Runs a network over a data set and measures it.
 
     Args:
-        net: with ``net.encoder(images) -> (B, F)`` and ``net.regressor(features) -> (B, 2)``, on the device it is to
-            run on. It is put into evaluation mode for the time, and left as it was.
+        net: encoder and regressor, on the device they are to run on. Put into evaluation mode for the time, and left
+            as it was.
         batches: (images, labels, rows) each: :class:`~adaptive_margin.datasets.CachedBatches`, or a ``DataLoader``
             over :class:`~adaptive_margin.datasets.FaceImages`; of any sizes, in any order. A row that comes twice, as
             ``DistributedSampler`` repeats some, counts once.
@@ -209,7 +210,7 @@ def evaluating(net: nn.Module) -> Iterator[None]:
 
 
 def _predict(
-    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor, Tensor]], kept: NDArray[np.int64], world: World
+    net: EmotionNet, batches: Iterable[tuple[Tensor, Tensor, Tensor]], kept: NDArray[np.int64], world: World
 ) -> tuple[NDArray[Any], ...]:
     """Row, truth, prediction of all rows; features and row of those ``kept`` (of all, if that is empty)."""
     device = next((p.device for p in net.parameters()), torch.device("cpu"))

@@ -1,8 +1,8 @@
-"""What Kim & Song 2021 print in their Tables 1 to 4, for the rows beside ours. Copied from the paper, not measured here.
+"""What Kim & Song 2021 print in their Tables 1 to 4, for the rows beside ours: quoted, not measured here.
 
 The figures were measured on the data set that each table names, with the backbone that each row names; nothing measured
-on other data compares with them. Several rows of Tables 1 and 4 are not possible on the usual AffectNet validation labels
-(:func:`impossible`): their RMSE is below what their PCC allows.
+on other data compares with them. Several rows of Tables 1 and 4 are not possible on the usual validation labels of
+AffectNet (:func:`impossible`): their RMSE is below what their PCC allows.
 """
 
 from __future__ import annotations
@@ -157,7 +157,9 @@ def impossible(row: Published) -> list[str]:
         >>> impossible(TABLE_1.rows[6]), impossible(TABLE_1.rows[4])
         (['valence', 'arousal'], [])
     """
-    same = [other for other in TABLE_1.rows if (other.backbone, other.rmse, other.ccc) == (row.backbone, row.rmse, row.ccc)]
+    same = [
+        other for other in TABLE_1.rows if (other.backbone, other.rmse, other.ccc) == (row.backbone, row.rmse, row.ccc)
+    ]
     pcc = row.pcc or (same[0].pcc if same else None)
     if row.rmse is None or row.ccc is None or pcc is None:
         return []

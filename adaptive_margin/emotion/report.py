@@ -77,7 +77,9 @@ class Story:
     @property
     def shown(self) -> list[Arm]:
         """Baseline and main arm: those that pictures compare."""
-        return [arm for arm in (self.baseline, self.main) if arm is not None and not (arm is self.main is self.baseline)]
+        return [
+            arm for arm in (self.baseline, self.main) if arm is not None and not (arm is self.main is self.baseline)
+        ]
 
 
 def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
@@ -187,7 +189,9 @@ def _lead(story: Story) -> str:
     gap, base = difference(story.main, story.baseline), measured(story.baseline, "ccc", "mean")
     if gap is None or base is None:
         return f"{story.main.name} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
-    text = f"{story.main.name} reaches a mean CCC of {own.mean:.3f} on people not seen in training, {story.baseline.name} "
+    text = (
+        f"{story.main.name} reaches a mean CCC of {own.mean:.3f} on people not seen in training, {story.baseline.name} "
+    )
     text += f"{base.mean:.3f}: paired difference {gap.mean:+.3f}"
     if math.isnan(gap.low):
         return f"{text}, one pair, no interval: nothing can be concluded."
@@ -278,9 +282,8 @@ def _figures(story: Story) -> str:
             gap = _cell(difference(arm, story.baseline), sign=True)
         mean = measured(arm, "ccc", "mean")
         seeds = "" if mean is None else str(mean.n)
-        rows.append(
-            f"<tr><th scope='row'>{_swatch(story, arm)}{_e(arm.name)}</th><td>{seeds}</td>{cells}{_cell(mean)}{gap}</tr>"
-        )
+        name = f"<th scope='row'>{_swatch(story, arm)}{_e(arm.name)}</th>"
+        rows.append(f"<tr>{name}<td>{seeds}</td>{cells}{_cell(mean)}{gap}</tr>")
         row = published.published_row(table, arm.critic, arm.margin, str(arm.runs[0].config.get("encoder", "")))
         if row is not None:
             marks = published.impossible(row) if table.dataset == "AffectNet" else []
@@ -304,8 +307,8 @@ def _figures(story: Story) -> str:
         + (", with their own split and choice of epoch: compare with care." if same else ": not comparable with ours."),
         "Intervals of ours are Student's t over seeds."
         if first is not None and first.n > 1
-        else f"With one seed, intervals are a bootstrap of the one run by {first.by if first else 'sample'}: they do not "
-        "hold what another seed would change.",
+        else f"With one seed, intervals are a bootstrap of the one run by {first.by if first else 'sample'}: they do "
+        "not hold what another seed would change.",
         "RMSE: lower is better; SAGR, PCC, CCC: higher is better.",
     ]
     if flagged:
@@ -353,7 +356,9 @@ def _leakage(story: Story) -> str:
         raise _Missing("No run measured identity leakage: it needs data that say who is on each picture.")
 
     def over(arm: Arm, side: str, key: str) -> Measured | None:
-        found = over_seeds([v for r in arm.runs if (v := r.result.get("leakage", {}).get(side, {}).get(key)) is not None])
+        found = over_seeds(
+            [v for r in arm.runs if (v := r.result.get("leakage", {}).get(side, {}).get(key)) is not None]
+        )
         if found is not None and found.n == 1 and key == "probe_accuracy":
             one = next(r.result["leakage"][side] for r in arm.runs if r.result.get("leakage", {}).get(side))
             if one.get("probe_low") is not None:
@@ -381,10 +386,10 @@ def _leakage(story: Story) -> str:
     text = _table(caption, head, rows, groups)
     return text + _notes(
         [
-            "Recall@1 and MAP@R: whether a picture's nearest neighbours by cosine show the same person. Linear probe: a "
-            "logistic regression on half of each person's pictures names the person on the other half.",
-            "A critic that makes an encoder person-independent lowers these figures below the baseline's without lowering "
-            "CCC.",
+            "Recall@1 and MAP@R: whether a picture's nearest neighbours by cosine show the same person. Linear probe: "
+            "a logistic regression on half of each person's pictures names the person on the other half.",
+            "A critic that makes an encoder person-independent lowers these figures below the baseline's without "
+            "lowering CCC.",
         ]
     )
 
@@ -407,12 +412,11 @@ def _bound(story: Story) -> str:
     rows, holds = [], True
     for arm in story.arms:
         for label in LABELS:
-            found = []
+            found: list[tuple[float, float]] = []
             for run in arm.runs:
-                values = [figure(run.result, name, label) for name in ("rmse", "pcc", "label_sd")]
-                if None not in values:
-                    rmse, pcc, sd = (float(v) for v in values if v is not None)
-                    found.append((rmse**2, (1 - pcc**2) * sd**2))
+                known = [v for n in ("rmse", "pcc", "label_sd") if (v := figure(run.result, n, label)) is not None]
+                if len(known) == 3:
+                    found.append((known[0] ** 2, (1 - known[1] ** 2) * known[2] ** 2))
             if not found:
                 continue
             square, least = np.mean(found, axis=0)
@@ -456,7 +460,9 @@ def _grid(figures: Sequence[str], wide: bool = False) -> str:
     return f"<div class='grid{' wide' if wide else ''}'>" + "".join(f"<figure>{f}</figure>" for f in figures) + "</div>"
 
 
-def _series(story: Story, arms: Sequence[Arm], *names: str) -> list[tuple[str, str, list[tuple[list[float], list[float]]]]]:
+def _series(
+    story: Story, arms: Sequence[Arm], *names: str
+) -> list[tuple[str, str, list[tuple[list[float], list[float]]]]]:
     made = []
     for arm in arms:
         seeds = [(list(map(float, c.steps)), c.values) for run in arm.runs if (c := run.curve(*names)) is not None]
@@ -558,9 +564,9 @@ def _video(story: Story) -> str:
     strip = ""
     if "video_images" in run.arrays:
         for at, picture in zip(run.arrays["video_strip"], run.arrays["video_images"], strict=True):
-            told = f"frame {int(frame[at])}: labelled {_pair(truth[at])}"
-            told += f", predicted {_pair(run.arrays['video_prediction'][at])}"
-            strip += f"<figure><img src='{_data_url(picture)}' alt='{_e(told)}' width='96' height='96'>"
+            guess = _pair(run.arrays["video_prediction"][at])
+            text = f"frame {int(frame[at])}: labelled {_pair(truth[at])}, predicted {guess}"
+            strip += f"<figure><img src='{_data_url(picture)}' alt='{_e(text)}' width='96' height='96'>"
             strip += f"<figcaption>frame {int(frame[at])}</figcaption></figure>"
         strip = f"<div class='strip'>{strip}</div>"
     name = str(run.arrays.get("video_name", "")) or "one video"
@@ -581,8 +587,10 @@ def _scatter(story: Story) -> str:
         rows = _some(len(run.arrays["truth"]), 600)
         truth, guess = run.arrays["truth"][rows].astype(float), run.arrays["prediction"][rows].astype(float)
         colour = story.colours[arm.name]
-        spread = "predictions spread {:.2f} by {:.2f} where labels spread {:.2f} by {:.2f} (standard deviations)".format(
-            *guess.std(axis=0), *truth.std(axis=0)
+        spread = (
+            "predictions spread {:.2f} by {:.2f} where labels spread {:.2f} by {:.2f} (standard deviations)".format(
+                *guess.std(axis=0), *truth.std(axis=0)
+            )
         )
         made.append(charts.plane(f"{arm.name}: the plane", truth, guess, colour, f"{spread}."))
         for i, label in enumerate(LABELS):
@@ -591,7 +599,7 @@ def _scatter(story: Story) -> str:
             made.append(charts.against(f"{arm.name}: {label}", truth[:, i], guess[:, i], label, colour, alt))
     if not made:
         raise _Missing("No run has an evaluation.npz: its predictions were not kept.")
-    note = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(map(str, sorted(seeds)))}; at most 600 images, drawn once."
+    note = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(map(str, sorted(seeds)))}; at most 600 images."
     return _grid(made) + _notes([note + " The dashed line is where prediction and label are equal."])
 
 
@@ -607,7 +615,9 @@ def _maps(story: Story) -> str:
         intensity = np.linalg.norm(truth, axis=1)
         people = len(np.unique(person[person >= 0]))
         if people > 1:
-            alt = f"t-SNE of {len(rows)} images of {people} people; {min(people, len(charts.PEOPLE))} have a colour each."
+            alt = (
+                f"t-SNE of {len(rows)} images of {people} people; {min(people, len(charts.PEOPLE))} have a colour each."
+            )
             made.append(charts.map_by_person(f"{arm.name}: by person", places, person, alt))
         alt = f"t-SNE of {len(rows)} images, from neutral to intense."
         made.append(charts.map_by_intensity(f"{arm.name}: by intensity", places, intensity, alt))
@@ -626,7 +636,9 @@ def _pictures(story: Story) -> str:
     run = _with_arrays(story.main, "best_images", "worst_images")
     if run is None:
         raise _Missing("No run kept pictures of its best and worst predictions.")
-    text = f"<p>{_e(story.main.name)}, seed {run.seed}. Under each picture: labelled and predicted valence, arousal.</p>"
+    text = (
+        f"<p>{_e(story.main.name)}, seed {run.seed}. Under each picture: labelled and predicted valence, arousal.</p>"
+    )
     for name, title in (("best", "Nearest to their labels"), ("worst", "Farthest from their labels")):
         text += f"<h3>{title}</h3><div class='faces'>"
         for at, picture in zip(run.arrays[name], run.arrays[f"{name}_images"], strict=True):
@@ -648,7 +660,9 @@ def _config(story: Story) -> str:
     text = ""
     command = run.environment.get("command")
     if isinstance(command, list) and command:
-        words = ["python", *map(str, command[1:])] if "python" in Path(str(command[0])).name else list(map(str, command))
+        words = (
+            ["python", *map(str, command[1:])] if "python" in Path(str(command[0])).name else list(map(str, command))
+        )
         text += f"<h3>Reproduce</h3><pre><code>{_e(shlex.join(words))}</code></pre>"
         commit = run.environment.get("commit")
         if commit:

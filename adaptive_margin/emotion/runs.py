@@ -195,7 +195,9 @@ def read_runs(folder: str | Path) -> tuple[list[Arm], list[str]]:
     if not root.is_dir():
         raise ValueError(problem("folder", "a folder of runs", root, "pass the --output of benchmarks/fer_caf.py"))
     wanted = ("config.yaml", "result.json")
-    places = sorted({p.parent for name in wanted for depth in ("", "*/", "*/*/", "*/*/*/") for p in root.glob(depth + name)})
+    places = sorted(
+        {p.parent for name in wanted for depth in ("", "*/", "*/*/", "*/*/*/") for p in root.glob(depth + name)}
+    )
     whole = [place for place in places if not any(other != place and other in place.parents for other in places[1:])]
     places = [p for p in whole if p != root] or whole  # a folder of runs may keep a summary of its own
     if not places:

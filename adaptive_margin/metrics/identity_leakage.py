@@ -161,9 +161,8 @@ def _retrieval(x: Tensor, codes: Integers, group: Integers, each_its_own: bool) 
     metrics = RetrievalMetrics(ks=(1,), distance="cosine")
     labels = torch.from_numpy(codes).to(x.device)
     sums, counted = np.zeros(4), 0
-    if each_its_own:
-        parts = [(np.arange(len(codes)), None)]
-    else:
+    parts: list[tuple[Integers, Integers | None]] = [(np.arange(len(codes)), None)]
+    if not each_its_own:
         parts = [(np.flatnonzero(group == g), np.flatnonzero(group != g)) for g in range(int(group.max()) + 1)]
     for rows, others in parts:
         q = torch.from_numpy(rows).to(x.device)
