@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.floating[Any]]
 
 INK, FAINT = "#0a0b0c", "#0d0e0f"  # stand for the page's own colours, which replace them in the SVG
-PALETTE = ("#3b82c4", "#d9772b", "#2f9e6e", "#9b6bd1", "#d1495b", "#1b9aaa", "#b08a2e", "#c2588f")
-BASELINE = "#8a8f98"
-PEOPLE = (*PALETTE, "#7a9e2f", "#5f6fd6", "#a5765a", "#e0a030")  # as many people as can be told apart
+PALETTE = ("#3b82c4", "#2f9e6e", "#9b6bd1", "#d1495b", "#1b9aaa", "#c2588f", "#8a8f98", "#7a9e2f")
+BASELINE = "#bf7430"
+PEOPLE = (*PALETTE, BASELINE, "#5f6fd6", "#a5765a", "#d9b430")  # as many people as can be told apart
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
     "font.family": "sans-serif",
@@ -188,7 +188,7 @@ def over_frames(
     title: str, frame: Floats, truth: Floats, predictions: Sequence[tuple[str, str, Floats]], label: str, alt: str
 ) -> str:
     """Labels and predictions over the frames of a video (the paper's Figure 3)."""
-    with Chart(title, alt, width=6.2, height=2.7) as chart:
+    with Chart(title, alt, width=5.0, height=2.5) as chart:
         axes = chart.axes
         axes.plot(frame, truth, color=INK, linewidth=1.8, label="label")
         for name, colour, values in predictions:

@@ -22,9 +22,10 @@ from PIL import Image
 
 from ..training.atomic import write_atomically
 from . import charts, published
-from .evaluation import FIGURES, LABELS
+from .nets import LABELS
 from .runs import Arm, Measured, Run, difference, figure, measured, over_seeds, read_runs
 
+REST = ("rmse", "sagr", "pcc")  # CCC comes first and has columns of its own
 NAMES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
 DATASETS = {
     "faces": "drawn faces",
@@ -174,7 +175,7 @@ class _Missing(Exception):
 def _title(story: Story) -> str:
     name = DATASETS.get(story.dataset, story.dataset)
     if len(story.arms) == 1:
-        return f"Run {story.main.name}" + (f" on {name}" if name else "")
+        return f"Run {story.main.title}" + (f" on {name}" if name else "")
     return "Valence and arousal" + (f" from {name}" if name else "")
 
 
@@ -185,14 +186,12 @@ def _lead(story: Story) -> str:
         return "No run here has been evaluated yet."
     n = f"{own.n} seed{'s' if own.n > 1 else ''}"
     if story.baseline is None or story.main is story.baseline:
-        return f"{story.main.name} reaches a mean CCC of {own.mean:.3f} on people not seen in training ({n})."
+        return f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on people not seen in training ({n})."
     gap, base = difference(story.main, story.baseline), measured(story.baseline, "ccc", "mean")
     if gap is None or base is None:
-        return f"{story.main.name} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
-    text = (
-        f"{story.main.name} reaches a mean CCC of {own.mean:.3f} on people not seen in training, {story.baseline.name} "
-    )
-    text += f"{base.mean:.3f}: paired difference {gap.mean:+.3f}"
+        return f"{story.main.title} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
+    text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on people not seen in training, "
+    text += f"{story.baseline.title} {base.mean:.3f}: paired difference {gap.mean:+.3f}"
     if math.isnan(gap.low):
         return f"{text}, one pair, no interval: nothing can be concluded."
     text += f" (95% {gap.low:+.3f} to {gap.high:+.3f}, {_drawn(gap)})"
@@ -240,15 +239,20 @@ def _e(text: object) -> str:
     return html.escape(str(text), quote=True)
 
 
+def _minus(text: str) -> str:
+    return text.replace("-", "−")
+
+
 def _cell(found: Measured | None, digits: int = 3, sign: bool = False) -> str:
     """A figure with its interval below."""
     if found is None:
         return "<td class='none'>–</td>"
     value = f"{found.mean:+.{digits}f}" if sign else f"{found.mean:.{digits}f}"
     if math.isnan(found.low):
-        return f"<td>{value}</td>"
+        return f"<td>{_minus(value)}</td>"
     low, high = (f"{x:+.{digits}f}" if sign else f"{x:.{digits}f}" for x in (found.low, found.high))
-    return f"<td>{value}<span class='ci'>{low} to {high}</span></td>"
+    between = " to " if sign or found.low < 0 else "–"
+    return f"<td>{_minus(value)}<span class='ci'>{_minus(low + between + high)}</span></td>"
 
 
 def _table(caption: str, head: Sequence[str], rows: Sequence[str], groups: str = "") -> str:
@@ -256,7 +260,7 @@ def _table(caption: str, head: Sequence[str], rows: Sequence[str], groups: str =
     # A table wider than a narrow screen scrolls by itself: it must take the keyboard.
     return (
         f"<div class='scroll' tabindex='0' role='region' aria-label='{_e(_plain(caption))}'>"
-        f"<table><caption>{caption}</caption><thead>{groups}<tr>{top}</tr></thead>"
+        f"<table><caption><span>{caption}</span></caption><thead>{groups}<tr>{top}</tr></thead>"
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
 
@@ -275,25 +279,24 @@ def _figures(story: Story) -> str:
     table = published.published_table(story.dataset)
     rows, flagged = [], False
     for arm in story.arms:
-        cells = "".join(_cell(measured(arm, name, label)) for name in FIGURES for label in LABELS)
+        cells = "".join(_cell(measured(arm, name, label)) for name in REST for label in LABELS)
+        own = "".join(_cell(measured(arm, "ccc", label)) for label in LABELS)
         if story.baseline is None or arm is story.baseline:
             gap = "<td class='none'>–</td>"
         else:
             gap = _cell(difference(arm, story.baseline), sign=True)
         mean = measured(arm, "ccc", "mean")
         seeds = "" if mean is None else str(mean.n)
-        name = f"<th scope='row'>{_swatch(story, arm)}{_e(arm.name)}</th>"
-        rows.append(f"<tr>{name}<td>{seeds}</td>{cells}{_cell(mean)}{gap}</tr>")
+        name = f"<th scope='row'>{_swatch(story, arm)}{_e(arm.title)}</th>"
+        rows.append(f"<tr>{name}<td>{seeds}</td>{own}{_cell(mean)}{gap}{cells}</tr>")
         row = published.published_row(table, arm.critic, arm.margin, str(arm.runs[0].config.get("encoder", "")))
         if row is not None:
             marks = published.impossible(row) if table.dataset == "AffectNet" else []
             flagged = flagged or bool(marks)
-            rows.append(_published_tr(row, f"published: {row.method}, {row.backbone}", marks, 2))
-    head = ["arm", "seeds", *["valence", "arousal"] * 4, "mean CCC", "CCC less baseline"]
-    groups = "<tr><td colspan='2'></td>" + "".join(
-        f"<th scope='colgroup' colspan='2'>{NAMES[name]}</th>" for name in FIGURES
-    )
-    groups += "<td colspan='2'></td></tr>"
+            rows.append(_published_tr(row, f"published: {row.method}, {row.backbone}", marks, beside_ours=True))
+    head = ["arm", "seeds", "valence", "arousal", "mean", "less baseline", *["valence", "arousal"] * len(REST)]
+    groups = "<tr><td colspan='2'></td><th scope='colgroup' colspan='4'>CCC</th>"
+    groups += "".join(f"<th scope='colgroup' colspan='2'>{NAMES[name]}</th>" for name in REST) + "</tr>"
     name = DATASETS.get(story.dataset, story.dataset) or "this data set"
     caption = (
         f"Measured here on {_e(name)}, and what {published.SOURCE} print in {table.name} for {table.dataset}. "
@@ -319,15 +322,22 @@ def _figures(story: Story) -> str:
     return text + _notes(notes) + _published_details(table)
 
 
-def _published_tr(row: published.Published, name: str, marks: Sequence[str], blank_after: int) -> str:
+def _published_tr(row: published.Published, name: str, marks: Sequence[str], beside_ours: bool = False) -> str:
     cells = ""
-    for what in FIGURES:
+    for what in ("ccc", *REST):
         pair = getattr(row, what)
         for i, label in enumerate(LABELS):
             mark = "<sup>†</sup>" if what == "rmse" and label in marks else ""
-            cells += "<td class='none'>–</td>" if pair is None else f"<td>{pair[i]:g}{mark}</td>"
-    blank = "<td class='none'>–</td>" * blank_after
-    return f"<tr class='published'><th scope='row' colspan='2'>{_e(name)}</th>{cells}{blank}</tr>"
+            cells += "<td class='none'>–</td>" if pair is None else f"<td>{_as_printed(pair[i])}{mark}</td>"
+        if what == "ccc" and beside_ours:
+            cells += "<td class='none'>–</td>" * 2
+    wide = " colspan='2'" if beside_ours else ""
+    return f"<tr class='published'><th scope='row'{wide}>{_e(name)}</th>{cells}</tr>"
+
+
+def _as_printed(value: float) -> str:
+    """With two decimals, or the four that some tables have."""
+    return f"{value:.2f}" if round(value, 2) == value else f"{value:.4f}"
 
 
 def _published_details(table: published.PublishedTable) -> str:
@@ -335,8 +345,9 @@ def _published_details(table: published.PublishedTable) -> str:
     for row in table.rows:
         name = f"{row.method}, {row.backbone}" if row.backbone else row.method
         marks = published.impossible(row) if table.dataset == "AffectNet" else []
-        rows.append(_published_tr(row, name, marks, 0).replace(" colspan='2'", ""))
-    groups = "<tr><td></td>" + "".join(f"<th scope='colgroup' colspan='2'>{NAMES[n]}</th>" for n in FIGURES) + "</tr>"
+        rows.append(_published_tr(row, name, marks))
+    groups = "<tr><td></td>"
+    groups += "".join(f"<th scope='colgroup' colspan='2'>{NAMES[name]}</th>" for name in ("ccc", *REST)) + "</tr>"
     caption = f"{published.SOURCE}, {table.name}: {table.dataset}, as published. No row was measured here."
     inner = _table(_e(caption), ["method", *["valence", "arousal"] * 4], rows, groups)
     return f"<details><summary>All of the paper's {table.name} ({table.dataset})</summary>{inner}</details>"
@@ -372,7 +383,7 @@ def _leakage(story: Story) -> str:
         gap = "<td class='none'>–</td>"
         if story.baseline is not None and arm is not story.baseline:
             gap = _cell(_leakage_gap(arm, story.baseline, sides[0]), sign=True)
-        rows.append(f"<tr><th scope='row'>{_swatch(story, arm)}{_e(arm.name)}</th>{cells}{gap}</tr>")
+        rows.append(f"<tr><th scope='row'>{_swatch(story, arm)}{_e(arm.title)}</th>{cells}{gap}</tr>")
     chance = ""
     for side in sides:
         for key in ("recall_at_1_chance", "map_at_r_chance", "probe_chance"):
@@ -423,7 +434,7 @@ def _bound(story: Story) -> str:
             good = sum(a >= b * (1 - 1e-6) - 1e-12 for a, b in found)
             holds = holds and good == len(found)
             rows.append(
-                f"<tr><th scope='row'>{_swatch(story, arm)}{_e(arm.name)}, {label}</th><td>{square:.4f}</td>"
+                f"<tr><th scope='row'>{_swatch(story, arm)}{_e(arm.title)}, {label}</th><td>{square:.4f}</td>"
                 f"<td>{least:.4f}</td><td>{good} of {len(found)}</td></tr>"
             )
     if not rows:
@@ -456,8 +467,8 @@ def _bound(story: Story) -> str:
 # Charts
 
 
-def _grid(figures: Sequence[str], wide: bool = False) -> str:
-    return f"<div class='grid{' wide' if wide else ''}'>" + "".join(f"<figure>{f}</figure>" for f in figures) + "</div>"
+def _grid(figures: Sequence[str], kind: str = "") -> str:
+    return f"<div class='grid {kind}'>" + "".join(f"<figure>{f}</figure>" for f in figures) + "</div>"
 
 
 def _series(
@@ -467,7 +478,7 @@ def _series(
     for arm in arms:
         seeds = [(list(map(float, c.steps)), c.values) for run in arm.runs if (c := run.curve(*names)) is not None]
         if seeds:
-            made.append((arm.name, story.colours[arm.name], seeds))
+            made.append((arm.title, story.colours[arm.name], seeds))
     return made
 
 
@@ -509,7 +520,7 @@ def _margin(story: Story) -> str:
         if found:
             series.append((name, charts.PALETTE[hue], found[0][2]))
     if len(series) < 2:
-        raise _Missing(f"The log of {arm.name} has no MI and Δ: its margin is not adaptive, or was not logged.")
+        raise _Missing(f"The log of {arm.title} has no MI and Δ: its margin is not adaptive, or was not logged.")
     ends = ", ".join(f"{name} {np.mean([v[-1] for _, v in seeds]):.3f}" for name, _, seeds in series)
     begins = ", ".join(f"{name} {np.mean([v[0] for _, v in seeds]):.3f}" for name, _, seeds in series)
     alt = f"At the beginning: {begins}. At the end: {ends}."
@@ -524,7 +535,7 @@ def _margin(story: Story) -> str:
     if strong:
         ends = f"{np.mean([v[-1] for _, v in strong[0][2]]):.2f}"
         made.append(charts.curves("Share of strong emotions", strong, y="share of a batch", alt=f"At the end: {ends}."))
-    return f"<p>{_e(arm.name)}; the paper's Figure 2. {_e(alt)}</p>" + _grid(made)
+    return f"<p>{_e(arm.title)}; the paper's Figure 2. {_e(alt)}</p>" + _grid(made)
 
 
 def _with_arrays(arm: Arm, *names: str) -> Run | None:
@@ -538,7 +549,7 @@ def _data_url(picture: NDArray[np.uint8]) -> str:
 
 
 def _pair(values: NDArray[Any]) -> str:
-    return f"{float(values[0]):+.2f}, {float(values[1]):+.2f}"
+    return _minus(f"{float(values[0]):+.2f}, {float(values[1]):+.2f}")
 
 
 def _video(story: Story) -> str:
@@ -557,8 +568,8 @@ def _video(story: Story) -> str:
         lines, told = [], []
         for arm, one in shown:
             values = one.arrays["video_prediction"][:, i].astype(float)
-            lines.append((arm.name, story.colours[arm.name], values))
-            told.append(f"{arm.name}: RMSE {math.sqrt(float(np.mean((values - truth[:, i]) ** 2))):.3f}")
+            lines.append((arm.title, story.colours[arm.name], values))
+            told.append(f"{arm.title}: RMSE {math.sqrt(float(np.mean((values - truth[:, i]) ** 2))):.3f}")
         alt = f"{len(frame)} frames. " + "; ".join(told) + "."
         made.append(charts.over_frames(label.capitalize(), frame, truth[:, i], lines, label, alt))
     strip = ""
@@ -566,11 +577,11 @@ def _video(story: Story) -> str:
         for at, picture in zip(run.arrays["video_strip"], run.arrays["video_images"], strict=True):
             guess = _pair(run.arrays["video_prediction"][at])
             text = f"frame {int(frame[at])}: labelled {_pair(truth[at])}, predicted {guess}"
-            strip += f"<figure><img src='{_data_url(picture)}' alt='{_e(text)}' width='96' height='96'>"
+            strip += f"<figure><img src='{_data_url(picture)}' alt='{_e(text)}' width='90' height='90'>"
             strip += f"<figcaption>frame {int(frame[at])}</figcaption></figure>"
         strip = f"<div class='strip'>{strip}</div>"
     name = str(run.arrays.get("video_name", "")) or "one video"
-    return f"<p>Video “{_e(name)}”, seed {run.seed}; the paper's Figure 3.</p>" + _grid(made, wide=True) + strip
+    return f"<p>Video “{_e(name)}”, seed {run.seed}; the paper's Figure 3.</p>" + _grid(made, "wide") + strip
 
 
 def _some(n: int, most: int) -> NDArray[np.int64]:
@@ -592,11 +603,11 @@ def _scatter(story: Story) -> str:
                 *guess.std(axis=0), *truth.std(axis=0)
             )
         )
-        made.append(charts.plane(f"{arm.name}: the plane", truth, guess, colour, f"{spread}."))
+        made.append(charts.plane(f"{arm.title}: the plane", truth, guess, colour, f"{spread}."))
         for i, label in enumerate(LABELS):
             ccc = figure(run.result, "ccc", label)
             alt = f"{len(rows)} images" + ("." if ccc is None else f", CCC {ccc:.3f}.")
-            made.append(charts.against(f"{arm.name}: {label}", truth[:, i], guess[:, i], label, colour, alt))
+            made.append(charts.against(f"{arm.title}: {label}", truth[:, i], guess[:, i], label, colour, alt))
     if not made:
         raise _Missing("No run has an evaluation.npz: its predictions were not kept.")
     note = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(map(str, sorted(seeds)))}; at most 600 images."
@@ -618,15 +629,15 @@ def _maps(story: Story) -> str:
             alt = (
                 f"t-SNE of {len(rows)} images of {people} people; {min(people, len(charts.PEOPLE))} have a colour each."
             )
-            made.append(charts.map_by_person(f"{arm.name}: by person", places, person, alt))
+            made.append(charts.map_by_person(f"{arm.title}: by person", places, person, alt))
         alt = f"t-SNE of {len(rows)} images, from neutral to intense."
-        made.append(charts.map_by_intensity(f"{arm.name}: by intensity", places, intensity, alt))
+        made.append(charts.map_by_intensity(f"{arm.title}: by intensity", places, intensity, alt))
     if not made:
         raise _Missing("No run kept features of the encoder.")
-    return _grid(made) + _notes(
+    return _grid(made, "wide" if len(made) != 3 else "") + _notes(
         [
             f"t-SNE of features of people not seen in training; at most {len(charts.PEOPLE)} people have a colour, the "
-            "others are faint. Islands of one colour on the left are features that know the person.",
+            "others are faint. Islands of one colour in a map by person are features that know who it is.",
             "t-SNE keeps neighbours, not distances; the <a href='#leakage'>table of leakage</a> has the numbers.",
         ]
     )
@@ -637,7 +648,7 @@ def _pictures(story: Story) -> str:
     if run is None:
         raise _Missing("No run kept pictures of its best and worst predictions.")
     text = (
-        f"<p>{_e(story.main.name)}, seed {run.seed}. Under each picture: labelled and predicted valence, arousal.</p>"
+        f"<p>{_e(story.main.title)}, seed {run.seed}. Under each picture: labelled and predicted valence, arousal.</p>"
     )
     for name, title in (("best", "Nearest to their labels"), ("worst", "Farthest from their labels")):
         text += f"<h3>{title}</h3><div class='faces'>"
@@ -645,7 +656,7 @@ def _pictures(story: Story) -> str:
             truth, guess = _pair(run.arrays["truth"][at]), _pair(run.arrays["prediction"][at])
             alt = f"face labelled {truth}, predicted {guess}"
             text += (
-                f"<figure><img src='{_data_url(picture)}' alt='{alt}' width='96' height='96'>"
+                f"<figure><img src='{_data_url(picture)}' alt='{alt}' width='90' height='90'>"
                 f"<figcaption><b>{truth}</b><br>{guess}</figcaption></figure>"
             )
         text += "</div>"
@@ -670,7 +681,7 @@ def _config(story: Story) -> str:
             text += f"<p>at commit <code>{_e(str(commit).rstrip('+'))}</code>{dirty}.</p>"
     differing = _differences(story.arms)
     if differing:
-        head = ["option", *[arm.name for arm in story.arms]]
+        head = ["option", *[arm.title for arm in story.arms]]
         rows = [
             f"<tr><th scope='row'><code>{_e(name)}</code></th>" + "".join(f"<td>{_e(v)}</td>" for v in values) + "</tr>"
             for name, values in differing

@@ -68,6 +68,11 @@ class Arm:
     runs: tuple[Run, ...]
 
     @property
+    def title(self) -> str:
+        """The name as it is read."""
+        return "no critic" if self.name == "none" else self.name
+
+    @property
     def critic(self) -> str:
         """Name of the critic; empty where no config says."""
         return str(self.runs[0].config.get("critic", ""))
