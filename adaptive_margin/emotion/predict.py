@@ -123,13 +123,19 @@ def cut(picture: Bytes, box: Box) -> Bytes:
 # Drawing
 
 
-def annotated(picture: Bytes, faces: Sequence[Face], trails: Sequence[Sequence[tuple[float, float]]] = ()) -> Bytes:
+def annotated(
+    picture: Bytes,
+    faces: Sequence[Face],
+    trails: Sequence[Sequence[tuple[float, float]]] = (),
+    corner: int | None = None,
+) -> Bytes:
     """The picture with a square and two numbers at each face, and a circumplex with their points in a corner.
 
     Args:
         picture: RGB, uint8, ``(H, W, 3)``.
         faces: of the picture.
         trails: earlier (valence, arousal) of each face, the oldest first.
+        corner: of the circumplex, see :func:`free_corner`, which chooses unless it is given.
 
     Returns:
         RGB, uint8: of the picture's size, or enlarged by a whole number where its shorter side is below 256.
@@ -153,7 +159,7 @@ def annotated(picture: Bytes, faces: Sequence[Face], trails: Sequence[Sequence[t
         if len(faces) > 1:
             text = f"{number + 1}  {text}"
         _label(draw, image.size, left, bottom if not whole else image.size[1], text, colour, font, unit)
-    _circumplex(image, faces, trails)
+    _circumplex(image, faces, trails, free_corner(picture.shape, faces) if corner is None else corner)
     return np.asarray(image)
 
 
@@ -170,9 +176,40 @@ def _label(
     draw.text((x + pad - x0, y + pad - y0), text, fill="white", font=font)
 
 
-def _circumplex(image: Image.Image, faces: Sequence[Face], trails: Sequence[Sequence[tuple[float, float]]]) -> None:
-    """The valence-arousal plane in the upper right corner, drawn at four times its size and shrunk."""
-    side = round(min(min(image.size) * 0.36, 260))
+INSET = 0.32  # of the picture's shorter side
+
+
+def free_corner(shape: Sequence[int], faces: Sequence[Face]) -> int:
+    """The corner that faces leave free, or cover least: 0 upper right, 1 upper left, 2 lower right, 3 lower left.
+
+    Args:
+        shape: (height, width, ...) of the picture.
+        faces: in it.
+
+    Example:
+        >>> free_corner((100, 200), [Face((140.0, 0.0, 200.0, 60.0), 0.0, 0.0)])
+        1
+    """
+    height, width = shape[:2]
+    side = INSET * min(height, width)
+
+    def covered(corner: int) -> float:
+        left, top = (0.0 if corner % 2 else width - side), (height - side if corner > 1 else 0.0)
+        shared = 0.0
+        for face in faces:
+            x0, y0, x1, y1 = enlarged(face.box, 0.7)  # what was cut out is wider than the face
+            w, h = min(x1, left + side) - max(x0, left), min(y1, top + side) - max(y0, top)
+            shared += max(0.0, w) * max(0.0, h)
+        return shared
+
+    return min(range(4), key=covered)
+
+
+def _circumplex(
+    image: Image.Image, faces: Sequence[Face], trails: Sequence[Sequence[tuple[float, float]]], corner: int
+) -> None:
+    """The valence-arousal plane in a corner, drawn at four times its size and shrunk."""
+    side = round(min(min(image.size) * INSET, 260))
     if side < 40:
         return
     fine = 4
@@ -205,7 +242,9 @@ def _circumplex(image: Image.Image, faces: Sequence[Face], trails: Sequence[Sequ
         )
     small = inset.resize((side, side), Image.Resampling.LANCZOS)
     gap = round(side * 0.06)
-    image.paste(small, (image.width - side - gap, gap), small)
+    x = gap if corner % 2 else image.width - side - gap
+    y = image.height - side - gap if corner > 1 else gap
+    image.paste(small, (x, y), small)
 
 
 # Files
@@ -349,6 +388,7 @@ def _video(
     before: list[Face] = []
     trails: list[list[tuple[float, float]]] = []
     frames = found = 0
+    corner: int | None = None  # where the first faces left one free; it does not jump about
     try:
         for frame in decode(path):
             frames += 1
@@ -359,7 +399,9 @@ def _video(
             outcome.faces += len(faces)
             _write_rows(rows, table, name, frames, faces)
             if target is not None:
-                drawn = annotated(picture, faces, trails)
+                if corner is None and faces:
+                    corner = free_corner(picture.shape, faces)
+                drawn = annotated(picture, faces, trails, corner)
                 drawn = drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2]  # codecs want even sides
                 if writer is None:
                     target.parent.mkdir(parents=True, exist_ok=True)
@@ -422,7 +464,7 @@ def load_network(
     remedy = "pass model.pt of a run folder, or the folder"
     if path.is_dir():
         if (path / "model.pt").is_file():
-            return load_model(path / "model.pt", device)
+            return _from_model_file(path / "model.pt", device)
         files = Checkpoints(path / "checkpoints").files()
         if not files:
             raise ValueError(problem("checkpoint", "a run folder with model.pt or checkpoints", f"{path}", remedy))
@@ -431,7 +473,16 @@ def load_network(
         raise ValueError(problem("checkpoint", "a model file or run folder", f"{path}, which is not there", remedy))
     if CHECKPOINT_NAME.fullmatch(path.name):
         return _from_checkpoint(path, device)
-    return load_model(path, device)
+    return _from_model_file(path, device)
+
+
+def _from_model_file(path: Path, device: str | torch.device) -> tuple[EmotionNet, Preprocessing]:
+    try:
+        return load_model(path, device)
+    except RuntimeError as error:  # weights of other shapes: a page of them
+        remedy = "use the version of adaptive-margin that wrote it, which the file names under versions"
+        got = f"{path}: {str(error).splitlines()[0]}"
+        raise ValueError(problem("checkpoint", "of this version's networks", got, remedy)) from error
 
 
 def _from_checkpoint(path: Path, device: str | torch.device) -> tuple[EmotionNet, Preprocessing]:
