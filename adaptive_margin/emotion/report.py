@@ -191,10 +191,10 @@ def _lead(story: Story) -> str:
     if gap is None or base is None:
         return f"{story.main.title} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
     text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on people not seen in training, "
-    text += f"{story.baseline.title} {base.mean:.3f}: paired difference {gap.mean:+.3f}"
+    text += f"{story.baseline.title} {base.mean:.3f}: paired difference {_minus(f'{gap.mean:+.3f}')}"
     if math.isnan(gap.low):
         return f"{text}, one pair, no interval: nothing can be concluded."
-    text += f" (95% {gap.low:+.3f} to {gap.high:+.3f}, {_drawn(gap)})"
+    text += f" (95% {_minus(f'{gap.low:+.3f} to {gap.high:+.3f}')}, {_drawn(gap)})"
     if gap.low > 0:
         return f"{text}: better than the baseline."
     if gap.high < 0:
@@ -399,6 +399,7 @@ def _leakage(story: Story) -> str:
         [
             "Recall@1 and MAP@R: whether a picture's nearest neighbours by cosine show the same person. Linear probe: "
             "a logistic regression on half of each person's pictures names the person on the other half.",
+            "More people are harder to tell apart: compare arms with each other and with chance, not seen with unseen.",
             "A critic that makes an encoder person-independent lowers these figures below the baseline's without "
             "lowering CCC.",
         ]
@@ -634,7 +635,7 @@ def _maps(story: Story) -> str:
         made.append(charts.map_by_intensity(f"{arm.title}: by intensity", places, intensity, alt))
     if not made:
         raise _Missing("No run kept features of the encoder.")
-    return _grid(made, "wide" if len(made) != 3 else "") + _notes(
+    return _grid(made, "pairs") + _notes(
         [
             f"t-SNE of features of people not seen in training; at most {len(charts.PEOPLE)} people have a colour, the "
             "others are faint. Islands of one colour in a map by person are features that know who it is.",
