@@ -23,7 +23,7 @@ from PIL import Image
 from ..training.atomic import write_atomically
 from . import charts, published
 from .nets import LABELS
-from .runs import Arm, Measured, Run, difference, figure, measured, over_seeds, read_runs
+from .runs import Arm, Measured, Run, collapsed, difference, figure, measured, over_seeds, read_runs
 
 REST = ("rmse", "sagr", "pcc")  # CCC comes first and has columns of its own
 NAMES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
@@ -195,10 +195,11 @@ def _lead(story: Story) -> str:
     if math.isnan(gap.low):
         return f"{text}, one pair, no interval: nothing can be concluded."
     text += f" (95% {_minus(f'{gap.low:+.3f} to {gap.high:+.3f}')}, {_drawn(gap)})"
+    seed = ", with this one seed" if gap.n == 1 else ""
     if gap.low > 0:
-        return f"{text}: better than the baseline."
+        return f"{text}: better than the baseline{seed}."
     if gap.high < 0:
-        return f"{text}: worse than the baseline."
+        return f"{text}: worse than the baseline{seed}."
     return f"{text}: no clear difference."
 
 
@@ -314,6 +315,14 @@ def _figures(story: Story) -> str:
         "not hold what another seed would change.",
         "RMSE: lower is better; SAGR, PCC, CCC: higher is better.",
     ]
+    dead = [
+        f"{_e(arm.title)}, seed {run.seed}, {what}"
+        for arm in story.arms
+        for run in arm.runs
+        if (what := collapsed(run))
+    ]
+    if dead:
+        notes.append(f"<strong>Collapsed:</strong> {'; '.join(dead)}. Such a run says nothing about the method.")
     if flagged:
         notes.append(
             "<sup>†</sup> This RMSE is not possible together with the published correlations on AffectNet's usual "

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from adaptive_margin.emotion.runs import Arm, Run, difference, figure, measured, over_seeds, read_runs
+from adaptive_margin.emotion.runs import Arm, Run, collapsed, difference, figure, measured, over_seeds, read_runs
 
 from .runs import ablation, damage, write_run
 
@@ -85,3 +85,14 @@ def test_no_runs(tmp_path: Path) -> None:
         read_runs(tmp_path)
     with pytest.raises(ValueError, match="folder must be a folder of runs"):
         read_runs(tmp_path / "nowhere")
+
+
+def test_collapsed_networks_are_named(tmp_path: Path) -> None:
+    def run(prediction: np.ndarray) -> Run:
+        return Run(folder=tmp_path, arm="caf", seed=0, arrays={"prediction": prediction.astype(np.float32)})
+
+    random = np.random.default_rng(0)
+    assert collapsed(run(random.normal(0, 0.3, (50, 2)))) == ""
+    assert "one constant" in collapsed(run(np.full((50, 2), 0.2)))
+    assert "one line" in collapsed(run(random.normal(0, 0.3, (50, 1)) * [[0.5, -1.0]] + 0.1))
+    assert collapsed(Run(folder=tmp_path, arm="caf", seed=0)) == ""
