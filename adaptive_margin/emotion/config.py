@@ -46,14 +46,16 @@ class EmotionConfig:
     Attributes:
         dataset: ``faces`` is drawn and needs no root.
         root: the data set's folder, as its own page describes.
-        cache: folder for decoded images; ``cache`` in the root's parent unless given.
+        cache: folder for decoded images; ``cache`` beside the run's folder unless given.
         skip_unreadable: share of the images that may be missing or damaged.
         resize: side that faces are brought to, pixels.
         size: side of the crop that the network sees, pixels.
         split_seed: who is trained, validated and tested on. The same for all runs that are compared.
         fold: of AFEW-VA's five folds by actor, the one tested on.
+        every: of the videos of Aff-Wild and Aff-Wild2, take each so-manieth frame.
         people: drawn people (``faces``), in all parts together.
         images_per_person: pictures of each of them.
+        disturb: drawn faces turn their heads, in changing light, blurred and half hidden; off, they do not.
         encoder: ``small``, ``resnet18``, ``alexnet``, any of torchvision's, or ``timm:NAME``.
         pretrained: file of weights, or torchvision's name for some; none, as in the paper.
         dropout: in the regressor.
@@ -101,8 +103,10 @@ class EmotionConfig:
     size: int = 224
     split_seed: int = 0
     fold: int = 0
+    every: int = 1
     people: int = 240
     images_per_person: int = 30
+    disturb: bool = True
 
     encoder: str = "resnet18"
     pretrained: str | None = None
