@@ -171,7 +171,7 @@ def build_critic_network(features: int, outputs: int = 16, dropout: float = 0.0)
 
 
 def small_body() -> tuple[nn.Module, int]:
-    """Four convolutions with batch normalisation, for faces of 44 to 96 pixels: 1152 features, 98,640 parameters.
+    """Four convolutions with batch normalisation, for faces of 44 to 96 pixels: 1152 features, 98,448 parameters.
 
     The last map is averaged to 3 by 3 and not as a whole: a mouth is at the bottom of a face.
     """
