@@ -323,8 +323,7 @@ def _distances(rows: _Rows, cols: _Rows, tile: _Tile, distance: str, buffers: _B
     if distance == "cosine":
         return torch.mm(x, y.t(), out=out).neg_()
     squares = rows.squares[tile.top : tile.bottom, None]
-    torch.addmm(cols.squares[tile.left : tile.right], x, y.t(), alpha=-2, out=out)
-    out.add_(squares).clamp_(min=0)
+    torch.add(squares, cols.squares[tile.left : tile.right], out=out).addmm_(x, y.t(), alpha=-2).clamp_(min=0)
     if distance == "squared_l2":
         return out
     # Equal rows must be at distance 0 and not at the root of a rounding error, which is no small number.
@@ -506,8 +505,11 @@ def _back_in_place(gradient: Tensor, side: _Side, like: Tensor) -> Tensor:
     """The gradient of sorted rows in the caller's order; 0 for rows that were dropped."""
     if side.order is None:
         return gradient
-    room = torch.empty_like(like) if len(side.order) == len(like) else torch.zeros_like(like)
-    return room.index_copy_(0, side.order, gradient)
+    if len(side.order) < len(like):
+        return torch.zeros_like(like).index_copy_(0, side.order, gradient)
+    places = torch.empty_like(side.order)
+    places[side.order] = torch.arange(len(places), device=places.device)
+    return gradient.index_select(0, places)  # in parallel, where index_copy_ is not
 
 
 def _rows(x: Tensor) -> _Rows:
