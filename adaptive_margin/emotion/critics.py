@@ -1,8 +1,8 @@
 """Critics: what tells strong emotions from weak ones, and what the encoder gets to hear of it.
 
-Every objective has two halves. ``critic_loss`` is minimised by the critic (Algorithm 1, line 6), ``adversarial_loss`` by
-the encoder (line 7) while the critic is frozen. The paper's own is :class:`ContrastiveObjective`; the others take the
-place of its Eq. (6), as in Table 4.
+Every objective has two halves. ``critic_loss`` is minimised by the critic (Algorithm 1, line 6), ``adversarial_loss``
+by the encoder (line 7) while the critic is frozen. The paper's own is :class:`ContrastiveObjective`; the others take
+the place of its Eq. (6), as in Table 4.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.nn import functional
 from .. import AdaptiveMargin, ConstantMargin, ContrastiveVDMLoss, KMeansGrouper, LinearMargin, Margin, OtsuGrouper
 from ..functional.checks import problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer
-from ..functional.dependence import check_choice
+from ..functional.dependence import at_least_float32, check_choice
 from ..grouping import Grouper
 from .nets import build_critic_network
 
@@ -334,7 +334,7 @@ class Critic(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Z of each row of features, float32 at least: losses are not computed in half precision."""
         z = cast(Tensor, self.network(features))
-        z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+        z = at_least_float32(z)
         return functional.normalize(z, dim=1) if self.normalize else z
 
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:

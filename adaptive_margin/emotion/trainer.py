@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,9 +21,13 @@ from ..training.world import World, synchronise_batch_norm
 from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
+from .evaluation import Evaluation, evaluate, write_evaluation
 from .model_file import Preprocessing, save_model
 from .nets import EmotionNet, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
+
+SEEN_ROWS = 2_000
+"""Training pictures on which identity leakage of people it knows is measured."""
 
 MAY_CHANGE = ("output", "cache", "root", "device", "iterations", "evaluate_every", "checkpoint_every", "log_every")
 """Options that may differ when a run goes on: its length, and what does not bear on the weights."""
@@ -156,6 +161,17 @@ class EmotionJob:
             world_size=self.world.size,
         )
 
+    def evaluation(self, part: Part) -> Evaluation:
+        """All that is reported of a part; see :func:`~adaptive_margin.emotion.evaluation.evaluate`."""
+        return evaluate(
+            self.iteration.net,
+            self.evaluation_batches(part),
+            people=part.people,
+            videos=part.videos,
+            frames=part.frames,
+            world=self.world,
+        )
+
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, and the scaler."""
         iteration = self.iteration
@@ -212,20 +228,20 @@ class Result:
         folder: of the run.
         summary: how it ended.
         net: the network that is kept.
-        scores: of the test part: figure → label or ``"mean"`` → value.
+        result: the content of ``result.json``: figures of the test part with intervals, and identity leakage.
     """
 
     folder: Path
     summary: Summary
     net: EmotionNet
-    scores: dict[str, dict[str, float]]
+    result: dict[str, Any]
 
 
 def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World | None = None) -> Result:
     """Trains, validates and tests one network; a run that was broken off goes on.
 
     In the folder ``config.output``: ``config.yaml``, ``environment.json``, ``splits/``, ``scalars.csv``,
-    ``tensorboard/``, ``checkpoints/``, and ``model.pt`` with encoder and regressor.
+    ``tensorboard/``, ``checkpoints/``, ``model.pt`` (encoder and regressor), ``result.json`` and ``evaluation.npz``.
 
     Args:
         config: the options.
@@ -262,7 +278,12 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             assert best is not None
             job.load_state_dict(best[1])
         net = job.iteration.net
+        rows = np.random.default_rng(0).permutation(len(data.train))[:SEEN_ROWS]
+        test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
+        result: dict[str, Any] = {}
         if world.is_main:
             preprocessing = Preprocessing(resize=config.resize, size=config.size)
             save_model(folder.path / "model.pt", net, preprocessing, config=config.plain())
-        return Result(folder=folder.path, summary=summary, net=net, scores=job.scores(data.test))
+            extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
+            result = write_evaluation(folder.path, test, pictures=data.test.picture, seen=seen, extra=extra)
+        return Result(folder=folder.path, summary=summary, net=net, result=world.broadcast_object(result))
