@@ -21,6 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ..functional.concordance import affect_loss
+from ..functional.dependence import at_least_float32
 from ..grouping import Grouper
 from ..training.optimisation import Precision, autocast, backward_and_step
 from ..training.world import World
@@ -135,7 +136,9 @@ class Iteration:
         # Line 8: encoder and regressor learn valence and arousal.
         with self._autocast():
             predictions = world.gather(net(images), total)  # (B, 2)
-        regression_loss = affect_loss(labels, predictions.float(), correlation_weight=options.correlation_weight)
+        regression_loss = affect_loss(
+            labels, at_least_float32(predictions), correlation_weight=options.correlation_weight
+        )
         self._update(self.optimizers.regression, regression_loss)
         return losses | {"regression": regression_loss.detach()}
 
@@ -153,7 +156,9 @@ class Iteration:
         with self._autocast():
             features = net.encoder(images)  # (b, F)
             predictions = world.gather(net.regressor(features), total)  # (B, 2)
-        regression_loss = affect_loss(labels, predictions.float(), correlation_weight=options.correlation_weight)
+        regression_loss = affect_loss(
+            labels, at_least_float32(predictions), correlation_weight=options.correlation_weight
+        )
         loss = regression_loss
 
         if critic is not None and adversarial:
