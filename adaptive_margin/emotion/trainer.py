@@ -21,6 +21,7 @@ from ..training.world import World, synchronise_batch_norm
 from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
+from .drawn_video import evaluate_drawn_video
 from .evaluation import Evaluation, evaluate, write_evaluation
 from .model_file import Preprocessing, save_model
 from .nets import EmotionNet, emotion_net
@@ -285,5 +286,10 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             preprocessing = Preprocessing(resize=config.resize, size=config.size)
             save_model(folder.path / "model.pt", net, preprocessing, config=config.plain())
             extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
-            result = write_evaluation(folder.path, test, pictures=data.test.picture, seen=seen, extra=extra)
+            shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
+            if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
+                shown["video"], shown["video_pictures"] = evaluate_drawn_video(
+                    net, people=config.people, resize=config.resize, size=config.size, seed=config.split_seed
+                )
+            result = write_evaluation(folder.path, test, **shown)
         return Result(folder=folder.path, summary=summary, net=net, result=world.broadcast_object(result))
