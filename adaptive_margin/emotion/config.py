@@ -71,7 +71,7 @@ class EmotionConfig:
         critic_dropout: in the critic.
         critic_normalize: critic outputs of length 1.
         order: ``paper``, three updates an iteration; ``joint``, one of the encoder.
-        weak_batch_norm: what weak images are normalised by in the adversarial update.
+        weak_batch_norm: what weak images are normalised by in the adversarial update of order ``paper``.
         adversarial_weight: of L_adv.
         adversarial_start: iterations of plain regression before the critic joins.
         correlation_weight: of PCC and CCC in the regression loss.
@@ -124,7 +124,7 @@ class EmotionConfig:
     critic_normalize: bool = False
 
     order: Order = "paper"
-    weak_batch_norm: WeakBatchNorm = "whole"
+    weak_batch_norm: WeakBatchNorm = "weak"
     adversarial_weight: float = 1.0
     adversarial_start: int = 0
     correlation_weight: float = 0.5
@@ -175,9 +175,6 @@ class EmotionConfig:
         for name in ("adversarial_weight", "adversarial_start", "correlation_weight", "repulsion"):
             if getattr(self, name) < 0:
                 raise ValueError(problem(name, "at least 0", getattr(self, name), "leave it out for the default"))
-        if self.order == "joint" and self.weak_batch_norm != "whole":
-            remedy = "one forward pass has one set of statistics; use order='paper' for the others"
-            raise ValueError(problem("weak_batch_norm", "'whole' with order='joint'", self.weak_batch_norm, remedy))
         if not 0 <= self.fold < 5:
             raise ValueError(problem("fold", "from 0 to 4", self.fold, "AFEW-VA is reported over five folds"))
 

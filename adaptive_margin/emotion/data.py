@@ -40,6 +40,21 @@ from ..faces import FacesDataset
 from ..training.world import World
 from .config import EmotionConfig
 
+DATA_OPTIONS = (
+    "dataset",
+    "root",
+    "cache",
+    "skip_unreadable",
+    "resize",
+    "split_seed",
+    "fold",
+    "every",
+    "people",
+    "images_per_person",
+    "disturb",
+)
+"""The options that :func:`load_data` looks at: runs that agree in them can share what it returns."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Part:

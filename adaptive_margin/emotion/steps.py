@@ -56,7 +56,7 @@ class StepOptions:
         adversarial_weight: of L_adv. Where line 7 has an Adam of its own (order ``"paper"``), Adam's steps do not
             depend on the scale of a loss, and this changes nothing but rounding.
         correlation_weight: ε of L_AV, before PCC and CCC.
-        weak_batch_norm: what line 7 normalises weak images by, where the encoder has batch norm. ``"whole"``: the
+        weak_batch_norm: what line 7 of ``paper_step`` normalises weak images by, where the encoder has batch norm. ``"whole"``: the
             statistics of the whole batch, which was encoded for line 5 with the same weights, so that encoding it again
             is not needed. ``"weak"``: the weak images', as the letter of the algorithm has it; they enter the running
             statistics, which evaluation then uses on all images. ``"running"``: the running ones, which stay.
@@ -66,7 +66,7 @@ class StepOptions:
 
     adversarial_weight: float = 1.0
     correlation_weight: float = 0.5
-    weak_batch_norm: WeakBatchNorm = "whole"
+    weak_batch_norm: WeakBatchNorm = "weak"
     precision: Precision = "float32"
     clip_norm: float | None = None
 

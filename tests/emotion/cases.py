@@ -60,6 +60,7 @@ def iteration(
     **options: Any,
 ) -> Iteration:
     """Networks from one seed, and their optimisers."""
+    options.setdefault("weak_batch_norm", "whole")
     world = world or World()
     torch.manual_seed(7)
     body = plain_encoder() if encoder == "plain" else build_encoder(encoder)
