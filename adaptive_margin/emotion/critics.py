@@ -1,7 +1,7 @@
 """Critics: what tells strong emotions from weak ones, and what the encoder gets to hear of it.
 
-Every objective has two halves. ``critic_loss`` is minimised by the critic (Algorithm 1, line 6) and ``adversarial_loss``
-by the encoder (line 7), while the critic is frozen. The paper's own is :class:`ContrastiveObjective`; the others take
+Every objective has two halves. ``critic_loss`` is minimised by the critic (Algorithm 1, line 6), ``adversarial_loss``
+by the encoder (line 7) while the critic is frozen. The paper's own is :class:`ContrastiveObjective`; the others take
 the place of its Eq. (6), as in Table 4.
 """
 
@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from .. import AdaptiveMargin, ConstantMargin, ContrastiveVDMLoss, KMeansGrouper, LinearMargin, Margin, OtsuGrouper
 from ..functional.checks import problem
-from ..functional.contrastive import Regularizer
-from ..functional.dependence import check_choice
+from ..functional.contrastive import FISHER_PENALTY, Regularizer
+from ..functional.dependence import at_least_float32, check_choice
 from ..grouping import Grouper
 from .nets import build_critic_network
 
@@ -30,9 +30,6 @@ GROUPINGS = ("otsu", "kmeans2", "kmeans3", "kmeans5")
 
 STRONG, WEAK = 1, 0
 """The groups, as :class:`~adaptive_margin.OtsuGrouper` numbers them."""
-
-FISHER_GAN_PENALTY = 0.1
-"""ρ of the Fisher critic: Ω reaches 1 within some hundred of its steps; Fisher GAN has 1e-6 for its larger Ω steps."""
 
 RATIO_RIDGE = 1e-3
 """What is added to the diagonal of the weak kernel matrix, as in the code of Generative Ratio Matching's authors."""
@@ -120,7 +117,8 @@ class FisherObjective(nn.Module):
     paper's Eq. (1), which leaves the constraint out for brevity.
 
     Args:
-        penalty: :math:`\rho`.
+        penalty: :math:`\rho`. With 0.01 Ω settles at 1 within some hundred Adam steps of 1e-3 to 1e-2; with 0.1 the
+            multiplier overshoots and swings. Fisher GAN has 1e-6, with smaller steps and many more of them.
 
     Example:
         >>> fisher = FisherObjective()
@@ -132,7 +130,7 @@ class FisherObjective(nn.Module):
     outputs = 1
     multiplier: Tensor
 
-    def __init__(self, penalty: float = FISHER_GAN_PENALTY) -> None:
+    def __init__(self, penalty: float = FISHER_PENALTY) -> None:
         super().__init__()
         if not 0 <= penalty < math.inf:
             raise ValueError(problem("penalty", "a number of at least 0", penalty, "the default is a good start"))
@@ -336,7 +334,7 @@ class Critic(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Z of each row of features, float32 at least: losses are not computed in half precision."""
         z = cast(Tensor, self.network(features))
-        z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
+        z = at_least_float32(z)
         return functional.normalize(z, dim=1) if self.normalize else z
 
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
@@ -369,8 +367,8 @@ def build_margin(name: MarginName, constant: float = 0.2) -> Margin:
     """The margins of Table 4.
 
     Args:
-        name: ``"adaptive"`` (Eq. 8); ``"constant"``; ``"linear"``, 0.1 + 0.005 · epoch; ``"released"``, the adaptive one
-            with the pairing and the Δ of the authors' code.
+        name: ``"adaptive"`` (Eq. 8); ``"constant"``; ``"linear"``, 0.1 + 0.005 · epoch; ``"released"``, the adaptive
+            one with the pairing and the Δ of the authors' code.
         constant: κ of ``"constant"``, the paper's best being 0.2.
 
     Raises:
@@ -441,7 +439,7 @@ def build_critic(
     if name == "caf":
         objective = ContrastiveObjective(build_margin(margin, constant), repulsion, regularizer, penalty)
     elif name == "fisher":
-        objective = FisherObjective(FISHER_GAN_PENALTY if penalty is None else penalty)
+        objective = FisherObjective(FISHER_PENALTY if penalty is None else penalty)
     else:
         objective = SphereObjective() if name == "sphere" else RatioObjective()
     return Critic(build_critic_network(features, objective.outputs, dropout), objective, normalize)

@@ -3,9 +3,9 @@
 OpenCV 4's wheels ship Haar cascades; OpenCV 5's have neither the files nor the class that reads them, and no other
 detector of theirs works without a downloaded model. So the extra ``fer`` asks for OpenCV below 5.
 
-Measured on 120 drawn faces of 120 people, half of them
-filling the picture and half somewhere in a larger one: this detector found 55 of 60 and 56 of 60 with 1 false face; the
-cascade ``frontalface_default`` 47 and 54 with 3; scikit-image's local binary patterns 42 and 44 with 19.
+Measured on 120 drawn faces of 120 people, half of them filling the picture and half somewhere in a larger one
+(``benchmarks/detection/run.py``): this detector found 55 of 60 and 56 of 60 with 1 false face; the cascade
+``frontalface_default`` 47 and 54 with 3; scikit-image's local binary patterns 40 and 48 with 26.
 """
 
 from __future__ import annotations

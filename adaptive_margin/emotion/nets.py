@@ -1,9 +1,9 @@
 """The networks of the paper: an encoder, a regressor of valence and arousal, and a critic's perceptron.
 
 Widths: the features of the encoder → 64 → 8 → 2 for the regressor, → 64 → 32 → 16 for the critic. With AlexNet's
-convolutions, 9216 features, that makes 3,060,122 parameters without and 3,652,618 with the critic: the paper's 3.0M and
-3.6M (Table 4). The paper's supplement has the layers and is not public; the widths are those of the released code, whose
-totals these are.
+convolutions, 9216 features, that makes 3,060,122 parameters without and 3,652,618 with the critic: the paper's 3.0M
+and 3.6M (Table 4). The paper's supplement has the layers and is not public; the widths are those of the released code,
+whose totals these are.
 """
 
 from __future__ import annotations
@@ -171,11 +171,11 @@ def build_critic_network(features: int, outputs: int = 16, dropout: float = 0.0)
 
 
 def small_body() -> tuple[nn.Module, int]:
-    """Four convolutions with batch normalisation, for faces of 48 to 96 pixels: 512 features, 187,360 parameters.
+    """Four convolutions with batch normalisation, for faces of 44 to 96 pixels: 1152 features, 98,448 parameters.
 
-    The last map is averaged over its quarters and not as a whole: a mouth is at the bottom of a face.
+    The last map is averaged to 3 by 3 and not as a whole: a mouth is at the bottom of a face.
     """
-    widths = (3, 32, 64, 96, 128)
+    widths = (3, 16, 32, 64, 128)
     layers: list[nn.Module] = []
     for number, (before, width) in enumerate(itertools.pairwise(widths)):
         kernel = 5 if number == 0 else 3
@@ -184,8 +184,8 @@ def small_body() -> tuple[nn.Module, int]:
             nn.BatchNorm2d(width),
             nn.ReLU(),
         ]
-    layers.append(nn.AdaptiveAvgPool2d(2))
-    return nn.Sequential(*layers), widths[-1] * 4
+    layers.append(nn.AdaptiveAvgPool2d(3))
+    return nn.Sequential(*layers), widths[-1] * 9
 
 
 def torchvision_names() -> list[str]:

@@ -432,8 +432,8 @@ def followed(
     left = list(faces)
     ordered, lines = [], []
     for old, trail in zip(before, trails, strict=True):
-        nearest = max(left, key=lambda face: _overlap(face.box, old.box), default=None)
-        if nearest is not None and _overlap(nearest.box, old.box) > 0.2:
+        nearest = max(left, key=lambda face: overlap(face.box, old.box), default=None)
+        if nearest is not None and overlap(nearest.box, old.box) > 0.2:
             left.remove(nearest)
             ordered.append(nearest)
             lines.append([*trail, (nearest.valence, nearest.arousal)][-TRAIL:])
@@ -443,8 +443,13 @@ def followed(
     return ordered, lines
 
 
-def _overlap(a: Box, b: Box) -> float:
-    """Intersection over union."""
+def overlap(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes.
+
+    Example:
+        >>> overlap((0.0, 0.0, 2.0, 1.0), (1.0, 0.0, 3.0, 1.0))
+        0.3333333333333333
+    """
     w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
     if w <= 0 or h <= 0:
         return 0.0

@@ -23,7 +23,7 @@ from PIL import Image
 from ..training.atomic import write_atomically
 from . import charts, published
 from .nets import LABELS
-from .runs import Arm, Measured, Run, difference, figure, measured, over_seeds, read_runs
+from .runs import Arm, Measured, Run, collapsed, difference, figure, measured, over_seeds, read_runs
 
 REST = ("rmse", "sagr", "pcc")  # CCC comes first and has columns of its own
 NAMES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
@@ -191,14 +191,15 @@ def _lead(story: Story) -> str:
     if gap is None or base is None:
         return f"{story.main.title} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
     text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on people not seen in training, "
-    text += f"{story.baseline.title} {base.mean:.3f}: paired difference {gap.mean:+.3f}"
+    text += f"{story.baseline.title} {base.mean:.3f}: paired difference {_minus(f'{gap.mean:+.3f}')}"
     if math.isnan(gap.low):
         return f"{text}, one pair, no interval: nothing can be concluded."
-    text += f" (95% {gap.low:+.3f} to {gap.high:+.3f}, {_drawn(gap)})"
+    text += f" (95% {_minus(f'{gap.low:+.3f} to {gap.high:+.3f}')}, {_drawn(gap)})"
+    seed = ", with this one seed" if gap.n == 1 else ""
     if gap.low > 0:
-        return f"{text}: better than the baseline."
+        return f"{text}: better than the baseline{seed}."
     if gap.high < 0:
-        return f"{text}: worse than the baseline."
+        return f"{text}: worse than the baseline{seed}."
     return f"{text}: no clear difference."
 
 
@@ -314,6 +315,14 @@ def _figures(story: Story) -> str:
         "not hold what another seed would change.",
         "RMSE: lower is better; SAGR, PCC, CCC: higher is better.",
     ]
+    dead = [
+        f"{_e(arm.title)}, seed {run.seed}, {what}"
+        for arm in story.arms
+        for run in arm.runs
+        if (what := collapsed(run))
+    ]
+    if dead:
+        notes.append(f"<strong>Collapsed:</strong> {'; '.join(dead)}. Such a run says nothing about the method.")
     if flagged:
         notes.append(
             "<sup>†</sup> This RMSE is not possible together with the published correlations on AffectNet's usual "
@@ -399,6 +408,7 @@ def _leakage(story: Story) -> str:
         [
             "Recall@1 and MAP@R: whether a picture's nearest neighbours by cosine show the same person. Linear probe: "
             "a logistic regression on half of each person's pictures names the person on the other half.",
+            "More people are harder to tell apart: compare arms with each other and with chance, not seen with unseen.",
             "A critic that makes an encoder person-independent lowers these figures below the baseline's without "
             "lowering CCC.",
         ]
@@ -634,7 +644,7 @@ def _maps(story: Story) -> str:
         made.append(charts.map_by_intensity(f"{arm.title}: by intensity", places, intensity, alt))
     if not made:
         raise _Missing("No run kept features of the encoder.")
-    return _grid(made, "wide" if len(made) != 3 else "") + _notes(
+    return _grid(made, "pairs") + _notes(
         [
             f"t-SNE of features of people not seen in training; at most {len(charts.PEOPLE)} people have a colour, the "
             "others are faint. Islands of one colour in a map by person are features that know who it is.",

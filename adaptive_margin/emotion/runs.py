@@ -88,6 +88,19 @@ class Arm:
         return self.critic == "none" or (not self.critic and self.name in ("none", "baseline"))
 
 
+def collapsed(run: Run) -> str:
+    """What is wrong with a run whose predictions fill no plane: the regressor's units have died; empty otherwise."""
+    if "prediction" not in run.arrays:
+        return ""
+    guess = run.arrays["prediction"].astype(np.float64)
+    spread = np.linalg.svd(guess - guess.mean(axis=0), compute_uv=False) / math.sqrt(max(1, len(guess)))
+    if spread[0] < 1e-4:
+        return "predicts one constant for all images"
+    if len(spread) > 1 and spread[1] < 1e-3 * spread[0]:
+        return "predicts points of one line: valence follows from arousal"
+    return ""
+
+
 class Measured(NamedTuple):
     """A figure of an arm.
 
@@ -163,7 +176,8 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     import torch
 
     from ..metrics import bootstrap_interval
-    from .evaluation import FIGURES, LABELS, figures_of
+    from .evaluation import FIGURES, figures_of
+    from .nets import LABELS
 
     a, b = one.arrays, two.arrays
     nothing = (math.nan, math.nan, "seed")

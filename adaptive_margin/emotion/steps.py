@@ -21,6 +21,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ..functional.concordance import affect_loss
+from ..functional.dependence import at_least_float32
 from ..grouping import Grouper
 from ..training.optimisation import Precision, autocast, backward_and_step
 from ..training.world import World
@@ -55,7 +56,7 @@ class StepOptions:
         adversarial_weight: of L_adv. Where line 7 has an Adam of its own (order ``"paper"``), Adam's steps do not
             depend on the scale of a loss, and this changes nothing but rounding.
         correlation_weight: ε of L_AV, before PCC and CCC.
-        weak_batch_norm: what line 7 normalises weak images by, where the encoder has batch norm. ``"whole"``: the
+        weak_batch_norm: what line 7 of ``paper_step`` normalises weak images by, where the encoder has batch norm. ``"whole"``: the
             statistics of the whole batch, which was encoded for line 5 with the same weights, so that encoding it again
             is not needed. ``"weak"``: the weak images', as the letter of the algorithm has it; they enter the running
             statistics, which evaluation then uses on all images. ``"running"``: the running ones, which stay.
@@ -65,7 +66,7 @@ class StepOptions:
 
     adversarial_weight: float = 1.0
     correlation_weight: float = 0.5
-    weak_batch_norm: WeakBatchNorm = "whole"
+    weak_batch_norm: WeakBatchNorm = "weak"
     precision: Precision = "float32"
     clip_norm: float | None = None
 
@@ -135,7 +136,9 @@ class Iteration:
         # Line 8: encoder and regressor learn valence and arousal.
         with self._autocast():
             predictions = world.gather(net(images), total)  # (B, 2)
-        regression_loss = affect_loss(labels, predictions.float(), correlation_weight=options.correlation_weight)
+        regression_loss = affect_loss(
+            labels, at_least_float32(predictions), correlation_weight=options.correlation_weight
+        )
         self._update(self.optimizers.regression, regression_loss)
         return losses | {"regression": regression_loss.detach()}
 
@@ -153,7 +156,9 @@ class Iteration:
         with self._autocast():
             features = net.encoder(images)  # (b, F)
             predictions = world.gather(net.regressor(features), total)  # (B, 2)
-        regression_loss = affect_loss(labels, predictions.float(), correlation_weight=options.correlation_weight)
+        regression_loss = affect_loss(
+            labels, at_least_float32(predictions), correlation_weight=options.correlation_weight
+        )
         loss = regression_loss
 
         if critic is not None and adversarial:
