@@ -69,7 +69,8 @@ class Options(NamedTuple):
 
     def but(self, **changes: Any) -> Options:
         """The same but for some: ``_replace``, which torch 2.6 does not compile."""
-        return Options(*[changes.get(name, value) for name, value in zip(Options._fields, self, strict=True)])
+        values = [changes.get(name, value) for name, value in zip(Options._fields, self, strict=True)]
+        return Options(*values)  # type: ignore[arg-type]
 
 
 def count_pairs(sizes: Tensor, ref_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
