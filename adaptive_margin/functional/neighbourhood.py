@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -301,7 +301,8 @@ def _sizes_on_host(
                 _lower_to_first_significant(*parts, ref_label, required)
             else:  # numpy lets go of the interpreter while it sorts
                 shares = (np.array_split(part, threads) for part in parts)
-                list(pool.map(lambda *share: _lower_to_first_significant(*share, ref_label, required), *shares))
+                work = partial(_lower_to_first_significant, ref_label=ref_label, required=required)
+                list(pool.map(work, *shares))
     return torch.from_numpy(sizes)
 
 

@@ -67,6 +67,11 @@ class Options(NamedTuple):
     ref_gradients: bool = True
     margin_gradients: bool = True
 
+    def but(self, **changes: Any) -> Options:
+        """The same but for some: ``_replace``, which torch 2.6 does not compile."""
+        values = [changes.get(name, value) for name, value in zip(Options._fields, self, strict=True)]
+        return Options(*values)  # type: ignore[arg-type]
+
 
 def count_pairs(sizes: Tensor, ref_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Numbers of pairs inside groups and across groups.
@@ -946,17 +951,17 @@ def terms_of(
         with torch.autocast(x.device.type, enabled=False):
             return terms_of(x, y, margin, labels, ref_labels, options)
     if x.dtype == torch.float16:
-        options = options._replace(gradient_limit=torch.finfo(x.dtype).max)
+        options = options.but(gradient_limit=torch.finfo(x.dtype).max)
     x = at_least_float32(x)
     y = None if y is None else y.to(x)
     margin = as_margin(margin, x)
     if options.distance == "cosine":  # a similarity s counts as the distance -s
-        margin, options = -margin, options._replace(pos_margin=-options.pos_margin)
+        margin, options = -margin, options.but(pos_margin=-options.pos_margin)
         x = _unit("embeddings", x, labels, options.ignore_label)
         y = None if y is None else _unit("ref_emb", y, ref_labels, options.ignore_label)
     ref_gradients = y is not None and y.requires_grad
     gradients = torch.is_grad_enabled() and (x.requires_grad or margin.requires_grad or ref_gradients)
-    options = options._replace(
+    options = options.but(
         gradients=gradients, ref_gradients=ref_gradients, margin_gradients=gradients and margin.requires_grad
     )
     return PairTerms(*_PairTerms.apply(x, y, margin, labels, ref_labels, options))
