@@ -176,32 +176,30 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
         True
     """
     centre = ref_g.mean()  # a correlation does not see it; the differences of sums below are sharper for it
+    own = _class_moments(g - centre, index, classes)  # (C, D + 3)
+    every = own if ref_g is g else _class_moments(ref_g - centre, ref_index, classes)
+    rest = every.sum(0) - every
     features = g.shape[1]
-    sums, squares, rows = _class_moments(g - centre, index, classes)
-    if ref_g is g:
-        ref_sums, ref_squares, ref_rows = sums, squares, rows
-    else:
-        ref_sums, ref_squares, ref_rows = _class_moments(ref_g - centre, ref_index, classes)
-    rest_sums = ref_sums.sum(0) - ref_sums  # (C, D)
+    totals, squares, rows = torch.stack([own[:, features:], rest[:, features:]]).unbind(2)  # (2, C) each
     entries = (rows * features).clamp(min=1)
-    rest_entries = ((ref_rows.sum() - ref_rows) * features).clamp(min=1)
-    mean, rest_mean = sums.sum(1) / entries, rest_sums.sum(1) / rest_entries
-    covariance = (sums * rest_sums).sum(1) * features / (entries * rest_entries) - mean * rest_mean
-    variance = squares / entries - mean * mean
-    rest_variance = (ref_squares.sum() - ref_squares) / rest_entries - rest_mean * rest_mean
+    means = totals / entries
+    variance, rest_variance = squares / entries - means * means
+    products = (own[:, :features] * rest[:, :features]).sum(1) * features
+    covariance = products / (entries[0] * entries[1]) - means[0] * means[1]
     return _correlation(covariance, variance, rest_variance, g.dtype).to(g.dtype)  # 0 where there are no rows
 
 
-def _class_moments(x: Tensor, index: Tensor, classes: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Column sums, sum of squares and number of rows of each class, in float64."""
-    columns = x.shape[1]
-    moments = torch.zeros((classes, columns + 2), dtype=torch.float64, device=x.device)
+def _class_moments(x: Tensor, index: Tensor, classes: int) -> Tensor:
+    """Column sums, their total, sum of squares and number of rows of each class, in float64, shape ``(C, D + 3)``."""
+    moments = torch.zeros((classes, x.shape[1] + 3), dtype=torch.float64, device=x.device)
     rows = rows_at_once(x)
-    for part, part_index in zip(torch.split(x, rows), torch.split(index, rows), strict=True):
+    parts = [(x, index)] if len(x) <= rows else zip(torch.split(x, rows), torch.split(index, rows), strict=True)
+    for part, part_index in parts:
         part = part.double()  # before squaring: the variance of a nearly constant class is a small difference of these
-        part = torch.cat([part, (part * part).sum(1, keepdim=True), torch.ones_like(part[:, :1])], dim=1)
+        ones = torch.ones_like(part[:, :1])
+        part = torch.cat([part, part.sum(1, keepdim=True), (part * part).sum(1, keepdim=True), ones], dim=1)
         moments = moments.index_add(0, part_index, part)
-    return moments[:, :columns], moments[:, columns], moments[:, columns + 1]
+    return moments
 
 
 def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, segment: Tensor, segments: int) -> Tensor:

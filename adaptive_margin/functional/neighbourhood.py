@@ -252,11 +252,10 @@ def neighbourhood_sizes(
     largest = n - 1 if itself else n
     if largest < 1 or len(x) == 0:
         return torch.ones(len(x), dtype=torch.int64, device=x.device)
-    centre = _round_centre(y)  # small differences of far-off embeddings survive the products below
-    x, y = (x - centre,) * 2 if itself else (x - centre, y - centre)
     on_host = not x.is_cuda and not torch.compiler.is_compiling()
     if on_host and significant in PURE:
         return _sizes_on_host(x, index, y, ref_index, confidence, significant)
+    x, y = _centred(x, y)
     labels = (ref_index if itself else group_index(ref_index)).amax() + 1
     k = torch.arange(1, largest + 1, device=x.device, dtype=x.dtype)
     y_squares = _squares(y)
@@ -283,6 +282,7 @@ def _sizes_on_host(
     required = required[: within_reach[-1] + 1 if len(within_reach) else 0]  # farther, all of them are no evidence
     if itself and len(required) == 0:
         return torch.full((n,), n - 1)
+    x, y = _centred(x, y)
     labels_dtype = np.min_scalar_type(len(group_sizes))  # small ones compare faster
     label, ref_label = index.numpy().astype(labels_dtype), ref_index.numpy().astype(labels_dtype)
     rows = min(len(x), _tile_rows(y))
@@ -387,11 +387,16 @@ def _squares(x: Tensor) -> Tensor:
     return (x * x).sum(1)
 
 
-def _round_centre(y: Tensor) -> Tensor:
-    """The mean in steps of an eighth of the spread: subtracting it keeps entries on a grid on one, and ties ties."""
+def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both from the mean of ``y``: small differences of far-off embeddings survive the products of their coordinates.
+
+    The mean in steps of an eighth of the spread: subtracting it keeps entries on a grid on one, and ties ties.
+    """
     centre = y.mean(0)
-    step = (common_scale((y - centre).abs().amax()) / 8).clamp(min=2.0**-64)
-    return torch.round(centre / step) * step
+    low, high = torch.aminmax(y - centre)
+    step = (common_scale(torch.maximum(-low, high)) / 8).clamp_(min=2.0**-64)
+    centre = centre.div_(step).round_().mul_(step)
+    return (x - centre,) * 2 if x is y else (x - centre, y - centre)
 
 
 def _first_copies(y: Tensor, y_squares: Tensor) -> Tensor | None:

@@ -820,7 +820,7 @@ class _OnceOnly(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        remedy = "use ContrastiveVDMLoss(pair_memory='pairs') where a gradient of the gradient is needed"
+        remedy = "build the loss with pair_memory='pairs' where a gradient of the gradient is needed"
         raise RuntimeError(f"sums over tiles of pairs have no second derivative; {remedy}")
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from numbers import Real
+from typing import Any, Literal
 
 import torch
-from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.losses import BaseMetricLossFunction, ContrastiveLoss
+from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
 from ..functional.checks import check_labels, problem
+from ..functional.dependence import check_choice
+from ..functional.pair_tiles import pair_hinge_means
 from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import (
@@ -19,6 +23,7 @@ from .host_inputs import (
     check_batch,
     check_embeddings,
     check_loss,
+    distance_in_tiles,
     host_dtype,
     labels_from_indices,
 )
@@ -48,7 +53,12 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             ``"offset"`` for margins on cosines and angles, else ``"replace"`` (measured in ``benchmarks/units``); a
             margin in the loss's own unit (``ConstantMargin``, ``LinearMargin``) acts as the same
             number given to the loss's constructor.
-        collect_stats: whether to record ``current_margin``, the margin in the loss's unit (its mean, for one a pair).
+        pair_memory: ``"tiled"`` computes a ``ContrastiveLoss`` over all pairs in tiles, in memory that grows with the
+            batch; ``"pairs"`` calls the host as it is; ``"auto"`` takes tiles where loss, distance, reducer and margin
+            allow: that very class, L2, squared L2 or cosine, the default reducer, no index tuple, no margin a pair.
+            It leaves ``ConstantMargin`` and ``LinearMargin`` to the host, whose result they promise to the bit.
+        collect_stats: whether to record ``current_margin``, the margin in the loss's unit (its mean, for one a pair),
+            and ``in_tiles``, 1 where the last call was tiled. ``pair_path`` says the last in words, always.
 
     Shapes:
         As the wrapped loss: ``loss(embeddings (B, D), labels (B,), indices_tuple, ref_emb (R, D), ref_labels (R,))``.
@@ -78,8 +88,10 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         loss: BaseMetricLossFunction,
         margin: Margin | float | None = None,
         units: Units | None = None,
+        pair_memory: Literal["auto", "tiled", "pairs"] = "auto",
         collect_stats: bool | None = None,
     ) -> None:
+        check_choice("pair_memory", pair_memory, ("auto", "tiled", "pairs"))
         swap = find_swap(loss, LOSSES, type(self).__name__)
         super().__init__(collect_stats=collect_stats)
         del self._modules["distance"], self._modules["reducer"]  # the wrapped loss's, through the properties below
@@ -92,8 +104,12 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             got = f"{self.margin.granularity!r}"
             remedy = f"{swap.host} has one margin a batch; one an anchor or a pair goes into {able}"
             raise ValueError(problem("margin.granularity", "'batch'", got, remedy))
-        self.current_margin = math.nan
-        self.add_to_recordable_attributes(name="current_margin", is_stat=True)
+        self.pair_memory = pair_memory
+        self.pair_path: Literal["none yet", "tiled", "pairs"] = "none yet"
+        self.current_margin = self.in_tiles = math.nan
+        self.add_to_recordable_attributes(list_of_names=["current_margin", "in_tiles"], is_stat=True)
+        if pair_memory == "tiled" and (why_not := self._why_not_tiled()):
+            raise ValueError(problem("pair_memory", "'auto' or 'pairs'", "'tiled'", why_not))
 
     @classmethod
     def supported(cls) -> dict[str, Swap]:
@@ -132,9 +148,77 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             ref_labels = None if ref_labels is None else ref_labels.to(batch.device)
         if isinstance(indices_tuple, tuple | list):
             indices_tuple = tuple(index.to(batch.device) for index in indices_tuple)  # type: ignore[assignment]
-        indices_tuple, value = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
-        with swapped(self.loss, self.swap.values(self.loss, value)):
+        tiled = self._takes_tiles(batch, labels, indices_tuple, ref_emb, ref_labels)
+        self.pair_path, self.in_tiles = ("tiled", 1.0) if tiled else ("pairs", 0.0)
+        if tiled:
+            indices_tuple, margin = None, self._margin_of_rows(batch, labels, ref_emb, ref_labels)
+        else:
+            indices_tuple, margin = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
+        values: dict[str, Any] = self.swap.values(self.loss, margin)
+        if tiled:
+            values["compute_loss"] = self._compute_loss_in_tiles
+        with swapped(self.loss, values):
             return guard.note(check_loss(self.loss(batch, labels, indices_tuple, ref_emb, ref_labels), self.swap.host))
+
+    def _takes_tiles(
+        self, batch: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any
+    ) -> bool:
+        if self.pair_memory == "pairs":
+            return False
+        why_not = self._why_not_tiled() or ("an index tuple lists its own pairs" if indices_tuple is not None else "")
+        itself = ref_emb is None or (ref_emb is batch and (ref_labels is None or ref_labels is labels))
+        if not why_not and not itself and (ref_emb is batch or ref_labels is labels):
+            why_not = "the host leaves some pairs out where embeddings or labels alone are their own reference"
+        if not why_not and len(batch) * len(batch if ref_emb is None else ref_emb) <= 2:
+            why_not = "the host takes a single pair of each kind for none"
+        if self.pair_memory == "tiled" and why_not:
+            raise ValueError(problem("pair_memory", "'auto' or 'pairs'", "'tiled'", why_not))
+        constant = isinstance(self.margin, ConstantMargin | LinearMargin)
+        return not why_not and (self.pair_memory == "tiled" or not constant)
+
+    def _why_not_tiled(self) -> str:
+        """What keeps this loss from tiles, whatever the batch; empty where nothing does."""
+        if type(self.loss) is not ContrastiveLoss:
+            return f"tiles know ContrastiveLoss, not {type(self.loss).__name__}"
+        if distance_in_tiles(self.distance) is None:
+            return f"tiles know L2, squared L2 and cosine, not {type(self.distance).__name__}"
+        if not isinstance(self.loss.pos_margin, Real):
+            return "tiles take a plain number for pos_margin"
+        reducers = self.reducer.reducers if isinstance(self.reducer, MultipleReducers) else {}
+        means = [reducers[name] for name in ("pos_loss", "neg_loss") if name in reducers]
+        if len(means) != 2 or any(type(mean) is not AvgNonZeroReducer or mean.collect_stats for mean in means):
+            return "a reducer of your own, or one that collects statistics, wants the loss of every pair"
+        return "a margin a pair is as large as the list of pairs" if self.margin.granularity == "pair" else ""
+
+    def _margin_of_rows(self, batch: Tensor, labels: Any, ref_emb: Tensor | None, ref_labels: Any) -> Value:
+        """The margin in the loss's unit: one number, or one for each row."""
+        if isinstance(self.margin, ConstantMargin | LinearMargin):
+            return self._recorded(self._translated(self.margin.value))
+        return self._recorded(self._translated(self._alpha(batch, labels, None, ref_emb, ref_labels)))
+
+    def _compute_loss_in_tiles(
+        self, embeddings: Tensor, labels: Tensor, indices_tuple: None, ref_emb: Tensor, ref_labels: Tensor
+    ) -> dict[str, Any]:
+        """The two means of the wrapped ``ContrastiveLoss`` over all pairs, in the place of its ``compute_loss``."""
+        other = None if ref_emb is embeddings else ref_emb
+        seen, ref_seen = as_seen(self.loss, embeddings, other)
+        self.distance.reset_stats()
+        self.distance.set_default_stats(embeddings, ref_emb, seen, seen if ref_seen is None else ref_seen)
+        distance, margin = distance_in_tiles(self.distance), self.loss.neg_margin
+        assert distance is not None
+        means = pair_hinge_means(
+            seen,
+            labels,
+            float(self.loss.pos_margin),
+            margin.as_subclass(Tensor) if isinstance(margin, Tensor) else margin,
+            distance,
+            ref_emb=ref_seen,
+            ref_labels=None if ref_seen is None else ref_labels,
+        )
+        return {
+            name: {"losses": mean.to(embeddings.dtype), "indices": None, "reduction_type": "already_reduced"}
+            for name, mean in zip(("pos_loss", "neg_loss"), means, strict=True)
+        }
 
     def _check(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any

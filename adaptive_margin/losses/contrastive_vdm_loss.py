@@ -6,7 +6,7 @@ import math
 from typing import Any, Literal
 
 import torch
-from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
+from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer, MeanReducer, MultipleReducers
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
@@ -18,7 +18,7 @@ from ..functional.dependence import at_least_float32, check_choice
 from ..functional.pair_tiles import PairTerms, pair_terms
 from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
-from .host_inputs import check_batch, check_loss, labels_from_indices
+from .host_inputs import check_batch, check_loss, distance_in_tiles, labels_from_indices
 from .host_wrappers import admit
 from .swap import as_margin
 
@@ -167,10 +167,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
 
     def _why_not_tiled(self, indices_tuple: Any) -> str:
         """What keeps this loss from tiles; empty where nothing does."""
-        distance = self.distance
-        l2 = type(distance) is LpDistance and distance.p == 2 and distance.power in (1, 2)
-        if not l2 and type(distance) is not CosineSimilarity:
-            return f"tiles know L2, squared L2 and cosine, not {type(distance).__name__}"
+        if distance_in_tiles(self.distance) is None:
+            return f"tiles know L2, squared L2 and cosine, not {type(self.distance).__name__}"
         if self.own_reducer:
             return "a reducer of your own wants the loss of every pair"
         if self.margin.granularity == "pair":
@@ -292,7 +290,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor
     ) -> Tensor:
         itself = ref_seen is seen
-        kept, ref_kept = self._kept(labels), self._kept(ref_labels)
+        kept = self._kept(labels)
+        ref_kept = kept if ref_labels is labels else self._kept(ref_labels)
         if kept is None and ref_kept is None:
             arguments = (None, None) if itself else (ref_seen, self._margin_labels(ref_labels))
             return torch.as_tensor(self.margin(seen, self._margin_labels(labels), indices_tuple, *arguments))

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from pytorch_metric_learning.distances import LpDistance
+from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from ..functional.checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
 from ..functional.dependence import at_least_float32
+from ..functional.pair_tiles import Distance
 from ..margins.base import IndicesTuple
 
 
@@ -107,6 +108,15 @@ def as_seen(host: nn.Module, embeddings: Tensor, ref_emb: Tensor | None) -> tupl
     if ref_emb is None or ref_emb is embeddings:
         return seen, None
     return seen, distance.maybe_normalize(at_least_float32(ref_emb))
+
+
+def distance_in_tiles(distance: object) -> Distance | None:
+    """What the tiles of :func:`~adaptive_margin.functional.pair_terms` call a distance of the host; None for others."""
+    if type(distance) is CosineSimilarity:
+        return "cosine"
+    if type(distance) is not LpDistance or distance.p != 2:
+        return None
+    return {1: "l2", 2: "squared_l2"}.get(distance.power)  # type: ignore[return-value]
 
 
 def check_loss(value: Any, of: str) -> Any:

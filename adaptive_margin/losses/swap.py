@@ -251,13 +251,15 @@ def for_host(value: Value) -> Value:
 
 
 @contextmanager
-def swapped(module: nn.Module, values: Mapping[str, Value]) -> Iterator[None]:
-    """Exchanges plain attributes of a module for the length of a ``with`` block, whatever happens in it."""
-    before = {name: module.__dict__[name] for name in values}
+def swapped(module: nn.Module, values: Mapping[str, Any]) -> Iterator[None]:
+    """Exchanges attributes of a module, or its methods, for the length of a ``with`` block, whatever happens in it."""
+    before = {name: module.__dict__[name] for name in values if not hasattr(type(module), name)}
     try:
         module.__dict__.update(values)
         yield
     finally:
+        for name in values.keys() - before.keys():  # in the place of the class's
+            module.__dict__.pop(name, None)
         module.__dict__.update(before)
 
 

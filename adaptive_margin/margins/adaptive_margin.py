@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -146,7 +147,8 @@ class AdaptiveMargin(Margin):
         """The margin of this batch; see the class."""
         self.reset_stats()
         labels, ref_emb, ref_labels = self._checked(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        with torch.autocast(embeddings.device.type, enabled=False):
+        kind = embeddings.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             x = at_least_float32(embeddings.detach() if self.detach else embeddings)
             if len(x) == 0 or len(ref_emb) == 0:
                 return self._nothing(x, indices_tuple)
@@ -192,11 +194,13 @@ class AdaptiveMargin(Margin):
             delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
             self._record(mi[index], eta[index], delta, k)
             return mi[index] + delta
-        if indices_tuple is None:  # classes weigh as they are large; a tuple has one eta, in the only slot
-            mi, eta = mi[index], eta[index]
-        batch_mi, harmonic = mi.mean(), 1 / (1 / k).mean()
+        place = (
+            slice(None) if indices_tuple is not None else index
+        )  # a tuple has one eta; classes weigh as they are large
+        batch_mi, harmonic = mi[place].mean(), 1 / (1 / k).mean()
         delta = self.neighbourhood.delta(n, harmonic, self.confidence).to(g.dtype)
-        self._record(batch_mi, eta, delta, harmonic)
+        if self.collect_stats:
+            self._record(batch_mi, eta[place], delta, harmonic)
         return batch_mi + delta
 
     def _class_correlations(

@@ -323,6 +323,8 @@ def test_every_reducer_reduces_a_guests_own_losses(guest: str, reducer: str) -> 
         assert value.keys() == expected.keys()
         for name, part in expected.items():
             torch.testing.assert_close(value[name]["losses"], part["losses"], rtol=0, atol=0)
+    elif getattr(loss, "pair_path", "pairs") == "tiled":
+        torch.testing.assert_close(value, expected)
     else:
         assert torch.equal(value, expected)
 
@@ -518,7 +520,7 @@ def test_statistics_on_everywhere_change_no_value(guest: str) -> None:
     embeddings, labels = batch()
     counted = call(GUESTS[guest](), embeddings, labels)
     c_f.COLLECT_STATS = False  # the fixture puts it back
-    assert_near(counted, call(GUESTS[guest](), embeddings, labels), rtol=1e-5, atol=1e-6)  # tiles or not: rounding
+    assert_near(counted, call(GUESTS[guest](), embeddings, labels), rtol=1e-4, atol=1e-5)  # tiles or not: rounding
 
 
 # What every guest keeps
