@@ -1,0 +1,47 @@
+"""What both trainers stand on: runs that survive, several processes that act as one, logs, and command lines.
+
+Nothing here knows what is trained. Importing it needs PyTorch alone; config files, TensorBoard and progress bars need
+the extra ``train``, as does :mod:`adaptive_margin.training.command_line`, which is imported by itself.
+"""
+
+from .atomic import DiskSpaceError, write_atomically
+from .checkpoints import CheckpointError, Checkpoints
+from .config_files import ConfigError, from_yaml, to_yaml
+from .loop import Job, NonFiniteError, Stopped, Summary, ignore_interrupts, train
+from .optimisation import Precision, autocast, backward_and_step, gradient_scaler
+from .progress import Progress
+from .randomness import random_states, restore_random_states, seed_everything
+from .run_folder import Curve, RunFolder, RunFolderError, environment, read_scalars
+from .world import GlobalBatchNorm, World, synchronise_batch_norm
+
+__all__ = [
+    "CheckpointError",
+    "Checkpoints",
+    "ConfigError",
+    "Curve",
+    "DiskSpaceError",
+    "GlobalBatchNorm",
+    "Job",
+    "NonFiniteError",
+    "Precision",
+    "Progress",
+    "RunFolder",
+    "RunFolderError",
+    "Stopped",
+    "Summary",
+    "World",
+    "autocast",
+    "backward_and_step",
+    "environment",
+    "from_yaml",
+    "gradient_scaler",
+    "ignore_interrupts",
+    "random_states",
+    "read_scalars",
+    "restore_random_states",
+    "seed_everything",
+    "synchronise_batch_norm",
+    "to_yaml",
+    "train",
+    "write_atomically",
+]

@@ -1,0 +1,203 @@
+"""Checkpoints that are whole or are not there, and are recognised when something has damaged them since."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import math
+import re
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..functional.checks import problem
+from .atomic import remove_temporaries, write_atomically
+
+State = dict[str, Any]
+NAME = re.compile(r"(step|best)-(\d+)-([0-9a-f]{16})\.pt")
+
+
+class CheckpointError(RuntimeError):
+    """There are checkpoints, and none of them can be read."""
+
+
+class Checkpoints:
+    """The checkpoints of a run, in a folder of their own: the newest few, and the best one.
+
+    A file is named ``step-STEP-CHECKSUM.pt``, the checksum being the first 16 hexadecimal digits of its SHA-256: a file
+    that was cut short or altered is known by its name. Inside is what ``torch.save`` writes, read back with
+    ``weights_only=True``, so that a stranger's checkpoint runs no code. One process writes in a folder at a time.
+
+    Args:
+        folder: made when it is first needed.
+        keep: how many of the newest to keep, at least 1; 2 leave one to fall back to.
+
+    Raises:
+        ValueError: ``keep`` is less than 1.
+
+    Example:
+        >>> import tempfile
+        >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+        >>> for step in (100, 200, 300):
+        ...     _ = checkpoints.save(step, {"weight": torch.ones(2) * step})
+        >>> [step for step, _ in checkpoints.files()], checkpoints.latest()
+        ([200, 300], (300, {'weight': tensor([300., 300.])}))
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(problem("keep", "at least 1", keep, "2 leave one to fall back to"))
+        self.folder, self.keep = Path(folder), keep
+
+    def save(self, step: int, state: State) -> Path:
+        """Writes a checkpoint, then removes the oldest beyond ``keep``.
+
+        Also removed are checkpoints of later steps: a run that goes on from here has abandoned them.
+
+        Args:
+            step: steps done.
+            state: dictionaries, lists and tuples of tensors, numbers, text and None.
+
+        Returns:
+            The file.
+
+        Raises:
+            TypeError: something in ``state`` is of another type; its place is named.
+            DiskSpaceError: no space; older checkpoints are intact.
+        """
+        path = self._write("step", step, {"step": step, "state": state})
+        older = [(there, file) for there, file in self.files() if file != path]
+        earlier = [file for there, file in older if there < step]
+        kept = earlier[max(0, len(earlier) - (self.keep - 1)) :]
+        for _, file in older:
+            if file not in kept:
+                file.unlink(missing_ok=True)
+        return path
+
+    def latest(self) -> tuple[int, State] | None:
+        """The newest checkpoint that is whole: its step and state, tensors on the CPU; None if there is none at all.
+
+        Warns:
+            UserWarning: a newer one is damaged; its file is named.
+
+        Raises:
+            CheckpointError: all of them are damaged.
+        """
+        files = self.files()
+        for step, path in reversed(files):
+            content = _read(path)
+            if isinstance(content, dict):
+                return step, content["state"]
+            warnings.warn(f"checkpoint {path} {content}; the one before it is tried", stacklevel=2)
+        if files:
+            raise CheckpointError(
+                f"none of the {len(files)} checkpoints in {self.folder} can be read, the newest is "
+                f"{files[-1][1].name}: restore the folder from a backup, or delete it to train from the beginning"
+            )
+        return None
+
+    def save_best(self, step: int, state: State, score: float) -> Path:
+        """Writes the checkpoint that scored best so far, in place of the one before; errors as in :meth:`save`.
+
+        Whether it is the best is the caller's knowledge, which goes on from a checkpoint with the rest of the run.
+
+        Raises:
+            ValueError: the score is NaN.
+        """
+        if math.isnan(score):
+            raise ValueError(problem("score", "a number", score, "an undefined score is no best one"))
+        path = self._write("best", step, {"step": step, "score": float(score), "state": state})
+        for _, file in self._found("best"):
+            if file != path:
+                file.unlink(missing_ok=True)
+        return path
+
+    def best(self) -> tuple[int, State, float] | None:
+        """The best checkpoint: its step, state and score; None if there is none.
+
+        Raises:
+            CheckpointError: it is damaged.
+        """
+        problems = []
+        for step, path in reversed(self._found("best")):  # two where a process was killed between writing and removing
+            content = _read(path)
+            if isinstance(content, dict):
+                return step, content["state"], content["score"]
+            problems.append(f"{path} {content}")
+        if problems:
+            raise CheckpointError(f"{'; '.join(problems)}: use the newest checkpoint, or evaluate again")
+        return None
+
+    def files(self) -> list[tuple[int, Path]]:
+        """Step and file of each checkpoint but the best, oldest first, damaged or not."""
+        return self._found("step")
+
+    def _found(self, kind: str) -> list[tuple[int, Path]]:
+        found = [(match, path) for path in self.folder.glob("*.pt") if (match := NAME.fullmatch(path.name))]
+        steps = [(int(match[2]), path) for match, path in found if match[1] == kind]
+        return sorted(steps, key=lambda item: (item[0], item[1].stat().st_mtime_ns))
+
+    def _write(self, kind: str, step: int, content: State) -> Path:
+        if step < 0:
+            raise ValueError(problem("step", "at least 0", step, "pass the number of steps done"))
+        check_plain(content["state"])
+        memory = io.BytesIO()
+        torch.save(content, memory)
+        data = memory.getbuffer()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.folder)
+        path = self.folder / f"{kind}-{step:09d}-{_checksum(data)}.pt"
+        write_atomically(path, data)
+        return path
+
+
+def check_plain(state: Any, where: str = "state") -> None:
+    """Checks that ``torch.load(..., weights_only=True)`` will read a state back.
+
+    Raises:
+        TypeError: names the place, the type there, and what is expected.
+
+    Example:
+        >>> check_plain({"lr": 0.1, "weights": [torch.zeros(2)]})
+        >>> check_plain({"optimizer": {"betas": {0.9, 0.99}}})
+        Traceback (most recent call last):
+        ...
+        TypeError: state['optimizer']['betas'] must be a tensor, number, text, None or a dict, list or tuple of them,
+        got builtins.set; convert it, as float(x) does for numpy's numbers
+    """
+    kind = type(state)
+    if kind in (dict, OrderedDict):
+        for key, value in state.items():
+            if type(key) not in (str, int, bool, float, tuple):
+                raise TypeError(problem(f"a key of {where}", "text or a number", repr(key), "name it with text"))
+            check_plain(value, f"{where}[{key!r}]")
+    elif kind in (list, tuple):
+        for place, value in enumerate(state):
+            if type(value) not in (int, float):  # long lists of numbers are common
+                check_plain(value, f"{where}[{place}]")
+    elif not (isinstance(state, Tensor) or kind in (int, float, bool, str, bytes, type(None), torch.Size)):
+        expected = "a tensor, number, text, None or a dict, list or tuple of them"
+        name = f"{kind.__module__}.{kind.__qualname__}"
+        raise TypeError(problem(where, expected, name, "convert it, as float(x) does for numpy's numbers"))
+
+
+def _checksum(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _read(path: Path) -> State | str:
+    """What is in a checkpoint, or what is wrong with it."""
+    match = NAME.fullmatch(path.name)
+    assert match is not None
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        return f"cannot be read ({error.strerror or error})"
+    if _checksum(data) != match[3]:
+        return f"is damaged: its {len(data):,} bytes do not have the checksum in its name"
+    content: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return content

@@ -1,0 +1,195 @@
+"""Configurations as YAML files: frozen dataclasses out, checked values in."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+C = TypeVar("C")
+MISSING_EXTRA = "{what} needs {package}: pip install 'adaptive-margin[train]'"
+
+
+class ConfigError(ValueError):
+    """An option is unknown, or its value is of the wrong kind; the message names it and what was expected."""
+
+
+def to_yaml(config: Any) -> str:
+    """A configuration as YAML, in the order of its fields; :func:`from_yaml` reads it back.
+
+    Args:
+        config: a dataclass, or a mapping; inside are numbers, text, None, paths, tuples, lists, mappings, dataclasses.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True, kw_only=True)
+        ... class Adam:
+        ...     lr: float = 1e-4
+        ...     betas: tuple[float, float] = (0.5, 0.9)
+        >>> print(to_yaml(Adam()), end="")
+        lr: 0.0001
+        betas:
+        - 0.5
+        - 0.9
+    """
+    text: str = _yaml().safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def from_yaml(config_type: type[C], path: str | Path, base: C | None = None) -> C:
+    """Reads a configuration.
+
+    Args:
+        config_type: a dataclass.
+        path: the file: a mapping of options to values; options of an inner dataclass are an inner mapping.
+        base: where options come from that the file leaves out; None takes the class's defaults.
+
+    Raises:
+        ConfigError: an unknown option, with the nearest known ones; a value of the wrong kind; an option that has no
+            default and is left out; a file that is no mapping. What the class itself refuses comes as it is.
+        OSError: the file cannot be read.
+    """
+    yaml = _yaml()
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    try:
+        return typing.cast(C, _build(config_type, {} if content is None else content, "", base))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def plain(config: Any) -> Any:
+    """A configuration as dictionaries, lists and what YAML has words for.
+
+    Raises:
+        TypeError: it holds something else.
+    """
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {each.name: plain(getattr(config, each.name)) for each in dataclasses.fields(config)}
+    if isinstance(config, Mapping):
+        return {str(name): plain(value) for name, value in config.items()}
+    if isinstance(config, (tuple, list)):
+        return [plain(value) for value in config]
+    if isinstance(config, Path):
+        return str(config)
+    if config is None or isinstance(config, (bool, int, float, str)):
+        return config
+    raise TypeError(f"a configuration holds numbers, text, None, paths and collections of them, got {config!r}")
+
+
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The options of a configuration by their full names.
+
+    Example:
+        >>> flat({"adam": {"lr": 0.1}, "steps": 3})
+        {'adam.lr': 0.1, 'steps': 3}
+    """
+    options: dict[str, Any] = {}
+    for name, value in plain(config).items():
+        if isinstance(value, dict) and value:
+            options |= flat(value, f"{prefix}{name}.")
+        else:
+            options[f"{prefix}{name}"] = value
+    return options
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """The end of an error about an unknown name.
+
+    Example:
+        >>> nearest("learing_rate", ["learning_rate", "steps"])
+        'the nearest: learning_rate'
+    """
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"the nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
+
+
+def _build(hint: Any, value: Any, where: str, base: Any = None) -> Any:
+    """The value as the type says, or an error that names its place."""
+    kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        return _build_dataclass(hint, value, where, base if isinstance(base, hint) else None)
+    if hint is Any:
+        return value
+    if kind in (Union, types.UnionType):
+        return _build_union(hint, value, where, base)
+    if kind is Literal:
+        for choice in inner:
+            if type(choice) is type(value) and choice == value:
+                return value
+        raise _wrong(where, f"one of {', '.join(map(repr, inner))}", value)
+    if hint is float and not isinstance(value, bool):  # YAML 1.1 takes 1e-4 for text
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            raise _wrong(where, "a number", value) from None
+    if hint in (int, str, bool) and type(value) is hint:
+        return value
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if kind in (tuple, list) and isinstance(value, list):
+        if kind is tuple and not (len(inner) == 2 and inner[1] is Ellipsis):
+            if len(inner) != len(value):
+                raise _wrong(where, f"{len(inner)} values", value)
+            return tuple(
+                _build(each, item, f"{where}[{i}]") for i, (each, item) in enumerate(zip(inner, value, strict=True))
+            )
+        each = inner[0] if inner else Any
+        return kind(_build(each, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if kind in (dict, Mapping) and isinstance(value, dict):
+        each = inner[1] if inner else Any
+        return {name: _build(each, item, f"{where}.{name}") for name, item in value.items()}
+    raise _wrong(where, f"of type {getattr(hint, '__name__', hint)}", value)
+
+
+def _build_union(hint: Any, value: Any, where: str, base: Any) -> Any:
+    choices = typing.get_args(hint)
+    if value is None and type(None) in choices:
+        return None
+    errors = []
+    for choice in sorted(choices, key=lambda each: not (isinstance(each, type) and isinstance(base, each))):
+        if choice is not type(None):
+            try:
+                return _build(choice, value, where, base)
+            except ConfigError as error:
+                errors.append(error)
+    raise errors[0] if len(errors) == 1 else _wrong(where, f"of type {hint}", value)
+
+
+def _build_dataclass(kind: type[Any], value: Any, where: str, base: Any) -> Any:
+    if not isinstance(value, dict):
+        raise _wrong(where or "the file", "a mapping of options to values", value)
+    hints = typing.get_type_hints(kind)
+    fields = {each.name: each for each in dataclasses.fields(kind) if each.init}
+    prefix = f"{where}." if where else ""
+    for name in value:
+        if name not in fields:
+            raise ConfigError(
+                f"unknown option {prefix}{name}; {nearest(str(name), [prefix + each for each in fields])}"
+            )
+    options = {}
+    for name, each in fields.items():
+        if name in value:
+            options[name] = _build(hints[name], value[name], prefix + name, getattr(base, name, None))
+        elif base is not None:
+            options[name] = getattr(base, name)
+        elif each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"option {prefix}{name} is missing; it has no default")
+    return kind(**options)
+
+
+def _wrong(where: str, expected: str, value: Any) -> ConfigError:
+    return ConfigError(f"option {where} must be {expected}, got {value!r}")
+
+
+def _yaml() -> Any:
+    try:
+        import yaml
+    except ImportError as error:
+        raise ImportError(MISSING_EXTRA.format(what="reading and writing config files", package="PyYAML")) from error
+    return yaml

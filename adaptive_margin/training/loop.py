@@ -1,0 +1,379 @@
+"""The loop of every trainer: steps, logs, evaluations, checkpoints, and an orderly end whatever ends it."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ..functional.checks import problem
+from .progress import Progress
+from .randomness import random_states, restore_random_states
+from .run_folder import RunFolder
+from .world import World
+
+
+class Job(Protocol):
+    """What a trainer brings; the loop does the rest."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for data since the process began."""
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """Takes one step of training.
+
+        Args:
+            step: how many were taken before: the position in the data follows from it.
+
+        Returns:
+            Named losses and statistics, each a scalar, on any device, of the global batch: the same on all ranks.
+        """
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Named figures of the model as it is; called on every rank."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main rank."""
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes such a state, its tensors on the CPU; called on every rank."""
+
+
+class NonFiniteError(RuntimeError):
+    """A loss became NaN or infinite; the message names it and the step.
+
+    Attributes:
+        step: number of the step, from 1.
+        name: of the loss.
+    """
+
+    def __init__(self, step: int, name: str, advice: str) -> None:
+        super().__init__(step, name, advice)
+        self.step, self.name, self.advice = step, name, advice
+
+    def __str__(self) -> str:
+        return f"{self.name} was not finite in step {self.step}; {self.advice}"
+
+
+class Stopped(SystemExit):
+    """The run was asked to stop, by Ctrl-C or SIGTERM, and has saved itself; ends the process with 130 or 143."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """How a run ended.
+
+    Attributes:
+        steps: done.
+        resumed_from: the step at which this process took it up, 0 for a new run.
+        seconds: of training and evaluation, over all processes that took it up.
+        metrics: of the last evaluation.
+        best: the best score.
+        best_step: the step of it.
+    """
+
+    steps: int
+    resumed_from: int
+    seconds: float
+    metrics: Mapping[str, float]
+    best: float | None
+    best_step: int | None
+
+
+def train(
+    job: Job,
+    *,
+    steps: int,
+    folder: RunFolder,
+    world: World,
+    checkpoint_every: int,
+    evaluate_every: int,
+    log_every: int,
+    score: str | None = None,
+    higher_is_better: bool = True,
+    may_be_undefined: Collection[str] = (),
+) -> Summary:
+    """Trains a job to the end, from where it stopped before.
+
+    Every ``log_every`` steps the mean of each named number since the last time is logged; evaluations and checkpoints
+    have their own intervals, and both come at the end. Whatever kills the process, the same call goes on from the
+    newest checkpoint that is whole and ends, on the CPU, with the same bits as an unbroken run: checkpoints hold the
+    job, all ranks' random states, and the sums that are to be logged. A finished run does nothing and says so.
+
+    SIGINT (Ctrl-C) and SIGTERM: the step is finished, a checkpoint written, and the process ends with exit code 130 or
+    143. A second SIGINT ends it at once. Several processes agree on the step every ``log_every`` steps. The random
+    states are the same before and after an evaluation, so how often one evaluates does not change the training.
+
+    Args:
+        job: what to train.
+        steps: in all, those of earlier processes included.
+        folder: of the run.
+        world: the processes.
+        checkpoint_every: steps between checkpoints.
+        evaluate_every: steps between evaluations.
+        log_every: steps between rows of the log, and between looks at whether all is finite and whether to stop.
+        score: name of the figure that says which evaluation was best: that checkpoint is kept; None keeps none.
+        higher_is_better: of the score.
+        may_be_undefined: names that may be NaN or infinite; a step's other numbers must be finite.
+
+    Raises:
+        NonFiniteError: a loss is not; no checkpoint of the spoilt state was written.
+        Stopped: a signal asked for it.
+        ValueError: a number is less than 1, or ``score`` is no figure of the evaluation.
+        DiskSpaceError, CheckpointError: a checkpoint could not be written, or none could be read.
+    """
+    for name, number in (
+        ("steps", steps),
+        ("checkpoint_every", checkpoint_every),
+        ("evaluate_every", evaluate_every),
+        ("log_every", log_every),
+    ):
+        if number < 1:
+            raise ValueError(problem(name, "at least 1", number, "count steps"))
+    run = _Run(job, steps, folder, world, score, higher_is_better, _Window(frozenset(may_be_undefined)))
+    run.resume()
+    if run.done >= steps:
+        if world.is_main:
+            print(f"{folder.path}: all {steps:,} steps were done before; nothing to do", file=sys.stderr)
+        return run.summary()
+    folder.resume_at(run.done)
+
+    with _signals(world) as stop, Progress(steps, run.done, world=world) as progress:
+        while run.done < steps:
+            run.window.add(run.done, job.step(run.done))
+            run.done += 1
+            progress.update(run.done, waited=job.waited)
+
+            last = run.done == steps
+            looks = run.done % log_every == 0
+            evaluates = last or run.done % evaluate_every == 0
+            saves = last or run.done % checkpoint_every == 0
+            agrees = looks or evaluates or saves or world.size == 1  # several must ask each other, which takes time
+            stops = agrees and world.any(stop.signal != 0)
+            if looks or evaluates or saves or stops:
+                run.check_finite()
+            if looks:
+                progress.update(run.done, waited=job.waited, losses=run.log())
+            if evaluates:
+                progress.write(f"step {run.done:,}: " + ", ".join(f"{k} {v:.4g}" for k, v in run.evaluate().items()))
+            if saves or stops:
+                run.save()
+            if stops and not last:
+                where = f"stopped after step {run.done:,} of {steps:,}, saved in {folder.path}"
+                progress.write(f"{where}; the same command goes on from there")
+                folder.close()
+                raise Stopped(128 + max(world.gather_object(int(stop.signal))))
+    folder.flush()
+    return run.summary()
+
+
+def ignore_interrupts(worker: int = 0) -> None:
+    """A ``DataLoader``'s ``worker_init_fn``: its workers leave Ctrl-C to the main process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@dataclass
+class _Run:
+    """The state of a run beside the job's own, and what is done with it."""
+
+    job: Job
+    steps: int
+    folder: RunFolder
+    world: World
+    score: str | None
+    higher_is_better: bool
+    window: _Window
+    done: int = 0
+    resumed_from: int = 0
+    seconds_before: float = 0.0
+    began: float = field(default_factory=time.perf_counter)
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: float | None = None
+    best_step: int | None = None
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.perf_counter() - self.began
+
+    def resume(self) -> None:
+        """From the newest whole checkpoint, which the main rank reads and sends to the others."""
+        found = self.world.broadcast_object(self.folder.checkpoints.latest() if self.world.is_main else None)
+        if found is None:
+            return
+        self.done, state = found
+        self.resumed_from = self.done
+        self.job.load_state_dict(state["job"])
+        self.window.load_state_dict(state["window"])
+        self.seconds_before, self.metrics = state["seconds"], state["metrics"]
+        self.best, self.best_step = state["best"], state["best_step"]
+        if self.world.rank < len(state["random"]):
+            restore_random_states(state["random"][self.world.rank])
+        self.began = time.perf_counter()
+
+    def check_finite(self) -> None:
+        """Stops every rank if a number of any is not finite."""
+        own = self.window.first_undefined()
+        if not self.world.any(own is not None):
+            return
+        step, name = next(each for each in self.world.gather_object(own) if each is not None)
+        files = self.folder.checkpoints.files()
+        last = f"the checkpoint of step {files[-1][0]} is the last good one" if files else "there is no checkpoint yet"
+        raise NonFiniteError(step + 1, name, f"{last}: try a lower learning rate, clip_norm, or full precision")
+
+    def log(self) -> dict[str, float]:
+        means = self.window.means()
+        self.window.clear()
+        self.folder.log(self.done, means, seconds=self.seconds)
+        return means
+
+    def evaluate(self) -> dict[str, float]:
+        states = random_states()
+        self.metrics = {name: float(value) for name, value in self.job.evaluate().items()}
+        restore_random_states(states)
+        self.folder.log(self.done, self.metrics, seconds=self.seconds)
+        if self.score is not None:
+            if self.score not in self.metrics:
+                expected = f"a figure of the evaluation: {', '.join(self.metrics)}"
+                raise ValueError(problem("score", expected, self.score, "name one of them"))
+            value = self.metrics[self.score]
+            sign = 1 if self.higher_is_better else -1
+            if not math.isnan(value) and (self.best is None or sign * value > sign * self.best):
+                self.best, self.best_step = value, self.done
+                if self.world.is_main:
+                    self.folder.checkpoints.save_best(self.done, self.job.state_dict(), value)
+        return self.metrics
+
+    def save(self) -> None:
+        states = self.world.gather_object(random_states())
+        if self.world.is_main:
+            self.folder.flush()
+            state = {
+                "job": self.job.state_dict(),
+                "random": states,
+                "window": self.window.state_dict(),
+                "seconds": self.seconds,
+                "metrics": self.metrics,
+                "best": self.best,
+                "best_step": self.best_step,
+            }
+            self.folder.checkpoints.save(self.done, state)
+
+    def summary(self) -> Summary:
+        return Summary(
+            steps=self.done,
+            resumed_from=self.resumed_from,
+            seconds=self.seconds,
+            metrics=self.metrics,
+            best=self.best,
+            best_step=self.best_step,
+        )
+
+
+class _Window:
+    """Sums of named numbers since the last row of the log, kept where they arise, so that no step waits for the device.
+
+    Numbers that come together, on one device, are one vector: three small operations a step.
+    """
+
+    def __init__(self, may_be_undefined: frozenset[str]) -> None:
+        self.may_be_undefined = may_be_undefined
+        self.sums: dict[tuple[str, ...], Tensor] = {}
+        self.counts: dict[tuple[str, ...], int] = {}
+        self.undefined: dict[tuple[str, ...], Tensor] = {}  # the first step in which each was, or the largest integer
+
+    def add(self, step: int, values: Mapping[str, Tensor | float]) -> None:
+        by_device: dict[torch.device, dict[str, Tensor]] = {}
+        for name, value in values.items():
+            number = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
+            by_device.setdefault(number.device, {})[name] = number.reshape(())
+        for numbers in by_device.values():
+            names = tuple(numbers)
+            vector = torch.stack([number.double() for number in numbers.values()])
+            if names not in self.sums:
+                self.sums[names], self.counts[names] = torch.zeros_like(vector), 0
+            if names not in self.undefined:
+                self.undefined[names] = torch.full_like(vector, torch.iinfo(torch.int64).max, dtype=torch.int64)
+            self.sums[names] = self.sums[names] + vector
+            self.counts[names] += 1
+            self.undefined[names] = self.undefined[names].where(
+                vector.isfinite(), self.undefined[names].clamp(max=step)
+            )
+
+    def first_undefined(self) -> tuple[int, str] | None:
+        """The first step in which a number was not finite, and its name."""
+        never = torch.iinfo(torch.int64).max
+        found = [
+            (step, name)
+            for names, steps in self.undefined.items()
+            for name, step in zip(names, steps.tolist(), strict=True)
+            if step < never and name not in self.may_be_undefined
+        ]
+        return min(found, default=None)
+
+    def means(self) -> dict[str, float]:
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for names, vector in self.sums.items():
+            for name, value in zip(names, vector.tolist(), strict=True):
+                sums[name] = sums.get(name, 0.0) + value
+                counts[name] = counts.get(name, 0) + self.counts[names]
+        return {name: value / counts[name] for name, value in sums.items()}
+
+    def clear(self) -> None:
+        self.sums, self.counts, self.undefined = {}, {}, {}
+
+    def state_dict(self) -> list[Any]:
+        return [[list(names), total.tolist(), self.counts[names]] for names, total in self.sums.items()]
+
+    def load_state_dict(self, state: list[Any]) -> None:
+        self.clear()
+        for names, total, count in state:
+            self.sums[tuple(names)] = torch.tensor(total, dtype=torch.float64)
+            self.counts[tuple(names)] = count
+
+
+@dataclass
+class _Stop:
+    """Which signal asked for the end, 0 for none."""
+
+    signal: int = 0
+
+
+@contextmanager
+def _signals(world: World) -> Iterator[_Stop]:
+    """Catches the signals that ask a process to end; as they were afterwards."""
+    stop = _Stop()
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
+        yield stop
+        return
+    owner = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != owner:  # a worker that was forked off: as it would have been
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        elif stop.signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        else:
+            stop.signal = number
+            if world.is_main:
+                os.write(2, b"\nfinishing this step, then saving; Ctrl-C ends at once\n")
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,103 @@
+"""One optimiser step, the same on one process and on many, in full and in mixed precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from ..functional.checks import problem
+from .world import World
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context in which networks and losses run: PyTorch's mixed precision, or nothing for ``"float32"``.
+
+    Example:
+        >>> with autocast(torch.device("cpu"), "bfloat16"):
+        ...     (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+        torch.bfloat16
+    """
+    if precision not in ("float32", "bfloat16", "float16"):
+        raise ValueError(problem("precision", "float32, bfloat16 or float16", precision, "bfloat16 needs no scaler"))
+    dtype = torch.float16 if precision == "float16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "float32")
+
+
+def gradient_scaler(device: torch.device, precision: Precision) -> GradScaler | None:
+    """What keeps small gradients from vanishing in ``"float16"``; None where nothing is needed.
+
+    Its ``state_dict()`` belongs in checkpoints.
+    """
+    return GradScaler(device.type) if precision == "float16" else None
+
+
+def backward_and_step(
+    loss: Tensor,
+    optimizer: Optimizer,
+    *,
+    parameters_before_gather: Iterable[nn.Parameter],
+    parameters_after_gather: Iterable[nn.Parameter] = (),
+    world: World,
+    scaler: GradScaler | None = None,
+    clip_norm: float | None = None,
+) -> Tensor | None:
+    """Forgets old gradients, goes backward, joins the processes' gradients, clips, and steps.
+
+    Args:
+        loss: scalar, of the global batch, the same on every process.
+        optimizer: of just these parameters.
+        parameters_before_gather: of networks that saw this process's share: gradients are summed over processes.
+        parameters_after_gather: used on the global batch, such as proxies or a learned margin: gradients are averaged.
+        world: the processes.
+        scaler: of :func:`gradient_scaler`. A step whose gradients overflow is left out, on all processes alike.
+        clip_norm: greatest Euclidean norm of all gradients together, after joining and unscaling.
+
+    Returns:
+        The gradients' norm before clipping, a scalar tensor; None without ``clip_norm``.
+
+    Raises:
+        ValueError: the optimiser's parameters are not those given: with several processes the rest would drift apart
+            silently.
+
+    Example:
+        >>> net = torch.nn.Linear(3, 1)
+        >>> optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+        >>> loss = net(torch.ones(2, 3)).square().mean()
+        >>> norm = backward_and_step(
+        ...     loss, optimizer, parameters_before_gather=net.parameters(), world=World(), clip_norm=1.0
+        ... )
+    """
+    before, after = list(parameters_before_gather), list(parameters_after_gather)
+    _check_parameters(optimizer, before, after)
+
+    optimizer.zero_grad(set_to_none=True)
+    (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]
+    world.sum_gradients(before)
+    world.average_gradients(after)
+    if scaler:
+        scaler.unscale_(optimizer)
+    norm = nn.utils.clip_grad_norm_([*before, *after], clip_norm) if clip_norm is not None else None
+    if scaler:
+        scaler.step(optimizer)
+        scaler.update()
+    else:
+        optimizer.step()
+    return norm
+
+
+def _check_parameters(optimizer: Optimizer, before: list[nn.Parameter], after: list[nn.Parameter]) -> None:
+    given = [id(parameter) for parameter in [*before, *after]]
+    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if len(given) != len(set(given)):
+        raise ValueError(problem("parameters", "given once each", "one twice", "before gather, or after it"))
+    if owned != set(given):
+        got = f"{len(owned - set(given))} that were not given, and {len(set(given) - owned)} given that it lacks"
+        expected = "an optimiser of the parameters before and after gather"
+        raise ValueError(problem("optimizer", expected, got, "pass all of its parameters, and no others"))

@@ -1,0 +1,102 @@
+"""How far a run has come: a bar in a terminal, a line now and then in a log file, nothing from other ranks."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from .config_files import MISSING_EXTRA
+from .world import World
+
+
+class Progress:
+    """Steps done, rate, time left, share of time spent waiting for data, and the last losses; on standard error.
+
+    Args:
+        total: steps of the run.
+        initial: steps done before.
+        world: the processes; only the main one shows anything.
+        every: seconds between two lines where standard error is no terminal.
+
+    Example:
+        >>> with Progress(10, world=World(rank=1, size=2)) as progress:  # another rank: silent
+        ...     progress.update(1, waited=0.0)
+    """
+
+    def __init__(self, total: int, initial: int = 0, *, world: World, every: float = 30.0) -> None:
+        self.total, self.initial, self.done, self.every = total, initial, initial, every
+        self.shown = world.is_main
+        self.losses = ""
+        self._started = self._spoke = time.perf_counter()
+        self._waited: float | None = None
+        self._bar: Any = None
+        if self.shown and sys.stderr.isatty():
+            try:
+                from tqdm import tqdm
+            except ImportError as error:
+                raise ImportError(MISSING_EXTRA.format(what="a progress bar", package="tqdm")) from error
+            self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, smoothing=0.05)
+
+    def update(self, done: int, *, waited: float, losses: Mapping[str, float] | None = None) -> None:
+        """Says how far the run is.
+
+        Args:
+            done: steps done, of all.
+            waited: seconds spent waiting for data so far, from any beginning.
+            losses: named numbers to show from now on; None keeps the last ones.
+        """
+        if not self.shown:
+            return
+        now = time.perf_counter()
+        if self._waited is None:
+            self._waited = waited
+        if losses is not None:
+            self.losses = "".join(f", {name} {value:.4g}" for name, value in losses.items())
+        before, self.done = self.done, done
+        share = (waited - self._waited) / max(now - self._started, 1e-9)
+        state = f"waiting for data {share:.0%}{self.losses}"
+        if self._bar is not None:
+            self._bar.set_postfix_str(state, refresh=False)
+            self._bar.update(done - before)
+        elif now - self._spoke >= self.every:
+            self._spoke = now
+            rate = (done - self.initial) / (now - self._started)
+            left = _words((self.total - done) / rate) if rate > 0 else "unknown time"
+            self.write(f"step {done:,} of {self.total:,}, {rate:.3g} steps/s, {left} left, {state}")
+
+    def write(self, text: str) -> None:
+        """Says something without breaking the bar."""
+        if not self.shown:
+            return
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _words(seconds: float) -> str:
+    """A duration as one reads it.
+
+    Example:
+        >>> _words(42), _words(150), _words(9000)
+        ('42 s', '2 min 30 s', '2 h 30 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -1,0 +1,290 @@
+"""The folder of a run: what was asked, where it ran, its curves and its checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import torch
+
+from .atomic import FULL, DiskSpaceError, remove_temporaries, write_atomically
+from .checkpoints import Checkpoints
+from .config_files import MISSING_EXTRA, flat, to_yaml
+from .world import World
+
+PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
+COLUMNS = ("step", "name", "value", "seconds")
+
+
+class RunFolderError(ValueError):
+    """The folder holds something else than this run; the message says what, and what to do."""
+
+
+class Curve(NamedTuple):
+    """One named number over a run.
+
+    Attributes:
+        steps: steps done when it was written.
+        values: the numbers.
+        seconds: of training since the run began, interruptions left out.
+    """
+
+    steps: list[int]
+    values: list[float]
+    seconds: list[float]
+
+
+class RunFolder:
+    """Where a run keeps what it was asked, where it ran, its curves and checkpoints; only the main rank writes.
+
+    ===================  ==============================================================================================
+    ``config.yaml``      the configuration
+    ``environment.json`` versions, device, threads, commit, command line and time, of the start and of each resumption
+    ``scalars.csv``      curves: step, name, value, seconds; a resumed run's equals an unbroken one's but for seconds
+    ``tensorboard/``     the same for TensorBoard
+    ``checkpoints/``     see :class:`~adaptive_margin.training.Checkpoints`
+    ===================  ==============================================================================================
+
+    Every rank makes one, at the same time.
+
+    Args:
+        path: made if need be.
+        config: a dataclass or mapping that determines the run.
+        world: the processes.
+        resume: go on with a run of the same configuration that is there; False refuses it.
+        may_change: options, by their full names, that may differ when a run goes on, such as its length or the number
+            of data workers; ``config.yaml`` then takes the new ones.
+        keep: checkpoints kept.
+
+    Raises:
+        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, or other files.
+
+    Example:
+        >>> import tempfile
+        >>> with RunFolder(tempfile.mkdtemp(), {"lr": 0.1}, world=World()) as folder:
+        ...     folder.log(10, {"loss": 0.5}, seconds=1.0)
+        ...     folder.log(20, {"loss": 0.25}, seconds=2.0)
+        >>> read_scalars(folder.path)["loss"]
+        Curve(steps=[10, 20], values=[0.5, 0.25], seconds=[1.0, 2.0])
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        config: Any,
+        *,
+        world: World,
+        resume: bool = True,
+        may_change: Collection[str] = (),
+        keep: int = 2,
+    ) -> None:
+        self.path, self.world = Path(path), world
+        self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self._file: io.FileIO | None = None
+        self._board: Any = None
+        wrong: str | None = None
+        if world.is_main:
+            try:
+                self._claim(config, resume, may_change)
+            except RunFolderError as error:
+                wrong = str(error)
+        wrong = world.broadcast_object(wrong)  # every rank stops, or none
+        if wrong is not None:
+            raise RunFolderError(wrong)
+
+    def log(self, step: int, values: Mapping[str, float], *, seconds: float) -> None:
+        """Adds a row for each number, to the CSV and for TensorBoard; read at once by whoever looks.
+
+        Args:
+            step: steps done.
+            values: numbers by name; a slash makes a group in TensorBoard.
+            seconds: of training since the run began.
+
+        Raises:
+            DiskSpaceError: no space.
+        """
+        if not self.world.is_main:
+            return
+        file = self._open(step - 1)
+        text = io.StringIO()
+        rows = ((step, name, repr(float(value)), f"{seconds:.3f}") for name, value in values.items())
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        data = text.getvalue().encode()
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError as error:
+            if error.errno in FULL:
+                raise DiskSpaceError(self.path / "scalars.csv", len(data), None, error.errno) from error
+            raise
+        for name, value in values.items():
+            self._board.add_scalar(name, float(value), step)
+
+    def resume_at(self, step: int) -> None:
+        """Drops what was logged after a step, because the run goes on from there."""
+        if not self.world.is_main:
+            return
+        self.close()
+        curves = self.path / "scalars.csv"
+        if curves.exists():
+            whole = curves.read_text(encoding="utf-8").split("\n")[1:-1]  # behind the last newline is a torn row
+            rows = [COLUMNS, *(row for row in csv.reader(whole) if int(row[0]) <= step)]
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(rows)
+            write_atomically(curves, text.getvalue().encode())
+        self._open(step)
+
+    def flush(self) -> None:
+        """Puts the curves on the disk: before a checkpoint, so that it never knows more than they do."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            self._board.flush()
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a small file of the run, such as its split or its results, whole or not at all."""
+        if self.world.is_main:
+            path = self.path / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, text.encode())
+
+    def close(self) -> None:
+        """Closes the curves' files; the next row opens them again."""
+        if self._file is not None:
+            self._file.close()
+            self._board.close()
+            self._file = self._board = None
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _claim(self, config: Any, resume: bool, may_change: Collection[str]) -> None:
+        """Checks that the folder is ours, and writes down what was asked and where it runs."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        remove_temporaries(self.path)
+        there = self.path / "config.yaml"
+        if there.exists():
+            if not resume:
+                raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
+            self._check_same(config, may_change)
+        elif names := sorted(entry.name for entry in self.path.iterdir()):
+            found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+            raise RunFolderError(
+                f"{self.path} holds other files ({found}) and no run: choose another folder, or empty it"
+            )
+        history = self.path / "environment.json"
+        here = environment(self.world)
+        if history.exists():
+            first = json.loads(history.read_text(encoding="utf-8"))
+            here = {**first, "resumed": [*first.get("resumed", []), here]}
+        self.write("environment.json", json.dumps(here, indent=2) + "\n")
+        self.write("config.yaml", to_yaml(config))  # last: a folder that has it is a run
+
+    def _check_same(self, config: Any, may_change: Collection[str]) -> None:
+        import yaml
+
+        was = flat(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {})
+        now = flat(yaml.safe_load(to_yaml(config)))
+        nothing = object()
+        different = [
+            f"  {name}: {was.get(name, 'not there')!r} there, {now.get(name, 'not there')!r} now"
+            for name in {**was, **now}
+            if was.get(name, nothing) != now.get(name, nothing) and name not in may_change
+        ]
+        if different:
+            head = f"{self.path} holds a run of another configuration:"
+            remedy = "choose another folder, or give the options that the run there was started with"
+            raise RunFolderError("\n".join([head, *different, remedy]))
+
+    def _open(self, step: int) -> io.FileIO:
+        if self._file is None:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError(MISSING_EXTRA.format(what="logging", package="TensorBoard")) from error
+            path = self.path / "scalars.csv"
+            if not path.exists():
+                write_atomically(path, (",".join(COLUMNS) + "\n").encode())
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open between rows
+            self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        return self._file
+
+
+def read_scalars(path: str | Path) -> dict[str, Curve]:
+    """The curves of a run, by name, in the order in which they first occur.
+
+    Args:
+        path: of a run folder or its ``scalars.csv``; a run that is writing at the moment can be read too.
+    """
+    path = Path(path)
+    lines = (path / "scalars.csv" if path.is_dir() else path).read_text(encoding="utf-8").split("\n")[1:-1]
+    curves: dict[str, Curve] = {}
+    for step, name, value, seconds in csv.reader(lines):
+        curve = curves.setdefault(name, Curve([], [], []))
+        curve.steps.append(int(step))
+        curve.values.append(float(value))
+        curve.seconds.append(float(seconds))
+    return curves
+
+
+def environment(world: World) -> dict[str, Any]:
+    """What a result depends on beside its configuration: versions, device, threads, commit, command line, time."""
+    from .. import __version__
+
+    versions = {"python": platform.python_version(), "adaptive-margin": __version__}
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    on_cuda = world.device.type == "cuda"
+    return {
+        "versions": versions,
+        "device": torch.cuda.get_device_name(world.device) if on_cuda else _processor(),
+        "cuda": torch.version.cuda if on_cuda else None,
+        "platform": platform.platform(),
+        "processes": world.size,
+        "threads": torch.get_num_threads(),
+        "commit": _commit(),
+        "command": [sys.executable, *sys.argv],
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _commit() -> str | None:
+    """Of this library's checkout, with ``+`` behind it where files differ from it; None where it was installed."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    try:
+        head, status = (
+            subprocess.run(
+                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
+            ).stdout
+            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.strip() + ("+" if status.strip() else "")

@@ -1,0 +1,346 @@
+"""The processes of one run: one alone, or those that torchrun started; and how they act as if they were one.
+
+Each holds a share of a global batch. Networks run on the share; their outputs are gathered, and every process computes
+the same loss of the whole batch. Backward gives each the gradient of its own rows, and the sum over processes is what
+one process would have got. There is no wrapper around the networks: inner modules, methods, partly frozen networks and
+gradient penalties, which DistributedDataParallel gets wrong silently, need nothing special.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.autograd.function import once_differentiable
+
+from ..functional.checks import problem
+
+T = TypeVar("T")
+BUCKET_BYTES = 25 * 2**20  # large enough for full bandwidth, small enough to overlap with the copies
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one run. Used as a context it leaves the process group at the end, if it joined it itself.
+
+    Args:
+        rank: which process this is, from 0.
+        size: of how many.
+        device: where this one computes.
+
+    Example:
+        >>> with World.from_environment(device="cpu") as world:
+        ...     world.size, world.is_main, world.shard(10), world.gather(torch.ones(3))
+        (1, True, slice(0, 10, None), tensor([1., 1., 1.]))
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    joined: bool = field(default=False, repr=False)
+
+    @classmethod
+    def from_environment(cls, device: str | torch.device | None = None, *, timeout_minutes: float = 30) -> World:
+        """Joins the processes that torchrun started; one process alone where it did not.
+
+        Between CPUs they talk through gloo, between CUDA devices through NCCL. A process group that is initialised
+        already is used, and left alone at the end.
+
+        Args:
+            device: ``"cpu"``, ``"cuda"`` (of several, the one of this local rank) or a certain one; None takes CUDA
+                where there is one.
+            timeout_minutes: how long a process waits for the others before it gives up; a rank may take this long
+                to prepare data while the others wait.
+
+        Raises:
+            ValueError: more processes on this machine than GPUs, or CUDA asked for where there is none.
+        """
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if chosen.type == "cuda":
+            count = torch.cuda.device_count()
+            index = local if chosen.index is None else chosen.index
+            if index >= count:
+                remedy = f"torchrun --nproc-per-node {count}" if count else "pass device cpu"
+                raise ValueError(problem("device", f"one of {count} CUDA devices", f"number {index}", remedy))
+            chosen = torch.device("cuda", index)
+            torch.cuda.set_device(chosen)
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size(), chosen)
+        size = int(os.environ.get("WORLD_SIZE", "1"))
+        if size == 1:
+            return cls(device=chosen)
+        limit = datetime.timedelta(minutes=timeout_minutes)
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=limit)
+        return cls(dist.get_rank(), size, chosen, joined=True)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes files and talks."""
+        return self.rank == 0
+
+    def __enter__(self) -> World:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.joined and dist.is_initialized():
+            if error is None:
+                dist.barrier()  # else a process that is done first can tear down what the last one still needs
+            dist.destroy_process_group()
+
+    def shard(self, n: int) -> slice:
+        """This process's rows of a global batch of ``n``: contiguous, and at most one more than another's."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def gather(self, tensor: Tensor, total: int | None = None) -> Tensor:
+        """The rows of all processes, in the order of ranks; shards may differ in length.
+
+        Backward gives this process the gradient of its own rows, unscaled, for a loss that every process computes
+        alike. It cannot be differentiated twice: take a gradient penalty of the share and gather that.
+
+        Args:
+            tensor: shape ``(n, ...)``, any dtype, the same on all but for ``n``.
+            total: length of the global batch if the shares are those of :meth:`shard`; saves asking the others.
+
+        Returns:
+            Shape ``(N, ...)``.
+
+        Raises:
+            ValueError: a tensor of no dimension, or one that is not this process's share of ``total``.
+        """
+        if tensor.ndim == 0:
+            raise ValueError(problem("tensor", "of one or more dimensions", "a scalar", "pass tensor[None]"))
+        if total is not None:
+            ends = [total * (rank + 1) // self.size for rank in range(self.size)]
+            lengths = [end - start for start, end in zip([0, *ends], ends, strict=False)]
+            if lengths[self.rank] != len(tensor):
+                expected = f"{lengths[self.rank]} rows, this rank's share of {total}"
+                raise ValueError(problem("tensor", expected, len(tensor), "leave out total for other shares"))
+        if self.size == 1:
+            return tensor
+        if total is None:
+            mine = torch.tensor([len(tensor)], device=self.device)
+            every = [torch.zeros_like(mine) for _ in range(self.size)]
+            dist.all_gather(every, mine)
+            lengths = torch.cat(every).tolist()
+        gathered: Tensor = _Gather.apply(tensor, lengths, self.rank)
+        return gathered
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Adds up the gradients of all processes, after backward: for parameters used before :meth:`gather`.
+
+        Every process passes the same parameters in the same order. A gradient that some processes lack counts as zero
+        there; one that all of them lack stays None, as with one process.
+
+        Raises:
+            TypeError: a sparse gradient.
+        """
+        self._reduce(parameters, 1.0)
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Averages gradients that every process computed whole: of parameters used after :meth:`gather`, as proxies.
+
+        They are equal but for rounding; averaging keeps the processes' parameters equal to the bit.
+        """
+        self._reduce(parameters, 1.0 / self.size)
+
+    def broadcast(self, module: nn.Module) -> None:
+        """Gives all processes rank 0's parameters and buffers."""
+        if self.size == 1:
+            return
+        with torch.no_grad():
+            for tensor in [*module.parameters(), *module.buffers()]:
+                there = tensor.detach().to(self.device).contiguous()
+                dist.broadcast(there, src=0)
+                tensor.copy_(there)
+
+    def broadcast_object(self, thing: T) -> T:
+        """Rank 0's object, on all of them."""
+        if self.size == 1:
+            return thing
+        box = [thing]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def gather_object(self, thing: T) -> list[T]:
+        """The objects of all processes, in the order of ranks, on all of them."""
+        if self.size == 1:
+            return [thing]
+        things: list[Any] = [None] * self.size
+        dist.all_gather_object(things, thing)
+        return things
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.size == 1:
+            return flag
+        number = torch.tensor([int(flag)], device=self.device)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        return bool(number.item())
+
+    def barrier(self) -> None:
+        """Waits for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+    def _reduce(self, parameters: Iterable[nn.Parameter], scale: float) -> None:
+        wanted = [parameter for parameter in parameters if parameter.requires_grad]
+        if any(parameter.grad is not None and parameter.grad.is_sparse for parameter in wanted):
+            raise TypeError(problem("parameters", "with dense gradients", "a sparse one", "use sparse=False"))
+        if self.size == 1:
+            return
+        flying = []
+        for bucket in _buckets(wanted):  # the layout follows from the parameters alone: it is the same on all ranks
+            flags = torch.tensor([0.0 if parameter.grad is None else 1.0 for parameter in bucket])
+            parts = [torch.zeros_like(p).reshape(-1) if p.grad is None else p.grad.reshape(-1) for p in bucket]
+            flat = torch.cat([*parts, flags.to(parts[0])])
+            flying.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+        for bucket, flat, handle in flying:
+            handle.wait()
+            sizes = [parameter.numel() for parameter in bucket]
+            *pieces, flags = torch.split(flat, [*sizes, len(bucket)])
+            for place, (parameter, piece) in enumerate(zip(bucket, pieces, strict=True)):
+                if parameter.grad is not None:
+                    parameter.grad.copy_(piece.view_as(parameter)).mul_(scale)
+                elif flags[place] > 0:  # only here is the device waited for
+                    parameter.grad = piece.view_as(parameter).mul(scale)
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Neighbours of one dtype and device, up to :data:`BUCKET_BYTES` together."""
+    buckets: list[list[nn.Parameter]] = []
+    room = 0
+    for parameter in parameters:
+        size = parameter.numel() * parameter.element_size()
+        last = buckets[-1][0] if buckets else None
+        if last is None or size > room or (last.dtype, last.device) != (parameter.dtype, parameter.device):
+            buckets.append([])
+            room = BUCKET_BYTES
+        buckets[-1].append(parameter)
+        room -= size
+    return buckets
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, lengths: list[int], rank: int) -> Tensor:
+        ctx.rows = slice(sum(lengths[:rank]), sum(lengths[: rank + 1]))
+        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)  # bytes travel, whatever their dtype
+        row = tensor.element_size() * tensor.shape[1:].numel()
+        longest = torch.zeros(row * max(lengths), dtype=torch.uint8, device=tensor.device)
+        longest[: raw.numel()] = raw
+        every = [torch.empty_like(longest) for _ in lengths]
+        dist.all_gather(every, longest)
+        shards = [
+            one[: row * length].view(tensor.dtype).view(length, *tensor.shape[1:])
+            for one, length in zip(every, lengths, strict=True)
+        ]
+        return torch.cat(shards)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        return gradient[ctx.rows], None, None
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over processes; the gradient of what everyone gets is the sum of what everyone makes of it."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.detach().clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total: Tensor = _Sum.apply(gradient)
+        return total
+
+
+class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+    """Batch norm over the batch of all processes, on the CPU, where PyTorch's SyncBatchNorm does not work.
+
+    Output, gradients and running statistics are those of one process with the whole batch. Made by
+    :func:`synchronise_batch_norm`; the parameters' gradients are the share's and are to be summed like all others.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        if input.ndim < 2:
+            raise ValueError(problem("input", "of shape (n, C, ...)", tuple(input.shape), "pass a batch"))
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalises a share, shape ``(n, C, ...)``.
+
+        Raises:
+            ValueError: a single value a channel in the whole batch.
+        """
+        self._check_input_dim(input)
+        if not self.training and self.running_mean is not None and self.running_var is not None:
+            stored: Tensor = super().forward(input)  # nothing to share
+            return stored
+        x = input if input.dtype == torch.float64 else input.float()
+        axes = [0, *range(2, x.ndim)]
+        shape = [1, -1, *[1] * (x.ndim - 2)]
+        here = x.new_tensor([x.numel() // max(1, x.shape[1])])
+        sums = _Sum.apply(torch.cat([x.sum(axes), here]))
+        count = sums[-1].detach()
+        if self.training and count <= 1:
+            raise ValueError(problem("input", "more than 1 value a channel over all processes", 1, "enlarge the batch"))
+        mean = sums[:-1] / count
+        centred = x - mean.view(shape)
+        variance = _Sum.apply(centred.square().sum(axes)) / count
+        if self.training:
+            self._remember(mean.detach(), (variance * (count / (count - 1))).detach())
+        y = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.weight is not None:
+            y = y * self.weight.view(shape) + self.bias.view(shape)
+        normalised: Tensor = y.to(input.dtype)
+        return normalised
+
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        share = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), share)
+
+
+def synchronise_batch_norm(module: nn.Module, world: World) -> nn.Module:
+    """Makes every batch norm in a module take its statistics from the batch of all processes.
+
+    Parameters, buffers and their names stay the same objects, so optimisers and checkpoints do not notice. On CUDA it
+    is PyTorch's SyncBatchNorm, on the CPU :class:`GlobalBatchNorm`; one process alone keeps what it has.
+
+    Args:
+        module: searched to any depth; changed in place.
+        world: the processes.
+
+    Returns:
+        The module; another one only where ``module`` is a batch norm itself.
+    """
+    if world.size == 1:
+        return module
+    if world.device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return converted
+    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, GlobalBatchNorm):
+        known = GlobalBatchNorm(
+            module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
+        )
+        known._parameters, known._buffers, known.training = module._parameters, module._buffers, module.training
+        return known
+    for name, child in module.named_children():
+        setattr(module, name, synchronise_batch_norm(child, world))
+    return module

@@ -1,0 +1,99 @@
+"""A small job with all that can go wrong in a resumed run: dropout, momentum, NumPy's generator, a threshold of its own.
+
+``python -m tests.training.toy FOLDER [--steps N] [--slow SECONDS] [--nan STEP] [--threads]`` trains it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adaptive_margin.training import RunFolder, Summary, World, backward_and_step, seed_everything, train
+
+STEPS = 30
+
+
+class Toy:
+    """Regression of noise on noise."""
+
+    def __init__(self, world: World, *, slow: float = 0.0, nan: int | None = None) -> None:
+        self.world, self.slow, self.nan = world, slow, nan
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 1))
+        world.broadcast(self.net)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
+        self.schedule = torch.optim.lr_scheduler.ExponentialLR(self.optimizer, 0.99)
+        self.threshold = 0.0
+        self.waited = 0.0
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        time.sleep(self.slow)
+        batch = torch.randn(6, 4, generator=torch.Generator().manual_seed(step))
+        noise = float(np.random.rand()) + random.random()  # noqa: NPY002 - as the host samples
+        output = self.world.gather(self.net(batch[self.world.shard(6)]))
+        loss = (output - noise).square().mean()
+        if step == self.nan:
+            loss = loss * float("nan")
+        parameters = self.net.parameters()
+        backward_and_step(loss, self.optimizer, parameters_before_gather=parameters, world=self.world, clip_norm=1.0)
+        self.schedule.step()
+        self.threshold = 0.9 * self.threshold + 0.1 * float(loss.detach())
+        statistics: dict[str, Tensor | float] = {"loss": loss, "threshold": self.threshold}
+        return statistics if step % 2 else statistics | {"now_and_then": output.mean()}
+
+    def evaluate(self) -> Mapping[str, float]:
+        torch.rand(3)  # an evaluation may draw numbers: training must not notice
+        with torch.no_grad():
+            self.net.eval()
+            score = float(self.net(torch.ones(1, 4)))
+            self.net.train()
+        return {"score": score}
+
+    def state_dict(self) -> dict[str, Any]:
+        parts = {"net": self.net, "optimizer": self.optimizer, "schedule": self.schedule}
+        return {name: part.state_dict() for name, part in parts.items()} | {"threshold": self.threshold}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.net.load_state_dict(state["net"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.threshold = state["threshold"]
+
+
+def run(path: str, *, steps: int = STEPS, world: World | None = None, **options: Any) -> Summary:
+    world = world or World()
+    seed_everything(3, rank=world.rank)
+    job = Toy(world, **options)
+    with RunFolder(path, {"seed": 3, "steps": steps}, world=world, may_change=["steps"]) as folder:
+        return train(
+            job,
+            steps=steps,
+            folder=folder,
+            world=world,
+            checkpoint_every=4,
+            evaluate_every=7,
+            log_every=3,
+            score="score",
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--slow", type=float, default=0.0)
+    parser.add_argument("--nan", type=int)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with World.from_environment(device="cpu") as world:
+        run(arguments.folder, steps=arguments.steps, world=world, slow=arguments.slow, nan=arguments.nan)
+
+
+if __name__ == "__main__":
+    main()
