@@ -44,7 +44,9 @@ class ClassBatches:
         self.members = np.split(order, starts[1:])
         if len(self.members) < classes:
             got = f"{classes} of {len(self.members)}"
-            raise ValueError(problem("classes", "at most the training classes", got, "pass --classes, or hold out less"))
+            raise ValueError(
+                problem("classes", "at most the training classes", got, "pass --classes, or hold out less")
+            )
         self.classes = classes
 
     def rows(self, step: int) -> Integers:

@@ -44,6 +44,8 @@ class DMLConfig:
         granularity: one adaptive margin a batch, an anchor or a pair.
         units: how the adaptive margin enters the loss; ``default`` as measured in benchmarks/units.
         confidence: c of the adaptive margin.
+        max_mi: cap of its mutual information; 0 leaves the confidence term alone.
+        dependence: how its mutual information is estimated.
         learn_beta: a boundary of its own for each class, learned (margin loss).
         beta: boundary of the margin loss, at the beginning where it is learned.
         nonzero_loss_cutoff: distance from which distance-weighted sampling draws no negatives; None draws them all.
@@ -84,6 +86,7 @@ class DMLConfig:
         precision: ``float32``, ``bfloat16`` or ``float16`` (mixed).
         channels_last: memory layout that convolutions like.
         checkpoint_every: steps between checkpoints; 0 makes it an epoch.
+        measure: measure the test classes at the end; tuning leaves them alone.
         keep_embeddings: keep the test embeddings, for the report's examples and map.
     """
 
@@ -97,6 +100,8 @@ class DMLConfig:
     granularity: Literal["batch", "anchor", "pair"] = "batch"
     units: Literal["default", "replace", "sqrt", "offset"] = "default"
     confidence: float = 0.05
+    max_mi: float = 2.5
+    dependence: Literal["gaussian", "alignment"] = "gaussian"
     learn_beta: bool = False
     beta: float = 1.2
     nonzero_loss_cutoff: float | None = 1.4
@@ -137,6 +142,7 @@ class DMLConfig:
     precision: Precision = "float32"
     channels_last: bool = True
     checkpoint_every: int = 0
+    measure: bool = True
     keep_embeddings: bool = True
 
     def __post_init__(self) -> None:

@@ -127,7 +127,9 @@ def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS
     for name in ("Ebay_train.txt", "Ebay_test.txt"):
         rows = _lines(place / name)
         if rows[:1] != [["image_id", "class_id", "super_class_id", "path"]]:
-            raise LabelFileError(f"{place / name}, line 1: the header 'image_id class_id super_class_id path' is expected")
+            raise LabelFileError(
+                f"{place / name}, line 1: the header 'image_id class_id super_class_id path' is expected"
+            )
         for number, row in enumerate(rows[1:], 2):
             if len(row) != 4:
                 raise LabelFileError(f"{place / name}, line {number}: 4 columns are expected, got {len(row)}")
@@ -160,7 +162,9 @@ def load_class_folders(
     names: list[str] = []
     for folder in subfolders(top):
         found = [
-            f"{place.relative_to(top).as_posix()}/{image}" for place in _all_folders(folder) for image in listing.images(place)
+            f"{place.relative_to(top).as_posix()}/{image}"
+            for place in _all_folders(folder)
+            for image in listing.images(place)
         ]
         if found:
             names.append(folder.name)
@@ -233,7 +237,9 @@ def _cars_devkit(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats
         boxes.append(_cars_boxes(rows))
     names = [f"class {number}" for number in range(1, max(ids) + 1)]
     if (kit / "cars_meta.mat").exists():
-        names = [str(np.asarray(name).ravel()[0]) for name in np.asarray(_mat(kit / "cars_meta.mat")["class_names"]).ravel()]
+        names = [
+            str(np.asarray(name).ravel()[0]) for name in np.asarray(_mat(kit / "cars_meta.mat")["class_names"]).ravel()
+        ]
     return paths, ids, names, np.concatenate(boxes)
 
 
@@ -306,7 +312,9 @@ def _checked(
         )
     known, labels = np.unique(np.array(ids), return_inverse=True)
     half = len(known) // 2
-    test_classes = set(range(half, len(known))) if test is None else set(np.flatnonzero(np.isin(known, list(test))).tolist())
+    test_classes = (
+        set(range(half, len(known))) if test is None else set(np.flatnonzero(np.isin(known, list(test))).tolist())
+    )
     names = tuple(class_name(int(number)) for number in known)
     data = LabelledImages(
         name,
@@ -326,7 +334,9 @@ def _checked(
         if found != dict(counts):
             said = "; ".join(f"{part}: {i:,} images of {c:,} classes" for part, (i, c) in counts.items())
             got = "; ".join(f"{part}: {i:,} of {c:,}" for part, (i, c) in found.items())
-            raise LayoutError(f"{root} is not the whole benchmark: expected {said}; got {got}: get the original archive")
+            raise LayoutError(
+                f"{root} is not the whole benchmark: expected {said}; got {got}: get the original archive"
+            )
     return data
 
 

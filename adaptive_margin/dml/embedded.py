@@ -64,7 +64,9 @@ def distort(images: Tensor, generator: torch.Generator, *, degrees: float = 12.0
     steps = torch.linspace(-0.5, 0.5, STORED)
     slope = uniform(-0.4, 0.4, 2)
     ground = slope[:, :1, None] * steps[:, None] + slope[:, 1:, None] * steps  # (N, S, S)
-    drawn = uniform(0.4, 0.8)[:, None, None, None] * shapes + ground.unsqueeze(1) + uniform(0.0, 0.2)[:, None, None, None]
+    drawn = (
+        uniform(0.4, 0.8)[:, None, None, None] * shapes + ground.unsqueeze(1) + uniform(0.0, 0.2)[:, None, None, None]
+    )
     drawn = drawn + 0.06 * torch.randn(drawn.shape, generator=generator)
     return drawn.clamp(0, 1)
 
@@ -136,7 +138,9 @@ def _characters() -> tuple[Bytes, tuple[str, ...]]:
         import matplotlib
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise ImportError("the fonts data set needs matplotlib and Pillow: pip install 'adaptive-margin[dml]'") from error
+        raise ImportError(
+            "the fonts data set needs matplotlib and Pillow: pip install 'adaptive-margin[dml]'"
+        ) from error
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     patterns = ("DejaVuSans*.ttf", "DejaVuSerif*.ttf", "STIXGeneral*.ttf")
     files = sorted(file for pattern in patterns for file in folder.glob(pattern) if "Display" not in file.name)

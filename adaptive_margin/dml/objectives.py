@@ -47,7 +47,10 @@ LOSSES: dict[LossName, LossRow] = {
         0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "distance", "Schroff et al. 2015, margin 0.2"
     ),
     "triplet-distance": LossRow(
-        0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "distance", "Wu et al. 2017's sampling; Roth et al. 2020's 0.2"
+        0.2,
+        (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8),
+        "distance",
+        "Wu et al. 2017's sampling; Roth et al. 2020's 0.2",
     ),
     "margin": LossRow(0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "distance", "Wu et al. 2017"),
     "lifted": LossRow(
@@ -155,7 +158,11 @@ def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) ->
 
 def _adaptive(config: DMLConfig) -> AdaptiveMargin:
     return AdaptiveMargin(
-        confidence=config.confidence, neighbourhood=config.neighbourhood, granularity=config.granularity
+        confidence=config.confidence,
+        max_mi=config.max_mi,
+        dependence=config.dependence,
+        neighbourhood=config.neighbourhood,
+        granularity=config.granularity,
     )
 
 
@@ -171,14 +178,19 @@ def _build_loss(config: DMLConfig, classes: int, margin: Any, epoch_steps: int) 
         "triplet-semihard": lambda: losses.TripletMarginLoss(margin=margin),
         "triplet-distance": lambda: losses.TripletMarginLoss(margin=margin),
         "margin": lambda: losses.MarginLoss(
-            margin=margin, beta=config.beta, learn_beta=config.learn_beta, num_classes=classes if config.learn_beta else None
+            margin=margin,
+            beta=config.beta,
+            learn_beta=config.learn_beta,
+            num_classes=classes if config.learn_beta else None,
         ),
         "lifted": lambda: losses.LiftedStructureLoss(neg_margin=margin),
         "multi-similarity": lambda: losses.MultiSimilarityLoss(alpha=2, beta=50, base=margin),
         "cosface": lambda: losses.CosFaceLoss(classes, size, margin=margin),
         "arcface": lambda: losses.ArcFaceLoss(classes, size, margin=margin),
         "proxy-anchor": lambda: losses.ProxyAnchorLoss(classes, size, margin=margin, alpha=32),
-        "soft-triple": lambda: losses.SoftTripleLoss(classes, size, centers_per_class=10, la=20, gamma=0.1, margin=margin),
+        "soft-triple": lambda: losses.SoftTripleLoss(
+            classes, size, centers_per_class=10, la=20, gamma=0.1, margin=margin
+        ),
         "vdm": lambda: ContrastiveVDMLoss(_adaptive(config) if config.margin == "adaptive" else ConstantMargin(margin)),
         "dynamic-soft-margin": DynamicSoftMargin,
         "auto-margin": lambda: AutoMarginLoss(epoch_steps),
@@ -193,7 +205,9 @@ def _build_miner(config: DMLConfig) -> Any:
         )
     if config.loss == "triplet-semihard":
         margin = config.margin if isinstance(config.margin, float) else LOSSES["triplet-semihard"].default
-        miner = miners.TripletMarginMiner(margin=margin, type_of_triplets="semihard")  # a band as wide as the loss's margin
+        miner = miners.TripletMarginMiner(
+            margin=margin, type_of_triplets="semihard"
+        )  # a band as wide as the loss's margin
         if config.margin != "adaptive":
             return miner
         return AdaptiveMarginMiner(miner, _adaptive(replace(config, granularity="batch")), units=_units(config))
