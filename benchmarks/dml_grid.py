@@ -2,17 +2,19 @@
 
 Two data sets that need no download, small networks from scratch on one core each. In this order:
 
-1. ``tune``: eight margins of every loss, on validation classes, one seed that no other run has; the test classes are not
-   looked at.
-2. ``choose``: the adaptive margin's rule for K and its units, on the same classes and seed: six networks a loss at most.
-3. ``main``: five seeds; each loss with its own margin, with its tuned one, and with the adaptive margin under both rules.
-4. ``more``: the rule and units chosen for each loss; a constant of the mean height of that adaptive margin (what adapting
-   itself is worth); one margin an anchor and a pair; the confidence term alone, and another estimate of dependence;
-   AutoMargin, the dynamic soft margin, and learned boundaries.
+1. ``tune``: eight margins of every loss, on validation classes, one seed that no other run has; the test classes are
+   not looked at.
+2. ``choose``: the adaptive margin's rule for K and its units, on the same classes and seed: six networks a loss at
+   most.
+3. ``main``: five seeds; each loss with its own margin, with its tuned one, and with the adaptive margin under both
+   rules.
+4. ``more``: the rule and units chosen for each loss; a constant of the mean height of that adaptive margin (what
+   adapting itself is worth); one margin an anchor and a pair; the confidence term alone, and another estimate of
+   dependence; AutoMargin, the dynamic soft margin, and learned boundaries.
 
 Every network is chosen among its evaluations by MAP@R on validation classes and then measured once on the test classes.
-Each run has a folder with its result; finished ones are skipped, a killed one starts again. The merged file is written at
-the end, and by ``--merge`` from what is there.
+Each run has a folder with its result; finished ones are skipped, a killed one starts again. The merged file is
+written at the end, and by ``--merge`` from what is there.
 
     python benchmarks/dml_grid.py --out runs/grid [--jobs 2] [--only digits] [--until main]
     python benchmarks/dml_grid.py --out runs/grid --merge
@@ -197,6 +199,7 @@ class Clock:
         self.jobs, self.done, self.began = jobs, 0, time.monotonic()
 
     def tick(self, name: str, left: int) -> None:
+        """One more is done."""
         self.done += 1
         each = (time.monotonic() - self.began) / self.done
         minutes = round(each * left / 60)

@@ -21,7 +21,8 @@ class EmbeddingNet(nn.Module):
         features: images ``(B, C, H, H)`` to features ``(B, F)``.
         width: F.
         embedding_size: dimension of the embeddings.
-        freeze_batch_norm: every batch norm of ``features`` keeps its statistics, also in training mode, and its weights.
+        freeze_batch_norm: every batch norm of ``features`` keeps its statistics, also in training mode, and its
+            weights.
         weights: what the features were initialised with, for the record.
 
     Example:
@@ -79,8 +80,8 @@ def build_network(
 
     Args:
         backbone: which.
-        weights: ``"torchvision"`` for pretrained ones (timm's for ``vit-small``), which may be downloaded; ``"none"``; or
-            a file with a state dict of the whole torchvision or timm network.
+        weights: ``"torchvision"`` for pretrained ones (timm's for ``vit-small``), which may be downloaded;
+            ``"none"``; or a file with a state dict of the whole torchvision or timm network.
         embedding_size: dimension of the embeddings.
         freeze_batch_norm: as in :class:`EmbeddingNet`.
         channels: of the images; the published backbones take 3.

@@ -108,8 +108,8 @@ class Pixels:
 def random_boxes(count: int, generator: torch.Generator, *, area: float = 0.08) -> Tensor:
     """Boxes of random area, shape and place, as torchvision's ``RandomResizedCrop`` draws them.
 
-    Area is uniform between ``area`` and 1, width over height log-uniform between 3/4 and 4/3. The first of ten draws that
-    fits in the image is taken; where none does, the whole image (it is square, so torchvision would take it too).
+    Area is uniform between ``area`` and 1, width over height log-uniform between 3/4 and 4/3. The first of ten draws
+    that fits in the image is taken; where none does, the whole image (it is square, so torchvision would take it too).
 
     Args:
         count: boxes.

@@ -13,15 +13,16 @@ from torch import Tensor
 from ..functional.checks import problem
 
 
-class AutoMarginLoss(BaseMetricLossFunction):
+class AutoMarginLoss(BaseMetricLossFunction):  # type: ignore[misc] # the host is untyped
     r"""AdaTriplet with AutoMargin: a triplet loss on cosines whose two margins follow the last epoch's similarities.
 
     .. math:: \ell = [\phi_{an} - \phi_{ap} + \varepsilon]_+ + \lambda\,[\phi_{an} - \beta]_+, \qquad
         \varepsilon = \max\bigl(0, \tfrac1K \operatorname{mean}(\phi_{ap} - \phi_{an})\bigr), \quad
         \beta = 1 - \tfrac1{K_{an}} \bigl(1 - \operatorname{mean}\phi_{an}\bigr)
 
-    over all triplets; both means are over the ``epoch`` calls before, and the margins move at their end. The first epoch
-    has :math:`\varepsilon = 0`, and :math:`\beta = 1`, which nothing exceeds. Each term is averaged over where it is positive.
+    over all triplets; both means are over the ``epoch`` calls before, and the margins move at their end. The first
+    epoch has :math:`\varepsilon = 0`, and :math:`\beta = 1`, which nothing exceeds. Each term is averaged over where
+    it is positive.
 
     Source: Nguyen et al., MICCAI 2022, *AdaTriplet: Adaptive Gradient Triplet Loss with Automatic Margin Learning*, and
     its authors' code. Differs from it: the means are running sums, so that nothing grows with the epoch.

@@ -1,9 +1,9 @@
 """CUB-200-2011, Cars196, Stanford Online Products and folders of class folders, in the splits of metric learning.
 
 Classes are split, not images: the first half of the classes trains, the second half is the test, and no box, part or
-attribute is used (boxes are kept for the one protocol that cuts images to them). Every loader joins label files and images
-by name, checks that each named file exists, and compares the counts with the published ones, so that a copy that lacks
-images, or the classification split that some converters write, does not pass for the benchmark.
+attribute is used (boxes are kept for the one protocol that cuts images to them). Every loader joins label files and
+images by name, checks that each named file exists, and compares the counts with the published ones, so that a copy
+that lacks images, or the classification split that some converters write, does not pass for the benchmark.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ Counts = Mapping[str, tuple[int, int]]
 def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS) -> LabelledImages:
     """CUB-200-2011: classes 1 to 100 train (5,864 images), 101 to 200 are the test (5,924).
 
-    ``train_test_split.txt`` is another benchmark's split, with shared classes, and is not read. Images are opened as RGB:
-    at least eight are grey.
+    ``train_test_split.txt`` is another benchmark's split, with shared classes, and is not read. Images are opened as
+    RGB: at least eight are grey.
 
     Args:
         root: ``CUB_200_2011``, or the folder that holds it.
@@ -80,7 +80,8 @@ def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS
 
 
 def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUNTS) -> LabelledImages:
-    """Cars196: classes 1 to 98 train (8,054 images), 99 to 196 are the test (8,131), of the union of the official parts.
+    """Cars196: classes 1 to 98 train (8,054 images), 99 to 196 are the test (8,131), of the union of the official
+    parts.
 
     All three layouts in circulation are known: the consolidated one, the one with a devkit, and Kaggle's class folders.
     File names of one are other images in another; fields are read by name, since their order differs too.
@@ -98,7 +99,8 @@ def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUN
         found = read(top)
         if found is not None:
             paths, ids, names, boxes = found
-            return _checked("cars", top, paths, ids, lambda number: names[number - 1], CARS_LAYOUT, counts, boxes)
+            named = dict(enumerate(names, 1))
+            return _checked("cars", top, paths, ids, named.__getitem__, CARS_LAYOUT, counts, boxes)
     missing = "cars_annos.mat, devkit/cars_train_annos.mat or anno_train.csv"
     raise wrong_layout(top, "Cars196", CARS_LAYOUT, missing)
 

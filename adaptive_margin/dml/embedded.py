@@ -1,9 +1,9 @@
 """Two data sets that need no download: turned and distorted digits, and characters drawn in matplotlib's fonts.
 
 Both are made so that training helps on classes that were not seen. Plain 8×8 digits are no such set: there the pixels
-themselves find 89 % of the nearest neighbours right, and a network that has seen six digits does worse on the other four.
-Here every image is moved, turned, sheared, scaled, blurred, and put on an uneven ground with noise, which ruins pixel
-distances, and classes are many.
+themselves find 89 % of the nearest neighbours right, and a network that has seen six digits does worse on the other
+four. Here every image is moved, turned, sheared, scaled, blurred, and put on an uneven ground with noise, which ruins
+pixel distances, and classes are many.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ FONT_SAMPLES, DIGIT_SAMPLES = 2, 40
 def distort(images: Tensor, generator: torch.Generator, *, degrees: float = 12.0) -> Tensor:
     """White shapes on black become grey images of them as a bad camera sees them.
 
-    Each is turned by up to ``degrees``, scaled by 0.75 to 1.1, sheared by up to 0.2, moved by up to a tenth of its side;
-    its strokes are blurred by up to 0.8 pixels; contrast, brightness, a slanted ground and noise are drawn.
+    Each is turned by up to ``degrees``, scaled by 0.75 to 1.1, sheared by up to 0.2, moved by up to a tenth of its
+    side; its strokes are blurred by up to 0.8 pixels; contrast, brightness, a slanted ground and noise are drawn.
 
     Args:
         images: shape ``(N, 1, H, H)``, in [0, 1].
@@ -76,7 +76,8 @@ def digits(seed: int = 2021) -> LabelledImages:
     """50 classes: scikit-learn's digits in up to eight orientations each, distorted, 40 images a class.
 
     A class is a digit with a quarter turn, mirrored or not; turns that leave a digit alike are left out, and a 9 is a 6
-    upside down. All orientations of a digit are on one side of every split. The digits 2, 7 and 0 (18 classes) are the test.
+    upside down. All orientations of a digit are on one side of every split. The digits 2, 7 and 0 (18 classes) are
+    the test.
 
     Example:
         >>> data = digits()
@@ -94,7 +95,10 @@ def digits(seed: int = 2021) -> LabelledImages:
     target = torch.where(target == 9, 6, target)
     turns = {0: (0, 1), 1: (0, 1), 8: (0, 1), 3: (0, 1, 2, 3)}  # the others in all eight
     numbers = np.random.default_rng(seed)
-    shapes, labels, names, groups = [], [], [], []
+    shapes: list[Tensor] = []
+    labels: list[int] = []
+    names: list[str] = []
+    groups: list[int] = []
     for digit in (0, 1, 2, 3, 4, 5, 6, 7, 8):
         rows = torch.nonzero(target == digit)[:, 0].numpy()
         for turn in turns.get(digit, range(8)):
@@ -114,8 +118,8 @@ def digits(seed: int = 2021) -> LabelledImages:
 def fonts(seed: int = 2021) -> LabelledImages:
     """Letters, digits and signs of Latin, Greek and Cyrillic in 16 of matplotlib's fonts, each distorted three times.
 
-    Characters that look alike in the first font are one class (Latin A, Greek Alpha); a class is a character, capital or
-    small. A random half of the characters is the test, the same half for every seed of training.
+    Characters that look alike in the first font are one class (Latin A, Greek Alpha); a class is a character, capital
+    or small. A random half of the characters is the test, the same half for every seed of training.
 
     Example:
         >>> data = fonts()
@@ -151,7 +155,8 @@ def _characters() -> tuple[Bytes, tuple[str, ...]]:
     looks: set[bytes] = set()
     for code in codes:
         missing = [face.getmask("\U0010fffe").getbbox() == face.getmask(chr(code)).getbbox() for face in faces]
-        if not chr(code).isalnum() and chr(code) not in "!#$%&?@{}§¶£¥±¿÷×" or any(missing):
+        wanted = chr(code).isalnum() or chr(code) in "!#$%&?@{}§¶£¥±¿÷×"
+        if not wanted or any(missing):
             continue
         images = []
         for face in faces:

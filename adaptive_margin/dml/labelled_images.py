@@ -30,7 +30,8 @@ class LabelledImages:
         root: the folder that ``paths`` are relative to; ``None`` where images are in memory.
         paths: image files with forward slashes, one an image; empty where images are in memory.
         pixels: uint8, shape ``(N, H, H, C)``, where images are in memory.
-        boxes: left, top, right and bottom of the object in pixels of the file, shape ``(N, 4)``; ``None`` without boxes.
+        boxes: left, top, right and bottom of the object in pixels of the file, shape ``(N, 4)``; ``None`` without
+            boxes.
         groups: classes of the same number stay on one side of every split, shape ``(C,)``; each its own unless given.
 
     Raises:
@@ -108,7 +109,8 @@ def split_classes(data: LabelledImages, *, validation: float = 0.5, seed: int = 
     Example:
         >>> import numpy as np
         >>> labels = np.repeat(np.arange(6), 2)
-        >>> data = LabelledImages("six", labels, tuple("abcdef"), frozenset({4, 5}), pixels=np.zeros((12, 8, 8, 1), "u1"))
+        >>> pixels = np.zeros((12, 8, 8, 1), "u1")
+        >>> data = LabelledImages("six", labels, tuple("abcdef"), frozenset({4, 5}), pixels=pixels)
         >>> split = split_classes(data, seed=1)
         >>> data.labels[split.validation].tolist(), data.labels[split.test].tolist()
         ([2, 2, 3, 3], [4, 4, 5, 5])

@@ -8,13 +8,14 @@ from typing import Any
 
 from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor, nn
 
 from ..functional.checks import problem
 from ..losses import AdaptiveMarginLoss, ContrastiveVDMLoss
+from ..losses.swap import Units
 from ..margins import AdaptiveMargin, ConstantMargin
 from ..miners import AdaptiveMarginMiner, TiledDistanceWeightedMiner
-from ..losses.swap import Units
 from .competitors import AutoMarginLoss, DynamicSoftMargin
 from .config import DMLConfig, LossName
 
@@ -106,7 +107,7 @@ class Objective(nn.Module):
     def record(self, on: bool) -> None:
         """Whether the next call notes its margin, for which it waits for the device."""
         for module in (self.loss, getattr(self.loss, "margin", None)):
-            if hasattr(module, "collect_stats"):
+            if isinstance(module, ModuleWithRecords):
                 module.collect_stats = on
 
     def statistics(self) -> dict[str, float]:

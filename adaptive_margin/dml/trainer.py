@@ -142,7 +142,8 @@ class DMLJob:
     """What :func:`adaptive_margin.training.train` trains: a network and an objective on batches of whole classes.
 
     Everything random in a step follows from (seed, step), so that a run goes on anywhere and arms of one seed see the
-    same images, crops and draws. With several processes each embeds its share and all compute the loss of the whole batch.
+    same images, crops and draws. With several processes each embeds its share and all compute the loss of the whole
+    batch.
 
     Args:
         config: of the run.
@@ -312,8 +313,8 @@ class DMLJob:
 def load_pixels(data: LabelledImages, config: DMLConfig) -> Bytes:
     """The images of a data set as the network's input is cut from, shape ``(N, resize, resize, C)``, uint8.
 
-    Files are decoded once, into the image cache that the face trainer uses too: shorter side to ``config.resize``, of that
-    the middle square. Any that cannot be read is an error: a benchmark with images missing is another one.
+    Files are decoded once, into the image cache that the face trainer uses too: shorter side to ``config.resize``, of
+    that the middle square. Any that cannot be read is an error: a benchmark with images missing is another one.
 
     Raises:
         ValueError: boxes are asked for and the data set has none, or another size than images in memory have.
