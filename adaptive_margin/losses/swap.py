@@ -20,7 +20,7 @@ from ..functional.dependence import check_choice
 from ..margins import ConstantMargin, Margin
 
 Units = Literal["replace", "sqrt", "offset"]
-Scale = Literal["distance", "squared distance", "similarity", "ratio", "cosine", "angle"]
+Scale = Literal["distance", "squared distance", "power of a distance", "similarity", "ratio", "cosine", "angle"]
 Value = float | Tensor
 
 
@@ -87,7 +87,9 @@ class Swap:
             return "similarity"
         if isinstance(distance, SNRDistance):
             return "ratio"
-        return "squared distance" if isinstance(distance, LpDistance) and distance.power == 2 else "distance"
+        if isinstance(distance, LpDistance) and distance.power != 1:
+            return "squared distance" if distance.power == 2 else "power of a distance"
+        return "distance"
 
 
 def default_units(scale: Scale) -> Units:
@@ -186,6 +188,10 @@ def as_margin(margin: object, default: Callable[[], Margin]) -> Margin:
 def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Module) -> Units:
     """The units asked for, or the default for this margin and this host; a ``ValueError`` where they mean nothing."""
     scale = swap.scale_of(module)
+    if units is None and margin.unit != "own" and scale == "power of a distance":
+        got = f"none, for LpDistance(power={module.distance.power})"  # type: ignore[union-attr]
+        remedy = "use a power of 1 or 2, or say what the number means there"
+        raise ValueError(problem("units", "given where a loss is on neither distances nor their squares", got, remedy))
     if units is None:
         units = "replace" if margin.unit == "own" else default_units(scale)
     check_choice("units", units, ("replace", "sqrt", "offset"))
@@ -205,14 +211,15 @@ def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn
     ``"replace"`` takes the number as it is, ``"sqrt"`` its root, ``"offset"`` adds it to the host's own margin. A
     *threshold on a similarity* lies where the squared distance of unit vectors is :math:`\hat\alpha`:
     :math:`D^2 = 2 - 2s`, so :math:`s = 1 - \hat\alpha/2`, and an offset is :math:`-\hat\alpha/2`: more margin is less
-    similarity. A margin in the host's own unit (``ConstantMargin``) is taken as its constructor would take it.
+    similarity. A margin in the host's own unit (``ConstantMargin``) is taken as its constructor would take it: degrees
+    for angles.
     """
     scale = swap.scale_of(module)
     own = getattr(module, swap.attribute)
-    if units == "replace" and margin.unit == "own":
-        if scale != "angle":
-            return alpha
-        return torch.deg2rad(alpha) if isinstance(alpha, Tensor) else float(np.radians(alpha))
+    if margin.unit == "own" and scale == "angle" and units != "sqrt":
+        alpha = torch.deg2rad(alpha) if isinstance(alpha, Tensor) else float(np.radians(alpha))
+    if margin.unit == "own" and units == "replace":
+        return alpha
     if units == "sqrt":
         return alpha.clamp(min=0).sqrt() if isinstance(alpha, Tensor) else math.sqrt(max(alpha, 0.0))
     if swap.role == "threshold" and scale == "similarity":

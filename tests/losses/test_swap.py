@@ -172,6 +172,22 @@ def test_the_default_units_follow_a_distance_assigned_later(distance: object, ga
     assert torch.equal(loss(embeddings, labels), fresh(embeddings, labels))
 
 
+def test_a_power_that_is_neither_distance_nor_square_needs_units() -> None:
+    cubed = distances.LpDistance(power=3)
+    with pytest.raises(ValueError, match=r"units must be given .* got none, for LpDistance\(power=3\)"):
+        AdaptiveMarginLoss(losses.TripletMarginLoss(distance=cubed))
+    assert AdaptiveMarginLoss(losses.TripletMarginLoss(distance=cubed), units="replace").units == "replace"
+    assert AdaptiveMarginLoss(losses.TripletMarginLoss(distance=cubed), 0.1).units == "replace"
+
+
+@pytest.mark.parametrize("name", ["ArcFaceLoss", "SubCenterArcFaceLoss", "TupletMarginLoss"])
+def test_a_constant_offset_on_an_angle_is_in_degrees_as_in_the_constructor(name: str) -> None:
+    embeddings, labels = batch()
+    loss = AdaptiveMarginLoss(HOSTS[name].build(margin=20.0), ConstantMargin(5), units="offset", collect_stats=True)
+    loss(embeddings, labels)
+    assert loss.current_margin == pytest.approx(math.radians(25))
+
+
 def test_units_can_be_assigned_and_are_checked() -> None:
     loss = AdaptiveMarginLoss(losses.ContrastiveLoss(), units="replace")
     loss.units = "offset"
