@@ -45,6 +45,7 @@ from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import digits, fonts
 from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.objectives import LOSSES
+from adaptive_margin.dml.results import read_runs
 from adaptive_margin.dml.trainer import run
 from adaptive_margin.training import World
 
@@ -237,24 +238,8 @@ def baselines(data: str) -> Iterator[dict[str, Any]]:
 
 def merged(out: Path) -> dict[str, Any]:
     """Every result in one document; curves of the margin are kept at the ends of epochs."""
-    rows: list[dict[str, Any]] = []
-    environment: dict[str, Any] = {}
-    for file in sorted(out.glob("*/*/*/seed-*/result.json")):
-        result = load(file.parent)
-        data, loss, arm, seed = file.parent.relative_to(out).parts
-        environment = result["environment"]
-        curves = {
-            name: [float(f"{value:.3g}") for value in result["curves"][name]["values"][3::4]]
-            for name in ("margin", "mi", "delta", "k", "beta", "loss")
-            if name in result["curves"]
-        }
-        row = {"data": data, "loss": loss, "arm": arm, "seed": int(seed.removeprefix("seed-"))}
-        row["margin"], row["units"] = result["config"]["margin"], result["config"]["units"]
-        row["rule"] = result["config"]["neighbourhood"] if row["margin"] == "adaptive" else None
-        row["validation"] = round(result["selected"]["score"], 5)
-        row["step"] = result["selected"]["step"]
-        row["test"] = None if result["test"] is None else shorter(result["test"])
-        rows.append({**row, "seconds": result["seconds"], "curves": curves})
+    rows = [{name: value for name, value in row.items() if name != "folder"} for row in read_runs(out)]
+    environment = load(next(out.glob("*/*/*/seed-*/result.json")).parent)["environment"]
     for data in DATA:
         if any(row["data"] == data for row in rows):
             rows += baselines(data)
