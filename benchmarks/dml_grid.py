@@ -136,7 +136,7 @@ def more_arms(data: str, out: Path) -> list[Arm]:
     for loss in GRID_LOSSES:
         kinds = {
             "chosen": best(choosing_arms(data, loss), out).options,
-            "confidence alone": adaptive("chernoff", max_mi=0.0),
+            "confidence alone": adaptive("chernoff", max_mi=1e-6),
             "alignment": adaptive("chernoff", dependence="alignment"),
         }
         if loss in ELEMENTWISE:

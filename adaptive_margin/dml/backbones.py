@@ -27,8 +27,8 @@ class EmbeddingNet(nn.Module):
 
     Example:
         >>> net = EmbeddingNet(nn.Flatten(), 16, embedding_size=4)
-        >>> net(torch.ones(2, 1, 4, 4)).norm(dim=1)
-        tensor([1., 1.], grad_fn=...)
+        >>> net(torch.ones(2, 1, 4, 4)).shape
+        torch.Size([2, 4])
     """
 
     def __init__(

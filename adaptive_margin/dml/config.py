@@ -44,7 +44,7 @@ class DMLConfig:
         granularity: one adaptive margin a batch, an anchor or a pair.
         units: how the adaptive margin enters the loss; ``default`` as measured in benchmarks/units.
         confidence: c of the adaptive margin.
-        max_mi: cap of its mutual information; 0 leaves the confidence term alone.
+        max_mi: cap of its mutual information; a tiny one leaves the confidence term alone.
         dependence: how its mutual information is estimated.
         learn_beta: a boundary of its own for each class, learned (margin loss).
         beta: boundary of the margin loss, at the beginning where it is learned.

@@ -116,7 +116,7 @@ def digits(seed: int = 2021) -> LabelledImages:
 
 @cache
 def fonts(seed: int = 2021) -> LabelledImages:
-    """Letters, digits and signs of Latin, Greek and Cyrillic in 16 of matplotlib's fonts, each distorted three times.
+    """Letters, digits and signs of Latin, Greek and Cyrillic in 16 of matplotlib's fonts, each distorted twice.
 
     Characters that look alike in the first font are one class (Latin A, Greek Alpha); a class is a character, capital
     or small. A random half of the characters is the test, the same half for every seed of training.
@@ -124,7 +124,7 @@ def fonts(seed: int = 2021) -> LabelledImages:
     Example:
         >>> data = fonts()
         >>> len(data.class_names) > 250, len(data) // len(data.class_names)
-        (True, 48)
+        (True, 32)
     """
     images, names = _characters()  # (classes, fonts, 40, 40)
     classes, faces = images.shape[:2]

@@ -113,7 +113,7 @@ def split_classes(data: LabelledImages, *, validation: float = 0.5, seed: int = 
         >>> data = LabelledImages("six", labels, tuple("abcdef"), frozenset({4, 5}), pixels=pixels)
         >>> split = split_classes(data, seed=1)
         >>> data.labels[split.validation].tolist(), data.labels[split.test].tolist()
-        ([2, 2, 3, 3], [4, 4, 5, 5])
+        ([0, 0, 1, 1], [4, 4, 5, 5])
     """
     groups = _training_groups(data)
     held = 0 if validation == 0 else max(1, round(validation * len(groups)))

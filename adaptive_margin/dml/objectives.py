@@ -88,9 +88,10 @@ class Objective(nn.Module):
 
     Example:
         >>> objective = build_objective(DMLConfig(loss="contrastive", margin="adaptive"), classes=4)
+        >>> objective.record(True)
         >>> value = objective(torch.randn(32, 8, requires_grad=True), torch.arange(32) % 4)
         >>> sorted(objective.statistics())
-        ['margin']
+        ['delta', 'k', 'margin', 'mi']
     """
 
     def __init__(self, loss: BaseMetricLossFunction, miner: Any = None) -> None:

@@ -38,7 +38,7 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align
 th { font-weight: 600; vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
 td.words, th.words { text-align: left; }
 .better { color: var(--good); font-weight: 600; } .worse { color: var(--bad); font-weight: 600; }
-img.plot { width: 100%; height: auto; }
+img.plot { width: 100%; min-width: 40rem; height: auto; }
 .row { display: flex; gap: 4px; margin: 0 0 6px; } .row > * { flex: 1 1 0; min-width: 0; max-width: 96px; }
 .row img { width: 100%; display: block; image-rendering: pixelated; border: 3px solid transparent; border-radius: 3px; }
 .row .query img { border-color: var(--ink); } .row .right img { border-color: var(--good); }
@@ -88,7 +88,7 @@ def _introduction(rows: Sequence[Row]) -> str:
         warn = " <strong>Some were chosen by the test itself: compare those only with papers that did so.</strong>"
     minutes = sum(row.get("seconds") or 0.0 for row in rows) / 60
     return (
-        f"<p>{len(measured)} networks measured, seeds {', '.join(map(str, seeds))}, {minutes:,.0f} minutes in all. "
+        f"<p>{len(measured)} networks measured (seeds {', '.join(map(str, seeds))}; {minutes:,.0f} minutes). "
         f"They are chosen by {html.escape(how)} and measured once on unseen classes.{warn} Figures are per cent, "
         "mean ± standard deviation over seeds.</p>"
     )
@@ -178,7 +178,7 @@ def _pictures(rows: Sequence[Row], data: str) -> str:
     for row in kept:
         first.setdefault(row["loss"], []).append(row)
     loss = max(first, key=lambda name: len({row["arm"] for row in first[name]}))
-    wanted = ("default", "tuned", "hoeffding", "chernoff", "chosen")
+    wanted = ("default", "chernoff", "chosen", "hoeffding", "tuned")
     chosen = sorted(first[loss], key=lambda row: (wanted.index(row["arm"]) if row["arm"] in wanted else 9, row["seed"]))
     by_arm = list({row["arm"]: row for row in reversed(chosen)}.values())[::-1][:2]
     images = _images(by_arm[0])

@@ -187,7 +187,7 @@ def caution(comparisons: int) -> str:
 
     Example:
         >>> caution(40)
-        '40 comparisons: were there no difference anywhere, 2 would be expected to say better or worse. ...'
+        "40 comparisons: were there no difference anywhere, 2 would be expected to say better or worse. Holm's p ..."
     """
     chance = comparisons * 0.05
     return (
