@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from adaptive_margin.dml.report import METRICS, write_report
-from adaptive_margin.dml.results import read_runs, table
+from adaptive_margin.dml.results import read_runs, summary, table
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,9 +20,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder of run folders, or of a merged grid.json")
     parser.add_argument("--page", type=Path, help="the page; FOLDER/report.html unless given")
     parser.add_argument("--print", action="store_true", help="tables only")
+    parser.add_argument("--summary", action="store_true", help="the tables of the documentation only")
     options = parser.parse_args(argv)
     try:
         rows = read_runs(options.folder)
+        if options.summary:
+            for metric in METRICS:
+                print(summary(rows, metric))
+            return 0
         for metric in METRICS:
             print(table(rows, metric))
         if not options.print:

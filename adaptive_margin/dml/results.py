@@ -194,3 +194,48 @@ def caution(comparisons: int) -> str:
         f"{comparisons} comparisons: were there no difference anywhere, {chance:.0f} would be expected to say better "
         "or worse. Holm's p is corrected for their number; 'no difference seen' is not the same as none."
     )
+
+
+ADAPTIVE = ("hoeffding", "chernoff", "chosen")
+EXPLAINING = ("chosen", "matched constant", "confidence alone", "alignment", "anchor", "pair")
+
+
+def summary(rows: Sequence[Row], metric: str) -> str:
+    """The two tables of the documentation for each data set, in Markdown.
+
+    First the margins of each loss, and what the adaptive ones gain on its own and on its tuned one: paired differences
+    with 95 % intervals, in bold where they exclude 0. Then the arms that explain them, losses that adapt in other
+    ways, and what finds neighbours without training.
+    """
+    lines = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        losses = [loss for loss in losses_of(rows, data) if by_seed(rows, data, loss, "tuned", metric)]
+        gains = [f"{arm} − {base}" for arm in ADAPTIVE for base in ("default", "tuned")]
+        lines += [f"#### {data}: {named(metric)}, test classes, per cent", ""]
+        lines += ["| loss | default | tuned | " + " | ".join((*ADAPTIVE, *gains)) + " |", "|---" * 12 + "|"]
+        for loss in losses:
+            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in ("default", "tuned", *ADAPTIVE)]
+            for arm in ADAPTIVE:
+                cells += [_gain(rows, data, loss, arm, base, metric) for base in ("default", "tuned")]
+            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
+        lines += ["", "| loss | " + " | ".join(EXPLAINING) + " |", "|---" * (len(EXPLAINING) + 1) + "|"]
+        for loss in losses:
+            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in EXPLAINING]
+            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
+        rivals = [("auto-margin", "default"), ("dynamic-soft-margin", "default"), ("margin", "learned beta")]
+        rivals += [("none", name) for name in sorted({row["arm"] for row in rows if row["loss"] == "none"})]
+        said = [
+            f"{name if loss == 'none' else f'{loss} ({name})'} {spread(found.values())}"
+            for loss, name in rivals
+            if (found := by_seed(rows, data, loss, name, metric))
+        ]
+        lines += ["", f"Beside them: {'; '.join(said)}.", ""]
+    return "\n".join(lines)
+
+
+def _gain(rows: Sequence[Row], data: str, loss: str, arm: str, baseline: str, metric: str) -> str:
+    made = compare(rows, [(data, loss, arm, baseline)], metric)
+    if not made:
+        return ""
+    comparison = made[0][1]
+    return str(comparison) if comparison.verdict == "no difference seen" else f"**{comparison}**"

@@ -14,7 +14,7 @@ from scipy import stats
 
 from adaptive_margin.dml.comparison import holm, paired
 from adaptive_margin.dml.embedded import digits
-from adaptive_margin.dml.results import compare, read_runs, standard_pairs, table
+from adaptive_margin.dml.results import compare, read_runs, standard_pairs, summary, table
 from adaptive_margin.dml.trainer import run
 
 from .steps import few
@@ -71,6 +71,10 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     text = table(rows, "recall_at_1")
     assert "| contrastive | " in text
     assert "1 comparisons" in text
+    assert "| contrastive |" not in summary(rows, "recall_at_1")  # no arm was tuned here
+    tuned = [{**row, "arm": "tuned"} for row in rows if row["arm"] == "default"]
+    row = next(line for line in summary([*rows, *tuned], "recall_at_1").split("\n") if line.startswith("| contrastive"))
+    assert row.split(" | ")[1] == row.split(" | ")[2] != ""
     page = tmp_path / "report.html"
     command = [sys.executable, "benchmarks/dml_report.py", str(grid), "--page", str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)

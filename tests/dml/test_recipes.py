@@ -113,6 +113,23 @@ def test_the_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     assert {row["margin"] for row in rows if row["arm"] == "tuned" and row["loss"] == "vdm"} == {best["margin"]}
 
 
+def test_what_the_margin_answers_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--steps", "1", "2", "--losses", "vdm", "--out", tmp_path / "cause.json"]
+    with pytest.raises(SystemExit) as end:
+        recipe(monkeypatch, "dml_cause.py", *options)
+    assert end.value.code == 0
+    document = json.loads((tmp_path / "cause.json").read_text())
+    assert [row["step"] for row in document["training"]] == [1, 2]
+    spread, pure = document["made to order"][0], document["made to order"][3]
+    assert pure["delta_chernoff"] > 1 > spread["delta_chernoff"]
+    printed = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        recipe(monkeypatch, "dml_cause.py", "--print", *options[-2:])
+    assert capsys.readouterr().out == printed
+
+
 class _Here:
     """A pool of this process, which is stopped after so many networks."""
 
