@@ -238,7 +238,12 @@ def baselines(data: str) -> Iterator[dict[str, Any]]:
 
 def merged(out: Path) -> dict[str, Any]:
     """Every result in one document; curves of the margin are kept at the ends of epochs."""
-    rows = [{name: value for name, value in row.items() if name != "folder"} for row in read_runs(out)]
+    rows = [
+        {name: value for name, value in row.items() if name not in ("folder", "selected_by")} for row in read_runs(out)
+    ]
+    for row in rows:  # a constant is one number, and tuning's trajectories are nobody's
+        curves = {name: curve for name, curve in row["curves"].items() if name != "loss" and row["test"]}
+        row["curves"] = {name: curve if len(set(curve)) > 1 else curve[:1] for name, curve in curves.items()}
     environment = load(next(out.glob("*/*/*/seed-*/result.json")).parent)["environment"]
     for data in DATA:
         if any(row["data"] == data for row in rows):

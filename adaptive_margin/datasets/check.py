@@ -1,6 +1,6 @@
 """Reads a root, says which release it is, and what would become of every row: before a run is started on it.
 
-``python -m adaptive_margin.datasets.check ROOT``
+``adaptive-margin check ROOT``, or ``python -m adaptive_margin.datasets.check ROOT``
 """
 
 from __future__ import annotations
@@ -221,18 +221,19 @@ def _decode(
     return loaded.without(found)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_margin.datasets.check") -> int:
     """The command line.
 
     Args:
         argv: arguments, without the program's name; those of the process unless given.
+        prog: the program's name, for the help.
 
     Returns:
         0 for a root that can be trained on, 1 where something is fatal (with ``--strict`` also where a known figure
         differs). A wrong option ends the process with status 2.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m adaptive_margin.datasets.check",
+        prog=prog,
         description="Says which data set lies in a folder, which rows of it can be used, and how it compares with "
         "what is known of the real one.",
     )

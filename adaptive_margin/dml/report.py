@@ -133,8 +133,10 @@ def _trajectories(rows: Sequence[Row], data: str) -> str:
     figure, panels = _panels(len(losses))
     for panel, loss in zip(panels, losses, strict=False):
         for colour, (arm, curve) in zip(COLOURS, _curves(rows, data, loss, "margin").items(), strict=False):
-            at = np.arange(1, len(curve) + 1) / len(curve)
-            panel.plot(at, curve, color=colour, label=arm, linestyle="--" if np.ptp(curve) == 0 else "-")
+            if np.ptp(curve) == 0:
+                panel.axhline(curve[0], color=colour, label=arm, linestyle="--")
+            else:
+                panel.plot(np.arange(1, len(curve) + 1) / len(curve), curve, color=colour, label=arm)
         panel.set(title=loss, xlabel="share of training")
         panel.legend(fontsize=7, frameon=False)
     return "<h3>The margin over training, in each loss's own unit</h3>" + _image(figure, "margins over training")

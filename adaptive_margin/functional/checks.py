@@ -55,7 +55,8 @@ def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     """The largest absolute value of a finite ``x``, 0-dim, 0 where it is empty; raises as :func:`check_finite`."""
     if x.numel() == 0:
         return x.new_zeros(())
-    largest = x.detach().abs().amax()  # NaN and infinity come through
+    low, high = torch.aminmax(x.detach())  # NaN and infinity come through
+    largest = torch.maximum(-low, high)
     if x.is_cuda or torch.compiler.is_compiling():
         torch._assert_async(torch.isfinite(largest), f"{argument} must be finite, got NaN or infinity")
     elif not math.isfinite(largest.item()):

@@ -69,6 +69,10 @@ def common_scale(*largest: Tensor) -> Tensor:
     A power of two: the division is exact, so distances that are equal stay equal.
     """
     scale = largest[0] if len(largest) == 1 else torch.stack(largest).amax()
+    if not scale.is_cuda and not torch.compiler.is_compiling():  # looking is free, and quicker
+        number = scale.item()
+        power = math.ldexp(0.5, math.frexp(number)[1]) if number >= torch.finfo(scale.dtype).tiny else number
+        return scale.new_full((), power or 1.0)
     integers, exponent_bits = (torch.int32, 0x7F800000) if scale.dtype == torch.float32 else (torch.int64, 0x7FF << 52)
     power = (scale.view(integers) & exponent_bits).view(scale.dtype)  # its bits without the fraction
     scale = torch.where(power > 0, power, scale)  # below the smallest normal number there is no exponent to keep

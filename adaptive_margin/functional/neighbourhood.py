@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import check_labels, check_matrix, check_number, check_same_features, largest_magnitude, problem
@@ -17,11 +21,16 @@ from .groups import group_index
 Significant = Callable[[Tensor, Tensor, int, Tensor, float], Tensor]
 """``significant(share, k, n, labels, confidence)``: where a share of own labels among k neighbours is evidence."""
 
-TILE_ENTRIES = 2**20
-"""Distances held at once, about 10 MiB with everything that is made of them."""
+TILE_ENTRIES = 2**22
+"""Distances held at once: with all that is made of them about 20 MiB on a CPU, 120 MiB on a GPU."""
 
 FEWEST_ROWS = 64
 """Rows of a tile all the same: a matrix product of fewer reads the reference set for little."""
+
+ENTRIES_A_THREAD = 2**18
+"""Distances that take long enough to sort for a thread of their own."""
+
+Array = NDArray[Any]
 
 
 def check_confidence(confidence: float) -> None:
@@ -243,13 +252,12 @@ def neighbourhood_sizes(
     largest = n - 1 if itself else n
     if largest < 1 or len(x) == 0:
         return torch.ones(len(x), dtype=torch.int64, device=x.device)
-    labels = (ref_index if itself else group_index(ref_index)).amax() + 1
     centre = _round_centre(y)  # small differences of far-off embeddings survive the products below
     x, y = (x - centre,) * 2 if itself else (x - centre, y - centre)
     on_host = not x.is_cuda and not torch.compiler.is_compiling()
     if on_host and significant in PURE:
-        required = _required_counts(significant, largest, n, int(labels), confidence)
-        return _sizes_on_host(x, index, y, ref_index, required)
+        return _sizes_on_host(x, index, y, ref_index, confidence, significant)
+    labels = (ref_index if itself else group_index(ref_index)).amax() + 1
     k = torch.arange(1, largest + 1, device=x.device, dtype=x.dtype)
     y_squares = _squares(y)
     copies = _first_copies(y, y_squares)
@@ -262,33 +270,68 @@ def neighbourhood_sizes(
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes)
 
 
-def _sizes_on_host(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, required: Tensor) -> Tensor:
+def _sizes_on_host(
+    x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float, significant: Significant
+) -> Tensor:
     """The same with one comparison for the bound, in buffers that every tile uses again and numpy's vectorised sort."""
-    largest, threshold = len(required), required.numpy()
+    itself = y is x
+    n = len(y)
+    group_sizes = np.bincount(ref_index.numpy())
+    most = int(group_sizes.max()) - itself  # own labels that a neighbourhood can hold
+    required = _required_counts(significant, n - itself, n, int((group_sizes > 0).sum()), confidence)
+    within_reach = np.flatnonzero(required <= np.minimum(np.arange(1, len(required) + 1), most))
+    required = required[: within_reach[-1] + 1 if len(within_reach) else 0]  # farther, all of them are no evidence
+    if itself and len(required) == 0:
+        return torch.full((n,), n - 1)
+    labels_dtype = np.min_scalar_type(len(group_sizes))  # small ones compare faster
+    label, ref_label = index.numpy().astype(labels_dtype), ref_index.numpy().astype(labels_dtype)
     rows = min(len(x), _tile_rows(y))
-    squares_buffer = torch.empty(rows, len(y), dtype=x.dtype)
-    own_buffer = torch.empty(rows, len(y), dtype=torch.bool)
+    buffer, flags = torch.empty(rows, n, dtype=x.dtype), np.empty((rows, n), dtype=np.bool_)
     y_squares = _squares(y)
     copies = _first_copies(y, y_squares)
     sizes = np.empty(len(x), dtype=np.int64)
-    for start in _tile_starts(x, y):
-        squares, own, everybody = _tile(x, index, y, y_squares, ref_index, start, copies, squares_buffer, own_buffer)
-        key, flag = _keys(squares).numpy(), own.numpy()  # both share memory with the buffers
-        np.bitwise_or(key, flag, out=key)
-        key.sort(axis=1)
-        np.bitwise_and(key, 1, out=key)
-        np.cumsum(key, axis=1, out=key)
-        passed = np.greater_equal(key[:, :largest], threshold, out=flag[:, :largest])
-        passed[np.arange(len(key)), everybody.numpy()[:, 0] - 1] = True  # where none is, all of them
-        sizes[start : start + len(key)] = passed.argmax(1) + 1
+    threads = min(torch.get_num_threads(), rows * n // ENTRIES_A_THREAD)
+    with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
+        for start in _tile_starts(x, y):
+            squares = _tile_squares(x, y, y_squares, start, copies, buffer)
+            tile = slice(start, start + len(squares))
+            sizes[tile] = n - 1 if itself else _leave_out_copy(squares, index[tile, None] == ref_index).numpy()
+            parts = (_keys(squares).numpy(), flags[: len(squares)], label[tile], sizes[tile])  # keys in the buffer
+            if pool is None:
+                _lower_to_first_significant(*parts, ref_label, required)
+            else:  # numpy lets go of the interpreter while it sorts
+                shares = (np.array_split(part, threads) for part in parts)
+                list(pool.map(lambda *share: _lower_to_first_significant(*share, ref_label, required), *shares))
     return torch.from_numpy(sizes)
 
 
+def _lower_to_first_significant(
+    key: Array, flag: Array, label: Array, sizes: Array, ref_label: Array, required: Array
+) -> None:
+    """Lowers ``sizes`` to the first k whose nearest k hold ``required[k - 1]`` own labels; overwrites key and flag."""
+    reach = len(required)
+    if reach == 0:
+        return
+    np.equal(label[:, None], ref_label, out=flag)
+    np.bitwise_or(key, flag, out=key)
+    if reach < key.shape[1] // 2:  # sorting the near ones alone takes less time
+        key.partition(reach, axis=1)
+        key = key[:, :reach]
+    key.sort(axis=1)
+    key = key[:, :reach]
+    np.bitwise_and(key, 1, out=key)
+    np.cumsum(key, axis=1, out=key)
+    passed = np.greater_equal(key, required, out=flag[:, :reach])
+    first = passed.argmax(1)
+    np.minimum(sizes, first + 1, out=sizes, where=passed[np.arange(len(key)), first])
+
+
 @lru_cache(maxsize=64)
-def _required_counts(significant: Significant, largest: int, n: int, labels: int, confidence: float) -> Tensor:
+def _required_counts(significant: Significant, largest: int, n: int, labels: int, confidence: float) -> Array:
     """The fewest own labels among the k nearest that are evidence, for each k; k + 1 where none are.
 
-    The same for every batch of one size and number of labels, and one comparison instead of the bound's arithmetic.
+    The same for every batch of one size and number of labels, and one comparison instead of the bound's arithmetic. It
+    never falls with k: the share that a bound asks for falls more slowly than 1/k.
     """
     k = torch.arange(1, largest + 1, dtype=torch.float64)
     low, high = torch.zeros_like(k), k + 1
@@ -296,7 +339,7 @@ def _required_counts(significant: Significant, largest: int, n: int, labels: int
         middle = ((low + high) / 2).floor()
         enough = significant((middle / k)[None], k, n, torch.tensor(float(labels), dtype=torch.float64), confidence)[0]
         low, high = torch.where(enough, low, (middle + 1).minimum(high)), torch.where(enough, middle, high)
-    return high.to(torch.int32)
+    return high.to(torch.int32).numpy()
 
 
 def _tile_rows(y: Tensor) -> int:
@@ -308,37 +351,34 @@ def _tile_starts(x: Tensor, y: Tensor) -> range:
 
 
 def _tile(
-    x: Tensor,
-    index: Tensor,
-    y: Tensor,
-    y_squares: Tensor,
-    ref_index: Tensor,
-    start: int,
-    copies: Tensor | None,
-    squares_buffer: Tensor | None = None,
-    own_buffer: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Squared distances of some rows to all of ``y``, where labels agree, and how many neighbours each row has.
+    x: Tensor, index: Tensor, y: Tensor, y_squares: Tensor, ref_index: Tensor, start: int, copies: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | int]:
+    """Squared distances of some rows to all of ``y``, where labels agree, and how many neighbours each row has."""
+    squares = _tile_squares(x, y, y_squares, start, copies)
+    own = index[start : start + len(squares), None] == ref_index
+    if x is not y:
+        return squares, own, _leave_out_copy(squares, own)[:, None]
+    own.diagonal(start).fill_(False)
+    return squares, own, len(y) - 1
 
-    The row itself is infinitely far; a distance that rounding alone could have made is 0.
-    """
-    rows = slice(start, start + _tile_rows(y))
-    tile = x[rows]
-    tile_squares = _squares(tile)[:, None]
-    squares = torch.add(tile_squares, y_squares, out=None if squares_buffer is None else squares_buffer[: len(tile)])
+
+def _tile_squares(
+    x: Tensor, y: Tensor, y_squares: Tensor, start: int, copies: Tensor | None, buffer: Tensor | None = None
+) -> Tensor:
+    """Squared distances of some rows to all of ``y``: infinite to itself, 0 where rounding could have made it."""
+    tile = x[start : start + _tile_rows(y)]
+    tile_squares = (y_squares[start : start + len(tile)] if x is y else _squares(tile))[:, None]
+    squares = torch.add(tile_squares, y_squares, out=None if buffer is None else buffer[: len(tile)])
     squares = squares.addmm_(tile, y.T, alpha=-2)
-    rounding = torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))
-    squares.masked_fill_(squares <= (tile_squares + y_squares).mul_(rounding), 0.0)
     if copies is not None:
         squares.copy_(squares.index_select(1, copies))
-    own = torch.eq(index[rows, None], ref_index, out=None if own_buffer is None else own_buffer[: len(tile)])
     if x is y:
         squares.diagonal(start).fill_(torch.inf)
-        own.diagonal(start).fill_(False)
-        left_out = torch.ones(len(tile), 1, dtype=torch.bool, device=x.device)
-    else:
-        left_out = _leave_out_copy(squares, own)
-    return squares, own, (len(y) - left_out.to(torch.int64)).clamp(min=1)
+    rounding = torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))
+    blind = x.is_cuda or torch.compiler.is_compiling()
+    if blind or squares.amin().item() <= rounding * (tile_squares.amax() + y_squares.amax()).item():
+        squares.masked_fill_(squares <= (tile_squares + y_squares).mul_(rounding), 0.0)
+    return squares
 
 
 def _squares(x: Tensor) -> Tensor:
@@ -374,14 +414,14 @@ def _first_copies(y: Tensor, y_squares: Tensor) -> Tensor | None:
 def _leave_out_copy(squares: Tensor, own: Tensor) -> Tensor:
     """A reference set can hold the anchor itself, as a memory of past batches does: one copy is not its neighbour.
 
-    Returns whether there was one, shape ``(rows, 1)``.
+    Returns how many neighbours are left, at least 1, shape ``(rows,)``; the copy is infinitely far and no longer own.
     """
     copy = own & (squares == 0)
     found = copy.any(1, keepdim=True)
     first = copy.to(torch.uint8).argmax(1, keepdim=True)
     squares.scatter_(1, first, torch.where(found, torch.inf, squares.gather(1, first)))
     own.scatter_(1, first, own.gather(1, first) & ~found)
-    return found
+    return (squares.shape[1] - found[:, 0].to(torch.int64)).clamp(min=1)
 
 
 def _keys(squares: Tensor) -> Tensor:

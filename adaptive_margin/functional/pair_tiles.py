@@ -67,6 +67,10 @@ class Options(NamedTuple):
     ref_gradients: bool = True
     margin_gradients: bool = True
 
+    def but(self, **changes: Any) -> Options:
+        """The same but for some: ``_replace``, which torch 2.6 does not compile."""
+        return Options(*[changes.get(name, value) for name, value in zip(Options._fields, self, strict=True)])
+
 
 def count_pairs(sizes: Tensor, ref_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Numbers of pairs inside groups and across groups.
@@ -323,8 +327,7 @@ def _distances(rows: _Rows, cols: _Rows, tile: _Tile, distance: str, buffers: _B
     if distance == "cosine":
         return torch.mm(x, y.t(), out=out).neg_()
     squares = rows.squares[tile.top : tile.bottom, None]
-    torch.addmm(cols.squares[tile.left : tile.right], x, y.t(), alpha=-2, out=out)
-    out.add_(squares).clamp_(min=0)
+    torch.add(squares, cols.squares[tile.left : tile.right], out=out).addmm_(x, y.t(), alpha=-2).clamp_(min=0)
     if distance == "squared_l2":
         return out
     # Equal rows must be at distance 0 and not at the root of a rounding error, which is no small number.
@@ -506,8 +509,11 @@ def _back_in_place(gradient: Tensor, side: _Side, like: Tensor) -> Tensor:
     """The gradient of sorted rows in the caller's order; 0 for rows that were dropped."""
     if side.order is None:
         return gradient
-    room = torch.empty_like(like) if len(side.order) == len(like) else torch.zeros_like(like)
-    return room.index_copy_(0, side.order, gradient)
+    if len(side.order) < len(like):
+        return torch.zeros_like(like).index_copy_(0, side.order, gradient)
+    places = torch.empty_like(side.order)
+    places[side.order] = torch.arange(len(places), device=places.device)
+    return gradient.index_select(0, places)  # in parallel, where index_copy_ is not
 
 
 def _rows(x: Tensor) -> _Rows:
@@ -944,17 +950,17 @@ def terms_of(
         with torch.autocast(x.device.type, enabled=False):
             return terms_of(x, y, margin, labels, ref_labels, options)
     if x.dtype == torch.float16:
-        options = options._replace(gradient_limit=torch.finfo(x.dtype).max)
+        options = options.but(gradient_limit=torch.finfo(x.dtype).max)
     x = at_least_float32(x)
     y = None if y is None else y.to(x)
     margin = as_margin(margin, x)
     if options.distance == "cosine":  # a similarity s counts as the distance -s
-        margin, options = -margin, options._replace(pos_margin=-options.pos_margin)
+        margin, options = -margin, options.but(pos_margin=-options.pos_margin)
         x = _unit("embeddings", x, labels, options.ignore_label)
         y = None if y is None else _unit("ref_emb", y, ref_labels, options.ignore_label)
     ref_gradients = y is not None and y.requires_grad
     gradients = torch.is_grad_enabled() and (x.requires_grad or margin.requires_grad or ref_gradients)
-    options = options._replace(
+    options = options.but(
         gradients=gradients, ref_gradients=ref_gradients, margin_gradients=gradients and margin.requires_grad
     )
     return PairTerms(*_PairTerms.apply(x, y, margin, labels, ref_labels, options))

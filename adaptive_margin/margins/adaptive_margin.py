@@ -309,7 +309,7 @@ def _negative_pairs(indices_tuple: IndicesTuple) -> tuple[Tensor, Tensor]:
 
 def _check_indices(indices_tuple: IndicesTuple, embeddings: Tensor, ref_emb: Tensor) -> None:
     expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
-    if not isinstance(indices_tuple, tuple | list):
+    if not isinstance(indices_tuple, (tuple, list)):  # torch 2.6 does not compile a union
         raise TypeError(problem("indices_tuple", expected, type(indices_tuple).__name__, "pass a miner's output"))
     if len(indices_tuple) not in (3, 4):
         raise ValueError(problem("indices_tuple", expected, f"{len(indices_tuple)} tensors", "pass a miner's output"))

@@ -1,7 +1,7 @@
 """What both trainers stand on: runs that survive, several processes that act as one, logs, and command lines.
 
-Nothing here knows what is trained. Importing it needs PyTorch alone; config files, TensorBoard and progress bars need
-the extra ``train``, as does :mod:`adaptive_margin.training.command_line`, which is imported by itself.
+Nothing here knows what is trained. Importing it needs PyTorch alone; config files and TensorBoard need the
+extra ``train``, as does :mod:`adaptive_margin.training.command_line`, which is imported by itself.
 """
 
 from .atomic import DiskSpaceError, write_atomically

@@ -98,7 +98,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
     return options
 
 
-def nearest(name: str, known: Collection[str]) -> str:
+def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
     """The end of an error about an unknown name.
 
     Example:
@@ -106,7 +106,8 @@ def nearest(name: str, known: Collection[str]) -> str:
         'the nearest: learning_rate'
     """
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"the nearest: {', '.join(close)}" if close else f"known: {', '.join(known)}"
+    shown = ", ".join(f"{prefix}{each}" for each in close or known)
+    return f"the nearest: {shown}" if close else f"known: {shown}"
 
 
 def _build(hint: Any, value: Any, where: str, base: Any = None) -> Any:
@@ -169,9 +170,7 @@ def _build_dataclass(kind: type[Any], value: Any, where: str, base: Any) -> Any:
     prefix = f"{where}." if where else ""
     for name in value:
         if name not in fields:
-            raise ConfigError(
-                f"unknown option {prefix}{name}; {nearest(str(name), [prefix + each for each in fields])}"
-            )
+            raise ConfigError(f"unknown option {prefix}{name}; {nearest(str(name), fields, prefix)}")
     options = {}
     for name, each in fields.items():
         if name in value:

@@ -152,7 +152,15 @@ def train(
 
     with _signals(world) as stop, Progress(steps, run.done, world=world) as progress:
         while run.done < steps:
-            run.window.add(run.done, job.step(run.done))
+            try:
+                numbers = job.step(run.done)
+            except Exception as error:
+                if not stop.signal:
+                    raise
+                progress.write(f"step {run.done + 1:,} could not be finished: {type(error).__name__}: {error}")
+                progress.write(f"not saved; the same command goes on from {run.last_checkpoint()}")
+                raise Stopped(128 + int(stop.signal)) from error
+            run.window.add(run.done, numbers)
             run.done += 1
             progress.update(run.done, waited=job.waited)
 
@@ -180,7 +188,10 @@ def train(
 
 
 def ignore_interrupts(worker: int = 0) -> None:
-    """A ``DataLoader``'s ``worker_init_fn``: its workers leave Ctrl-C to the main process."""
+    """A ``DataLoader``'s ``worker_init_fn``: its workers leave Ctrl-C to the main process.
+
+    SIGTERM still ends them, as it must; torchrun passes it on to them, and the step in which that happens is lost.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -228,9 +239,12 @@ class _Run:
         if not self.world.any(own is not None):
             return
         step, name = next(each for each in self.world.gather_object(own) if each is not None)
+        advice = f"the same command goes on from {self.last_checkpoint()}: try a lower learning rate, or clip_norm"
+        raise NonFiniteError(step + 1, name, advice)
+
+    def last_checkpoint(self) -> str:
         files = self.folder.checkpoints.files()
-        last = f"the checkpoint of step {files[-1][0]} is the last good one" if files else "there is no checkpoint yet"
-        raise NonFiniteError(step + 1, name, f"{last}: try a lower learning rate, clip_norm, or full precision")
+        return f"the checkpoint of step {files[-1][0]:,}" if files else "the beginning, there is no checkpoint yet"
 
     def log(self) -> dict[str, float]:
         means = self.window.means()

@@ -7,7 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from .config_files import MISSING_EXTRA
+from tqdm import tqdm
+
 from .world import World
 
 
@@ -33,10 +34,6 @@ class Progress:
         self._waited: float | None = None
         self._bar: Any = None
         if self.shown and sys.stderr.isatty():
-            try:
-                from tqdm import tqdm
-            except ImportError as error:
-                raise ImportError(MISSING_EXTRA.format(what="a progress bar", package="tqdm")) from error
             self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def update(self, done: int, *, waited: float, losses: Mapping[str, float] | None = None) -> None:

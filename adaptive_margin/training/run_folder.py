@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -25,6 +26,7 @@ from .config_files import MISSING_EXTRA, flat, to_yaml
 from .world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
+LOCK = ".lock"
 COLUMNS = ("step", "name", "value", "seconds")
 
 
@@ -69,7 +71,8 @@ class RunFolder:
         keep: checkpoints kept.
 
     Raises:
-        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, or other files.
+        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, or other files;
+            or another process is training there.
 
     Example:
         >>> import tempfile
@@ -94,12 +97,14 @@ class RunFolder:
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         self._file: io.FileIO | None = None
         self._board: Any = None
+        self._lock: io.FileIO | None = None
         wrong: str | None = None
         if world.is_main:
             try:
                 self._claim(config, resume, may_change)
             except RunFolderError as error:
                 wrong = str(error)
+                self.close()
         wrong = world.broadcast_object(wrong)  # every rank stops, or none
         if wrong is not None:
             raise RunFolderError(wrong)
@@ -136,7 +141,7 @@ class RunFolder:
         """Drops what was logged after a step, because the run goes on from there."""
         if not self.world.is_main:
             return
-        self.close()
+        self._close_curves()
         curves = self.path / "scalars.csv"
         if curves.exists():
             whole = curves.read_text(encoding="utf-8").split("\n")[1:-1]  # behind the last newline is a torn row
@@ -159,12 +164,18 @@ class RunFolder:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text.encode())
 
-    def close(self) -> None:
-        """Closes the curves' files; the next row opens them again."""
+    def _close_curves(self) -> None:
         if self._file is not None:
             self._file.close()
             self._board.close()
             self._file = self._board = None
+
+    def close(self) -> None:
+        """Closes the curves' files and leaves the folder to others; a row that comes later opens the files again."""
+        self._close_curves()
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def __enter__(self) -> RunFolder:
         return self
@@ -177,13 +188,14 @@ class RunFolder:
     def _claim(self, config: Any, resume: bool, may_change: Collection[str]) -> None:
         """Checks that the folder is ours, and writes down what was asked and where it runs."""
         self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.path)
         remove_temporaries(self.path)
         there = self.path / "config.yaml"
         if there.exists():
             if not resume:
                 raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
             self._check_same(config, may_change)
-        elif names := sorted(entry.name for entry in self.path.iterdir()):
+        elif names := sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK):
             found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             raise RunFolderError(
                 f"{self.path} holds other files ({found}) and no run: choose another folder, or empty it"
@@ -193,8 +205,8 @@ class RunFolder:
         if history.exists():
             first = json.loads(history.read_text(encoding="utf-8"))
             here = {**first, "resumed": [*first.get("resumed", []), here]}
+        self.write("config.yaml", to_yaml(config))  # first: a folder that has it is a run, whatever else it lacks
         self.write("environment.json", json.dumps(here, indent=2) + "\n")
-        self.write("config.yaml", to_yaml(config))  # last: a folder that has it is a run
 
     def _check_same(self, config: Any, may_change: Collection[str]) -> None:
         import yaml
@@ -263,6 +275,28 @@ def environment(world: World) -> dict[str, Any]:
         "command": [sys.executable, *sys.argv],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
+
+
+def _locked(folder: Path) -> io.FileIO | None:
+    """Keeps other processes out until it is closed or this process dies; None where the system has no such locks.
+
+    Raises:
+        RunFolderError: another process trains there.
+    """
+    if sys.platform == "win32":
+        return None
+    import fcntl
+
+    file = open(folder / LOCK, "ab", buffering=0)  # noqa: SIM115 - the lock lasts as long as the file is open
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock, not kept by data workers that outlive us
+    except OSError as error:
+        file.close()
+        if error.errno not in (errno.EACCES, errno.EAGAIN):  # some network file systems lock nothing
+            return None
+        remedy = "wait for its end, end it, or choose another folder"
+        raise RunFolderError(f"another process is training in {folder}: {remedy}") from None
+    return file
 
 
 def _processor() -> str:

@@ -174,6 +174,7 @@ def test_compiled_without_a_graph_break() -> None:
     assert_close(torch.autograd.grad(ours, inputs), torch.autograd.grad(expected, inputs))
 
 
+@pytest.mark.usefixtures("fake_cuda_works")
 @pytest.mark.parametrize("rows", [20, 300])
 def test_nothing_on_cuda_waits_for_the_device(rows: int) -> None:
     with FakeTensorMode():  # raises at whatever needs a number from the device

@@ -440,6 +440,20 @@ def test_a_tile_smaller_than_a_row(monkeypatch):
     assert torch.equal(F.empirical_bias_k(x, y), k)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("bound", [F.hoeffding_significant, F.chernoff_significant, F.released_significant])
+@pytest.mark.parametrize("sizes", [(3, 4, 2, 60), (4,) * 17, (1,) * 69, (12, 57)])  # from no group to all large enough
+def test_distances_beyond_every_group_do_not_matter(monkeypatch, sizes, bound, threads):
+    monkeypatch.setattr(neighbourhood, "ENTRIES_A_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    y = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    x = 0.3 * torch.randn(len(y), 3) + y[:, None]
+    for kwargs in ({}, {"ref_emb": x[::2].clone(), "ref_labels": y[::2]}):
+        every_k = lambda *arguments: bound(*arguments)  # noqa: E731 - a bound not known to be pure looks at all of them
+        expected = F.empirical_bias_k(x, y, 1.0, significant=every_k, **kwargs)
+        assert torch.equal(F.empirical_bias_k(x, y, 1.0, significant=bound, **kwargs), expected)
+
+
 # --- edges ----------------------------------------------------------------------------------------------------------
 
 

@@ -479,6 +479,7 @@ def test_pair_hinge_means_are_the_stock_contrastive_loss(distance: str, per_row:
 # --- devices ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("fake_cuda_works")
 @pytest.mark.parametrize("rows", [40, 600])
 @pytest.mark.parametrize("distance", ["squared_l2", "l2"])
 def test_nothing_on_cuda_waits_for_the_device(rows: int, distance: str) -> None:

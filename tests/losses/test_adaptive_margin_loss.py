@@ -717,18 +717,7 @@ WAITS_FOR_NOTHING = {  # with a reducer that does not look at its losses the hos
 }
 
 
-@pytest.fixture(scope="module")
-def _fake_cuda() -> None:
-    """Skips where this build of torch wants a driver even for tensors without values."""
-    try:
-        with FakeTensorMode():
-            x = torch.zeros(3, device="cuda")
-            x[1:] = x[:-1]
-    except (RuntimeError, AssertionError) as error:
-        pytest.skip(f"fake CUDA tensors do not work here: {error}")
-
-
-@pytest.mark.usefixtures("_fake_cuda")
+@pytest.mark.usefixtures("fake_cuda_works")
 @pytest.mark.parametrize("name", WAITS_FOR_NOTHING)
 @pytest.mark.parametrize("units", [None, "offset"])
 def test_on_cuda_nothing_waits_for_the_device(name: str, units: Any) -> None:
@@ -751,7 +740,7 @@ def _of(granularity: Any) -> AdaptiveMargin:
     return AdaptiveMargin(granularity=granularity)
 
 
-@pytest.mark.usefixtures("_fake_cuda")
+@pytest.mark.usefixtures("fake_cuda_works")
 def test_a_reference_that_is_the_batch_stays_so_on_its_way_to_the_device() -> None:
     seen: list[Any] = []
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -766,7 +755,7 @@ def test_a_reference_that_is_the_batch_stays_so_on_its_way_to_the_device() -> No
     assert labels_seen.device.type == "cuda"
 
 
-@pytest.mark.usefixtures("_fake_cuda")
+@pytest.mark.usefixtures("fake_cuda_works")
 def test_the_check_for_synchronisation_sees_one() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         embeddings = torch.randn(12, 8, device="cuda")

@@ -172,6 +172,7 @@ def fake_cuda(*shape: int, dtype: torch.dtype = torch.float32, grad: bool = Fals
     return torch.empty(shape, dtype=dtype, device="cuda", requires_grad=grad)
 
 
+@pytest.mark.usefixtures("fake_cuda_works")
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda', but CUDA is not available")
 @pytest.mark.parametrize(("options", "mined"), CASES, ids=str)
 @pytest.mark.parametrize("with_ref", [False, True])
@@ -187,6 +188,7 @@ def test_no_look_at_the_data_on_a_device(options, with_ref, mined, dtype):
         assert alpha.shape == ((40,) if options.get("granularity") == "anchor" else ())
 
 
+@pytest.mark.usefixtures("fake_cuda_works")
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda', but CUDA is not available")
 def test_no_look_at_the_data_for_mined_pairs_and_formulas():
     with FakeTensorMode():
@@ -198,6 +200,7 @@ def test_no_look_at_the_data_for_mined_pairs_and_formulas():
         assert F.gaussian_correlation(x[:9], x[9:], pairing="zip").shape == ()
 
 
+@pytest.mark.usefixtures("fake_cuda_works")
 @pytest.mark.filterwarnings("ignore:User provided device_type of 'cuda', but CUDA is not available")
 def test_what_does_look_at_the_data_is_seen():
     # statistics are floats, all pairs of different labels are as many as the labels say, a plain Dependence selects

@@ -75,6 +75,7 @@ def test_bad_values(argument, value):
         LinearMargin(**{argument: value})
 
 
+@pytest.mark.usefixtures("fake_cuda_works")
 def test_nothing_waits_for_the_device():
     margin = LinearMargin()
     with FakeTensorMode(allow_non_fake_inputs=True):  # a look at the data of a tensor on a device raises here

@@ -1,21 +1,29 @@
-"""A small job with all that can go wrong in a resumed run: dropout, momentum, NumPy's generator, a threshold of its own.
-
-``python -m tests.training.toy FOLDER [--steps N] [--slow SECONDS] [--nan STEP] [--threads]`` trains it.
-"""
+"""A small job with what a resumed run can lose: dropout, momentum, a schedule, a threshold, odd numbers in the log."""
 
 from __future__ import annotations
 
-import argparse
+import os
 import random
+import signal
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from adaptive_margin.training import RunFolder, Summary, World, backward_and_step, seed_everything, train
+from adaptive_margin.training import (
+    Checkpoints,
+    RunFolder,
+    Summary,
+    World,
+    backward_and_step,
+    read_scalars,
+    seed_everything,
+    train,
+)
 
 STEPS = 30
 
@@ -23,8 +31,8 @@ STEPS = 30
 class Toy:
     """Regression of noise on noise."""
 
-    def __init__(self, world: World, *, slow: float = 0.0, nan: int | None = None) -> None:
-        self.world, self.slow, self.nan = world, slow, nan
+    def __init__(self, world: World, *, slow: float = 0.0, nan: int = -1, kill: int = -1) -> None:
+        self.world, self.slow, self.nan, self.kill = world, slow, nan, kill
         self.net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 1))
         world.broadcast(self.net)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
@@ -42,6 +50,8 @@ class Toy:
             loss = loss * float("nan")
         parameters = self.net.parameters()
         backward_and_step(loss, self.optimizer, parameters_before_gather=parameters, world=self.world, clip_norm=1.0)
+        if step == self.kill:
+            os.kill(os.getpid(), signal.SIGKILL)
         self.schedule.step()
         self.threshold = 0.9 * self.threshold + 0.1 * float(loss.detach())
         statistics: dict[str, Tensor | float] = {"loss": loss, "threshold": self.threshold}
@@ -66,10 +76,10 @@ class Toy:
         self.threshold = state["threshold"]
 
 
-def run(path: str, *, steps: int = STEPS, world: World | None = None, **options: Any) -> Summary:
+def run(path: str | Path, *, steps: int = STEPS, world: World | None = None, **faults: Any) -> Summary:
     world = world or World()
     seed_everything(3, rank=world.rank)
-    job = Toy(world, **options)
+    job = Toy(world, **faults)
     with RunFolder(path, {"seed": 3, "steps": steps}, world=world, may_change=["steps"]) as folder:
         return train(
             job,
@@ -83,17 +93,10 @@ def run(path: str, *, steps: int = STEPS, world: World | None = None, **options:
         )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("folder")
-    parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--slow", type=float, default=0.0)
-    parser.add_argument("--nan", type=int)
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    with World.from_environment(device="cpu") as world:
-        run(arguments.folder, steps=arguments.steps, world=world, slow=arguments.slow, nan=arguments.nan)
-
-
-if __name__ == "__main__":
-    main()
+def outcome(path: str | Path) -> dict[str, Any]:
+    """All that a run leaves, but for the time it took."""
+    checkpoints = Checkpoints(Path(path) / "checkpoints")
+    step, state = checkpoints.latest() or (0, {})
+    state.pop("seconds")
+    curves = {name: (curve.steps, curve.values) for name, curve in read_scalars(path).items()}
+    return {"step": step, "state": state, "best": checkpoints.best(), "curves": curves}

@@ -1,0 +1,152 @@
+"""The command ``adaptive-margin``: what is done with trained networks and with data, rather than training itself."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from . import __version__
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; ``adaptive-margin --help`` explains it.
+
+    Args:
+        argv: arguments without the program's name; those of the process unless given.
+
+    Returns:
+        0 when all went well, 1 when something could not be done, 130 after Ctrl-C. A wrong option ends the process with
+        status 2.
+    """
+    parser = argparse.ArgumentParser(
+        prog="adaptive-margin",
+        description="Valence and arousal from faces: predict with a trained network, export it, report on runs, "
+        "check data.",
+        epilog="Train with benchmarks/fer_caf.py of the repository. Each command has its own --help.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"adaptive-margin {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    _add_predict(commands)
+    _add_export(commands)
+    _add_report(commands)
+    _add_check(commands)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["check"]:  # it has a parser of its own
+        from .datasets.check import main as check
+
+        return check(words[1:], prog="adaptive-margin check")
+    options = parser.parse_args(words)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
+        print(f"adaptive-margin {options.command}: {error}", file=sys.stderr)
+        return 1
+
+
+def _checkpoint(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        metavar="FILE",
+        help="a trained network: model.pt, the run folder that holds it, or one of its checkpoints",
+    )
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="valence and arousal of the faces in images and videos",
+        description="Finds faces, predicts valence and arousal of each, and writes a table (predictions.csv: a row for "
+        "each face and frame) and the images and videos with what was found drawn in.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "source", metavar="IMAGE|FOLDER|VIDEO", help="what to look at; folders are searched to any depth"
+    )
+    _checkpoint(parser)
+    parser.add_argument("--output", default="predictions", metavar="DIR", help="where to write (default: predictions)")
+    parser.add_argument("--crops", action="store_true", help="each image is one face, cut out already: detect none")
+    parser.add_argument(
+        "--margin",
+        type=float,
+        default=1.5,
+        help="side of the square cut out for the network, over the detector's box (default 1.5)",
+    )
+    parser.add_argument("--no-pictures", action="store_true", help="write the table only")
+    parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
+    parser.set_defaults(run=_predict)
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from .emotion.predict import load_predictor, predict, summary, tell_on_stderr
+
+    predictor = load_predictor(options.checkpoint, crops=options.crops, margin=options.margin, device=options.device)
+    outcome = predict(options.source, predictor, options.output, annotate=not options.no_pictures, tell=tell_on_stderr)
+    print(summary(outcome))
+    if outcome.interrupted:
+        return 130
+    return 0 if outcome.pictures else 1
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "export-onnx",
+        help="write a trained network as ONNX, checked against PyTorch",
+        description="Writes encoder and regressor as an ONNX file for batches of any size, and compares its output in "
+        "ONNX Runtime with PyTorch's before the file appears.",
+        allow_abbrev=False,
+    )
+    _checkpoint(parser)
+    parser.add_argument("--output", required=True, metavar="FILE", help="the file to write, such as model.onnx")
+    parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference allowed (default 1e-4)")
+    parser.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    from .emotion.export_onnx import export_onnx
+    from .emotion.predict import load_network
+
+    net, preprocessing = load_network(options.checkpoint)
+    worst = export_onnx(net, preprocessing, options.output, tolerance=options.tolerance)
+    size = preprocessing.size
+    print(f"{options.output}: images (batch, 3, {size}, {size}) to valence and arousal (batch, 2)")
+    print(f"largest difference from PyTorch: {worst:.2g}")
+    return 0
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "report",
+        help="one HTML file about a run, or about all runs of an ablation",
+        description="Writes one self-contained HTML file: figures with intervals beside the paper's, identity leakage, "
+        "curves, the margin over training, a video, maps of features, best and worst predictions.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", metavar="DIR", help="a run folder, or a folder with runs/ARM/seedN")
+    parser.add_argument("--output", metavar="FILE", help="the file to write (default: DIR/report.html)")
+    parser.set_defaults(run=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from .emotion.report import write_report
+
+    print(write_report(options.folder, options.output))
+    return 0
+
+
+def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    commands.add_parser(
+        "check",
+        help="say which data set lies in a folder and which of its rows can be used",
+        add_help=False,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,275 @@
+"""Charts of a report as SVG that stands inside an HTML page: text in the page's colour, light or dark."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.floating[Any]]
+
+INK, FAINT = "#0a0b0c", "#0d0e0f"  # stand for the page's own colours, which replace them in the SVG
+PALETTE = ("#3b82c4", "#2f9e6e", "#9b6bd1", "#d1495b", "#1b9aaa", "#c2588f", "#8a8f98", "#7a9e2f")
+BASELINE = "#bf7430"
+PEOPLE = (*PALETTE, BASELINE, "#5f6fd6", "#a5765a", "#d9b430")  # as many people as can be told apart
+_STYLE = {
+    "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "lines.linewidth": 1.6,
+}
+
+
+class Chart:
+    """One chart: ``with Chart(title, alt) as axes`` draws, ``.svg`` is the result.
+
+    Args:
+        title: heading of the chart.
+        alt: what a reader who cannot see it is told.
+        width: inches; the page scales it to its column.
+        height: likewise.
+
+    Example:
+        >>> with Chart("Loss", "A falling line.") as chart:
+        ...     _ = chart.axes.plot([1, 2, 3], [3, 2, 1])
+        >>> chart.svg.startswith("<svg") and 'role="img"' in chart.svg
+        True
+    """
+
+    def __init__(self, title: str, alt: str, width: float = 4.4, height: float = 3.1) -> None:
+        try:
+            import matplotlib
+            from matplotlib.backends.backend_svg import FigureCanvasSVG
+            from matplotlib.figure import Figure
+        except ImportError as error:  # pragma: no cover - the test environment has it
+            raise ImportError("a report needs matplotlib: pip install 'adaptive-margin[train]'") from error
+        self.title, self.alt = title, alt
+        self._style = matplotlib.rc_context({**_STYLE, "svg.hashsalt": title + alt})
+        self._style.__enter__()
+        self.figure: Any = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasSVG(self.figure)
+        self.axes: Any = self.figure.subplots()
+        self.svg = ""
+
+    def __enter__(self) -> Chart:
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        try:
+            if kind is None:
+                self.axes.set_title(self.title, fontsize=11, loc="left")
+                text = io.StringIO()
+                self.figure.savefig(text, format="svg", transparent=True, dpi=160, metadata={"Date": None})
+                self.svg = inline_svg(text.getvalue(), self.title, self.alt)
+        finally:
+            self._style.__exit__(None, None, None)
+
+
+def inline_svg(text: str, title: str, alt: str) -> str:
+    """An SVG file's element for use inside HTML: named, scalable, in the page's colours, its ids its own."""
+    svg = text[text.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
+    svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
+    mark = "c" + hashlib.sha256((title + alt).encode()).hexdigest()[:8]
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{mark}-\1"', svg)
+    svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", svg)
+    svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", svg, count=1)
+    svg = re.sub(r'^<svg([^>]*?) height="[^"]*"', r"<svg\1", svg, count=1)
+    label = html.escape(f"{title}. {alt}", quote=True)
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    return re.sub(r">\s+<", "><", svg).strip()
+
+
+def curves(
+    title: str,
+    series: Sequence[tuple[str, str, Sequence[tuple[Sequence[float], Sequence[float]]]]],
+    *,
+    y: str,
+    x: str = "iteration",
+    alt: str,
+    smooth: int = 1,
+    log: bool = False,
+) -> str:
+    """Lines over training: of each arm a faint line a seed, and their mean where the seeds share their steps.
+
+    Args:
+        title: of the chart.
+        series: name, colour, and (steps, values) of each seed.
+        y: label of the vertical axis.
+        x: of the horizontal one.
+        alt: for readers who cannot see it.
+        smooth: number of neighbours that are averaged.
+        log: logarithmic vertical axis.
+    """
+    with Chart(title, alt) as chart:
+        for name, colour, seeds in series:
+            lines = [(np.asarray(steps, float), _smooth(np.asarray(values, float), smooth)) for steps, values in seeds]
+            same = all(len(s) == len(lines[0][0]) and (s == lines[0][0]).all() for s, _ in lines)
+            if len(lines) > 1:
+                for steps, values in lines:
+                    chart.axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
+            if same:
+                chart.axes.plot(lines[0][0], np.mean([v for _, v in lines], axis=0), color=colour, label=name)
+            elif lines:
+                chart.axes.plot([], [], color=colour, label=name)
+        if log:
+            chart.axes.set_yscale("log")
+        chart.axes.set_xlabel(x)
+        chart.axes.set_ylabel(y)
+        if len(series) > 1:
+            chart.axes.legend(loc="best", ncols=1 if len(series) < 5 else 2, handlelength=1.2, columnspacing=1)
+    return chart.svg
+
+
+def _smooth(values: Floats, width: int) -> Floats:
+    if width <= 1 or len(values) < 2 * width:
+        return values
+    padded = np.concatenate([np.full(width // 2, values[0]), values, np.full(width - 1 - width // 2, values[-1])])
+    return np.convolve(padded, np.ones(width) / width, mode="valid")
+
+
+def plane(title: str, truth: Floats, prediction: Floats, colour: str, alt: str) -> str:
+    """True and predicted labels as points in the valence-arousal plane."""
+    with Chart(title, alt, width=4.2, height=4.2) as chart:
+        axes = chart.axes
+        angle = np.linspace(0, 2 * np.pi, 200)
+        axes.plot(np.cos(angle), np.sin(angle), color=FAINT, linewidth=1)
+        axes.scatter(truth[:, 0], truth[:, 1], s=7, color=INK, alpha=0.22, linewidths=0, label="label")
+        axes.scatter(prediction[:, 0], prediction[:, 1], s=9, color=colour, alpha=0.55, linewidths=0, label="predicted")
+        _square(axes, max(1.05, float(np.abs(prediction).max(initial=0)) * 1.05))
+        axes.set_xlabel("valence")
+        axes.set_ylabel("arousal")
+        axes.legend(loc="upper right", handletextpad=0.2, borderpad=0.1, markerscale=2)
+    return chart.svg
+
+
+def against(title: str, truth: Floats, prediction: Floats, label: str, colour: str, alt: str) -> str:
+    """Predictions over labels, with the line on which they would be equal."""
+    with Chart(title, alt, width=4.2, height=4.2) as chart:
+        axes = chart.axes
+        reach = max(1.05, float(np.abs(prediction).max(initial=0)) * 1.05)
+        axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.scatter(truth, prediction, s=9, color=colour, alpha=0.5, linewidths=0)
+        _square(axes, reach)
+        axes.set_xlabel(f"{label}, labelled")
+        axes.set_ylabel("predicted")
+    return chart.svg
+
+
+def _square(axes: Any, reach: float) -> None:
+    axes.set_xlim(-reach, reach)
+    axes.set_ylim(-reach, reach)
+    axes.set_aspect("equal")
+    axes.set_xticks([-1, -0.5, 0, 0.5, 1])
+    axes.set_yticks([-1, -0.5, 0, 0.5, 1])
+
+
+def over_frames(
+    title: str, frame: Floats, truth: Floats, predictions: Sequence[tuple[str, str, Floats]], label: str, alt: str
+) -> str:
+    """Labels and predictions over the frames of a video (the paper's Figure 3)."""
+    with Chart(title, alt, width=5.0, height=2.5) as chart:
+        axes = chart.axes
+        axes.plot(frame, truth, color=INK, linewidth=1.8, label="label")
+        for name, colour, values in predictions:
+            axes.plot(frame, values, color=colour, linewidth=1.2, alpha=0.9, label=name)
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+        axes.set_xlabel("frame")
+        axes.set_ylabel(label)
+        axes.margins(x=0.01)
+        axes.set_ylim(*_with_room(np.concatenate([truth, *[v for _, _, v in predictions]])))
+        axes.legend(loc="upper right", ncols=3, handlelength=1.2, columnspacing=1, borderpad=0.1)
+    return chart.svg
+
+
+def _with_room(values: Floats) -> tuple[float, float]:
+    """Limits with room for a legend above the lines."""
+    low, high = float(values.min()), float(values.max())
+    extent = max(high - low, 0.1)
+    return low - 0.08 * extent, high + 0.28 * extent
+
+
+def map_by_person(title: str, points: Floats, person: NDArray[np.int64], alt: str) -> str:
+    """A map of features, the people with most points each in a colour, others faint."""
+    names, counts = np.unique(person[person >= 0], return_counts=True)
+    shown = names[np.argsort(-counts, kind="stable")][: len(PEOPLE)]
+    with Chart(title, alt, width=4.2, height=3.9) as chart:
+        rest = ~np.isin(person, shown)
+        chart.axes.scatter(points[rest, 0], points[rest, 1], s=8, color=FAINT, linewidths=0)
+        for name, colour in zip(shown, PEOPLE, strict=False):
+            of = person == name
+            chart.axes.scatter(points[of, 0], points[of, 1], s=12, color=colour, alpha=0.85, linewidths=0)
+        _bare(chart.axes)
+    return chart.svg
+
+
+def map_by_intensity(title: str, points: Floats, intensity: Floats, alt: str) -> str:
+    """A map of features coloured by the distance of the label from neutral."""
+    with Chart(title, alt, width=4.2, height=3.9) as chart:
+        drawn = chart.axes.scatter(
+            points[:, 0], points[:, 1], s=12, c=intensity, cmap="plasma", vmin=0, vmax=1, alpha=0.85, linewidths=0
+        )
+        bar = chart.figure.colorbar(drawn, ax=chart.axes, shrink=0.8, aspect=24)
+        bar.set_label("intensity √(v² + a²)")
+        bar.outline.set_visible(False)
+        _bare(chart.axes)
+    return chart.svg
+
+
+def _bare(axes: Any) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def feature_map(features: NDArray[np.float16], most: int = 800, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
+    """t-SNE of standardised features in two dimensions (van der Maaten & Hinton 2008).
+
+    Args:
+        features: shape ``(K, F)``.
+        most: rows to place; more are thinned out at random.
+        seed: of both.
+
+    Returns:
+        Places, shape ``(M, 2)``, and which of the K rows they are, shape ``(M,)``.
+
+    Example:
+        >>> places, rows = feature_map(np.random.default_rng(0).normal(size=(30, 5)).astype(np.float16), most=20)
+        >>> places.shape, rows.shape
+        ((20, 2), (20,))
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    rows = np.arange(len(features))
+    if len(rows) > most:
+        rows = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+    x = features[rows].astype(np.float64)
+    spread = x.std(axis=0)
+    x = (x - x.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+    if min(x.shape) > 50:
+        x = PCA(50, random_state=seed).fit_transform(x)
+    perplexity = min(30.0, max(1.0, (len(x) - 1) / 3))
+    places: Floats = TSNE(perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
+    return places, rows

@@ -1,0 +1,240 @@
+"""What a run trains, validates and tests on: three parts that share no person, or whatever the data set can tell apart.
+
+| data set | test | validation | kept apart |
+|---|---|---|---|
+| faces | 15% of the people | 15% | people |
+| affectnet, affectnet-reduced | the published validation set, as everybody does | 2% of training | pictures |
+| afew-va | one of five folds | 10% of the rest | actors |
+| aff-wild | 20% of the videos | 10% of the rest | videos |
+| aff-wild2 | the published validation set | 10% of training | source videos |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..datasets import (
+    CachedBatches,
+    ImageCache,
+    LoadedSplit,
+    Split,
+    check_apart,
+    group_folds,
+    group_holdout,
+    load_afew_va,
+    load_aff_wild,
+    load_aff_wild2,
+    load_affectnet_2017,
+    load_affectnet_reduced,
+    stratified_holdout,
+)
+from ..datasets.image_cache import Bytes
+from ..datasets.records import Integers
+from ..faces import FacesDataset
+from ..training.world import World
+from .config import EmotionConfig
+
+DATA_OPTIONS = (
+    "dataset",
+    "root",
+    "cache",
+    "skip_unreadable",
+    "resize",
+    "split_seed",
+    "fold",
+    "every",
+    "people",
+    "images_per_person",
+    "disturb",
+)
+"""The options that :func:`load_data` looks at: runs that agree in them can share what it returns."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Part:
+    """Faces of one part, in order.
+
+    Attributes:
+        images: decoded, uint8, shape ``(slots, H, H, 3)``, possibly more than the part's.
+        slots: which of them each row is, shape ``(N,)``.
+        labels: (valence, arousal), float32, shape ``(N, 2)``.
+        people: number of each row's person, shape ``(N,)``; −1 where unknown.
+        videos: name of each row's video; None for single images.
+        frames: number in the video, shape ``(N,)``; −1 for single images.
+    """
+
+    images: Bytes
+    slots: Integers
+    labels: npt.NDArray[np.float32]
+    people: Integers
+    videos: tuple[str | None, ...]
+    frames: Integers
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def picture(self, row: int) -> npt.NDArray[np.uint8]:
+        """The picture of a row, uint8, ``(H, H, 3)``."""
+        return self.images[self.slots[row]]
+
+    def batches(self, **options: Any) -> CachedBatches:
+        """Batches of this part; see :class:`~adaptive_margin.datasets.CachedBatches`."""
+        return CachedBatches(self.images, self.labels, slots=self.slots, **options)
+
+    def take(self, rows: Integers) -> Part:
+        """Some of the rows."""
+        return Part(
+            images=self.images,
+            slots=self.slots[rows],
+            labels=self.labels[rows],
+            people=self.people[rows],
+            videos=tuple(self.videos[row] for row in rows.tolist()),
+            frames=self.frames[rows],
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EmotionData:
+    """The three parts, how they were divided, and what became of every row.
+
+    Attributes:
+        train: what is trained on.
+        val: what decisions are made on.
+        test: what is reported.
+        splits: file name → the split it is to hold.
+        independent: what the parts do not share, in words.
+        reports: of the loaders, as text.
+    """
+
+    train: Part
+    val: Part
+    test: Part
+    splits: Mapping[str, Split]
+    independent: str
+    reports: tuple[str, ...] = field(default=())
+
+
+def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
+    """Loads, decodes (once, into the cache) and divides a data set.
+
+    Raises:
+        LayoutError, LabelFileError, UnreadableError, CacheSpaceError: as the loaders and the cache do; each message
+            says what was expected.
+    """
+    if config.dataset == "faces":
+        return _faces(config)
+    world = world or World()
+    root = str(config.root)
+    options = {"skip_unreadable": config.skip_unreadable}
+    if config.dataset in ("affectnet", "affectnet-reduced"):
+        load = load_affectnet_2017 if config.dataset == "affectnet" else load_affectnet_reduced
+        loaded, tested = load(root, "train", **options), load(root, "validation", **options)
+        cache, test_cache = _cache(loaded, config, world), _cache(tested, config, world)
+        val_split = stratified_holdout(cache.records, 0.02, seed=config.split_seed)
+        return _of_two(cache, test_cache, val_split, (loaded, tested))
+    if config.dataset == "aff-wild2":
+        loaded = load_aff_wild2(root, "train", every=config.every, **options)
+        tested = load_aff_wild2(root, "validation", every=config.every, **options)
+        cache, test_cache = _cache(loaded, config, world), _cache(tested, config, world)
+        val_split = group_holdout(cache.records, 0.1, seed=config.split_seed, unit="identity")
+        return _of_two(cache, test_cache, val_split, (loaded, tested))
+    if config.dataset == "afew-va":
+        loaded = load_afew_va(root, **options)
+        cache = _cache(loaded, config, world)
+        split = group_folds(cache.records, 5, seed=config.split_seed)
+        rest, test = split.train_test(cache.records, f"fold{config.fold}")
+        unit = "identity"
+    else:
+        loaded = load_aff_wild(root, every=config.every, **options)
+        cache = _cache(loaded, config, world)
+        split = group_holdout(cache.records, 0.2, seed=config.split_seed, unit="video")
+        rest, test = split.train_test(cache.records, "test")
+        unit = "video"
+    inner = cache.records.subset(rest)
+    val_split = group_holdout(inner, 0.1, seed=config.split_seed, unit=unit)
+    within = val_split.rows(inner)
+    parts = {"train": rest[within["train"]], "val": rest[within["test"]], "test": test}
+    check_apart(cache.records, parts, unit)
+    everything = _part(cache)
+    return EmotionData(
+        **{name: everything.take(rows) for name, rows in parts.items()},
+        splits={"test.json": split, "validation.json": val_split},
+        independent=split.independent,
+        reports=(str(loaded.report),),
+    )
+
+
+def _faces(config: EmotionConfig) -> EmotionData:
+    sets = {
+        name: FacesDataset(
+            config.people,
+            config.images_per_person,
+            size=config.resize,
+            seed=config.split_seed,
+            split=name,
+            disturb=config.disturb,
+        )
+        for name in ("train", "val", "test")
+    }
+    parts = {
+        name: Part(
+            images=faces.images,
+            slots=np.arange(len(faces)),
+            labels=faces.av,
+            people=faces.person,
+            videos=(None,) * len(faces),
+            frames=np.full(len(faces), -1),
+        )
+        for name, faces in sets.items()
+    }
+    split = Split(
+        dataset="faces",
+        protocol="70, 15 and 15% of the people",
+        unit="identity",
+        independent="person",
+        seed=config.split_seed,
+        parts={name: tuple(str(person) for person in faces.people) for name, faces in sets.items()},
+    )
+    return EmotionData(**parts, splits={"split.json": split}, independent="person")
+
+
+def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> ImageCache:
+    """The decoded images; the main process of each machine builds, the others wait for it at a lock."""
+    folder = config.cache or str(Path(config.output).parent / "cache")
+    cache = ImageCache.open(loaded.records, folder, size=config.resize, skip_unreadable=config.skip_unreadable)
+    world.barrier()
+    return cache
+
+
+def _part(cache: ImageCache) -> Part:
+    records = cache.records
+    return Part(
+        images=cache.images,
+        slots=cache.slots,
+        labels=records.labels,
+        people=records.identity.codes.astype(np.int64),
+        videos=tuple(records.video),
+        frames=records.frame,
+    )
+
+
+def _of_two(
+    cache: ImageCache, test_cache: ImageCache, val_split: Split, loaded: tuple[LoadedSplit, LoadedSplit]
+) -> EmotionData:
+    """Training and validation out of one cache, the published validation set as the test."""
+    rows = val_split.rows(cache.records)
+    everything = _part(cache)
+    return EmotionData(
+        train=everything.take(rows["train"]),
+        val=everything.take(rows["test"]),
+        test=_part(test_cache),
+        splits={"validation.json": val_split},
+        independent=val_split.independent,
+        reports=tuple(str(one.report) for one in loaded),
+    )

@@ -1,0 +1,41 @@
+"""A drawn video of somebody new, for the report: the paper's Figure 3 where a data set has no videos."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..datasets.batches import CachedBatches
+from ..faces import draw_video, sample_identities
+from .evaluation import Evaluation, Pictures, evaluate
+from .nets import EmotionNet
+
+
+def evaluate_drawn_video(
+    net: EmotionNet, *, people: int, resize: int, size: int, seed: int = 0, n_frames: int = 240
+) -> tuple[Evaluation, Pictures]:
+    """Draws a person who is in none of the parts of a data set of drawn faces, over time, and runs a network on it.
+
+    Args:
+        net: encoder and regressor.
+        people: how many people the data set has in all parts together; the next one is drawn.
+        resize: side of a frame, pixels.
+        size: side of the crop that the network sees, pixels.
+        seed: of the data set, which decides who is drawn.
+        n_frames: how many frames.
+
+    Returns:
+        What the network made of the frames, and the picture of each row: the ``video`` and ``video_pictures`` of
+        :func:`~adaptive_margin.emotion.evaluation.write_evaluation`.
+
+    Example:
+        >>> from adaptive_margin.emotion.nets import emotion_net
+        >>> found, picture = evaluate_drawn_video(emotion_net("small"), people=10, resize=64, size=60, n_frames=6)
+        >>> len(found), picture(0).shape
+        (6, (64, 64, 3))
+    """
+    somebody = sample_identities(people + 1, seed=seed).take(np.array([people]))
+    video = draw_video(somebody, n_frames, size=resize, seed=seed, person=people)
+    batches = CachedBatches(video.images, video.av, batch_size=128, train=False, size=size, prefetch=0)
+    names = [f"drawn person {people}"] * n_frames
+    found = evaluate(net, batches, videos=names, frames=np.arange(n_frames), resamples=1)
+    return found, lambda row: video.images[row]

@@ -1,0 +1,421 @@
+"""A network on a whole data set: figures with intervals, identity leakage, and what a report needs of it.
+
+A run folder gets two files: ``result.json``, small, with every figure; and ``evaluation.npz``, with predictions, some
+features and a few small pictures, which the report draws from.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from .. import functional as F
+from ..functional.checks import problem
+from ..metrics import AffectMetrics, IdentityLeakage, bootstrap_interval, identity_leakage
+from ..training.atomic import write_atomically
+from ..training.world import World
+from .nets import LABELS, EmotionNet
+
+FIGURES = ("rmse", "sagr", "pcc", "ccc")
+FORMAT = 1
+EXTREMES = 12  # best and worst predictions that are kept as pictures
+STRIP = 8  # frames of the video that are kept as pictures
+SIDE = 96  # of these pictures, pixels
+
+Pictures = Callable[[int], NDArray[np.uint8]]
+"""Row → its picture, uint8, ``(H, W, 3)``."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Evaluation:
+    """What a network made of a data set, in the order of its rows.
+
+    Attributes:
+        row: position in the data set, int64, shape ``(N,)``, increasing.
+        truth: (valence, arousal), float32, shape ``(N, 2)``.
+        prediction: likewise.
+        person: number of the person, int64, shape ``(N,)``; −1 where unknown.
+        video: name of the video of each row, shape ``(N,)``; empty where it is of none.
+        frame: number in the video, int64, shape ``(N,)``; −1 for single images.
+        features: of the encoder, float16, shape ``(K, F)``, of some rows.
+        feature_index: which of the N rows these are, int64, shape ``(K,)``, increasing.
+        figures: as :meth:`AffectMetrics.compute` returns them.
+        intervals: figure → label or ``"mean"`` → (low, high), 95%; empty where there is nothing to draw from.
+        interval_by: what was drawn: ``"person"``, ``"video"`` or ``"sample"``.
+        leakage: of identity, where people are known.
+    """
+
+    row: NDArray[np.int64]
+    truth: NDArray[np.float32]
+    prediction: NDArray[np.float32]
+    person: NDArray[np.int64]
+    video: NDArray[np.str_]
+    frame: NDArray[np.int64]
+    features: NDArray[np.float16]
+    feature_index: NDArray[np.int64]
+    figures: dict[str, dict[str, float]]
+    intervals: dict[str, dict[str, tuple[float, float]]]
+    interval_by: str
+    leakage: IdentityLeakage | None
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def error(self) -> NDArray[np.float64]:
+        """Distance between label and prediction in the valence-arousal plane, shape ``(N,)``."""
+        gap = self.prediction.astype(np.float64) - self.truth
+        distance: NDArray[np.float64] = np.sqrt(np.square(gap).sum(axis=1))
+        return distance
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as plain values, for ``result.json``."""
+        return {
+            "rows": len(self),
+            "people": len(np.unique(self.person[self.person >= 0])),
+            "figures": self.figures,
+            "intervals": {name: {k: list(v) for k, v in one.items()} for name, one in self.intervals.items()},
+            "interval_by": self.interval_by,
+        }
+
+
+def evaluate(
+    net: EmotionNet,
+    batches: Iterable[tuple[Tensor, Tensor, Tensor]],
+    *,
+    people: ArrayLike | None = None,
+    videos: Iterable[str | None] | None = None,
+    frames: ArrayLike | None = None,
+    world: World | None = None,
+    keep_features: int = 4000,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Evaluation:
+    """Runs a network over a data set and measures it.
+
+    Args:
+        net: encoder and regressor, on the device they are to run on. Put into evaluation mode for the time, and left
+            as it was.
+        batches: (images, labels, rows) each: :class:`~adaptive_margin.datasets.CachedBatches`, or a ``DataLoader``
+            over :class:`~adaptive_margin.datasets.FaceImages`; of any sizes, in any order. A row that comes twice, as
+            ``DistributedSampler`` repeats some, counts once.
+        people: number of the person of every row of the data set, indexed by row; negative where unknown.
+        videos: name of the video of every row, likewise; ``None`` or ``""`` for single images.
+        frames: number in the video of every row, likewise.
+        world: the processes among which the rows are shared out; every one calls this and gets the same.
+        keep_features: features are kept of this many rows at most, drawn by ``seed``, and leakage is measured on them.
+        resamples: of the intervals.
+        seed: of all drawing.
+
+    Returns:
+        Predictions, figures, intervals (drawn by person where known, else by video, else by sample) and leakage.
+
+    Raises:
+        ValueError: no rows, rows outside the columns given, or predictions that are not finite.
+    """
+    column = np.empty(0, dtype=np.int64) if people is None else np.asarray(_array(people), dtype=np.int64)
+    names = np.array([], dtype=np.str_) if videos is None else np.array([name or "" for name in videos], dtype=np.str_)
+    numbers = np.empty(0, dtype=np.int64) if frames is None else np.asarray(_array(frames), dtype=np.int64)
+    total = max(len(column), len(names), len(numbers))
+    kept = _drawn(total, keep_features, seed)
+
+    row, truth, prediction, features, feature_row = _predict(net, batches, kept, world or World())
+    if not len(row):
+        raise ValueError(problem("batches", "of one row or more", "none", "the data set is empty"))
+    for argument, values in (("people", column), ("videos", names), ("frames", numbers)):
+        if len(values) and row[-1] >= len(values):
+            expected = f"one for every row of the data set, up to row {row[-1]}"
+            raise ValueError(problem(argument, expected, f"{len(values)} of them", "index it as the batches' rows"))
+    if not np.isfinite(prediction).all():
+        got = f"{int((~np.isfinite(prediction).all(axis=1)).sum())} of {len(row)} rows with NaN or infinity"
+        raise ValueError(problem("predictions", "finite", got, "the network diverged: take an earlier checkpoint"))
+    if len(feature_row) > keep_features:  # how many rows there are was not known before
+        some = _drawn(len(feature_row), keep_features, seed)
+        features, feature_row = features[some], feature_row[some]
+
+    person = column[row] if len(column) else np.full(len(row), -1)
+    video = names[row] if len(names) else np.zeros(len(row), dtype="<U1")
+    frame = numbers[row] if len(numbers) else np.full(len(row), -1)
+    index = np.searchsorted(row, feature_row)
+    metrics = AffectMetrics(LABELS)
+    metrics.update(truth, prediction)
+    intervals, drawn_by = _intervals(truth, prediction, person, video, resamples, seed)
+    leakage = None
+    if (person >= 0).any():
+        exclude = None if not (video != "").any() else _video_or_row(video)[index]
+        leakage = identity_leakage(
+            torch.from_numpy(features.astype(np.float32)),
+            person[index],
+            exclude=exclude,
+            resamples=resamples,
+            seed=seed,
+        )
+    return Evaluation(
+        row=row,
+        truth=truth,
+        prediction=prediction,
+        person=person,
+        video=video,
+        frame=frame,
+        features=features,
+        feature_index=index,
+        figures=metrics.compute(),
+        intervals=intervals,
+        interval_by=drawn_by,
+        leakage=leakage,
+    )
+
+
+def _array(values: ArrayLike) -> NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _drawn(total: int, most: int, seed: int) -> NDArray[np.int64]:
+    """At most ``most`` of ``total`` rows, drawn and sorted; all of them where there are no more."""
+    if total <= most:
+        return np.arange(total, dtype=np.int64)
+    return np.sort(np.random.default_rng(seed).permutation(total)[:most]).astype(np.int64)
+
+
+def _video_or_row(video: NDArray[np.str_]) -> NDArray[np.int64]:
+    """The video's number, or for a single image a number of its own."""
+    _, codes = np.unique(video, return_inverse=True)
+    single = np.flatnonzero(video == "")
+    codes = codes.astype(np.int64)
+    codes[single] = len(video) + single
+    return codes
+
+
+@contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode, then every module as it was: some may be frozen in a network that is being trained."""
+    modes = [(module, module.training) for module in net.modules()]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _predict(
+    net: EmotionNet, batches: Iterable[tuple[Tensor, Tensor, Tensor]], kept: NDArray[np.int64], world: World
+) -> tuple[NDArray[Any], ...]:
+    """Row, truth, prediction of all rows; features and row of those ``kept`` (of all, if that is empty)."""
+    device = next((p.device for p in net.parameters()), torch.device("cpu"))
+    wanted = torch.from_numpy(kept)
+    columns: list[list[NDArray[Any]]] = [[], [], [], [], []]
+    with evaluating(net), torch.inference_mode():
+        for images, labels, rows in batches:
+            if not len(images):  # this process's share of a small batch
+                continue
+            features = net.encoder(images.to(device, non_blocking=True))  # (B, F)
+            prediction = net.regressor(features)  # (B, 2)
+            keep = torch.isin(rows.cpu(), wanted) if len(kept) else torch.ones(len(rows), dtype=torch.bool)
+            half = features[keep.to(device)].float().clamp(-65504, 65504).half()
+            parts = (rows, labels.float(), prediction.float(), half, rows.cpu()[keep])
+            for column, part in zip(columns, parts, strict=True):
+                column.append(part.cpu().numpy())
+    shares = [share for share in world.gather_object(columns) if share[0]]
+    if not shares:
+        return (*(np.empty(0, dtype=np.int64) for _ in range(5)),)
+    row, truth, prediction, features, feature_row = (
+        np.concatenate([part for share in shares for part in share[place]]) for place in range(5)
+    )
+    row, first = np.unique(row, return_index=True)
+    feature_row, of_features = np.unique(feature_row, return_index=True)
+    return row, truth[first], prediction[first], features[of_features], feature_row
+
+
+def figures_of(target: Tensor, prediction: Tensor) -> Tensor:
+    """RMSE, SAGR, PCC and CCC of valence, arousal and their mean, shape ``(4, 3)``."""
+    functions = (
+        F.root_mean_square_error,
+        F.sign_agreement,
+        F.pearson_correlation,
+        F.concordance_correlation,
+    )
+    by_label = torch.stack([function(target, prediction) for function in functions])  # (4, 2)
+    return torch.cat([by_label, by_label.mean(dim=1, keepdim=True)], dim=1)
+
+
+def _intervals(
+    truth: NDArray[np.float32],
+    prediction: NDArray[np.float32],
+    person: NDArray[np.int64],
+    video: NDArray[np.str_],
+    resamples: int,
+    seed: int,
+) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
+    """95% intervals, and what was drawn for them."""
+    known = person >= 0
+    if known.all() and len(np.unique(person)) > 1:
+        groups, drawn_by = person, "person"
+    elif (video != "").all() and len(np.unique(video)) > 1:
+        groups, drawn_by = _video_or_row(video), "video"
+    else:
+        groups, drawn_by = np.arange(len(person)), "sample"
+    if len(truth) < 2:
+        return {}, drawn_by
+    found = bootstrap_interval(figures_of, truth, prediction, groups=groups, resamples=resamples, seed=seed)
+    low, high = found.low.tolist(), found.high.tolist()
+    return {
+        name: {label: (low[i][j], high[i][j]) for j, label in enumerate((*LABELS, "mean"))}
+        for i, name in enumerate(FIGURES)
+    }, drawn_by
+
+
+def write_evaluation(
+    folder: str | Path,
+    test: Evaluation,
+    *,
+    pictures: Pictures | None = None,
+    seen: Evaluation | None = None,
+    video: Evaluation | None = None,
+    video_pictures: Pictures | None = None,
+    extra: Mapping[str, Any] | None = None,
+    keep_features: int = 1000,
+) -> dict[str, Any]:
+    """Writes ``result.json`` and ``evaluation.npz`` into a run's folder, each whole or not at all.
+
+    Args:
+        folder: of the run; made if need be.
+        test: people the network was not trained on.
+        pictures: the picture of a row of ``test``, of which those predicted best and worst are kept.
+        seen: people it was trained on, on other pictures of them if there are any.
+        video: frames of one video in order; without it the video with most frames is taken from ``test``.
+        video_pictures: the picture of a row of ``video``.
+        extra: more for ``result.json``: arm, seed, what was measured besides. Plain values.
+        keep_features: rows of ``test`` whose features are kept for the report's map.
+
+    Returns:
+        The content of ``result.json``.
+
+    Raises:
+        ValueError: ``extra`` has a key that is used here.
+    """
+    leakage = {"unseen": test.leakage, "seen": None if seen is None else seen.leakage}
+    result: dict[str, Any] = {
+        "format": FORMAT,
+        "labels": list(LABELS),
+        "test": test.to_dict(),
+        **({} if seen is None else {"seen": seen.to_dict()}),
+        "leakage": {name: one.to_dict() for name, one in leakage.items() if one is not None},
+    }
+    for key in extra or {}:
+        if key in result:
+            raise ValueError(problem("extra", f"without {', '.join(result)}", f"the key {key!r}", "rename it"))
+    result |= extra or {}
+
+    some = _drawn(len(test.feature_index), keep_features, seed=0)
+    order = np.argsort(test.error, kind="stable")
+    best, worst = order[:EXTREMES], order[::-1][:EXTREMES]
+    arrays: dict[str, NDArray[Any]] = {
+        "row": test.row,
+        "truth": test.truth,
+        "prediction": test.prediction,
+        "person": test.person,
+        "features": test.features[some],
+        "feature_index": test.feature_index[some],
+        "best": best,
+        "worst": worst,
+    }
+    if pictures is not None:
+        for name, which in (("best", best), ("worst", worst)):
+            arrays[f"{name}_images"] = np.stack([small_picture(pictures(int(test.row[i]))) for i in which])
+    arrays |= _video_arrays(test, pictures) if video is None else _video_arrays(video, video_pictures, whole=True)
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    memory = io.BytesIO()
+    np.savez_compressed(memory, allow_pickle=False, **arrays)
+    write_atomically(folder / "evaluation.npz", memory.getvalue())
+    text = json.dumps(_without_nan(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(folder / "result.json", text.encode())
+    return result
+
+
+def _video_arrays(found: Evaluation, pictures: Pictures | None, whole: bool = False) -> dict[str, NDArray[Any]]:
+    """Labels and predictions over the frames of one video, and a strip of them; empty where there is no video."""
+    if whole:
+        where, name = np.arange(len(found)), str(found.video[0]) or "video"
+    else:
+        names, counts = np.unique(found.video[found.video != ""], return_counts=True)
+        if not len(names):
+            return {}
+        name = str(names[counts.argmax()])
+        where = np.flatnonzero(found.video == name)
+    number = found.frame[where] if (found.frame[where] >= 0).all() else found.row[where]
+    order = np.argsort(number, kind="stable")
+    where, number = where[order], number[order]
+    arrays: dict[str, NDArray[Any]] = {
+        "video_name": np.array(name),
+        "video_frame": number,
+        "video_truth": found.truth[where],
+        "video_prediction": found.prediction[where],
+    }
+    if pictures is not None:
+        at = np.unique(np.linspace(0, len(where) - 1, min(STRIP, len(where))).round().astype(np.int64))
+        arrays["video_strip"] = at
+        arrays["video_images"] = np.stack([small_picture(pictures(int(found.row[where[i]]))) for i in at])
+    return arrays
+
+
+def small_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture in a square of :data:`SIDE` pixels: its middle, made smaller or larger."""
+    image = Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON has no NaN: an undefined figure is null."""
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read_evaluation(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """What :func:`write_evaluation` wrote.
+
+    Returns:
+        The content of ``result.json``, and the arrays of ``evaluation.npz`` by name; either is empty where its file is
+        missing.
+
+    Raises:
+        ValueError: a file is damaged or of another format.
+    """
+    folder = Path(folder)
+    result: dict[str, Any] = {}
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        if (folder / "result.json").is_file():
+            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        if (folder / "evaluation.npz").is_file():
+            with np.load(folder / "evaluation.npz", allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
+    except Exception as error:  # a damaged archive makes zipfile and numpy raise many kinds
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(problem(str(folder), "a run's folder", what, "evaluate the run again")) from error
+    if result and not (isinstance(result, dict) and result.get("format") == FORMAT):
+        got = result.get("format") if isinstance(result, dict) else type(result).__name__
+        raise ValueError(problem(f"{folder}/result.json", f"of format {FORMAT}", got, "evaluate the run again"))
+    return result, arrays

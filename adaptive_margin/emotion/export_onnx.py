@@ -1,0 +1,103 @@
+"""A trained network as an ONNX file, checked against PyTorch before anybody relies on it."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..functional.checks import problem
+from .model_file import Preprocessing
+from .nets import LABELS, EmotionNet
+
+MISSING = "exporting needs {what}: pip install 'adaptive-margin[fer,onnx]'"
+
+
+class OnnxMismatchError(RuntimeError):
+    """The exported network does not compute what PyTorch does; no file was left."""
+
+
+def export_onnx(
+    net: EmotionNet,
+    preprocessing: Preprocessing,
+    path: str | os.PathLike[str],
+    *,
+    tolerance: float = 1e-4,
+    batches: Sequence[int] = (1, 3),
+) -> float:
+    """Writes a network as ONNX, with a batch of any size, and compares it with PyTorch in ONNX Runtime.
+
+    The input ``images`` is float32, ``(batch, 3, size, size)``, normalised; the output ``valence_arousal`` is float32,
+    ``(batch, 2)``. Size, mean and standard deviation are in the file's metadata as JSON, under
+    ``preprocessing``, beside ``labels`` and ``encoder``.
+
+    Args:
+        net: encoder and regressor; exported in evaluation mode, on the CPU, and left as it was.
+        preprocessing: of its input.
+        path: the file; it appears whole, once it has passed, or not at all.
+        tolerance: largest absolute difference allowed.
+        batches: batch sizes that are compared.
+
+    Returns:
+        The largest difference seen.
+
+    Raises:
+        OnnxMismatchError: it is larger than ``tolerance``.
+        ImportError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    try:
+        import onnx
+        import onnxruntime
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise ImportError(MISSING.format(what=error.name)) from error
+    model = copy.deepcopy(net).cpu().float().eval()
+    size = preprocessing.size
+    inputs = [torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(n)) for n in batches]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the exporter about its own internals
+        program: Any = torch.onnx.export(
+            model,
+            (torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)),),  # 1 would become a constant
+            dynamo=True,
+            input_names=["images"],
+            output_names=["valence_arousal"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
+    proto = program.model_proto
+    details = {"labels": list(LABELS), "preprocessing": asdict(preprocessing), "encoder": net.encoder.name}
+    onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in details.items()})
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        onnx.save_model(proto, draft)
+        onnx.checker.check_model(draft)
+        session = onnxruntime.InferenceSession(draft, providers=["CPUExecutionProvider"])
+        worst = 0.0
+        for images in inputs:
+            with torch.inference_mode():
+                expected = model(images).numpy()
+            got = session.run(["valence_arousal"], {"images": images.numpy()})[0]
+            worst = max(worst, float(np.abs(got - expected).max()))
+        if not worst <= tolerance:
+            raise OnnxMismatchError(
+                problem("the ONNX file's output", f"within {tolerance:g} of PyTorch's", f"{worst:g}", "report this")
+            )
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    finally:
+        Path(draft).unlink(missing_ok=True)
+    return worst

@@ -1,0 +1,121 @@
+"""The file a trained network is kept in: encoder and regressor, how to prepare images, and where it comes from."""
+
+from __future__ import annotations
+
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from ..functional.checks import problem
+from .nets import EmotionNet, emotion_net
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """How a picture of a face becomes the network's input.
+
+    Attributes:
+        resize: side that the face's shorter side is brought to, pixels.
+        size: side of the crop, from the middle, pixels.
+        mean: of red, green and blue, in [0, 1].
+        std: likewise.
+    """
+
+    resize: int = 256
+    size: int = 224
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+
+def save_model(
+    path: str | os.PathLike[str],
+    net: EmotionNet,
+    preprocessing: Preprocessing,
+    *,
+    config: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a network to a file that appears whole or not at all.
+
+    Args:
+        path: where; folders are made.
+        net: encoder and regressor.
+        preprocessing: of its input.
+        config: how it was trained: plain numbers, strings, lists and dictionaries.
+    """
+    import torchvision
+
+    from .. import __version__
+
+    content = {
+        "format": FORMAT,
+        "encoder": net.encoder.name,
+        "labels": ["valence", "arousal"],
+        "state_dict": {name: value.detach().cpu() for name, value in net.state_dict().items()},
+        "preprocessing": asdict(preprocessing),
+        "config": dict(config or {}),
+        "versions": {
+            "adaptive_margin": __version__,
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    content["versions"] = {name: str(version) for name, version in content["versions"].items()}  # torch's is no str
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(draft, 0o644)
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[EmotionNet, Preprocessing]:
+    """Reads what :func:`save_model` wrote. The file can hold tensors and plain values only: it runs no code.
+
+    Returns:
+        The network in evaluation mode on ``device``, and how to prepare its input.
+
+    Raises:
+        ValueError: a file of another kind or format.
+        FileNotFoundError: none there.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        remedy = "pass the model.pt of a run folder"
+        raise ValueError(problem("path", "a model file", f"{path} ({error})", remedy)) from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT or "encoder" not in content:
+        remedy = "pass the model.pt of a run folder, not a checkpoint"
+        raise ValueError(problem("path", f"a model file of format {FORMAT}", f"format {found} in {path}", remedy))
+    net = emotion_net(content["encoder"]).to(device)
+    net.load_state_dict(content["state_dict"])
+    how = content["preprocessing"]
+    preprocessing = Preprocessing(
+        resize=how["resize"], size=how["size"], mean=tuple(how["mean"]), std=tuple(how["std"])
+    )
+    return net.eval(), preprocessing
+
+
+def model_details(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a model file says of itself: encoder, labels, preprocessing, config and versions."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    return {name: value for name, value in content.items() if name != "state_dict"}

@@ -1,0 +1,256 @@
+"""The networks of the paper: an encoder, a regressor of valence and arousal, and a critic's perceptron.
+
+Widths: the features of the encoder → 64 → 8 → 2 for the regressor, → 64 → 32 → 16 for the critic. With AlexNet's
+convolutions, 9216 features, that makes 3,060,122 parameters without and 3,652,618 with the critic: the paper's 3.0M
+and 3.6M (Table 4). The paper's supplement has the layers and is not public; the widths are those of the released code,
+whose totals these are.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ..functional.checks import problem
+
+try:
+    from torchvision import models as torchvision_models
+except ImportError as error:  # pragma: no cover - the test environment has it
+    raise ImportError("adaptive_margin.emotion needs torchvision: pip install 'adaptive-margin[fer]'") from error
+
+LABELS = ("valence", "arousal")
+"""The columns of labels and predictions, in order."""
+
+
+class Encoder(nn.Module):
+    """A backbone without its classifier: images in, one row of features each out.
+
+    Attributes:
+        name: what :func:`build_encoder` makes it from.
+        features: F, how many numbers an image becomes.
+
+    Shapes:
+        ``encoder(images (B, 3, H, W))`` gives ``(B, F)``.
+    """
+
+    def __init__(self, name: str, body: nn.Module, features: int) -> None:
+        super().__init__()
+        self.name, self.features = name, features
+        self.body = body
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features of a batch of normalised images."""
+        return cast(Tensor, self.body(images)).flatten(1)
+
+
+class EmotionNet(nn.Module):
+    """What is kept after training: encoder and regressor, nothing of the critic.
+
+    Shapes:
+        ``net(images (B, 3, H, W))`` gives (valence, arousal), ``(B, 2)``, in the labels' unit and not bounded.
+
+    Example:
+        >>> net = emotion_net("small")
+        >>> net(torch.randn(4, 3, 64, 64)).shape
+        torch.Size([4, 2])
+    """
+
+    def __init__(self, encoder: Encoder, regressor: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.regressor = regressor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(valence, arousal) of each image."""
+        return cast(Tensor, self.regressor(self.encoder(images)))
+
+
+def build_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -> Encoder:
+    """An encoder by name, from random weights unless told otherwise.
+
+    Args:
+        name: ``"small"``, for faces of 48 to 96 pixels; ``"resnet18"`` or ``"alexnet"``, the paper's; any
+            classification model of torchvision by its own name (its part before the classifier); or ``"timm:NAME"``
+            where timm is installed.
+        pretrained: None for random weights, as in the paper; a file with a ``state_dict`` of the same backbone, with or
+            without its classifier; or, for torchvision's models, a name of weights it knows, such as ``"DEFAULT"``,
+            which torchvision downloads.
+
+    Returns:
+        The encoder, in training mode.
+
+    Raises:
+        ValueError: a name that nobody knows (the message has near ones), or weights that do not fit.
+        ImportError: ``"timm:..."`` without timm.
+
+    Example:
+        >>> encoder = build_encoder("resnet18")
+        >>> encoder.features, encoder(torch.randn(2, 3, 64, 64)).shape
+        (512, torch.Size([2, 512]))
+    """
+    weights = None if pretrained is None or Path(pretrained).is_file() else os.fspath(pretrained)
+    if name.startswith("timm:"):
+        body, features = _timm_body(name.removeprefix("timm:"), weights)
+    elif name == "small":
+        if weights is not None:
+            raise ValueError(
+                problem("pretrained", "a file, or None", repr(weights), "'small' has no published weights")
+            )
+        body, features = small_body()
+    elif name in torchvision_names():
+        body, features = _torchvision_body(name, weights)
+    else:
+        known = ["small", *torchvision_names()]
+        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or ["small", "resnet18", "alexnet"]
+        expected = "'small', a classification model of torchvision or 'timm:NAME'"
+        raise ValueError(problem("encoder", expected, repr(name), f"did you mean {' or '.join(map(repr, near))}?"))
+    encoder = Encoder(name, body, features)
+    if pretrained is not None and weights is None:
+        _load_body(encoder, Path(pretrained))
+    return encoder
+
+
+def emotion_net(name: str, pretrained: str | os.PathLike[str] | None = None, *, dropout: float = 0.0) -> EmotionNet:
+    """Encoder and regressor by the encoder's name; see :func:`build_encoder` and :func:`build_regressor`."""
+    encoder = build_encoder(name, pretrained)
+    return EmotionNet(encoder, build_regressor(encoder.features, dropout))
+
+
+def build_regressor(features: int, dropout: float = 0.0) -> nn.Sequential:
+    """Features → 64 → 8 → (valence, arousal), with rectifiers between and no bound at the end.
+
+    Args:
+        features: F, of the encoder.
+        dropout: before each of the first two layers, in [0, 1).
+
+    Example:
+        >>> sum(weight.numel() for weight in build_regressor(9216).parameters())
+        590426
+    """
+    return nn.Sequential(
+        nn.Dropout(dropout),
+        nn.Linear(features, 64),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(64, 8),
+        nn.ReLU(),
+        nn.Linear(8, len(LABELS)),
+    )
+
+
+def build_critic_network(features: int, outputs: int = 16, dropout: float = 0.0) -> nn.Sequential:
+    """The critic's perceptron, :math:`f_c`: features → 64 → 32 → ``outputs``.
+
+    Differs from the released code: a rectifier after both hidden layers (it has none after the first, which makes
+    one linear map of two).
+
+    Args:
+        features: F, of the encoder.
+        outputs: d, of the embedding: 16, or 1 for a critic whose output is a score.
+        dropout: before the last layer, in [0, 1).
+
+    Example:
+        >>> sum(weight.numel() for weight in build_critic_network(9216).parameters())
+        592496
+    """
+    return nn.Sequential(
+        nn.Linear(features, 64),
+        nn.ReLU(),
+        nn.Linear(64, 32),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(32, outputs),
+    )
+
+
+def small_body() -> tuple[nn.Module, int]:
+    """Four convolutions with batch normalisation, for faces of 44 to 96 pixels: 1152 features, 98,448 parameters.
+
+    The last map is averaged to 3 by 3 and not as a whole: a mouth is at the bottom of a face.
+    """
+    widths = (3, 16, 32, 64, 128)
+    layers: list[nn.Module] = []
+    for number, (before, width) in enumerate(itertools.pairwise(widths)):
+        kernel = 5 if number == 0 else 3
+        layers += [
+            nn.Conv2d(before, width, kernel, stride=2, padding=kernel // 2, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+        ]
+    layers.append(nn.AdaptiveAvgPool2d(3))
+    return nn.Sequential(*layers), widths[-1] * 9
+
+
+def torchvision_names() -> list[str]:
+    """Names of torchvision's classification models, which :func:`build_encoder` takes."""
+    return cast("list[str]", torchvision_models.list_models(module=torchvision_models))
+
+
+def _torchvision_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
+    options = {"aux_logits": False} if name in ("googlenet", "inception_v3") and weights is None else {}
+    if options:
+        options["init_weights"] = True
+    try:
+        model = torchvision_models.get_model(name, weights=weights, **options)
+    except (KeyError, ValueError) as error:
+        remedy = f"a file, or weights torchvision has for {name}"
+        raise ValueError(problem("pretrained", remedy, repr(weights), str(error))) from error
+    if name == "alexnet":  # the paper's own: all of the fully connected layers go
+        model.classifier = nn.Identity()
+        return model, 9216
+    if hasattr(model, "aux_logits"):
+        model.aux_logits = False
+        model.AuxLogits = model.aux1 = model.aux2 = None
+    for attribute in ("fc", "head", "heads", "classifier"):
+        if hasattr(model, attribute):
+            kept, features = _before_first_weights(getattr(model, attribute))
+            setattr(model, attribute, kept)
+            return model, features
+    raise AssertionError(f"torchvision's {name} has a classifier of another name")
+
+
+def _before_first_weights(classifier: nn.Module) -> tuple[nn.Module, int]:
+    """What a classifier does before its first weights, without dropout, and how wide its input is."""
+    layers: Iterable[nn.Module] = classifier if isinstance(classifier, nn.Sequential) else [classifier]
+    kept: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            return nn.Sequential(*kept), layer.in_features
+        if isinstance(layer, nn.Conv2d):  # SqueezeNet classifies before it pools
+            return nn.Sequential(*kept, nn.AdaptiveAvgPool2d(1)), layer.in_channels
+        if not isinstance(layer, nn.Dropout):
+            kept.append(layer)
+    raise AssertionError("a classifier without weights")
+
+
+def _timm_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"encoder 'timm:{name}' needs timm: pip install timm") from error
+    if name not in timm.list_models():
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
+        remedy = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        raise ValueError(problem("encoder", "a model of timm", repr(name), remedy))
+    model = timm.create_model(name, pretrained=weights is not None, num_classes=0)
+    return model, int(model.num_features)
+
+
+def _load_body(encoder: Encoder, path: Path) -> None:
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    wanted = encoder.body.state_dict()
+    missing = [key for key in wanted if key not in state]
+    wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]
+    if missing or wrong:
+        got = f"a file without {missing[:3]}" if missing else f"other shapes of {wrong[:3]}"
+        remedy = "save the backbone's own state_dict"
+        raise ValueError(problem("pretrained", f"weights of {encoder.name}", got, remedy))
+    encoder.body.load_state_dict({key: state[key] for key in wanted})

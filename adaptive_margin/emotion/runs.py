@@ -1,0 +1,273 @@
+"""Runs as they lie on the disk, gathered into arms: seeds, means, intervals, and paired differences to the baseline."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..functional.checks import problem
+from ..training.run_folder import Curve, read_scalars
+from .evaluation import read_evaluation
+
+ORDER = ("none", "fisher", "sphere", "gramnet", "caf")
+MARGIN_ORDER = ("adaptive", "constant", "linear", "released")
+_SEED = re.compile(r"seed[-_]?(\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run folder, as much of it as is there.
+
+    Attributes:
+        folder: where it lies.
+        arm: name of the arm.
+        seed: of the run.
+        config: content of ``config.yaml``.
+        environment: of ``environment.json``.
+        curves: of ``scalars.csv``, by name.
+        result: of ``result.json``.
+        arrays: of ``evaluation.npz``.
+    """
+
+    folder: Path
+    arm: str
+    seed: int
+    config: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    result: Mapping[str, Any] = field(default_factory=dict)
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+
+    def curve(self, *names: str) -> Curve | None:
+        """The first curve there is of these names, with or without a group before a slash."""
+        for name in names:
+            for found, curve in self.curves.items():
+                if found == name or found.endswith("/" + name):
+                    return curve
+        return None
+
+
+@dataclass(frozen=True)
+class Arm:
+    """The runs that differ by their seed alone.
+
+    Attributes:
+        name: of the arm.
+        runs: by seed.
+    """
+
+    name: str
+    runs: tuple[Run, ...]
+
+    @property
+    def title(self) -> str:
+        """The name as it is read."""
+        return "no critic" if self.name == "none" else self.name
+
+    @property
+    def critic(self) -> str:
+        """Name of the critic; empty where no config says."""
+        return str(self.runs[0].config.get("critic", ""))
+
+    @property
+    def margin(self) -> str:
+        """Name of the margin; empty where no config says."""
+        return str(self.runs[0].config.get("margin", ""))
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it was trained without a critic."""
+        return self.critic == "none" or (not self.critic and self.name in ("none", "baseline"))
+
+
+def collapsed(run: Run) -> str:
+    """What is wrong with a run whose predictions fill no plane: the regressor's units have died; empty otherwise."""
+    if "prediction" not in run.arrays:
+        return ""
+    guess = run.arrays["prediction"].astype(np.float64)
+    spread = np.linalg.svd(guess - guess.mean(axis=0), compute_uv=False) / math.sqrt(max(1, len(guess)))
+    if spread[0] < 1e-4:
+        return "predicts one constant for all images"
+    if len(spread) > 1 and spread[1] < 1e-3 * spread[0]:
+        return "predicts points of one line: valence follows from arousal"
+    return ""
+
+
+class Measured(NamedTuple):
+    """A figure of an arm.
+
+    Attributes:
+        mean: over seeds.
+        low: lower end of the 95% interval, NaN where there is none.
+        high: upper end.
+        n: seeds.
+        by: ``"seed"``: Student's t over seeds; else what a bootstrap of the one run drew.
+    """
+
+    mean: float
+    low: float
+    high: float
+    n: int
+    by: str
+
+
+def over_seeds(values: Sequence[float]) -> Measured | None:
+    """Mean and 95% interval (Student's t) of one number a seed; None of none.
+
+    Example:
+        >>> [round(x, 3) for x in over_seeds([0.5, 0.6, 0.7])[:3]]
+        [0.6, 0.352, 0.848]
+    """
+    values = [v for v in values if v is not None and math.isfinite(v)]
+    if not values:
+        return None
+    mean, n = float(np.mean(values)), len(values)
+    if n == 1:
+        return Measured(mean, math.nan, math.nan, 1, "seed")
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Measured(mean, mean - half, mean + half, n, "seed")
+
+
+def figure(result: Mapping[str, Any], name: str, label: str, part: str = "test") -> float | None:
+    """A figure of a run's result; None where it is not there."""
+    value = result.get(part, {}).get("figures", {}).get(name, {}).get(label)
+    return None if value is None else float(value)
+
+
+def measured(arm: Arm, name: str, label: str) -> Measured | None:
+    """A figure of an arm on the test set: over seeds, or with the bootstrap interval of its one run."""
+    found = over_seeds([v for run in arm.runs if (v := figure(run.result, name, label)) is not None])
+    if found is None or found.n > 1:
+        return found
+    run = next(run for run in arm.runs if figure(run.result, name, label) is not None)
+    test = run.result["test"]
+    low, high = test.get("intervals", {}).get(name, {}).get(label, (math.nan, math.nan))
+    return found._replace(low=low, high=high, by=str(test.get("interval_by", "sample")))
+
+
+def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") -> Measured | None:
+    """An arm's figure less the baseline's, paired: seed by seed; with one seed in common, person by person."""
+    other = {run.seed: run for run in baseline.runs}
+    pairs = [(run, other[run.seed]) for run in arm.runs if run.seed in other]
+    gaps = []
+    for one, two in pairs:
+        a, b = figure(one.result, name, label), figure(two.result, name, label)
+        if a is not None and b is not None:
+            gaps.append(a - b)
+    found = over_seeds(gaps)
+    if found is None or found.n > 1:
+        return found
+    low, high, by = _paired_bootstrap(*pairs[0], name, label)
+    return found._replace(low=low, high=high, by=by)
+
+
+def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float, float, str]:
+    """95% interval of the difference of two runs on the same rows, drawn by person where known."""
+    import torch
+
+    from ..metrics import bootstrap_interval
+    from .evaluation import FIGURES, figures_of
+    from .nets import LABELS
+
+    a, b = one.arrays, two.arrays
+    nothing = (math.nan, math.nan, "seed")
+    if not a or not b or not np.array_equal(a["row"], b["row"]) or not np.array_equal(a["truth"], b["truth"]):
+        return nothing
+    known = bool((a["person"] >= 0).all()) and len(np.unique(a["person"])) > 1
+    groups = a["person"] if known else np.arange(len(a["row"]))
+    if len(groups) < 2:
+        return nothing
+    place = FIGURES.index(name), (*LABELS, "mean").index(label)
+
+    def gap(truth: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
+        return figures_of(truth[:, :2], both[:, :2])[place] - figures_of(truth[:, :2], both[:, 2:])[place]
+
+    truth = np.concatenate([a["truth"], a["truth"]], axis=1)
+    both = np.concatenate([a["prediction"], b["prediction"]], axis=1)
+    found = bootstrap_interval(gap, truth, both, groups=groups, resamples=500)
+    return float(found.low), float(found.high), "person" if known else "sample"
+
+
+def read_runs(folder: str | Path) -> tuple[list[Arm], list[str]]:
+    """The runs in a folder, and what could not be read of them.
+
+    Args:
+        folder: of one run; or of many, as ``ARM/seedN`` at any depth up to ``runs/ARM/seedN``.
+
+    Returns:
+        Arms in the order of the paper's Table 4 (baseline first), and a sentence for each part that is damaged.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise ValueError(problem("folder", "a folder of runs", root, "pass the --output of benchmarks/fer_caf.py"))
+    wanted = ("config.yaml", "result.json")
+    places = sorted(
+        {p.parent for name in wanted for depth in ("", "*/", "*/*/", "*/*/*/") for p in root.glob(depth + name)}
+    )
+    whole = [place for place in places if not any(other != place and other in place.parents for other in places[1:])]
+    places = [p for p in whole if p != root] or whole  # a folder of runs may keep a summary of its own
+    if not places:
+        expected = "a run, or runs as ARM/seedN, with config.yaml or result.json"
+        raise ValueError(problem("folder", f"one that holds {expected}", root, "pass the --output of a run"))
+    problems: list[str] = []
+    runs = [_read(place, problems) for place in places]
+    names = dict.fromkeys(run.arm for run in runs)
+    arms = [Arm(name, tuple(sorted((r for r in runs if r.arm == name), key=lambda r: r.seed))) for name in names]
+    return sorted(arms, key=_rank), problems
+
+
+def _rank(arm: Arm) -> tuple[int, int, int, str]:
+    critic = ORDER.index(arm.critic) if arm.critic in ORDER else len(ORDER)
+    margin = MARGIN_ORDER.index(arm.margin) if arm.margin in MARGIN_ORDER else len(MARGIN_ORDER)
+    return (0 if arm.is_baseline else 1, critic, margin if arm.critic == "caf" else 0, arm.name)
+
+
+def _read(place: Path, problems: list[str]) -> Run:
+    """One run, each part by itself: what is damaged or missing leaves the others."""
+
+    def attempt(name: str, read: Any, otherwise: Any) -> Any:
+        try:
+            return read() if (place / name).exists() else otherwise
+        except Exception as error:  # a report says what it could not read, whatever that is
+            problems.append(f"{place.parent.name}/{place.name}/{name} cannot be read: {str(error).splitlines()[0]}")
+            return otherwise
+
+    config = attempt("config.yaml", lambda: _yaml(place / "config.yaml"), {})
+    environment = attempt("environment.json", lambda: json.loads((place / "environment.json").read_text()), {})
+    curves = attempt("scalars.csv", lambda: read_scalars(place), {})
+    result, arrays = attempt("result.json", lambda: read_evaluation(place), ({}, {}))
+    seed_of = _SEED.fullmatch(place.name)
+    seed = int(seed_of[1]) if seed_of else int(config.get("seed") or result.get("seed") or 0)
+    arm = str(result.get("arm") or (place.parent.name if seed_of else place.name))
+    return Run(
+        folder=place,
+        arm=arm,
+        seed=seed,
+        config=config,
+        environment=environment,
+        curves=curves,
+        result=result,
+        arrays=arrays,
+    )
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(content, dict):
+        raise ValueError(problem(path.name, "a mapping", type(content).__name__, "restore the file"))
+    return content

@@ -1,0 +1,234 @@
+"""Algorithm 1: one iteration of contrastive adversarial learning, as a page.
+
+Two orders of the same losses. ``paper_step`` is the paper's: three updates one after the other, each on a graph of its
+own. ``joint_step`` runs the encoder once and sums L_adv and L_AV into one update: cheaper, and another algorithm, to be
+reported as such.
+
+With several processes each holds a share of the batch. Networks see the share; their outputs are gathered, so that
+grouping, margin and losses see the whole batch, and gradients are summed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+from ..functional.concordance import affect_loss
+from ..functional.dependence import at_least_float32
+from ..grouping import Grouper
+from ..training.optimisation import Precision, autocast, backward_and_step
+from ..training.world import World
+from .critics import STRONG, WEAK, Critic
+from .nets import EmotionNet
+
+Order = Literal["paper", "joint"]
+WeakBatchNorm = Literal["whole", "weak", "running"]
+
+
+@dataclass
+class Optimizers:
+    """One for each update of Algorithm 1.
+
+    Attributes:
+        critic: of θ_c, line 6; None without a critic.
+        adversarial: of θ_e, line 7. The paper's second Adam; or the same object as ``regression``, whose moments then
+            mix both gradients, as in the released code. None without a critic, and not used by ``joint_step``.
+        regression: of θ_e and θ_r, line 8.
+    """
+
+    critic: Optimizer | None
+    adversarial: Optimizer | None
+    regression: Optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOptions:
+    """What an iteration can be told.
+
+    Attributes:
+        adversarial_weight: of L_adv. Where line 7 has an Adam of its own (order ``"paper"``), Adam's steps do not
+            depend on the scale of a loss, and this changes nothing but rounding.
+        correlation_weight: ε of L_AV, before PCC and CCC.
+        weak_batch_norm: what line 7 of ``paper_step`` normalises weak images by, where the encoder has batch norm. ``"whole"``: the
+            statistics of the whole batch, which was encoded for line 5 with the same weights, so that encoding it again
+            is not needed. ``"weak"``: the weak images', as the letter of the algorithm has it; they enter the running
+            statistics, which evaluation then uses on all images. ``"running"``: the running ones, which stay.
+        precision: of networks; losses are computed in float32.
+        clip_norm: greatest norm of an update's gradients; None for no limit.
+    """
+
+    adversarial_weight: float = 1.0
+    correlation_weight: float = 0.5
+    weak_batch_norm: WeakBatchNorm = "weak"
+    precision: Precision = "float32"
+    clip_norm: float | None = None
+
+
+@dataclass
+class Iteration:
+    """The networks, and what trains them.
+
+    Attributes:
+        net: f_e and f_r.
+        critic: f_c; None for plain regression.
+        grouper: strong and weak from the labels of the whole batch.
+        optimizers: see :class:`Optimizers`.
+        options: see :class:`StepOptions`.
+        world: the processes.
+        scaler: of float16.
+    """
+
+    net: EmotionNet
+    critic: Critic | None
+    grouper: Grouper
+    optimizers: Optimizers
+    options: StepOptions
+    world: World
+    scaler: GradScaler | None = None
+
+    def paper_step(self, images: Tensor, labels: Tensor, *, adversarial: bool = True) -> dict[str, Tensor]:
+        """One iteration of Algorithm 1.
+
+        Args:
+            images: this process's share of the batch, normalised, shape ``(b, 3, H, W)``.
+            labels: their (valence, arousal), shape ``(b, 2)``.
+            adversarial: False leaves out lines 3 to 7, which trains a plain regression.
+
+        Returns:
+            The losses and the share of strong samples, by name: 0-dim, without graph.
+        """
+        net, critic, world, options = self.net, self.critic, self.world, self.options
+        labels = world.gather(labels)  # (B, 2), of the whole batch
+        total = len(labels)
+        losses = {}
+
+        if critic is not None and adversarial:
+            # Line 3: strong and weak emotions of this batch.
+            groups = self.grouper(labels)  # (B,)
+            strong, weak = groups == STRONG, groups == WEAK
+
+            # Lines 4 to 6: the critic learns to part them; the encoder is not touched.
+            with self._autocast(), torch.set_grad_enabled(options.weak_batch_norm == "whole"):  # the graph of line 7
+                features = net.encoder(images)  # (b, F)
+            with self._autocast():
+                z = world.gather(critic(features.detach()), total)  # (B, d)
+            critic_loss = critic.critic_loss(z, groups)
+            self._update(self.optimizers.critic, critic_loss)
+
+            # Line 7: the encoder makes weak emotions look strong to the critic, which is frozen.
+            if bool(weak.any()):
+                with frozen(critic):
+                    with self._autocast():
+                        z_strong = world.gather(critic(features.detach()), total)[strong]
+                        z_weak = self._weak_outputs(images, features, weak, critic)
+                    adversarial_loss = critic.adversarial_loss(z_weak, z_strong)
+                    self._update(self.optimizers.adversarial, options.adversarial_weight * adversarial_loss)
+                losses["adversarial"] = adversarial_loss.detach()
+            losses |= {"critic": critic_loss.detach(), "strong": strong.float().mean()}
+
+        # Line 8: encoder and regressor learn valence and arousal.
+        with self._autocast():
+            predictions = world.gather(net(images), total)  # (B, 2)
+        regression_loss = affect_loss(
+            labels, at_least_float32(predictions), correlation_weight=options.correlation_weight
+        )
+        self._update(self.optimizers.regression, regression_loss)
+        return losses | {"regression": regression_loss.detach()}
+
+    def joint_step(self, images: Tensor, labels: Tensor, *, adversarial: bool = True) -> dict[str, Tensor]:
+        """The same losses with one pass through the encoder: L_AV + w · L_adv in one update of θ_e and θ_r.
+
+        Arguments and result as :meth:`paper_step`. The critic learns first, as there. What differs: the encoder moves
+        once an iteration, and the weight w decides how much L_adv counts.
+        """
+        net, critic, world, options = self.net, self.critic, self.world, self.options
+        labels = world.gather(labels)  # (B, 2)
+        total = len(labels)
+        losses = {}
+
+        with self._autocast():
+            features = net.encoder(images)  # (b, F)
+            predictions = world.gather(net.regressor(features), total)  # (B, 2)
+        regression_loss = affect_loss(
+            labels, at_least_float32(predictions), correlation_weight=options.correlation_weight
+        )
+        loss = regression_loss
+
+        if critic is not None and adversarial:
+            groups = self.grouper(labels)  # (B,)
+            strong, weak = groups == STRONG, groups == WEAK
+            with self._autocast():
+                z = world.gather(critic(features.detach()), total)  # (B, d)
+            critic_loss = critic.critic_loss(z, groups)
+            self._update(self.optimizers.critic, critic_loss)
+
+            with frozen(critic), self._autocast():
+                z = world.gather(critic(features), total)
+            adversarial_loss = critic.adversarial_loss(z[weak], z[strong].detach())
+            loss = regression_loss + options.adversarial_weight * adversarial_loss
+            losses |= {
+                "adversarial": adversarial_loss.detach(),
+                "critic": critic_loss.detach(),
+                "strong": strong.float().mean(),
+            }
+
+        self._update(self.optimizers.regression, loss)
+        return losses | {"regression": regression_loss.detach()}
+
+    def _weak_outputs(self, images: Tensor, features: Tensor, weak: Tensor, critic: Critic) -> Tensor:
+        """Z of the weak samples of the whole batch, ``(N_w, d)``, with a graph down to the encoder."""
+        if self.options.weak_batch_norm == "whole":
+            return self.world.gather(critic(features), len(weak))[weak]
+        here = weak[self.world.shard(len(weak))]  # (b,)
+        if self.options.weak_batch_norm == "running":
+            with stored_statistics(self.net.encoder):
+                return self.world.gather(critic(self.net.encoder(images[here])))
+        return self.world.gather(critic(self.net.encoder(images[here])))
+
+    def _update(self, optimizer: Optimizer | None, loss: Tensor) -> None:
+        """Zero the gradients, go backward, step: of just this optimiser's parameters."""
+        assert optimizer is not None
+        backward_and_step(
+            loss,
+            optimizer,
+            parameters_before_gather=[p for group in optimizer.param_groups for p in group["params"]],
+            world=self.world,
+            scaler=self.scaler,
+            clip_norm=self.options.clip_norm,
+        )
+
+    def _autocast(self) -> torch.autocast:
+        return autocast(self.world.device, self.options.precision)
+
+
+@contextlib.contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Gradients pass through a module, its parameters get none; afterwards all is as before."""
+    wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
+def stored_statistics(module: nn.Module) -> Iterator[None]:
+    """Batch norm takes its running statistics and leaves them alone; afterwards all is as before."""
+    wanted = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
+    for layer in wanted:
+        layer.eval()
+    try:
+        yield
+    finally:
+        for layer in wanted:
+            layer.train()

@@ -1,0 +1,295 @@
+"""A run from its options to its results: what the loop in :mod:`adaptive_margin.training` is told to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..datasets import Batch
+from ..metrics import AffectMetrics
+from ..training.loop import Summary, train
+from ..training.optimisation import gradient_scaler
+from ..training.randomness import seed_everything
+from ..training.run_folder import RunFolder
+from ..training.world import World, synchronise_batch_norm
+from .config import AdamConfig, EmotionConfig
+from .critics import build_critic, build_grouper
+from .data import EmotionData, Part, load_data
+from .drawn_video import evaluate_drawn_video
+from .evaluation import Evaluation, evaluate, write_evaluation
+from .model_file import Preprocessing, save_model
+from .nets import EmotionNet, emotion_net
+from .steps import Iteration, Optimizers, StepOptions
+
+SEEN_ROWS = 2_000
+"""Training pictures on which identity leakage of people it knows is measured."""
+
+MAY_CHANGE = ("output", "cache", "root", "device", "iterations", "evaluate_every", "checkpoint_every", "log_every")
+"""Options that may differ when a run goes on: its length, and what does not bear on the weights."""
+
+
+class EmotionJob:
+    """The state of a run, and one step of it: a ``Job`` of :func:`adaptive_margin.training.train`.
+
+    Args:
+        config: the options.
+        data: what to train on.
+        world: the processes.
+    """
+
+    def __init__(self, config: EmotionConfig, data: EmotionData, world: World) -> None:
+        self.config, self.data, self.world = config, data, world
+        seed_everything(config.seed, deterministic=config.deterministic)  # all ranks: the same weights
+        net = emotion_net(config.encoder, config.pretrained, dropout=config.dropout)
+        critic = build_critic(
+            config.critic,
+            net.encoder.features,
+            margin=config.margin,
+            constant=config.constant,
+            repulsion=config.repulsion,
+            regularizer=config.regularizer,
+            penalty=config.penalty,
+            dropout=config.critic_dropout,
+            normalize=config.critic_normalize,
+        )
+        seed_everything(config.seed, rank=world.rank, deterministic=config.deterministic)  # each its own dropout
+        net.to(world.device)
+        synchronise_batch_norm(net, world)
+        regression = adam(net, config.regression_adam)
+        optimizers = Optimizers(None, None, regression)
+        if critic is not None:
+            critic.to(world.device)
+            adversarial = regression if config.shared_moments else adam(net.encoder, config.adversarial_adam)
+            optimizers = Optimizers(adam(critic, config.critic_adam), adversarial, regression)
+        self.iteration = Iteration(
+            net=net,
+            critic=critic,
+            grouper=build_grouper(config.grouping, magnitude=config.magnitude, max_radius=config.max_radius),
+            optimizers=optimizers,
+            options=StepOptions(
+                adversarial_weight=config.adversarial_weight,
+                correlation_weight=config.correlation_weight,
+                weak_batch_norm=config.weak_batch_norm,
+                precision=config.precision,
+                clip_norm=config.clip_norm,
+            ),
+            world=world,
+            scaler=gradient_scaler(world.device, config.precision),
+        )
+        self.batches = data.train.batches(
+            batch_size=config.batch_size,
+            train=True,
+            size=config.size,
+            seed=config.seed,
+            device=world.device,
+            rank=world.rank,
+            world_size=world.size,
+            drop_last=True,  # correlations, groups and batch norm of a few left-over samples would be noise
+        )
+        self._reader: Iterator[Batch] = iter(())
+        self._next_step = -1
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for images."""
+        return self.batches.wait_seconds
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """Takes the step after ``step`` others: its place in the data and its step sizes follow from that number."""
+        config, iteration = self.config, self.iteration
+        epoch, position = divmod(step, len(self.batches))
+        if step != self._next_step or position == 0:
+            self._reader = self.batches.epoch(epoch, start=position)
+        self._next_step = step + 1
+        batch = next(self._reader)
+
+        decay = config.lr_decay ** (step // config.lr_decay_every)
+        for optimizer, adam_config in self._schedules():
+            for group in optimizer.param_groups:
+                group["lr"] = adam_config.lr * decay
+        critic = iteration.critic
+        recorded = (step + 1) % config.log_every == 0
+        if critic is not None:
+            critic.collect(recorded)
+            if position == 0 and step > 0:
+                critic.step_epoch()
+
+        take = iteration.paper_step if config.order == "paper" else iteration.joint_step
+        adversarial = step >= config.adversarial_start
+        losses = take(batch.images, batch.labels, adversarial=adversarial)
+        named: dict[str, Tensor | float] = {f"loss/{name}": loss for name, loss in losses.items() if name != "strong"}
+        if "strong" in losses:
+            named["groups/strong"] = losses["strong"]
+        if critic is not None and adversarial and recorded:
+            named |= {f"critic/{name}": value for name, value in critic.statistics().items()}
+        return named
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Figures of the validation part: ``val/ccc`` is the mean of the two labels', ``val/ccc_valence`` one's."""
+        scores = self.scores(self.data.val)
+        return {
+            f"val/{figure}" if label == "mean" else f"val/{figure}_{label}": value
+            for figure in ("rmse", "sagr", "pcc", "ccc")
+            for label, value in scores[figure].items()
+        }
+
+    def scores(self, part: Part) -> dict[str, dict[str, float]]:
+        """RMSE, SAGR, PCC and CCC of a part, over all processes, as :class:`~adaptive_margin.metrics.AffectMetrics`."""
+        net = self.iteration.net
+        metrics = AffectMetrics()
+        net.eval()
+        with torch.inference_mode():
+            for batch in self.evaluation_batches(part):
+                if len(batch.images):
+                    metrics.update(batch.labels, net(batch.images).float())
+        net.train()
+        return metrics.synchronize().compute()
+
+    def evaluation_batches(self, part: Part) -> Any:
+        """This process's share of a part, in order, uncropped at random."""
+        return part.batches(
+            batch_size=max(2, self.config.batch_size),
+            train=False,
+            size=self.config.size,
+            device=self.world.device,
+            rank=self.world.rank,
+            world_size=self.world.size,
+        )
+
+    def evaluation(self, part: Part) -> Evaluation:
+        """All that is reported of a part; see :func:`~adaptive_margin.emotion.evaluation.evaluate`."""
+        return evaluate(
+            self.iteration.net,
+            self.evaluation_batches(part),
+            people=part.people,
+            videos=part.videos,
+            frames=part.frames,
+            world=self.world,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimisers, the critic's multiplier and margin, and the scaler."""
+        iteration = self.iteration
+        modules = {"net": iteration.net, "critic": iteration.critic, "grouper": iteration.grouper}
+        state = {name: dict(module.state_dict()) for name, module in modules.items() if module is not None}
+        for name, optimizer in self._own_optimizers().items():
+            state[name] = optimizer.state_dict()
+        if iteration.scaler is not None:
+            state["scaler"] = iteration.scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes what :meth:`state_dict` gave."""
+        iteration = self.iteration
+        iteration.net.load_state_dict(state["net"])
+        iteration.grouper.load_state_dict(state["grouper"])
+        if iteration.critic is not None:
+            iteration.critic.load_state_dict(state["critic"])
+        for name, optimizer in self._own_optimizers().items():
+            optimizer.load_state_dict(state[name])
+        if iteration.scaler is not None:
+            iteration.scaler.load_state_dict(state["scaler"])
+
+    def _own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Each optimiser once: line 7 may use that of line 8."""
+        optimizers = self.iteration.optimizers
+        named = {
+            "critic_optimizer": optimizers.critic,
+            "adversarial_optimizer": None if self.config.shared_moments else optimizers.adversarial,
+            "regression_optimizer": optimizers.regression,
+        }
+        return {name: optimizer for name, optimizer in named.items() if optimizer is not None}
+
+    def _schedules(self) -> list[tuple[torch.optim.Optimizer, AdamConfig]]:
+        config = self.config
+        configs = {
+            "critic_optimizer": config.critic_adam,
+            "adversarial_optimizer": config.adversarial_adam,
+            "regression_optimizer": config.regression_adam,
+        }
+        return [(optimizer, configs[name]) for name, optimizer in self._own_optimizers().items()]
+
+
+def adam(module: torch.nn.Module, config: AdamConfig) -> torch.optim.Adam:
+    """Adam on all parameters of a module."""
+    return torch.optim.Adam(module.parameters(), lr=config.lr, betas=(config.beta1, config.beta2))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        folder: of the run.
+        summary: how it ended.
+        net: the network that is kept.
+        result: the content of ``result.json``: figures of the test part with intervals, and identity leakage.
+    """
+
+    folder: Path
+    summary: Summary
+    net: EmotionNet
+    result: dict[str, Any]
+
+
+def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World | None = None) -> Result:
+    """Trains, validates and tests one network; a run that was broken off goes on.
+
+    In the folder ``config.output``: ``config.yaml``, ``environment.json``, ``splits/``, ``scalars.csv``,
+    ``tensorboard/``, ``checkpoints/``, ``model.pt`` (encoder and regressor), ``result.json`` and ``evaluation.npz``.
+
+    Args:
+        config: the options.
+        data: already loaded, when several runs share it; must be what :func:`load_data` makes of the options.
+        world: the processes; those that torchrun started unless given.
+
+    Raises:
+        NonFiniteError: a loss became NaN. Stopped: a signal asked for the end. RunFolderError: the folder holds another
+            run. And what :func:`load_data` raises.
+    """
+    if world is None:
+        with World.from_environment(config.device) as joined:
+            return run(config, data=data, world=joined)
+    data = load_data(config, world) if data is None else data
+    job = EmotionJob(config, data, world)
+    with RunFolder(config.output, config, world=world, may_change=MAY_CHANGE) as folder:
+        for name, split in data.splits.items():
+            if world.is_main:
+                split.write(folder.path / "splits" / name)
+        for number, report in enumerate(data.reports):
+            folder.write(f"data-{number}.txt", report + "\n")
+        summary = train(
+            job,
+            steps=config.iterations,
+            folder=folder,
+            world=world,
+            checkpoint_every=config.checkpoint_every,
+            evaluate_every=config.evaluate_every,
+            log_every=config.log_every,
+            score="val/ccc",
+        )
+        if config.keep == "best":
+            best = world.broadcast_object(folder.checkpoints.best() if world.is_main else None)
+            assert best is not None
+            job.load_state_dict(best[1])
+        net = job.iteration.net
+        rows = np.random.default_rng(0).permutation(len(data.train))[:SEEN_ROWS]
+        test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
+        result: dict[str, Any] = {}
+        if world.is_main:
+            preprocessing = Preprocessing(resize=config.resize, size=config.size)
+            save_model(folder.path / "model.pt", net, preprocessing, config=config.plain())
+            extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
+            shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
+            if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
+                shown["video"], shown["video_pictures"] = evaluate_drawn_video(
+                    net, people=config.people, resize=config.resize, size=config.size, seed=config.split_seed
+                )
+            result = write_evaluation(folder.path, test, **shown)
+        return Result(folder=folder.path, summary=summary, net=net, result=world.broadcast_object(result))

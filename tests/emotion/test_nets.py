@@ -1,0 +1,104 @@
+"""The networks: the paper's parameter totals, and every backbone by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from adaptive_margin.emotion.nets import (
+    build_critic_network,
+    build_encoder,
+    build_regressor,
+    emotion_net,
+    torchvision_names,
+)
+
+
+def _parameters(*modules: torch.nn.Module) -> int:
+    return sum(weight.numel() for module in modules for weight in module.parameters())
+
+
+def test_alexnet_has_the_papers_totals() -> None:
+    net = emotion_net("alexnet")
+    critic = build_critic_network(net.encoder.features)
+    assert net.encoder.features == 9216
+    assert _parameters(net.encoder) == 2_469_696
+    assert _parameters(net) == 3_060_122
+    assert _parameters(net, critic) == 3_652_618
+
+
+def test_resnet18_has_the_papers_totals() -> None:
+    net = emotion_net("resnet18")
+    assert net.encoder.features == 512
+    assert _parameters(net.encoder) == 11_689_512 - 513 * 1000  # published, less its classifier
+    assert _parameters(net) == 11_176_512 + 513 * 64 + 65 * 8 + 9 * 2
+
+
+def test_heads_have_the_papers_widths() -> None:
+    linear = torch.nn.Linear
+    regressor = [m for m in build_regressor(9216) if isinstance(m, linear)]
+    critic = [m for m in build_critic_network(9216) if isinstance(m, linear)]
+    assert [(m.in_features, m.out_features) for m in regressor] == [(9216, 64), (64, 8), (8, 2)]
+    assert [(m.in_features, m.out_features) for m in critic] == [(9216, 64), (64, 32), (32, 16)]
+    score = build_critic_network(512, outputs=1)
+    assert score(torch.randn(3, 512)).shape == (3, 1)
+
+
+def test_small_takes_faces_of_many_sizes() -> None:
+    net = emotion_net("small").eval()
+    for size in (40, 44, 64, 96):
+        assert net(torch.randn(2, 3, size, size)).shape == (2, 2)
+        assert net.encoder(torch.randn(2, 3, size, size)).shape == (2, net.encoder.features)
+
+
+NOT_ON_META = ("regnet",)  # their constructors look at numbers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", torchvision_names())
+def test_every_torchvision_classifier_gives_the_features_it_says(name: str) -> None:
+    if name.startswith(NOT_ON_META) and name not in ("regnet_x_400mf", "regnet_y_400mf"):
+        pytest.skip("as its small sister")
+    side = 299 if name == "inception_v3" else 224
+    with torch.device("cpu" if name.startswith(NOT_ON_META) else "meta"):
+        encoder = build_encoder(name).eval()
+        assert encoder(torch.empty(2, 3, side, side)).shape == (2, encoder.features)
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(ValueError, match=r"encoder must be .* got 'resnet81'; did you mean 'resnet18'"):
+        build_encoder("resnet81")
+    with pytest.raises(ValueError, match="did you mean 'small' or 'resnet18' or 'alexnet'"):
+        build_encoder("zzzzzz")
+
+
+def test_timm_is_asked_for_by_prefix() -> None:
+    try:
+        import timm  # noqa: F401
+    except ImportError:
+        with pytest.raises(ImportError, match="pip install timm"):
+            build_encoder("timm:resnet10t")
+        return
+    encoder = build_encoder("timm:resnet10t").eval()
+    assert encoder(torch.randn(2, 3, 64, 64)).shape == (2, encoder.features)
+    with pytest.raises(ValueError, match="did you mean"):
+        build_encoder("timm:resnet10tt")
+
+
+def test_weights_come_from_a_file(tmp_path: Path) -> None:
+    from torchvision.models import resnet18
+
+    whole = resnet18()
+    torch.save({"state_dict": whole.state_dict()}, tmp_path / "whole.pt")
+    encoder = build_encoder("resnet18", tmp_path / "whole.pt")
+    assert torch.equal(encoder.body.conv1.weight, whole.conv1.weight)  # type: ignore[union-attr]
+    assert torch.equal(encoder.body.layer4[1].bn2.running_var, whole.layer4[1].bn2.running_var)  # type: ignore[union-attr,index]
+    with pytest.raises(ValueError, match=r"weights of alexnet, got a file without \['features.0.weight'"):
+        build_encoder("alexnet", tmp_path / "whole.pt")
+
+
+def test_small_knows_no_published_weights() -> None:
+    with pytest.raises(ValueError, match="'small' has no published weights"):
+        build_encoder("small", "DEFAULT")

@@ -1,0 +1,112 @@
+"""Two processes with a share each, against one with the whole batch: weights after some steps of Algorithm 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from adaptive_margin.training.world import World
+
+from .cases import faces, iteration, state
+
+RANKS, STEPS = 2, 3
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    **{
+        f"caf {encoder} {mode}": ("paper", {"encoder": encoder, "weak_batch_norm": mode})
+        for encoder in ("plain", "small")
+        for mode in ("whole", "weak", "running")
+    },
+    "caf plain joint": ("joint", {"encoder": "plain"}),
+    "caf small joint": ("joint", {"encoder": "small"}),
+    "caf small shared": ("paper", {"encoder": "small", "shared": True, "adversarial_weight": 0.1}),
+    "caf small clipped": ("paper", {"encoder": "small", "clip_norm": 0.01}),
+    **{
+        f"{critic} small": ("paper", {"critic": critic, "encoder": "small"})
+        for critic in ("fisher", "sphere", "gramnet", "none")
+    },
+    "gramnet small joint": ("joint", {"critic": "gramnet", "encoder": "small"}),
+}
+ROWS = (18, 17, 7)  # of the steps' batches: shares of 9 and 9, 8 and 9, 3 and 4
+
+
+def _train(case: str, world: World) -> dict[str, torch.Tensor]:
+    order, options = CASES[case]
+    it = iteration(world=world, **options)
+    for number, rows in enumerate(ROWS):
+        images, labels = faces(rows, seed=number)
+        mine = world.shard(rows)
+        take = it.paper_step if order == "paper" else it.joint_step
+        take(images[mine], labels[mine])
+    return {f"net.{n}": v for n, v in state(it.net).items()} | {f"critic.{n}": v for n, v in state(it.critic).items()}
+
+
+def _worker(rank: int, folder: str) -> None:
+    if sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=RANKS)
+    world = World(rank=rank, size=RANKS)
+    torch.save({case: _train(case, world) for case in CASES}, f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
+    folder: Path = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(_worker, args=(str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_end_with_the_weights_of_one(ranks: Any, case: str) -> None:
+    expected = _train(case, World())
+    for name, value in expected.items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        for rank in range(RANKS):
+            torch.testing.assert_close(
+                ranks[rank][case][name], value, rtol=0, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+            )
+        assert torch.equal(ranks[0][case][name], ranks[1][case][name]), name
+
+
+@pytest.mark.slow
+def test_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
+    import subprocess
+
+    from adaptive_margin.training.checkpoints import Checkpoints
+
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    if sys.platform == "linux":
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for name, how in (("one", []), ("two", launch)):
+        words = [
+            sys.executable,
+            *how,
+            "-m",
+            "tests.emotion.train_tiny",
+            str(tmp_path / name),
+            "iterations=4",
+            "batch_size=7",
+        ]
+        subprocess.run(words, cwd=root, env=environment, check=True, timeout=100, capture_output=True)
+    one, two = (Checkpoints(tmp_path / name / "checkpoints").latest() for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    for part in ("net", "critic"):  # float32: shares round otherwise, and Adam divides small by small
+        whole, shared = (
+            torch.cat([v.flatten() for v in found[1]["job"][part].values() if v.is_floating_point()])
+            for found in (one, two)
+        )
+        assert (shared - whole).norm() < 1e-3 * whole.norm()
+        assert not torch.equal(whole[:1000], torch.zeros(1000))

@@ -1,0 +1,200 @@
+"""The report: its figures, what it does without some data, and how a browser takes it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
+
+from adaptive_margin.emotion.published import TABLE_1, TABLE_4, published_row, published_table
+from adaptive_margin.emotion.report import write_report
+from adaptive_margin.emotion.runs import figure, read_runs
+
+from .runs import ablation, damage, forget, write_run
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """What the tests look at."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(ablation(tmp_path_factory.mktemp("ablation")))
+
+
+def section(text: str, name: str) -> str:
+    return re.search(rf'<section id="{name}".*?</section>', text, re.S)[0]
+
+
+def test_figures_beside_the_paper(report: Path) -> None:
+    text = report.read_text()
+    arms, _ = read_runs(report.parent)
+    rows = section(text, "figures").split("<tr")
+    for arm in arms:
+        mean = sum(figure(run.result, "ccc", "mean") for run in arm.runs) / 2
+        row = next(row for row in rows if f"</span>{arm.title}</th>" in row)
+        assert f">{mean:.3f}<" in row
+        assert "<td>2</td>" in row
+    published = next(row for row in rows if "published: CAF with Δ, ResNet18" in row)
+    assert "<td>0.83</td><td>0.84</td>" in published
+    assert "0.2186<sup>†</sup>" in published  # and is marked: not possible with the published correlations
+    assert "not comparable with ours" in text
+    assert "no critic" in text
+    assert "paired difference +" in text
+
+
+def test_every_part_is_there(report: Path) -> None:
+    text = report.read_text()
+    assert "Left out" not in text
+    assert "It holds for every run here" in section(text, "bound")
+    assert "seen people" in section(text, "leakage")
+    assert "film &lt;0&gt;" in section(text, "video")
+    assert section(text, "video").count("<img") == 5
+    assert section(text, "pictures").count("<img") == 24
+    assert section(text, "maps").count("<svg") == 4
+    assert "python" in section(text, "config")
+    assert "&lt;b&gt;not markup&lt;/b&gt; &amp; more" in text
+
+
+def test_it_stands_alone(report: Path) -> None:
+    text = report.read_text()
+    page = Page(text)
+    for tag in ("script", "iframe", "object", "embed"):
+        assert not page.all(tag)
+    for _, attributes in page.tags:
+        for name in ("src", "href", "xlink:href", "srcset", "data"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:"))
+    urls = [url for url in re.findall(r"https?://[^\s\"'<)]+", text) if not url.startswith("http://www.w3.org/")]
+    assert urls == []
+    assert "@import" not in text
+    assert not re.search(r"url\((?!#|['\"]?data:)", text)
+
+
+def test_it_can_be_read_aloud_and_in_the_dark(report: Path) -> None:
+    text = report.read_text()
+    page = Page(text)
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all(svg.get("aria-label") and svg.get("role") == "img" for svg in page.all("svg"))
+    assert all(cell.get("scope") in ("row", "col", "colgroup") for cell in page.all("th"))
+    assert len(page.all("caption")) == len(page.all("table"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {link["href"] for link in page.all("a")} <= {f"#{name}" for name in ids}
+    assert "prefers-color-scheme: dark" in text
+    assert "#0a0b0c" not in text  # ink of the charts is the page's
+
+
+PARTS = {
+    "training": ("scalars.csv",),
+    "figures": ("result.json",),
+    "scatter": ("evaluation.npz",),
+    "config": ("config.yaml", "environment.json"),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_missing_parts_are_left_out_with_a_sentence(tmp_path: Path, part: str) -> None:
+    place = write_run(tmp_path, "caf", 0, critic="caf")
+    forget(place, *PARTS[part])
+    text = write_report(tmp_path).read_text()
+    assert 'class="missing">Left out. ' in section(text, part)
+    assert "It could not be made" not in text
+    assert text.count("Left out.") < 10
+
+
+def test_damaged_parts_are_named(tmp_path: Path) -> None:
+    damage(write_run(tmp_path, "caf", 0, critic="caf"))
+    text = write_report(tmp_path).read_text()
+    assert "What could not be read" in text
+    assert "caf/seed0/environment.json cannot be read" in text
+
+
+def test_a_single_run_elsewhere(tmp_path: Path) -> None:
+    place = write_run(tmp_path, "fisher", 3, critic="fisher")
+    path = write_report(place, tmp_path / "out" / "page.html")
+    text = path.read_text()
+    assert path == tmp_path / "out" / "page.html"
+    assert "fisher reaches a mean CCC" in text
+    assert "Left out. The log of fisher has no MI" in text
+    assert "resampled" not in section(text, "figures")
+    assert "a bootstrap of the one run by person" in section(text, "figures")
+
+
+def test_published_rows_are_the_papers() -> None:
+    assert published_row(TABLE_4, "none", "adaptive", "resnet18").ccc == (0.64, 0.55)
+    assert published_row(TABLE_4, "caf", "linear", "alexnet").rmse == (0.2255, 0.1994)
+    assert published_row(TABLE_4, "caf", "released", "resnet18") is None
+    assert published_row(published_table("aff-wild"), "fisher", "adaptive", "resnet18") is None
+    assert published_table("affectnet") is TABLE_4
+    assert [row.method for row in TABLE_1.rows][-1] == "CAF"
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [1280, 420])
+def test_in_a_browser(report: Path, tmp_path: Path, width: int) -> None:
+    """No message on the console, every picture there, nothing asked of the network, nothing wider than the screen."""
+    probe = """<script>addEventListener("load", () => setTimeout(() => {
+      const images = [...document.images], charts = [...document.querySelectorAll("svg[role=img]")];
+      const found = {
+        images: images.length, broken: images.filter(i => !i.complete || !i.naturalWidth).length,
+        charts: charts.length, flat: charts.filter(c => c.getBoundingClientRect().height < 50).length,
+        asked: performance.getEntriesByType("resource").map(e => e.name).filter(n => !n.startsWith("data:")),
+        width: innerWidth, scroll: document.documentElement.scrollWidth,
+      };
+      parent.postMessage(found, "*");
+    }, 200))</script>"""
+    inner = html.escape(report.read_text().replace("</body>", probe + "</body>"), quote=True)
+    page = tmp_path / "page.html"
+    page.write_text(
+        f'<!doctype html><meta charset="utf-8"><title>waiting</title><link rel="icon" href="data:,">'
+        f'<iframe width="{width}" height="900" style="border:0" srcdoc="{inner}"></iframe>'
+        '<script>addEventListener("message", e => document.title = JSON.stringify(e.data))</script>'
+    )
+    done = subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--enable-logging=stderr",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1400,1000",
+            "--virtual-time-budget=8000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    found = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+    assert found["images"] == 29
+    assert found["charts"] > 12
+    assert found["broken"] == found["flat"] == 0
+    assert found["asked"] == []
+    assert found["width"] == width
+    assert found["scroll"] <= width
+    assert "CONSOLE" not in done.stderr

@@ -1,0 +1,210 @@
+"""Whole runs: what lies in the folder, that a broken-off run ends as an unbroken one, and what stops a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_margin.datasets import Split
+from adaptive_margin.emotion.data import load_data
+from adaptive_margin.emotion.model_file import load_model
+from adaptive_margin.emotion.trainer import EmotionJob, run
+from adaptive_margin.training.checkpoints import Checkpoints
+from adaptive_margin.training.loop import NonFiniteError
+from adaptive_margin.training.run_folder import RunFolderError, read_scalars
+from adaptive_margin.training.world import World
+
+from .cases import tiny
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "joint linear": {"order": "joint", "margin": "linear"},
+    "fisher shared dropout": {"critic": "fisher", "shared_moments": True, "dropout": 0.5, "critic_dropout": 0.2},
+}
+
+
+def _weights(folder: Path) -> dict[str, Any]:
+    newest = Checkpoints(folder / "checkpoints").latest()
+    assert newest is not None
+    return newest[1]["job"]
+
+
+def _same(one: Any, two: Any) -> bool:
+    if isinstance(one, dict):
+        return set(one) == set(two) and all(_same(one[key], two[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(two) and all(_same(a, b) for a, b in zip(one, two, strict=True))
+    return torch.equal(one, two) if isinstance(one, torch.Tensor) else bool(one == two)
+
+
+def test_a_run_leaves_all_that_it_says(tmp_path: Path) -> None:
+    config = tiny(output=str(tmp_path / "run"), keep="best")
+    result = run(config, world=World())
+    assert result.summary.steps == config.iterations
+    names = {path.name for path in result.folder.iterdir()}
+    assert names >= {
+        "config.yaml",
+        "environment.json",
+        "splits",
+        "scalars.csv",
+        "model.pt",
+        "result.json",
+        "evaluation.npz",
+    }
+
+    split = Split.read(result.folder / "splits" / "split.json")
+    assert split.independent == "person"
+    parts = [set(people) for people in split.parts.values()]
+    assert sum(map(len, parts)) == len(set().union(*parts))
+
+    written = json.loads((result.folder / "result.json").read_text())
+    assert written["seed"] == config.seed
+    assert set(written["test"]["figures"]) >= {"rmse", "sagr", "pcc", "ccc"}
+    assert set(written["leakage"]) == {"unseen", "seen"}
+
+    curves = read_scalars(result.folder)
+    assert set(curves) >= {"loss/regression", "loss/critic", "loss/adversarial", "critic/alpha", "critic/mi", "val/ccc"}
+    assert curves["critic/alpha"].steps == list(range(1, 11))
+    assert curves["val/ccc"].steps == [5, 10]
+
+    net, preprocessing = load_model(result.folder / "model.pt")
+    assert (preprocessing.resize, preprocessing.size) == (32, 28)
+    assert all(torch.equal(value, net.state_dict()[name]) for name, value in result.net.state_dict().items())
+    best = Checkpoints(result.folder / "checkpoints").best()
+    assert best is not None
+    assert best[0] == result.summary.best_step
+    assert _same(best[1]["net"], dict(net.state_dict()))
+
+
+@pytest.mark.parametrize("name", OPTIONS)
+def test_a_run_that_goes_on_equals_an_unbroken_one(name: str, tmp_path: Path) -> None:
+    options = OPTIONS[name]
+    config = tiny(**options)
+    data = load_data(config)
+    run(tiny(output=str(tmp_path / "whole"), **options), data=data, world=World())
+    run(tiny(output=str(tmp_path / "broken"), iterations=5, **options), data=data, world=World())
+    torch.manual_seed(99)  # whatever the process did between
+    np.random.seed(99)  # noqa: NPY002
+    again = run(tiny(output=str(tmp_path / "broken"), **options), data=data, world=World())
+    assert again.summary.resumed_from == 5
+    whole, broken = _weights(tmp_path / "whole"), _weights(tmp_path / "broken")
+    assert _same(whole, broken)
+    curves = [read_scalars(tmp_path / run_name) for run_name in ("whole", "broken")]
+    assert {name: curve.values for name, curve in curves[0].items()} == {n: c.values for n, c in curves[1].items()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SIGKILL is POSIX")
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+
+    def start(name: str) -> subprocess.Popen[str]:
+        words = [sys.executable, "-m", "tests.emotion.train_tiny", str(tmp_path / name), "iterations=24"]
+        return subprocess.Popen(words, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
+
+    killed = start("killed")
+    checkpoints = tmp_path / "killed" / "checkpoints"
+    deadline = time.monotonic() + 50
+    while not list(checkpoints.glob("step-*.pt")):
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+    done = max(int(path.name.split("-")[1]) for path in checkpoints.glob("step-*.pt"))
+    assert 0 < done < 24
+
+    for name in ("killed", "whole"):
+        process = start(name)
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert f"resumed from {done if name == 'killed' else 0}" in output
+    assert _same(_weights(tmp_path / "killed"), _weights(tmp_path / "whole"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    config = tiny(output=str(tmp_path / "run"), critic="sphere")
+    data = load_data(config)
+
+    class Broken(EmotionJob):
+        def step(self, step: int) -> Any:
+            losses = dict(super().step(step))
+            if step == 6:
+                losses["loss/critic"] = torch.tensor(float("nan"))
+            return losses
+
+    from adaptive_margin.emotion import trainer
+
+    original, trainer.EmotionJob = trainer.EmotionJob, Broken  # type: ignore[misc]
+    try:
+        with pytest.raises(NonFiniteError, match=r"loss/critic was not finite in step 7; .*checkpoint of step 6"):
+            run(config, data=data, world=World())
+    finally:
+        trainer.EmotionJob = original  # type: ignore[misc]
+    newest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert newest is not None
+    assert newest[0] == 6
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
+    config = tiny(output=str(tmp_path / "run"), iterations=2)
+    data = load_data(config)
+    run(config, data=data, world=World())
+    with pytest.raises(RunFolderError, match=r"critic: 'caf' there, 'none' now"):
+        run(tiny(output=str(tmp_path / "run"), iterations=2, critic="none"), data=data, world=World())
+
+
+def test_step_sizes_follow_from_the_step_alone() -> None:
+    config = tiny(lr_decay=0.5, lr_decay_every=3)
+    job = EmotionJob(config, load_data(config), World())
+    found = []
+    for step in (0, 2, 3, 8):
+        job.step(step)
+        found.append([group["lr"] for o in job._own_optimizers().values() for group in o.param_groups])
+    assert found == [
+        [a.lr * 0.5 ** (step // 3) for a in (config.critic_adam, config.adversarial_adam, config.regression_adam)]
+        for step in (0, 2, 3, 8)
+    ]
+
+
+def test_a_linear_margin_grows_with_the_passes_over_the_data() -> None:
+    config = tiny(margin="linear")
+    job = EmotionJob(config, load_data(config), World())
+    length = len(job.batches)
+    critic = job.iteration.critic
+    assert critic is not None
+    for step in range(2 * length + 1):
+        job.step(step)
+    assert critic.statistics() == {"alpha": pytest.approx(0.11)}
+
+
+def test_the_same_seed_gives_the_same_start_whatever_the_critic() -> None:
+    data = load_data(tiny())
+    nets = [EmotionJob(tiny(critic=critic), data, World()).iteration.net.state_dict() for critic in ("none", "caf")]
+    assert _same(dict(nets[0]), dict(nets[1]))
+
+
+def test_evaluation_leaves_training_as_it_was() -> None:
+    config = tiny()
+    data = load_data(config)
+    jobs = [EmotionJob(config, data, World()) for _ in range(2)]
+    for step in range(4):
+        jobs[0].step(step)
+        if step % 2:
+            jobs[0].evaluate()
+    jobs[1] = EmotionJob(config, data, World())
+    for step in range(4):
+        jobs[1].step(step)
+    assert _same(jobs[0].state_dict(), jobs[1].state_dict())
