@@ -145,6 +145,18 @@ def test_rates_follow_the_protocol() -> None:
     assert rates[8] == pytest.approx([rate / 4 for rate in base])
 
 
+def test_mixed_precision_and_faiss(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    config = replace(few(tmp_path / "32", "contrastive"), epochs=1, clustering=True)
+    plain = run(config, data=digits())
+    mixed = run(
+        replace(config, out=tmp_path / "16", precision="bfloat16", faiss=True, channels_last=True), data=digits()
+    )
+    assert mixed["curves"]["loss"]["values"] == pytest.approx(plain["curves"]["loss"]["values"], rel=0.05)
+    assert mixed["test"]["recall_at_8"] == pytest.approx(plain["test"]["recall_at_8"], abs=0.1)
+    assert mixed["test"].keys() == plain["test"].keys() >= {"NMI", "AMI"}
+
+
 def test_frozen_batch_norm_stays(tmp_path: Path) -> None:
     data = digits()
     split = split_classes(data, validation=0.3, seed=0)
