@@ -77,7 +77,8 @@ class Evaluation:
     def error(self) -> NDArray[np.float64]:
         """Distance between label and prediction in the valence-arousal plane, shape ``(N,)``."""
         gap = self.prediction.astype(np.float64) - self.truth
-        return np.sqrt(np.square(gap).sum(axis=1))
+        distance: NDArray[np.float64] = np.sqrt(np.square(gap).sum(axis=1))
+        return distance
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values, for ``result.json``."""

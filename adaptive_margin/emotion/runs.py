@@ -163,7 +163,8 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     import torch
 
     from ..metrics import bootstrap_interval
-    from .evaluation import FIGURES, LABELS, figures_of
+    from .evaluation import FIGURES, figures_of
+    from .nets import LABELS
 
     a, b = one.arrays, two.arrays
     nothing = (math.nan, math.nan, "seed")
