@@ -110,7 +110,7 @@ def as_seen(host: nn.Module, embeddings: Tensor, ref_emb: Tensor | None) -> tupl
     return seen, distance.maybe_normalize(at_least_float32(ref_emb))
 
 
-def distance_in_tiles(distance: object) -> Distance | None:
+def distance_in_tiles(distance: Any) -> Distance | None:
     """What the tiles of :func:`~adaptive_margin.functional.pair_terms` call a distance of the host; None for others."""
     if type(distance) is CosineSimilarity:
         return "cosine"
