@@ -110,13 +110,14 @@ def as_seen(host: nn.Module, embeddings: Tensor, ref_emb: Tensor | None) -> tupl
     return seen, distance.maybe_normalize(at_least_float32(ref_emb))
 
 
-def distance_in_tiles(distance: object) -> Distance | None:
+def distance_in_tiles(distance: Any) -> Distance | None:
     """What the tiles of :func:`~adaptive_margin.functional.pair_terms` call a distance of the host; None for others."""
     if type(distance) is CosineSimilarity:
         return "cosine"
     if type(distance) is not LpDistance or distance.p != 2:
         return None
-    return {1: "l2", 2: "squared_l2"}.get(distance.power)  # type: ignore[return-value]
+    names: dict[float, Distance] = {1: "l2", 2: "squared_l2"}
+    return names.get(distance.power)
 
 
 def check_loss(value: Any, of: str) -> Any:
