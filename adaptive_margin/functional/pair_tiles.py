@@ -11,6 +11,7 @@ No tile outlives its turn. The squared distances inside a group need no tile at 
 from __future__ import annotations
 
 import math
+import os
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -33,6 +34,9 @@ TILE_ENTRIES = {"cpu": 2**19, "cuda": 2**22}
 
 SMALL = 256
 """Up to as many rows, one square matrix of all pairs takes less time than sorting rows and finding tiles."""
+
+TRITON = os.environ.get("ADAPTIVE_MARGIN_TRITON") == "1"
+"""Whether a fused kernel takes the pairs across groups on CUDA. Off: it has not been measured on a GPU yet."""
 
 NO_GROUP = torch.iinfo(torch.int64).max
 """The group of rows that take part in nothing, where dropping them would wait for the device."""
@@ -344,6 +348,9 @@ def _hinge_sums(
     A margin of each row (0-dim otherwise) holds for pairs across groups, and each counts once from either end: of two
     sets, from its row.
     """
+    fused = TRITON and kind == "across" and options.distance == "squared_l2" and not options.second_moment
+    if fused and (made := _fused_sums(layout, rows, cols, margin, options)) is not None:
+        return made
     sums = _Sums()
     look = rows.x.device.type == "cpu"
     device = "cpu" if look else "cuda"
@@ -386,6 +393,38 @@ def _hinge_sums(
                     if options.distance == "l2":
                         weights.div_(d).nan_to_num_(0.0, 0.0, 0.0)  # at distance 0 the gradient is 0
                     gradient.add(weights, tile)
+    return sums
+
+
+def _fused_sums(layout: _Layout, rows: _Rows, cols: _Rows, margin: Tensor, options: Options) -> _Sums | None:
+    """:func:`_hinge_sums` across groups by one Triton kernel, which meets each pair of one set from either end.
+
+    None where the kernel does not serve: other dtypes, too many features, a CPU without ``TRITON_INTERPRET=1``.
+    """
+    from .pair_tiles_triton import MOST_FEATURES, hinge_rows
+
+    x, y = rows.x, cols.x
+    runs = x.is_cuda or os.environ.get("TRITON_INTERPRET") == "1"
+    if not runs or x.dtype != torch.float32 or x.shape[1] > MOST_FEATURES:
+        return None
+    groups, others = layout.rows.groups, layout.cols.groups
+    own = hinge_rows(x, y, groups, others, margin, NO_GROUP, "batch" if margin.ndim == 0 else "row")
+    ends = 0.5 if layout.symmetric and margin.ndim == 0 else 1.0
+    sums = _Sums()
+    sums.total = _wide(own.loss.sum(dtype=torch.float64)) * ends
+    sums.active = _wide(own.active.sum()) * ends
+    if not options.gradients:
+        return sums
+    if options.margin_gradients and margin.ndim == 1:
+        sums.active_of = own.active.to(x.dtype)
+    sums.gradient = _Gradient(x, y, options.ref_gradients)
+    parts = [(sums.gradient.of_rows, own)]
+    if sums.gradient.of_columns and (margin.ndim == 1 or not layout.symmetric):
+        far = hinge_rows(y, x, others, groups, margin, NO_GROUP, "batch" if margin.ndim == 0 else "column")
+        parts.append((sums.gradient.of_columns, far))  # those of the rows, where both sides are one set
+    for (weighted, active), made in parts:
+        weighted.add_(made.weighted)
+        active.add_(made.active)
     return sums
 
 

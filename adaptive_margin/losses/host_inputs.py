@@ -116,7 +116,8 @@ def distance_in_tiles(distance: Any) -> Distance | None:
         return "cosine"
     if type(distance) is not LpDistance or distance.p != 2:
         return None
-    return {1: "l2", 2: "squared_l2"}.get(distance.power)  # type: ignore[return-value]
+    names: dict[float, Distance] = {1: "l2", 2: "squared_l2"}
+    return names.get(distance.power)
 
 
 def check_loss(value: Any, of: str) -> Any:
