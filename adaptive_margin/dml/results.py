@@ -149,6 +149,8 @@ def table(rows: Sequence[Row], metric: str) -> str:
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
         arms = arms_of(rows, data)
+        if not arms:  # nothing is measured yet
+            continue
         lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
         lines += ["| loss | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
         for loss in losses_of(rows, data):
@@ -210,6 +212,8 @@ def summary(rows: Sequence[Row], metric: str) -> str:
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
         losses = [loss for loss in losses_of(rows, data) if by_seed(rows, data, loss, "tuned", metric)]
+        if not losses:  # nothing is tuned and measured yet
+            continue
         gains = [f"{arm} − {base}" for arm in ADAPTIVE for base in ("default", "tuned")]
         lines += [f"#### {data}: {named(metric)}, test classes, per cent", ""]
         lines += ["| loss | default | tuned | " + " | ".join((*ADAPTIVE, *gains)) + " |", "|---" * 12 + "|"]
