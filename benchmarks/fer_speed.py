@@ -93,9 +93,7 @@ def main() -> None:
         low, high = min(times[name]), max(times[name])
         print(f"{name:34}{median * 1e3:10.2f} ms [{low * 1e3:.2f}, {high * 1e3:.2f}]{median / medians['plain']:9.3f} ×")
     if asked.json:
-        here = environment(World(device=device))
-        here["command"][0] = "python"
-        content = {"environment": here, "options": vars(asked) | {"json": None}}
+        content = {"environment": environment(World(device=device)), "options": vars(asked) | {"json": None}}
         content |= {
             "weak_share": share,
             "seconds": times,
