@@ -138,7 +138,7 @@ def test_a_second_derivative_is_refused() -> None:
     terms = pair_terms(x, torch.arange(6) % 2, 1.0)
     (gradient,) = torch.autograd.grad(terms.attraction, x, create_graph=True)
     assert_close(gradient.detach(), torch.autograd.grad(pair_terms(x, torch.arange(6) % 2, 1.0).attraction, x)[0])
-    with pytest.raises(RuntimeError, match="no second derivative; use ContrastiveVDMLoss"):
+    with pytest.raises(RuntimeError, match="no second derivative; build the loss with pair_memory='pairs'"):
         gradient.sum().backward()
 
 
