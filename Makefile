@@ -21,16 +21,17 @@ $(VENV)/.python:
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): the first time downloads PyTorch, which takes some minutes."
-	$(PIP) -e '.[train]'
+	$(PIP) -e '.[fer]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): the first time downloads PyTorch, which takes some minutes."
-	$(PIP) -e '.[train,eval,docs,dev]'
+	$(PIP) -e '.[eval,docs,dev]'
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
+	$(BIN)/python benchmarks/fer_caf.py --arms none caf --output runs/demo-faces
 
 test: lint types wheel docs
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -225,8 +225,10 @@ def table(arms: Sequence[Arm]) -> str:
 
 def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mapping[tuple[str, int], str]) -> str:
     baseline = next(arm for arm in arms if arm.name == BASELINE)
+    here = environment(World(device=torch.device(asked.device or "cpu")))
+    here["command"][0] = "python"  # where it lies on this machine is nobody's business
     content = {
-        "environment": environment(World(device=torch.device(asked.device or "cpu"))),
+        "environment": here,
         "preset": asked.preset,
         "arms": {
             arm.name: {

@@ -11,6 +11,7 @@ import math
 from typing import Literal, Protocol, cast
 
 import torch
+from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -84,9 +85,14 @@ class ContrastiveObjective(nn.Module):
         penalty: float | None = None,
     ) -> None:
         super().__init__()
-        options = {} if penalty is None else {"penalty": penalty}
         self.margin = margin
-        self.loss = ContrastiveVDMLoss(margin, repulsion, regularizer, compact_label=STRONG, **options)
+        self.loss = ContrastiveVDMLoss(
+            margin,
+            repulsion,
+            regularizer,
+            compact_label=STRONG,
+            penalty=FISHER_PENALTY if penalty is None else penalty,
+        )
 
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
         """L_c; a group that is empty leaves what the other still has."""
@@ -352,7 +358,7 @@ class Critic(nn.Module):
     def collect(self, wanted: bool) -> None:
         """Whether statistics are to be taken, which waits for a GPU."""
         for module in self.modules():
-            if hasattr(module, "collect_stats"):
+            if isinstance(module, ModuleWithRecords):
                 module.collect_stats = wanted
 
     def step_epoch(self) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..datasets import (
+    LOADERS,
     CachedBatches,
     ImageCache,
     LoadedSplit,
@@ -30,8 +31,6 @@ from ..datasets import (
     load_afew_va,
     load_aff_wild,
     load_aff_wild2,
-    load_affectnet_2017,
-    load_affectnet_reduced,
     stratified_holdout,
 )
 from ..datasets.image_cache import Bytes
@@ -81,7 +80,8 @@ class Part:
 
     def picture(self, row: int) -> npt.NDArray[np.uint8]:
         """The picture of a row, uint8, ``(H, H, 3)``."""
-        return self.images[self.slots[row]]
+        picture: npt.NDArray[np.uint8] = self.images[self.slots[row]]
+        return picture
 
     def batches(self, **options: Any) -> CachedBatches:
         """Batches of this part; see :class:`~adaptive_margin.datasets.CachedBatches`."""
@@ -131,27 +131,28 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
         return _faces(config)
     world = world or World()
     root = str(config.root)
-    options = {"skip_unreadable": config.skip_unreadable}
+    skip = config.skip_unreadable
     if config.dataset in ("affectnet", "affectnet-reduced"):
-        load = load_affectnet_2017 if config.dataset == "affectnet" else load_affectnet_reduced
-        loaded, tested = load(root, "train", **options), load(root, "validation", **options)
+        load = LOADERS["affectnet-2017" if config.dataset == "affectnet" else "affectnet-reduced"]
+        loaded, tested = (load(root, split, skip_unreadable=skip) for split in ("train", "validation"))
         cache, test_cache = _cache(loaded, config, world), _cache(tested, config, world)
         val_split = stratified_holdout(cache.records, 0.02, seed=config.split_seed)
         return _of_two(cache, test_cache, val_split, (loaded, tested))
     if config.dataset == "aff-wild2":
-        loaded = load_aff_wild2(root, "train", every=config.every, **options)
-        tested = load_aff_wild2(root, "validation", every=config.every, **options)
+        loaded, tested = (
+            load_aff_wild2(root, split, every=config.every, skip_unreadable=skip) for split in ("train", "validation")
+        )
         cache, test_cache = _cache(loaded, config, world), _cache(tested, config, world)
         val_split = group_holdout(cache.records, 0.1, seed=config.split_seed, unit="identity")
         return _of_two(cache, test_cache, val_split, (loaded, tested))
     if config.dataset == "afew-va":
-        loaded = load_afew_va(root, **options)
+        loaded = load_afew_va(root, skip_unreadable=skip)
         cache = _cache(loaded, config, world)
         split = group_folds(cache.records, 5, seed=config.split_seed)
         rest, test = split.train_test(cache.records, f"fold{config.fold}")
         unit = "identity"
     else:
-        loaded = load_aff_wild(root, every=config.every, **options)
+        loaded = load_aff_wild(root, every=config.every, skip_unreadable=skip)
         cache = _cache(loaded, config, world)
         split = group_holdout(cache.records, 0.2, seed=config.split_seed, unit="video")
         rest, test = split.train_test(cache.records, "test")
@@ -163,7 +164,9 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     check_apart(cache.records, parts, unit)
     everything = _part(cache)
     return EmotionData(
-        **{name: everything.take(rows) for name, rows in parts.items()},
+        train=everything.take(parts["train"]),
+        val=everything.take(parts["val"]),
+        test=everything.take(parts["test"]),
         splits={"test.json": split, "validation.json": val_split},
         independent=split.independent,
         reports=(str(loaded.report),),
@@ -201,7 +204,13 @@ def _faces(config: EmotionConfig) -> EmotionData:
         seed=config.split_seed,
         parts={name: tuple(str(person) for person in faces.people) for name, faces in sets.items()},
     )
-    return EmotionData(**parts, splits={"split.json": split}, independent="person")
+    return EmotionData(
+        train=parts["train"],
+        val=parts["val"],
+        test=parts["test"],
+        splits={"split.json": split},
+        independent="person",
+    )
 
 
 def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> ImageCache:
@@ -232,7 +241,7 @@ def _of_two(
     everything = _part(cache)
     return EmotionData(
         train=everything.take(rows["train"]),
-        val=everything.take(rows["test"]),
+        val=everything.take(rows["validation" if "validation" in rows else "test"]),
         test=_part(test_cache),
         splits={"validation.json": val_split},
         independent=val_split.independent,

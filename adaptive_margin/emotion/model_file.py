@@ -55,6 +55,12 @@ def save_model(
 
     from .. import __version__
 
+    versions = {
+        "adaptive_margin": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+    }
     content = {
         "format": FORMAT,
         "encoder": net.encoder.name,
@@ -62,14 +68,8 @@ def save_model(
         "state_dict": {name: value.detach().cpu() for name, value in net.state_dict().items()},
         "preprocessing": asdict(preprocessing),
         "config": dict(config or {}),
-        "versions": {
-            "adaptive_margin": __version__,
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": {name: str(version) for name, version in versions.items()},  # torch's is not quite a string
     }
-    content["versions"] = {name: str(version) for name, version in content["versions"].items()}  # torch's is no str
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -232,7 +232,7 @@ def _before_first_weights(classifier: nn.Module) -> tuple[nn.Module, int]:
 
 def _timm_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
     try:
-        import timm
+        import timm  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
         raise ImportError(f"encoder 'timm:{name}' needs timm: pip install timm") from error
     if name not in timm.list_models():

@@ -56,10 +56,11 @@ class StepOptions:
         adversarial_weight: of L_adv. Where line 7 has an Adam of its own (order ``"paper"``), Adam's steps do not
             depend on the scale of a loss, and this changes nothing but rounding.
         correlation_weight: ε of L_AV, before PCC and CCC.
-        weak_batch_norm: what line 7 of ``paper_step`` normalises weak images by, where the encoder has batch norm. ``"whole"``: the
-            statistics of the whole batch, which was encoded for line 5 with the same weights, so that encoding it again
-            is not needed. ``"weak"``: the weak images', as the letter of the algorithm has it; they enter the running
-            statistics, which evaluation then uses on all images. ``"running"``: the running ones, which stay.
+        weak_batch_norm: what line 7 of ``paper_step`` normalises weak images by, where the encoder has batch norm.
+            ``"weak"``: the weak images' statistics, as the letter of the algorithm has it; they enter the running ones,
+            which evaluation then uses on all images. ``"whole"``: those of the whole batch, which was encoded for line
+            5 with the same weights, so that encoding it again is not needed. ``"running"``: the running ones, which
+            stay.
         precision: of networks; losses are computed in float32.
         clip_norm: greatest norm of an update's gradients; None for no limit.
     """
@@ -107,7 +108,7 @@ class Iteration:
         net, critic, world, options = self.net, self.critic, self.world, self.options
         labels = world.gather(labels)  # (B, 2), of the whole batch
         total = len(labels)
-        losses = {}
+        losses: dict[str, Tensor] = {}
 
         if critic is not None and adversarial:
             # Line 3: strong and weak emotions of this batch.
@@ -151,7 +152,7 @@ class Iteration:
         net, critic, world, options = self.net, self.critic, self.world, self.options
         labels = world.gather(labels)  # (B, 2)
         total = len(labels)
-        losses = {}
+        losses: dict[str, Tensor] = {}
 
         with self._autocast():
             features = net.encoder(images)  # (b, F)

@@ -272,7 +272,7 @@ def environment(world: World) -> dict[str, Any]:
         "processes": world.size,
         "threads": torch.get_num_threads(),
         "commit": _commit(),
-        "command": [sys.executable, *sys.argv],
+        "command": ["python", *sys.argv],
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
 

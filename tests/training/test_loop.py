@@ -102,7 +102,7 @@ def test_means_since_the_last_row(tmp_path: Path) -> None:
 
 
 @needs_processes
-@pytest.mark.parametrize("step", [0, 4, 17])
+@pytest.mark.parametrize("step", [0, 4, 19])
 def test_killed_in_a_step(tmp_path: Path, unbroken: dict[str, Any], step: int) -> None:
     assert finish(start(run_and_die, tmp_path, {"kill": step})) == [-signal.SIGKILL]
     summary = run(tmp_path)

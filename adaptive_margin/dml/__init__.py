@@ -1,0 +1,5 @@
+"""Deep metric learning: data sets, published protocols, losses with fixed and adaptive margins, one trainer,
+statistics.
+
+Needs the extra ``dml``: ``pip install 'adaptive-margin[dml]'``.
+"""

@@ -1,0 +1,178 @@
+"""Networks that make unit-norm embeddings: the published backbones, and a small one for the embedded sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from ..functional.checks import problem
+from .config import Backbone
+
+
+class EmbeddingNet(nn.Module):
+    """Features, a linear layer, unit norm.
+
+    Args:
+        features: images ``(B, C, H, H)`` to features ``(B, F)``.
+        width: F.
+        embedding_size: dimension of the embeddings.
+        freeze_batch_norm: every batch norm of ``features`` keeps its statistics, also in training mode, and its
+            weights.
+        weights: what the features were initialised with, for the record.
+
+    Example:
+        >>> net = EmbeddingNet(nn.Flatten(), 16, embedding_size=4)
+        >>> net(torch.ones(2, 1, 4, 4)).shape
+        torch.Size([2, 4])
+    """
+
+    def __init__(
+        self,
+        features: nn.Module,
+        width: int,
+        embedding_size: int,
+        freeze_batch_norm: bool = False,
+        weights: str = "none",
+    ) -> None:
+        super().__init__()
+        self.features = features
+        self.embedding = nn.Linear(width, embedding_size)
+        self.freeze_batch_norm = freeze_batch_norm
+        self.weights = weights
+        if freeze_batch_norm:
+            for norm in self._batch_norms():
+                norm.requires_grad_(False)
+            self.train()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embeddings of unit norm, shape ``(B, embedding_size)``, float32."""
+        return normalize(self.embedding(self.features(images)).float(), dim=1)
+
+    def train(self, mode: bool = True) -> EmbeddingNet:
+        """Training mode, in which frozen batch norms stay as in evaluation."""
+        super().train(mode)
+        if self.freeze_batch_norm:
+            for norm in self._batch_norms():
+                norm.eval()
+        return self
+
+    def _batch_norms(self) -> Iterator[nn.Module]:
+        return (each for each in self.features.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
+
+
+def build_network(
+    backbone: Backbone,
+    *,
+    weights: str = "torchvision",
+    embedding_size: int = 128,
+    freeze_batch_norm: bool = True,
+    channels: int = 3,
+) -> EmbeddingNet:
+    """The network of a run.
+
+    ``resnet50``, ``resnet18`` and ``googlenet`` (Inception with batch norm) are torchvision's without their classifier;
+    ``vit-small`` is timm's ViT-S/16 of 224 pixels; ``small`` is three convolutions for images of 16 pixels.
+
+    Args:
+        backbone: which.
+        weights: ``"torchvision"`` for pretrained ones (timm's for ``vit-small``), which may be downloaded;
+            ``"none"``; or a file with a state dict of the whole torchvision or timm network.
+        embedding_size: dimension of the embeddings.
+        freeze_batch_norm: as in :class:`EmbeddingNet`.
+        channels: of the images; the published backbones take 3.
+
+    Raises:
+        ImportError: torchvision or timm is not installed.
+        ValueError: weights that are not there or do not fit, channels that the network does not take.
+        RuntimeError: pretrained weights could not be fetched; the message says how to do without.
+
+    Example:
+        >>> build_network("small", weights="none", embedding_size=8, channels=1)(torch.ones(2, 1, 16, 16)).shape
+        torch.Size([2, 8])
+    """
+    if backbone == "small":
+        if weights != "none":
+            remedy = "pass --weights none: it is trained from scratch"
+            raise ValueError(problem("weights", "'none' for the small network", repr(weights), remedy))
+        return EmbeddingNet(small_features(channels), 48 * 16, embedding_size, freeze_batch_norm)
+    if channels != 3:
+        raise ValueError(problem("channels", f"3 for {backbone}", channels, "use the small network, or RGB images"))
+    features, width, source = _published(backbone, weights)
+    return EmbeddingNet(features, width, embedding_size, freeze_batch_norm, source)
+
+
+def small_features(channels: int = 1, width: int = 24) -> nn.Sequential:
+    """Three 3×3 convolutions with batch norm; images of 16 pixels become ``2 * width * 16`` features."""
+    layers: list[nn.Module] = []
+    for wide, out, pools in ((channels, width, True), (width, 2 * width, True), (2 * width, 2 * width, False)):
+        layers += [nn.Conv2d(wide, out, 3, padding=1, bias=False), nn.BatchNorm2d(out), nn.ReLU()]
+        layers += [nn.MaxPool2d(2)] if pools else []
+    return nn.Sequential(*layers, nn.Flatten())
+
+
+def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
+    """The network without its classifier, the width of its features, and where its weights are from."""
+    network: Any
+    if backbone == "vit-small":
+        try:
+            import timm
+        except ImportError as error:
+            remedy = "pip install timm, or choose resnet50"
+            raise ImportError(problem("backbone", "without timm one of torchvision's", backbone, remedy)) from error
+        name = "vit_small_patch16_224"
+
+        def build(pretrained: bool) -> Any:
+            return timm.create_model(name, pretrained=pretrained, num_classes=0)
+
+        source, width = f"timm {name}", 384
+    else:
+        try:
+            from torchvision import models
+        except ImportError as error:
+            what = f"{backbone} needs torchvision: pip install 'adaptive-margin[dml]'"
+            raise ImportError(what) from error
+        make = getattr(models, backbone)
+        enum = models.get_model_weights(backbone)
+        chosen = enum.IMAGENET1K_V1  # what the published results began with
+        extra = {"aux_logits": False, "init_weights": True} if backbone == "googlenet" else {}
+
+        def build(pretrained: bool) -> Any:
+            if pretrained and backbone == "googlenet":  # torchvision builds the auxiliary heads, then drops them
+                return make(weights=chosen)
+            return make(weights=chosen if pretrained else None, **extra)
+
+        source, width = f"torchvision {backbone} {chosen.name}", 512 if backbone == "resnet18" else 2048
+        width = 1024 if backbone == "googlenet" else width
+    if weights == "torchvision":
+        try:
+            network = build(True)
+        except Exception as error:  # urllib, ssl, timm and huggingface each raise their own
+            remedy = "pass --weights FILE with a state dict, or --weights none to train from scratch"
+            raise RuntimeError(f"weights {source} could not be fetched ({error}); {remedy}") from error
+    else:
+        network = build(False)
+        source = "none" if weights == "none" else _load(network, Path(weights))
+    if backbone == "vit-small":
+        return network, width, source
+    if backbone == "googlenet" and hasattr(network, "transform_input"):
+        network.transform_input = False  # images are normalised as ImageNet's already
+    network.fc = nn.Identity()
+    return network, width, source
+
+
+def _load(network: nn.Module, path: Path) -> str:
+    if not path.is_file():
+        raise ValueError(problem("weights", "'torchvision', 'none' or a file", path, "see where the file lies"))
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    state = state.get("state_dict", state)
+    unknown = network.load_state_dict(state, strict=False)
+    missing = [name for name in unknown.missing_keys if not name.startswith(("fc.", "head."))]
+    if missing:
+        got = f"{len(missing)} missing, such as {missing[0]}"
+        raise ValueError(problem(f"the weights in {path}", "those of the whole network", got, "another backbone?"))
+    return f"file {path.name}"

@@ -1,0 +1,172 @@
+"""Batches of so many classes with so many images each, and what is done to their pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from ..datasets.transforms import Crops, centre_crops, crop_flip, normalise, random_crops
+from ..functional.checks import problem
+from .config import DMLConfig
+from .labelled_images import Bytes, Integers
+
+
+class ClassBatches:
+    """Rows of the batch of any step, from (seed, step) alone: a run goes on anywhere, and arms of one seed agree.
+
+    Classes are drawn without replacement, and so are the images of a class if it has enough; one that has fewer gives
+    each of its images once before any again.
+
+    Args:
+        labels: class of each row, shape ``(N,)``.
+        classes: in a batch.
+        per_class: images of each.
+        seed: of the draws.
+
+    Raises:
+        ValueError: fewer classes than a batch has.
+
+    Example:
+        >>> batches = ClassBatches(np.array([5, 5, 5, 7, 9, 9]), classes=2, per_class=2, seed=0)
+        >>> rows = batches.rows(step=3)
+        >>> len(rows), len(set(batches.labels[rows]))
+        (4, 2)
+    """
+
+    def __init__(self, labels: Integers, *, classes: int, per_class: int, seed: int) -> None:
+        self.labels, self.per_class, self.seed = labels, per_class, seed
+        order = np.argsort(labels, kind="stable")
+        _, starts = np.unique(labels[order], return_index=True)
+        self.members = np.split(order, starts[1:])
+        if len(self.members) < classes:
+            got = f"{classes} of {len(self.members)}"
+            raise ValueError(
+                problem("classes", "at most the training classes", got, "pass --classes, or hold out less")
+            )
+        self.classes = classes
+
+    def rows(self, step: int) -> Integers:
+        """Positions of the batch's images, shape ``(classes * per_class,)``, class by class."""
+        numbers = np.random.default_rng([self.seed, step])
+        parts = []
+        for index in numbers.choice(len(self.members), self.classes, replace=False):
+            members = self.members[index]
+            rounds = -(-self.per_class // len(members))
+            parts.append(np.concatenate([numbers.permutation(members) for _ in range(rounds)])[: self.per_class])
+        return np.concatenate(parts)
+
+
+class Pixels:
+    """Images for the network: read from memory or the cache's map, cut, mirrored and normalised on the device.
+
+    Args:
+        images: uint8, shape ``(N, H, H, C)``.
+        config: its augmentation and sizes count.
+        device: where the network is.
+    """
+
+    def __init__(self, images: Bytes, config: DMLConfig, device: torch.device) -> None:
+        if images.ndim != 4 or images.shape[1] != config.resize or images.shape[2] != config.resize:
+            expected = f"of shape (N, {config.resize}, {config.resize}, C)"
+            raise ValueError(problem("images", expected, images.shape, "pass --resize as the images are"))
+        self.images, self.config, self.device = images, config, device
+
+    def training(self, rows: Integers, mine: slice, generator: torch.Generator) -> Tensor:
+        """This process's share ``mine`` of a batch, augmented as one process would augment the whole of it."""
+        config, count = self.config, len(rows)
+        if config.augment == "crop":
+            crops = random_crops(count, config.resize, config.size, generator, flip=config.flip)[mine]
+            return self._finish(crop_flip(self._read(rows[mine]), crops, config.size))
+        boxes = random_boxes(count, generator, area=config.area)[mine]
+        mirrored = (torch.rand(count, generator=generator) < config.flip)[mine]
+        return self._finish(resized_crops(self._read(rows[mine]), boxes, mirrored, config.size))
+
+    def evaluation(self, rows: Integers, batch: int = 256) -> Iterator[Tensor]:
+        """The middle of the images of ``rows``, in batches."""
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            crops: Crops = centre_crops(len(part), self.config.resize, self.config.size)
+            yield self._finish(crop_flip(self._read(part), crops, self.config.size))
+
+    def _read(self, rows: Integers) -> Tensor:
+        there = torch.from_numpy(self.images[rows])
+        if self.device.type == "cuda":
+            there = there.pin_memory()
+        return there.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, C, H, H), channels last in memory
+
+    def _finish(self, images: Tensor) -> Tensor:
+        if images.shape[1] == 1:
+            return images.float() / 127.5 - 1
+        ready = normalise(images) if images.dtype == torch.uint8 else normalise_floats(images)
+        return ready if self.config.channels_last else ready.contiguous()
+
+
+def random_boxes(count: int, generator: torch.Generator, *, area: float = 0.08) -> Tensor:
+    """Boxes of random area, shape and place, as torchvision's ``RandomResizedCrop`` draws them.
+
+    Area is uniform between ``area`` and 1, width over height log-uniform between 3/4 and 4/3. The first of ten draws
+    that fits in the image is taken; where none does, the whole image (it is square, so torchvision would take it too).
+
+    Args:
+        count: boxes.
+        generator: where the numbers come from (CPU).
+        area: smallest share of the image.
+
+    Returns:
+        Left, top, width and height as shares of the image's side, shape ``(count, 4)``.
+
+    Example:
+        >>> boxes = random_boxes(100, torch.Generator().manual_seed(0))
+        >>> bool((boxes[:, :2] + boxes[:, 2:] <= 1 + 1e-6).all())
+        True
+    """
+    draws = torch.rand(count, 10, 2, generator=generator)
+    surface = area + (1 - area) * draws[..., 0]
+    ratio = torch.exp((2 * draws[..., 1] - 1) * np.log(4 / 3))
+    width, height = (surface * ratio).sqrt(), (surface / ratio).sqrt()  # (count, 10)
+    fits = (width <= 1) & (height <= 1)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    size = torch.cat([width.gather(1, first), height.gather(1, first)], dim=1)
+    size = torch.where(fits.any(dim=1, keepdim=True), size, 1.0)
+    return torch.cat([torch.rand(count, 2, generator=generator) * (1 - size), size], dim=1)
+
+
+def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
+    """Each image's box at ``size`` pixels, bilinear, in one operation on the device.
+
+    Boxes are shrunk by 14 % at most where 256 pixels become 224, so there is nothing to be antialiased.
+
+    Args:
+        images: shape ``(B, C, H, H)``.
+        boxes: of :func:`random_boxes`.
+        mirrored: which to mirror, bool, shape ``(B,)``.
+        size: side of the result, pixels.
+
+    Returns:
+        float32, values as the images', shape ``(B, C, size, size)``.
+
+    Example:
+        >>> whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+        >>> resized_crops(torch.eye(4)[None, None], whole, torch.tensor([True]), 4)[0, 0, 0]
+        tensor([0., 0., 0., 1.])
+    """
+    boxes = boxes.to(images.device)
+    left, top, width, height = boxes.unbind(1)
+    sign = 1 - 2 * mirrored.to(images.device).float()
+    matrix = torch.zeros(len(images), 2, 3, device=images.device)
+    matrix[:, 0, 0], matrix[:, 0, 2] = width * sign, 2 * left + width - 1
+    matrix[:, 1, 1], matrix[:, 1, 2] = height, 2 * top + height - 1
+    grid = functional.affine_grid(matrix, [len(images), images.shape[1], size, size], align_corners=False)
+    return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+
+
+def normalise_floats(images: Tensor) -> Tensor:
+    """ImageNet's normalisation of values from 0 to 255."""
+    from ..datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+
+    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
+    return (images - mean) / std

@@ -1,0 +1,250 @@
+"""What a run of metric learning can be asked, and the published protocols as presets."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ..functional.checks import problem
+from ..training.optimisation import Precision
+
+LossName = Literal[
+    "margin",
+    "contrastive",
+    "contrastive-distance",
+    "triplet-semihard",
+    "triplet-distance",
+    "lifted",
+    "multi-similarity",
+    "cosface",
+    "arcface",
+    "proxy-anchor",
+    "soft-triple",
+    "vdm",
+    "dynamic-soft-margin",
+    "auto-margin",
+]
+Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DMLConfig:
+    """One run: data, objective, network, optimisation, and how the measured network is chosen.
+
+    Attributes:
+        root: folder of the data set; not needed for the embedded ones.
+        out: folder of the run.
+        download: fetch the data set into ``root`` if pytorch-metric-learning knows where from.
+        cache: folder for decoded images; ``root/../cache-NAME`` unless given.
+        loss: what is minimised, with the sampling that belongs to it.
+        margin: ``default`` is the loss's own, a number is one in the loss's own unit, ``adaptive`` is the batch's.
+        neighbourhood: rule for K of the adaptive margin.
+        granularity: one adaptive margin a batch, an anchor or a pair.
+        units: how the adaptive margin enters the loss; ``default`` as measured in benchmarks/units.
+        confidence: c of the adaptive margin.
+        max_mi: cap of its mutual information; a tiny one leaves the confidence term alone.
+        dependence: how its mutual information is estimated.
+        learn_beta: a boundary of its own for each class, learned (margin loss).
+        beta: boundary of the margin loss, at the beginning where it is learned.
+        nonzero_loss_cutoff: distance from which distance-weighted sampling draws no negatives; None draws them all.
+        triplets_per_anchor: of distance-weighted sampling; None makes one for each positive.
+        backbone: network that makes features; ``small`` is for images of 16 pixels.
+        weights: ``torchvision`` (or timm) pretrained ones, ``none``, or a path to a state dict.
+        embedding_size: dimension of the embeddings, which have unit norm.
+        freeze_batch_norm: batch norms keep the statistics they came with.
+        crop_to_box: cut images to the box that the data set gives, in training and test alike.
+        augment: ``resized-crop``: of random area and shape; ``crop``: of fixed size.
+        area: smallest share of the image that ``resized-crop`` takes.
+        resize: side of the decoded squares, pixels.
+        size: side of what the network sees, pixels.
+        flip: probability of mirroring in training.
+        classes: in a batch.
+        per_class: images of each.
+        epochs: how often the training images pass, or how many rounds of ``steps_per_epoch``.
+        steps_per_epoch: None makes it training images over batch.
+        optimizer: of everything but the learned boundaries.
+        learning_rate: of the embedding layer, and of the backbone times ``backbone_rate``.
+        backbone_rate: factor on the learning rate of the backbone.
+        loss_rate: learning rate of proxies or learned boundaries.
+        loss_optimizer: of them; ``same`` as the network's.
+        weight_decay: of the network.
+        adam_epsilon: Adam's epsilon.
+        halve_at: epochs after which every learning rate is halved.
+        schedule: ``constant`` (with ``halve_at``) or ``cosine`` to zero.
+        validation: share of the training classes held out to choose by.
+        folds: number of class-disjoint folds, each its own network; 0 holds ``validation`` out once.
+        select: which evaluation's network is measured: the best on ``validation``, on ``test``, or the ``last``.
+        score: the figure that ``select`` compares.
+        evaluate_every: epochs between evaluations.
+        ks: the k of every Recall@k.
+        clustering: NMI and AMI at the end.
+        faiss: search and cluster with faiss, where installed.
+        seed: of everything random; arms of one seed see the same batches.
+        device: ``auto`` takes CUDA where there is one.
+        precision: ``float32``, ``bfloat16`` or ``float16`` (mixed).
+        channels_last: memory layout that convolutions like.
+        checkpoint_every: steps between checkpoints; 0 makes it an epoch.
+        measure: measure the test classes at the end; tuning leaves them alone.
+        keep_embeddings: keep the test embeddings, for the report's examples and map.
+    """
+
+    root: Path | None = None
+    out: Path = Path("runs/dml")
+    download: bool = False
+    cache: Path | None = None
+    loss: LossName = "margin"
+    margin: Literal["default", "adaptive"] | float = "default"
+    neighbourhood: Literal["hoeffding", "chernoff", "released"] = "chernoff"
+    granularity: Literal["batch", "anchor", "pair"] = "batch"
+    units: Literal["default", "replace", "sqrt", "offset"] = "default"
+    confidence: float = 0.05
+    max_mi: float = 2.5
+    dependence: Literal["gaussian", "alignment"] = "gaussian"
+    learn_beta: bool = False
+    beta: float = 1.2
+    nonzero_loss_cutoff: float | None = 1.4
+    triplets_per_anchor: int | None = None
+    backbone: Backbone = "resnet50"
+    weights: str = "torchvision"
+    embedding_size: int = 128
+    freeze_batch_norm: bool = True
+    crop_to_box: bool = False
+    augment: Literal["resized-crop", "crop"] = "resized-crop"
+    area: float = 0.08
+    resize: int = 256
+    size: int = 224
+    flip: float = 0.5
+    classes: int = 56
+    per_class: int = 2
+    epochs: int = 150
+    steps_per_epoch: int | None = None
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    learning_rate: float = 1e-5
+    backbone_rate: float = 1.0
+    loss_rate: float = 5e-4
+    loss_optimizer: Literal["same", "sgd"] = "same"
+    weight_decay: float = 4e-4
+    adam_epsilon: float = 1e-8
+    halve_at: tuple[int, ...] = ()
+    schedule: Literal["constant", "cosine"] = "constant"
+    validation: float = 0.2
+    folds: int = 0
+    select: Literal["validation", "test", "last"] = "validation"
+    score: str = "mean_average_precision_at_r"
+    evaluate_every: int = 1
+    ks: tuple[int, ...] = (1, 2, 4, 8)
+    clustering: bool = True
+    faiss: bool = False
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Precision = "float32"
+    channels_last: bool = True
+    checkpoint_every: int = 0
+    measure: bool = True
+    keep_embeddings: bool = True
+
+    def __post_init__(self) -> None:
+        positive = ("classes", "per_class", "epochs", "embedding_size", "size", "evaluate_every")
+        for name in positive:
+            if getattr(self, name) < 1:
+                raise ValueError(problem(name, "at least 1", getattr(self, name), "see --help"))
+        if self.classes < 2:
+            raise ValueError(problem("classes", "at least 2", self.classes, "negatives come from other classes"))
+        if not 0 < self.size <= self.resize:
+            raise ValueError(problem("size", f"from 1 to resize ({self.resize})", self.size, "224 of 256 is usual"))
+        if not 0 <= self.validation < 1:
+            raise ValueError(problem("validation", "a share below 1", self.validation, "0 holds nothing out"))
+        if self.select == "validation" and self.validation == 0 and self.folds == 0:
+            remedy = "hold classes out with --validation, or --select last; --select test is how papers flatter"
+            raise ValueError(problem("select", "'test' or 'last' without validation classes", "'validation'", remedy))
+        if isinstance(self.margin, float) and not math.isfinite(self.margin):
+            raise ValueError(problem("margin", "finite", self.margin, "'default' is the loss's own"))
+
+    @property
+    def batch(self) -> int:
+        """Images in a batch, over all processes."""
+        return self.classes * self.per_class
+
+
+ROTH2020 = DMLConfig(
+    # Roth et al. 2020, Revisiting Training Strategies and Generalization Performance in Deep Metric Learning: ResNet50,
+    # frozen batch norm, 128 dimensions, Adam 1e-5 for all without a schedule, weight decay 4e-4, 56 classes x 2, 150
+    # epochs (100 on SOP), random resized crop 224 and flip, margin 0.2, beta 1.2 learned at 5e-4, sampling cut off
+    # below 0.5 and not above, one triplet an anchor. The authors report the best test epoch: --select test
+    # --validation 0.
+    learn_beta=True,
+    nonzero_loss_cutoff=None,
+    triplets_per_anchor=1,
+)
+WU2017 = replace(
+    ROTH2020,
+    # Wu et al. 2017, Sampling Matters in Deep Embedding Learning, as in the authors' example for MXNet Gluon: batches
+    # of 70 with 5 images a class, 20 epochs of 200 steps, Adam 1e-4 (pretrained convolutions times 0.01), epsilon
+    # 1e-7, weight decay 1e-4, halved after epochs 12, 14, 16, 18; beta a class by SGD 0.1 with momentum 0.9;
+    # negatives beyond 1.4 not drawn; images cut to the ground-truth box, resized to 256. The authors report the best
+    # test epoch.
+    nonzero_loss_cutoff=1.4,
+    triplets_per_anchor=None,
+    freeze_batch_norm=False,
+    crop_to_box=True,
+    augment="crop",
+    classes=14,
+    per_class=5,
+    epochs=20,
+    steps_per_epoch=200,
+    learning_rate=1e-4,
+    backbone_rate=0.01,
+    loss_rate=0.1,
+    loss_optimizer="sgd",
+    weight_decay=1e-4,
+    adam_epsilon=1e-7,
+    halve_at=(12, 14, 16, 18),
+)
+REALITY_CHECK = replace(
+    ROTH2020,
+    # Musgrave et al. 2020, A Metric Learning Reality Check: Inception with frozen batch norm, 128 dimensions, RMSprop
+    # 1e-6 (momentum 0.9, weight decay 1e-4), 8 classes x 4, random resized crop 227 of at least 0.16 of the area, four
+    # class-disjoint folds of the training classes, chosen by MAP@R on the fold's validation classes; figures of the
+    # folds' networks one by one (128 dimensions) and concatenated (512). theirs stops after 9 evaluations without a
+    # better one: here a run goes on to the end and takes its best. Their backbone is BN-Inception, which torchvision
+    # lacks: GoogLeNet here. Beta's rate is what their search found for CUB. beta and margin stay those of the loss.
+    backbone="googlenet",
+    triplets_per_anchor=None,
+    nonzero_loss_cutoff=1.4,
+    area=0.16,
+    size=227,
+    classes=8,
+    per_class=4,
+    epochs=100,
+    optimizer="rmsprop",
+    learning_rate=1e-6,
+    loss_rate=1e-3,
+    weight_decay=1e-4,
+    folds=4,
+)
+SMALL = DMLConfig(
+    # For the embedded sets on one CPU core, our own choice: a network of 97,000 parameters from scratch, learning
+    # rate 2e-3 falling to zero as a cosine, proxies ten times that.
+    backbone="small",
+    weights="none",
+    embedding_size=64,
+    freeze_batch_norm=False,
+    augment="crop",
+    resize=20,
+    size=16,
+    flip=0.0,
+    classes=32,
+    per_class=4,
+    epochs=6,
+    steps_per_epoch=40,
+    learning_rate=2e-3,
+    loss_rate=2e-2,
+    weight_decay=0.0,
+    schedule="cosine",
+    validation=0.3,
+    device="cpu",
+    channels_last=False,
+)
+PRESETS = {"roth2020": ROTH2020, "wu2017": WU2017, "realitycheck": REALITY_CHECK}

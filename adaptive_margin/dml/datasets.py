@@ -1,0 +1,374 @@
+"""CUB-200-2011, Cars196, Stanford Online Products and folders of class folders, in the splits of metric learning.
+
+Classes are split, not images: the first half of the classes trains, the second half is the test, and no box, part or
+attribute is used (boxes are kept for the one protocol that cuts images to them). Every loader joins label files and
+images by name, checks that each named file exists, and compares the counts with the published ones, so that a copy
+that lacks images, or the classification split that some converters write, does not pass for the benchmark.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..datasets.errors import LabelFileError, LayoutError
+from ..datasets.layout import Folders, checked_root, natural, subfolders, wrong_layout
+from ..functional.checks import problem
+from .labelled_images import Floats, LabelledImages
+
+CUB_COUNTS = {"train": (5_864, 100), "test": (5_924, 100)}
+CARS_COUNTS = {"train": (8_054, 98), "test": (8_131, 98)}
+SOP_COUNTS = {"train": (59_551, 11_318), "test": (60_502, 11_316)}
+
+CUB_LAYOUT = """  CUB_200_2011/
+    images/001.Black_footed_Albatross/*.jpg ... 200.*
+    images.txt              "<image id> <class folder>/<file>.jpg"
+    image_class_labels.txt  "<image id> <class id, 1 to 200>"
+    bounding_boxes.txt      "<image id> <x> <y> <width> <height>" (only for --crop-to-box)"""
+CARS_LAYOUT = """  one of
+  A  cars_annos.mat, car_ims/000001.jpg ... 016185.jpg
+  B  devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat (here or in devkit/),
+     cars_train/00001.jpg ... 08144.jpg, cars_test/00001.jpg ... 08041.jpg
+  C  names.csv, anno_train.csv, anno_test.csv, car_data/car_data/{train,test}/<class name>/<file>
+     (Kaggle's, which pytorch-metric-learning downloads)"""
+SOP_LAYOUT = """  Stanford_Online_Products/
+    Ebay_train.txt, Ebay_test.txt    "image_id class_id super_class_id path", a header line first
+    bicycle_final/*.JPG ... toaster_final/*.JPG"""
+FOLDER_LAYOUT = """  a folder for each class, with its images (in any depth):
+    cat/1.jpg, cat/2.jpg, dog/1.png, ..."""
+
+Counts = Mapping[str, tuple[int, int]]
+
+
+def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS) -> LabelledImages:
+    """CUB-200-2011: classes 1 to 100 train (5,864 images), 101 to 200 are the test (5,924).
+
+    ``train_test_split.txt`` is another benchmark's split, with shared classes, and is not read. Images are opened as
+    RGB: at least eight are grey.
+
+    Args:
+        root: ``CUB_200_2011``, or the folder that holds it.
+        counts: images and classes expected of each part; None accepts any, half of the classes being the test.
+
+    Raises:
+        LayoutError: files are missing, or the counts are not those of the benchmark.
+        LabelFileError: a label file is not in the documented format.
+    """
+    top = checked_root(root, "CUB-200-2011", CUB_LAYOUT)
+    place = _first(top, "images.txt", ("CUB_200_2011",))
+    if place is None:
+        raise wrong_layout(top, "CUB-200-2011", CUB_LAYOUT, "images.txt")
+    names = _pairs(place / "images.txt", 2)
+    classes = _pairs(place / "image_class_labels.txt", 2)
+    if names.keys() != classes.keys():
+        alone = sorted(names.keys() ^ classes.keys())
+        raise LabelFileError(f"{place}: images.txt and image_class_labels.txt differ in {len(alone)} ids: {alone[:5]}")
+    paths = [f"images/{row[0]}" for row in names.values()]
+    ids = [_class_id(classes[key][0], place / "image_class_labels.txt") for key in names]
+    boxes = None
+    if (place / "bounding_boxes.txt").exists():
+        corners = _pairs(place / "bounding_boxes.txt", 5)
+        sides = np.array([[float(v) for v in corners[key]] for key in names], dtype=np.float32)
+        boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)
+    folders = {number: path.split("/")[1] for number, path in zip(ids, paths, strict=True)}
+    return _checked("cub", place, paths, ids, folders.__getitem__, CUB_LAYOUT, counts, boxes)
+
+
+def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUNTS) -> LabelledImages:
+    """Cars196: classes 1 to 98 train (8,054 images), 99 to 196 are the test (8,131), of the union of the official
+    parts.
+
+    All three layouts in circulation are known: the consolidated one, the one with a devkit, and Kaggle's class folders.
+    File names of one are other images in another; fields are read by name, since their order differs too.
+
+    Args:
+        root: the folder of the data set.
+        counts: as for :func:`load_cub`.
+
+    Raises:
+        LayoutError: files are missing, or the counts are not those of the benchmark.
+        LabelFileError: a label file is not in the documented format.
+    """
+    top = checked_root(root, "Cars196", CARS_LAYOUT)
+    for read in (_cars_consolidated, _cars_devkit, _cars_class_folders):
+        found = read(top)
+        if found is not None:
+            paths, ids, names, boxes = found
+            named = dict(enumerate(names, 1))
+            return _checked("cars", top, paths, ids, named.__getitem__, CARS_LAYOUT, counts, boxes)
+    missing = "cars_annos.mat, devkit/cars_train_annos.mat or anno_train.csv"
+    raise wrong_layout(top, "Cars196", CARS_LAYOUT, missing)
+
+
+def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS) -> LabelledImages:
+    """Stanford Online Products: 59,551 images of 11,318 classes train, 60,502 of 11,316 others are the test.
+
+    Args:
+        root: ``Stanford_Online_Products``, or the folder that holds it.
+        counts: as for :func:`load_cub`.
+
+    Raises:
+        LayoutError: files are missing, a class is in both lists, or the counts are not those of the benchmark.
+        LabelFileError: a list is not in the documented format.
+    """
+    top = checked_root(root, "Stanford Online Products", SOP_LAYOUT)
+    inner = ("Stanford_Online_Products", "Stanford_Online_Products/Info_Files", "Info_Files")
+    place = _first(top, "Ebay_train.txt", inner)
+    if place is None:
+        raise wrong_layout(top, "Stanford Online Products", SOP_LAYOUT, "Ebay_train.txt")
+    images = place.parent if place.name == "Info_Files" else place
+    prefix = "images/" if (images / "images").is_dir() else ""
+    paths: list[str] = []
+    ids: list[int] = []
+    parts: list[set[int]] = []
+    for name in ("Ebay_train.txt", "Ebay_test.txt"):
+        rows = _lines(place / name)
+        if rows[:1] != [["image_id", "class_id", "super_class_id", "path"]]:
+            raise LabelFileError(
+                f"{place / name}, line 1: the header 'image_id class_id super_class_id path' is expected"
+            )
+        for number, row in enumerate(rows[1:], 2):
+            if len(row) != 4:
+                raise LabelFileError(f"{place / name}, line {number}: 4 columns are expected, got {len(row)}")
+            ids.append(_class_id(row[1], place / name))
+            paths.append(prefix + row[3])
+        parts.append(set(ids[-(len(rows) - 1) :]))
+    if parts[0] & parts[1]:
+        raise LayoutError(f"{place}: {len(parts[0] & parts[1])} classes are in both lists; classes must not be shared")
+    return _checked("sop", images, paths, ids, str, SOP_LAYOUT, counts, None, test=parts[1])
+
+
+def load_class_folders(
+    root: str | os.PathLike[str], *, test: float = 0.5, seed: int = 0, name: str = "folder"
+) -> LabelledImages:
+    """Any folder of class folders: a share of the classes, drawn by a seed, is the test.
+
+    Args:
+        root: the folder; each folder in it is a class, with images in any depth.
+        test: share of the classes.
+        seed: of the draw: classes in natural order are permuted, the last are the test.
+        name: of the data set in results.
+
+    Raises:
+        LayoutError: fewer than four class folders with images.
+    """
+    top = checked_root(root, "a data set of class folders", FOLDER_LAYOUT)
+    listing = Folders()
+    paths: list[str] = []
+    ids: list[int] = []
+    names: list[str] = []
+    for folder in subfolders(top):
+        found = [
+            f"{place.relative_to(top).as_posix()}/{image}"
+            for place in _all_folders(folder)
+            for image in listing.images(place)
+        ]
+        if found:
+            names.append(folder.name)
+            paths += found
+            ids += [len(names) - 1] * len(found)
+    if len(names) < 4:
+        raise wrong_layout(top, "a data set of class folders", FOLDER_LAYOUT, "four folders with images at least")
+    count = min(max(1, round(test * len(names))), len(names) - 2)
+    drawn = np.random.default_rng(seed).permutation(len(names))[len(names) - count :]
+    return LabelledImages(
+        name, np.array(ids, dtype=np.int64), tuple(names), frozenset(drawn.tolist()), root=top, paths=tuple(paths)
+    )
+
+
+DOWNLOADS = {"cub": "CUB", "cars": "Cars196", "sop": "StanfordOnlineProducts"}
+
+
+def download(name: str, root: str | os.PathLike[str]) -> None:
+    """Fetches a data set into ``root`` as pytorch-metric-learning does; nothing where files are there already.
+
+    Args:
+        name: ``"cub"``, ``"cars"`` or ``"sop"``.
+        root: made if need be.
+
+    Raises:
+        RuntimeError: it could not be fetched; the message says what to put where instead.
+    """
+    from pytorch_metric_learning import datasets
+
+    path = Path(root)
+    if path.is_dir() and any(path.iterdir()):
+        return
+    layout = {"cub": CUB_LAYOUT, "cars": CARS_LAYOUT, "sop": SOP_LAYOUT}[name]
+    host: Any = getattr(datasets, DOWNLOADS[name])
+    try:
+        host(root=str(path), split="train+test", download=True)
+    except Exception as error:  # urllib, ssl, tarfile, zipfile, and what a changed page unpacks to
+        raise RuntimeError(
+            f"{name} could not be downloaded from {host.DOWNLOAD_URL} ({type(error).__name__}: {error}).\n"
+            f"Get it by hand (its licence may ask for that), unpack it in {path}, and leave out --download:\n{layout}"
+        ) from error
+
+
+def _cars_consolidated(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:
+    if not (top / "cars_annos.mat").exists():
+        return None
+    content = _mat(top / "cars_annos.mat")
+    rows = _fields(content, "annotations", "relative_im_path", top / "cars_annos.mat")
+    names = [str(np.asarray(name).ravel()[0]) for name in np.asarray(content["class_names"]).ravel()]
+    paths = [str(_value(row["relative_im_path"])) for row in rows]
+    return paths, [int(_value(row["class"])) for row in rows], names, _cars_boxes(rows)
+
+
+def _cars_devkit(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:
+    kit = top / "devkit"
+    if not (kit / "cars_train_annos.mat").exists():
+        return None
+    labelled = next((p for p in (top, kit) if (p / "cars_test_annos_withlabels.mat").exists()), None)
+    if labelled is None:
+        lacking = "cars_test_annos_withlabels.mat: the devkit's own cars_test_annos.mat has no classes"
+        raise wrong_layout(top, "Cars196", CARS_LAYOUT, lacking)
+    paths: list[str] = []
+    ids: list[int] = []
+    boxes: list[Floats] = []
+    for part, file in (("train", kit / "cars_train_annos.mat"), ("test", labelled / "cars_test_annos_withlabels.mat")):
+        rows = _fields(_mat(file), "annotations", "fname", file)
+        folder = f"cars_{part}/cars_{part}" if (top / f"cars_{part}" / f"cars_{part}").is_dir() else f"cars_{part}"
+        paths += [f"{folder}/{_value(row['fname'])}" for row in rows]
+        ids += [int(_value(row["class"])) for row in rows]
+        boxes.append(_cars_boxes(rows))
+    names = [f"class {number}" for number in range(1, max(ids) + 1)]
+    if (kit / "cars_meta.mat").exists():
+        names = [
+            str(np.asarray(name).ravel()[0]) for name in np.asarray(_mat(kit / "cars_meta.mat")["class_names"]).ravel()
+        ]
+    return paths, ids, names, np.concatenate(boxes)
+
+
+def _cars_class_folders(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:
+    lists = next((p for p in (top, top / "devkit") if (p / "anno_train.csv").exists()), None)
+    if lists is None:
+        return None
+    names = [line.strip().strip('"') for line in (lists / "names.csv").read_text(encoding="utf-8").splitlines() if line]
+    data = "car_data/car_data" if (top / "car_data" / "car_data").is_dir() else "car_data"
+    paths: list[str] = []
+    ids: list[int] = []
+    boxes: list[list[float]] = []
+    for part in ("train", "test"):
+        file = lists / f"anno_{part}.csv"
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+            cells = line.split(",")
+            if len(cells) != 6 or not cells[5].strip().isdecimal() or not 0 < int(cells[5]) <= len(names):
+                raise LabelFileError(f"{file}, line {number}: 'fname,x1,y1,x2,y2,class' is expected, got {line!r}")
+            ids.append(int(cells[5]))
+            boxes.append([float(cell) for cell in cells[1:5]])
+            paths.append(f"{data}/{part}/{names[ids[-1] - 1].replace('/', '-')}/{cells[0]}")
+    return paths, ids, names, np.array(boxes, dtype=np.float32)
+
+
+def _mat(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat
+
+    content: dict[str, Any] = loadmat(path)
+    return content
+
+
+def _fields(content: dict[str, Any], variable: str, field: str, path: Path) -> Sequence[Any]:
+    rows = np.asarray(content.get(variable, np.empty(0))).ravel()
+    wanted = {field, "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"}
+    if not wanted <= set(rows.dtype.names or ()):
+        raise LabelFileError(f"{path}: {variable} with the fields {sorted(wanted)} is expected, got {rows.dtype.names}")
+    return list(rows)
+
+
+def _value(cell: Any) -> Any:
+    """What is in a cell of Matlab's, which may be nested in arrays of one element."""
+    while isinstance(cell, np.ndarray):
+        cell = cell.ravel()[0]
+    return cell
+
+
+def _cars_boxes(rows: Sequence[Any]) -> Floats:
+    sides = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+    return np.array([[float(_value(row[side])) for side in sides] for row in rows], dtype=np.float32)
+
+
+def _checked(
+    name: str,
+    root: Path,
+    paths: list[str],
+    ids: list[int],
+    class_name: Callable[[int], str],
+    layout: str,
+    counts: Counts | None,
+    boxes: Floats | None,
+    test: set[int] | None = None,
+) -> LabelledImages:
+    """The data set, if every file is there and the counts are right; class ids become numbers from 0 in their order."""
+    listing = Folders()
+    absent = [path for path in paths if os.path.basename(path) not in listing.names((root / path).parent)]
+    if absent:
+        raise LayoutError(
+            f"{root}: {len(absent):,} of {len(paths):,} images that the label files name are not there, the first is "
+            f"{absent[0]}: unpack the archive again, or give the folder of one release alone\nExpected:\n{layout}"
+        )
+    known, labels = np.unique(np.array(ids), return_inverse=True)
+    half = len(known) // 2
+    test_classes = (
+        set(range(half, len(known))) if test is None else set(np.flatnonzero(np.isin(known, list(test))).tolist())
+    )
+    names = tuple(class_name(int(number)) for number in known)
+    data = LabelledImages(
+        name,
+        labels.astype(np.int64),
+        names,
+        frozenset(test_classes),
+        root=root,
+        paths=tuple(paths),
+        boxes=boxes,
+    )
+    if counts is not None:
+        tested = np.isin(data.labels, list(test_classes))
+        found = {
+            "train": (int((~tested).sum()), len(known) - len(test_classes)),
+            "test": (int(tested.sum()), len(test_classes)),
+        }
+        if found != dict(counts):
+            said = "; ".join(f"{part}: {i:,} images of {c:,} classes" for part, (i, c) in counts.items())
+            got = "; ".join(f"{part}: {i:,} of {c:,}" for part, (i, c) in found.items())
+            raise LayoutError(
+                f"{root} is not the whole benchmark: expected {said}; got {got}: get the original archive"
+            )
+    return data
+
+
+def _first(top: Path, file: str, inner: Sequence[str]) -> Path | None:
+    return next((place for place in (top, *(top / name for name in inner)) if (place / file).exists()), None)
+
+
+def _lines(path: Path) -> list[list[str]]:
+    if not path.exists():
+        raise LayoutError(problem(path.name, f"in {path.parent}", "no such file", "unpack the whole archive"))
+    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _pairs(path: Path, columns: int) -> dict[str, list[str]]:
+    """Rows by their first column."""
+    rows: dict[str, list[str]] = {}
+    for number, row in enumerate(_lines(path), 1):
+        if len(row) != columns or row[0] in rows:
+            what = f"id {row[0]} occurs twice" if row[0] in rows else f"{columns} columns are expected, got {len(row)}"
+            raise LabelFileError(f"{path}, line {number}: {what}")
+        rows[row[0]] = row[1:]
+    return rows
+
+
+def _class_id(text: str, path: Path) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text):
+        raise LabelFileError(f"{path}: class ids are whole numbers from 1, got {text!r}")
+    return int(text)
+
+
+def _all_folders(folder: Path) -> list[Path]:
+    inside = [inner for each in subfolders(folder) for inner in _all_folders(each)]
+    return sorted([folder, *inside], key=lambda place: natural(str(place)))

@@ -1,0 +1,164 @@
+"""Images and their classes, and splits in which no class is on two sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from ..functional.checks import problem
+
+Integers = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+Floats = npt.NDArray[np.float32]
+Part = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """A data set for metric learning: images, the class of each, and which classes are for the test.
+
+    Attributes:
+        name: of the data set.
+        labels: class of each image, shape ``(N,)``, int64, from 0.
+        class_names: one for each class.
+        test_classes: the classes that no training and no choice may see.
+        root: the folder that ``paths`` are relative to; ``None`` where images are in memory.
+        paths: image files with forward slashes, one an image; empty where images are in memory.
+        pixels: uint8, shape ``(N, H, H, C)``, where images are in memory.
+        boxes: left, top, right and bottom of the object in pixels of the file, shape ``(N, 4)``; ``None`` without
+            boxes.
+        groups: classes of the same number stay on one side of every split, shape ``(C,)``; each its own unless given.
+
+    Raises:
+        ValueError: shapes that do not fit, a class without images, or test classes that are all or none.
+    """
+
+    name: str
+    labels: Integers
+    class_names: tuple[str, ...]
+    test_classes: frozenset[int]
+    root: Path | None = None
+    paths: tuple[str, ...] = ()
+    pixels: Bytes | None = None
+    boxes: Floats | None = None
+    groups: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:
+        classes = len(self.class_names)
+        counts = np.bincount(self.labels, minlength=classes)
+        if len(counts) != classes or (counts == 0).any():
+            got = f"labels up to {len(counts) - 1} and {int((counts == 0).sum())} classes without images"
+            raise ValueError(problem("labels", f"each of the {classes} classes", got, "number the classes from 0"))
+        images = len(self.paths) if self.pixels is None else len(self.pixels)
+        if images != len(self.labels):
+            raise ValueError(problem("labels", f"one an image ({images})", len(self.labels), "join them on the name"))
+        if not 0 < len(self.test_classes) < classes:
+            got = f"{len(self.test_classes)} of {classes}"
+            raise ValueError(problem("test_classes", "some and not all of the classes", got, "split the classes"))
+        if not len(self.groups):
+            object.__setattr__(self, "groups", np.arange(classes))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows_of(self, classes: Sequence[int] | frozenset[int] | Integers) -> Integers:
+        """Positions of the images of ``classes``."""
+        return np.flatnonzero(np.isin(self.labels, np.fromiter(classes, dtype=np.int64)))
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSplit:
+    """Which images train, which choose, which are measured: three sets of classes without an overlap.
+
+    Attributes:
+        train: positions of the images, shape ``(N_train,)``.
+        validation: likewise; empty where nothing is held out.
+        test: likewise.
+    """
+
+    train: Integers
+    validation: Integers
+    test: Integers
+
+    def __getitem__(self, part: Part) -> Integers:
+        rows: Integers = getattr(self, part)
+        return rows
+
+    def describe(self, data: LabelledImages) -> dict[str, Any]:
+        """Images and classes of each part, for the record of a run."""
+        parts: tuple[Part, ...] = ("train", "validation", "test")
+        return {part: {"images": len(self[part]), "classes": len(set(data.labels[self[part]]))} for part in parts}
+
+
+def split_classes(data: LabelledImages, *, validation: float = 0.5, seed: int = 0) -> ClassSplit:
+    """Holds out a share of the training classes to choose by; the test classes are the data set's own.
+
+    Args:
+        data: the images.
+        validation: share of the groups of training classes to hold out, at least one of them; 0 for none.
+        seed: of the draw.
+
+    Raises:
+        ValueError: a share that leaves no class to train with.
+
+    Example:
+        >>> import numpy as np
+        >>> labels = np.repeat(np.arange(6), 2)
+        >>> pixels = np.zeros((12, 8, 8, 1), "u1")
+        >>> data = LabelledImages("six", labels, tuple("abcdef"), frozenset({4, 5}), pixels=pixels)
+        >>> split = split_classes(data, seed=1)
+        >>> data.labels[split.validation].tolist(), data.labels[split.test].tolist()
+        ([0, 0, 1, 1], [4, 4, 5, 5])
+    """
+    groups = _training_groups(data)
+    held = 0 if validation == 0 else max(1, round(validation * len(groups)))
+    if not 0 <= held < len(groups):
+        expected = f"a share that leaves some of the {len(groups)} groups of training classes"
+        raise ValueError(problem("validation", expected, validation, "a half is usual"))
+    drawn = np.random.default_rng(seed).permutation(groups)
+    return _split(data, drawn[:held])
+
+
+def fold_classes(data: LabelledImages, fold: int, *, folds: int = 4) -> ClassSplit:
+    """One fold of a class-disjoint cross-validation: contiguous runs of the training classes validate in turn.
+
+    Source: Musgrave et al. 2020, *A Metric Learning Reality Check*, section 3.2: the first half of the classes in four
+    parts, each of which validates once.
+
+    Raises:
+        ValueError: no such fold, or more folds than classes.
+
+    Example:
+        >>> import numpy as np
+        >>> labels = np.arange(8)
+        >>> pixels = np.zeros((8, 8, 8, 1), "u1")
+        >>> data = LabelledImages("eight", labels, tuple("abcdefgh"), frozenset({4, 5, 6, 7}), pixels=pixels)
+        >>> [fold_classes(data, fold).validation.tolist() for fold in range(4)]
+        [[0], [1], [2], [3]]
+    """
+    groups = _training_groups(data)
+    if not 0 <= fold < folds <= len(groups) or folds < 2:
+        expected = f"a fold below folds, at least 2 folds and at most {len(groups)}"
+        raise ValueError(problem("fold", expected, f"{fold} of {folds}", "the protocol has 4"))
+    return _split(data, np.array_split(groups, folds)[fold])
+
+
+def _training_groups(data: LabelledImages) -> Integers:
+    test = np.fromiter(data.test_classes, dtype=np.int64)
+    groups = np.unique(data.groups[np.setdiff1d(np.arange(len(data.class_names)), test)])
+    if np.isin(groups, data.groups[test]).any():
+        raise ValueError(problem("groups", "on one side of the test", "some on both", "move whole groups to the test"))
+    return groups
+
+
+def _split(data: LabelledImages, validation_groups: Integers) -> ClassSplit:
+    classes = np.arange(len(data.class_names))
+    held = classes[np.isin(data.groups, validation_groups)]
+    test = np.fromiter(sorted(data.test_classes), dtype=np.int64)
+    rest = np.setdiff1d(classes, np.concatenate([held, test]))
+    return ClassSplit(data.rows_of(rest), data.rows_of(held), data.rows_of(test))

@@ -1,0 +1,220 @@
+"""Losses, each with the sampling that belongs to it, and the margin that a run asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pytorch_metric_learning import losses, miners
+from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
+from torch import Tensor, nn
+
+from ..functional.checks import problem
+from ..losses import AdaptiveMarginLoss, ContrastiveVDMLoss
+from ..losses.swap import Units
+from ..margins import AdaptiveMargin, ConstantMargin
+from ..miners import AdaptiveMarginMiner, TiledDistanceWeightedMiner
+from .competitors import AutoMarginLoss, DynamicSoftMargin
+from .config import DMLConfig, LossName
+
+
+@dataclass(frozen=True)
+class LossRow:
+    """One row of the table of losses.
+
+    Attributes:
+        default: its own margin, in its own unit.
+        candidates: margins to tune over, in its own unit; as many for every loss.
+        unit: of the margin, in words.
+        source: where loss and default come from.
+    """
+
+    default: float | None
+    candidates: tuple[float, ...]
+    unit: str
+    source: str
+
+
+LOSSES: dict[LossName, LossRow] = {
+    "contrastive": LossRow(
+        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "distance", "Hadsell et al. 2006; the host's margin"
+    ),
+    "contrastive-distance": LossRow(
+        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "distance", "the same, sampled as in Wu et al. 2017"
+    ),
+    "triplet-semihard": LossRow(
+        0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "distance", "Schroff et al. 2015, margin 0.2"
+    ),
+    "triplet-distance": LossRow(
+        0.2,
+        (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8),
+        "distance",
+        "Wu et al. 2017's sampling; Roth et al. 2020's 0.2",
+    ),
+    "margin": LossRow(0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "distance", "Wu et al. 2017"),
+    "lifted": LossRow(
+        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "distance", "Oh Song et al. 2016; the host's margin"
+    ),
+    "multi-similarity": LossRow(
+        0.5, (0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85), "similarity", "Wang et al. 2019: 2, 50, 0.5 and a miner of 0.1"
+    ),
+    "cosface": LossRow(
+        0.35, (0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.45, 0.6), "cosine", "Wang et al. 2018; the host's scale of 64"
+    ),
+    "arcface": LossRow(
+        28.6, (0.0, 3.0, 6.0, 11.5, 17.0, 23.0, 28.6, 40.0), "degrees", "Deng et al. 2019; the host's scale of 64"
+    ),
+    "proxy-anchor": LossRow(0.1, (-0.1, 0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6), "cosine", "Kim et al. 2020: 32, 0.1"),
+    "soft-triple": LossRow(
+        0.01, (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.45), "cosine", "Qian et al. 2019: 20, 0.1, 0.01, 10 centres"
+    ),
+    "vdm": LossRow(
+        1.0, (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6), "squared distance", "Kim & Song 2021; the host's contrastive 1"
+    ),
+    "dynamic-soft-margin": LossRow(None, (), "none", "Zhang & Rusinkiewicz 2019"),
+    "auto-margin": LossRow(None, (), "cosine", "Nguyen et al. 2022"),
+}
+"""Every loss that a run can ask for, with its default margin and the margins that tuning tries."""
+
+
+class Objective(nn.Module):
+    """A loss on a batch of embeddings, with its sampling.
+
+    Args:
+        loss: of pytorch-metric-learning's kind.
+        miner: what chooses pairs or triplets, without gradient; None leaves it to the loss.
+
+    Example:
+        >>> objective = build_objective(DMLConfig(loss="contrastive", margin="adaptive"), classes=4)
+        >>> objective.record(True)
+        >>> value = objective(torch.randn(32, 8, requires_grad=True), torch.arange(32) % 4)
+        >>> sorted(objective.statistics())
+        ['delta', 'k', 'margin', 'mi']
+    """
+
+    def __init__(self, loss: BaseMetricLossFunction, miner: Any = None) -> None:
+        super().__init__()
+        self.loss = loss
+        self.miner = miner
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss, a scalar; embeddings ``(B, D)`` of unit norm, labels ``(B,)`` from 0."""
+        chosen = None if self.miner is None else self.miner(embeddings.detach(), labels)
+        value: Tensor = self.loss(embeddings, labels, chosen)
+        return value
+
+    def record(self, on: bool) -> None:
+        """Whether the next call notes its margin, for which it waits for the device."""
+        for module in (self.loss, getattr(self.loss, "margin", None)):
+            if isinstance(module, ModuleWithRecords):
+                module.collect_stats = on
+
+    def statistics(self) -> dict[str, float]:
+        """The margin of the last call in the loss's unit, and an adaptive one's parts; what was recorded."""
+        margin: Any = getattr(self.loss, "margin", None)
+        if isinstance(self.loss, AdaptiveMarginLoss):
+            found = {"margin": self.loss.current_margin}
+        elif isinstance(self.loss, ContrastiveVDMLoss):
+            found = {"margin": self.loss.alpha}
+        elif isinstance(self.loss, losses.MultiSimilarityLoss):
+            found = {"margin": self.loss.base}
+        elif isinstance(self.loss, losses.ContrastiveLoss | losses.LiftedStructureLoss):
+            found = {"margin": self.loss.neg_margin}
+        else:
+            found = {} if margin is None else {"margin": float(margin)}
+        if isinstance(margin, AdaptiveMargin):
+            found |= {name: getattr(margin, name) for name in ("mi", "delta", "k")}
+        if isinstance(self.loss, AutoMarginLoss):
+            found["beta"] = self.loss.beta
+        beta = getattr(self.loss, "beta", None)
+        if isinstance(beta, nn.Parameter):
+            found["beta"] = float(beta.detach().mean())
+        return {name: value for name, value in found.items() if value == value}  # NaN: nothing recorded yet
+
+
+def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) -> Objective:
+    """The objective that a run asks for.
+
+    Args:
+        config: its loss, margin and their options count.
+        classes: in training.
+        epoch_steps: after how many steps AutoMargin moves its margins.
+
+    Raises:
+        ValueError: a margin or granularity that the loss does not take.
+    """
+    row = LOSSES[config.loss]
+    if row.default is None and config.margin != "default":
+        remedy = "compare it as it is"
+        raise ValueError(problem("margin", f"'default' for {config.loss}", repr(config.margin), remedy))
+    if config.learn_beta and config.loss != "margin":
+        config = replace(config, learn_beta=False)
+    value = config.margin if isinstance(config.margin, float) else row.default
+    loss = _build_loss(config, classes, value, epoch_steps)
+    if config.margin == "adaptive" and config.loss != "vdm":
+        loss = AdaptiveMarginLoss(loss, _adaptive(config), units=_units(config))
+    return Objective(loss, _build_miner(config))
+
+
+def _adaptive(config: DMLConfig) -> AdaptiveMargin:
+    return AdaptiveMargin(
+        confidence=config.confidence,
+        max_mi=config.max_mi,
+        dependence=config.dependence,
+        neighbourhood=config.neighbourhood,
+        granularity=config.granularity,
+    )
+
+
+def _units(config: DMLConfig) -> Units | None:
+    return None if config.units == "default" else config.units
+
+
+def _build_loss(config: DMLConfig, classes: int, margin: Any, epoch_steps: int) -> Any:
+    size = config.embedding_size
+    table: dict[LossName, Callable[[], Any]] = {
+        "contrastive": lambda: losses.ContrastiveLoss(neg_margin=margin),
+        "contrastive-distance": lambda: losses.ContrastiveLoss(neg_margin=margin),
+        "triplet-semihard": lambda: losses.TripletMarginLoss(margin=margin),
+        "triplet-distance": lambda: losses.TripletMarginLoss(margin=margin),
+        "margin": lambda: losses.MarginLoss(
+            margin=margin,
+            beta=config.beta,
+            learn_beta=config.learn_beta,
+            num_classes=classes if config.learn_beta else None,
+        ),
+        "lifted": lambda: losses.LiftedStructureLoss(neg_margin=margin),
+        "multi-similarity": lambda: losses.MultiSimilarityLoss(alpha=2, beta=50, base=margin),
+        "cosface": lambda: losses.CosFaceLoss(classes, size, margin=margin),
+        "arcface": lambda: losses.ArcFaceLoss(classes, size, margin=margin),
+        "proxy-anchor": lambda: losses.ProxyAnchorLoss(classes, size, margin=margin, alpha=32),
+        "soft-triple": lambda: losses.SoftTripleLoss(
+            classes, size, centers_per_class=10, la=20, gamma=0.1, margin=margin
+        ),
+        "vdm": lambda: ContrastiveVDMLoss(_adaptive(config) if config.margin == "adaptive" else ConstantMargin(margin)),
+        "dynamic-soft-margin": DynamicSoftMargin,
+        "auto-margin": lambda: AutoMarginLoss(epoch_steps),
+    }
+    return table[config.loss]()
+
+
+def _build_miner(config: DMLConfig) -> Any:
+    if config.loss in ("margin", "triplet-distance", "contrastive-distance"):
+        return TiledDistanceWeightedMiner(
+            cutoff=0.5, nonzero_loss_cutoff=config.nonzero_loss_cutoff, triplets_per_anchor=config.triplets_per_anchor
+        )
+    if config.loss == "triplet-semihard":
+        margin = config.margin if isinstance(config.margin, float) else LOSSES["triplet-semihard"].default
+        miner = miners.TripletMarginMiner(
+            margin=margin, type_of_triplets="semihard"
+        )  # a band as wide as the loss's margin
+        if config.margin != "adaptive":
+            return miner
+        return AdaptiveMarginMiner(miner, _adaptive(replace(config, granularity="batch")), units=_units(config))
+    if config.loss == "multi-similarity":
+        return miners.MultiSimilarityMiner(epsilon=0.1)
+    if config.loss == "dynamic-soft-margin":
+        return miners.BatchHardMiner()
+    return None

@@ -1,0 +1,67 @@
+"""What the recipes in ``benchmarks/`` share: where the data lie, and how a result is said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..training import World
+from .config import DMLConfig
+from .labelled_images import LabelledImages
+from .trainer import run
+
+NAMES = {"r_precision": "R-Precision", "mean_average_precision_at_r": "MAP@R"}
+
+
+def required_root(config: DMLConfig, layout: str) -> Path:
+    """The folder of the data set, or the end of the program with the layout expected there."""
+    if config.root is None:
+        raise SystemExit(f"--root is missing: the folder of the data set, laid out as\n{layout}")
+    return config.root
+
+
+def train_and_print(config: DMLConfig, data: LabelledImages) -> dict[str, Any]:
+    """Trains, measures and says what was measured and how the network was chosen."""
+    with World.from_environment(None if config.device == "auto" else config.device) as world:
+        result = run(config, data, world=world)
+        if world.is_main:
+            print(said(result))
+    return result
+
+
+def said(result: Mapping[str, Any]) -> str:
+    """A result in words, with what chose the network.
+
+    Example:
+        >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}
+        >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected}))
+        chosen by validation/recall_at_1 (0.500 after step 40), classes that neither train nor measure
+        test classes, per cent: Recall@1 25.0
+    """
+    lines = []
+    if "folds" in result:
+        lines.append(f"{len(result['folds'])} folds, each chosen by its own validation classes")
+    else:
+        selected = result["selected"]
+        how = {
+            "validation": "classes that neither train nor measure",
+            "test": "THE TEST ITSELF: compare only with papers that chose so",
+        }.get(selected["by"].split("/")[0], "nothing was chosen")
+        score = "" if selected["score"] is None else f"{selected['score']:.3f} "
+        lines.append(f"chosen by {selected['by']} ({score}after step {selected['step']}), {how}")
+    for key, what in (("test", "test classes"), ("test_concatenated", "concatenated embeddings of all folds")):
+        if result.get(key):
+            figures = ", ".join(f"{named(name)} {100 * value:.1f}" for name, value in result[key].items())
+            lines.append(f"{what}, per cent: {figures}")
+    return "\n".join(lines)
+
+
+def named(metric: str) -> str:
+    """How a figure is called in tables.
+
+    Example:
+        >>> named("recall_at_10"), named("NMI")
+        ('Recall@10', 'NMI')
+    """
+    return NAMES.get(metric, metric.replace("recall_at_", "Recall@"))

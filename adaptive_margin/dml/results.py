@@ -1,0 +1,245 @@
+"""The results of many runs as rows, from their folders or from a merged file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..functional.checks import problem
+from .comparison import Comparison, holm, paired
+from .recipe import named
+
+Row = dict[str, Any]
+CURVES = ("margin", "mi", "delta", "k", "beta", "loss")
+
+
+def read_runs(folder: Path) -> list[Row]:
+    """One row a finished run below ``folder``, or the rows of its merged ``grid.json``.
+
+    A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, ``validation`` and ``step`` of the
+    evaluation that chose, ``selected_by``, ``test`` figures (None where they were not looked at), ``seconds`` and
+    ``curves``; ``folder`` where there is one. The arm of a grid is its folder's name; elsewhere it follows from the
+    configuration.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    files = sorted(file for file in folder.rglob("result.json") if not file.parent.name.startswith("fold-"))
+    if files:
+        return [row_of(json.loads(file.read_text(encoding="utf-8")), file.parent) for file in files]
+    merged = folder / "grid.json"
+    if not merged.exists():
+        raise ValueError(
+            problem("the folder", "one with result.json below it, or grid.json in it", folder, "run first")
+        )
+    rows: list[Row] = json.loads(merged.read_text(encoding="utf-8"))["runs"]
+    return rows
+
+
+def row_of(result: Mapping[str, Any], folder: Path) -> Row:
+    """The row of one run's result."""
+    config = result["config"]
+    parts = folder.parts[-4:]
+    in_grid = len(parts) == 4 and parts[3] == f"seed-{config['seed']}" and parts[1] == config["loss"]
+    first = result["folds"][0] if "folds" in result else result
+    curves = {
+        name: [float(f"{value:.3g}") for value in first["curves"][name]["values"][3::4]]  # at the ends of epochs
+        for name in CURVES
+        if name in first["curves"]
+    }
+    return {
+        "data": first["data"]["name"],
+        "loss": config["loss"],
+        "arm": parts[2] if in_grid else arm_of(config),
+        "seed": config["seed"],
+        "margin": config["margin"],
+        "units": config["units"],
+        "rule": config["neighbourhood"] if config["margin"] == "adaptive" else None,
+        "selected_by": first["selected"]["by"],
+        "validation": None if first["selected"]["score"] is None else round(first["selected"]["score"], 5),
+        "step": first["selected"]["step"],
+        "test": None if result["test"] is None else {name: round(value, 5) for name, value in result["test"].items()},
+        "seconds": first["seconds"],
+        "curves": curves,
+        "folder": str(folder),
+    }
+
+
+def arm_of(config: Mapping[str, Any]) -> str:
+    """An arm's name from its configuration.
+
+    Example:
+        >>> arm_of({"margin": "default", "learn_beta": True, "loss": "margin"})
+        'default, learned beta'
+    """
+    margin = config["margin"]
+    if margin == "adaptive":
+        grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
+        units = "" if config["units"] == "default" else f", {config['units']}"
+        name = f"{config['neighbourhood']}{grain}{units}"
+    else:
+        name = margin if isinstance(margin, str) else f"margin {margin:g}"
+    return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
+
+
+def by_seed(rows: Iterable[Row], data: str, loss: str, arm: str, metric: str) -> dict[int, float]:
+    """One test figure of an arm by seed, in per cent."""
+    return {
+        row["seed"]: 100 * row["test"][metric]
+        for row in rows
+        if row["test"] is not None
+        and (row["data"], row["loss"], row["arm"]) == (data, loss, arm)
+        and metric in row["test"]
+    }
+
+
+def spread(values: Sequence[float] | Iterable[float]) -> str:
+    """Mean ± standard deviation.
+
+    Example:
+        >>> spread([50.0, 52.0]), spread([50.0]), spread([])
+        ('51.0 ± 1.4', '50.0', '')
+    """
+    x = np.array(list(values))
+    if len(x) < 2:
+        return f"{x[0]:.1f}" if len(x) else ""
+    return f"{x.mean():.1f} ± {x.std(ddof=1):.1f}"
+
+
+def compare(
+    rows: Sequence[Row], pairs: Iterable[tuple[str, str, str, str]], metric: str
+) -> list[tuple[tuple[str, str, str, str], Comparison, float]]:
+    """Paired comparisons of arms, with p-values corrected for how many these are.
+
+    Args:
+        rows: of :func:`read_runs`.
+        pairs: (data set, loss, arm, baseline arm); those without two common seeds are left out.
+        metric: a test figure.
+
+    Returns:
+        (pair, comparison, Holm's p) each.
+    """
+    made = []
+    for data, loss, arm, baseline in pairs:
+        ours, theirs = by_seed(rows, data, loss, arm, metric), by_seed(rows, data, loss, baseline, metric)
+        if len(ours.keys() & theirs.keys()) >= 2:
+            made.append(((data, loss, arm, baseline), paired(ours, theirs)))
+    corrected = holm([comparison.p for _, comparison in made])
+    return [(pair, comparison, p) for (pair, comparison), p in zip(made, corrected, strict=True)]
+
+
+def arms_of(rows: Iterable[Row], data: str) -> list[str]:
+    """The measured arms of a data set, in the order of a table."""
+    order = ("default", "tuned", "hoeffding", "chernoff", "chosen")
+    found = {row["arm"] for row in rows if row["data"] == data and row["test"] is not None and row["loss"] != "none"}
+    return [arm for arm in order if arm in found] + sorted(found - set(order))
+
+
+def losses_of(rows: Iterable[Row], data: str) -> list[str]:
+    """The measured losses of a data set, in the order met."""
+    return list(dict.fromkeys(r["loss"] for r in rows if r["data"] == data and r["test"] and r["loss"] != "none"))
+
+
+def table(rows: Sequence[Row], metric: str) -> str:
+    """Losses down, margins across, mean ± standard deviation over seeds, in Markdown; then the comparisons."""
+    lines = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        arms = arms_of(rows, data)
+        if not arms:  # nothing is measured yet
+            continue
+        lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
+        lines += ["| loss | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
+        for loss in losses_of(rows, data):
+            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in arms]
+            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
+        baselines = {row["arm"] for row in rows if row["data"] == data and row["loss"] == "none"}
+        for name in sorted(baselines):
+            value = spread(by_seed(rows, data, "none", name, metric).values())
+            lines.append(f"| ({name}) | {value} |" + " |" * (len(arms) - 1))
+        lines.append("")
+    pairs = standard_pairs(rows)
+    made = compare(rows, pairs, metric)
+    if made:
+        lines += [f"Paired differences of {named(metric)}, 95 % intervals, by seed:", ""]
+        lines += ["| data | loss | arm | against | difference | n | verdict | Holm's p |", "|---" * 8 + "|"]
+        for (data, loss, arm, baseline), comparison, p in made:
+            said = (data, loss, arm, baseline, comparison, comparison.n, comparison.verdict, f"{p:.2g}")
+            lines.append("| " + " | ".join(map(str, said)) + " |")
+        lines += ["", caution(len(made))]
+    return "\n".join(lines)
+
+
+def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
+    """Every adaptive arm against the default and the tuned margin."""
+    pairs = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        for loss in losses_of(rows, data):
+            for arm in arms_of(rows, data):
+                if arm not in ("default", "tuned") and not arm.startswith("margin "):
+                    pairs += [(data, loss, arm, baseline) for baseline in ("default", "tuned")]
+    return pairs
+
+
+def caution(comparisons: int) -> str:
+    """What to bear in mind about so many comparisons.
+
+    Example:
+        >>> caution(40)
+        "40 comparisons: were there no difference anywhere, 2 would be expected to say better or worse. Holm's p ..."
+    """
+    chance = comparisons * 0.05
+    return (
+        f"{comparisons} comparisons: were there no difference anywhere, {chance:.0f} would be expected to say better "
+        "or worse. Holm's p is corrected for their number; 'no difference seen' is not the same as none."
+    )
+
+
+ADAPTIVE = ("hoeffding", "chernoff", "chosen")
+EXPLAINING = ("chosen", "matched constant", "confidence alone", "alignment", "anchor", "pair")
+
+
+def summary(rows: Sequence[Row], metric: str) -> str:
+    """The two tables of the documentation for each data set, in Markdown.
+
+    First the margins of each loss, and what the adaptive ones gain on its own and on its tuned one: paired differences
+    with 95 % intervals, in bold where they exclude 0. Then the arms that explain them, losses that adapt in other
+    ways, and what finds neighbours without training.
+    """
+    lines = []
+    for data in dict.fromkeys(row["data"] for row in rows):
+        losses = [loss for loss in losses_of(rows, data) if by_seed(rows, data, loss, "tuned", metric)]
+        if not losses:  # nothing is tuned and measured yet
+            continue
+        gains = [f"{arm} − {base}" for arm in ADAPTIVE for base in ("default", "tuned")]
+        lines += [f"#### {data}: {named(metric)}, test classes, per cent", ""]
+        lines += ["| loss | default | tuned | " + " | ".join((*ADAPTIVE, *gains)) + " |", "|---" * 12 + "|"]
+        for loss in losses:
+            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in ("default", "tuned", *ADAPTIVE)]
+            for arm in ADAPTIVE:
+                cells += [_gain(rows, data, loss, arm, base, metric) for base in ("default", "tuned")]
+            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
+        lines += ["", "| loss | " + " | ".join(EXPLAINING) + " |", "|---" * (len(EXPLAINING) + 1) + "|"]
+        for loss in losses:
+            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in EXPLAINING]
+            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
+        rivals = [("auto-margin", "default"), ("dynamic-soft-margin", "default"), ("margin", "learned beta")]
+        rivals += [("none", name) for name in sorted({row["arm"] for row in rows if row["loss"] == "none"})]
+        said = [
+            f"{name if loss == 'none' else f'{loss} ({name})'} {spread(found.values())}"
+            for loss, name in rivals
+            if (found := by_seed(rows, data, loss, name, metric))
+        ]
+        lines += ["", f"Beside them: {'; '.join(said)}.", ""]
+    return "\n".join(lines)
+
+
+def _gain(rows: Sequence[Row], data: str, loss: str, arm: str, baseline: str, metric: str) -> str:
+    made = compare(rows, [(data, loss, arm, baseline)], metric)
+    if not made:
+        return ""
+    comparison = made[0][1]
+    return str(comparison) if comparison.verdict == "no difference seen" else f"**{comparison}**"

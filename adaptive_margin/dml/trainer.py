@@ -1,0 +1,378 @@
+"""One run of metric learning: train, choose by classes that are not the test, measure once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..datasets.image_cache import ImageCache
+from ..datasets.records import RecordBuilder
+from ..functional.checks import problem
+from ..metrics import RetrievalMetrics
+from ..training import (
+    RunFolder,
+    World,
+    autocast,
+    environment,
+    gradient_scaler,
+    read_scalars,
+    seed_everything,
+    synchronise_batch_norm,
+    train,
+)
+from ..training.optimisation import backward_and_step
+from .backbones import build_network
+from .batches import ClassBatches, Pixels
+from .config import DMLConfig
+from .labelled_images import Bytes, ClassSplit, Integers, LabelledImages, Part, fold_classes, split_classes
+from .objectives import build_objective
+
+LOGS_PER_EPOCH = 4
+MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
+
+
+def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) -> dict[str, Any]:
+    """Trains and measures; the result is in ``config.out / "result.json"`` too, where a finished run finds it again.
+
+    With ``config.folds`` every fold has a folder, a network and a result of its own; the result holds their mean
+    (embeddings of one network) and the figures of their concatenated embeddings.
+
+    Args:
+        config: what to do.
+        data: the images.
+        world: the processes; joined from the environment unless given.
+
+    Returns:
+        Test figures, those of the evaluation that chose, configuration, split, curves, versions, seconds.
+    """
+    if world is None:
+        with World.from_environment(None if config.device == "auto" else config.device) as joined:
+            return run(config, data, world=joined)
+    if config.folds == 0:
+        return run_split(config, data, split_classes(data, validation=config.validation, seed=config.seed), world=world)
+    results = []
+    for fold in range(config.folds):
+        split = fold_classes(data, fold, folds=config.folds)
+        part = replace(config, folds=0, out=config.out / f"fold-{fold}", keep_embeddings=True)
+        results.append(run_split(part, data, split, world=world))
+    if not world.is_main:
+        return {}
+    together = torch.cat([load_embeddings(config.out / f"fold-{fold}")[0] for fold in range(config.folds)], dim=1)
+    _, labels = load_embeddings(config.out / "fold-0")
+    names = results[0]["test"]
+    result = {
+        "test": {name: float(np.mean([each["test"][name] for each in results])) for name in names},
+        "test_concatenated": _metrics(config)(nn.functional.normalize(together, dim=1), labels),
+        "folds": results,
+        "config": results[0]["config"] | {"folds": config.folds},
+    }
+    (config.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, *, world: World) -> dict[str, Any]:
+    """One network of :func:`run`, on a certain split."""
+    done = config.out / "result.json"
+    if done.exists():
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        if world.is_main:
+            print(f"{done} is there already: nothing to do")
+        return found
+    began = time.perf_counter()
+    images = load_pixels(data, config)
+    job = DMLJob(config, data, images, split, world)
+    with RunFolder(config.out, config, world=world, may_change=MAY_CHANGE) as folder:
+        chosen_by = None if config.select == "last" else f"{config.select}/{config.score}"
+        summary = train(
+            job,
+            steps=config.epochs * job.epoch_steps,
+            folder=folder,
+            world=world,
+            checkpoint_every=config.checkpoint_every or job.epoch_steps,
+            evaluate_every=config.evaluate_every * job.epoch_steps,
+            log_every=job.log_every,
+            score=chosen_by,
+        )
+        if chosen_by is not None:
+            best = world.broadcast_object(folder.checkpoints.best() if world.is_main else None)
+            if best is not None:
+                job.network.load_state_dict(best[1]["network"])
+        test = None
+        if config.measure:
+            embeddings, labels = job.embed("test")
+            test = _metrics(config)(embeddings, labels)
+            if config.keep_embeddings and world.is_main:
+                save_embeddings(config.out, embeddings, labels, split.test)
+        if not world.is_main:
+            return {}
+        curves = {
+            name: {"steps": curve.steps, "values": [round(value, 6) for value in curve.values]}
+            for name, curve in read_scalars(config.out).items()
+        }
+        result = {
+            "test": test,
+            "selected": {
+                "by": chosen_by or "the last step",
+                "step": summary.best_step or summary.steps,
+                "score": summary.best,
+            },
+            "config": json.loads(json.dumps(vars(config), default=str)),
+            "data": {"name": data.name, **split.describe(data)},
+            "weights": job.network.weights,
+            "curves": curves,
+            "seconds": round(time.perf_counter() - began, 2),
+            "training_seconds": round(summary.seconds, 2),
+            "environment": environment(world),
+        }
+        folder.write("result.json", json.dumps(result) + "\n")
+    return result
+
+
+class DMLJob:
+    """What :func:`adaptive_margin.training.train` trains: a network and an objective on batches of whole classes.
+
+    Everything random in a step follows from (seed, step), so that a run goes on anywhere and arms of one seed see the
+    same images, crops and draws. With several processes each embeds its share and all compute the loss of the whole
+    batch.
+
+    Args:
+        config: of the run.
+        data: the images' classes.
+        images: their pixels.
+        split: which of them train, choose and are measured.
+        world: the processes.
+    """
+
+    def __init__(self, config: DMLConfig, data: LabelledImages, images: Bytes, split: ClassSplit, world: World) -> None:
+        self.config, self.data, self.split, self.world = config, data, split, world
+        self.labels = data.labels[split.train]
+        classes, self.targets = np.unique(self.labels, return_inverse=True)  # proxies count from 0
+        self.batches = ClassBatches(self.labels, classes=config.classes, per_class=config.per_class, seed=config.seed)
+        self.epoch_steps = config.steps_per_epoch or max(1, len(split.train) // config.batch)
+        self.log_every = max(1, self.epoch_steps // LOGS_PER_EPOCH)
+        self.pixels = Pixels(images, config, world.device)
+        seed_everything(config.seed)
+        network = build_network(
+            config.backbone,
+            weights=config.weights,
+            embedding_size=config.embedding_size,
+            freeze_batch_norm=config.freeze_batch_norm,
+            channels=images.shape[3],
+        )
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.network = network.to(world.device, memory_format=layout)  # type: ignore[call-overload]
+        self.objective = build_objective(config, len(classes), epoch_steps=self.epoch_steps).to(world.device)
+        synchronise_batch_norm(self.network, world)
+        world.broadcast(self.network)
+        world.broadcast(self.objective)
+        self.own = [parameter for parameter in self.network.parameters() if parameter.requires_grad]
+        self.shared = list(self.objective.parameters())
+        self.optimizer, self.loss_optimizer = self._optimizers()
+        self.scaler = gradient_scaler(world.device, config.precision)
+        self.waited = 0.0
+        self._ahead: tuple[int, Future[tuple[Tensor, Integers]]] | None = None
+        self._reader = ThreadPoolExecutor(max_workers=1) if world.device.type == "cuda" else None
+
+    def step(self, step: int) -> Mapping[str, Tensor | float]:
+        """One step on the batch of this number."""
+        images, rows = self._batch(step)
+        targets = torch.from_numpy(self.targets[rows]).to(self.world.device, non_blocking=True)
+        torch.manual_seed(
+            _number(self.config.seed, step)
+        )  # what the miner draws: the same on every rank and in every arm
+        self._set_rates(step)
+        self.network.train()
+        self.objective.train()
+        records = (step + 1) % self.log_every == 0
+        self.objective.record(records)
+        with autocast(self.world.device, self.config.precision):
+            own = self.network(images)
+        embeddings = self.world.gather(own, len(rows))
+        loss = self.objective(embeddings, targets)
+        if not loss.requires_grad:  # no pair and no triplet was in reach
+            loss = loss + 0 * embeddings.sum()
+        inside = [] if self.loss_optimizer else self.shared
+        if self.loss_optimizer:
+            self.loss_optimizer.zero_grad(set_to_none=True)
+        backward_and_step(
+            loss,
+            self.optimizer,
+            parameters_before_gather=self.own,
+            parameters_after_gather=inside,
+            world=self.world,
+            scaler=self.scaler,
+        )
+        if self.loss_optimizer:
+            self.world.average_gradients(self.shared)
+            self.loss_optimizer.step()
+        return {"loss": loss.detach(), **(self.objective.statistics() if records else {})}
+
+    def evaluate(self) -> Mapping[str, float]:
+        """Retrieval figures of the validation classes, or of the test's where that is what chooses, or none."""
+        part: Part = "test" if self.config.select == "test" or not len(self.split.validation) else "validation"
+        embeddings, labels = self.embed(part)
+        metrics = RetrievalMetrics(self.config.ks, search="faiss" if self.config.faiss else "tiled")
+        return {f"{part}/{name}": value for name, value in metrics(embeddings, labels).items()}
+
+    @torch.no_grad()
+    def embed(self, part: Part) -> tuple[Tensor, Tensor]:
+        """Embeddings and classes of a part's images, on every process."""
+        rows = self.split[part]
+        self.network.eval()
+        with autocast(self.world.device, self.config.precision):
+            own = [self.network(images) for images in self.pixels.evaluation(rows[self.world.shard(len(rows))])]
+        width = self.config.embedding_size
+        share = torch.cat(own) if own else torch.empty(0, width, device=self.world.device)
+        labels = torch.from_numpy(self.data.labels[rows]).to(self.world.device)
+        return self.world.gather(share, len(rows)), labels
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, objective, optimisers and scaler."""
+        return {
+            "network": self.network.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loss_optimizer": self.loss_optimizer.state_dict() if self.loss_optimizer else None,
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes such a state."""
+        self.network.load_state_dict(state["network"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.loss_optimizer:
+            self.loss_optimizer.load_state_dict(state["loss_optimizer"])
+        if self.scaler:
+            self.scaler.load_state_dict(state["scaler"])
+
+    def _batch(self, step: int) -> tuple[Tensor, Integers]:
+        """The batch of a step; on a GPU the next one is read meanwhile."""
+        began = time.perf_counter()
+        if self._reader is None:
+            batch = self._read(step)
+        else:
+            ahead = self._ahead
+            batch = ahead[1].result() if ahead is not None and ahead[0] == step else self._read(step)
+            self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
+        self.waited += time.perf_counter() - began
+        return batch
+
+    def _read(self, step: int) -> tuple[Tensor, Integers]:
+        rows = self.batches.rows(step)
+        generator = torch.Generator().manual_seed(_number(self.config.seed, step) + 1)
+        mine = self.world.shard(len(rows))
+        return self.pixels.training(self.split.train[rows], mine, generator), rows
+
+    def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
+        config = self.config
+        head = list(self.network.embedding.parameters())
+        known = {id(parameter) for parameter in head}
+        body = [parameter for parameter in self.own if id(parameter) not in known]
+        groups: list[dict[str, Any]] = [
+            {"params": body, "lr": config.learning_rate * config.backbone_rate},
+            {"params": head, "lr": config.learning_rate},
+        ]
+        separate = config.loss_optimizer == "sgd" and self.shared
+        if self.shared and not separate:
+            groups.append({"params": self.shared, "lr": config.loss_rate, "weight_decay": 0.0})
+        for group in groups:
+            group["rate"] = group["lr"]
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "adam":
+            optimizer = torch.optim.Adam(groups, eps=config.adam_epsilon, weight_decay=config.weight_decay)
+        else:
+            optimizer = torch.optim.RMSprop(groups, momentum=0.9, weight_decay=config.weight_decay)
+        if not separate:
+            return optimizer, None
+        sgd = torch.optim.SGD([{"params": self.shared, "rate": config.loss_rate}], lr=config.loss_rate, momentum=0.9)
+        return optimizer, sgd
+
+    def _set_rates(self, step: int) -> None:
+        """Learning rates as they follow from the step."""
+        config = self.config
+        if config.schedule == "cosine":
+            factor = 0.5 * (1 + float(np.cos(np.pi * step / (config.epochs * self.epoch_steps))))
+        else:
+            factor = 0.5 ** sum(step >= epoch * self.epoch_steps for epoch in config.halve_at)
+        for optimizer in (self.optimizer, self.loss_optimizer):
+            for group in optimizer.param_groups if optimizer else ():
+                group["lr"] = group["rate"] * factor
+
+
+def load_pixels(data: LabelledImages, config: DMLConfig) -> Bytes:
+    """The images of a data set as the network's input is cut from, shape ``(N, resize, resize, C)``, uint8.
+
+    Files are decoded once, into the image cache that the face trainer uses too: shorter side to ``config.resize``, of
+    that the middle square. Any that cannot be read is an error: a benchmark with images missing is another one.
+
+    Raises:
+        ValueError: boxes are asked for and the data set has none, or another size than images in memory have.
+        UnreadableError: images are missing or damaged.
+    """
+    if data.pixels is not None:
+        return data.pixels
+    if data.root is None:
+        raise ValueError(problem("data", "with pixels or a root", "neither", "use one of the loaders"))
+    if config.crop_to_box and data.boxes is None:
+        remedy = "pass --no-crop-to-box, or a copy with its boxes"
+        raise ValueError(problem("crop_to_box", "False for a data set without boxes", True, remedy))
+    rows = RecordBuilder(f"dml-{data.name}", data.root)
+    for number, path in enumerate(data.paths):
+        box = None
+        if config.crop_to_box and data.boxes is not None:
+            left, top, right, bottom = (float(side) for side in data.boxes[number])
+            box = (left, top, right, bottom)
+        rows.add(f"{number:06d} {path}", path, (0.0, 0.0), box=box)
+    folder = config.cache or data.root.resolve().parent / f"cache-{data.name}"
+    with _bar(len(data), f"decoding into {folder}") as progress:
+        cache = ImageCache.open(rows.build(), folder, size=config.resize, progress=progress)
+    return cache.images
+
+
+@contextlib.contextmanager
+def _bar(total: int, what: str) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit=" images", mininterval=1.0, disable=total < 1000) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.update(done - bar.n)
+
+        yield progress
+
+
+def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Integers) -> None:
+    """Keeps test embeddings in half precision beside the result."""
+    np.savez_compressed(
+        folder / "embeddings.npz", embeddings=embeddings.half().cpu().numpy(), labels=labels.cpu().numpy(), rows=rows
+    )
+
+
+def load_embeddings(folder: Path) -> tuple[Tensor, Tensor]:
+    """Embeddings ``(N, D)`` and classes ``(N,)`` that :func:`save_embeddings` kept."""
+    with np.load(folder / "embeddings.npz") as content:
+        return torch.from_numpy(content["embeddings"]).float(), torch.from_numpy(content["labels"])
+
+
+def _metrics(config: DMLConfig) -> RetrievalMetrics:
+    return RetrievalMetrics(
+        config.ks,
+        search="faiss" if config.faiss else "tiled",
+        clustering=("faiss" if config.faiss else "kmeans") if config.clustering else None,
+    )
+
+
+def _number(seed: int, step: int) -> int:
+    """A seed for the step, below 2^63."""
+    return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 2)

@@ -1,0 +1,173 @@
+"""Why the adaptive margin does what it does in metric learning: what MI and Δ answer to while a network learns.
+
+On the drawn characters, batches of 32 classes × 4, one seed, for some losses and margins and at some steps:
+
+- MI of the batch, and MI of the same embeddings with their labels shuffled: what is left of it is not about the labels;
+- Δ under both rules, and shuffled;
+- the length of the mean embedding (1: all point one way), the dimensions in use (participation ratio of the second
+  moments), distances within and across classes, Recall@1 on validation classes.
+
+And the same, without a network, for embeddings made to order. Four minutes of one core:
+
+    python benchmarks/dml_cause.py              # writes benchmarks/dml/results/cause.json
+    python benchmarks/dml_cause.py --print      # the tables of the committed numbers
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from adaptive_margin import AdaptiveMargin
+from adaptive_margin.dml.config import SMALL
+from adaptive_margin.dml.embedded import fonts
+from adaptive_margin.dml.labelled_images import split_classes
+from adaptive_margin.dml.trainer import DMLJob
+from adaptive_margin.training import World, environment
+
+RESULTS = Path(__file__).parent / "dml" / "results" / "cause.json"
+STEPS = (1, 10, 20, 40, 80, 160, 240)
+ARMS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("contrastive", {"margin": "default"}),
+    ("contrastive", {"margin": "adaptive"}),
+    ("contrastive", {"margin": "adaptive", "max_mi": 1e-6}),
+    ("triplet-distance", {"margin": "default"}),
+    ("triplet-distance", {"margin": "adaptive"}),
+    ("margin", {"margin": "adaptive"}),
+    ("multi-similarity", {"margin": "adaptive"}),
+    ("proxy-anchor", {"margin": "default"}),
+    ("proxy-anchor", {"margin": "adaptive"}),
+    ("vdm", {"margin": "adaptive"}),
+)
+COLUMNS = {
+    "mi": "MI",
+    "mi_shuffled": "MI, labels shuffled",
+    "delta_hoeffding": "Δ Hoeffding",
+    "delta_chernoff": "Δ Chernoff",
+    "delta_shuffled": "Δ Chernoff, labels shuffled",
+    "mean_length": "length of the mean",
+    "dimensions": "dimensions in use",
+    "within": "distance within",
+    "across": "distance across",
+    "recall": "Recall@1, per cent",
+}
+
+
+def parts_of_the_margin(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    """MI and Δ of a batch, with its labels and with shuffled ones, and how the embeddings lie."""
+    torch.manual_seed(0)
+    shuffled = labels[torch.randperm(len(labels))]
+    margins = {rule: AdaptiveMargin(neighbourhood=rule, collect_stats=True) for rule in ("hoeffding", "chernoff")}
+    for margin in margins.values():
+        margin(embeddings, labels)
+    blind = AdaptiveMargin(neighbourhood="chernoff", collect_stats=True)
+    blind(embeddings, shuffled)
+    moments = torch.linalg.eigvalsh(embeddings.double().T @ embeddings.double()).clamp(min=0)
+    distances = torch.cdist(embeddings, embeddings)
+    same = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool)
+    return {
+        "mi": margins["chernoff"].mi,
+        "mi_shuffled": blind.mi,
+        "delta_hoeffding": margins["hoeffding"].delta,
+        "delta_chernoff": margins["chernoff"].delta,
+        "delta_shuffled": blind.delta,
+        "mean_length": float(embeddings.mean(0).norm()),
+        "dimensions": float(moments.sum().square() / moments.square().sum()),
+        "within": float(distances[same].mean()),
+        "across": float(distances[labels[:, None] != labels].mean()),
+    }
+
+
+def made_to_order() -> Iterator[dict[str, Any]]:
+    """Embeddings without a network: 32 classes × 4 in 64 dimensions."""
+    torch.manual_seed(0)
+    labels = torch.arange(32).repeat_interleave(4)
+    noise, classes, common = normalize(torch.randn(128, 64)), normalize(torch.randn(32, 64)), torch.randn(1, 64)
+    common = normalize(common)
+    made = {
+        "no classes, evenly spread": noise,
+        "no classes, half a common direction": normalize(noise + 0.5 * common),
+        "no classes, mostly a common direction": normalize(noise + 2 * common),
+        "pure classes": normalize(classes[labels] + 0.1 * noise),
+        "pure classes, mostly a common direction": normalize(classes[labels] + 0.1 * noise + 2 * common),
+    }
+    for name, embeddings in made.items():
+        yield {"embeddings": name, **parts_of_the_margin(embeddings, labels)}
+
+
+def training(loss: str, options: dict[str, Any], steps: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """The same while a network learns, on one batch of training classes in evaluation mode."""
+    data = fonts()
+    split = split_classes(data, validation=SMALL.validation, seed=0)
+    job = DMLJob(replace(SMALL, loss=loss, **options), data, data.pixels, split, World())
+    for step in range(max(steps)):
+        job.step(step)
+        if step + 1 in steps:
+            job.network.eval()
+            images, rows = job.pixels.training, job.batches.rows(10**6)  # a batch that no step of training has
+            generator = torch.Generator().manual_seed(0)
+            with torch.no_grad():
+                embeddings = job.network(images(split.train[rows], slice(None), generator))
+            found = parts_of_the_margin(embeddings, torch.from_numpy(job.targets[rows]))
+            recall = job.evaluate()["validation/recall_at_1"]
+            yield {"loss": loss, **options, "step": step + 1, **found, "recall": 100 * recall}
+
+
+def tables(document: dict[str, Any]) -> str:
+    """Both in Markdown."""
+    head = [name for name in COLUMNS if name != "recall"]
+    lines = ["| embeddings | " + " | ".join(COLUMNS[name] for name in head) + " |", "|---" * (len(head) + 1) + "|"]
+    for row in document["made to order"]:
+        lines.append(f"| {row['embeddings']} | " + " | ".join(f"{row[name]:.3f}" for name in head) + " |")
+    lines += ["", "| loss | margin | step | " + " | ".join(COLUMNS.values()) + " |", "|---" * (len(COLUMNS) + 3) + "|"]
+    for row in document["training"]:
+        margin = f"{row['margin']}{', Δ alone' if 'max_mi' in row else ''}"
+        cells = " | ".join(
+            f"{row[name]:.1f}" if name in ("recall", "dimensions") else f"{row[name]:.3f}" for name in COLUMNS
+        )
+        lines.append(f"| {row['loss']} | {margin} | {row['step']} | {cells} |")
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measures, writes and prints."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="of training, at which to look")
+    parser.add_argument("--losses", nargs="+", help="some of the losses")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--print", action="store_true", help="print the tables of the file that is there")
+    options = parser.parse_args(argv)
+    if options.print:
+        print(tables(json.loads(options.out.read_text(encoding="utf-8"))))
+        return 0
+    torch.set_num_threads(1)
+    wanted = [(loss, more) for loss, more in ARMS if options.losses is None or loss in options.losses]
+    rows = [row for loss, more in wanted for row in training(loss, more, tuple(options.steps))]
+    here = environment(World())
+    document = {
+        "command": "python benchmarks/dml_cause.py",
+        **{name: here[name] for name in ("versions", "device", "commit")},
+        "made to order": [_rounded(row) for row in made_to_order()],
+        "training": [_rounded(row) for row in rows],
+    }
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    options.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(tables(document))
+    return 0
+
+
+def _rounded(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: round(value, 7) if isinstance(value, float) else value for name, value in row.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""The results of many runs: tables on the screen, and a page with curves, examples and a map.
+
+python benchmarks/dml_report.py runs/grid                        # writes runs/grid/report.html
+python benchmarks/dml_report.py benchmarks/dml/results --print   # the committed numbers, tables only
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from adaptive_margin.dml.report import METRICS, write_report
+from adaptive_margin.dml.results import read_runs, summary, table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the tables and writes the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of run folders, or of a merged grid.json")
+    parser.add_argument("--page", type=Path, help="the page; FOLDER/report.html unless given")
+    parser.add_argument("--print", action="store_true", help="tables only")
+    parser.add_argument("--summary", action="store_true", help="the tables of the documentation only")
+    options = parser.parse_args(argv)
+    try:
+        rows = read_runs(options.folder)
+        if options.summary:
+            for metric in METRICS:
+                print(summary(rows, metric))
+            return 0
+        for metric in METRICS:
+            print(table(rows, metric))
+        if not options.print:
+            page = options.page or options.folder / "report.html"
+            write_report(options.folder, page)
+            print(f"wrote {page}")
+    except ValueError as error:
+        parser.error(str(error))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

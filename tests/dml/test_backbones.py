@@ -1,0 +1,49 @@
+"""The published backbones give embeddings of unit norm, and take a file of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from adaptive_margin.dml.backbones import build_network
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "googlenet"])
+def test_a_backbone_makes_unit_embeddings(backbone: str) -> None:
+    network = build_network(backbone, weights="none", embedding_size=16).train()
+    embeddings = network(torch.rand(2, 3, 64, 64))
+    assert embeddings.shape == (2, 16)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(2))
+    assert network.weights == "none"
+    norms = [each for each in network.features.modules() if isinstance(each, torch.nn.BatchNorm2d)]
+    assert norms
+    assert not any(each.training or each.weight.requires_grad for each in norms)
+
+
+def test_weights_come_from_a_file(tmp_path: Path) -> None:
+    theirs = models.resnet18()
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pt")
+    network = build_network("resnet18", weights=str(tmp_path / "resnet18.pt"), embedding_size=16)
+    assert network.weights == "file resnet18.pt"
+    torch.testing.assert_close(network.features.conv1.weight, theirs.conv1.weight, rtol=0, atol=0)
+    with pytest.raises(ValueError, match=r"must be those of the whole network, got \d+ missing"):
+        build_network("resnet50", weights=_without(tmp_path, theirs))
+
+
+def _without(folder: Path, network: torch.nn.Module) -> str:
+    kept = {name: value for name, value in network.state_dict().items() if name.startswith("conv1")}
+    torch.save(kept, folder / "part.pt")
+    return str(folder / "part.pt")
+
+
+def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    with pytest.raises(RuntimeError, match=r"could not be fetched \(no route to host\); pass --weights FILE"):
+        build_network("resnet18")

@@ -1,0 +1,95 @@
+"""Intervals and verdicts against scipy; tables and the page from run folders and from the merged file."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from adaptive_margin.dml.comparison import holm, paired
+from adaptive_margin.dml.embedded import digits
+from adaptive_margin.dml.results import compare, read_runs, standard_pairs, summary, table
+from adaptive_margin.dml.trainer import run
+
+from .steps import few
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_interval_is_scipys() -> None:
+    numbers = np.random.default_rng(0)
+    arm, baseline = numbers.normal(51, 2, 5), numbers.normal(50, 2, 5)
+    ours = paired(dict(enumerate(arm)), dict(enumerate(baseline)))
+    theirs = stats.ttest_rel(arm, baseline)
+    interval = theirs.confidence_interval(0.95)
+    assert (ours.n, ours.p) == (5, pytest.approx(theirs.pvalue))
+    assert (ours.low, ours.high) == (pytest.approx(interval.low), pytest.approx(interval.high))
+
+
+def test_verdicts_and_pairing() -> None:
+    base = {0: 50.0, 1: 40.0, 2: 60.0}
+    assert paired({s: v + 1 + 0.01 * s for s, v in base.items()}, base).verdict == "better"
+    assert paired({s: v - 1 - 0.01 * s for s, v in base.items()}, base).verdict == "worse"
+    assert paired({0: 51.0, 1: 39.0, 2: 60.0}, base).verdict == "no difference seen"
+    assert paired({**base, 9: 99.0}, base).n == 3  # a seed that one arm lacks does not count
+    assert paired(base, base).p == 1
+    with pytest.raises(ValueError, match="two seeds in common, got 1"):
+        paired({0: 1.0}, base)
+
+
+def test_holm_is_monotone_and_bounded() -> None:
+    values = [0.001, 0.04, 0.03, 0.8]
+    corrected = holm(values)
+    assert corrected == pytest.approx([0.004, 0.09, 0.09, 0.8])
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("grid")
+    for arm in ("default", "chernoff"):
+        for seed in (0, 1):
+            config = few(out / "digits" / "contrastive" / arm / f"seed-{seed}", "contrastive")
+            margin = "default" if arm == "default" else "adaptive"
+            run(replace(config, seed=seed, margin=margin, epochs=2), digits())
+    return out
+
+
+@pytest.mark.slow
+def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
+    rows = read_runs(grid)
+    assert {(row["loss"], row["arm"], row["seed"]) for row in rows} == {
+        ("contrastive", arm, seed) for arm in ("default", "chernoff") for seed in (0, 1)
+    }
+    made = compare(rows, standard_pairs(rows), "recall_at_1")
+    assert [pair for pair, _, _ in made] == [("digits", "contrastive", "chernoff", "default")]
+    text = table(rows, "recall_at_1")
+    assert "| contrastive | " in text
+    assert "1 comparisons" in text
+    assert "| contrastive |" not in summary(rows, "recall_at_1")  # no arm was tuned here
+    tuned = [{**row, "arm": "tuned"} for row in rows if row["arm"] == "default"]
+    row = next(line for line in summary([*rows, *tuned], "recall_at_1").split("\n") if line.startswith("| contrastive"))
+    assert row.split(" | ")[1] == row.split(" | ")[2] != ""
+    page = tmp_path / "report.html"
+    command = [sys.executable, "benchmarks/dml_report.py", str(grid), "--page", str(page)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == 0, done.stderr
+    written = page.read_text()
+    for wanted in ("Recall@1", "chernoff", "class='query'", "maps of the embeddings", "margins over training"):
+        assert wanted in written
+    assert "http" not in written  # nothing is fetched
+    merged = tmp_path / "merged"
+    merged.mkdir()
+    plain = [{name: value for name, value in row.items() if name != "folder"} for row in rows]
+    (merged / "grid.json").write_text(json.dumps({"runs": plain}))
+    assert table(read_runs(merged), "recall_at_1") == text
+
+
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"result\.json below it, or grid\.json in it"):
+        read_runs(tmp_path)

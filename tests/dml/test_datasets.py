@@ -1,0 +1,150 @@
+"""The real layouts, on small stand-ins: splits, joins, grey images, and errors that show what was expected."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adaptive_margin.datasets.errors import LabelFileError, LayoutError
+from adaptive_margin.dml.config import SMALL
+from adaptive_margin.dml.datasets import (
+    CARS_COUNTS,
+    CUB_COUNTS,
+    SOP_COUNTS,
+    download,
+    load_cars,
+    load_class_folders,
+    load_cub,
+    load_sop,
+)
+from adaptive_margin.dml.trainer import load_pixels
+
+from . import stand_ins
+
+
+def test_the_counts_are_the_benchmarks() -> None:
+    assert CUB_COUNTS == {"train": (5_864, 100), "test": (5_924, 100)}
+    assert CARS_COUNTS == {"train": (8_054, 98), "test": (8_131, 98)}
+    assert SOP_COUNTS == {"train": (59_551, 11_318), "test": (60_502, 11_316)}
+
+
+def test_cub_splits_by_class_id(tmp_path: Path) -> None:
+    data = load_cub(stand_ins.cub(tmp_path), counts={"train": (24, 4), "test": (24, 4)})
+    assert data.class_names[0] == "001.Bird_1"
+    assert data.test_classes == {4, 5, 6, 7}
+    assert len(data) == 48  # without ._x.jpg
+    for path, label in zip(data.paths, data.labels, strict=True):
+        assert path.startswith(f"images/{label + 1:03d}.")
+    np.testing.assert_array_equal(data.boxes[0], [8, 8, 30, 26])
+    direct = load_cub(tmp_path / "CUB_200_2011", counts=None)
+    assert direct.paths == data.paths
+
+
+def test_an_incomplete_copy_is_not_the_benchmark(tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match=r"not the whole benchmark: expected train: 5,864 images of 100 classes.*got"):
+        load_cub(stand_ins.cub(tmp_path))
+
+
+def test_a_missing_image_is_named(tmp_path: Path) -> None:
+    stand_ins.cub(tmp_path)
+    (tmp_path / "CUB_200_2011" / "images" / "002.Bird_2" / "Bird_2_0001_1.jpg").unlink()
+    with pytest.raises(LayoutError, match=r"1 of 48 images .* the first is images/002\.Bird_2/Bird_2_0001_1\.jpg"):
+        load_cub(tmp_path, counts=None)
+
+
+def test_label_files_that_do_not_join(tmp_path: Path) -> None:
+    stand_ins.cub(tmp_path)
+    labels = tmp_path / "CUB_200_2011" / "image_class_labels.txt"
+    lines = labels.read_text().splitlines()
+    labels.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(LabelFileError, match="differ in 1 ids"):
+        load_cub(tmp_path, counts=None)
+    labels.write_text("\n".join([*lines[:-1], "48 x"]) + "\n")
+    with pytest.raises(LabelFileError, match="class ids are whole numbers from 1, got 'x'"):
+        load_cub(tmp_path, counts=None)
+
+
+@pytest.mark.parametrize("loader", [load_cub, load_cars, load_sop, load_class_folders])
+def test_an_empty_folder_shows_the_layout(loader, tmp_path: Path) -> None:
+    with pytest.raises(LayoutError, match="Expected:"):
+        loader(tmp_path)
+    with pytest.raises(LayoutError, match="no such folder"):
+        loader(tmp_path / "nowhere")
+
+
+def test_cars_are_the_same_in_every_layout(tmp_path: Path) -> None:
+    pixels = {}
+    for layout in "ABC":
+        root = tmp_path / layout
+        root.mkdir()
+        data = load_cars(stand_ins.cars(root, layout), counts={"train": (12, 3), "test": (12, 3)})
+        assert data.test_classes == {3, 4, 5}
+        assert list(data.class_names) == stand_ins.CARS_NAMES
+        np.testing.assert_array_equal(data.boxes[0], [8, 8, 30, 26])
+        config = SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache")
+        images = load_pixels(data, config)
+        pixels[layout] = {int(label): np.sort(images[data.labels == label].sum((1, 2, 3))) for label in range(6)}
+    for label in range(6):
+        np.testing.assert_array_equal(pixels["A"][label], pixels["B"][label])
+        np.testing.assert_array_equal(pixels["A"][label], pixels["C"][label])
+
+
+def test_the_devkit_alone_has_no_test_classes(tmp_path: Path) -> None:
+    stand_ins.cars(tmp_path, "B")
+    (tmp_path / "cars_test_annos_withlabels.mat").unlink()
+    with pytest.raises(LayoutError, match="has no classes"):
+        load_cars(tmp_path)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_sop_takes_its_parts_from_the_lists(tmp_path: Path, packed: bool) -> None:
+    data = load_sop(stand_ins.sop(tmp_path, packed=packed), counts={"train": (16, 6), "test": (18, 6)})
+    assert {data.class_names[c] for c in data.test_classes} == {"7", "8", "9", "10", "11", "12"}
+    assert all(path.endswith(".JPG") for path in data.paths)
+
+
+def test_sop_refuses_shared_classes_and_lost_headers(tmp_path: Path) -> None:
+    stand_ins.sop(tmp_path)
+    place = tmp_path / "Stanford_Online_Products"
+    lines = (place / "Ebay_train.txt").read_text()
+    (place / "Ebay_test.txt").write_text(lines)
+    with pytest.raises(LayoutError, match="6 classes are in both lists"):
+        load_sop(tmp_path, counts=None)
+    (place / "Ebay_train.txt").write_text(lines.split("\n", 1)[1])
+    with pytest.raises(LabelFileError, match="the header"):
+        load_sop(tmp_path, counts=None)
+
+
+def test_class_folders_are_split_by_seed(tmp_path: Path) -> None:
+    stand_ins.folders(tmp_path)
+    data = load_class_folders(tmp_path, seed=0)
+    assert len(data) == 48
+    assert "class 1/inner/0.png" in data.paths
+    assert data.test_classes == load_class_folders(tmp_path, seed=0).test_classes
+    assert any(data.test_classes != load_class_folders(tmp_path, seed=seed).test_classes for seed in (1, 2, 3))
+    assert len(data.test_classes) == 4
+
+
+def test_grey_images_and_boxes_reach_the_network_as_rgb(tmp_path: Path) -> None:
+    data = load_cub(stand_ins.cub(tmp_path), counts=None)
+    config = SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache")
+    whole = load_pixels(data, config)
+    assert whole.shape == (48, 32, 32, 3)
+    assert np.ptp(whole[1].astype(int), axis=2).max() == 0  # the grey one
+    cut = load_pixels(data, SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache", crop_to_box=True))
+    assert cut[0].mean() > whole[0].mean() + 10  # the bright square fills the box
+
+
+def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_metric_learning import datasets
+
+    def refuse(self: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(datasets.CUB, "download_and_remove", refuse)
+    with pytest.raises(RuntimeError, match=r"(?s)could not be downloaded.*no route to host.*unpack it in.*images\.txt"):
+        download("cub", tmp_path / "new")
+    stand_ins.cub(tmp_path)
+    download("cub", tmp_path)  # something is there: nothing to do

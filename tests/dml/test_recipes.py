@@ -1,0 +1,152 @@
+"""Each recipe, end to end, on data in the exact real layout; and the grid, stopped and taken up."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from adaptive_margin.dml import datasets
+
+from . import stand_ins
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+SHORT = ["--backbone", "resnet18", "--weights", "none", "--resize", "32", "--size", "32", "--embedding-size", "8"]
+SHORT += ["--classes", "2", "--per-class", "2", "--epochs", "1", "--steps-per-epoch", "2", "--device", "cpu"]
+
+
+def recipe(monkeypatch: pytest.MonkeyPatch, name: str, *options: object) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+    runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "make", "counts"),
+    [
+        ("dml_cub.py", stand_ins.cub, "CUB_COUNTS"),
+        ("dml_cars.py", lambda root: stand_ins.cars(root, "C"), "CARS_COUNTS"),
+        ("dml_sop.py", stand_ins.sop, "SOP_COUNTS"),
+        ("dml_folder.py", stand_ins.folders, None),
+    ],
+)
+def test_a_recipe_runs_end_to_end(
+    name: str,
+    make: Callable[[Path], Path],
+    counts: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    root = tmp_path / "data"
+    root.mkdir()
+    make(root)
+    if counts is not None:  # a stand-in has other counts than the benchmark
+        loader = f"load_{name[4:-3]}"
+        true = getattr(datasets, loader)
+        monkeypatch.setattr(datasets, loader, lambda place: true(place, counts=None))
+    options = ["--root", root, "--out", tmp_path / "run", "--loss", "margin", "--margin", "adaptive", *SHORT]
+    recipe(monkeypatch, name, *options)
+    printed = capsys.readouterr().out
+    assert "chosen by validation/mean_average_precision_at_r" in printed
+    assert ("Recall@1000" in printed) == (name == "dml_sop.py")
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["weights"] == "none"
+    recipe(monkeypatch, name, *options)
+    assert "nothing to do" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_other_protocols_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = tmp_path / "data"
+    stand_ins.folders(root, classes=16, each=4)
+    for preset, more in (("wu2017", ["--no-crop-to-box"]), ("realitycheck", ["--folds", "2"])):
+        options = ["--preset", preset, "--root", root, "--out", tmp_path / preset, *SHORT, *more]
+        recipe(monkeypatch, "dml_folder.py", *options)
+        assert json.loads((tmp_path / preset / "result.json").read_text())["test"]["recall_at_1"] > 0
+
+
+def test_a_recipe_without_a_root_shows_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SystemExit, match=r"--root is missing(.|\n)*Ebay_train\.txt"):
+        recipe(monkeypatch, "dml_sop.py")
+
+
+@pytest.mark.slow
+def test_the_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import dml_grid
+    finally:
+        sys.path.pop(0)
+    from dataclasses import replace
+
+    monkeypatch.setattr(dml_grid, "SMALL", replace(dml_grid.SMALL, epochs=1, steps_per_epoch=2))
+    monkeypatch.setattr(dml_grid, "GRID_LOSSES", ("contrastive", "vdm"))
+    monkeypatch.setattr(dml_grid, "ELEMENTWISE", ("contrastive",))
+    monkeypatch.setattr(dml_grid, "SEEDS", (0, 1))
+    pool = _Here()
+    monkeypatch.setattr(dml_grid.multiprocessing, "get_context", lambda kind: pool)
+    arguments = ["--out", str(tmp_path), "--only", "digits"]
+    pool.limit = 20
+    with pytest.raises(KeyboardInterrupt):
+        dml_grid.main(arguments)
+    assert len(list(tmp_path.rglob("result.json"))) == 20
+    pool.limit = 10_000
+    assert dml_grid.main(arguments) == 0
+    trained = pool.done
+    assert dml_grid.main(arguments) == 0
+    assert pool.done == trained  # nothing was trained again
+    document = json.loads((tmp_path / "grid.json").read_text())
+    rows = [row for row in document["runs"] if row["loss"] != "none"]
+    assert len(rows) == trained == len(list(tmp_path.rglob("result.json")))
+    tuning = [row for row in rows if row["seed"] == dml_grid.TUNING_SEED]
+    assert all(row["test"] is None for row in tuning)
+    assert {row["arm"] for row in rows if row["loss"] == "vdm" and row["test"]} >= {"default", "tuned", "chosen"}
+    best = max(
+        (row for row in tuning if row["loss"] == "vdm" and row["arm"].startswith("margin ")),
+        key=lambda r: r["validation"],
+    )
+    assert {row["margin"] for row in rows if row["arm"] == "tuned" and row["loss"] == "vdm"} == {best["margin"]}
+
+
+def test_what_the_margin_answers_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--steps", "1", "2", "--losses", "vdm", "--out", tmp_path / "cause.json"]
+    with pytest.raises(SystemExit) as end:
+        recipe(monkeypatch, "dml_cause.py", *options)
+    assert end.value.code == 0
+    document = json.loads((tmp_path / "cause.json").read_text())
+    assert [row["step"] for row in document["training"]] == [1, 2]
+    spread, pure = document["made to order"][0], document["made to order"][3]
+    assert pure["delta_chernoff"] > 1 > spread["delta_chernoff"]
+    printed = capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        recipe(monkeypatch, "dml_cause.py", "--print", *options[-2:])
+    assert capsys.readouterr().out == printed
+
+
+class _Here:
+    """A pool of this process, which is stopped after so many networks."""
+
+    limit, done = 0, 0
+
+    def Pool(self, jobs: int) -> _Here:
+        return self
+
+    def __enter__(self) -> _Here:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def imap_unordered(self, work, items):
+        for item in items:
+            if self.done == self.limit:
+                raise KeyboardInterrupt
+            self.done += 1
+            yield work(item)

@@ -1,0 +1,180 @@
+"""A killed run ends with the same bits, two processes do what one does, and the test is looked at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_margin.dml.config import SMALL
+from adaptive_margin.dml.embedded import digits
+from adaptive_margin.dml.labelled_images import split_classes
+from adaptive_margin.dml.recipe import said
+from adaptive_margin.dml.trainer import DMLJob, load_embeddings, run
+from adaptive_margin.training import World
+
+from .steps import few
+
+ROOT = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def start(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+    command = [sys.executable, *launcher, "-m", "tests.dml.steps", str(out), *options]
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
+
+
+def final(out: Path) -> tuple[dict[str, object], torch.Tensor]:
+    result = json.loads((out / "result.json").read_text())
+    curves = {name: curve["values"] for name, curve in result["curves"].items()}
+    return {"test": result["test"], "selected": result["selected"], "curves": curves}, load_embeddings(out)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", ["margin", "auto-margin"])
+def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, loss: str) -> None:
+    torch.set_num_threads(1)
+    run(few(tmp_path / "whole", loss), digits())
+    killed = start(tmp_path / "killed", "--slow", "0.3", "--loss", loss)
+    deadline = time.monotonic() + 50
+    while not list((tmp_path / "killed" / "checkpoints").glob("step-000000005-*.pt")):
+        assert killed.poll() is None, killed.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    run(few(tmp_path / "killed", loss), digits())
+    (one, embedded), (other, also) = final(tmp_path / "whole"), final(tmp_path / "killed")
+    assert one == other
+    assert torch.equal(embedded, also)
+
+
+@pytest.mark.slow
+def test_two_processes_are_one(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    run(few(tmp_path / "one", "proxy-anchor"), digits())  # no draws: a draw that rounding tips over changes the run
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+    process = start(tmp_path / "two", "--loss", "proxy-anchor", launcher=(*launcher, "--standalone"))
+    assert process.wait(timeout=100) == 0, process.communicate()[1]
+    process.communicate()
+    (one, embedded), (two, also) = final(tmp_path / "one"), final(tmp_path / "two")
+    torch.testing.assert_close(embedded, also, atol=5e-3, rtol=0)  # kept in half precision
+    for name in ("loss", "margin", "mi"):
+        np.testing.assert_allclose(one["curves"][name], two["curves"][name], rtol=1e-3)
+
+
+def test_a_result_says_how_it_was_chosen(tmp_path: Path) -> None:
+    config = few(tmp_path / "run", "contrastive")
+    result = run(config, digits())
+    evaluations = result["curves"]["validation/mean_average_precision_at_r"]
+    assert result["selected"]["by"] == "validation/mean_average_precision_at_r"
+    assert result["selected"]["score"] == pytest.approx(max(evaluations["values"]), abs=1e-6)
+    assert not any(name.startswith("test/") for name in result["curves"])
+    assert "classes that neither train nor measure" in said(result)
+    assert result["data"]["test"] == {"images": 720, "classes": 18}
+    assert set(result["test"]) == {"recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8"} | {
+        "r_precision",
+        "mean_average_precision_at_r",
+    }
+    assert run(config, digits()) == json.loads(json.dumps(result))  # found again, not trained again
+
+
+def test_choosing_by_the_test_is_said_aloud(tmp_path: Path) -> None:
+    result = run(replace(few(tmp_path, "contrastive"), select="test", validation=0.0, epochs=1), digits())
+    assert result["selected"]["by"].startswith("test/")
+    assert "THE TEST ITSELF" in said(result)
+    assert result["data"]["validation"]["images"] == 0
+
+
+def test_tuning_does_not_look_at_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    embed = DMLJob.embed
+    monkeypatch.setattr(DMLJob, "embed", lambda self, part: (looked.append(part), embed(self, part))[1])
+    result = run(replace(few(tmp_path, "contrastive"), measure=False, epochs=1), digits())
+    assert result["test"] is None
+    assert set(looked) == {"validation"}
+
+
+def test_folds_are_averaged_and_concatenated(tmp_path: Path) -> None:
+    config = replace(few(tmp_path, "contrastive"), folds=2, epochs=1, classes=6)
+    result = run(config, digits())
+    ones = [fold["test"]["recall_at_1"] for fold in result["folds"]]
+    assert result["test"]["recall_at_1"] == pytest.approx(np.mean(ones))
+    assert len({json.dumps(fold["data"]) for fold in result["folds"]}) == 2
+    assert "concatenated embeddings of all folds" in said(result)
+    assert set(result["test_concatenated"]) == set(result["test"])
+
+
+def test_arms_of_a_seed_see_the_same_batches() -> None:
+    data = digits()
+    split = split_classes(data, validation=0.3, seed=1)
+    jobs = [
+        DMLJob(replace(few(Path("unused"), "contrastive"), margin=margin, seed=1), data, data.pixels, split, World())
+        for margin in ("default", "adaptive")
+    ]
+    for one, other in zip(jobs[0].network.parameters(), jobs[1].network.parameters(), strict=True):
+        assert torch.equal(one, other)
+    for step in (0, 7):
+        (images, rows), (same, also) = (job._read(step) for job in jobs)
+        assert torch.equal(images, same)
+        np.testing.assert_array_equal(rows, also)
+
+
+def test_rates_follow_the_protocol() -> None:
+    data = digits()
+    split = split_classes(data, validation=0.3, seed=0)
+    config = replace(few(Path("unused"), "proxy-anchor"), backbone_rate=0.01, schedule="constant", halve_at=(1, 2))
+    job = DMLJob(config, data, data.pixels, split, World())
+    rates = {}
+    for step in (0, 3, 4, 8):
+        job._set_rates(step)
+        rates[step] = [group["lr"] for group in job.optimizer.param_groups]
+    base = [config.learning_rate * 0.01, config.learning_rate, config.loss_rate]
+    assert rates[0] == rates[3] == pytest.approx(base)
+    assert rates[4] == pytest.approx([rate / 2 for rate in base])
+    assert rates[8] == pytest.approx([rate / 4 for rate in base])
+
+
+def test_mixed_precision_and_faiss(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    config = replace(few(tmp_path / "32", "contrastive"), epochs=1, clustering=True)
+    plain = run(config, data=digits())
+    mixed = run(
+        replace(config, out=tmp_path / "16", precision="bfloat16", faiss=True, channels_last=True), data=digits()
+    )
+    assert mixed["curves"]["loss"]["values"] == pytest.approx(plain["curves"]["loss"]["values"], rel=0.05)
+    assert mixed["test"]["recall_at_8"] == pytest.approx(plain["test"]["recall_at_8"], abs=0.1)
+    assert mixed["test"].keys() == plain["test"].keys() >= {"NMI", "AMI"}
+
+
+def test_frozen_batch_norm_stays(tmp_path: Path) -> None:
+    data = digits()
+    split = split_classes(data, validation=0.3, seed=0)
+    job = DMLJob(replace(few(tmp_path, "contrastive"), freeze_batch_norm=True), data, data.pixels, split, World())
+    before = {name: value.clone() for name, value in job.network.state_dict().items()}
+    job.step(0)
+    for name, value in job.network.state_dict().items():
+        frozen = ".1." in name or ".5." in name or ".9." in name  # the batch norms of the small network
+        assert torch.equal(value, before[name]) == frozen, name
+
+
+def test_network_options_are_checked() -> None:
+    from adaptive_margin.dml.backbones import build_network
+
+    with pytest.raises(ValueError, match="weights must be 'none'"):
+        build_network("small")
+    with pytest.raises(ValueError, match="channels must be 3"):
+        build_network("resnet18", weights="none", channels=1)
+    with pytest.raises(ValueError, match="a file"):
+        build_network("resnet18", weights="nowhere.pt")
+    assert SMALL.batch == 128
