@@ -1,15 +1,17 @@
-"""Time and memory of pair losses, forward and backward, beside pytorch-metric-learning and dense torch.
+"""Time and peak memory of this library's losses, of pytorch-metric-learning's and of dense torch, side by side.
 
     python benchmarks/speed/run.py                  # N = 128 … 65,536 in two layouts: an hour or so on two cores
     python benchmarks/speed/run.py --quick          # up to 2048, a few minutes
-    python benchmarks/speed/run.py --device cuda --out benchmarks/speed/results/h100
+    python benchmarks/speed/run.py --sizes 4096     # a piece; the others stay as they are in the CSV
+    python benchmarks/speed/run.py --print          # the plot and the summary of what is in the CSV
+    python benchmarks/speed/run.py --device cuda --triton --out benchmarks/speed/results/h100
 
-Every case runs in a process of its own, on the same generated embeddings: 128 features that vary in four directions, so
-that distances spread, scaled to a median squared distance of 1. The constant margin is 1: half of all pairs lie within
-it, which leaves no tile out. Time is the median over several calls after a warm-up; beside it stands the CPU time of
-all threads, which other work on the machine does not stretch. Memory is the peak of the resident set (on CUDA of the
-allocator) above what it was with the embeddings in place. A case beyond ``--limit-gib`` or ``--limit-minutes`` is
-stopped, reported as such, and not tried with more rows.
+Every case runs in a process of its own, on the same generated embeddings: 128 features that vary in four directions,
+so that distances spread, scaled to a median squared distance of 1. The constant margin is 1: half of all pairs lie
+within it, which leaves no tile out. Labels have nothing to do with the embeddings: no neighbourhood is ever pure, and the adaptive margin has to look at all of it. Time is the median over several calls after a warm-up (one call, where it
+takes over ten seconds); beside it stands the CPU time of all threads, which other work on the machine stretches less.
+Memory is the peak of the resident set (on CUDA of the allocator) above what it was with the embeddings in place. A case
+beyond ``--limit-gib`` or ``--limit-minutes`` is stopped, reported as such, and not tried with more rows.
 """
 
 from __future__ import annotations
@@ -56,9 +58,11 @@ def dense_torch(x: Tensor, labels: Tensor) -> Tensor:
     return (d * same).sum() / (same.sum() - len(x)) + hinge.sum() / (hinge > 0).sum()
 
 
+TRITON = ", Triton"
 CASES: dict[str, Callable[[], Loss]] = {
     "ContrastiveVDMLoss, constant": lambda: ContrastiveVDMLoss(margin=MARGIN),
     "ContrastiveVDMLoss, adaptive": lambda: ContrastiveVDMLoss(),
+    "ContrastiveVDMLoss, constant" + TRITON: lambda: ContrastiveVDMLoss(margin=MARGIN),
     "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss()),
     "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
     "PML Contrastive": lambda: losses.ContrastiveLoss(),
@@ -106,8 +110,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
     else:
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
         before = resident("self", "VmRSS")
+    wall_began, cpu_began = time.perf_counter(), time.process_time()
     step(loss, x, labels)
+    first, first_cpu = time.perf_counter() - wall_began, time.process_time() - cpu_began
     peak = torch.cuda.max_memory_allocated() if x.is_cuda else resident("self", "VmHWM")
+    if first > 10:
+        return {"milliseconds": 1e3 * first, "cpu_ms": 1e3 * first_cpu, "peak_mib": (peak - before) / MIB, "calls": 1}
     step(loss, x, labels)
     wall, cpu, began = [], [], time.perf_counter()
     while len(wall) < 3 or (len(wall) < 200 and time.perf_counter() - began < arguments.seconds):
@@ -117,7 +125,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         cpu.append(time.process_time() - cpu_began)
     return {
         "milliseconds": 1e3 * statistics.median(wall),
-        "fastest_ms": 1e3 * min(wall),
         "cpu_ms": 1e3 * statistics.median(cpu),
         "peak_mib": (peak - before) / MIB,
         "calls": len(wall),
@@ -127,7 +134,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 def in_its_own_process(case: str, layout: str, rows: int, arguments: argparse.Namespace) -> dict[str, object]:
     command = [sys.executable, __file__, "--measure", case, "--layout", layout, "--rows", str(rows)]
     command += ["--device", arguments.device, "--threads", str(arguments.threads), "--seconds", str(arguments.seconds)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    environment = {**os.environ, "ADAPTIVE_MARGIN_TRITON": str(int(case.endswith(TRITON)))}
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     began = time.monotonic()
     while child.poll() is None:
         time.sleep(0.05)
@@ -234,12 +242,15 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--quick", action="store_true", help="sizes up to 2048")
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES))
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), help="all of them by default")
+    parser.add_argument("--triton", action="store_true", help="also with the Triton kernel (CUDA only)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to repeat a case, at least 3 calls")
-    parser.add_argument("--limit-gib", type=float, default=12.0, help="stop a case whose process is larger")
+    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process is larger")
     parser.add_argument("--limit-minutes", type=float, default=5.0)
+    parser.add_argument("--note", default="", help="what else the machine was doing, for the CSV")
+    parser.add_argument("--print", action="store_true", help="measure nothing")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "speed", help="without a suffix"
     )
@@ -251,44 +262,67 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]
-    facts, results = about(arguments), []
-    print(", ".join(f"{key} {value}" for key, value in facts.items()), flush=True)
-    for layout in arguments.layouts:
-        stopped: dict[str, int] = {}
+    cases = arguments.cases or [case for case in CASES if arguments.triton or not case.endswith(TRITON)]
+    facts, results = about(arguments), read(arguments.out)
+    for layout in [] if arguments.print else arguments.layouts:
         for n in sizes:
-            for case in arguments.cases:
+            for case in cases:
+                stopped = [
+                    size
+                    for (other, where, size), row in results.items()
+                    if (other, where) == (case, layout) and size < n and row["status"] not in ("ok", "not tried")
+                ]
                 outcome: dict[str, object] = {"status": "not tried"}
-                if case not in stopped:
+                if not stopped:
                     outcome = in_its_own_process(case, layout, n, arguments)
-                    if outcome["status"] != "ok":
-                        stopped[case] = n
                 load = round(os.getloadavg()[0], 1)
-                results.append({"case": case, "layout": layout, "n": n, **outcome, "load": load, **facts})
-                said = outcome["status"] if outcome["status"] != "not tried" else f"stopped at {stopped[case]:,} rows"
+                row = {"case": case, "layout": layout, "n": n, **outcome, "load": load, "note": arguments.note, **facts}
+                results[case, layout, n] = row
+                said = f"stopped at {min(stopped):,} rows" if stopped else outcome["status"]
                 if outcome["status"] == "ok":
                     said = f"{outcome['milliseconds']:10.2f} ms {outcome['cpu_ms']:10.2f} CPU ms"
                     said += f" {outcome['peak_mib']:9.1f} MiB"
-                print(f"{layout:10} {n:6} {case:32} {said}", flush=True)
-            write(results, arguments.out)
-    plot(
-        results,
-        arguments.out.with_suffix(".png"),
-        f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}",
-    )
-    lines = summary(results)
-    print("\n".join(lines))
-    print(f"written to {arguments.out.with_suffix('.csv')} and {arguments.out.with_suffix('.png')}")
+                print(f"{layout:10} {n:6} {case:36} {said}", flush=True)
+                write(results, arguments.out)
+    rows = in_order(results)
+    facts = rows[-1]
+    about_all = f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}"
+    plot(rows, arguments.out.with_suffix(".png"), about_all)
+    print("\n".join(summary(rows)))
+    print(f"in {arguments.out.with_suffix('.csv')} and {arguments.out.with_suffix('.png')}")
 
 
-def write(results: list[dict[str, object]], out: Path) -> None:
+Key = tuple[str, str, int]
+
+
+def in_order(results: dict[Key, dict[str, object]]) -> list[dict[str, object]]:
+    names = list(CASES), list(LAYOUTS)
+    return [results[key] for key in sorted(results, key=lambda k: (names[1].index(k[1]), k[2], names[0].index(k[0])))]
+
+
+def read(out: Path) -> dict[Key, dict[str, object]]:
+    """What earlier runs left."""
+    if not out.with_suffix(".csv").exists():
+        return {}
+    with out.with_suffix(".csv").open(newline="") as file:
+        rows = [{**row, "n": int(row["n"])} for row in csv.DictReader(file)]
+    return {(row["case"], row["layout"], row["n"]): row for row in rows}
+
+
+def write(results: dict[Key, dict[str, object]], out: Path) -> None:
     """All results so far, so that a run that is cut off leaves what it measured."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(key for row in results for key in row))
+    rows = in_order(results)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns.sort(key=[*LEADING, *columns].index)
     with out.with_suffix(".csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        for row in results:
+        for row in rows:
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) and math.isfinite(v) else v for k, v in row.items()})
+
+
+LEADING = ["case", "layout", "n", "status", "milliseconds", "cpu_ms", "peak_mib", "calls", "load", "note"]
 
 
 if __name__ == "__main__":
