@@ -31,7 +31,7 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
-	$(BIN)/python benchmarks/fer_caf.py --arms none caf --output runs/demo-faces
+	$(BIN)/python benchmarks/fer_caf.py --arms none caf --iterations 300 --output runs/demo-faces
 
 test: lint types wheel docs
 	$(BIN)/python -m pytest -n $(JOBS)
