@@ -8,7 +8,8 @@
 
 Every case runs in a process of its own, on the same generated embeddings: 128 features that vary in four directions,
 so that distances spread, scaled to a median squared distance of 1. The constant margin is 1: half of all pairs lie
-within it, which leaves no tile out. Labels have nothing to do with the embeddings: no neighbourhood is ever pure, and the adaptive margin has to look at all of it. Time is the median over several calls after a warm-up (one call, where it
+within it, which leaves no tile out. Labels have nothing to do with the embeddings: no neighbourhood is ever pure, and
+the adaptive margin has to look at all of it. Time is the median over several calls after a warm-up (one call, where it
 takes over ten seconds); beside it stands the CPU time of all threads, which other work on the machine stretches less.
 Memory is the peak of the resident set (on CUDA of the allocator) above what it was with the embeddings in place. A case
 beyond ``--limit-gib`` or ``--limit-minutes`` is stopped, reported as such, and not tried with more rows.
