@@ -8,7 +8,8 @@
 
 Every case runs in a process of its own, on the same generated embeddings: 128 features that vary in four directions,
 so that distances spread, scaled to a median squared distance of 1. The constant margin is 1: half of all pairs lie
-within it, which leaves no tile out. Labels have nothing to do with the embeddings: no neighbourhood is ever pure, and the adaptive margin has to look at all of it. Time is the median over several calls after a warm-up (one call, where it
+within it, which leaves no tile out. Labels have nothing to do with the embeddings: no neighbourhood is ever pure, and
+the adaptive margin has to look at all of it. Time is the median over several calls after a warm-up (one call, where it
 takes over ten seconds); beside it stands the CPU time of all threads, which other work on the machine stretches less.
 Memory is the peak of the resident set (on CUDA of the allocator) above what it was with the embeddings in place. A case
 beyond ``--limit-gib`` or ``--limit-minutes`` is stopped, reported as such, and not tried with more rows.
@@ -237,6 +238,29 @@ def summary(results: list[dict[str, object]]) -> list[str]:
     return lines
 
 
+def tables(results: list[dict[str, object]]) -> list[str]:
+    """Milliseconds and MiB of every case, in Markdown."""
+    lines = []
+    for layout in dict.fromkeys(row["layout"] for row in results):
+        rows = [row for row in results if row["layout"] == layout]
+        sizes = sorted({row["n"] for row in rows})
+        lines += [f"{layout}: ms, MiB", "", "| | " + " | ".join(f"{n:,}" for n in sizes) + " |"]
+        lines.append("|---|" + "---:|" * len(sizes))
+        for case in dict.fromkeys(row["case"] for row in rows):
+            found = {row["n"]: row for row in rows if row["case"] == case}
+            cells = [_cell(found[n]) if n in found else "" for n in sizes]
+            lines.append(f"| {case} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return lines
+
+
+def _cell(row: dict[str, object]) -> str:
+    if row["status"] != "ok":
+        return {"out of memory": "memory", "not tried": "–"}.get(str(row["status"]), str(row["status"]))
+    ms, mib = float(row["milliseconds"]), max(0.0, float(row["peak_mib"]))
+    return f"{ms:,.0f}, {mib:,.0f}" if ms >= 10 else f"{ms:.1f}, {mib:,.0f}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
@@ -288,7 +312,7 @@ def main() -> None:
     facts = rows[-1]
     about_all = f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}"
     plot(rows, arguments.out.with_suffix(".png"), about_all)
-    print("\n".join(summary(rows)))
+    print("\n".join([*tables(rows), *summary(rows)]))
     print(f"in {arguments.out.with_suffix('.csv')} and {arguments.out.with_suffix('.png')}")
 
 
