@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from . import __version__
 
@@ -33,19 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_report(commands)
     _add_check(commands)
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["check"]:  # it has a parser of its own
-        from .datasets.check import main as check
-
-        return check(words[1:], prog="adaptive-margin check")
-    options = parser.parse_args(words)
-    run: Callable[[argparse.Namespace], int] = options.run
+    run: Callable[[], int] = partial(_check, words[1:])
+    if words[:1] != ["check"]:  # it has a parser of its own
+        options = parser.parse_args(words)
+        run = partial(options.run, options)
     try:
-        return run(options)
+        return run()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"adaptive-margin {options.command}: {error}", file=sys.stderr)
+        print(f"adaptive-margin {words[0]}: {error}", file=sys.stderr)
         return 1
 
 
@@ -146,6 +145,12 @@ def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="say which data set lies in a folder and which of its rows can be used",
         add_help=False,
     )
+
+
+def _check(words: Sequence[str]) -> int:
+    from .datasets.check import main as check
+
+    return check(words, prog="adaptive-margin check")
 
 
 if __name__ == "__main__":

@@ -180,9 +180,9 @@ def mean_and_std(arm: Arm, name: str, label: str) -> tuple[float, float, int]:
 
 
 def verdict(found: Measured | None, name: str) -> str:
-    """``better`` or ``worse`` where the interval leaves zero out; else ``unclear``."""
+    """``better`` or ``worse`` where the interval leaves zero out; else ``no difference seen``."""
     if found is None or not found.low <= found.high or found.low <= 0 <= found.high:
-        return "unclear"
+        return "no difference seen"
     return "better" if (found.mean < 0) is (name in LOWER_IS_BETTER) else "worse"
 
 
@@ -207,14 +207,14 @@ def table(arms: Sequence[Arm]) -> str:
         f"difference from '{BASELINE}', seed by seed, mean of both labels, with a 95% interval (Student's t)",
         "",
     ]
-    lines.append(" " * width + f"{'RMSE':>28}{'':10}{'CCC':>28}")
+    lines.append(" " * width + f"{'RMSE':>28}{'':20}{'CCC':>28}")
     for arm in arms:
         if arm is not baseline:
             cells = ""
             for name in ("rmse", "ccc"):
                 found = difference(arm, baseline, name)
                 text = "none" if found is None else f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-                cells += f"{text:>28}  {verdict(found, name):8}"
+                cells += f"{text:>28}  {verdict(found, name):18}"
             lines.append(f"{arm.name:{width}}{cells}".rstrip())
     lines += [
         "",

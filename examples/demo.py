@@ -34,7 +34,6 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.samplers import MPerClassSampler
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
-from scipy.stats import t as student
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 from threadpoolctl import threadpool_limits
@@ -43,6 +42,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from adaptive_margin import AdaptiveMarginLoss
+from adaptive_margin.metrics import student_interval
 
 LOSSES: dict[str, Callable[[], nn.Module]] = {
     "ContrastiveLoss": losses.ContrastiveLoss,
@@ -195,11 +195,10 @@ def scores_of(results: Sequence[dict[str, Any]], loss: str, margin: str, metric:
 
 def paired(own: np.ndarray, adaptive: np.ndarray) -> tuple[float, float]:
     """Mean of the paired differences and half the width of its 95 % interval (Student's; infinite for one pair)."""
-    difference = adaptive - own
-    n = len(difference)
-    if n < 2:
-        return float(difference.mean()), float("inf")
-    return float(difference.mean()), float(student.ppf(0.975, n - 1) * difference.std(ddof=1) / np.sqrt(n))
+    if len(own) < 2:
+        return float((adaptive - own).mean()), float("inf")
+    mean, _, high = student_interval(adaptive - own)
+    return mean, high - mean
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:

@@ -57,6 +57,23 @@ for grouper in (OtsuGrouper(), KMeansGrouper()):
     for loss in (AdaptiveMarginLoss(losses.TripletMarginLoss()), ContrastiveVDMLoss(compact_label=1)):
         loss(embeddings, groups).backward()
 assert torch.isfinite(embeddings.grad).all() and embeddings.grad.any()
+
+for name, says in {
+    "datasets": "adaptive_margin.datasets needs Pillow: pip install 'adaptive-margin[fer]'",
+    "emotion.predict": "adaptive_margin.emotion needs PIL, matplotlib, torchvision, yaml: pip install",
+    "dml.backbones": "pip install 'adaptive-margin[dml]'",
+    "training.command_line": "a command line needs tyro: pip install 'adaptive-margin[train]'",
+}.items():
+    try:
+        __import__(f"adaptive_margin.{name}")
+    except ImportError as error:
+        assert says in str(error), error
+    else:
+        raise AssertionError(f"{name} does not miss its extra")
+from adaptive_margin.command import main
+
+for words in (["check", "."], ["report", "."], ["predict", ".", "--checkpoint", "model.pt"]):
+    assert main(words) == 1, words
 print(adaptive_margin.__version__)
 """
 

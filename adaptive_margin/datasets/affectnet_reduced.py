@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..atomic import write_atomically
 from ..functional.checks import problem
 from .derived import refuse_derived_copy
 from .errors import LabelFileError
@@ -36,7 +37,6 @@ from .report import (
     Tally,
     require_rows,
 )
-from .splits import write_atomically
 from .text import integer, number
 
 NAME = "affectnet-reduced"
@@ -227,7 +227,7 @@ class _Index:
         for name, texts, trouble in rows:
             cells = [self.split, name, *("" if text is None else text for text in texts), trouble.replace(",", ";")]
             lines.append(",".join(cells))
-        write_atomically(self.path, "\n".join(lines) + "\n")
+        write_atomically(self.path, ("\n".join(lines) + "\n").encode())
 
     def _read(self) -> tuple[list[tuple[str, list[str | None], str]] | None, str]:
         """The index, or ``None`` and why it cannot be used ("" where there is none)."""

@@ -33,6 +33,7 @@ import numpy.typing as npt
 import PIL
 from filelock import FileLock
 
+from ..atomic import write_atomically
 from ..functional.checks import problem
 from .errors import CacheSpaceError, ImageError
 from .images import Progress, check_decoder, enforce, read_face
@@ -346,19 +347,8 @@ class _Build:
     def _finish(self, index: dict[str, Any]) -> None:
         """Makes the cache visible: the images first, the index last."""
         os.replace(self.partial, self.place / "images.u8")
-        draft = self.place / "index.partial"
-        with open(draft, "w") as file:
-            json.dump(index, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, self.place / "index.json")
+        write_atomically(self.place / "index.json", json.dumps(index).encode())
         self.log.unlink()
-        if hasattr(os, "O_DIRECTORY"):
-            folder = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
 
 
 def _read(file: RawIOBase, length: int, offset: int) -> bytes:

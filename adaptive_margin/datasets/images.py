@@ -17,7 +17,7 @@ from .report import MISSING, UNDECODABLE, LoadedSplit, allowed
 
 try:
     from PIL import Image, ImageFile, ImageOps
-except ImportError as error:  # pragma: no cover - every test environment has it
+except ImportError as error:
     raise ImportError("adaptive_margin.datasets needs Pillow: pip install 'adaptive-margin[fer]'") from error
 
 Progress = Callable[[int, int], None]

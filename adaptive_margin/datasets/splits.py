@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..atomic import write_atomically
 from ..functional.checks import problem
 from .errors import LabelFileError, LeakError
 from .layout import one_of
@@ -160,7 +160,9 @@ class Split:
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the split as JSON; the file appears whole or not at all."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
-        write_atomically(Path(path), text)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Split:
@@ -190,22 +192,6 @@ class Split:
             got = "parts with another digest than the file states"
             raise LabelFileError(problem(f"{path}", "unchanged since it was written", got, "make a new split"))
         return split
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file that a reader sees either not at all or whole, even if this process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 def check_apart(records: Records, parts: Mapping[str, Sequence[int] | Integers], unit: str) -> None:

@@ -3,3 +3,7 @@ statistics.
 
 Needs the extra ``dml``: ``pip install 'adaptive-margin[dml]'``.
 """
+
+from ..functional.checks import require_extra
+
+require_extra("adaptive_margin.dml", "dml", "PIL", "filelock", "matplotlib", "torchvision", "yaml")

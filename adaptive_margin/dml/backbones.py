@@ -131,11 +131,8 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
 
         source, width = f"timm {name}", 384
     else:
-        try:
-            from torchvision import models
-        except ImportError as error:
-            what = f"{backbone} needs torchvision: pip install 'adaptive-margin[dml]'"
-            raise ImportError(what) from error
+        from torchvision import models
+
         make = getattr(models, backbone)
         enum = models.get_model_weights(backbone)
         chosen = enum.IMAGENET1K_V1  # what the published results began with

@@ -11,6 +11,7 @@ import numpy as np
 from scipy import stats
 
 from ..functional.checks import problem
+from ..metrics.student import student_interval
 
 Verdict = Literal["better", "worse", "no difference seen"]
 
@@ -60,10 +61,9 @@ def paired(arm: Mapping[int, float], baseline: Mapping[int, float], *, confidenc
     if len(seeds) < 2:
         raise ValueError(problem("arm, baseline", "of two seeds in common", len(seeds), "train both arms with them"))
     gaps = np.array([arm[seed] - baseline[seed] for seed in seeds])
-    mean, error = float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
-    half = float(stats.t.ppf((1 + confidence) / 2, len(gaps) - 1)) * error
+    mean, low, high = student_interval(gaps, confidence)
+    error = float(gaps.std(ddof=1) / math.sqrt(len(gaps)))
     p = float(2 * stats.t.sf(abs(mean) / error, len(gaps) - 1)) if error > 0 else float(mean == 0)
-    low, high = mean - half, mean + half
     verdict: Verdict = "better" if low > 0 else "worse" if high < 0 else "no difference seen"
     return Comparison(len(gaps), mean, low, high, p, verdict)
 

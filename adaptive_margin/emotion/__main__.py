@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
+from ..atomic import DiskSpaceError
 from ..datasets.errors import CacheSpaceError, LabelFileError, LayoutError, LeakError, UnreadableError
-from ..training.atomic import DiskSpaceError
 from ..training.command_line import parse
 from ..training.loop import NonFiniteError
 from ..training.run_folder import RunFolderError

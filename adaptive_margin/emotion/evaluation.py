@@ -22,9 +22,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import functional as F
+from ..atomic import write_atomically
 from ..functional.checks import problem
 from ..metrics import AffectMetrics, IdentityLeakage, bootstrap_interval, identity_leakage
-from ..training.atomic import write_atomically
 from ..training.world import World
 from .nets import LABELS, EmotionNet
 

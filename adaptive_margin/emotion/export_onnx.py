@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..atomic import write_atomically
 from ..functional.checks import problem
 from .model_file import Preprocessing
 from .nets import LABELS, EmotionNet
@@ -78,26 +78,20 @@ def export_onnx(
     details = {"labels": list(LABELS), "preprocessing": asdict(preprocessing), "encoder": net.encoder.name}
     onnx.helper.set_model_props(proto, {name: json.dumps(value) for name, value in details.items()})
 
+    onnx.checker.check_model(proto)
+    content = proto.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for images in inputs:
+        with torch.inference_mode():
+            expected = model(images).numpy()
+        got = session.run(["valence_arousal"], {"images": images.numpy()})[0]
+        worst = max(worst, float(np.abs(got - expected).max()))
+    if not worst <= tolerance:
+        raise OnnxMismatchError(
+            problem("the ONNX file's output", f"within {tolerance:g} of PyTorch's", f"{worst:g}", "report this")
+        )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
-        onnx.save_model(proto, draft)
-        onnx.checker.check_model(draft)
-        session = onnxruntime.InferenceSession(draft, providers=["CPUExecutionProvider"])
-        worst = 0.0
-        for images in inputs:
-            with torch.inference_mode():
-                expected = model(images).numpy()
-            got = session.run(["valence_arousal"], {"images": images.numpy()})[0]
-            worst = max(worst, float(np.abs(got - expected).max()))
-        if not worst <= tolerance:
-            raise OnnxMismatchError(
-                problem("the ONNX file's output", f"within {tolerance:g} of PyTorch's", f"{worst:g}", "report this")
-            )
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    finally:
-        Path(draft).unlink(missing_ok=True)
+    write_atomically(path, content)
     return worst

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ..atomic import write_atomically
 from ..datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..functional.checks import problem
 from .nets import EmotionNet, emotion_net
@@ -72,17 +73,9 @@ def save_model(
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(draft, 0o644)
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
+    memory = io.BytesIO()
+    torch.save(content, memory)
+    write_atomically(path, memory.getbuffer())
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[EmotionNet, Preprocessing]:
@@ -107,7 +100,12 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         remedy = "pass the model.pt of a run folder, not a checkpoint"
         raise ValueError(problem("path", f"a model file of format {FORMAT}", f"format {found} in {path}", remedy))
     net = emotion_net(content["encoder"]).to(device)
-    net.load_state_dict(content["state_dict"])
+    try:
+        net.load_state_dict(content["state_dict"])
+    except RuntimeError as error:
+        remedy = "use the version of adaptive-margin that wrote it, which the file names under versions"
+        got = f"{path}: {str(error).splitlines()[0]}"
+        raise ValueError(problem("path", "weights of this version's networks", got, remedy)) from error
     how = content["preprocessing"]
     preprocessing = Preprocessing(
         resize=how["resize"], size=how["size"], mean=tuple(how["mean"]), std=tuple(how["std"])

@@ -17,13 +17,9 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torchvision import models as torchvision_models
 
 from ..functional.checks import problem
-
-try:
-    from torchvision import models as torchvision_models
-except ImportError as error:  # pragma: no cover - the test environment has it
-    raise ImportError("adaptive_margin.emotion needs torchvision: pip install 'adaptive-margin[fer]'") from error
 
 LABELS = ("valence", "arousal")
 """The columns of labels and predictions, in order."""

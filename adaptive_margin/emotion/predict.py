@@ -469,7 +469,7 @@ def load_network(
     remedy = "pass model.pt of a run folder, or the folder"
     if path.is_dir():
         if (path / "model.pt").is_file():
-            return _from_model_file(path / "model.pt", device)
+            return load_model(path / "model.pt", device)
         files = Checkpoints(path / "checkpoints").files()
         if not files:
             raise ValueError(problem("checkpoint", "a run folder with model.pt or checkpoints", f"{path}", remedy))
@@ -478,16 +478,7 @@ def load_network(
         raise ValueError(problem("checkpoint", "a model file or run folder", f"{path}, which is not there", remedy))
     if CHECKPOINT_NAME.fullmatch(path.name):
         return _from_checkpoint(path, device)
-    return _from_model_file(path, device)
-
-
-def _from_model_file(path: Path, device: str | torch.device) -> tuple[EmotionNet, Preprocessing]:
-    try:
-        return load_model(path, device)
-    except RuntimeError as error:  # weights of other shapes: a page of them
-        remedy = "use the version of adaptive-margin that wrote it, which the file names under versions"
-        got = f"{path}: {str(error).splitlines()[0]}"
-        raise ValueError(problem("checkpoint", "of this version's networks", got, remedy)) from error
+    return load_model(path, device)
 
 
 def _from_checkpoint(path: Path, device: str | torch.device) -> tuple[EmotionNet, Preprocessing]:

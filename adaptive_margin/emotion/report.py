@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..training.atomic import write_atomically
+from ..atomic import write_atomically
 from . import charts, published
 from .nets import LABELS
 from .runs import Arm, Measured, Run, collapsed, difference, figure, measured, over_seeds, read_runs
@@ -98,12 +98,9 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
 
     Raises:
         ValueError: no run is there.
-        ImportError: matplotlib or Jinja2 is not installed.
     """
-    try:
-        from jinja2 import Environment, PackageLoader, StrictUndefined
-    except ImportError as error:  # pragma: no cover - the test environment has it
-        raise ImportError("a report needs Jinja2: pip install 'adaptive-margin[train]'") from error
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     arms, problems = read_runs(folder)
     story = tell(arms, problems)
     environment = Environment(

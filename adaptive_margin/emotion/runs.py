@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..functional.checks import problem
+from ..metrics.student import student_interval
 from ..training.run_folder import Curve, read_scalars
 from .evaluation import read_evaluation
 
@@ -129,13 +130,7 @@ def over_seeds(values: Sequence[float]) -> Measured | None:
     values = [v for v in values if v is not None and math.isfinite(v)]
     if not values:
         return None
-    mean, n = float(np.mean(values)), len(values)
-    if n == 1:
-        return Measured(mean, math.nan, math.nan, 1, "seed")
-    from scipy.stats import t
-
-    half = float(t.ppf(0.975, n - 1)) * float(np.std(values, ddof=1)) / math.sqrt(n)
-    return Measured(mean, mean - half, mean + half, n, "seed")
+    return Measured(*student_interval(values), len(values), "seed")
 
 
 def figure(result: Mapping[str, Any], name: str, label: str, part: str = "test") -> float | None:

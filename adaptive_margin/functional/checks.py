@@ -6,6 +6,7 @@ Every message names the argument, what was expected, what was got and what to do
 from __future__ import annotations
 
 import math
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor
@@ -106,3 +107,23 @@ def check_same_features(argument: str, x: Tensor, other_argument: str, other: Te
     if x.shape[1] != other.shape[1]:
         expected = f"of the {other.shape[1]} features of {other_argument}"
         raise ValueError(problem(argument, expected, f"{x.shape[1]} features", "embed both with the same network"))
+
+
+def require_extra(package: str, extra: str, *modules: str) -> None:
+    """Raises an ``ImportError`` that says what to install unless all modules of an extra can be imported.
+
+    Example:
+        >>> require_extra("adaptive_margin.emotion", "fer", "torch", "no_such_module")
+        Traceback (most recent call last):
+        ImportError: adaptive_margin.emotion needs no_such_module: pip install 'adaptive-margin[fer]'
+    """
+    missing = [module for module in modules if not _is_there(module)]
+    if missing:
+        raise ImportError(f"{package} needs {', '.join(missing)}: pip install 'adaptive-margin[{extra}]'")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False

@@ -194,9 +194,8 @@ class AdaptiveMargin(Margin):
             delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
             self._record(mi[index], eta[index], delta, k)
             return mi[index] + delta
-        place = (
-            slice(None) if indices_tuple is not None else index
-        )  # a tuple has one eta; classes weigh as they are large
+        # A tuple has one eta, in the only slot; classes weigh as they are large.
+        place = index if indices_tuple is None else slice(None)
         batch_mi, harmonic = mi[place].mean(), 1 / (1 / k).mean()
         delta = self.neighbourhood.delta(n, harmonic, self.confidence).to(g.dtype)
         if self.collect_stats:

@@ -4,6 +4,7 @@ from .affect import AffectMetrics, Interval, bootstrap_interval, feasible, rmse_
 from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information
 from .identity_leakage import IdentityLeakage, identity_leakage
 from .retrieval import RetrievalMetrics
+from .student import student_interval
 
 __all__ = [
     "AffectMetrics",
@@ -17,4 +18,5 @@ __all__ = [
     "kmeans",
     "normalized_mutual_information",
     "rmse_bounds",
+    "student_interval",
 ]

@@ -4,7 +4,7 @@ Nothing here knows what is trained. Importing it needs PyTorch alone; config fil
 extra ``train``, as does :mod:`adaptive_margin.training.command_line`, which is imported by itself.
 """
 
-from .atomic import DiskSpaceError, write_atomically
+from ..atomic import DiskSpaceError, write_atomically
 from .checkpoints import CheckpointError, Checkpoints
 from .config_files import ConfigError, from_yaml, to_yaml
 from .loop import Job, NonFiniteError, Stopped, Summary, ignore_interrupts, train

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..atomic import remove_temporaries, write_atomically
 from ..functional.checks import problem
-from .atomic import remove_temporaries, write_atomically
 
 State = dict[str, Any]
 NAME = re.compile(r"(step|best)-(\d+)-([0-9a-f]{16})\.pt")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .atomic import FULL, DiskSpaceError, remove_temporaries, write_atomically
+from ..atomic import FULL, DiskSpaceError, remove_temporaries, write_atomically
 from .checkpoints import Checkpoints
 from .config_files import MISSING_EXTRA, flat, to_yaml
 from .world import World

@@ -23,7 +23,7 @@ from adaptive_margin.datasets import (
 )
 from adaptive_margin.datasets.export import export_afew_va, export_affectnet_2017
 from adaptive_margin.datasets.records import RecordBuilder, Records
-from adaptive_margin.datasets.splits import quadrant, same_content, write_atomically
+from adaptive_margin.datasets.splits import quadrant, same_content
 
 from .faces import samples
 
@@ -238,7 +238,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        write_atomically(path, "new")
+        group_holdout(people([3, 3]), 0.5).write(path)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["split.json"]
 
