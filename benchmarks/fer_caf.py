@@ -37,9 +37,10 @@ from adaptive_margin.emotion.__main__ import EXPECTED
 from adaptive_margin.emotion.config import DATASETS, PRESETS, EmotionConfig
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, load_data
 from adaptive_margin.emotion.report import write_report
-from adaptive_margin.emotion.runs import Arm, Measured, difference, figure, read_runs
+from adaptive_margin.emotion.runs import Arm, Measured, Run, collapsed, difference, figure, read_runs
 from adaptive_margin.emotion.trainer import run
-from adaptive_margin.training import World, environment, from_yaml, to_yaml, write_atomically
+from adaptive_margin.metrics import student_interval
+from adaptive_margin.training import World, from_yaml, to_yaml, write_atomically
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"critic": "none"},
@@ -152,17 +153,20 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
     )
     with tqdm(total=total, unit="it", smoothing=0.02, disable=None, desc="training") as bar:
         try:
-            futures: dict[Future[str], tuple[str, int]] = {pool.submit(train_one, todo[w]): w for w in todo}
-            waiting: set[Future[str]] = set(futures)
-            while waiting:
-                over, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
-                for future in over:
+            left = list(todo)
+            futures: dict[Future[str], tuple[str, int]] = {}
+            while left or futures:
+                while left and len(futures) < jobs:  # none waits in the pool: a stopped worker would still train it
+                    which = left.pop(0)
+                    futures[pool.submit(train_one, todo[which])] = which
+                for future in wait(futures, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                    which = futures.pop(future)
                     if message := future.result():
-                        failed[futures[future]] = message
-                        bar.write(f"{'/'.join(map(str, futures[future]))}: {message}")
-                left = {futures[future] for future in waiting}
-                bar.n = sum(steps_done(c) if which in left else c.iterations for which, c in configs.items())
-                bar.set_postfix_str(f"{len(configs) - len(left)} of {len(configs)} runs")
+                        failed[which] = message
+                        bar.write(f"{'/'.join(map(str, which))}: {message}")
+                open_ones = {*left, *futures.values()}
+                bar.n = sum(steps_done(c) if which in open_ones else c.iterations for which, c in configs.items())
+                bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
                 bar.refresh()
         except (KeyboardInterrupt, SystemExit):  # a worker that was asked to stop ends with SystemExit
             bar.write("stopping: runs in progress finish their step and save; the same command goes on from there")
@@ -216,6 +220,20 @@ def table(arms: Sequence[Arm]) -> str:
                 text = "none" if found is None else f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
                 cells += f"{text:>28}  {verdict(found, name):18}"
             lines.append(f"{arm.name:{width}}{cells}".rstrip())
+    lines += ["", "identity in the features of unseen people, MAP@R (what chance gives is in results.json)", ""]
+    for arm in arms:
+        leaks = {one.seed: leak for one in arm.runs if (leak := identity(one)) is not None}
+        others = {one.seed: leak for one in baseline.runs if (leak := identity(one)) is not None}
+        if leaks:
+            text = f"{statistics.fmean(leaks.values()):.3f}"
+            gaps = [leaks[seed] - others[seed] for seed in sorted(leaks.keys() & others.keys())]
+            if arm is not baseline and gaps:
+                mean, low, high = student_interval(gaps)
+                text += f"  {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+            lines.append(f"{arm.name:{width}}{text}")
+    dead = [f"{arm.name}/seed{one.seed} {why}" for arm in arms for one in arm.runs if (why := collapsed(one))]
+    if dead:
+        lines += ["", "runs whose predictions fill no plane, and whose figures say little:", *dead]
     lines += [
         "",
         "Each interval is for one comparison: of twenty arms that change nothing, one would look better or worse.",
@@ -223,16 +241,24 @@ def table(arms: Sequence[Arm]) -> str:
     return "\n".join(lines)
 
 
+def identity(one: Run) -> float | None:
+    """MAP@R of finding the same unseen person by the encoder's features; None where people are not known."""
+    unseen = (one.result.get("leakage") or {}).get("unseen") or {}
+    return unseen.get("map_at_r")
+
+
 def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mapping[tuple[str, int], str]) -> str:
     baseline = next(arm for arm in arms if arm.name == BASELINE)
     content = {
-        "environment": environment(World(device=torch.device(asked.device or "cpu"))),
+        "environment": baseline.runs[0].environment,  # of the training: these lines may be written again later
         "preset": asked.preset,
         "arms": {
             arm.name: {
                 "config": config_of(asked, arm.name, 0).plain(),
                 "seeds": [
-                    {"seed": one.seed} | {k: v for k, v in one.result.items() if k in ("test", "leakage", "seconds")}
+                    {"seed": one.seed}
+                    | {k: v for k, v in one.result.items() if k in ("test", "leakage", "seconds")}
+                    | {"collapsed": collapsed(one)}
                     for one in arm.runs
                 ],
                 "difference": {
