@@ -14,10 +14,10 @@ import pytest
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fer_caf.py"
 TINY = """
-people: 24
+people: 16
 images_per_person: 6
 batch_size: 16
-evaluate_every: 4
+evaluate_every: 12
 checkpoint_every: 4
 log_every: 2
 """
@@ -39,11 +39,11 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
 
 @pytest.mark.slow
 def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path: Path) -> None:
-    words = ("--arms", "caf", "--seeds", "2", "--iterations", "40", "--jobs", "1")  # none comes by itself
+    words = ("--arms", "caf", "--seeds", "1", "--iterations", "12", "--jobs", "1")  # none comes by itself
     stopped = start(tmp_path, *words)
     log = tmp_path / "out" / "runs" / "none" / "seed0" / "scalars.csv"
     until = time.monotonic() + 60
-    while not (log.exists() and log.read_text().count("\n") > 4) and time.monotonic() < until:
+    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < until:
         time.sleep(0.05)
     os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does
     assert stopped.wait(60) == 130
@@ -55,11 +55,10 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
     assert "identity in the features of unseen people" in said
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     for arm in ("none", "caf"):
-        assert [one["seed"] for one in results["arms"][arm]["seeds"]] == [0, 1]
+        assert [one["seed"] for one in results["arms"][arm]["seeds"]] == [0]
     assert results["arms"]["caf"]["config"]["critic"] == "caf"
-    one, two = ([s["test"]["figures"]["ccc"]["mean"] for s in results["arms"][arm]["seeds"]] for arm in ("caf", "none"))
-    gap = results["arms"]["caf"]["difference"]["ccc"]["mean"]
-    assert gap == pytest.approx((one[0] - two[0] + one[1] - two[1]) / 2)
+    caf, none = (results["arms"][arm]["seeds"][0]["test"]["figures"]["ccc"]["mean"] for arm in ("caf", "none"))
+    assert results["arms"]["caf"]["difference"]["ccc"]["mean"] == pytest.approx(caf - none)
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "table.txt").read_text().strip() in said
 
