@@ -59,6 +59,7 @@ class EmotionConfig:
         encoder: ``small``, ``resnet18``, ``alexnet``, any of torchvision's, or ``timm:NAME``.
         pretrained: file of weights, or torchvision's name for some; none, as in the paper.
         dropout: in the regressor.
+        leaky_slope: of the regressor's rectifiers below zero; 0, the paper's, lets its few units die.
         critic: ``none`` is the baseline.
         margin: of the caf critic.
         constant: value of ``--margin constant``.
@@ -111,6 +112,7 @@ class EmotionConfig:
     encoder: str = "resnet18"
     pretrained: str | None = None
     dropout: float = 0.5
+    leaky_slope: float = 0.0
     critic: CriticName = "caf"
     margin: MarginName = "adaptive"
     constant: float = 0.2
@@ -169,7 +171,7 @@ class EmotionConfig:
                 raise ValueError(problem(name, "at least 1", getattr(self, name), "leave it out for the default"))
         if self.batch_size < 2:
             raise ValueError(problem("batch_size", "at least 2", self.batch_size, "correlations need two samples"))
-        for name in ("dropout", "critic_dropout", "skip_unreadable"):
+        for name in ("dropout", "leaky_slope", "critic_dropout", "skip_unreadable"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(problem(name, "in [0, 1)", getattr(self, name), "leave it out for the default"))
         for name in ("adversarial_weight", "adversarial_start", "correlation_weight", "repulsion"):
@@ -214,6 +216,7 @@ FACES = EmotionConfig(
     people=400,
     images_per_person=40,
     dropout=0.0,
+    leaky_slope=0.1,
     critic_dropout=0.0,
     regression_adam=AdamConfig(lr=1e-3),
     critic_adam=AdamConfig(lr=1e-3),

@@ -65,6 +65,7 @@ def save_model(
     content = {
         "format": FORMAT,
         "encoder": net.encoder.name,
+        "leaky_slope": net.leaky_slope,
         "labels": ["valence", "arousal"],
         "state_dict": {name: value.detach().cpu() for name, value in net.state_dict().items()},
         "preprocessing": asdict(preprocessing),
@@ -99,7 +100,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     if found != FORMAT or "encoder" not in content:
         remedy = "pass the model.pt of a run folder, not a checkpoint"
         raise ValueError(problem("path", f"a model file of format {FORMAT}", f"format {found} in {path}", remedy))
-    net = emotion_net(content["encoder"]).to(device)
+    net = emotion_net(content["encoder"], leaky_slope=content.get("leaky_slope", 0.0)).to(device)
     try:
         net.load_state_dict(content["state_dict"])
     except RuntimeError as error:

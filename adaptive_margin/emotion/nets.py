@@ -49,6 +49,10 @@ class Encoder(nn.Module):
 class EmotionNet(nn.Module):
     """What is kept after training: encoder and regressor, nothing of the critic.
 
+    Attributes:
+        encoder: images to features.
+        regressor: features to (valence, arousal).
+
     Shapes:
         ``net(images (B, 3, H, W))`` gives (valence, arousal), ``(B, 2)``, in the labels' unit and not bounded.
 
@@ -62,6 +66,12 @@ class EmotionNet(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.regressor = regressor
+
+    @property
+    def leaky_slope(self) -> float:
+        """Slope of the regressor's rectifiers below zero."""
+        leaky = (layer.negative_slope for layer in self.regressor.modules() if isinstance(layer, nn.LeakyReLU))
+        return next(leaky, 0.0)
 
     def forward(self, images: Tensor) -> Tensor:
         """(valence, arousal) of each image."""
@@ -113,30 +123,40 @@ def build_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
     return encoder
 
 
-def emotion_net(name: str, pretrained: str | os.PathLike[str] | None = None, *, dropout: float = 0.0) -> EmotionNet:
+def emotion_net(
+    name: str,
+    pretrained: str | os.PathLike[str] | None = None,
+    *,
+    dropout: float = 0.0,
+    leaky_slope: float = 0.0,
+) -> EmotionNet:
     """Encoder and regressor by the encoder's name; see :func:`build_encoder` and :func:`build_regressor`."""
     encoder = build_encoder(name, pretrained)
-    return EmotionNet(encoder, build_regressor(encoder.features, dropout))
+    return EmotionNet(encoder, build_regressor(encoder.features, dropout, leaky_slope))
 
 
-def build_regressor(features: int, dropout: float = 0.0) -> nn.Sequential:
+def build_regressor(features: int, dropout: float = 0.0, leaky_slope: float = 0.0) -> nn.Sequential:
     """Features → 64 → 8 → (valence, arousal), with rectifiers between and no bound at the end.
 
     Args:
         features: F, of the encoder.
         dropout: before each of the first two layers, in [0, 1).
+        leaky_slope: of the rectifiers below zero, in [0, 1); 0, the paper's. The second layer has eight units only:
+            where most of them are zero for every image, valence follows from arousal and no gradient mends it. A slope
+            keeps them alive.
 
     Example:
         >>> sum(weight.numel() for weight in build_regressor(9216).parameters())
         590426
     """
+    rectifiers = [nn.LeakyReLU(leaky_slope) if leaky_slope else nn.ReLU() for _ in range(2)]
     return nn.Sequential(
         nn.Dropout(dropout),
         nn.Linear(features, 64),
-        nn.ReLU(),
+        rectifiers[0],
         nn.Dropout(dropout),
         nn.Linear(64, 8),
-        nn.ReLU(),
+        rectifiers[1],
         nn.Linear(8, len(LABELS)),
     )
 

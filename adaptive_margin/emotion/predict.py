@@ -488,7 +488,7 @@ def _from_checkpoint(path: Path, device: str | torch.device) -> tuple[EmotionNet
     config = path.parent.parent / "config.yaml"
     try:
         options = yaml.safe_load(config.read_text(encoding="utf-8"))
-        net = emotion_net(options["encoder"], dropout=options.get("dropout", 0.0)).to(device)
+        net = emotion_net(options["encoder"], leaky_slope=options.get("leaky_slope", 0.0)).to(device)
         content = torch.load(path, map_location=device, weights_only=True)
         net.load_state_dict(content["state"]["job"]["net"])
         how = Preprocessing(resize=int(options["resize"]), size=int(options["size"]))

@@ -46,7 +46,7 @@ class EmotionJob:
     def __init__(self, config: EmotionConfig, data: EmotionData, world: World) -> None:
         self.config, self.data, self.world = config, data, world
         seed_everything(config.seed, deterministic=config.deterministic)  # all ranks: the same weights
-        net = emotion_net(config.encoder, config.pretrained, dropout=config.dropout)
+        net = emotion_net(config.encoder, config.pretrained, dropout=config.dropout, leaky_slope=config.leaky_slope)
         critic = build_critic(
             config.critic,
             net.encoder.features,

@@ -47,6 +47,7 @@ def test_embedded_presets_need_no_root() -> None:
         ({"order": "both"}, "order must be"),
         ({"iterations": 0}, "iterations must be at least 1"),
         ({"batch_size": 1}, "batch_size must be at least 2"),
+        ({"leaky_slope": 1.0}, r"leaky_slope must be in \[0, 1\)"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"adversarial_weight": -1.0}, "adversarial_weight must be at least 0"),
         ({"fold": 5}, "fold must be from 0 to 4"),

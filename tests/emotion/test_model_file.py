@@ -24,6 +24,15 @@ def test_a_network_comes_back_as_it_was(tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in loaded.state_dict()} == {"encoder", "regressor"}
 
 
+def test_rectifiers_that_leak_still_do(tmp_path: Path) -> None:
+    net = emotion_net("small", leaky_slope=0.2).eval()
+    save_model(tmp_path / "model.pt", net, Preprocessing(resize=48, size=44))
+    loaded, _ = load_model(tmp_path / "model.pt")
+    images = torch.randn(4, 3, 44, 44)
+    assert loaded.leaky_slope == net.leaky_slope == 0.2
+    assert torch.equal(loaded(images), net(images))
+
+
 def test_it_says_where_it_comes_from_in_plain_values(tmp_path: Path) -> None:
     save_model(tmp_path / "model.pt", emotion_net("small"), Preprocessing(), config={"seed": 3})
     details = model_details(tmp_path / "model.pt")

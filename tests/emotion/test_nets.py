@@ -46,6 +46,21 @@ def test_heads_have_the_papers_widths() -> None:
     assert score(torch.randn(3, 512)).shape == (3, 1)
 
 
+def test_rectifiers_leak_when_asked() -> None:
+    regressor = build_regressor(3, leaky_slope=0.25)
+    with torch.no_grad():
+        for layer in regressor:
+            if isinstance(layer, torch.nn.Linear):
+                layer.weight.fill_(-1.0)
+                layer.bias.zero_()
+    # 3 -> -3 of 64 units -> x 1/4 -> 64 * 0.75 = 48 of 8 units -> kept -> -8 * 48
+    assert regressor(torch.ones(1, 3)).tolist() == [[-384.0, -384.0]]
+    # -3 -> 3 of 64 units -> kept -> -192 of 8 units -> x 1/4 -> 8 * 48
+    assert regressor(-torch.ones(1, 3)).tolist() == [[384.0, 384.0]]
+    kinds = [type(layer) for layer in build_regressor(3)]
+    assert kinds.count(torch.nn.ReLU) == 2
+
+
 def test_small_takes_faces_of_many_sizes() -> None:
     net = emotion_net("small").eval()
     for size in (40, 44, 64, 96):
