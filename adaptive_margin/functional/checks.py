@@ -43,6 +43,11 @@ def check_number(argument: str, value: object, expected: str, remedy: str) -> fl
     raise TypeError(problem(argument, expected, repr(value), remedy))
 
 
+def is_blind(x: Tensor) -> bool:
+    """Whether looking at the values of ``x`` would wait for a device or break a compiled graph."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling()
+
+
 def check_finite(argument: str, x: Tensor) -> None:
     """Raises a ``ValueError`` where ``x`` holds NaN or infinity.
 
@@ -57,15 +62,17 @@ def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     if x.numel() == 0:
         return x.new_zeros(())
     low, high = torch.aminmax(x.detach())  # NaN and infinity come through
-    largest = torch.maximum(-low, high)
-    if x.is_cuda or torch.compiler.is_compiling():
+    if is_blind(x):
+        largest = torch.maximum(-low, high)
         torch._assert_async(torch.isfinite(largest), f"{argument} must be finite, got NaN or infinity")
-    elif not math.isfinite(largest.item()):
+        return largest
+    number = max(-low.item(), high.item())
+    if not math.isfinite(number):
         broken = ~torch.isfinite(x.detach())
         first = tuple(broken.nonzero()[0].tolist())
         got = f"{int(broken.sum())} NaN or infinite of {x.numel()} values, the first at {first}"
         raise ValueError(problem(argument, "finite", got, "look for a diverged network or a broken input"))
-    return largest
+    return high.new_full((), number)
 
 
 def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings") -> None:
@@ -92,7 +99,7 @@ def check_indices(argument: str, indices: Tensor, rows: int, of: str = "embeddin
         raise ValueError(problem(argument, expected, f"shape {tuple(indices.shape)}", remedy))
     if indices.dtype not in (torch.int64, torch.int32):
         raise TypeError(problem(argument, expected, f"{indices.dtype} of shape {tuple(indices.shape)}", remedy))
-    if indices.is_cuda or torch.compiler.is_compiling():
+    if is_blind(indices):
         inside = ((indices >= 0) & (indices < rows)).all()
         torch._assert_async(inside, f"{argument} must be in [0, {rows}) for the {rows} rows of {of}")
     elif len(indices):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import check_finite, check_matrix, check_number, check_same_features, largest_magnitude, problem
+from .checks import check_finite, check_matrix, check_number, check_same_features, is_blind, largest_magnitude, problem
 from .groups import group_sums, rows_at_once
 
 Bandwidth = float | Literal["std"]
 Pairing = Literal["all", "zip"]
+Numbers = TypeVar("Numbers", Tensor, NDArray[Any])
 
 
 def check_bandwidth(bandwidth: object) -> None:
@@ -69,14 +72,19 @@ def common_scale(*largest: Tensor) -> Tensor:
     A power of two: the division is exact, so distances that are equal stay equal.
     """
     scale = largest[0] if len(largest) == 1 else torch.stack(largest).amax()
-    if not scale.is_cuda and not torch.compiler.is_compiling():  # looking is free, and quicker
+    if not is_blind(scale):  # looking is free, and quicker
         number = scale.item()
-        divisor = math.ldexp(0.5, math.frexp(number)[1]) if number >= torch.finfo(scale.dtype).tiny else number
+        divisor = power_of_two(number) if number >= torch.finfo(scale.dtype).tiny else number
         return scale.new_full((), divisor or 1.0)
     integers, exponent_bits = (torch.int32, 0x7F800000) if scale.dtype == torch.float32 else (torch.int64, 0x7FF << 52)
     power = (scale.view(integers) & exponent_bits).view(scale.dtype)  # its bits without the fraction
     scale = torch.where(power > 0, power, scale)  # below the smallest normal number there is no exponent to keep
     return torch.where(scale > 0, scale, 1.0)
+
+
+def power_of_two(number: float) -> float:
+    """The largest power of two that is not above ``number``; 0 for 0."""
+    return math.ldexp(0.5, math.frexp(number)[1]) if number else 0.0
 
 
 def scaled_gaussian_kernel(groups: tuple[Tensor, ...], scale: Tensor, bandwidth: Bandwidth) -> tuple[Tensor, ...]:
@@ -99,12 +107,13 @@ def _pooled_variance(groups: tuple[Tensor, ...]) -> Tensor:
     return torch.stack([((group - mean) ** 2).sum() for group in groups]).sum() / count
 
 
-def _correlation(covariance: Tensor, variance: Tensor, other_variance: Tensor, dtype: torch.dtype) -> Tensor:
-    """Pearson's quotient; 0 where either side does not vary beyond the rounding of ``dtype``."""
+def _correlation(covariance: Numbers, variance: Numbers, other_variance: Numbers, dtype: torch.dtype) -> Numbers:
+    """Pearson's quotient; 0 where either side does not vary beyond the rounding of ``dtype``. Tensors or arrays."""
     floor = (8 * torch.finfo(dtype).eps) ** 2  # entries of g lie in [0, 1]
     varies = (variance > floor) & (other_variance > floor)
-    scale = torch.where(varies, variance * other_variance, 1.0).sqrt()
-    return torch.where(varies, covariance / scale, 0.0).clamp(-1, 1)
+    scale = (variance * other_variance * varies + ~varies) ** 0.5  # 1 where it does not
+    eta: Numbers = (covariance / scale * varies).clip(-1, 1)
+    return eta
 
 
 def row_correlation(strong: Tensor, weak: Tensor) -> Tensor:
@@ -176,30 +185,46 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
         True
     """
     centre = ref_g.mean()  # a correlation does not see it; the differences of sums below are sharper for it
-    own = _class_moments(g - centre, index, classes)  # (C, D + 3)
+    own = _class_moments(g - centre, index, classes)
     every = own if ref_g is g else _class_moments(ref_g - centre, ref_index, classes)
-    rest = every.sum(0) - every
-    features = g.shape[1]
-    totals, squares, rows = torch.stack([own[:, features:], rest[:, features:]]).unbind(2)  # (2, C) each
-    entries = (rows * features).clamp(min=1)
-    means = totals / entries
-    variance, rest_variance = squares / entries - means * means
-    products = (own[:, :features] * rest[:, :features]).sum(1) * features
-    covariance = products / (entries[0] * entries[1]) - means[0] * means[1]
-    return _correlation(covariance, variance, rest_variance, g.dtype).to(g.dtype)  # 0 where there are no rows
+    eta: Tensor = correlations_of_moments(own, every, g.dtype).to(g.dtype)
+    return eta
 
 
-def _class_moments(x: Tensor, index: Tensor, classes: int) -> Tensor:
-    """Column sums, their total, sum of squares and number of rows of each class, in float64, shape ``(C, D + 3)``."""
-    moments = torch.zeros((classes, x.shape[1] + 3), dtype=torch.float64, device=x.device)
+Moments = tuple[Any, Any, Any]
+"""Of each class, in float64: column sums (C, D), sum of squares (C,) and number of rows (C,). Tensors or arrays."""
+
+
+def correlations_of_moments(own: Moments, every: Moments, dtype: torch.dtype) -> Any:
+    """η of each class against the rest, of the moments of both sets; ``dtype`` is that of the entries of g."""
+    columns, squares, rows = own
+    rest_columns, rest_squares, rest_rows = (x.sum(0) - x for x in every)
+    features = columns.shape[1]
+    entries, rest_entries = (count * features + (count == 0) for count in (rows, rest_rows))  # at least 1
+    mean, rest_mean = columns.sum(1) / entries, rest_columns.sum(1) / rest_entries
+    variance = _difference(squares / entries, mean * mean)
+    rest_variance = _difference(rest_squares / rest_entries, rest_mean * rest_mean)
+    covariance = (columns * rest_columns).sum(1) / entries * (features / rest_entries) - mean * rest_mean
+    return _correlation(covariance, variance, rest_variance, dtype)  # 0 where there are no rows
+
+
+def _difference(mean_square: Any, squared_mean: Any) -> Any:
+    """A variance; 0 where it is less than some thousand times the rounding of what it is the difference of."""
+    variance = mean_square - squared_mean
+    return variance * (variance > 2**13 * torch.finfo(torch.float64).eps * mean_square)
+
+
+def _class_moments(x: Tensor, index: Tensor, classes: int) -> Moments:
+    features = x.shape[1]
+    moments = torch.zeros((classes, features + 2), dtype=torch.float64, device=x.device)
     rows = rows_at_once(x)
     parts = [(x, index)] if len(x) <= rows else zip(torch.split(x, rows), torch.split(index, rows), strict=True)
     for part, part_index in parts:
         part = part.double()  # before squaring: the variance of a nearly constant class is a small difference of these
         ones = torch.ones_like(part[:, :1])
-        part = torch.cat([part, part.sum(1, keepdim=True), (part * part).sum(1, keepdim=True), ones], dim=1)
+        part = torch.cat([part, (part * part).sum(1, keepdim=True), ones], dim=1)
         moments = moments.index_add(0, part_index, part)
-    return moments
+    return moments[:, :features], moments[:, features], moments[:, features + 1]
 
 
 def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, segment: Tensor, segments: int) -> Tensor:
@@ -457,7 +482,14 @@ def mutual_information(eta: Tensor, max_mi: float | None = 2.5) -> Tensor:
         expected, remedy = "positive or None", "the paper's code caps at 2.5 nats"
         if not check_number("max_mi", max_mi, expected, remedy) > 0:
             raise ValueError(problem("max_mi", expected, max_mi, remedy))
-    floor = torch.finfo(eta.dtype).eps
+    information: Tensor = information_of(eta, max_mi, eta.dtype)
+    return information
+
+
+def information_of(eta: Any, max_mi: float | None, dtype: torch.dtype) -> Any:
+    """:func:`mutual_information` of a tensor or an array, checked, whose entries are no finer than ``dtype``."""
+    floor = torch.finfo(dtype).eps
     if max_mi is not None:
         floor = max(floor, math.exp(-2 * max_mi))
-    return -0.5 * torch.log((1 - eta * eta).clamp(min=floor, max=1)) + 0.0  # no negative zero
+    log = torch.log if isinstance(eta, Tensor) else np.log
+    return -0.5 * log((1 - eta * eta).clip(floor, 1)) + 0.0  # no negative zero

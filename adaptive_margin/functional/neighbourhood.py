@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import check_labels, check_matrix, check_number, check_same_features, largest_magnitude, problem
+from .checks import check_labels, check_matrix, check_number, check_same_features, is_blind, largest_magnitude, problem
 from .dependence import at_least_float32, common_scale
 from .groups import group_index
 
@@ -69,6 +69,22 @@ def confidence_term(n: int | Tensor, k: int | float | Tensor, confidence: float 
     k = k if k.is_floating_point() else k.to(torch.get_default_dtype())
     log_ratio = math.log(n / confidence) if not isinstance(n, Tensor) else torch.log(n / confidence)
     return log_ratio / (2 * k)
+
+
+def harmonic_mean(k: Tensor) -> Tensor:
+    """The neighbourhood size of a batch: its Δ is the mean of the samples' own.
+
+    Args:
+        k: neighbourhood sizes, at least 1, any shape but empty.
+
+    Returns:
+        A 0-dim tensor, float64.
+
+    Example:
+        >>> harmonic_mean(torch.tensor([1, 3]))
+        tensor(1.5000, dtype=torch.float64)
+    """
+    return 1 / k.double().reciprocal().mean()
 
 
 def released_confidence_term(k: int | float | Tensor, scale: float = 0.7) -> Tensor:
@@ -252,8 +268,7 @@ def neighbourhood_sizes(
     largest = n - 1 if itself else n
     if largest < 1 or len(x) == 0:
         return torch.ones(len(x), dtype=torch.int64, device=x.device)
-    on_host = not x.is_cuda and not torch.compiler.is_compiling()
-    if on_host and significant in PURE:
+    if significant in PURE and not is_blind(x):
         return _sizes_on_host(x, index, y, ref_index, confidence, significant)
     x, y = _centred(x, y)
     labels = (ref_index if itself else group_index(ref_index)).amax() + 1
@@ -277,9 +292,7 @@ def _sizes_on_host(
     n = len(y)
     group_sizes = np.bincount(ref_index.numpy())
     most = int(group_sizes.max()) - itself  # own labels that a neighbourhood can hold
-    required = _required_counts(significant, n - itself, n, int((group_sizes > 0).sum()), confidence)
-    within_reach = np.flatnonzero(required <= np.minimum(np.arange(1, len(required) + 1), most))
-    required = required[: within_reach[-1] + 1 if len(within_reach) else 0]  # farther, all of them are no evidence
+    required = required_counts(significant, n - itself, most, n, np.count_nonzero(group_sizes), confidence)
     if itself and len(required) == 0:
         return torch.full((n,), n - 1)
     x, y = _centred(x, y)
@@ -298,17 +311,15 @@ def _sizes_on_host(
             sizes[tile] = n - 1 if itself else _leave_out_copy(squares, index[tile, None] == ref_index).numpy()
             parts = (_keys(squares).numpy(), flags[: len(squares)], label[tile], sizes[tile])  # keys in the buffer
             if pool is None:
-                _lower_to_first_significant(*parts, ref_label, required)
+                first_significant(*parts, ref_label, required)
             else:  # numpy lets go of the interpreter while it sorts
                 shares = (np.array_split(part, threads) for part in parts)
-                work = partial(_lower_to_first_significant, ref_label=ref_label, required=required)
+                work = partial(first_significant, ref_label=ref_label, required=required)
                 list(pool.map(work, *shares))
     return torch.from_numpy(sizes)
 
 
-def _lower_to_first_significant(
-    key: Array, flag: Array, label: Array, sizes: Array, ref_label: Array, required: Array
-) -> None:
+def first_significant(key: Array, flag: Array, label: Array, sizes: Array, ref_label: Array, required: Array) -> None:
     """Lowers ``sizes`` to the first k whose nearest k hold ``required[k - 1]`` own labels; overwrites key and flag."""
     reach = len(required)
     if reach == 0:
@@ -328,8 +339,9 @@ def _lower_to_first_significant(
 
 
 @lru_cache(maxsize=64)
-def _required_counts(significant: Significant, largest: int, n: int, labels: int, confidence: float) -> Array:
-    """The fewest own labels among the k nearest that are evidence, for each k; k + 1 where none are.
+def required_counts(significant: Significant, largest: int, most: int, n: int, labels: int, confidence: float) -> Array:
+    """The fewest own labels among the k nearest that are evidence, for each k; k + 1 where none are. As far as ``most``
+    own labels can be enough: farther, all of them are no evidence.
 
     The same for every batch of one size and number of labels, and one comparison instead of the bound's arithmetic. It
     never falls with k: the share that a bound asks for falls more slowly than 1/k.
@@ -340,7 +352,8 @@ def _required_counts(significant: Significant, largest: int, n: int, labels: int
         middle = ((low + high) / 2).floor()
         enough = significant((middle / k)[None], k, n, torch.tensor(float(labels), dtype=torch.float64), confidence)[0]
         low, high = torch.where(enough, low, (middle + 1).minimum(high)), torch.where(enough, middle, high)
-    return high.to(torch.int32).numpy()
+    within_reach = (high <= k.clamp(max=most)).nonzero()
+    return high[: int(within_reach[-1]) + 1 if len(within_reach) else 0].to(torch.int32).numpy()
 
 
 def _tile_rows(y: Tensor) -> int:
@@ -375,11 +388,15 @@ def _tile_squares(
         squares.copy_(squares.index_select(1, copies))
     if x is y:
         squares.diagonal(start).fill_(torch.inf)
-    rounding = torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))
-    blind = x.is_cuda or torch.compiler.is_compiling()
-    if blind or squares.amin().item() <= rounding * (tile_squares.amax() + y_squares.amax()).item():
+    rounding = rounding_of_squares(x)
+    if is_blind(x) or squares.amin().item() <= rounding * (tile_squares.amax() + y_squares.amax()).item():
         squares.masked_fill_(squares <= (tile_squares + y_squares).mul_(rounding), 0.0)
     return squares
+
+
+def rounding_of_squares(x: Tensor) -> float:
+    """Error of a squared distance by products of coordinates, relative to the two squared norms in it."""
+    return torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))
 
 
 def _squares(x: Tensor) -> Tensor:
@@ -405,7 +422,7 @@ def _first_copies(y: Tensor, y_squares: Tensor) -> Tensor | None:
     A CPU's matrix product can round differently near the edges of the matrix: copies there would not tie. On CUDA and
     in compiled code looking would wait for the device.
     """
-    if y.is_cuda or torch.compiler.is_compiling():
+    if is_blind(y):
         return None
     ordered = np.sort(y_squares.numpy())
     if not (ordered[1:] == ordered[:-1]).any():

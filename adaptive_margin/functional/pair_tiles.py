@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_labels, check_matrix, check_same_features, problem
+from .checks import check_finite, check_labels, check_matrix, check_same_features, is_blind, problem
 from .dependence import at_least_float32, check_choice
 
 Distance = Literal["squared_l2", "l2", "cosine"]
@@ -794,11 +794,6 @@ def _gradient_of_small(weights: Tensor, x: Tensor, d: Tensor, distance: str, fac
 # --- autograd ---------------------------------------------------------------------------------------------------------
 
 
-def _is_blind(x: Tensor) -> bool:
-    """Whether looking at data would wait for a device or break a compiled graph."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling()
-
-
 def _check_gradient(gradient: Tensor, limit: float) -> None:
     largest = gradient.abs().amax().item() if gradient.numel() else 0.0
     if not largest <= limit:
@@ -821,7 +816,7 @@ class _PairTerms(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         measure = _compiled_measure if torch.compiler.is_compiling() else _measure
         attraction, repulsion, second_moment, counts, *gradients = measure(x, y, margin, labels, ref_labels, options)
-        for gradient in gradients if options.gradient_limit < math.inf and not _is_blind(x) else ():
+        for gradient in gradients if options.gradient_limit < math.inf and not is_blind(x) else ():
             _check_gradient(gradient, options.gradient_limit)
         ctx.save_for_backward(*gradients)
         ctx.terms = (3 if options.second_moment else 2) if options.gradients else 0
@@ -914,6 +909,7 @@ def pair_terms(
     second_moment: bool = False,
     only_first: bool = False,
     ignore_label: int | None = None,
+    counts: bool = True,
 ) -> PairTerms:
     r"""The terms of a contrastive loss over all pairs, without an index of pairs and without a matrix of distances.
 
@@ -943,6 +939,7 @@ def pair_terms(
         second_moment: whether :math:`\Omega` is wanted (it needs more products).
         only_first: labels are 0 and 1, and only label 0 has pairs inside.
         ignore_label: rows with this label take part in nothing.
+        counts: whether the numbers of pairs are wanted; zeros otherwise.
 
     Returns:
         ``attraction``, ``repulsion``, ``second_moment`` (0 unless wanted): 0-dim, float32 or float64; and ``counts``:
@@ -973,7 +970,7 @@ def pair_terms(
         if ref_labels is None:
             raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
         check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
-    options = Options(distance, float(pos_margin), over_active, second_moment, only_first, ignore_label)
+    options = Options(distance, float(pos_margin), over_active, second_moment, only_first, ignore_label, counts=counts)
     return terms_of(embeddings, ref_emb, margin, labels, ref_labels, options)
 
 
@@ -1017,7 +1014,7 @@ def as_margin(margin: float | Tensor, x: Tensor) -> Tensor:
         remedy = "pass a margin of granularity 'batch' or 'anchor'"
         raise ValueError(problem("margin", expected, f"shape {tuple(margin.shape)}", remedy))
     margin = margin.to(x)
-    if margin.ndim > 0 or _is_blind(margin):
+    if margin.ndim > 0 or is_blind(margin):
         check_finite("margin", margin)
         return margin
     as_margin(margin.item(), x)  # a number's check is quicker
@@ -1084,5 +1081,6 @@ def pair_hinge_means(
         distance=distance,
         pos_margin=pos_margin,
         over_active=True,
+        counts=False,
     )
     return terms.attraction, terms.repulsion

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from numbers import Real
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ from .host_inputs import (
     labels_from_indices,
 )
 from .host_wrappers import admit
+from .reduction import reduced_sum
 from .swap import LOSSES, Swap, Units, Value, as_margin, find_swap, for_host, resolve_units, swapped, translate
 
 
@@ -151,12 +153,14 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         tiled = self._takes_tiles(batch, labels, indices_tuple, ref_emb, ref_labels)
         self.pair_path, self.in_tiles = ("tiled", 1.0) if tiled else ("pairs", 0.0)
         if tiled:
-            indices_tuple, margin = None, self._margin_of_rows(batch, labels, ref_emb, ref_labels)
+            seen = as_seen(self.loss, batch, ref_emb)
+            indices_tuple, margin = None, self._margin_of_rows(*seen, labels, ref_labels)
         else:
             indices_tuple, margin = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
         values: dict[str, Any] = self.swap.values(self.loss, margin)
         if tiled:
-            values["compute_loss"] = self._compute_loss_in_tiles
+            values["compute_loss"] = partial(self._compute_loss_in_tiles, *seen)
+            values["reducer"] = partial(self._reduced, self.loss.reducer)
         with swapped(self.loss, values):
             return guard.note(check_loss(self.loss(batch, labels, indices_tuple, ref_emb, ref_labels), self.swap.host))
 
@@ -190,18 +194,23 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             return "a reducer of your own, or one that collects statistics, wants the loss of every pair"
         return "a margin a pair is as large as the list of pairs" if self.margin.granularity == "pair" else ""
 
-    def _margin_of_rows(self, batch: Tensor, labels: Any, ref_emb: Tensor | None, ref_labels: Any) -> Value:
+    def _margin_of_rows(self, seen: Tensor, ref_seen: Tensor | None, labels: Any, ref_labels: Any) -> Value:
         """The margin in the loss's unit: one number, or one for each row."""
         if isinstance(self.margin, ConstantMargin | LinearMargin):
             return self._recorded(self._translated(self.margin.value))
-        return self._recorded(self._translated(self._alpha(batch, labels, None, ref_emb, ref_labels)))
+        return self._recorded(self._translated(self._alpha_of_seen(seen, labels, None, ref_seen, ref_labels)))
 
     def _compute_loss_in_tiles(
-        self, embeddings: Tensor, labels: Tensor, indices_tuple: None, ref_emb: Tensor, ref_labels: Tensor
+        self,
+        seen: Tensor,
+        ref_seen: Tensor | None,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices_tuple: None,
+        ref_emb: Tensor,
+        ref_labels: Any,
     ) -> dict[str, Any]:
         """The two means of the wrapped ``ContrastiveLoss`` over all pairs, in the place of its ``compute_loss``."""
-        other = None if ref_emb is embeddings else ref_emb
-        seen, ref_seen = as_seen(self.loss, embeddings, other)
         self.distance.reset_stats()
         self.distance.set_default_stats(embeddings, ref_emb, seen, seen if ref_seen is None else ref_seen)
         distance, margin = distance_in_tiles(self.distance), self.loss.neg_margin
@@ -219,6 +228,12 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             name: {"losses": mean.to(embeddings.dtype), "indices": None, "reduction_type": "already_reduced"}
             for name, mean in zip(("pos_loss", "neg_loss"), means, strict=True)
         }
+
+    @staticmethod
+    def _reduced(reducer: Any, loss_dict: dict[str, Any], embeddings: Tensor, labels: Any) -> Any:
+        """The host's reduction of means, in fewer steps where it would only add them."""
+        total = reduced_sum(loss_dict, embeddings) if type(reducer) is MultipleReducers else None
+        return reducer(loss_dict, embeddings, labels) if total is None else total
 
     def _check(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any
@@ -275,6 +290,12 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     ) -> Tensor:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
             seen, ref_seen = as_seen(self.loss, embeddings, ref_emb)
+        return self._alpha_of_seen(seen, groups, indices_tuple, ref_seen, ref_groups)
+
+    def _alpha_of_seen(
+        self, seen: Tensor, groups: Any, indices_tuple: Any, ref_seen: Tensor | None, ref_groups: Any
+    ) -> Tensor:
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
             alpha: Tensor = self.margin(seen, groups, indices_tuple, ref_seen, ref_groups)
             return alpha
 

@@ -12,15 +12,19 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import problem
+from ..functional.checks import is_blind, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, is_constrained, regularization
 from ..functional.dependence import at_least_float32, check_choice
-from ..functional.pair_tiles import PairTerms, pair_terms
+from ..functional.pair_tiles import Options, PairTerms, terms_of
 from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import check_batch, check_loss, distance_in_tiles, labels_from_indices
 from .host_wrappers import admit
+from .reduction import SumOfReduced
 from .swap import as_margin
+
+Kept = tuple[Tensor, Tensor] | None
+"""Which rows and which reference rows are not ignored; None where all count."""
 
 
 class ContrastiveVDMLoss(BaseMetricLossFunction):
@@ -183,23 +187,26 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         ref_seen = seen if itself else self.distance.maybe_normalize(ref_emb)
         self.distance.reset_stats()
         self.distance.set_default_stats(embeddings, ref_emb, seen, ref_seen)  # as its matrix would have
-        alpha = self._margin_of(seen, labels, None, ref_seen, ref_labels)
-        groups, ref_groups, ignored = self._groups(labels), self._groups(ref_labels), self.ignore_label
-        if self.compact_label is not None and ignored is not None:
-            ignored = -1
+        unseen = self._constant and is_blind(labels)  # nothing else has to wait for the device
+        kept = None if unseen else self._kept(labels, ref_labels)
+        alpha = self._margin_of(seen, labels, None, ref_seen, ref_labels, kept)
+        groups, ref_groups = self._groups(labels), self._groups(ref_labels)
+        all_count = self.ignore_label is None or not (unseen or kept)
         power_one = isinstance(self.distance, LpDistance) and self.distance.power == 1
-        terms = pair_terms(
-            seen,
-            groups,
-            alpha,
-            ref_emb=None if itself else ref_seen,
-            ref_labels=None if itself else ref_groups,
+        options = Options(
             distance="l2" if power_one else "squared_l2",
             second_moment=self.regularizer != "none",
             only_first=self.compact_label is not None,
-            ignore_label=ignored,
+            ignore_label=None if all_count else self.ignore_label if self.compact_label is None else -1,
+            counts=self.collect_stats or self.regularizer != "none",
         )
+        other = (None, None) if itself else (ref_seen, ref_groups)
+        terms = terms_of(seen, other[0], alpha, groups, other[1], options)
         return self._loss_dict(terms, _reduced(terms.attraction), _reduced(self.repulsion * terms.repulsion))
+
+    @property
+    def _constant(self) -> bool:
+        return isinstance(self.margin, ConstantMargin | LinearMargin)
 
     def _groups(self, labels: Tensor) -> Tensor:
         """Labels as tiles take them: with a compact label, 0 for it, 1 for the rest and -1 for what is ignored."""
@@ -219,7 +226,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         given = indices_tuple if indices_tuple is None else (a1, p, a2, n)
         if self.margin.granularity == "pair":
             given = (a1, p, a2, n)
-        alpha = self._margin_of(seen, labels, given, ref_seen, ref_labels)
+        kept = None if self._constant else self._kept(labels, ref_labels)
+        alpha = self._margin_of(seen, labels, given, ref_seen, ref_labels, kept)
         if self.margin.granularity == "anchor":
             alpha = alpha[a2]
         distances = self.distance(embeddings, ref_emb)
@@ -274,29 +282,26 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         return losses
 
     def _margin_of(
-        self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor
+        self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor, both_kept: Kept
     ) -> Tensor:
         """The margin of the rows that count, one a row also for those that do not."""
-        if isinstance(self.margin, ConstantMargin | LinearMargin):
+        if self._constant:
             alpha = self.margin(seen)
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
-                alpha = self._margin_of_kept(seen, labels, indices_tuple, ref_seen, ref_labels)
+                alpha = self._margin_of_kept(seen, labels, indices_tuple, ref_seen, ref_labels, both_kept)
         if self.collect_stats:
             self.alpha = float(alpha.detach().mean()) if alpha.numel() else 0.0
         return alpha.to(seen.dtype)
 
     def _margin_of_kept(
-        self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor
+        self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor, both_kept: Kept
     ) -> Tensor:
         itself = ref_seen is seen
-        kept = self._kept(labels)
-        ref_kept = kept if ref_labels is labels else self._kept(ref_labels)
-        if kept is None and ref_kept is None:
+        if both_kept is None:
             arguments = (None, None) if itself else (ref_seen, self._margin_labels(ref_labels))
             return torch.as_tensor(self.margin(seen, self._margin_labels(labels), indices_tuple, *arguments))
-        kept = torch.ones_like(labels, dtype=torch.bool) if kept is None else kept
-        ref_kept = torch.ones_like(ref_labels, dtype=torch.bool) if ref_kept is None else ref_kept
+        kept, ref_kept = both_kept
         if indices_tuple is not None:  # its ignored pairs are gone; the rest moves up
             place, ref_place = kept.cumsum(0) - 1, ref_kept.cumsum(0) - 1
             indices_tuple = tuple((place, ref_place)[i % 2][index] for i, index in enumerate(indices_tuple))
@@ -306,11 +311,13 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             return alpha
         return alpha.new_zeros(len(seen)).masked_scatter(kept, alpha)
 
-    def _kept(self, labels: Tensor) -> Tensor | None:
+    def _kept(self, labels: Tensor, ref_labels: Tensor) -> Kept:
         if self.ignore_label is None:
             return None
         kept = labels != self.ignore_label
-        return None if bool(kept.all()) else kept
+        ref_kept = kept if ref_labels is labels else ref_labels != self.ignore_label
+        everybody = bool(kept.all()) and (ref_kept is kept or bool(ref_kept.all()))
+        return None if everybody else (kept, ref_kept)
 
     def _margin_labels(self, labels: Tensor) -> Tensor:
         """The margin sees the groups that the loss parts: two, with a compact label."""
@@ -335,7 +342,7 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             self.reducer = MultipleReducers(dict.fromkeys(self.sub_loss_names(), reducer))
         else:
             defaults = {name: MeanReducer() for name in self.sub_loss_names()}
-            self.reducer = MultipleReducers({**defaults, "neg_loss": AvgNonZeroReducer()})
+            self.reducer = SumOfReduced({**defaults, "neg_loss": AvgNonZeroReducer()})
 
     def get_default_distance(self) -> LpDistance:
         """Squared L2 of embeddings as they come."""

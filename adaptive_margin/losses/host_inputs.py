@@ -12,7 +12,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from ..functional.checks import check_labels, check_matrix, check_same_features, largest_magnitude, problem
+from ..functional.checks import check_labels, check_matrix, check_same_features, is_blind, largest_magnitude, problem
 from ..functional.dependence import at_least_float32
 from ..functional.pair_tiles import Distance
 from ..margins.base import IndicesTuple
@@ -82,7 +82,7 @@ def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) ->
     """Raises unless this is a finite matrix whose norms the host's dtype can hold: larger rows would become zero."""
     check_matrix(argument, x)
     largest = largest_magnitude(argument, x)
-    if x.is_cuda or torch.compiler.is_compiling() or x.numel() == 0:
+    if is_blind(x) or x.numel() == 0:
         return
     dtype = torch.promote_types(x.dtype, torch.float32) if host is None else host_dtype(host, x.dtype)
     remedy = "scale the embeddings, or normalise them before the loss"
@@ -127,10 +127,9 @@ def check_loss(value: Any, of: str) -> Any:
             check_loss(part["losses"] if isinstance(part, dict) else part, of)
     if not isinstance(value, Tensor):
         return value
-    finite = torch.isfinite(value.detach()).all()
-    if value.is_cuda or torch.compiler.is_compiling():
-        torch._assert_async(finite, f"the value of {of} must be finite")
-    elif not finite.item():
+    if is_blind(value):
+        torch._assert_async(torch.isfinite(value.detach()).all(), f"the value of {of} must be finite")
+    elif not (math.isfinite(value.item()) if value.numel() == 1 else torch.isfinite(value.detach()).all()):
         remedy = "its formula has no value here: look for identical or vanishing embeddings, or too large a scale"
         got = value.item() if value.numel() == 1 else f"NaN or infinity among {value.numel()}"
         raise ValueError(problem(f"the value of {of}", "finite", got, remedy))
@@ -154,7 +153,7 @@ class GradientGuard:
 
     def watch(self, x: Tensor) -> Tensor:
         """The batch, watched."""
-        aside = x.is_cuda or torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type)
+        aside = is_blind(x) or torch.is_autocast_enabled(x.device.type)
         if aside or not (x.requires_grad and torch.is_grad_enabled()):
             return x
         self.half |= x.dtype == torch.float16

@@ -15,7 +15,7 @@ from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.distances import LpDistance, SNRDistance
 from torch import Tensor, nn
 
-from ..functional.checks import problem
+from ..functional.checks import is_blind, problem
 from ..functional.dependence import check_choice
 from ..margins import ConstantMargin, Margin
 
@@ -244,7 +244,7 @@ def for_host(value: Value) -> Value:
     """A number where nothing has to wait for it and no gradient flows, else a tensor that the host can handle."""
     if not isinstance(value, Tensor) or value.ndim:
         return value
-    if value.is_cuda or value.requires_grad or torch.compiler.is_compiling():
+    if value.requires_grad or is_blind(value):
         # other subclasses (fake tensors) cannot become this one
         return value.as_subclass(HostScalar) if type(value) in (Tensor, nn.Parameter) else value
     return float(value)
@@ -253,12 +253,14 @@ def for_host(value: Value) -> Value:
 @contextmanager
 def swapped(module: nn.Module, values: Mapping[str, Any]) -> Iterator[None]:
     """Exchanges attributes of a module, or its methods, for the length of a ``with`` block, whatever happens in it."""
-    before = {name: module.__dict__[name] for name in values if not hasattr(type(module), name)}
+    if missing := [name for name in values if not hasattr(module, name)]:
+        raise KeyError(missing)
+    before = {name: module.__dict__[name] for name in values if name in module.__dict__}
     try:
         module.__dict__.update(values)
         yield
     finally:
-        for name in values.keys() - before.keys():  # in the place of the class's
+        for name in values.keys() - before.keys():  # in the place of the class's, or of a module
             module.__dict__.pop(name, None)
         module.__dict__.update(before)
 

@@ -24,6 +24,7 @@ from ..functional.dependence import (
     check_bandwidth,
     check_choice,
     common_scale,
+    information_of,
     mutual_information,
     scaled_gaussian_kernel,
     segment_correlations,
@@ -31,7 +32,8 @@ from ..functional.dependence import (
     zipped_partners,
 )
 from ..functional.groups import group_index, group_slots
-from ..functional.neighbourhood import check_confidence, neighbourhood_sizes
+from ..functional.neighbourhood import check_confidence, harmonic_mean, neighbourhood_sizes
+from ..functional.small_batch import small_batch
 from .base import Granularity, IndicesTuple, Margin
 from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation
 from .neighbourhood import ChernoffRule, HoeffdingRule, NeighbourhoodRule, ReleasedRule
@@ -154,6 +156,9 @@ class AdaptiveMargin(Margin):
                 return self._nothing(x, indices_tuple)
             if ref_emb is embeddings:
                 scale = common_scale(largest_magnitude("embeddings", x))
+                small = self._of_small_batch(x, labels, scale) if indices_tuple is None else None
+                if small is not None:
+                    return small
                 x = y = x / scale
                 index = ref_index = group_index(labels)
                 (g,) = (ref_g,) = scaled_gaussian_kernel((x,), scale, self.bandwidth)
@@ -166,6 +171,20 @@ class AdaptiveMargin(Margin):
                 g, ref_g = scaled_gaussian_kernel((x, y), scale, self.bandwidth)
             sizes = neighbourhood_sizes(x, index, y, ref_index, self.confidence, self.neighbourhood.significant)
             return self._combine(g, index, ref_g, ref_index, sizes, indices_tuple)
+
+    def _of_small_batch(self, x: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
+        """The margin of a batch that numpy is done with before torch has begun; None for others."""
+        if type(self.dependence) is not GaussianCorrelation or self.pairing != "all" or self.granularity != "batch":
+            return None
+        found = small_batch(x, labels, scale, self.bandwidth, self.confidence, self.neighbourhood.significant)
+        if found is None:
+            return None
+        mi = float(information_of(found.eta, self.max_mi, x.dtype) @ found.weights)
+        k = x.new_full((), 1 / (1 / found.sizes).mean())
+        delta = self.neighbourhood.delta(len(x), k, self.confidence).to(x.dtype)
+        if self.collect_stats:
+            self._record(x.new_full((), mi), x.new_full((), float(found.eta @ found.weights)), delta, k)
+        return mi + delta
 
     def _combine(
         self,
@@ -184,23 +203,23 @@ class AdaptiveMargin(Margin):
             delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
             self._record(mi, eta, delta, k)
             return mi + delta
-        k = sizes.to(g.dtype)
-        classes = max(
-            1, group_slots(index if ref_g is g else torch.cat([index, ref_index]), len(index) + len(ref_index))
-        )
+        both = index if ref_g is g else torch.cat([index, ref_index])
+        classes = max(1, group_slots(both, len(index) + len(ref_index)))
         eta = self._class_correlations(g, index, ref_g, ref_index, classes, indices_tuple)
+        one_slot = indices_tuple is not None and self.granularity == "batch"
+        return self._sum(eta, slice(None) if one_slot else index, sizes, n)
+
+    def _sum(self, eta: Tensor, place: Tensor | slice, sizes: Tensor, n: int) -> Tensor:
+        """MI + Δ of η in slots and the place of each row in them: classes weigh as they are large."""
         mi = mutual_information(eta, self.max_mi)
         if self.granularity == "anchor":
-            delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
-            self._record(mi[index], eta[index], delta, k)
-            return mi[index] + delta
-        # A tuple has one eta, in the only slot; classes weigh as they are large.
-        place = index if indices_tuple is None else slice(None)
-        batch_mi, harmonic = mi[place].mean(), 1 / (1 / k).mean()
-        delta = self.neighbourhood.delta(n, harmonic, self.confidence).to(g.dtype)
+            mi, k = mi[place], sizes.to(eta.dtype)
+        else:
+            mi, k = mi[place].mean(), harmonic_mean(sizes).to(eta.dtype)
+        delta = self.neighbourhood.delta(n, k, self.confidence).to(eta.dtype)
         if self.collect_stats:
-            self._record(batch_mi, eta[place], delta, harmonic)
-        return batch_mi + delta
+            self._record(mi, eta[place], delta, k)
+        return mi + delta
 
     def _class_correlations(
         self,
@@ -259,7 +278,7 @@ class AdaptiveMargin(Margin):
             return
         with torch.no_grad():
             self.mi, self.eta, self.delta = (float(x.mean()) if x.numel() else 0.0 for x in (mi, eta, delta))
-            self.k = float(1 / (1 / k).mean()) if k.numel() else 0.0
+            self.k = float(harmonic_mean(k)) if k.numel() else 0.0
             self.alpha = self.mi + self.delta
 
     def _checked(

@@ -575,3 +575,15 @@ def test_any_groups_have_an_eta(seed, rows, features, exponent, pairing, bandwid
     eta.backward()
     assert s.grad.isfinite().all()
     assert w.grad.isfinite().all()
+
+
+def test_a_class_whose_variance_is_rounding_has_no_correlation():
+    """In float64 the difference of two sums is noise long before it is smaller than the dtype's own rounding."""
+    generator = torch.Generator().manual_seed(0)
+    g = torch.rand(12, 5, dtype=torch.float64, generator=generator)
+    index = torch.arange(12) % 3
+    for spread in (1e-9, 1e-12, 0.0):
+        g[index == 1] = 0.25 + spread * torch.randn(4, 5, dtype=torch.float64, generator=generator)
+        eta = F.class_correlations(g, index, g, index, 3)
+        assert eta[1] == 0.0
+        assert (eta[[0, 2]].abs() > 1e-3).all()

@@ -99,5 +99,5 @@ def test_larger_batches(n, steps):
 def test_with_its_gradient_mi_is_driven_down_instead():
     constant, _ = train(128, 20)
     learned, _ = train(128, 20, detach=False)
-    assert learned[0] == constant[0]
+    assert learned[0] == pytest.approx(float(constant[0]), rel=1e-4)
     assert learned[20] < 0.5 * constant[20]
