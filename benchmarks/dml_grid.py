@@ -54,7 +54,7 @@ DATA = {"digits": digits, "fonts": fonts}
 BATCHES = {"digits": (16, 8), "fonts": (32, 4)}
 GRID_LOSSES = ("contrastive", "triplet-distance", "margin", "multi-similarity", "proxy-anchor", "vdm")
 ELEMENTWISE = ("contrastive", "triplet-distance", "margin", "vdm")  # take a margin an anchor or a pair
-UNITS = {
+UNITS = {  # to choose from; the first are those of the main arms
     **dict.fromkeys(("contrastive", "triplet-distance", "margin"), ("sqrt", "replace", "offset")),
     "multi-similarity": ("replace", "offset"),
     "proxy-anchor": ("offset", "replace"),
@@ -125,7 +125,7 @@ def main_arms(data: str, out: Path) -> list[Arm]:
     arms = []
     for loss in GRID_LOSSES:
         tuned = best(tuning_arms(data, loss), out).options
-        kinds = {"default": {}, "tuned": tuned, **{rule: adaptive(rule) for rule in RULES}}
+        kinds = {"default": {}, "tuned": tuned, **{rule: adaptive(rule, units=UNITS[loss][0]) for rule in RULES}}
         arms += [Arm("main", data, loss, kind, seed, options) for seed in SEEDS for kind, options in kinds.items()]
     return arms
 
@@ -136,11 +136,12 @@ def more_arms(data: str, out: Path) -> list[Arm]:
     for loss in GRID_LOSSES:
         kinds = {
             "chosen": best(choosing_arms(data, loss), out).options,
-            "confidence alone": adaptive("chernoff", max_mi=1e-6),
-            "alignment": adaptive("chernoff", dependence="alignment"),
+            "confidence alone": adaptive("chernoff", max_mi=1e-6, units=UNITS[loss][0]),
+            "alignment": adaptive("chernoff", dependence="alignment", units=UNITS[loss][0]),
         }
         if loss in ELEMENTWISE:
-            kinds |= {grain: adaptive("chernoff", granularity=grain) for grain in ("anchor", "pair")}
+            grains = ("anchor", "pair")
+            kinds |= {grain: adaptive("chernoff", granularity=grain, units=UNITS[loss][0]) for grain in grains}
         arms += [Arm("more", data, loss, kind, seed, options) for kind, options in kinds.items() for seed in SEEDS]
     rivals = {"auto-margin": {}, "dynamic-soft-margin": {}, "margin": {"learn_beta": True}}
     names = {"margin": "learned beta"}

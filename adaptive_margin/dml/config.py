@@ -42,7 +42,7 @@ class DMLConfig:
         margin: ``default`` is the loss's own, a number is one in the loss's own unit, ``adaptive`` is the batch's.
         neighbourhood: rule for K of the adaptive margin.
         granularity: one adaptive margin a batch, an anchor or a pair.
-        units: how the adaptive margin enters the loss; ``default`` as measured in benchmarks/units.
+        units: how the adaptive margin enters the loss; ``default`` is AdaptiveMarginLoss's.
         confidence: c of the adaptive margin.
         max_mi: cap of its mutual information; a tiny one leaves the confidence term alone.
         dependence: how its mutual information is estimated.

@@ -72,7 +72,7 @@ class Swap:
     @property
     def units(self) -> Units:
         """How a margin in squared distance enters by default."""
-        return default_units(self.scale)
+        return default_units(self.role, self.scale)
 
     def values(self, module: nn.Module, value: Value) -> dict[str, Value]:
         """Every attribute that changes with the margin."""
@@ -92,15 +92,16 @@ class Swap:
         return "distance"
 
 
-def default_units(scale: Scale) -> Units:
-    """The units that did best untuned in ``benchmarks/units``.
+def default_units(role: Literal["gap", "threshold"], scale: Scale) -> Units:
+    """The units that served most settings untuned in ``benchmarks/dml_grid.py`` and ``benchmarks/units``.
 
-    A squared distance becomes a distance by its root; the margins of classification losses, in cosines and angles, have
-    a scale of their own and take it on top; elsewhere the number is taken as the paper takes it.
+    A threshold is all that pushes pairs apart: in its place a margin that follows the embeddings asks for what is
+    there, so it comes on top. So it does where margins, in cosines and angles, have a scale of their own. As a gap between
+    distances a squared distance becomes a distance by its root; elsewhere the number is taken as the paper takes it.
     """
-    if scale == "distance":
-        return "sqrt"
-    return "offset" if scale in ("cosine", "angle") else "replace"
+    if role == "threshold" or scale in ("cosine", "angle"):
+        return "offset"
+    return "sqrt" if scale == "distance" else "replace"
 
 
 LOSSES = {
@@ -193,7 +194,7 @@ def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Mo
         remedy = "use a power of 1 or 2, or say what the number means there"
         raise ValueError(problem("units", "given where a loss is on neither distances nor their squares", got, remedy))
     if units is None:
-        units = "replace" if margin.unit == "own" else default_units(scale)
+        units = "replace" if margin.unit == "own" else default_units(swap.role, scale)
     check_choice("units", units, ("replace", "sqrt", "offset"))
     if units == "sqrt" and scale in ("similarity", "cosine", "ratio"):
         expected = f"'replace' or 'offset' for {swap.host}, whose {swap.attribute} is a {swap.role} in {scale}"

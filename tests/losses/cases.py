@@ -38,6 +38,10 @@ def _on_distance(own: float) -> dict[str, Translation]:
     return {"sqrt": math.sqrt, "replace": _same, "offset": _plus(own)}
 
 
+def _at_distance(own: float) -> dict[str, Translation]:
+    return {"offset": _plus(own), "sqrt": math.sqrt, "replace": _same}
+
+
 def _on_angle(own_degrees: float) -> dict[str, Translation]:
     return {
         "offset": lambda alpha: own_degrees + math.degrees(alpha),
@@ -50,12 +54,12 @@ def _on_cosine(own: float) -> dict[str, Translation]:
     return {"offset": _plus(own), "replace": _same}
 
 
-def _on_ratio(own: float) -> dict[str, Translation]:
-    return {"replace": _same, "offset": _plus(own)}
+def _at_ratio(own: float) -> dict[str, Translation]:
+    return {"offset": _plus(own), "replace": _same}
 
 
 def _at_similarity(own: float) -> dict[str, Translation]:
-    return {"replace": _similarity, "offset": _less_similar(own)}
+    return {"offset": _less_similar(own), "replace": _similarity}
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,14 @@ _CLASSES: dict[str, Any] = {"kwargs": SIZES}
 HOSTS = {
     host.name: host
     for host in (
-        Host("ContrastiveLoss", "neg_margin", _on_distance(1), (0.7, 2), elementwise=True, **_PAIRS),
+        Host("ContrastiveLoss", "neg_margin", _at_distance(1), (0.7, 2), elementwise=True, **_PAIRS),
         Host("TripletMarginLoss", "margin", _on_distance(0.05), (0.0, 0.3, 1), elementwise=True, **_PAIRS),
         Host(
             "MarginLoss", "margin", _on_distance(0.2), (0.0, 0.4), {"beta": 1.25}, elementwise=True, **_PAIRS
         ),  # the host holds beta in float32: 1.25 is the same number there
-        Host("LiftedStructureLoss", "neg_margin", _on_distance(1), (0.5, 1.5), **_PAIRS),
-        Host("GeneralizedLiftedStructureLoss", "neg_margin", _on_distance(1), (0.5, 1.5), **_PAIRS),
-        Host("SignalToNoiseRatioContrastiveLoss", "neg_margin", _on_ratio(1), (2.5, 4), elementwise=True, **_PAIRS),
+        Host("LiftedStructureLoss", "neg_margin", _at_distance(1), (0.5, 1.5), **_PAIRS),
+        Host("GeneralizedLiftedStructureLoss", "neg_margin", _at_distance(1), (0.5, 1.5), **_PAIRS),
+        Host("SignalToNoiseRatioContrastiveLoss", "neg_margin", _at_ratio(1), (2.5, 4), elementwise=True, **_PAIRS),
         Host("CosFaceLoss", "margin", _on_cosine(0.35), (0.0, 0.1, 1), weights="W", **_CLASSES),
         Host("ArcFaceLoss", "margin", _on_angle(28.6), (0.0, 10, 57.3, 150.0), weights="W", **_CLASSES),
         Host("SubCenterArcFaceLoss", "margin", _on_angle(28.6), (0.0, 10, 150.0), weights="W", **_CLASSES),

@@ -140,32 +140,32 @@ def test_a_margin_that_is_not_finite_is_refused(number: float) -> None:
         AdaptiveMarginLoss(losses.TripletMarginLoss(), number)
 
 
-DEFAULTS = [  # distance, units for a gap, units for a threshold
-    (distances.LpDistance(), "sqrt", "sqrt"),
-    (distances.LpDistance(normalize_embeddings=False), "sqrt", "sqrt"),
-    (distances.LpDistance(power=2), "replace", "replace"),
-    (distances.CosineSimilarity(), "replace", "replace"),
-    (distances.DotProductSimilarity(), "replace", "replace"),
-    (distances.SNRDistance(), "replace", "replace"),
+DEFAULTS = [  # distance, units for a gap
+    (distances.LpDistance(), "sqrt"),
+    (distances.LpDistance(normalize_embeddings=False), "sqrt"),
+    (distances.LpDistance(power=2), "replace"),
+    (distances.CosineSimilarity(), "replace"),
+    (distances.DotProductSimilarity(), "replace"),
+    (distances.SNRDistance(), "replace"),
 ]
 
 
-@pytest.mark.parametrize(("distance", "gap", "threshold"), DEFAULTS)
-def test_the_default_units_follow_the_distance(distance: object, gap: str, threshold: str) -> None:
+@pytest.mark.parametrize(("distance", "gap"), DEFAULTS)
+def test_the_default_units_follow_role_and_distance(distance: object, gap: str) -> None:
     assert AdaptiveMarginLoss(losses.TripletMarginLoss(distance=distance)).units == gap
-    assert AdaptiveMarginLoss(losses.ContrastiveLoss(distance=distance)).units == threshold
+    assert AdaptiveMarginLoss(losses.ContrastiveLoss(distance=distance)).units == "offset"
     assert AdaptiveMarginMiner(miners.TripletMarginMiner(distance=distance)).units == gap
-    assert AdaptiveMarginMiner(miners.PairMarginMiner(distance=distance)).units == threshold
+    assert AdaptiveMarginMiner(miners.PairMarginMiner(distance=distance)).units == "offset"
 
 
-@pytest.mark.parametrize(("distance", "gap", "threshold"), DEFAULTS)
-def test_the_default_units_follow_a_distance_assigned_later(distance: object, gap: str, threshold: str) -> None:
+@pytest.mark.parametrize(("distance", "gap"), DEFAULTS)
+def test_the_default_units_follow_a_distance_assigned_later(distance: object, gap: str) -> None:
     loss = AdaptiveMarginLoss(losses.ContrastiveLoss(pos_margin=1, neg_margin=0))
     miner = AdaptiveMarginMiner(miners.TripletMarginMiner())
     loss.distance = miner.distance = distance
     assert loss.loss.distance is loss.distance is distance
     assert miner.miner.distance is miner.distance is distance
-    assert loss.units == threshold
+    assert loss.units == "offset"
     assert miner.units == gap
     embeddings, labels = batch()
     fresh = AdaptiveMarginLoss(losses.ContrastiveLoss(pos_margin=1, neg_margin=0, distance=distance))
@@ -216,10 +216,9 @@ def test_a_similarity_without_norm_has_no_threshold_to_replace() -> None:
         lambda **kwargs: AdaptiveMarginLoss(losses.ContrastiveLoss(distance=raw), **kwargs),
         lambda **kwargs: AdaptiveMarginMiner(miners.PairMarginMiner(distance=raw), **kwargs),
     ):
-        for units in (None, "replace"):
-            with pytest.raises(ValueError, match="units must be 'offset' for similarities of embeddings that are not"):
-                _ = build(units=units).units
-        assert build(units="offset").units == "offset"
+        with pytest.raises(ValueError, match="units must be 'offset' for similarities of embeddings that are not"):
+            _ = build(units="replace").units
+        assert build().units == build(units="offset").units == "offset"
         assert build(margin=3.0).units == "replace"  # the caller's own number in the loss's own unit
 
 

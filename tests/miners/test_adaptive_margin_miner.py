@@ -55,7 +55,7 @@ def test_the_table_lists_every_miner_with_its_constructor_argument() -> None:
     supported = AdaptiveMarginMiner.supported()
     expected = {
         "TripletMarginMiner": ("margin", "sqrt"),
-        "PairMarginMiner": ("neg_margin", "sqrt"),
+        "PairMarginMiner": ("neg_margin", "offset"),
         "MultiSimilarityMiner": ("epsilon", "replace"),
     }
     assert {name: (row.attribute, row.units) for name, row in supported.items()} == expected
