@@ -398,7 +398,7 @@ def _leakage(story: Story) -> str:
     rows.append(f"<tr class='published'><th scope='row'>by chance</th>{chance}<td></td></tr>")
     groups = "<tr><td></td>" + "".join(f"<th scope='colgroup' colspan='3'>{side} people</th>" for side in sides)
     groups += "<td></td></tr>"
-    head = ["arm", *[name for _, name in keys] * len(sides), f"probe less baseline ({sides[0]})"]
+    head = ["arm", *[name for _, name in keys] * len(sides), f"MAP@R less baseline's ({sides[0]})"]
     caption = "How well people can be told apart by the encoder's features. Lower says less about who it is."
     text = _table(caption, head, rows, groups)
     return text + _notes(
@@ -413,14 +413,14 @@ def _leakage(story: Story) -> str:
 
 
 def _leakage_gap(arm: Arm, baseline: Arm, side: str) -> Measured | None:
-    def accuracy(run: Run) -> float | None:
-        value = run.result.get("leakage", {}).get(side, {}).get("probe_accuracy")
+    def map_at_r(run: Run) -> float | None:  # the figure that moves: probe and Recall@1 are soon at their end
+        value = run.result.get("leakage", {}).get(side, {}).get("map_at_r")
         return None if value is None else float(value)
 
-    other = {run.seed: accuracy(run) for run in baseline.runs}
+    other = {run.seed: map_at_r(run) for run in baseline.runs}
     gaps = []
     for run in arm.runs:
-        a, b = accuracy(run), other.get(run.seed)
+        a, b = map_at_r(run), other.get(run.seed)
         if a is not None and b is not None:
             gaps.append(a - b)
     return over_seeds(gaps)

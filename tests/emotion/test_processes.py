@@ -32,7 +32,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         f"{critic} small": ("paper", {"critic": critic, "encoder": "small"})
         for critic in ("fisher", "sphere", "gramnet", "none")
     },
-    "gramnet small joint": ("joint", {"critic": "gramnet", "encoder": "small"}),
+    **{
+        f"{critic} small joint": ("joint", {"critic": critic, "encoder": "small"})
+        for critic in ("fisher", "sphere", "gramnet")
+    },
 }
 ROWS = (18, 17, 7)  # of the steps' batches: shares of 9 and 9, 8 and 9, 3 and 4
 

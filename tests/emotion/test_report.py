@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
-from adaptive_margin.emotion.published import TABLE_1, TABLE_4, published_row, published_table
+from adaptive_margin.emotion.published import TABLE_1, TABLE_2, TABLE_3, TABLE_4, published_row, published_table
 from adaptive_margin.emotion.report import write_report
 from adaptive_margin.emotion.runs import figure, read_runs
 
@@ -63,6 +63,19 @@ def test_figures_beside_the_paper(report: Path) -> None:
     assert "not comparable with ours" in text
     assert "no critic" in text
     assert "paired difference +" in text
+
+
+def test_leakage_is_compared_by_map_at_r(report: Path) -> None:
+    arms, _ = read_runs(report.parent)
+    baseline, other = arms[0], arms[1]
+    gaps = [
+        run.result["leakage"]["unseen"]["map_at_r"] - base.result["leakage"]["unseen"]["map_at_r"]
+        for run, base in zip(other.runs, baseline.runs, strict=True)
+    ]
+    row = next(
+        row for row in section(report.read_text(), "leakage").split("<tr") if f"</span>{other.title}</th>" in row
+    )
+    assert f"{sum(gaps) / len(gaps):+.3f}".replace("-", "−") in row.replace("-", "−")
 
 
 def test_every_part_is_there(report: Path) -> None:
@@ -149,6 +162,7 @@ def test_published_rows_are_the_papers() -> None:
     assert published_row(published_table("aff-wild"), "fisher", "adaptive", "resnet18") is None
     assert published_table("affectnet") is TABLE_4
     assert [row.method for row in TABLE_1.rows][-1] == "CAF"
+    assert [len(table.rows) for table in (TABLE_1, TABLE_2, TABLE_3, TABLE_4)] == [8, 10, 5, 15]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")

@@ -1,0 +1,129 @@
+"""What the critic's training could be set to, on validation people alone: learning rates, orders, weights, batch norm.
+
+Every variant trains the same networks on the same drawn people (300, of whom 210 are trained on and 45 are for
+validation) as the baseline without a critic, seed by seed; each seed has people of its own, none of them those of
+``fer_caf.py``. Printed is the mean CCC and RMSE of valence and arousal on the validation people after the last step;
+test people are never printed. Finished runs are kept: the same command goes on from where it was stopped.
+
+    python benchmarks/fer_tuning.py --out runs/fer_tuning [--jobs 2] [--seeds 3] [--only none caf]
+    python benchmarks/fer_tuning.py --print         # the table of the results that are there
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import json
+import multiprocessing
+import platform
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from adaptive_margin.emotion.config import QUICK, AdamConfig, EmotionConfig
+from adaptive_margin.emotion.trainer import run
+
+RESULTS = Path(__file__).parent / "fer_caf" / "results" / "tuning.json"
+BASE = dataclasses.replace(
+    QUICK, people=300, iterations=800, lr_decay_every=300, evaluate_every=800, checkpoint_every=800
+)
+VARIANTS: dict[str, dict[str, Any]] = {
+    "no critic": {"critic": "none"},
+    "caf, weak": {},
+    "caf, whole": {"weak_batch_norm": "whole"},
+    "caf, running": {"weak_batch_norm": "running"},
+    "caf, line 7 at 1e-5": {"adversarial_adam": AdamConfig(lr=1e-5)},
+    "caf, line 7 at 1e-3": {"adversarial_adam": AdamConfig(lr=1e-3)},
+    "caf, shared Adam, w = 0.1": {"shared_moments": True, "adversarial_weight": 0.1},
+    "caf, shared Adam, w = 1": {"shared_moments": True, "adversarial_weight": 1.0},
+    "joint, w = 0.1": {"order": "joint", "adversarial_weight": 0.1},
+    "joint, w = 1": {"order": "joint", "adversarial_weight": 1.0},
+    "caf, critic from step 400": {"adversarial_start": 400},
+}
+BASELINE = "no critic"
+FIGURES = ("ccc", "rmse")
+
+
+def config_of(variant: str, seed: int, out: Path) -> EmotionConfig:
+    """The options of one run."""
+    folder = out / variant.replace(", ", "-").replace(" ", "-") / f"seed{seed}"
+    return dataclasses.replace(BASE, **VARIANTS[variant], seed=seed, split_seed=seed, output=str(folder))
+
+
+def validation(config: EmotionConfig) -> dict[str, float]:
+    """Mean figures of both labels on the validation people after the last step."""
+    with open(Path(config.output) / "scalars.csv", newline="", encoding="utf-8") as file:
+        rows = {row["name"]: float(row["value"]) for row in csv.DictReader(file)}  # the last of each name
+    return {name: round(rows[f"val/{name}"], 4) for name in FIGURES}
+
+
+def train(config: EmotionConfig) -> None:
+    """One run in a worker, whose talk goes beside its folder."""
+    torch.set_num_threads(1)
+    Path(config.output).parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{config.output}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        run(config)
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {key: vars(value) if isinstance(value, AdamConfig) else value for key, value in options.items()}
+
+
+def table(document: dict[str, Any]) -> str:
+    """A line for each variant, with differences from the baseline seed by seed."""
+    of = {(row["variant"], row["seed"]): row for row in document["runs"]}
+    lines = ["| what | CCC | RMSE | ΔCCC by seed | mean ΔCCC | mean ΔRMSE |", "|---|---|---|---|---|---|"]
+    for variant in VARIANTS:
+        rows = [row for row in document["runs"] if row["variant"] == variant and (BASELINE, row["seed"]) in of]
+        if not rows:
+            continue
+        ccc, rmse = (statistics.mean(row[name] for row in rows) for name in FIGURES)
+        cells = ["", "", ""]
+        if variant != BASELINE:
+            gaps = {name: [row[name] - of[BASELINE, row["seed"]][name] for row in rows] for name in FIGURES}
+            cells = [", ".join(f"{gap:+.3f}" for gap in gaps["ccc"])]
+            cells += [f"{statistics.mean(gaps[name]):+.3f}" for name in FIGURES]
+        lines.append(f"| {variant} | {ccc:.3f} | {rmse:.3f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/fer_tuning"), help="folder of the runs")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--print", action="store_true")
+    asked = parser.parse_args()
+    if asked.seeds < 1 or asked.jobs < 1:
+        parser.error(f"--seeds and --jobs must be at least 1, got {asked.seeds} and {asked.jobs}")
+    if not asked.print:
+        wanted = [(variant, seed) for seed in range(asked.seeds) for variant in asked.only]
+        configs = {(variant, seed): config_of(variant, seed, asked.out) for variant, seed in wanted}
+        todo = [config for config in configs.values() if not (Path(config.output) / "result.json").exists()]
+        with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
+            for number, _ in enumerate(pool.imap_unordered(train, todo), 1):
+                print(f"{number} of {len(todo)} runs", flush=True)
+        document = {
+            "what": "validation people only; test people were not looked at",
+            "command": "python benchmarks/fer_tuning.py",
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "device": f"cpu, {platform.machine()}, one thread a run",
+            "config": {k: v for k, v in BASE.plain().items() if k not in ("output", "cache")},
+            "variants": {name: _plain(VARIANTS[name]) for name in asked.only},
+            "runs": [
+                {"variant": variant, "seed": seed, **validation(config)} for (variant, seed), config in configs.items()
+            ],
+        }
+        asked.results.parent.mkdir(parents=True, exist_ok=True)
+        asked.results.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(table(json.loads(asked.results.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()
