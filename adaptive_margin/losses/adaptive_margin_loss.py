@@ -51,8 +51,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         units: how a margin in squared distance enters the loss: ``"replace"`` (the number as it is, for angles in
             radians; on a similarity threshold :math:`1 - \hat\alpha/2`, where unit vectors have that squared
             distance), ``"sqrt"`` (its root, for losses on distances) or ``"offset"`` (added to the loss's own margin;
-            on a similarity threshold :math:`-\hat\alpha/2`). By default ``"offset"`` where the margin is a threshold, or
-            in cosines or angles, ``"sqrt"`` where it is a gap between distances, else ``"replace"`` (measured in
+            on a similarity threshold :math:`-\hat\alpha/2`). By default ``"offset"`` where the margin is a threshold,
+            or in cosines or angles, ``"sqrt"`` where it is a gap between distances, else ``"replace"`` (measured in
             ``benchmarks/dml_grid.py`` and ``benchmarks/units``); a margin in the loss's own unit (``ConstantMargin``,
             ``LinearMargin``) acts as the same number given to the loss's constructor.
         pair_memory: ``"tiled"`` computes a ``ContrastiveLoss`` over all pairs in tiles, in memory that grows with the

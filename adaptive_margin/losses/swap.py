@@ -96,8 +96,9 @@ def default_units(role: Literal["gap", "threshold"], scale: Scale) -> Units:
     """The units that served most settings untuned in ``benchmarks/dml_grid.py`` and ``benchmarks/units``.
 
     A threshold is all that pushes pairs apart: in its place a margin that follows the embeddings asks for what is
-    there, so it comes on top. So it does where margins, in cosines and angles, have a scale of their own. As a gap between
-    distances a squared distance becomes a distance by its root; elsewhere the number is taken as the paper takes it.
+    there, so it comes on top. So it does where margins, in cosines and angles, have a scale of their own. As a gap
+    between distances a squared distance becomes a distance by its root; elsewhere the number is taken as the paper
+    takes it.
     """
     if role == "threshold" or scale in ("cosine", "angle"):
         return "offset"
