@@ -253,7 +253,8 @@ def summary(results: list[dict[str, object]]) -> list[str]:
                         lines.append(f"{layout}, N = {n}: {name} takes {took}")
         for name in OURS:
             if peak := found.get((name, layout, 32768)):
-                lines.append(f"{layout}, N = 32,768: {name} peaks at {peak['peak_mib']:.0f} MiB above the embeddings")
+                mib = float(peak["peak_mib"])
+                lines.append(f"{layout}, N = 32,768: {name} peaks at {mib:.0f} MiB above the embeddings")
             small, large = (found.get((name, layout, n)) for n in (8192, 65536))
             if small and large:
                 growth = float(large["peak_mib"]) / max(float(small["peak_mib"]), 1e-9)
