@@ -161,7 +161,8 @@ DISTANCES: dict[str, tuple[Any, dict[str, Any]]] = {
     "D": (
         distances.LpDistance(),
         {
-            "default": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
+            "default": (lambda a, m: m + a, lambda a, m: math.sqrt(a)),
+            "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
             "replace": (lambda a, m: a, lambda a, m: a),
             "offset": (lambda a, m: m + a, lambda a, m: m + a),
         },
@@ -169,26 +170,32 @@ DISTANCES: dict[str, tuple[Any, dict[str, Any]]] = {
     "D squared": (
         distances.LpDistance(power=2),
         {
-            "default": (lambda a, m: a, lambda a, m: a),
+            "default": (lambda a, m: m + a, lambda a, m: a),
+            "replace": (lambda a, m: a, lambda a, m: a),
             "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
             "offset": (lambda a, m: m + a, lambda a, m: m + a),
         },
     ),
     "raw D": (
         distances.LpDistance(normalize_embeddings=False),
-        {"default": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a))},
+        {
+            "default": (lambda a, m: m + a, lambda a, m: math.sqrt(a)),
+            "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
+        },
     ),
     "cosine": (
         distances.CosineSimilarity(),
         {
-            "default": (lambda a, m: 1 - a / 2, lambda a, m: a),
+            "default": (lambda a, m: m - a / 2, lambda a, m: a),
+            "replace": (lambda a, m: 1 - a / 2, lambda a, m: a),
             "offset": (lambda a, m: m - a / 2, lambda a, m: m + a),
         },
     ),
     "dot product": (
         distances.DotProductSimilarity(),
         {
-            "default": (lambda a, m: 1 - a / 2, lambda a, m: a),
+            "default": (lambda a, m: m - a / 2, lambda a, m: a),
+            "replace": (lambda a, m: 1 - a / 2, lambda a, m: a),
             "offset": (lambda a, m: m - a / 2, lambda a, m: m + a),
         },
     ),
@@ -198,7 +205,7 @@ DISTANCES: dict[str, tuple[Any, dict[str, Any]]] = {
     ),
     "noise to signal": (
         distances.SNRDistance(),
-        {"default": (lambda a, m: a, lambda a, m: a), "offset": (lambda a, m: m + a, lambda a, m: m + a)},
+        {"default": (lambda a, m: m + a, lambda a, m: a), "replace": (lambda a, m: a, lambda a, m: a)},
     ),
 }
 THRESHOLDS = ("ContrastiveLoss", "LiftedStructureLoss", "GeneralizedLiftedStructureLoss", "MultiSimilarityLoss")
@@ -466,7 +473,7 @@ def test_the_mean_of_many_margins_is_recorded() -> None:
     margin = AdaptiveMargin(granularity="anchor", neighbourhood="chernoff")
     loss = AdaptiveMarginLoss(losses.ContrastiveLoss(), margin, collect_stats=True)
     loss(embeddings, labels)
-    expected = margin(normalize(embeddings), labels).sqrt().mean().item()  # every anchor has as many negatives
+    expected = 1 + margin(normalize(embeddings), labels).mean().item()  # every anchor has as many negatives
     assert loss.current_margin == pytest.approx(expected)
 
 
@@ -632,9 +639,7 @@ def test_compute_loss_is_the_wrapped_losses_dictionary() -> None:
     loss = AdaptiveMarginLoss(stock)
     alpha = AdaptiveMargin()(normalize(embeddings), labels).item()
     ours = loss.compute_loss(embeddings, labels, None, embeddings, labels)
-    expected = losses.ContrastiveLoss(neg_margin=math.sqrt(alpha)).compute_loss(
-        embeddings, labels, None, embeddings, labels
-    )
+    expected = losses.ContrastiveLoss(neg_margin=1 + alpha).compute_loss(embeddings, labels, None, embeddings, labels)
     assert ours.keys() == expected.keys() == set(loss.sub_loss_names())
     for name, part in ours.items():
         torch.testing.assert_close(part["losses"], expected[name]["losses"])

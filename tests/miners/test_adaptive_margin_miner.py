@@ -115,25 +115,31 @@ DISTANCES: list[tuple[Any, dict[str, Any]]] = [
     (
         distances.LpDistance(),
         {
-            "default": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
+            "default": (lambda a, m: m + a, lambda a, m: math.sqrt(a)),
+            "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
             "replace": (lambda a, m: a, lambda a, m: a),
             "offset": (lambda a, m: m + a, lambda a, m: m + a),
         },
     ),
     (
         distances.LpDistance(power=2),
-        {"default": (lambda a, m: a, lambda a, m: a), "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a))},
+        {
+            "default": (lambda a, m: m + a, lambda a, m: a),
+            "replace": (lambda a, m: a, lambda a, m: a),
+            "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
+        },
     ),
     (
         distances.CosineSimilarity(),
         {
-            "default": (lambda a, m: 1 - a / 2, lambda a, m: a),
+            "default": (lambda a, m: m - a / 2, lambda a, m: a),
+            "replace": (lambda a, m: 1 - a / 2, lambda a, m: a),
             "offset": (lambda a, m: m - a / 2, lambda a, m: m + a),
         },
     ),
     (
         distances.SNRDistance(),
-        {"default": (lambda a, m: a, lambda a, m: a), "offset": (lambda a, m: m + a, lambda a, m: m + a)},
+        {"default": (lambda a, m: m + a, lambda a, m: a), "replace": (lambda a, m: a, lambda a, m: a)},
     ),
 ]
 
@@ -261,7 +267,7 @@ def test_statistics() -> None:
     assert quiet.num_triplets == quiet.miner.num_triplets == len(mined[0])
     miner = AdaptiveMarginMiner(miners.PairMarginMiner(), AdaptiveMargin(collect_stats=True), collect_stats=True)
     mined = miner(embeddings, labels)
-    assert miner.current_margin == pytest.approx(math.sqrt(miner.margin.alpha))  # type: ignore[arg-type]
+    assert miner.current_margin == pytest.approx(0.8 + miner.margin.alpha)  # type: ignore[arg-type]
     assert (miner.num_pos_pairs, miner.num_neg_pairs) == (len(mined[0]), len(mined[2]))
     assert "current_margin" in miner._record_these_stats
     with pytest.raises(ValueError, match="embeddings must be finite"):
