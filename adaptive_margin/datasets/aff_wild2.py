@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..functional.checks import problem
-from .errors import LabelFileError
+from .errors import LabelFileError, LayoutError
 from .layout import (
     IMAGE_SUFFIXES,
     Folders,
@@ -60,6 +60,33 @@ def find_annotations(root: Path, split: str) -> list[Path]:
             if any(name.endswith(".txt") and not litter(name) for name in os.listdir(folder)):
                 found.append(folder)
     return sorted(dict.fromkeys(found))
+
+
+def edition_labels(root: str | os.PathLike[str], edition: str | os.PathLike[str], split: str) -> Path:
+    """The label files of a split in one of the editions in a root: ``annotations`` of :func:`load_aff_wild2`.
+
+    Args:
+        root: the folder with the editions.
+        edition: folder of the edition, of its track or of one of its splits; below the root, or in full.
+        split: ``"train"`` or ``"validation"``, whichever split's folder ``edition`` is.
+
+    Raises:
+        LayoutError: there are no labels of the split, or those of several editions; the message names what is there.
+    """
+    one_of("split", split, SPLITS)
+    place = Path(root, edition)
+    names = {name.casefold() for name in _TRACK}
+    track = next((folder for folder in (place, place.parent) if folder.name.casefold() in names), None)
+    if track is None:
+        found = find_annotations(place, split) if place.is_dir() else []
+    else:
+        found = [each for each in find_annotations(track.parent, split) if each.parent.resolve() == track.resolve()]
+    if len(found) != 1:
+        got = f"{str(edition)!r}" + (f" with {len(found)} of them" if found else "")
+        there = [relative(folder, Path(root)) for folder in find_annotations(Path(root), split)]
+        remedy = f"in the root are {', '.join(there)}" if there else "the root has none either"
+        raise LayoutError(problem("annotations", f"a folder with one edition's {split} labels", got, remedy))
+    return found[0]
 
 
 def find_crops(root: Path) -> list[Path]:
@@ -184,8 +211,8 @@ def load_aff_wild2(
             raise wrong_layout(base, "Aff-Wild2", LAYOUT, "VA_Estimation_Challenge/ or VA_Set/ with label files")
         if len(found) > 1:
             names = ", ".join(relative(path, base) for path in found)
-            remedy = "the editions divide the videos differently: choose one with annotations="
-            raise ValueError(problem("root", f"with one edition's {split} labels", names, remedy))
+            remedy = "editions divide the videos differently: choose one with annotations= (training: --annotations)"
+            raise LayoutError(problem("root", f"with one edition's {split} labels", names, remedy))
         folder = found[0]
     files = sorted((name for name in os.listdir(folder) if name.endswith(".txt") and not litter(name)), key=natural)
     if not files:

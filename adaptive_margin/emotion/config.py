@@ -16,6 +16,19 @@ from .steps import Order, WeakBatchNorm
 DatasetName = Literal["faces", "affectnet", "affectnet-reduced", "afew-va", "aff-wild", "aff-wild2"]
 DATASETS = ("faces", "affectnet", "affectnet-reduced", "afew-va", "aff-wild", "aff-wild2")
 
+CROPS = {
+    "affectnet": ("box", "landmarks", "none"),
+    "afew-va": ("landmarks", "none"),
+    "aff-wild": ("box", "none"),
+}
+LOADER_OPTIONS = {
+    "expressions": ("affectnet", "affectnet-reduced"),
+    "crop": tuple(CROPS),
+    "same_actor": ("afew-va",),
+    "annotations": ("aff-wild2",),
+}
+"""Options that only some data sets have, and which."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamConfig:
@@ -53,6 +66,14 @@ class EmotionConfig:
         split_seed: who is trained, validated and tested on. The same for all runs that are compared.
         fold: of AFEW-VA's five folds by actor, the one tested on.
         every: of the videos of Aff-Wild and Aff-Wild2, take each so-manieth frame.
+        expressions: of AffectNet, codes of the expressions to keep; its loader's unless given: 0 to 8 of the 2017
+            release, 0 to 7 of the reduced one.
+        crop: ``box`` (AffectNet's 2017 release, Aff-Wild), ``landmarks`` (AffectNet's 2017 release, AFEW-VA) or
+            ``none``, the picture as it is; the first that the data set has unless given.
+        same_actor: of AFEW-VA, pairs of a spelling and the one to use for it, for names that the report lists as
+            similar.
+        annotations: of Aff-Wild2, where several editions lie in the root: the folder of the one to take, in the root
+            or in full.
         people: drawn people (``faces``), in all parts together.
         images_per_person: pictures of each of them.
         disturb: drawn faces turn their heads, in changing light, blurred and half hidden; off, they do not.
@@ -105,6 +126,10 @@ class EmotionConfig:
     split_seed: int = 0
     fold: int = 0
     every: int = 1
+    expressions: tuple[int, ...] | None = None
+    crop: Literal["box", "landmarks", "none"] | None = None
+    same_actor: tuple[tuple[str, str], ...] = ()
+    annotations: str | None = None
     people: int = 240
     images_per_person: int = 30
     disturb: bool = True
@@ -163,6 +188,7 @@ class EmotionConfig:
         if self.dataset != "faces" and self.root is None:
             remedy = "pass the folder that holds the data set; only faces are drawn"
             raise ValueError(problem("root", f"given for {self.dataset}", "nothing", remedy))
+        _check_loader_options(self)
         if not 0 < self.size <= self.resize:
             remedy = "the paper resizes to 256 and crops 224"
             raise ValueError(problem("size", f"from 1 to resize ({self.resize})", self.size, remedy))
@@ -183,6 +209,20 @@ class EmotionConfig:
     def plain(self) -> dict[str, Any]:
         """The options as nested dictionaries of plain values."""
         return dataclasses.asdict(self)
+
+
+def _check_loader_options(config: EmotionConfig) -> None:
+    """An option of another data set's loader would be ignored in silence."""
+    for name, datasets in LOADER_OPTIONS.items():
+        value = getattr(config, name)
+        if value != getattr(EmotionConfig, name) and config.dataset not in datasets:
+            remedy = f"it is an option of {', '.join(datasets)}: leave it out"
+            raise ValueError(problem(name, f"left at its default for {config.dataset}", repr(value), remedy))
+    if config.crop is not None:
+        check_choice(f"crop of {config.dataset}", config.crop, CROPS[config.dataset])
+    if config.expressions is not None and not (config.expressions and set(config.expressions) <= set(range(11))):
+        remedy = "0 to 7 are the eight emotions, 8 is none of them: see docs/datasets-fer.md"
+        raise ValueError(problem("expressions", "codes from 0 to 10, at least one", config.expressions, remedy))
 
 
 PAPER = EmotionConfig()

@@ -33,8 +33,11 @@ from ..datasets import (
     load_aff_wild2,
     stratified_holdout,
 )
+from ..datasets.aff_wild2 import edition_labels
 from ..datasets.image_cache import Bytes
 from ..datasets.records import Integers
+from ..datasets.report import shorten
+from ..datasets.splits import units_of
 from ..faces import FacesDataset
 from ..training.world import World
 from .config import EmotionConfig
@@ -48,6 +51,10 @@ DATA_OPTIONS = (
     "split_seed",
     "fold",
     "every",
+    "expressions",
+    "crop",
+    "same_actor",
+    "annotations",
     "people",
     "images_per_person",
     "disturb",
@@ -109,7 +116,8 @@ class EmotionData:
         test: what is reported.
         splits: file name → the split it is to hold.
         independent: what the parts do not share, in words.
-        reports: of the loaders, as text.
+        reports: what became of every row, as text, one for each split that was loaded; pictures that could not be
+            decoded are counted with what a loader drops, and all of them are named at the end.
     """
 
     train: Part
@@ -132,28 +140,37 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     world = world or World()
     root = str(config.root)
     skip = config.skip_unreadable
+    chosen = {name: value for name in ("expressions", "crop") if (value := getattr(config, name)) is not None}
     if config.dataset in ("affectnet", "affectnet-reduced"):
         load = LOADERS["affectnet-2017" if config.dataset == "affectnet" else "affectnet-reduced"]
-        loaded, tested = (load(root, split, skip_unreadable=skip) for split in ("train", "validation"))
-        cache, test_cache = _cache(loaded, config, world), _cache(tested, config, world)
+        loaded, tested = (load(root, split, skip_unreadable=skip, **chosen) for split in ("train", "validation"))
+        (cache, report), (test_cache, test_report) = _cache(loaded, config, world), _cache(tested, config, world)
         val_split = stratified_holdout(cache.records, 0.02, seed=config.split_seed)
-        return _of_two(cache, test_cache, val_split, (loaded, tested))
+        return _of_two(cache, test_cache, val_split, (report, test_report))
     if config.dataset == "aff-wild2":
+        edition = config.annotations
         loaded, tested = (
-            load_aff_wild2(root, split, every=config.every, skip_unreadable=skip) for split in ("train", "validation")
+            load_aff_wild2(
+                root,
+                split,
+                annotations=None if edition is None else edition_labels(root, edition, split),
+                every=config.every,
+                skip_unreadable=skip,
+            )
+            for split in ("train", "validation")
         )
-        cache, test_cache = _cache(loaded, config, world), _cache(tested, config, world)
+        (cache, report), (test_cache, test_report) = _cache(loaded, config, world), _cache(tested, config, world)
         val_split = group_holdout(cache.records, 0.1, seed=config.split_seed, unit="identity")
-        return _of_two(cache, test_cache, val_split, (loaded, tested))
+        return _of_two(cache, test_cache, val_split, (report, test_report))
     if config.dataset == "afew-va":
-        loaded = load_afew_va(root, skip_unreadable=skip)
-        cache = _cache(loaded, config, world)
+        loaded = load_afew_va(root, same_actor=dict(config.same_actor), skip_unreadable=skip, **chosen)
+        cache, report = _cache(loaded, config, world)
         split = group_folds(cache.records, 5, seed=config.split_seed)
         rest, test = split.train_test(cache.records, f"fold{config.fold}")
         unit = "identity"
     else:
-        loaded = load_aff_wild(root, every=config.every, skip_unreadable=skip)
-        cache = _cache(loaded, config, world)
+        loaded = load_aff_wild(root, every=config.every, skip_unreadable=skip, **chosen)
+        cache, report = _cache(loaded, config, world)
         split = group_holdout(cache.records, 0.2, seed=config.split_seed, unit="video")
         rest, test = split.train_test(cache.records, "test")
         unit = "video"
@@ -169,7 +186,7 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
         test=everything.take(parts["test"]),
         splits={"test.json": split, "validation.json": val_split},
         independent=split.independent,
-        reports=(str(loaded.report),),
+        reports=(report,),
     )
 
 
@@ -213,12 +230,16 @@ def _faces(config: EmotionConfig) -> EmotionData:
     )
 
 
-def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> ImageCache:
-    """The decoded images; the main process of each machine builds, the others wait for it at a lock."""
+def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> tuple[ImageCache, str]:
+    """The decoded images, and the report of the rows that are left.
+
+    The main process of each machine builds, the others wait for it at a lock.
+    """
     folder = config.cache or str(Path(config.output).parent / "cache")
     cache = ImageCache.open(loaded.records, folder, size=config.resize, skip_unreadable=config.skip_unreadable)
     world.barrier()
-    return cache
+    names = [f"  left out: {key}: {why}" for key, why in cache.unreadable.items()]
+    return cache, "\n".join([str(loaded.without(cache.unreadable).report), *names])
 
 
 def _part(cache: ImageCache) -> Part:
@@ -233,17 +254,26 @@ def _part(cache: ImageCache) -> Part:
     )
 
 
-def _of_two(
-    cache: ImageCache, test_cache: ImageCache, val_split: Split, loaded: tuple[LoadedSplit, LoadedSplit]
-) -> EmotionData:
+def _of_two(cache: ImageCache, test_cache: ImageCache, val_split: Split, reports: tuple[str, str]) -> EmotionData:
     """Training and validation out of one cache, the published validation set as the test."""
     rows = val_split.rows(cache.records)
     everything = _part(cache)
+    tested, known = (set(units_of(one.records, val_split.unit)) for one in (test_cache, cache))
+    both = sorted(tested & known)
+    what = f"; {len(both):,} of its {len(tested):,} {val_split.unit} units are in training too ({shorten(both)})"
+    test_split = Split(
+        dataset=val_split.dataset,
+        protocol="the published validation set" + (what if both else ""),
+        unit=val_split.unit,
+        independent="nothing" if both else val_split.independent,
+        seed=0,  # nothing is drawn
+        parts={"test": tuple(sorted(tested))},
+    )
     return EmotionData(
         train=everything.take(rows["train"]),
         val=everything.take(rows["validation" if "validation" in rows else "test"]),
         test=_part(test_cache),
-        splits={"validation.json": val_split},
-        independent=val_split.independent,
-        reports=tuple(str(one.report) for one in loaded),
+        splits={"test.json": test_split, "validation.json": val_split},
+        independent=test_split.independent,
+        reports=reports,
     )

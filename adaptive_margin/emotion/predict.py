@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,6 +37,7 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".g
 COLUMNS = ("source", "frame", "face", "left", "top", "right", "bottom", "valence", "arousal")
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
 TRAIL = 24  # frames of a video whose points stay in the inset, fading
+CODEC = "mp4v"  # of the videos that are written
 LEAST = 256  # smaller pictures are enlarged before anything is written on them
 
 Bytes = NDArray[np.uint8]
@@ -250,6 +252,10 @@ def _circumplex(
 # Files
 
 
+class VideoWriterError(RuntimeError):
+    """OpenCV cannot write a video; the message names the file and the codec."""
+
+
 @dataclass
 class Outcome:
     """What became of everything that was asked.
@@ -282,9 +288,9 @@ def predict(
     """Predicts an image, a folder of images and videos (searched to any depth), or a video.
 
     In ``output``: ``predictions.csv``, a row for each face with its source, frame (videos, from 1), number, box and
-    (valence, arousal), written as it is found; and each picture and video with what was found drawn in, under its own
-    name. EXIF orientation is followed; any mode Pillow reads becomes RGB. Unreadable files are named, skipped and
-    counted.
+    (valence, arousal), written as it is found; and each picture and video with what was found drawn in, under the name
+    that :func:`output_names` gives it. EXIF orientation is followed; any mode Pillow reads becomes RGB. Unreadable
+    files are named, skipped and counted.
 
     Args:
         source: file or folder.
@@ -298,10 +304,12 @@ def predict(
 
     Raises:
         ValueError: there is no such source, a folder without any, or an output inside a source folder.
+        VideoWriterError: a video cannot be written, for want of a codec for instance.
     """
     source, output = Path(source), Path(output)
     files = list(find_files(source, output))
     root = source if source.is_dir() else source.parent
+    targets = output_names([path.relative_to(root).as_posix() for path in files])
     output.mkdir(parents=True, exist_ok=True)
     outcome = Outcome(output / "predictions.csv")
     with open(outcome.table, "w", newline="", encoding="utf-8") as table:
@@ -310,7 +318,7 @@ def predict(
         try:
             for path in files:
                 name = path.relative_to(root).as_posix()
-                target = output / name if annotate else None
+                target = output / targets[name] if annotate else None
                 try:
                     if path.suffix.lower() in VIDEO_SUFFIXES:
                         _video(path, name, predictor, target, rows, table, outcome)
@@ -322,6 +330,40 @@ def predict(
         except KeyboardInterrupt:
             outcome.interrupted = True
     return outcome
+
+
+def output_names(names: Sequence[str]) -> dict[str, str]:
+    """What each picture and video is called once it is drawn in: ``.jpg`` stays, other pictures are ``.png``, videos
+    ``.mp4``. Where two would get one name, the one that has it already keeps it, and the others keep their old ending
+    in front of the new one. Names that differ in case alone count as one, as on some disks they are.
+
+    Args:
+        names: the files, relative to the source, with slashes.
+
+    Example:
+        >>> output_names(["a.bmp", "a.png", "b.tiff", "v.avi", "v.mov"])
+        {'a.bmp': 'a.bmp.png', 'a.png': 'a.png', 'b.tiff': 'b.png', 'v.avi': 'v.avi.mp4', 'v.mov': 'v.mov.mp4'}
+    """
+    endings: dict[str, str] = {}
+    plain: dict[str, str] = {}
+    for name in names:
+        suffix = Path(name).suffix.lower()
+        endings[name] = ".mp4" if suffix in VIDEO_SUFFIXES else ".jpg" if suffix == ".jpg" else ".png"
+        plain[name] = Path(name).with_suffix(endings[name]).as_posix()
+    asked = Counter(target.casefold() for target in plain.values())
+    taken: set[str] = set()
+    found: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: plain[name] != name):  # those that keep their own name first
+        target = plain[name]
+        if asked[target.casefold()] > 1 and target != name:
+            target = name + endings[name]
+        number = 1
+        while target.casefold() in taken:
+            number += 1
+            target = f"{name}-{number}{endings[name]}"
+        taken.add(target.casefold())
+        found[name] = target
+    return {name: found[name] for name in names}
 
 
 def find_files(source: Path, output: Path) -> Iterator[Path]:
@@ -374,8 +416,7 @@ def _picture(
     _write_rows(rows, table, name, None, faces)
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        suffix = ".png" if path.suffix.lower() != ".jpg" else ".jpg"
-        Image.fromarray(annotated(picture, faces)).save(target.with_suffix(suffix), quality=92)
+        Image.fromarray(annotated(picture, faces)).save(target, quality=92)
 
 
 def _video(
@@ -405,8 +446,14 @@ def _video(
                 drawn = drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2]  # codecs want even sides
                 if writer is None:
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    code = cv2.VideoWriter_fourcc(*"mp4v")
-                    writer = cv2.VideoWriter(str(target.with_suffix(".mp4")), code, fps, drawn.shape[1::-1])
+                    writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*CODEC), fps, drawn.shape[1::-1])
+                    if not writer.isOpened():  # it would swallow every frame
+                        raise VideoWriterError(
+                            f"{target} could not be opened for writing with the codec {CODEC} by OpenCV "
+                            f"{cv2.__version__}: install the wheel that has it (pip install 'adaptive-margin[fer]'), "
+                            "check that the folder can be written in, or ask for the table only (--no-pictures, or "
+                            "annotate=False)"
+                        )
                 writer.write(np.ascontiguousarray(drawn[:, :, ::-1]))
     finally:
         if writer is not None:

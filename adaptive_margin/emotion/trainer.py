@@ -250,8 +250,8 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         world: the processes; those that torchrun started unless given.
 
     Raises:
-        NonFiniteError: a loss became NaN. Stopped: a signal asked for the end. RunFolderError: the folder holds another
-            run. And what :func:`load_data` raises.
+        NonFiniteError: a loss or weight became NaN. Stopped: a signal asked for the end. RunFolderError: the folder
+            holds another run. And what :func:`load_data` raises.
     """
     if world is None:
         with World.from_environment(config.device) as joined:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
@@ -52,11 +52,11 @@ class Job(Protocol):
 
 
 class NonFiniteError(RuntimeError):
-    """A loss became NaN or infinite; the message names it and the step.
+    """A loss, or a tensor of the job's state, became NaN or infinite; the message names it and the step.
 
     Attributes:
         step: number of the step, from 1.
-        name: of the loss.
+        name: of the loss, or where the tensor is in the state.
     """
 
     def __init__(self, step: int, name: str, advice: str) -> None:
@@ -129,7 +129,8 @@ def train(
         may_be_undefined: names that may be NaN or infinite; a step's other numbers must be finite.
 
     Raises:
-        NonFiniteError: a loss is not; no checkpoint of the spoilt state was written.
+        NonFiniteError: a loss is not, or a weight after a step that ends in an evaluation or checkpoint; no checkpoint
+            of the spoilt state was written.
         Stopped: a signal asked for it.
         ValueError: a number is less than 1, or ``score`` is no figure of the evaluation.
         DiskSpaceError, CheckpointError: a checkpoint could not be written, or none could be read.
@@ -172,6 +173,8 @@ def train(
             stops = agrees and world.any(stop.signal != 0)
             if looks or evaluates or saves or stops:
                 run.check_finite()
+            if evaluates or saves or stops:
+                run.check_state()
             if looks:
                 progress.update(run.done, waited=job.waited, losses=run.log())
             if evaluates:
@@ -239,8 +242,20 @@ class _Run:
         if not self.world.any(own is not None):
             return
         step, name = next(each for each in self.world.gather_object(own) if each is not None)
-        advice = f"the same command goes on from {self.last_checkpoint()}: try a lower learning rate, or clip_norm"
-        raise NonFiniteError(step + 1, name, advice)
+        raise NonFiniteError(step + 1, name, self.advice())
+
+    def check_state(self) -> None:
+        """Stops every rank if a tensor of the state is not finite: a gradient can be NaN where the loss is a number.
+
+        Such a step would only be noticed by the next one's loss, when the checkpoint to go on from is spoilt too.
+        """
+        where = first_not_finite(self.job.state_dict()) if self.world.is_main else None
+        where = self.world.broadcast_object(where)
+        if where is not None:
+            raise NonFiniteError(self.done, where, self.advice())
+
+    def advice(self) -> str:
+        return f"the same command goes on from {self.last_checkpoint()}: try a lower learning rate, or clip_norm"
 
     def last_checkpoint(self) -> str:
         files = self.folder.checkpoints.files()
@@ -293,6 +308,24 @@ class _Run:
             best=self.best,
             best_step=self.best_step,
         )
+
+
+def first_not_finite(state: Any, where: str = "") -> str | None:
+    """Where the first tensor in a state is that holds NaN or infinity; None if all are finite.
+
+    Example:
+        >>> first_not_finite({"net": {"weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])}, "scaler": None})
+        'net.bias'
+    """
+    if isinstance(state, Tensor):
+        return None if state.isfinite().all() else where
+    inner: Iterable[tuple[Any, Any]] = ()
+    if isinstance(state, Mapping):
+        inner = state.items()
+    elif isinstance(state, (list, tuple)):
+        inner = enumerate(state)
+    places = (first_not_finite(value, f"{where}.{name}" if where else str(name)) for name, value in inner)
+    return next((place for place in places if place is not None), None)
 
 
 class _Window:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adaptive_margin.emotion.config import FACES, PAPER, PRESETS, QUICK, RELEASED, EmotionConfig
+from adaptive_margin.training.command_line import from_yaml, parse, to_yaml
 
 
 def test_paper_is_the_training_configuration_of_the_paper() -> None:
@@ -51,11 +53,34 @@ def test_embedded_presets_need_no_root() -> None:
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"adversarial_weight": -1.0}, "adversarial_weight must be at least 0"),
         ({"fold": 5}, "fold must be from 0 to 4"),
+        ({"crop": "none"}, "crop must be left at its default for faces, got 'none'; it is an option of affectnet"),
+        ({"expressions": (1,)}, "expressions must be left at its default for faces"),
+        ({"dataset": "aff-wild2", "root": "x", "crop": "box"}, "crop must be left at its default for aff-wild2"),
+        ({"dataset": "afew-va", "root": "x", "crop": "box"}, "crop of afew-va must be"),
+        ({"dataset": "affectnet", "root": "x", "annotations": "6th"}, "annotations must be left .*option of aff-wild2"),
+        ({"dataset": "aff-wild", "root": "x", "same_actor": (("a", "b"),)}, "same_actor must be left at its default"),
+        ({"dataset": "affectnet", "root": "x", "expressions": ()}, "expressions must be codes from 0 to 10"),
+        ({"dataset": "affectnet", "root": "x", "expressions": (11,)}, "expressions must be codes from 0 to 10"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(PAPER, **options)
+
+
+def test_loader_options_come_from_flags_and_files(tmp_path: Path) -> None:
+    words = ["--dataset", "affectnet", "--root", "x", "--expressions", "0", "1", "7", "--crop", "none"]
+    by_flags = parse(EmotionConfig, PRESETS, argv=words)
+    assert (by_flags.expressions, by_flags.crop) == ((0, 1, 7), "none")
+    other = parse(
+        EmotionConfig, PRESETS, argv=["--dataset", "afew-va", "--root", "x", "--same-actor", "jane do", "jane doe"]
+    )
+    assert other.same_actor == (("jane do", "jane doe"),)
+    third = parse(EmotionConfig, PRESETS, argv=["--dataset", "aff-wild2", "--root", "x", "--annotations", "6th ABAW"])
+    assert third.annotations == "6th ABAW"
+    for config in (by_flags, other, third):
+        (tmp_path / "config.yaml").write_text(to_yaml(config))
+        assert from_yaml(EmotionConfig, tmp_path / "config.yaml") == config
 
 
 def test_a_config_is_plain_values() -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from adaptive_margin.datasets import LayoutError
+from adaptive_margin.datasets import LayoutError, Split
 from adaptive_margin.datasets import export as exports
 from adaptive_margin.emotion.config import EmotionConfig
 from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.training.world import World
 
-from ..datasets.faces import samples
+from ..datasets.faces import number_of, samples
 from .cases import tiny
 
 
@@ -62,6 +65,110 @@ def test_a_data_set_is_trained_on_from_its_files(dataset: str, tmp_path: Path) -
     assert np.isfinite(result.result["test"]["figures"]["rmse"]["mean"])
     assert {path.name for path in (result.folder / "splits").iterdir()} == set(data.splits)
     assert (result.folder / "data-0.txt").read_text().strip() == data.reports[0].strip()
+
+
+@pytest.mark.parametrize("dataset", ["affectnet", "aff-wild2"])
+def test_a_published_validation_set_is_in_the_splits_as_the_test_part(dataset: str, tmp_path: Path) -> None:
+    videos = {"videos": 6, "people": 6} if dataset == "aff-wild2" else {}
+    faces = samples(60, **videos) + samples(10, split="validation", start=60, **videos)
+    write = exports.export_affectnet_2017 if dataset == "affectnet" else exports.export_aff_wild2
+    write(tmp_path / "root", faces)
+    config = _config(tmp_path, dataset, critic="none")
+    data = load_data(config)
+    assert not set(data.splits["test.json"].parts["test"]) & {
+        unit for units in data.splits["validation.json"].parts.values() for unit in units
+    }
+    assert len(data.splits["test.json"].parts["test"]) == (10 if dataset == "affectnet" else 6)
+    folder = run(config, data=data, world=World()).folder
+    again = run(dataclasses.replace(config, iterations=3), data=data, world=World())
+    assert again.summary.resumed_from == 2
+    assert {path.name: Split.read(path) for path in (folder / "splits").iterdir()} == data.splits
+    assert again.result["independent"] == {"affectnet": "picture", "aff-wild2": "source video"}[dataset]
+
+
+def test_a_test_part_that_shares_videos_with_training_is_said_to(tmp_path: Path) -> None:
+    faces = samples(60, videos=6, people=6)
+    apart = samples(10, videos=2, people=2, split="validation", start=60)
+    again = [dataclasses.replace(sample, video=f"v3_{number // 3 + 1}") for number, sample in enumerate(apart[:6])]
+    exports.export_aff_wild2(tmp_path / "root", [*faces, *apart[6:], *again])
+    data = load_data(_config(tmp_path, "aff-wild2"))
+    assert data.splits["test.json"].protocol.endswith("; 1 of its 2 identity units are in training too (v3)")
+    assert data.independent == "nothing"
+    assert data.splits["test.json"].leaks
+
+
+@pytest.mark.parametrize("dataset", ["affectnet", "affectnet-reduced"])
+def test_expressions_are_chosen(dataset: str, tmp_path: Path) -> None:
+    codes = [(0, 1, 7)[number % 3] for number in range(70)]
+    faces = [
+        dataclasses.replace(sample, expression=code)
+        for sample, code in zip(samples(60) + samples(10, split="validation", start=60), codes, strict=True)
+    ]
+    write = exports.export_affectnet_2017 if dataset == "affectnet" else exports.export_affectnet_reduced
+    write(tmp_path / "root", faces)
+    data = load_data(_config(tmp_path, dataset, expressions=(0, 7)))
+    assert len(data.train) + len(data.val) == sum(code != 1 for code in codes[:60])
+    assert len(data.test) == sum(code != 1 for code in codes[60:])
+
+
+def test_the_crop_is_chosen(tmp_path: Path) -> None:
+    exports.export_affectnet_2017(tmp_path / "root", samples(60) + samples(10, split="validation", start=60))
+    box, whole = (load_data(_config(tmp_path, "affectnet", crop=crop)) for crop in (None, "none"))
+    assert len(box.test) == len(whole.test) == 10
+    assert number_of(box.test.picture(3)) == 63
+    assert not np.array_equal(box.test.picture(3), whole.test.picture(3))
+
+
+def test_two_spellings_of_one_actor_are_one_person(tmp_path: Path) -> None:
+    faces = [
+        dataclasses.replace(sample, identity={"Person 0": "Jane Doe", "Person 1": "Jane Do"}.get(name, name))
+        for sample in samples(60, videos=10, people=10)
+        if (name := sample.identity)
+    ]
+    exports.export_afew_va(tmp_path / "root", faces)
+    apart = load_data(_config(tmp_path, "afew-va"))
+    joined = load_data(_config(tmp_path, "afew-va", same_actor=(("jane do", "jane doe"),)))
+    assert [sum(len(part) for part in data.splits["test.json"].parts.values()) for data in (apart, joined)] == [10, 9]
+
+
+@pytest.mark.parametrize("below", ["", "VA_Estimation_Challenge", "VA_Estimation_Challenge/Train_Set"])
+def test_one_of_two_editions_is_chosen(below: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for edition, count in (("3rd ABAW Annotations", 24), ("6th ABAW Annotations", 36)):
+        faces = samples(count, videos=6, people=6) + samples(8, videos=2, people=2, split="validation", start=count)
+        exports.export_aff_wild2(root, faces, edition=edition)
+    with pytest.raises(LayoutError, match=r"3rd ABAW Annotations/.*6th ABAW Annotations/.*--annotations"):
+        load_data(_config(tmp_path, "aff-wild2"))
+    for edition, count in (("3rd ABAW Annotations", 24), ("6th ABAW Annotations", 36)):
+        data = load_data(_config(tmp_path, "aff-wild2", annotations=f"{edition}/{below}"))
+        assert (len(data.train) + len(data.val), len(data.test)) == (count, 8)
+    with pytest.raises(LayoutError, match=r"annotations must be a folder with one .* got '9th'; in the root are 3rd"):
+        load_data(_config(tmp_path, "aff-wild2", annotations="9th"))
+
+
+@pytest.mark.parametrize("dataset", ["affectnet", "afew-va"])
+def test_pictures_that_cannot_be_decoded_are_named_and_counted(dataset: str, tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    if dataset == "affectnet":
+        exports.export_affectnet_2017(root, samples(60) + samples(10, split="validation", start=60))
+        pictures = sorted((root / "Manually_Annotated_Images").rglob("*.jpg"))
+    else:
+        exports.export_afew_va(root, samples(60, videos=10, people=10))
+        pictures = sorted(root.rglob("*.png"))
+    assert pictures
+    before = load_data(_config(tmp_path, dataset))
+    for path in pictures[:4]:
+        os.truncate(path, path.stat().st_size // 2)
+    after = load_data(_config(tmp_path, dataset))
+    rows = [sum(len(part) for part in (data.train, data.val, data.test)) for data in (before, after)]
+    assert rows[0] - rows[1] == 4
+    used = [int(n) for report in after.reports for n in re.findall(r"rows read, (\d+) used", report)]
+    assert sum(used) == rows[1]
+    text = "\n".join(after.reports)
+    assert sum(map(int, re.findall(r"dropped +(\d+)  undecodable", text))) == 4
+    assert text.count("  left out: ") == 4
+    assert len(re.findall(r"  left out: \S+: undecodable: .+", text)) == 4
+    assert "left out" not in "\n".join(before.reports)
 
 
 def test_a_wrong_root_is_answered_with_the_layout_expected(tmp_path: Path) -> None:

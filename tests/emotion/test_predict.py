@@ -17,11 +17,13 @@ from adaptive_margin.emotion.predict import (
     COLUMNS,
     Face,
     Predictor,
+    VideoWriterError,
     annotated,
     cut,
     followed,
     free_corner,
     load_network,
+    output_names,
     predict,
     summary,
 )
@@ -120,6 +122,33 @@ def test_a_folder_of_all_kinds(folder: Path, tmp_path: Path) -> None:
     assert "2 unreadable, skipped" in summary(outcome)
 
 
+def test_no_two_files_are_written_under_one_name(tmp_path: Path) -> None:
+    sizes = {"a.bmp": 300, "a.png": 310, "a.jpg": 320, "a.jpeg": 330, "b/a.gif": 340, "c.bmp": 350, "c.tiff": 360}
+    for name, side in sizes.items():
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(side, side, side)).save(tmp_path / "in" / name)
+    predict(tmp_path / "in", Predictor(NET, HOW, lambda image: []), tmp_path / "out")
+    written = {
+        path.relative_to(tmp_path / "out").as_posix(): Image.open(path).width
+        for path in (tmp_path / "out").rglob("*.[jp][pn]g")
+    }
+    assert written == {
+        "a.bmp.png": 300, "a.png": 310, "a.jpg": 320, "a.jpeg.png": 330, "b/a.png": 340, "c.bmp.png": 350,
+        "c.tiff.png": 360,
+    }  # fmt: skip
+
+
+def test_output_names() -> None:
+    names = ["a.bmp", "a.bmp.png", "a.png", "A.PNG", "d.JPG", "v.avi", "v.mp4", "w.x.mov"]
+    found = output_names(names)
+    assert list(found) == names
+    assert len({target.casefold() for target in found.values()}) == len(names)
+    assert {name: found[name] for name in ("a.bmp.png", "a.png", "d.JPG", "v.avi", "v.mp4", "w.x.mov")} == {
+        "a.bmp.png": "a.bmp.png", "a.png": "a.png", "d.JPG": "d.jpg", "v.avi": "v.avi.mp4", "v.mp4": "v.mp4",
+        "w.x.mov": "w.x.mp4",
+    }  # fmt: skip
+
+
 def test_no_pictures_are_written_if_not_asked(folder: Path, tmp_path: Path) -> None:
     predict(folder, Predictor(NET, HOW), tmp_path / "out", annotate=False, tell=lambda line: None)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
@@ -185,6 +214,27 @@ def test_a_video(tmp_path: Path) -> None:
     capture = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(12.5)
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 5
+
+
+def test_two_videos_of_one_name(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    for name, frames in (("film.avi", 3), ("film.mkv", 4)):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        video(tmp_path / "in" / name, frames)
+    predict(tmp_path / "in", Predictor(NET, HOW, lambda image: []), tmp_path / "out")
+    for name, frames in (("film.avi.mp4", 3), ("film.mkv.mp4", 4)):
+        capture = cv2.VideoCapture(str(tmp_path / "out" / name))
+        assert sum(1 for _ in iter(lambda capture=capture: capture.read()[0], False)) == frames
+
+
+def test_a_codec_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cv2")
+    monkeypatch.setattr("adaptive_margin.emotion.predict.CODEC", "none")  # nobody's: OpenCV opens no file with it
+    source = video(tmp_path / "film.avi")
+    with pytest.raises(VideoWriterError, match=r"film\.mp4 could not be .* the codec none by OpenCV.*: install"):
+        predict(source, Predictor(NET, HOW), tmp_path / "out")
+    outcome = predict(source, Predictor(NET, HOW), tmp_path / "out", annotate=False)
+    assert outcome.faces == 5
 
 
 def test_an_interrupted_video_can_be_played(tmp_path: Path) -> None:

@@ -256,6 +256,35 @@ def test_a_spoilt_loss_before_the_first_checkpoint(tmp_path: Path) -> None:
         run(tmp_path, nan=1)
 
 
+@pytest.mark.parametrize(("step", "kept"), [(12, 8), (14, 12), (28, 24)])  # saves, evaluates, does both
+def test_a_spoilt_gradient_is_not_saved_with_its_finite_loss(
+    tmp_path: Path, unbroken: dict[str, Any], step: int, kept: int
+) -> None:
+    message = rf"net\.0\.weight was not finite in step {step}; .* goes on from the checkpoint of step {kept}: try"
+    with pytest.raises(NonFiniteError, match=message):
+        run(tmp_path, nan_gradient=step - 1)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert [there for there, _ in checkpoints.files()] == [kept - 4, kept]
+    best = checkpoints.best()
+    assert best is None or best[0] < step
+    assert run(tmp_path).resumed_from == kept
+    assert_same(outcome(tmp_path), unbroken)
+
+
+def _one_rank_has_a_spoilt_gradient(world: World, path: Path) -> str:
+    with pytest.raises(NonFiniteError) as error:
+        run(path, steps=8, world=world, nan_gradient=7 if world.rank == 1 else -1)
+    return str(error.value)
+
+
+@needs_processes
+def test_ranks_stop_together_at_a_spoilt_gradient(tmp_path: Path) -> None:
+    first, second = in_ranks(_one_rank_has_a_spoilt_gradient, tmp_path / "ranks", tmp_path / "run")
+    assert first == second
+    assert "net.0.weight was not finite in step 8" in first
+    assert [step for step, _ in Checkpoints(tmp_path / "run" / "checkpoints").files()] == [4]
+
+
 def test_a_number_that_may_be_undefined(tmp_path: Path) -> None:
     class Undefined(Toy):
         def step(self, step: int) -> Mapping[str, Any]:

@@ -31,8 +31,10 @@ STEPS = 30
 class Toy:
     """Regression of noise on noise."""
 
-    def __init__(self, world: World, *, slow: float = 0.0, nan: int = -1, kill: int = -1) -> None:
-        self.world, self.slow, self.nan, self.kill = world, slow, nan, kill
+    def __init__(
+        self, world: World, *, slow: float = 0.0, nan: int = -1, nan_gradient: int = -1, kill: int = -1
+    ) -> None:
+        self.world, self.slow, self.nan, self.nan_gradient, self.kill = world, slow, nan, nan_gradient, kill
         self.net = nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.ReLU(), nn.Linear(8, 1))
         world.broadcast(self.net)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.01)
@@ -48,6 +50,8 @@ class Toy:
         loss = (output - noise).square().mean()
         if step == self.nan:
             loss = loss * float("nan")
+        if step == self.nan_gradient:
+            output.register_hook(lambda gradient: gradient * float("nan"))
         parameters = self.net.parameters()
         backward_and_step(loss, self.optimizer, parameters_before_gather=parameters, world=self.world, clip_norm=1.0)
         if step == self.kill:
