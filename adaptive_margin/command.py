@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="adaptive-margin",
         description="Valence and arousal from faces: predict with a trained network, export it, report on runs, "
         "check data.",
-        epilog="Train with benchmarks/fer_caf.py of the repository. Each command has its own --help.",
+        epilog="Train with python -m adaptive_margin.emotion. Each command has its own --help.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"adaptive-margin {__version__}")

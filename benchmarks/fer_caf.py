@@ -25,22 +25,26 @@ import os
 import statistics
 import sys
 import time
+import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from adaptive_margin.emotion.__main__ import EXPECTED
-from adaptive_margin.emotion.config import DATASETS, PRESETS, EmotionConfig
+from adaptive_margin.emotion.__main__ import is_expected
+from adaptive_margin.emotion.config import DATASETS, PRESETS, EmotionConfig, preset_for
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, load_data
+from adaptive_margin.emotion.nets import build_encoder
 from adaptive_margin.emotion.report import write_report
 from adaptive_margin.emotion.runs import Arm, Measured, Run, collapsed, difference, figure, read_runs
 from adaptive_margin.emotion.trainer import run
+from adaptive_margin.functional.checks import problem
 from adaptive_margin.metrics import student_interval
-from adaptive_margin.training import World, from_yaml, to_yaml, write_atomically
+from adaptive_margin.training import ConfigError, World, from_yaml, read_options, to_yaml, write_atomically
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"critic": "none"},
@@ -56,6 +60,9 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 QUICK_ARMS = tuple(ARMS)[:7]
 BASELINE = "none"
+OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
+"""Options that the runs of an ablation differ in: a file cannot set them."""
+
 FACES_SEED = 1000
 """Drawn people of the first seed: presets were chosen on others (docs/emotion.md), these are only tested on."""
 
@@ -65,42 +72,76 @@ LOWER_IS_BETTER = ("rmse",)
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=DATASETS, default="faces", help="faces are drawn and need no --root")
+    parser.add_argument("--dataset", choices=DATASETS, help="faces, unless given here or in the file, need no --root")
     parser.add_argument("--root", help="folder of the data set")
     parser.add_argument("--preset", choices=PRESETS, help="quick for faces, paper for data sets, unless given")
-    parser.add_argument("--config", type=Path, help="YAML file of options that differ from the preset")
+    parser.add_argument("--config", type=Path, help="YAML file that changes the preset; flags change both")
     parser.add_argument("--backbone", help="encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME")
     parser.add_argument("--arms", nargs="+", choices=ARMS, help="which; the first seven for quick, else all")
     parser.add_argument("--seeds", type=int, help="how many: 3 for quick, else 5")
     parser.add_argument("--iterations", type=int, help="length of each run")
+    parser.add_argument("--batch-size", type=int, help="images in a batch")
     parser.add_argument("--device", help="cpu or cuda; cuda where there is one")
     parser.add_argument("--jobs", type=int, help="runs at the same time; one a core (two at most), one on a GPU")
     parser.add_argument("--output", type=Path, help="folder; runs/fer_caf/DATASET-PRESET unless given")
     parser.add_argument("--results", type=Path, help="one more place for results.json")
     asked = parser.parse_args(argv)
-    asked.preset = asked.preset or ("quick" if asked.dataset == "faces" else "paper")
-    asked.arms = asked.arms or list(QUICK_ARMS if asked.preset == "quick" else ARMS)
-    asked.seeds = asked.seeds or (3 if asked.preset == "quick" else 5)
-    asked.output = asked.output or Path("runs") / "fer_caf" / f"{asked.dataset}-{asked.preset}"
-    on_gpu = torch.cuda.is_available() if asked.device is None else asked.device != "cpu"
-    asked.jobs = asked.jobs or (1 if on_gpu else min(2, os.cpu_count() or 1))
+    try:
+        asked.file = {} if asked.config is None else read_options(asked.config)
+    except (ConfigError, OSError) as error:
+        parser.error(str(error))
+    if owned := [name for name in asked.file if name in OWNED]:
+        expected = f"without {', '.join(sorted(OWNED))}, which the runs differ in"
+        remedy = "leave out what is one run's own; see --arms and --seeds"
+        parser.error(problem(str(asked.config), expected, " and ".join(owned), remedy))
+    for name in ("seeds", "jobs"):
+        number = getattr(asked, name)
+        if number is not None and number < 1:
+            parser.error(problem(f"--{name}", "at least 1", number, "leave it out for the default"))
+    if asked.dataset is None:
+        asked.dataset = asked.file.get("dataset", "faces")
+    if asked.preset is None:
+        asked.preset = "quick" if asked.dataset == "faces" else "paper"
+    quick = asked.preset == "quick"
+    if asked.arms is None:
+        asked.arms = list(QUICK_ARMS if quick else ARMS)
+    if asked.seeds is None:
+        asked.seeds = 3 if quick else 5
+    if asked.output is None:
+        asked.output = Path("runs") / "fer_caf" / f"{asked.dataset}-{asked.preset}"
+    if asked.jobs is None:
+        device = asked.file.get("device") if asked.device is None else asked.device
+        on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
+        asked.jobs = 1 if on_gpu else min(2, os.cpu_count() or 1)
     if BASELINE not in asked.arms:
         asked.arms.insert(0, BASELINE)
     return asked
 
 
 def config_of(asked: argparse.Namespace, arm: str, seed: int) -> EmotionConfig:
-    """The options of one run. Drawn faces are other people for every seed; AFEW-VA's seeds are its five folds."""
-    changes: dict[str, Any] = {"dataset": asked.dataset, "root": asked.root, "device": asked.device}
-    if asked.backbone is not None:
-        changes["encoder"] = asked.backbone
-    if asked.iterations is not None:
-        changes["iterations"] = asked.iterations
-    base = dataclasses.replace(PRESETS[asked.preset], **changes)
-    if asked.config is not None:
-        base = from_yaml(EmotionConfig, asked.config, base)
+    """The options of one run. Drawn faces are other people for every seed; AFEW-VA's seeds are its five folds.
+
+    The file changes the preset, flags change both.
+    """
+    flags = {
+        "dataset": asked.dataset,
+        "root": asked.root,
+        "device": asked.device,
+        "encoder": asked.backbone,
+        "iterations": asked.iterations,
+        "batch_size": asked.batch_size,
+    }
+    flags = {name: value for name, value in flags.items() if value is not None}
+
+    def changed(preset: EmotionConfig) -> EmotionConfig:
+        if asked.config is None:
+            return dataclasses.replace(preset, **flags)
+        return from_yaml(EmotionConfig, asked.config, preset, flags)
+
+    base = changed(preset_for(asked.preset, changed(PRESETS[asked.preset])))
     own = {"split_seed": FACES_SEED + seed} if asked.dataset == "faces" else {"fold": seed % 5}
-    places = {"output": str(asked.output / "runs" / arm / f"seed{seed}"), "cache": str(asked.output / "cache")}
+    output = str(asked.output / "runs" / arm / f"seed{seed}")
+    places = {"output": output, "cache": base.cache or str(asked.output / "cache")}
     return dataclasses.replace(base, **ARMS[arm], seed=seed, **own, **places)
 
 
@@ -122,8 +163,11 @@ def train_one(config: EmotionConfig) -> str:
             data = shared_data(tuple(getattr(config, name) for name in DATA_OPTIONS))
             with World.from_environment(config.device) as world:
                 run(config, data=data, world=world)
-        except EXPECTED as error:
-            return str(error)
+        except Exception as error:
+            if is_expected(error):
+                return str(error)
+            traceback.print_exc()  # into the run's log: the other runs go on
+            return f"{type(error).__name__}: {error} (a fault of the program; {config.output}.log has it in full)"
     return ""
 
 
@@ -143,14 +187,27 @@ def steps_done(config: EmotionConfig) -> int:
         return 0
 
 
+def start_pool(jobs: int) -> ProcessPoolExecutor:
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads,))
+
+
+def outcome(future: Future[str]) -> str:
+    """What went wrong with a run, or nothing."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return "a process died (killed, or out of memory?); the same command goes on from the last checkpoint"
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+
+
 def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> dict[tuple[str, int], str]:
     """All runs that are not done yet, with a bar; what went wrong with which."""
     todo = {which: config for which, config in configs.items() if not is_done(config)}
     failed: dict[tuple[str, int], str] = {}
     total = sum(config.iterations for config in configs.values())
-    pool = ProcessPoolExecutor(
-        jobs, multiprocessing.get_context("spawn"), begin_worker, (max(1, (os.cpu_count() or 1) // jobs),)
-    )
+    pool = start_pool(jobs)
     with tqdm(total=total, unit="it", smoothing=0.02, disable=None, desc="training") as bar:
         try:
             left = list(todo)
@@ -159,9 +216,14 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
                 while left and len(futures) < jobs:  # none waits in the pool: a stopped worker would still train it
                     which = left.pop(0)
                     futures[pool.submit(train_one, todo[which])] = which
-                for future in wait(futures, timeout=1.0, return_when=FIRST_COMPLETED).done:
+                done = wait(futures, timeout=1.0, return_when=FIRST_COMPLETED).done
+                if any(isinstance(one.exception(), BrokenProcessPool) for one in done):
+                    done = wait(futures).done  # the pool is no more, and with it all runs in progress
+                    pool.shutdown()
+                    pool = start_pool(jobs)
+                for future in done:
                     which = futures.pop(future)
-                    if message := future.result():
+                    if message := outcome(future):
                         failed[which] = message
                         bar.write(f"{'/'.join(map(str, which))}: {message}")
                 open_ones = {*left, *futures.values()}
@@ -248,9 +310,10 @@ def identity(one: Run) -> float | None:
 
 
 def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mapping[tuple[str, int], str]) -> str:
-    baseline = next(arm for arm in arms if arm.name == BASELINE)
+    baseline = next((arm for arm in arms if arm.name == BASELINE), None)  # it may have failed
+    finished = next(one for arm in arms for one in arm.runs if one.result)
     content = {
-        "environment": baseline.runs[0].environment,  # of the training: these lines may be written again later
+        "environment": finished.environment,  # of the training: these lines may be written again later
         "preset": asked.preset,
         "arms": {
             arm.name: {
@@ -264,7 +327,9 @@ def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mappin
                 "difference": {
                     name: found._asdict() | {"verdict": verdict(found, name)}
                     for name in FIGURES
-                    if arm is not baseline and (found := difference(arm, baseline, name)) is not None
+                    if baseline is not None
+                    and arm is not baseline
+                    and (found := difference(arm, baseline, name)) is not None
                 },
             }
             for arm in arms
@@ -283,14 +348,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     began = time.perf_counter()
     try:
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(asked.seeds) for arm in asked.arms}
+        one = next(iter(configs.values()))
+        build_encoder(one.encoder, one.pretrained)  # what does not fit is said before images are decoded
         if asked.dataset != "faces":
-            print(f"reading {asked.dataset} in {asked.root}; images are decoded once, into {asked.output / 'cache'}")
-            data = load_data(next(iter(configs.values())))
-            print("\n".join(data.reports))
-    except (*EXPECTED, ValueError) as error:
+            print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
+            print("\n".join(load_data(one).reports))
+    except Exception as error:
+        if not is_expected(error):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
-    one = next(iter(configs.values()))
     print(
         f"{len(configs)} runs of {one.iterations:,} iterations ({', '.join(asked.arms)}; {asked.seeds} seeds), encoder "
         f"{one.encoder}, {asked.jobs} at a time, into {asked.output}"
@@ -308,6 +375,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_results(asked, arms, failed)
     write_atomically(asked.output / "table.txt", (text + "\n").encode())
     print(f"\n{text}\n")
+    for which, message in failed.items():
+        print(f"failed: {'/'.join(map(str, which))}: {message}")
     report = write_report(asked.output)
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes; {report}, {asked.output / 'results.json'}, table.txt")
     return 1 if failed else 0

@@ -62,3 +62,11 @@ def test_report_and_check_say_what_is_wrong(tmp_path: Path, capsys: pytest.Captu
     assert "adaptive-margin report: folder must be" in capsys.readouterr().err
     assert main(["check", str(tmp_path)]) == 1
     assert "FATAL" in capsys.readouterr().out
+
+
+def test_the_help_says_how_to_train_with_what_a_wheel_has(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert "python -m adaptive_margin.emotion" in said
+    assert "benchmarks" not in said

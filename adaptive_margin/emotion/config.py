@@ -11,6 +11,7 @@ from ..functional.contrastive import Regularizer
 from ..functional.dependence import check_choice
 from ..training.optimisation import Precision
 from .critics import CRITICS, GROUPINGS, MARGINS, CriticName, GroupingName, MarginName
+from .nets import check_encoder
 from .steps import Order, WeakBatchNorm
 
 DatasetName = Literal["faces", "affectnet", "affectnet-reduced", "afew-va", "aff-wild", "aff-wild2"]
@@ -78,7 +79,7 @@ class EmotionConfig:
         images_per_person: pictures of each of them.
         disturb: drawn faces turn their heads, in changing light, blurred and half hidden; off, they do not.
         encoder: ``small``, ``resnet18``, ``alexnet``, any of torchvision's, or ``timm:NAME``.
-        pretrained: file of weights, or torchvision's name for some; none, as in the paper.
+        pretrained: file of weights, or torchvision's name for some (``DEFAULT`` for timm's); none, as in the paper.
         dropout: in the regressor.
         leaky_slope: of the regressor's rectifiers below zero; 0, the paper's, lets its few units die.
         critic: ``none`` is the baseline.
@@ -94,7 +95,8 @@ class EmotionConfig:
         critic_normalize: critic outputs of length 1.
         order: ``paper``, three updates an iteration; ``joint``, one of the encoder.
         weak_batch_norm: what weak images are normalised by in the adversarial update of order ``paper``.
-        adversarial_weight: of L_adv.
+        adversarial_weight: of L_adv. Matters with order ``joint`` or ``shared_moments`` only: Adam does not see the
+            scale of its own loss; without either ``adversarial_adam.lr`` is what counts.
         adversarial_start: iterations of plain regression before the critic joins.
         correlation_weight: of PCC and CCC in the regression loss.
         regression_adam: of encoder and regressor.
@@ -103,8 +105,8 @@ class EmotionConfig:
         shared_moments: the adversarial update takes the regression's Adam, as in the released code.
         lr_decay: factor on all step sizes ...
         lr_decay_every: ... after so many iterations.
-        iterations: length of the run.
-        batch_size: of all processes together.
+        iterations: length of the run; preset ``paper`` has 100,000 on ``aff-wild``.
+        batch_size: of all processes together; preset ``paper`` has 256 for ``alexnet``.
         clip_norm: greatest norm of an update's gradients.
         precision: of the networks.
         seed: of weights, order of the data and crops.
@@ -177,6 +179,7 @@ class EmotionConfig:
 
     def __post_init__(self) -> None:
         check_choice("dataset", self.dataset, DATASETS)
+        check_encoder(self.encoder, self.pretrained)
         check_choice("critic", self.critic, CRITICS)
         check_choice("margin", self.margin, MARGINS)
         check_choice("grouping", self.grouping, GROUPINGS)
@@ -192,17 +195,28 @@ class EmotionConfig:
         if not 0 < self.size <= self.resize:
             remedy = "the paper resizes to 256 and crops 224"
             raise ValueError(problem("size", f"from 1 to resize ({self.resize})", self.size, remedy))
-        for name in ("iterations", "batch_size", "evaluate_every", "checkpoint_every", "log_every", "lr_decay_every"):
-            if getattr(self, name) < 1:
+        lengths = ("iterations", "batch_size", "evaluate_every", "checkpoint_every", "log_every", "lr_decay_every")
+        for name in (*lengths, "every", "images_per_person"):
+            if not getattr(self, name) >= 1:
                 raise ValueError(problem(name, "at least 1", getattr(self, name), "leave it out for the default"))
         if self.batch_size < 2:
             raise ValueError(problem("batch_size", "at least 2", self.batch_size, "correlations need two samples"))
+        if self.people < 3:
+            remedy = "training, validation and test share nobody"
+            raise ValueError(problem("people", "at least 3, one for each part", self.people, remedy))
         for name in ("dropout", "leaky_slope", "critic_dropout", "skip_unreadable"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(problem(name, "in [0, 1)", getattr(self, name), "leave it out for the default"))
-        for name in ("adversarial_weight", "adversarial_start", "correlation_weight", "repulsion"):
-            if getattr(self, name) < 0:
+        weights = ("adversarial_weight", "correlation_weight", "repulsion")
+        for name in (*weights, "adversarial_start", "constant", "seed", "split_seed"):
+            if not getattr(self, name) >= 0:
                 raise ValueError(problem(name, "at least 0", getattr(self, name), "leave it out for the default"))
+        if not self.lr_decay > 0:
+            raise ValueError(problem("lr_decay", "above 0", self.lr_decay, "1 keeps the step sizes as they are"))
+        for name in ("clip_norm", "penalty", "max_radius"):
+            number = getattr(self, name)
+            if number is not None and not number > 0:
+                raise ValueError(problem(name, "above 0, or None", number, "leave it out for None"))
         if not 0 <= self.fold < 5:
             raise ValueError(problem("fold", "from 0 to 4", self.fold, "AFEW-VA is reported over five folds"))
 
@@ -286,3 +300,25 @@ QUICK = dataclasses.replace(
 """Undisturbed, smaller and shorter: some 20 seconds a run on one core. People differ as much as ever."""
 
 PRESETS = {"paper": PAPER, "released": RELEASED, "faces": FACES, "quick": QUICK}
+
+
+def preset_for(name: str, config: EmotionConfig) -> EmotionConfig:
+    """A preset, with what the paper has for the encoder and the data set of a run.
+
+    Source: Kim & Song 2021, Implementation details: batches of 256 for AlexNet, 100,000 iterations on Aff-Wild.
+
+    Args:
+        name: of the preset; all but ``paper`` stay as they are.
+        config: the run that is asked for, of which encoder and data set are looked at.
+
+    Example:
+        >>> alexnet = dataclasses.replace(PAPER, encoder="alexnet")
+        >>> preset_for("paper", alexnet).batch_size, preset_for("paper", PAPER).batch_size
+        (256, 128)
+    """
+    changes: dict[str, Any] = {}
+    if name == "paper" and config.encoder == "alexnet":
+        changes["batch_size"] = 256
+    if name == "paper" and config.dataset == "aff-wild":
+        changes["iterations"] = 100_000
+    return dataclasses.replace(PRESETS[name], **changes)

@@ -11,9 +11,10 @@ from __future__ import annotations
 import difflib
 import itertools
 import os
-from collections.abc import Iterable
+import pickle
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -86,41 +87,69 @@ def build_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
             classification model of torchvision by its own name (its part before the classifier); or ``"timm:NAME"``
             where timm is installed.
         pretrained: None for random weights, as in the paper; a file with a ``state_dict`` of the same backbone, with or
-            without its classifier; or, for torchvision's models, a name of weights it knows, such as ``"DEFAULT"``,
-            which torchvision downloads.
+            without its classifier; or a name of weights that are downloaded: those torchvision has for its model, such
+            as ``"DEFAULT"``, and ``"DEFAULT"`` alone for timm's.
 
     Returns:
         The encoder, in training mode.
 
     Raises:
-        ValueError: a name that nobody knows (the message has near ones), or weights that do not fit.
-        ImportError: ``"timm:..."`` without timm.
+        ValueError, ImportError: as :func:`check_encoder`; or the file's weights do not fit.
 
     Example:
         >>> encoder = build_encoder("resnet18")
         >>> encoder.features, encoder(torch.randn(2, 3, 64, 64)).shape
         (512, torch.Size([2, 512]))
     """
+    check_encoder(name, pretrained)
     weights = None if pretrained is None or Path(pretrained).is_file() else os.fspath(pretrained)
     if name.startswith("timm:"):
         body, features = _timm_body(name.removeprefix("timm:"), weights)
     elif name == "small":
-        if weights is not None:
-            raise ValueError(
-                problem("pretrained", "a file, or None", repr(weights), "'small' has no published weights")
-            )
         body, features = small_body()
-    elif name in torchvision_names():
-        body, features = _torchvision_body(name, weights)
     else:
-        known = ["small", *torchvision_names()]
-        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or ["small", "resnet18", "alexnet"]
-        expected = "'small', a classification model of torchvision or 'timm:NAME'"
-        raise ValueError(problem("encoder", expected, repr(name), f"did you mean {' or '.join(map(repr, near))}?"))
+        body, features = _torchvision_body(name, weights)
     encoder = Encoder(name, body, features)
     if pretrained is not None and weights is None:
         _load_body(encoder, Path(pretrained))
     return encoder
+
+
+def check_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -> None:
+    """Raises unless there is such an encoder and there are such weights; builds nothing and downloads nothing.
+
+    Args:
+        name: as :func:`build_encoder` takes it.
+        pretrained: likewise; of a file only its being there is looked at.
+
+    Raises:
+        ValueError: a name that nobody knows (the message has near ones), or neither a file nor a name of weights.
+        ImportError: ``"timm:..."`` without timm.
+
+    Example:
+        >>> check_encoder("resnet19")
+        Traceback (most recent call last):
+        ValueError: encoder must be ... got 'resnet19'; did you mean 'resnet18' ...
+    """
+    published: Collection[str] = ()
+    prefix = ""  # torchvision takes "IMAGENET1K_V1" as well as "ResNet18_Weights.IMAGENET1K_V1"
+    if name.startswith("timm:"):
+        _timm(name.removeprefix("timm:"))
+        published = ("DEFAULT",)
+    elif name in torchvision_names():
+        weights = torchvision_models.get_model_weights(name)
+        published, prefix = weights.__members__, f"{weights.__name__}."
+    elif name != "small":
+        known = ["small", *torchvision_names()]
+        near = difflib.get_close_matches(name, known, n=4, cutoff=0.5) or ["small", "resnet18", "alexnet"]
+        expected = "'small', a classification model of torchvision or 'timm:NAME'"
+        raise ValueError(problem("encoder", expected, repr(name), f"did you mean {' or '.join(map(repr, near))}?"))
+    if pretrained is None or Path(pretrained).is_file():
+        return
+    asked = os.fspath(pretrained)
+    if asked.removeprefix(prefix) not in published:
+        remedy = f"{name!r} has {' and '.join(published) if published else 'no published weights'}"
+        raise ValueError(problem("pretrained", "a file that is there, or a name of weights", repr(asked), remedy))
 
 
 def emotion_net(
@@ -213,11 +242,7 @@ def _torchvision_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
     options = {"aux_logits": False} if name in ("googlenet", "inception_v3") and weights is None else {}
     if options:
         options["init_weights"] = True
-    try:
-        model = torchvision_models.get_model(name, weights=weights, **options)
-    except (KeyError, ValueError) as error:
-        remedy = f"a file, or weights torchvision has for {name}"
-        raise ValueError(problem("pretrained", remedy, repr(weights), str(error))) from error
+    model = torchvision_models.get_model(name, weights=weights, **options)
     if name == "alexnet":  # the paper's own: all of the fully connected layers go
         model.classifier = nn.Identity()
         return model, 9216
@@ -247,6 +272,12 @@ def _before_first_weights(classifier: nn.Module) -> tuple[nn.Module, int]:
 
 
 def _timm_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
+    model = _timm(name).create_model(name, pretrained=weights is not None, num_classes=0)
+    return model, int(model.num_features)
+
+
+def _timm(name: str) -> Any:
+    """The package, which has a model of that name."""
     try:
         import timm  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
@@ -255,13 +286,16 @@ def _timm_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
         remedy = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
         raise ValueError(problem("encoder", "a model of timm", repr(name), remedy))
-    model = timm.create_model(name, pretrained=weights is not None, num_classes=0)
-    return model, int(model.num_features)
+    return timm
 
 
 def _load_body(encoder: Encoder, path: Path) -> None:
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+    except (RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:  # cut short, or another format
+        got, remedy = f"another kind of file ({path})", "save the backbone's own state_dict with torch.save"
+        raise ValueError(problem("pretrained", f"weights of {encoder.name}", got, remedy)) from error
     wanted = encoder.body.state_dict()
     missing = [key for key in wanted if key not in state]
     wrong = [key for key in wanted if key in state and state[key].shape != wanted[key].shape]

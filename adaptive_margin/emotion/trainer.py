@@ -24,7 +24,7 @@ from .data import EmotionData, Part, load_data
 from .drawn_video import evaluate_drawn_video
 from .evaluation import Evaluation, evaluate, write_evaluation
 from .model_file import Preprocessing, save_model
-from .nets import EmotionNet, emotion_net
+from .nets import EmotionNet, build_encoder, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
 
 SEEN_ROWS = 2_000
@@ -251,12 +251,14 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
 
     Raises:
         NonFiniteError: a loss or weight became NaN. Stopped: a signal asked for the end. RunFolderError: the folder
-            holds another run. And what :func:`load_data` raises.
+            holds another run. And what :func:`load_data` and :func:`build_encoder` raise.
     """
     if world is None:
         with World.from_environment(config.device) as joined:
             return run(config, data=data, world=joined)
-    data = load_data(config, world) if data is None else data
+    if data is None:
+        build_encoder(config.encoder, config.pretrained)  # refuses weights that do not fit before images are decoded
+        data = load_data(config, world)
     job = EmotionJob(config, data, world)
     with RunFolder(config.output, config, world=world, may_change=MAY_CHANGE) as folder:
         for name, split in data.splits.items():

@@ -6,7 +6,7 @@ extra ``train``, as does :mod:`adaptive_margin.training.command_line`, which is 
 
 from ..atomic import DiskSpaceError, write_atomically
 from .checkpoints import CheckpointError, Checkpoints
-from .config_files import ConfigError, from_yaml, to_yaml
+from .config_files import ConfigError, from_yaml, read_options, to_yaml
 from .loop import Job, NonFiniteError, Stopped, Summary, ignore_interrupts, train
 from .optimisation import Precision, autocast, backward_and_step, gradient_scaler
 from .progress import Progress
@@ -37,6 +37,7 @@ __all__ = [
     "gradient_scaler",
     "ignore_interrupts",
     "random_states",
+    "read_options",
     "read_scalars",
     "restore_random_states",
     "seed_everything",

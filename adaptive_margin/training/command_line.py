@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,6 +28,7 @@ def parse(
     argv: Sequence[str] | None = None,
     prog: str | None = None,
     description: str = "",
+    preset_for: Callable[[str, C], C] | None = None,
 ) -> C:
     """The configuration that a command line asks for.
 
@@ -41,6 +42,8 @@ def parse(
         argv: the words behind the program's name; None takes the process's.
         prog: the program's name in the help.
         description: what it does.
+        preset_for: ``preset_for(name, config)``, where a preset depends on what is asked for: called with the
+            configuration as it would be with the preset alone, gives the preset that file and flags then change.
 
     Raises:
         SystemExit: with code 2, after an error that names the wrong option or value and the nearest known ones; with
@@ -68,16 +71,19 @@ def parse(
     chosen, rest = first.parse_known_args(words)
     if chosen.preset not in presets:
         first.error(f"unknown preset {chosen.preset}; {nearest(chosen.preset, presets)}")
-    base = presets[chosen.preset]
-    try:
-        if chosen.config is not None:
-            base = from_yaml(config_type, chosen.config, base)
-        intro = (
-            f"{description}\n\n--preset {{{','.join(presets)}}} says where to begin; shown is {chosen.preset}.\n"
-            "--config FILE.yaml names options that differ from it; options given here go before both."
-        )
+    intro = (
+        f"{description}\n\n--preset {{{','.join(presets)}}} says where to begin; shown is {chosen.preset}.\n"
+        "--config FILE.yaml names options that differ from it; options given here go before both."
+    )
+
+    def read(preset: C) -> C:
+        base = preset if chosen.config is None else from_yaml(config_type, chosen.config, preset)
         return tyro.cli(
             config_type, default=base, args=rest, prog=prog, description=intro, config=(tyro.conf.AvoidSubcommands,)
         )
-    except (ValueError, OSError) as error:  # a config file, or what the configuration itself refuses
+
+    try:
+        config = read(presets[chosen.preset])
+        return config if preset_for is None else read(preset_for(chosen.preset, config))
+    except (ValueError, OSError, ImportError) as error:  # a config file, or what the configuration itself refuses
         first.error(str(error))

@@ -39,28 +39,44 @@ def to_yaml(config: Any) -> str:
     return text
 
 
-def from_yaml(config_type: type[C], path: str | Path, base: C | None = None) -> C:
+def from_yaml(
+    config_type: type[C], path: str | Path, base: C | None = None, changes: Mapping[str, Any] | None = None
+) -> C:
     """Reads a configuration.
 
     Args:
         config_type: a dataclass.
         path: the file: a mapping of options to values; options of an inner dataclass are an inner mapping.
         base: where options come from that the file leaves out; None takes the class's defaults.
+        changes: options, plain values, that go before those of the file.
 
     Raises:
         ConfigError: an unknown option, with the nearest known ones; a value of the wrong kind; an option that has no
             default and is left out; a file that is no mapping. What the class itself refuses comes as it is.
         OSError: the file cannot be read.
     """
+    content = read_options(path)
+    try:
+        return typing.cast(C, _build(config_type, {**content, **(changes or {})}, "", base))
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_options(path: str | Path) -> dict[str, Any]:
+    """What a file of options says, unchecked.
+
+    Raises:
+        ConfigError: the file is no mapping.
+        OSError: it cannot be read.
+    """
     yaml = _yaml()
     try:
         content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
-    try:
-        return typing.cast(C, _build(config_type, {} if content is None else content, "", base))
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    if content is not None and not isinstance(content, dict):
+        raise ConfigError(f"{path}: {_wrong('the file', 'a mapping of options to values', content)}")
+    return content or {}
 
 
 def plain(config: Any) -> Any:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from adaptive_margin.emotion.config import FACES, PAPER, PRESETS, QUICK, RELEASED, EmotionConfig
+from adaptive_margin.emotion.config import FACES, PAPER, PRESETS, QUICK, RELEASED, AdamConfig, EmotionConfig, preset_for
 from adaptive_margin.training.command_line import from_yaml, parse, to_yaml
 
 
@@ -61,6 +62,26 @@ def test_embedded_presets_need_no_root() -> None:
         ({"dataset": "aff-wild", "root": "x", "same_actor": (("a", "b"),)}, "same_actor must be left at its default"),
         ({"dataset": "affectnet", "root": "x", "expressions": ()}, "expressions must be codes from 0 to 10"),
         ({"dataset": "affectnet", "root": "x", "expressions": (11,)}, "expressions must be codes from 0 to 10"),
+        ({"encoder": "resnet19"}, "encoder must be .* got 'resnet19'; did you mean 'resnet18'"),
+        (
+            {"pretrained": "no/such.pt"},
+            "pretrained must be a file that is there, .* got 'no/such.pt'; 'resnet18' has IMAGENET1K_V1",
+        ),
+        ({"encoder": "small", "pretrained": "DEFAULT"}, "'small' has no published weights"),
+        ({"clip_norm": 0.0}, "clip_norm must be above 0, or None, got 0.0"),
+        ({"clip_norm": -1.0}, "clip_norm must be above 0, or None"),
+        ({"clip_norm": float("nan")}, "clip_norm must be above 0, or None"),
+        ({"penalty": 0.0}, "penalty must be above 0, or None"),
+        ({"max_radius": -0.5}, "max_radius must be above 0, or None"),
+        ({"lr_decay": 0.0}, "lr_decay must be above 0"),
+        ({"lr_decay": -0.8}, "lr_decay must be above 0"),
+        ({"every": 0}, "every must be at least 1"),
+        ({"images_per_person": 0}, "images_per_person must be at least 1"),
+        ({"people": 2}, "people must be at least 3"),
+        ({"constant": -0.1}, "constant must be at least 0"),
+        ({"repulsion": float("nan")}, "repulsion must be at least 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"split_seed": -1}, "split_seed must be at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
@@ -81,6 +102,38 @@ def test_loader_options_come_from_flags_and_files(tmp_path: Path) -> None:
     for config in (by_flags, other, third):
         (tmp_path / "config.yaml").write_text(to_yaml(config))
         assert from_yaml(EmotionConfig, tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"lr": -1e-4}, "lr must be above 0"),
+        ({"beta1": 1.0}, r"beta1 and beta2 must be in \[0, 1\)"),
+        ({"beta2": -0.1}, r"beta1 and beta2 must be in \[0, 1\)"),
+    ],
+)
+def test_an_adam_that_cannot_learn_is_refused(options: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdamConfig(**options)
+
+
+def test_timm_is_missed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match="pip install timm"):
+        dataclasses.replace(PAPER, encoder="timm:resnet10t")
+
+
+def test_paper_has_the_papers_numbers_for_each_encoder_and_data_set() -> None:
+    def chosen(**options: Any) -> tuple[int, int]:
+        preset = preset_for("paper", dataclasses.replace(PAPER, **options))
+        return preset.batch_size, preset.iterations
+
+    assert chosen() == (128, 50_000)
+    assert chosen(encoder="alexnet") == (256, 50_000)
+    assert chosen(dataset="aff-wild", root="x") == (128, 100_000)
+    assert chosen(encoder="alexnet", dataset="aff-wild", root="x") == (256, 100_000)
+    assert preset_for("faces", dataclasses.replace(FACES, encoder="alexnet")) == FACES
 
 
 def test_a_config_is_plain_values() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import json
 import os
 import signal
@@ -9,8 +11,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+
+from adaptive_margin.emotion.config import QUICK, EmotionConfig
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fer_caf.py"
 TINY = """
@@ -68,3 +73,133 @@ def test_a_root_that_is_no_data_set_is_said(tmp_path: Path) -> None:
     assert wrong.returncode == 2, said
     assert error.startswith("error: ")
     assert str(tmp_path) in error
+
+
+@pytest.fixture
+def fer_caf(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    return importlib.import_module("fer_caf")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--seeds", "-1"], "--seeds must be at least 1, got -1"),
+        (["--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["--config", "no/such.yaml"], "no/such.yaml"),
+    ],
+)
+def test_wrong_options_are_said(
+    fer_caf: ModuleType, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        fer_caf.options(words)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["critic: none", "margin: linear", "grouping: otsu", "seed: 3", "split_seed: 1"])
+def test_a_file_cannot_set_what_the_runs_differ_in(
+    fer_caf: ModuleType, tmp_path: Path, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"iterations: 5\n{option}\n")
+    with pytest.raises(SystemExit) as stopped:
+        fer_caf.options(["--config", str(tmp_path / "mine.yaml")])
+    assert stopped.value.code == 2
+    assert f"got {option.split(':')[0]}; leave out" in capsys.readouterr().err
+
+
+def test_the_file_changes_the_preset_and_flags_change_both(fer_caf: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+
+    def config(*words: str) -> EmotionConfig:
+        return fer_caf.config_of(fer_caf.options(["--config", str(file), *words]), "caf", 2)
+
+    file.write_text("iterations: 5\nencoder: alexnet\ndevice: cpu\nbatch_size: 7\nlog_every: 3\n")
+    found = config()
+    assert (found.iterations, found.encoder, found.device, found.batch_size) == (5, "alexnet", "cpu", 7)
+    found = config("--iterations", "6", "--backbone", "resnet18", "--device", "cuda", "--batch-size", "9")
+    assert (found.iterations, found.encoder, found.device, found.batch_size) == (6, "resnet18", "cuda", 9)
+    assert found.log_every == 3
+    assert found.people == QUICK.people
+    assert (found.seed, found.split_seed) == (2, fer_caf.FACES_SEED + 2)
+
+    file.write_text(f"dataset: afew-va\nroot: {tmp_path}\n")
+    found = config()
+    assert (found.dataset, found.root, found.fold, found.encoder) == ("afew-va", str(tmp_path), 2, "resnet18")
+    assert config("--dataset", "faces").people == QUICK.people
+    file.write_text("dataset: afew-va\n")
+    assert config("--root", "elsewhere").root == "elsewhere"
+    file.write_text("root: here\n")
+    assert config("--dataset", "affectnet").root == "here"
+
+
+def test_the_paper_preset_follows_backbone_and_data_set(fer_caf: ModuleType, tmp_path: Path) -> None:
+    def numbers(*words: str) -> tuple[int, int]:
+        asked = fer_caf.options(["--preset", "paper", "--root", str(tmp_path), *words])
+        config = fer_caf.config_of(asked, "caf", 0)
+        return config.batch_size, config.iterations
+
+    assert numbers("--dataset", "affectnet") == (128, 50_000)
+    assert numbers("--dataset", "affectnet", "--backbone", "alexnet") == (256, 50_000)
+    assert numbers("--dataset", "aff-wild") == (128, 100_000)
+    given = ("--batch-size", "128", "--iterations", "50000")
+    assert numbers("--dataset", "aff-wild", "--backbone", "alexnet", *given) == (128, 50_000)
+    (tmp_path / "mine.yaml").write_text("batch_size: 64\nencoder: alexnet\niterations: 9\n")
+    assert numbers("--dataset", "aff-wild", "--config", str(tmp_path / "mine.yaml")) == (64, 9)
+
+
+def test_an_unknown_backbone_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+    said, error = (wrong := start(tmp_path, "--backbone", "resnet19")).communicate(timeout=60)
+    assert wrong.returncode == 2, said
+    assert error.startswith("error: encoder must be")
+    assert "did you mean 'resnet18'" in error
+
+
+def test_a_fault_in_a_run_is_its_message_and_its_log_has_the_rest(
+    fer_caf: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(*_: object, **__: object) -> None:
+        raise KeyError("nobody expected this")
+
+    monkeypatch.setattr(fer_caf, "run", run)
+    monkeypatch.setattr(fer_caf, "shared_data", lambda key: None)
+    config = dataclasses.replace(QUICK, output=str(tmp_path / "caf" / "seed0"), device="cpu")
+    assert "KeyError: 'nobody expected this'" in fer_caf.train_one(config)
+    assert "Traceback" in (tmp_path / "caf" / "seed0.log").read_text()
+
+
+def dies(config: EmotionConfig) -> str:
+    """In place of training: the baseline's process ends without a word, as the kernel ends one that wants memory."""
+    if config.critic == "none":
+        os._exit(1)
+    return f"trained {config.critic}"
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_leaves_the_other_runs(
+    fer_caf: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fer_caf, "train_one", dies)
+    configs = {
+        (arm, 0): dataclasses.replace(QUICK, critic=arm, output=str(tmp_path / arm / "seed0"))  # type: ignore[arg-type]
+        for arm in ("none", "caf")
+    }
+    failed = fer_caf.train_all(configs, 1)
+    assert failed["none", 0].startswith("a process died")
+    assert failed["caf", 0] == "trained caf"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("broken", ["caf", "none"])
+def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path, broken: str) -> None:
+    (tmp_path / "out" / "runs").mkdir(parents=True)
+    (tmp_path / "out" / "runs" / broken).write_text("in the way")
+    words = ("--arms", "none", "caf", "--seeds", "1", "--iterations", "4", "--jobs", "1", "--device", "cpu")
+    said, error = (ended := start(tmp_path, *words)).communicate(timeout=120)
+    assert ended.returncode == 1, error[-2000:]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert list(results["failed"]) == [f"{broken}/0"]
+    assert list(results["arms"]) == ["none" if broken == "caf" else "caf"]
+    assert f"failed: {broken}/0: " in said

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from adaptive_margin.emotion.nets import (
     build_critic_network,
     build_encoder,
     build_regressor,
+    check_encoder,
     emotion_net,
     torchvision_names,
 )
@@ -117,3 +120,22 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 def test_small_knows_no_published_weights() -> None:
     with pytest.raises(ValueError, match="'small' has no published weights"):
         build_encoder("small", "DEFAULT")
+
+
+def test_weights_are_checked_without_building() -> None:
+    check_encoder("resnet18", "DEFAULT")
+    check_encoder("resnet18", "IMAGENET1K_V1")
+    check_encoder("resnet18", "ResNet18_Weights.IMAGENET1K_V1")
+    with pytest.raises(ValueError, match="got 'IMAGENET1K_V7'; 'resnet18' has IMAGENET1K_V1 and DEFAULT"):
+        check_encoder("resnet18", "IMAGENET1K_V7")
+    with pytest.raises(ValueError, match=r"got 'ResNet50_Weights\.DEFAULT'"):
+        check_encoder("resnet18", "ResNet50_Weights.DEFAULT")
+
+
+def test_timm_takes_a_file_or_its_default_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    timm = ModuleType("timm")
+    timm.list_models = lambda: ["resnet10t"]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    check_encoder("timm:resnet10t", "DEFAULT")
+    with pytest.raises(ValueError, match=r"got 'mistyped.pt'; 'timm:resnet10t' has DEFAULT"):
+        check_encoder("timm:resnet10t", "mistyped.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import Any, Literal
 import pytest
 
 from adaptive_margin.training.command_line import ConfigError, from_yaml, parse, to_yaml
+from adaptive_margin.training.config_files import read_options
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,3 +212,45 @@ else:
     raise SystemExit("no error")
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_preset_may_follow_from_what_is_asked_for(tmp_path: Path) -> None:
+    def preset_for(name: str, config: Config) -> Config:
+        return dataclasses.replace(PRESETS[name], steps=77) if config.margin == "constant" else PRESETS[name]
+
+    def steps(*words: str) -> int:
+        return parse(Config, PRESETS, argv=["--preset", "quick", *words], preset_for=preset_for).steps
+
+    file = tmp_path / "config.yaml"
+    assert steps() == 10
+    assert steps("--margin", "constant") == 77
+    assert steps("--margin", "constant", "--steps", "10") == 10
+    file.write_text("margin: constant\n")
+    assert steps("--config", str(file)) == 77
+    assert steps("--config", str(file), "--margin", "adaptive") == 10
+    file.write_text("margin: constant\nsteps: 10\n")
+    assert steps("--config", str(file)) == 10
+
+
+def test_changes_go_before_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("steps: -3\nclip: 2.0\n")
+    assert from_yaml(Config, file, PRESETS["quick"], {"steps": 4}) == Config(steps=4, clip=2.0)
+    assert read_options(file) == {"steps": -3, "clip": 2.0}
+    with pytest.raises(ConfigError, match="unknown option stepz"):
+        from_yaml(Config, file, changes={"stepz": 4})
+
+
+def test_a_package_that_a_configuration_misses_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    @dataclass(frozen=True, kw_only=True)
+    class Needy:
+        model: str = "plain"
+
+        def __post_init__(self) -> None:
+            if self.model != "plain":
+                raise ImportError(f"{self.model} needs a package: pip install package")
+
+    with pytest.raises(SystemExit) as stopped:
+        parse(Needy, {"plain": Needy()}, argv=["--model", "fancy"])
+    assert stopped.value.code == 2
+    assert "fancy needs a package" in capsys.readouterr().err

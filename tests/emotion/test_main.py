@@ -1,0 +1,138 @@
+"""``python -m adaptive_margin.emotion``: what it is asked for, and what it says of mistakes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from adaptive_margin.emotion import __main__ as command
+from adaptive_margin.emotion import trainer
+from adaptive_margin.emotion.config import EmotionConfig
+from adaptive_margin.training.checkpoints import CheckpointError
+
+
+class Asked(Exception):
+    """Raised in place of training."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """What the command line would train."""
+
+    def configuration(*words: str) -> EmotionConfig:
+        found: list[EmotionConfig] = []
+
+        def run(config: EmotionConfig) -> None:
+            found.append(config)
+            raise Asked
+
+        monkeypatch.setattr(command, "run", run)
+        with pytest.raises(Asked):
+            command.main(words)
+        return found[0]
+
+    return configuration
+
+
+@pytest.fixture
+def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_data(*_: Any) -> None:
+        raise AssertionError("images were looked for before the options were")
+
+    monkeypatch.setattr(trainer, "load_data", load_data)
+
+
+def test_nothing_asked_for_trains_nothing(nothing_is_loaded: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main([]) == 2
+    said = capsys.readouterr()
+    assert "--encoder" in said.out
+    assert "--preset quick" in said.err
+
+
+def test_the_paper_preset_follows_encoder_and_data_set(asked: Any, tmp_path: Path) -> None:
+    def numbers(*words: str) -> tuple[int, int]:
+        config = asked("--preset", "paper", *words)
+        return config.batch_size, config.iterations
+
+    aff_wild = ("--dataset", "aff-wild", "--root", str(tmp_path))
+    assert numbers("--encoder", "resnet18") == (128, 50_000)
+    assert numbers("--encoder", "alexnet") == (256, 50_000)
+    assert numbers(*aff_wild) == (128, 100_000)
+    assert numbers("--encoder", "alexnet", *aff_wild) == (256, 100_000)
+    assert numbers("--encoder", "alexnet", "--batch-size", "128", *aff_wild, "--iterations", "50000") == (128, 50_000)
+    file = tmp_path / "mine.yaml"
+    file.write_text("encoder: alexnet\n")
+    assert numbers("--config", str(file)) == (256, 50_000)
+    file.write_text("encoder: alexnet\nbatch_size: 128\niterations: 50000\n")
+    assert numbers("--config", str(file), *aff_wild) == (128, 50_000)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--encoder", "resnet19"], "did you mean 'resnet18'"),
+        (["--pretrained", "no/such.pt"], "pretrained must be a file that is there"),
+        (["--clip-norm", "-1"], "clip_norm must be above 0"),
+        (["--regression-adam.lr", "0"], "lr must be above 0"),
+    ],
+)
+def test_wrong_options_are_said_before_anything_is_loaded(
+    words: list[str], message: str, nothing_is_loaded: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        command.main(["--preset", "paper", *words])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_said_before_anything_is_loaded(
+    nothing_is_loaded: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--preset", "quick", "--device", "cpu", "--output", str(tmp_path / "run"), "--pretrained"]
+    torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "other.pt")
+    assert command.main([*words, str(tmp_path / "other.pt")]) == 2
+    assert "error: pretrained must be weights of small, got a file without" in capsys.readouterr().err
+    (tmp_path / "broken.pt").write_text("not weights")
+    assert command.main([*words, str(tmp_path / "broken.pt")]) == 2
+    assert "error: pretrained must be weights of small, got another kind of file" in capsys.readouterr().err
+
+
+def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--preset", "quick", "--dataset", "afew-va", "--root", str(tmp_path), "--device", "cpu"]
+    assert command.main([*words, "--output", str(tmp_path / "run")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CheckpointError("none can be read"), 1),
+        (PermissionError(13, "Permission denied", "/somewhere"), 1),
+        (ImportError("logging needs TensorBoard: pip install 'adaptive-margin[train]'"), 2),
+        (ValueError("batch_size must be at most 7 with drop_last, got 8; make batches smaller"), 2),
+    ],
+)
+def test_an_error_in_its_own_words_needs_no_traceback(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_: EmotionConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "run", run)
+    assert command.main(["--preset", "quick"]) == code
+    assert capsys.readouterr().err == f"error: {error}\n"
+
+
+@pytest.mark.parametrize(
+    "error", [ValueError("too many values to unpack"), KeyError("x"), ImportError("cannot import name 'x'")]
+)
+def test_a_fault_of_the_program_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_: EmotionConfig) -> None:
+        raise error
+
+    monkeypatch.setattr(command, "run", run)
+    with pytest.raises(type(error)):
+        command.main(["--preset", "quick"])
