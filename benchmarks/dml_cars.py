@@ -1,7 +1,6 @@
 """Deep metric learning on Cars196: 98 models of cars train, 98 others are the test.
 
-    python benchmarks/dml_cars.py --root DIR [--download] --loss margin --margin adaptive --out
-    runs/cars-margin-adaptive
+    python benchmarks/dml_cars.py --root DIR [--download] --loss margin --margin adaptive
 
 Three layouts in circulation are recognised; see ``dml_cub.py`` for the options.
 """

@@ -1,7 +1,7 @@
 """Deep metric learning without a download: distorted digits in several orientations, 32 classes to train and 18
 others to measure.
 
-    python benchmarks/dml_digits.py --loss margin --margin adaptive --out runs/digits-margin-adaptive
+    python benchmarks/dml_digits.py --loss margin --margin adaptive
 
 A small network from scratch, ten seconds of one CPU core; see ``dml_cub.py`` for the options, ``dml_grid.py`` for all
 losses.

@@ -1,6 +1,6 @@
 """Deep metric learning on your own images: a folder of class folders.
 
-    python benchmarks/dml_folder.py --root DIR --loss proxy-anchor --margin adaptive --out runs/mine
+    python benchmarks/dml_folder.py --root DIR --loss proxy-anchor --margin adaptive
 
 Half of the classes, drawn by the seed, are the test; of the others a fifth is held out to choose by. See
 ``dml_cub.py`` for the options.

@@ -1,7 +1,7 @@
 """Deep metric learning without a download: distorted characters of matplotlib's fonts, 128 to train and 127 others to
 measure.
 
-    python benchmarks/dml_fonts.py --loss margin --margin adaptive --out runs/fonts-margin-adaptive
+    python benchmarks/dml_fonts.py --loss margin --margin adaptive
 
 A small network from scratch, ten seconds of one CPU core; see ``dml_cub.py`` for the options, ``dml_grid.py`` for all
 losses.

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..functional.checks import problem
 from ..training.optimisation import Precision
@@ -27,6 +28,8 @@ LossName = Literal[
     "auto-margin",
 ]
 Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
+MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
+"""Options that a run may be given anew when it goes on, or when its result is found again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,8 @@ class DMLConfig:
 
     Attributes:
         root: folder of the data set; not needed for the embedded ones.
-        out: folder of the run.
+        data: name of the data set; filled in by the run, and another than the one at hand is refused.
+        out: folder of the run; ``runs/DATA-LOSS-ARM-seedN`` unless given.
         download: fetch the data set into ``root`` if pytorch-metric-learning knows where from.
         cache: folder for decoded images; ``root/../cache-NAME`` unless given.
         loss: what is minimised, with the sampling that belongs to it.
@@ -91,7 +95,8 @@ class DMLConfig:
     """
 
     root: Path | None = None
-    out: Path = Path("runs/dml")
+    data: str | None = None
+    out: Path | None = None
     download: bool = False
     cache: Path | None = None
     loss: LossName = "margin"
@@ -166,6 +171,23 @@ class DMLConfig:
     def batch(self) -> int:
         """Images in a batch, over all processes."""
         return self.classes * self.per_class
+
+
+def arm_of(config: Mapping[str, Any]) -> str:
+    """An arm's name from its configuration.
+
+    Example:
+        >>> arm_of({"margin": "default", "learn_beta": True, "loss": "margin"})
+        'default, learned beta'
+    """
+    margin = config["margin"]
+    if margin == "adaptive":
+        grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
+        units = "" if config["units"] == "default" else f", {config['units']}"
+        name = f"{config['neighbourhood']}{grain}{units}"
+    else:
+        name = margin if isinstance(margin, str) else f"margin {margin:g}"
+    return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
 
 
 ROTH2020 = DMLConfig(

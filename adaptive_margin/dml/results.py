@@ -11,6 +11,7 @@ import numpy as np
 
 from ..functional.checks import problem
 from .comparison import Comparison, holm, paired
+from .config import arm_of
 from .recipe import named
 
 Row = dict[str, Any]
@@ -67,23 +68,6 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         "curves": curves,
         "folder": str(folder),
     }
-
-
-def arm_of(config: Mapping[str, Any]) -> str:
-    """An arm's name from its configuration.
-
-    Example:
-        >>> arm_of({"margin": "default", "learn_beta": True, "loss": "margin"})
-        'default, learned beta'
-    """
-    margin = config["margin"]
-    if margin == "adaptive":
-        grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
-        units = "" if config["units"] == "default" else f", {config['units']}"
-        name = f"{config['neighbourhood']}{grain}{units}"
-    else:
-        name = margin if isinstance(margin, str) else f"margin {margin:g}"
-    return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
 
 
 def by_seed(rows: Iterable[Row], data: str, loss: str, arm: str, metric: str) -> dict[int, float]:
