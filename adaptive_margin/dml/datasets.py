@@ -144,7 +144,7 @@ def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS
 
 
 def load_class_folders(
-    root: str | os.PathLike[str], *, test: float = 0.5, seed: int = 0, name: str = "folder"
+    root: str | os.PathLike[str], *, test: float = 0.5, seed: int = 0, name: str | None = None
 ) -> LabelledImages:
     """Any folder of class folders: a share of the classes, drawn by a seed, is the test.
 
@@ -152,7 +152,7 @@ def load_class_folders(
         root: the folder; each folder in it is a class, with images in any depth.
         test: share of the classes.
         seed: of the draw: classes in natural order are permuted, the last are the test.
-        name: of the data set in results.
+        name: of the data set in results; ``folder-`` and the folder's own unless given, so that two of them differ.
 
     Raises:
         LayoutError: fewer than four class folders with images.
@@ -177,7 +177,12 @@ def load_class_folders(
     count = min(max(1, round(test * len(names))), len(names) - 2)
     drawn = np.random.default_rng(seed).permutation(len(names))[len(names) - count :]
     return LabelledImages(
-        name, np.array(ids, dtype=np.int64), tuple(names), frozenset(drawn.tolist()), root=top, paths=tuple(paths)
+        name or f"folder-{top.resolve().name}",
+        np.array(ids, dtype=np.int64),
+        tuple(names),
+        frozenset(drawn.tolist()),
+        root=top,
+        paths=tuple(paths),
     )
 
 

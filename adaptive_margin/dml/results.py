@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +13,13 @@ import numpy as np
 
 from ..functional.checks import problem
 from .comparison import Comparison, holm, paired
-from .config import arm_of
+from .config import MAY_CHANGE, arm_of
 from .recipe import named
 
 Row = dict[str, Any]
 CURVES = ("margin", "mi", "delta", "k", "beta", "loss")
+ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
+"""What belongs to the adaptive margin alone; two fixed margins do not differ in it."""
 
 
 def read_runs(folder: Path) -> list[Row]:
@@ -24,21 +28,26 @@ def read_runs(folder: Path) -> list[Row]:
     A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, ``validation`` and ``step`` of the
     evaluation that chose, ``selected_by``, ``test`` figures (None where they were not looked at), ``seconds`` and
     ``curves``; ``folder`` where there is one. The arm of a grid is its folder's name; elsewhere it follows from the
-    configuration.
+    configuration, and ``options`` is what else two arms must share to be compared. Options in which runs of one loss
+    on one data set differ are part of their arms' names.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: there is neither; or two runs of one arm and seed differ in their configuration.
     """
-    files = sorted(file for file in folder.rglob("result.json") if not file.parent.name.startswith("fold-"))
+    files = sorted(file for file in folder.rglob("result.json") if not re.fullmatch(r"fold-\d+", file.parent.name))
     if files:
-        return [row_of(json.loads(file.read_text(encoding="utf-8")), file.parent) for file in files]
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        rows = [row_of(result, file.parent) for result, file in zip(results, files, strict=True)]
+        _name_apart(rows)
+        _refuse_collisions(rows, results)
+        return rows
     merged = folder / "grid.json"
     if not merged.exists():
         raise ValueError(
             problem("the folder", "one with result.json below it, or grid.json in it", folder, "run first")
         )
-    rows: list[Row] = json.loads(merged.read_text(encoding="utf-8"))["runs"]
-    return rows
+    found: list[Row] = json.loads(merged.read_text(encoding="utf-8"))["runs"]
+    return found
 
 
 def row_of(result: Mapping[str, Any], folder: Path) -> Row:
@@ -52,7 +61,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         for name in CURVES
         if name in first["curves"]
     }
-    return {
+    row = {
         "data": first["data"]["name"],
         "loss": config["loss"],
         "arm": parts[2] if in_grid else arm_of(config),
@@ -68,6 +77,46 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         "curves": curves,
         "folder": str(folder),
     }
+    return row if in_grid else {**row, "options": _options(result)}
+
+
+def _options(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result depends on beside data, loss, margin and seed; of an adaptive margin its own options too."""
+    config = result["config"]
+    left_out = {*MAY_CHANGE, "data", "loss", "margin", "seed", "measure"}
+    if config["margin"] != "adaptive":
+        left_out |= set(ADAPTIVE_OPTIONS)
+    options = {name: value for name, value in config.items() if name not in left_out}
+    return options | {"learn_beta": config["loss"] == "margin" and bool(config["learn_beta"])}
+
+
+def _name_apart(rows: Iterable[Row]) -> None:
+    """Adds to the arms' names the options in which runs of one data set and loss differ."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if "options" in row:
+            groups[row["data"], row["loss"]].append(row)
+    named_already = ("neighbourhood", "granularity", "units")
+    for group in groups.values():
+        for name in dict.fromkeys(name for row in group for name in row["options"] if name not in named_already):
+            having = [row for row in group if name not in ADAPTIVE_OPTIONS or row["margin"] == "adaptive"]
+            if len({json.dumps(row["options"].get(name)) for row in having}) > 1:
+                for row in having if name != "learn_beta" else ():  # which the name says already
+                    row["arm"] += f", {name} {row['options'].get(name)}"
+
+
+def _refuse_collisions(rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> None:
+    """Raises where two runs would be one number of a table though they are not the same."""
+    seen: dict[tuple[str, str, str, int], tuple[Row, Mapping[str, Any]]] = {}
+    for row, result in zip(rows, results, strict=True):
+        other, was = seen.setdefault((row["data"], row["loss"], row["arm"], row["seed"]), (row, result))
+        now, before = ({"margin": each["config"]["margin"], **_options(each)} for each in (result, was))
+        if now != before:
+            names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+            said = "; ".join(f"{name}: {before.get(name)!r} there, {now.get(name)!r} here" for name in names)
+            expected = f"one run of {row['data']}, {row['loss']}, {row['arm']}, seed {row['seed']}"
+            got = f"two that differ, {other['folder']} and {row['folder']} ({said})"
+            raise ValueError(problem("the folder", expected, got, "report on them one by one"))
 
 
 def by_seed(rows: Iterable[Row], data: str, loss: str, arm: str, metric: str) -> dict[int, float]:
@@ -158,14 +207,30 @@ def table(rows: Sequence[Row], metric: str) -> str:
 
 
 def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
-    """Every adaptive arm against the default and the tuned margin."""
+    """Every adaptive arm against every fixed margin of otherwise the same configuration.
+
+    The arms of a grid differ as their names say: there it is every arm against the default and the tuned margin.
+    """
     pairs = []
     for data in dict.fromkeys(row["data"] for row in rows):
         for loss in losses_of(rows, data):
-            for arm in arms_of(rows, data):
-                if arm not in ("default", "tuned") and not arm.startswith("margin "):
-                    pairs += [(data, loss, arm, baseline) for baseline in ("default", "tuned")]
+            ours = {row["arm"]: row for row in rows if row["data"] == data and row["loss"] == loss and row["test"]}
+            shared = {arm: _shared(row) for arm, row in ours.items()}
+            for arm in (arm for arm in arms_of(rows, data) if arm in ours):
+                if shared[arm] is None:
+                    if arm not in ("default", "tuned") and not arm.startswith("margin "):
+                        pairs += [(data, loss, arm, baseline) for baseline in ("default", "tuned")]
+                elif ours[arm]["margin"] == "adaptive":
+                    fixed = [other for other in arms_of(rows, data) if other in ours and shared[other] == shared[arm]]
+                    pairs += [(data, loss, arm, other) for other in fixed if ours[other]["margin"] != "adaptive"]
     return pairs
+
+
+def _shared(row: Row) -> dict[str, Any] | None:
+    """The options that a fixed and an adaptive margin must share to be compared; None in a grid."""
+    if "options" not in row:
+        return None
+    return {name: value for name, value in row["options"].items() if name not in ADAPTIVE_OPTIONS}
 
 
 def caution(comparisons: int) -> str:

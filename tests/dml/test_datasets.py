@@ -125,6 +125,7 @@ def test_class_folders_are_split_by_seed(tmp_path: Path) -> None:
     assert data.test_classes == load_class_folders(tmp_path, seed=0).test_classes
     assert any(data.test_classes != load_class_folders(tmp_path, seed=seed).test_classes for seed in (1, 2, 3))
     assert len(data.test_classes) == 4
+    assert data.name == f"folder-{tmp_path.name}"  # two such sets are two in a report
 
 
 def test_grey_images_and_boxes_reach_the_network_as_rgb(tmp_path: Path) -> None:
