@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..datasets.errors import LabelFileError, LayoutError
+from ..datasets.errors import FetchError, LabelFileError, LayoutError
 from ..datasets.layout import Folders, checked_root, natural, subfolders, wrong_layout
 from ..functional.checks import problem
 from .labelled_images import Floats, LabelledImages
@@ -192,27 +193,45 @@ DOWNLOADS = {"cub": "CUB", "cars": "Cars196", "sop": "StanfordOnlineProducts"}
 def download(name: str, root: str | os.PathLike[str]) -> None:
     """Fetches a data set into ``root`` as pytorch-metric-learning does; nothing where files are there already.
 
+    Of several processes one fetches and the others wait. Until it is complete all lies in a folder beside ``root``:
+    what an interruption leaves there is no data set, and the next call begins again.
+
     Args:
         name: ``"cub"``, ``"cars"`` or ``"sop"``.
         root: made if need be.
 
     Raises:
-        RuntimeError: it could not be fetched; the message says what to put where instead.
+        FetchError: it could not be fetched; the message says what to put where instead.
     """
+    from filelock import FileLock
     from pytorch_metric_learning import datasets
 
     path = Path(root)
-    if path.is_dir() and any(path.iterdir()):
+    if _holds_files(path):
         return
     layout = {"cub": CUB_LAYOUT, "cars": CARS_LAYOUT, "sop": SOP_LAYOUT}[name]
     host: Any = getattr(datasets, DOWNLOADS[name])
     try:
-        host(root=str(path), split="train+test", download=True)
+        place = path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.parent / f".{place.name}.lock"):
+            if _holds_files(place):
+                return  # another process has fetched it meanwhile
+            partial = place.parent / f".{place.name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # of an interrupted download
+            host(root=str(partial), split="train+test", download=True)
+            if place.exists():
+                place.rmdir()
+            partial.rename(place)
     except Exception as error:  # urllib, ssl, tarfile, zipfile, and what a changed page unpacks to
-        raise RuntimeError(
+        raise FetchError(
             f"{name} could not be downloaded from {host.DOWNLOAD_URL} ({type(error).__name__}: {error}).\n"
             f"Get it by hand (its licence may ask for that), unpack it in {path}, and leave out --download:\n{layout}"
         ) from error
+
+
+def _holds_files(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
 
 
 def _cars_consolidated(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from adaptive_margin.datasets.errors import LabelFileError, LayoutError
+from adaptive_margin.datasets.errors import FetchError, LabelFileError, LayoutError
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.datasets import (
     CARS_COUNTS,
@@ -145,7 +147,54 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
         raise OSError("no route to host")
 
     monkeypatch.setattr(datasets.CUB, "download_and_remove", refuse)
-    with pytest.raises(RuntimeError, match=r"(?s)could not be downloaded.*no route to host.*unpack it in.*images\.txt"):
+    with pytest.raises(FetchError, match=r"(?s)could not be downloaded.*no route to host.*unpack it in.*images\.txt"):
         download("cub", tmp_path / "new")
     stand_ins.cub(tmp_path)
     download("cub", tmp_path)  # something is there: nothing to do
+
+
+def test_an_interrupted_download_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_metric_learning import datasets
+
+    def break_off(self: datasets.CUB) -> None:
+        Path(self.root).mkdir(exist_ok=True)
+        (Path(self.root) / "CUB_200_2011.tgz").write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datasets.CUB, "download_and_remove", break_off)
+    root = tmp_path / "birds"
+    root.mkdir()  # an empty folder is no data set
+    with pytest.raises(KeyboardInterrupt):
+        download("cub", root)
+    assert list(root.iterdir()) == []
+    monkeypatch.setattr(datasets.CUB, "download_and_remove", lambda self: stand_ins.cub(Path(self.root)))
+    download("cub", root)
+    assert sorted(path.name for path in root.iterdir()) == ["CUB_200_2011"]
+    assert len(load_cub(root, counts=None)) == 48
+
+
+def test_one_of_several_processes_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_metric_learning import datasets
+
+    calls, errors = [], []
+
+    def fetch(self: datasets.CUB) -> None:
+        calls.append(self.root)
+        stand_ins.cub(Path(self.root))
+        time.sleep(0.2)  # long enough for the others to ask
+
+    def ask() -> None:
+        try:
+            download("cub", tmp_path / "birds")
+            load_cub(tmp_path / "birds", counts=None)  # whole, for whoever waited too
+        except Exception as error:  # a thread keeps it for itself
+            errors.append(error)
+
+    monkeypatch.setattr(datasets.CUB, "download_and_remove", fetch)
+    askers = [threading.Thread(target=ask) for _ in range(3)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert errors == []
+    assert len(calls) == 1
