@@ -7,12 +7,13 @@ Three layouts in circulation are recognised; see ``dml_cub.py`` for the options.
 
 from adaptive_margin.dml.config import PRESETS, DMLConfig
 from adaptive_margin.dml.datasets import CARS_LAYOUT, download, load_cars
-from adaptive_margin.dml.recipe import required_root, train_and_print
+from adaptive_margin.dml.recipe import required_root, said_plainly, train_and_print
 from adaptive_margin.training.command_line import parse
 
 if __name__ == "__main__":
     config = parse(DMLConfig, PRESETS, description=__doc__ or "")
-    root = required_root(config, CARS_LAYOUT)
-    if config.download:
-        download("cars", root)
-    train_and_print(config, load_cars(root))
+    with said_plainly():
+        root = required_root(config, CARS_LAYOUT)
+        if config.download:
+            download("cars", root)
+        train_and_print(config, load_cars(root))

@@ -11,12 +11,13 @@ classes are held out to choose by.
 
 from adaptive_margin.dml.config import PRESETS, DMLConfig
 from adaptive_margin.dml.datasets import CUB_LAYOUT, download, load_cub
-from adaptive_margin.dml.recipe import required_root, train_and_print
+from adaptive_margin.dml.recipe import required_root, said_plainly, train_and_print
 from adaptive_margin.training.command_line import parse
 
 if __name__ == "__main__":
     config = parse(DMLConfig, PRESETS, description=__doc__ or "")
-    root = required_root(config, CUB_LAYOUT)
-    if config.download:
-        download("cub", root)
-    train_and_print(config, load_cub(root))
+    with said_plainly():
+        root = required_root(config, CUB_LAYOUT)
+        if config.download:
+            download("cub", root)
+        train_and_print(config, load_cub(root))

@@ -9,8 +9,10 @@ losses.
 
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import fonts
-from adaptive_margin.dml.recipe import train_and_print
+from adaptive_margin.dml.recipe import said_plainly, train_and_print
 from adaptive_margin.training.command_line import parse
 
 if __name__ == "__main__":
-    train_and_print(parse(DMLConfig, {"small": SMALL}, description=__doc__ or ""), fonts())
+    config = parse(DMLConfig, {"small": SMALL}, description=__doc__ or "")
+    with said_plainly():
+        train_and_print(config, fonts())

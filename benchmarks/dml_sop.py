@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from adaptive_margin.dml.config import PRESETS, DMLConfig
 from adaptive_margin.dml.datasets import SOP_LAYOUT, download, load_sop
-from adaptive_margin.dml.recipe import required_root, train_and_print
+from adaptive_margin.dml.recipe import required_root, said_plainly, train_and_print
 from adaptive_margin.training.command_line import parse
 
 if __name__ == "__main__":
@@ -18,7 +18,8 @@ if __name__ == "__main__":
     presets["roth2020"] = replace(presets["roth2020"], epochs=100, evaluate_every=5)
     presets["wu2017"] = replace(presets["wu2017"], crop_to_box=False)  # there are no boxes
     config = parse(DMLConfig, presets, description=__doc__ or "")
-    root = required_root(config, SOP_LAYOUT)
-    if config.download:
-        download("sop", root)
-    train_and_print(config, load_sop(root))
+    with said_plainly():
+        root = required_root(config, SOP_LAYOUT)
+        if config.download:
+            download("sop", root)
+        train_and_print(config, load_sop(root))

@@ -198,3 +198,41 @@ def test_one_of_several_processes_downloads(tmp_path: Path, monkeypatch: pytest.
         asker.join()
     assert errors == []
     assert len(calls) == 1
+
+
+def test_what_is_said_about_files_shows_the_layout(tmp_path: Path) -> None:
+    top = stand_ins.cub(tmp_path) / "CUB_200_2011"
+    with pytest.raises(LayoutError, match=r"(?s)not the whole benchmark.*Expected:.*image_class_labels\.txt"):
+        load_cub(tmp_path)
+    boxes = (top / "bounding_boxes.txt").read_text().splitlines()
+    (top / "bounding_boxes.txt").write_text("\n".join(boxes[1:]))
+    with pytest.raises(LabelFileError, match=r"(?s)bounding_boxes\.txt lacks 1 ids of images\.txt: \['1'\]\nExpected:"):
+        load_cub(tmp_path, counts=None)
+    (top / "bounding_boxes.txt").write_text("\n".join([*boxes[1:], "1 a b c d"]))
+    with pytest.raises(LabelFileError, match=r"(?s)the sides of a box are numbers, got 'a b c d'\nExpected:"):
+        load_cub(tmp_path, counts=None)
+    (top / "image_class_labels.txt").unlink()
+    with pytest.raises(LayoutError, match=r"(?s)image_class_labels\.txt must be in .*Expected:"):
+        load_cub(tmp_path, counts=None)
+
+
+@pytest.mark.parametrize("file", ["names.csv", "anno_test.csv"])
+def test_class_folders_of_cars_without_a_list(tmp_path: Path, file: str) -> None:
+    stand_ins.cars(tmp_path, "C")
+    (tmp_path / file).unlink()
+    with pytest.raises(LayoutError, match=rf"(?s){file} must be in .*Expected:.*car_data"):
+        load_cars(tmp_path, counts=None)
+
+
+def test_sop_without_its_second_list(tmp_path: Path) -> None:
+    stand_ins.sop(tmp_path)
+    (tmp_path / "Stanford_Online_Products" / "Ebay_test.txt").unlink()
+    with pytest.raises(LayoutError, match=r"(?s)Ebay_test\.txt must be in .*Expected:"):
+        load_sop(tmp_path, counts=None)
+
+
+def test_a_damaged_file_of_matlabs(tmp_path: Path) -> None:
+    stand_ins.cars(tmp_path, "A")
+    (tmp_path / "cars_annos.mat").write_bytes(b"half")
+    with pytest.raises(LabelFileError, match=r"(?s)cars_annos\.mat is no file of Matlab's.*Expected:"):
+        load_cars(tmp_path, counts=None)
