@@ -30,6 +30,8 @@ LossName = Literal[
 Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
 MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
 """Options that a run may be given anew when it goes on, or when its result is found again."""
+ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
+"""What belongs to the adaptive margin alone; two fixed margins do not differ in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,8 @@ class DMLConfig:
         confidence: c of the adaptive margin.
         max_mi: cap of its mutual information; a tiny one leaves the confidence term alone.
         dependence: how its mutual information is estimated.
-        learn_beta: a boundary of its own for each class, learned (margin loss).
+        learn_beta: a boundary of its own for each class, learned; True is for the margin loss alone, ``auto`` learns it
+            there and leaves the other losses alone.
         beta: boundary of the margin loss, at the beginning where it is learned.
         nonzero_loss_cutoff: distance from which distance-weighted sampling draws no negatives; None draws them all.
         triplets_per_anchor: of distance-weighted sampling; None makes one for each positive.
@@ -107,7 +110,7 @@ class DMLConfig:
     confidence: float = 0.05
     max_mi: float = 2.5
     dependence: Literal["gaussian", "alignment"] = "gaussian"
-    learn_beta: bool = False
+    learn_beta: bool | Literal["auto"] = False
     beta: float = 1.2
     nonzero_loss_cutoff: float | None = 1.4
     triplets_per_anchor: int | None = None
@@ -166,6 +169,34 @@ class DMLConfig:
             raise ValueError(problem("select", "'test' or 'last' without validation classes", "'validation'", remedy))
         if isinstance(self.margin, float) and not math.isfinite(self.margin):
             raise ValueError(problem("margin", "finite", self.margin, "'default' is the loss's own"))
+        self._refuse_what_does_nothing()
+
+    def _refuse_what_does_nothing(self) -> None:
+        """An option that somebody gave and nothing reads is a run that is not what they think."""
+        for name in ADAPTIVE_OPTIONS:
+            value, default = getattr(self, name), getattr(DMLConfig, name)
+            if self.margin != "adaptive" and value != default:
+                remedy = "pass --margin adaptive too, or leave it out"
+                raise ValueError(problem(name, f"{default!r} without the adaptive margin", repr(value), remedy))
+        if self.units != "default" and self.loss == "vdm":
+            expected = "'default' for vdm, whose margin is a squared distance as it is"
+            raise ValueError(problem("units", expected, repr(self.units), "leave it out"))
+        if self.learn_beta is True and self.loss != "margin":
+            remedy = "only the margin loss has boundaries: leave it out"
+            raise ValueError(problem("learn_beta", f"False or 'auto' for {self.loss}", True, remedy))
+        if self.folds and not self._is_of_a_preset("validation"):
+            remedy = "each fold validates on its own classes: leave one of the two out"
+            raise ValueError(problem("validation", "left alone with folds", self.validation, remedy))
+        if self.halve_at and self.schedule == "cosine" and not self._is_of_a_preset("halve_at"):
+            remedy = "pass --schedule constant, or leave it out"
+            raise ValueError(problem("halve_at", "empty with the cosine schedule", self.halve_at, remedy))
+
+    def _is_of_a_preset(self, name: str) -> bool:
+        """Whether nobody need have asked for an option's value, since it is the default or a preset's."""
+        value = getattr(self, name)
+        if value == getattr(DMLConfig, name):
+            return True
+        return any(value == getattr(preset, name) for preset in (*PRESETS.values(), SMALL))
 
     @property
     def batch(self) -> int:
@@ -196,7 +227,7 @@ ROTH2020 = DMLConfig(
     # epochs (100 on SOP), random resized crop 224 and flip, margin 0.2, beta 1.2 learned at 5e-4, sampling cut off
     # below 0.5 and not above, one triplet an anchor. The authors report the best test epoch: --select test
     # --validation 0.
-    learn_beta=True,
+    learn_beta="auto",
     nonzero_loss_cutoff=None,
     triplets_per_anchor=1,
 )

@@ -6,6 +6,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from ..atomic import DiskSpaceError
@@ -68,17 +69,18 @@ def said(result: Mapping[str, Any]) -> str:
         chosen by validation/recall_at_1 (0.500 after step 40), classes that neither train nor measure
         test classes, per cent: Recall@1 25.0
     """
-    lines = []
+    networks = result.get("folds", [result])
+    selected = networks[0]["selected"]
+    how = {
+        "validation": "classes that neither train nor measure",
+        "test": "THE TEST ITSELF: compare only with papers that chose so",
+    }.get(selected["by"].split("/")[0], "nothing was chosen")
     if "folds" in result:
-        lines.append(f"{len(result['folds'])} folds, each chosen by its own validation classes")
+        score = "" if selected["score"] is None else f" ({mean(each['selected']['score'] for each in networks):.3f})"
+        lines = [f"{len(networks)} folds, each chosen by {selected['by']}{score}, {how}"]
     else:
-        selected = result["selected"]
-        how = {
-            "validation": "classes that neither train nor measure",
-            "test": "THE TEST ITSELF: compare only with papers that chose so",
-        }.get(selected["by"].split("/")[0], "nothing was chosen")
         score = "" if selected["score"] is None else f"{selected['score']:.3f} "
-        lines.append(f"chosen by {selected['by']} ({score}after step {selected['step']}), {how}")
+        lines = [f"chosen by {selected['by']} ({score}after step {selected['step']}), {how}"]
     for key, what in (("test", "test classes"), ("test_concatenated", "concatenated embeddings of all folds")):
         if result.get(key):
             figures = ", ".join(f"{named(name)} {100 * value:.1f}" for name, value in result[key].items())

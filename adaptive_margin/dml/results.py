@@ -13,13 +13,11 @@ import numpy as np
 
 from ..functional.checks import problem
 from .comparison import Comparison, holm, paired
-from .config import MAY_CHANGE, arm_of
+from .config import ADAPTIVE_OPTIONS, MAY_CHANGE, arm_of
 from .recipe import named
 
 Row = dict[str, Any]
 CURVES = ("margin", "mi", "delta", "k", "beta", "loss")
-ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
-"""What belongs to the adaptive margin alone; two fixed margins do not differ in it."""
 
 
 def read_runs(folder: Path) -> list[Row]:
@@ -61,6 +59,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         for name in CURVES
         if name in first["curves"]
     }
+    scores = [each["selected"]["score"] for each in result.get("folds", [result])]
     row = {
         "data": first["data"]["name"],
         "loss": config["loss"],
@@ -70,7 +69,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         "units": config["units"],
         "rule": config["neighbourhood"] if config["margin"] == "adaptive" else None,
         "selected_by": first["selected"]["by"],
-        "validation": None if first["selected"]["score"] is None else round(first["selected"]["score"], 5),
+        "validation": None if None in scores else round(float(np.mean(scores)), 5),
         "step": first["selected"]["step"],
         "test": None if result["test"] is None else {name: round(value, 5) for name, value in result["test"].items()},
         "seconds": first["seconds"],

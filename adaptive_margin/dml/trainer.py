@@ -80,15 +80,13 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
         results.append(run_split(part, data, split, place, world=world))
     if not world.is_main:
         return {}
-    together = torch.cat([load_embeddings(out / f"fold-{fold}")[0] for fold in range(config.folds)], dim=1)
-    _, labels = load_embeddings(out / "fold-0")
-    names = results[0]["test"]
-    result = {
-        "test": {name: float(np.mean([each["test"][name] for each in results])) for name in names},
-        "test_concatenated": _metrics(config)(nn.functional.normalize(together, dim=1), labels),
-        "folds": results,
-        "config": results[0]["config"] | {"folds": config.folds},
-    }
+    result: dict[str, Any] = {"test": None, "folds": results, "config": results[0]["config"] | {"folds": config.folds}}
+    if config.measure:
+        together = torch.cat([load_embeddings(out / f"fold-{fold}")[0] for fold in range(config.folds)], dim=1)
+        _, labels = load_embeddings(out / "fold-0")
+        names = results[0]["test"]
+        result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
+        result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels)
     (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 

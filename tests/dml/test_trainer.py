@@ -19,6 +19,7 @@ from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.recipe import said
+from adaptive_margin.dml.results import row_of
 from adaptive_margin.dml.trainer import DMLJob, default_folder, load_embeddings, run
 from adaptive_margin.training import RunFolderError, World
 
@@ -152,6 +153,16 @@ def test_folds_are_averaged_and_concatenated(tmp_path: Path) -> None:
     assert len({json.dumps(fold["data"]) for fold in result["folds"]}) == 2
     assert "concatenated embeddings of all folds" in said(result)
     assert set(result["test_concatenated"]) == set(result["test"])
+
+
+def test_folds_without_a_test(tmp_path: Path) -> None:
+    config = replace(few(tmp_path, "contrastive"), folds=2, epochs=1, classes=6, measure=False)
+    result = run(config, digits())
+    assert result["test"] is None
+    scores = [fold["selected"]["score"] for fold in result["folds"]]
+    assert row_of(result, tmp_path)["validation"] == pytest.approx(np.mean(scores), abs=1e-5)
+    how = f"validation/mean_average_precision_at_r ({np.mean(scores):.3f})"
+    assert said(result).startswith(f"2 folds, each chosen by {how}, classes that neither train nor measure")
 
 
 def test_arms_of_a_seed_see_the_same_batches() -> None:
