@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -177,4 +178,4 @@ def _load(network: nn.Module, path: Path) -> str:
     if missing:
         got = f"{len(missing)} missing, such as {missing[0]}"
         raise ValueError(problem(f"the weights in {path}", "those of the whole network", got, "another backbone?"))
-    return f"file {path.name}"
+    return f"file {path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"

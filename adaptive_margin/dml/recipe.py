@@ -61,12 +61,13 @@ def train_and_print(config: DMLConfig, data: LabelledImages) -> dict[str, Any]:
 
 
 def said(result: Mapping[str, Any]) -> str:
-    """A result in words, with what chose the network.
+    """A result in words, with what chose the network and what weights it began with.
 
     Example:
         >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}
-        >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected}))
+        >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected, "weights": "none"}))
         chosen by validation/recall_at_1 (0.500 after step 40), classes that neither train nor measure
+        weights before training: none
         test classes, per cent: Recall@1 25.0
     """
     networks = result.get("folds", [result])
@@ -81,6 +82,8 @@ def said(result: Mapping[str, Any]) -> str:
     else:
         score = "" if selected["score"] is None else f"{selected['score']:.3f} "
         lines = [f"chosen by {selected['by']} ({score}after step {selected['step']}), {how}"]
+    if weights := networks[0].get("weights"):
+        lines.append(f"weights before training: {weights}")
     for key, what in (("test", "test classes"), ("test_concatenated", "concatenated embeddings of all folds")):
         if result.get(key):
             figures = ", ".join(f"{named(name)} {100 * value:.1f}" for name, value in result[key].items())

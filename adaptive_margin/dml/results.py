@@ -23,11 +23,11 @@ CURVES = ("margin", "mi", "delta", "k", "beta", "loss")
 def read_runs(folder: Path) -> list[Row]:
     """One row a finished run below ``folder``, or the rows of its merged ``grid.json``.
 
-    A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, ``validation`` and ``step`` of the
-    evaluation that chose, ``selected_by``, ``test`` figures (None where they were not looked at), ``seconds`` and
-    ``curves``; ``folder`` where there is one. The arm of a grid is its folder's name; elsewhere it follows from the
-    configuration, and ``options`` is what else two arms must share to be compared. Options in which runs of one loss
-    on one data set differ are part of their arms' names.
+    A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, ``weights`` before training,
+    ``validation`` and ``step`` of the evaluation that chose, ``selected_by``, ``test`` figures (None where they were
+    not looked at), ``seconds`` and ``curves``; ``folder`` where there is one. The arm of a grid is its folder's name;
+    elsewhere it follows from the configuration, and ``options`` is what else two arms must share to be compared.
+    Options in which runs of one loss on one data set differ are part of their arms' names.
 
     Raises:
         ValueError: there is neither; or two runs of one arm and seed differ in their configuration.
@@ -68,6 +68,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         "margin": config["margin"],
         "units": config["units"],
         "rule": config["neighbourhood"] if config["margin"] == "adaptive" else None,
+        "weights": first["weights"],
         "selected_by": first["selected"]["by"],
         "validation": None if None in scores else round(float(np.mean(scores)), 5),
         "step": first["selected"]["step"],
@@ -86,7 +87,8 @@ def _options(result: Mapping[str, Any]) -> dict[str, Any]:
     if config["margin"] != "adaptive":
         left_out |= set(ADAPTIVE_OPTIONS)
     options = {name: value for name, value in config.items() if name not in left_out}
-    return options | {"learn_beta": config["loss"] == "margin" and bool(config["learn_beta"])}
+    learned = config["loss"] == "margin" and bool(config["learn_beta"])
+    return options | {"learn_beta": learned, "weights": result.get("folds", [result])[0]["weights"]}
 
 
 def _name_apart(rows: Iterable[Row]) -> None:
@@ -176,6 +178,11 @@ def losses_of(rows: Iterable[Row], data: str) -> list[str]:
     return list(dict.fromkeys(r["loss"] for r in rows if r["data"] == data and r["test"] and r["loss"] != "none"))
 
 
+def weights_of(rows: Iterable[Row], data: str) -> str:
+    """What the networks of a data set began with, where that is recorded."""
+    return "; ".join(sorted({row["weights"] for row in rows if row["data"] == data and row.get("weights")}))
+
+
 def table(rows: Sequence[Row], metric: str) -> str:
     """Losses down, margins across, mean ± standard deviation over seeds, in Markdown; then the comparisons."""
     lines = []
@@ -184,6 +191,8 @@ def table(rows: Sequence[Row], metric: str) -> str:
         if not arms:  # nothing is measured yet
             continue
         lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
+        if began := weights_of(rows, data):
+            lines += [f"Weights before training: {began}.", ""]
         lines += ["| loss | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
         for loss in losses_of(rows, data):
             cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in arms]

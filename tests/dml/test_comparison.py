@@ -15,6 +15,7 @@ from scipy import stats
 from adaptive_margin.dml.comparison import holm, paired
 from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
+from adaptive_margin.dml.report import write_report
 from adaptive_margin.dml.results import compare, read_runs, standard_pairs, summary, table
 from adaptive_margin.dml.trainer import run
 
@@ -91,14 +92,14 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     assert table(read_runs(merged), "recall_at_1") == text
 
 
-def finished(out: Path, config: DMLConfig, figure: float = 0.5) -> None:
+def finished(out: Path, config: DMLConfig, figure: float = 0.5, weights: str = "none") -> None:
     """A run's result without the run."""
     result = {
         "test": {"recall_at_1": figure},
         "selected": {"by": "validation/x", "step": 9, "score": 0.5},
         "config": json.loads(json.dumps(vars(config), default=str)),
         "data": {"name": "cub"},
-        "weights": "none",
+        "weights": weights,
         "curves": {},
         "seconds": 1.0,
     }
@@ -146,6 +147,20 @@ def test_other_options_make_other_arms(tmp_path: Path) -> None:
         ("cub", "margin", names[1], names[4]),
         ("cub", "margin", names[2], names[3]),
     }
+
+
+def test_weights_are_told_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        config = replace(ROTH2020, seed=seed, weights="a/w.pt")
+        finished(tmp_path / f"ours-{seed}", config, weights="file w.pt, sha256 1")
+        finished(tmp_path / f"theirs-{seed}", config, weights="file w.pt, sha256 2")
+    rows = read_runs(tmp_path)
+    assert [row["weights"] for row in rows] == ["file w.pt, sha256 1"] * 2 + ["file w.pt, sha256 2"] * 2
+    assert len({row["arm"] for row in rows}) == 2
+    said = "Weights before training: file w.pt, sha256 1; file w.pt, sha256 2."
+    assert said in table(rows, "recall_at_1")
+    write_report(tmp_path, tmp_path / "page.html")
+    assert said in (tmp_path / "page.html").read_text()
 
 
 def test_two_grids_are_not_mixed(tmp_path: Path) -> None:
