@@ -50,3 +50,9 @@ def test_the_protocols_learn_boundaries_where_there_are_any() -> None:
     assert not list(build_objective(replace(small, loss="contrastive"), 6).parameters())
     for words, value in (([], "auto"), (["--learn-beta", "True"], True), (["--learn-beta", "False"], False)):
         assert parse(DMLConfig, PRESETS, argv=words).learn_beta == value
+
+
+def test_the_reality_checks_boundaries_are_those_of_a_beta_a_class() -> None:
+    preset = PRESETS["realitycheck"]
+    assert (preset.loss_rate, preset.beta) == (2.65e-4, 0.9796)
+    assert build_objective(preset, 3).loss.beta.tolist() == pytest.approx([0.9796] * 3)
