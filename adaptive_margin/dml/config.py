@@ -262,8 +262,8 @@ REALITY_CHECK = replace(
     # class-disjoint folds of the training classes, chosen by MAP@R on the fold's validation classes; figures of the
     # folds' networks one by one (128 dimensions) and concatenated (512). theirs stops after 9 evaluations without a
     # better one: here a run goes on to the end and takes its best. Their backbone is BN-Inception, which torchvision
-    # lacks: GoogLeNet here. Beta and its rate are what their search found for the margin loss with a beta a class on CUB
-    # (configs of their powerful-benchmarker, branch metric-learning; those of Cars and SOP are in the recipes). The
+    # lacks: GoogLeNet here. Beta and its rate are what their search found for the margin loss with a beta a class on
+    # CUB (configs of their powerful-benchmarker, branch metric-learning; Cars' and SOP's are in the recipes). The
     # margin found with them, 0.0779, would be another loss's too, so it is not the preset's: pass --margin 0.0779.
     backbone="googlenet",
     triplets_per_anchor=None,

@@ -103,7 +103,7 @@ def test_weights_that_cannot_be_fetched_are_said_too(
     monkeypatch.setattr(models, "resnet50", refuse)
     stand_ins.folders(tmp_path / "data")
     with pytest.raises(SystemExit) as end:
-        recipe(monkeypatch, "dml_folder.py", "--root", tmp_path / "data", "--out", tmp_path / "run", "--device", "cpu")
+        recipe(monkeypatch, "dml_folder.py", "--root", tmp_path / "data", "--classes", "2", "--device", "cpu")
     assert end.value.code == 2
     assert "could not be fetched (no route to host); pass --weights FILE" in capsys.readouterr().err
 
