@@ -1,21 +1,23 @@
 """Deep metric learning on CUB-200-2011: 100 classes of birds train, 100 others are the test.
 
-    python benchmarks/dml_cub.py --root DIR [--download] --loss margin --margin adaptive --out runs/cub-margin-adaptive
+    python benchmarks/dml_cub.py --root DIR [--download] --loss margin --margin adaptive
     python benchmarks/dml_cub.py --root DIR --preset wu2017 --loss margin --margin 0.2
     torchrun --nproc-per-node 8 benchmarks/dml_cub.py --root DIR --precision bfloat16
 
-A run goes on where it stopped. ``--select test --validation 0`` chooses as the papers did, by the test itself, and the
-output says so; by default classes are held out to choose by.
+Runs go into ``runs/DATA-LOSS-ARM-seedN`` unless ``--out`` says where; the same command goes on where it stopped.
+``--select test --validation 0`` chooses as the papers did, by the test itself, and the output says so; by default
+classes are held out to choose by.
 """
 
 from adaptive_margin.dml.config import PRESETS, DMLConfig
 from adaptive_margin.dml.datasets import CUB_LAYOUT, download, load_cub
-from adaptive_margin.dml.recipe import required_root, train_and_print
+from adaptive_margin.dml.recipe import required_root, said_plainly, train_and_print
 from adaptive_margin.training.command_line import parse
 
 if __name__ == "__main__":
     config = parse(DMLConfig, PRESETS, description=__doc__ or "")
-    root = required_root(config, CUB_LAYOUT)
-    if config.download:
-        download("cub", root)
-    train_and_print(config, load_cub(root))
+    with said_plainly():
+        root = required_root(config, CUB_LAYOUT)
+        if config.download:
+            download("cub", root)
+        train_and_print(config, load_cub(root))

@@ -1,6 +1,6 @@
 """Deep metric learning on your own images: a folder of class folders.
 
-    python benchmarks/dml_folder.py --root DIR --loss proxy-anchor --margin adaptive --out runs/mine
+    python benchmarks/dml_folder.py --root DIR --loss proxy-anchor --margin adaptive
 
 Half of the classes, drawn by the seed, are the test; of the others a fifth is held out to choose by. See
 ``dml_cub.py`` for the options.
@@ -8,9 +8,10 @@ Half of the classes, drawn by the seed, are the test; of the others a fifth is h
 
 from adaptive_margin.dml.config import PRESETS, DMLConfig
 from adaptive_margin.dml.datasets import FOLDER_LAYOUT, load_class_folders
-from adaptive_margin.dml.recipe import required_root, train_and_print
+from adaptive_margin.dml.recipe import required_root, said_plainly, train_and_print
 from adaptive_margin.training.command_line import parse
 
 if __name__ == "__main__":
     config = parse(DMLConfig, PRESETS, description=__doc__ or "")
-    train_and_print(config, load_class_folders(required_root(config, FOLDER_LAYOUT), seed=config.seed))
+    with said_plainly():
+        train_and_print(config, load_class_folders(required_root(config, FOLDER_LAYOUT), seed=config.seed))

@@ -1,7 +1,7 @@
 """Deep metric learning without a download: distorted characters of matplotlib's fonts, 128 to train and 127 others to
 measure.
 
-    python benchmarks/dml_fonts.py --loss margin --margin adaptive --out runs/fonts-margin-adaptive
+    python benchmarks/dml_fonts.py --loss margin --margin adaptive
 
 A small network from scratch, ten seconds of one CPU core; see ``dml_cub.py`` for the options, ``dml_grid.py`` for all
 losses.
@@ -9,8 +9,10 @@ losses.
 
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import fonts
-from adaptive_margin.dml.recipe import train_and_print
+from adaptive_margin.dml.recipe import said_plainly, train_and_print
 from adaptive_margin.training.command_line import parse
 
 if __name__ == "__main__":
-    train_and_print(parse(DMLConfig, {"small": SMALL}, description=__doc__ or ""), fonts())
+    config = parse(DMLConfig, {"small": SMALL}, description=__doc__ or "")
+    with said_plainly():
+        train_and_print(config, fonts())

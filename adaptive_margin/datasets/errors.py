@@ -41,6 +41,10 @@ class UnreadableError(RuntimeError):
         return "\n".join([head, *(f"  {name}" for name in self.names), self.remedy])
 
 
+class FetchError(RuntimeError):
+    """A data set or pretrained weights could not be fetched; the message says how to do without the network."""
+
+
 class ImageError(RuntimeError):
     """One image is missing or cannot be decoded.
 

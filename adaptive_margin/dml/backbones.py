@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from ..datasets.errors import FetchError
 from ..functional.checks import problem
 from .config import Backbone
 
@@ -89,7 +91,7 @@ def build_network(
     Raises:
         ImportError: torchvision or timm is not installed.
         ValueError: weights that are not there or do not fit, channels that the network does not take.
-        RuntimeError: pretrained weights could not be fetched; the message says how to do without.
+        FetchError: pretrained weights could not be fetched; the message says how to do without.
 
     Example:
         >>> build_network("small", weights="none", embedding_size=8, channels=1)(torch.ones(2, 1, 16, 16)).shape
@@ -150,7 +152,7 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
             network = build(True)
         except Exception as error:  # urllib, ssl, timm and huggingface each raise their own
             remedy = "pass --weights FILE with a state dict, or --weights none to train from scratch"
-            raise RuntimeError(f"weights {source} could not be fetched ({error}); {remedy}") from error
+            raise FetchError(f"weights {source} could not be fetched ({error}); {remedy}") from error
     else:
         network = build(False)
         source = "none" if weights == "none" else _load(network, Path(weights))
@@ -165,11 +167,15 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
 def _load(network: nn.Module, path: Path) -> str:
     if not path.is_file():
         raise ValueError(problem("weights", "'torchvision', 'none' or a file", path, "see where the file lies"))
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    state = state.get("state_dict", state)
-    unknown = network.load_state_dict(state, strict=False)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        unknown = network.load_state_dict(state, strict=False)
+    except Exception as error:  # zipfile, pickle and torch each raise their own
+        expected = "a state dict of the whole network"
+        raise ValueError(problem(f"the weights in {path}", expected, str(error), "another backbone?")) from error
     missing = [name for name in unknown.missing_keys if not name.startswith(("fc.", "head."))]
     if missing:
         got = f"{len(missing)} missing, such as {missing[0]}"
         raise ValueError(problem(f"the weights in {path}", "those of the whole network", got, "another backbone?"))
-    return f"file {path.name}"
+    return f"file {path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"

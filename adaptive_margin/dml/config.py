@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ..functional.checks import problem
 from ..training.optimisation import Precision
@@ -27,6 +28,10 @@ LossName = Literal[
     "auto-margin",
 ]
 Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
+MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
+"""Options that a run may be given anew when it goes on, or when its result is found again."""
+ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
+"""What belongs to the adaptive margin alone; two fixed margins do not differ in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +40,8 @@ class DMLConfig:
 
     Attributes:
         root: folder of the data set; not needed for the embedded ones.
-        out: folder of the run.
+        data: name of the data set; filled in by the run, and another than the one at hand is refused.
+        out: folder of the run; ``runs/DATA-LOSS-ARM-seedN`` unless given.
         download: fetch the data set into ``root`` if pytorch-metric-learning knows where from.
         cache: folder for decoded images; ``root/../cache-NAME`` unless given.
         loss: what is minimised, with the sampling that belongs to it.
@@ -46,7 +52,8 @@ class DMLConfig:
         confidence: c of the adaptive margin.
         max_mi: cap of its mutual information; a tiny one leaves the confidence term alone.
         dependence: how its mutual information is estimated.
-        learn_beta: a boundary of its own for each class, learned (margin loss).
+        learn_beta: a boundary of its own for each class, learned; True is for the margin loss alone, ``auto`` learns it
+            there and leaves the other losses alone.
         beta: boundary of the margin loss, at the beginning where it is learned.
         nonzero_loss_cutoff: distance from which distance-weighted sampling draws no negatives; None draws them all.
         triplets_per_anchor: of distance-weighted sampling; None makes one for each positive.
@@ -91,7 +98,8 @@ class DMLConfig:
     """
 
     root: Path | None = None
-    out: Path = Path("runs/dml")
+    data: str | None = None
+    out: Path | None = None
     download: bool = False
     cache: Path | None = None
     loss: LossName = "margin"
@@ -102,7 +110,7 @@ class DMLConfig:
     confidence: float = 0.05
     max_mi: float = 2.5
     dependence: Literal["gaussian", "alignment"] = "gaussian"
-    learn_beta: bool = False
+    learn_beta: bool | Literal["auto"] = False
     beta: float = 1.2
     nonzero_loss_cutoff: float | None = 1.4
     triplets_per_anchor: int | None = None
@@ -161,11 +169,56 @@ class DMLConfig:
             raise ValueError(problem("select", "'test' or 'last' without validation classes", "'validation'", remedy))
         if isinstance(self.margin, float) and not math.isfinite(self.margin):
             raise ValueError(problem("margin", "finite", self.margin, "'default' is the loss's own"))
+        self._refuse_what_does_nothing()
+
+    def _refuse_what_does_nothing(self) -> None:
+        """An option that somebody gave and nothing reads is a run that is not what they think."""
+        for name in ADAPTIVE_OPTIONS:
+            value, default = getattr(self, name), getattr(DMLConfig, name)
+            if self.margin != "adaptive" and value != default:
+                remedy = "pass --margin adaptive too, or leave it out"
+                raise ValueError(problem(name, f"{default!r} without the adaptive margin", repr(value), remedy))
+        if self.units != "default" and self.loss == "vdm":
+            expected = "'default' for vdm, whose margin is a squared distance as it is"
+            raise ValueError(problem("units", expected, repr(self.units), "leave it out"))
+        if self.learn_beta is True and self.loss != "margin":
+            remedy = "only the margin loss has boundaries: leave it out"
+            raise ValueError(problem("learn_beta", f"False or 'auto' for {self.loss}", True, remedy))
+        if self.folds and not self._is_of_a_preset("validation"):
+            remedy = "each fold validates on its own classes: leave one of the two out"
+            raise ValueError(problem("validation", "left alone with folds", self.validation, remedy))
+        if self.halve_at and self.schedule == "cosine" and not self._is_of_a_preset("halve_at"):
+            remedy = "pass --schedule constant, or leave it out"
+            raise ValueError(problem("halve_at", "empty with the cosine schedule", self.halve_at, remedy))
+
+    def _is_of_a_preset(self, name: str) -> bool:
+        """Whether nobody need have asked for an option's value, since it is the default or a preset's."""
+        value = getattr(self, name)
+        if value == getattr(DMLConfig, name):
+            return True
+        return any(value == getattr(preset, name) for preset in (*PRESETS.values(), SMALL))
 
     @property
     def batch(self) -> int:
         """Images in a batch, over all processes."""
         return self.classes * self.per_class
+
+
+def arm_of(config: Mapping[str, Any]) -> str:
+    """An arm's name from its configuration.
+
+    Example:
+        >>> arm_of({"margin": "default", "learn_beta": True, "loss": "margin"})
+        'default, learned beta'
+    """
+    margin = config["margin"]
+    if margin == "adaptive":
+        grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
+        units = "" if config["units"] == "default" else f", {config['units']}"
+        name = f"{config['neighbourhood']}{grain}{units}"
+    else:
+        name = margin if isinstance(margin, str) else f"margin {margin:g}"
+    return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
 
 
 ROTH2020 = DMLConfig(
@@ -174,7 +227,7 @@ ROTH2020 = DMLConfig(
     # epochs (100 on SOP), random resized crop 224 and flip, margin 0.2, beta 1.2 learned at 5e-4, sampling cut off
     # below 0.5 and not above, one triplet an anchor. The authors report the best test epoch: --select test
     # --validation 0.
-    learn_beta=True,
+    learn_beta="auto",
     nonzero_loss_cutoff=None,
     triplets_per_anchor=1,
 )
@@ -209,7 +262,9 @@ REALITY_CHECK = replace(
     # class-disjoint folds of the training classes, chosen by MAP@R on the fold's validation classes; figures of the
     # folds' networks one by one (128 dimensions) and concatenated (512). theirs stops after 9 evaluations without a
     # better one: here a run goes on to the end and takes its best. Their backbone is BN-Inception, which torchvision
-    # lacks: GoogLeNet here. Beta's rate is what their search found for CUB. beta and margin stay those of the loss.
+    # lacks: GoogLeNet here. Beta and its rate are what their search found for the margin loss with a beta a class on
+    # CUB (configs of their powerful-benchmarker, branch metric-learning; Cars' and SOP's are in the recipes). The
+    # margin found with them, 0.0779, would be another loss's too, so it is not the preset's: pass --margin 0.0779.
     backbone="googlenet",
     triplets_per_anchor=None,
     nonzero_loss_cutoff=1.4,
@@ -220,7 +275,8 @@ REALITY_CHECK = replace(
     epochs=100,
     optimizer="rmsprop",
     learning_rate=1e-6,
-    loss_rate=1e-3,
+    loss_rate=2.65e-4,
+    beta=0.9796,
     weight_decay=1e-4,
     folds=4,
 )

@@ -8,15 +8,17 @@ that lacks images, or the classification split that some converters write, does 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..datasets.errors import LabelFileError, LayoutError
+from ..datasets.errors import FetchError, LabelFileError, LayoutError
 from ..datasets.layout import Folders, checked_root, natural, subfolders, wrong_layout
 from ..functional.checks import problem
 from .labelled_images import Floats, LabelledImages
@@ -45,6 +47,18 @@ FOLDER_LAYOUT = """  a folder for each class, with its images (in any depth):
 Counts = Mapping[str, tuple[int, int]]
 
 
+@contextlib.contextmanager
+def _showing(layout: str) -> Iterator[None]:
+    """Adds the layout expected to what is said about files."""
+    try:
+        yield
+    except (LabelFileError, LayoutError) as error:
+        if layout in str(error):
+            raise
+        raise type(error)(f"{error}\nExpected:\n{layout}") from error
+
+
+@_showing(CUB_LAYOUT)
 def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS) -> LabelledImages:
     """CUB-200-2011: classes 1 to 100 train (5,864 images), 101 to 200 are the test (5,924).
 
@@ -73,12 +87,15 @@ def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS
     boxes = None
     if (place / "bounding_boxes.txt").exists():
         corners = _pairs(place / "bounding_boxes.txt", 5)
-        sides = np.array([[float(v) for v in corners[key]] for key in names], dtype=np.float32)
+        if absent := sorted(names.keys() - corners.keys()):
+            raise LabelFileError(f"{place / 'bounding_boxes.txt'} lacks {len(absent)} ids of images.txt: {absent[:5]}")
+        sides = np.array([_numbers(corners[key], place / "bounding_boxes.txt") for key in names], dtype=np.float32)
         boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)
     folders = {number: path.split("/")[1] for number, path in zip(ids, paths, strict=True)}
     return _checked("cub", place, paths, ids, folders.__getitem__, CUB_LAYOUT, counts, boxes)
 
 
+@_showing(CARS_LAYOUT)
 def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUNTS) -> LabelledImages:
     """Cars196: classes 1 to 98 train (8,054 images), 99 to 196 are the test (8,131), of the union of the official
     parts.
@@ -105,6 +122,7 @@ def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUN
     raise wrong_layout(top, "Cars196", CARS_LAYOUT, missing)
 
 
+@_showing(SOP_LAYOUT)
 def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS) -> LabelledImages:
     """Stanford Online Products: 59,551 images of 11,318 classes train, 60,502 of 11,316 others are the test.
 
@@ -144,7 +162,7 @@ def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS
 
 
 def load_class_folders(
-    root: str | os.PathLike[str], *, test: float = 0.5, seed: int = 0, name: str = "folder"
+    root: str | os.PathLike[str], *, test: float = 0.5, seed: int = 0, name: str | None = None
 ) -> LabelledImages:
     """Any folder of class folders: a share of the classes, drawn by a seed, is the test.
 
@@ -152,7 +170,7 @@ def load_class_folders(
         root: the folder; each folder in it is a class, with images in any depth.
         test: share of the classes.
         seed: of the draw: classes in natural order are permuted, the last are the test.
-        name: of the data set in results.
+        name: of the data set in results; ``folder-`` and the folder's own unless given, so that two of them differ.
 
     Raises:
         LayoutError: fewer than four class folders with images.
@@ -177,7 +195,12 @@ def load_class_folders(
     count = min(max(1, round(test * len(names))), len(names) - 2)
     drawn = np.random.default_rng(seed).permutation(len(names))[len(names) - count :]
     return LabelledImages(
-        name, np.array(ids, dtype=np.int64), tuple(names), frozenset(drawn.tolist()), root=top, paths=tuple(paths)
+        name or f"folder-{top.resolve().name}",
+        np.array(ids, dtype=np.int64),
+        tuple(names),
+        frozenset(drawn.tolist()),
+        root=top,
+        paths=tuple(paths),
     )
 
 
@@ -187,27 +210,45 @@ DOWNLOADS = {"cub": "CUB", "cars": "Cars196", "sop": "StanfordOnlineProducts"}
 def download(name: str, root: str | os.PathLike[str]) -> None:
     """Fetches a data set into ``root`` as pytorch-metric-learning does; nothing where files are there already.
 
+    Of several processes one fetches and the others wait. Until it is complete all lies in a folder beside ``root``:
+    what an interruption leaves there is no data set, and the next call begins again.
+
     Args:
         name: ``"cub"``, ``"cars"`` or ``"sop"``.
         root: made if need be.
 
     Raises:
-        RuntimeError: it could not be fetched; the message says what to put where instead.
+        FetchError: it could not be fetched; the message says what to put where instead.
     """
+    from filelock import FileLock
     from pytorch_metric_learning import datasets
 
     path = Path(root)
-    if path.is_dir() and any(path.iterdir()):
+    if _holds_files(path):
         return
     layout = {"cub": CUB_LAYOUT, "cars": CARS_LAYOUT, "sop": SOP_LAYOUT}[name]
     host: Any = getattr(datasets, DOWNLOADS[name])
     try:
-        host(root=str(path), split="train+test", download=True)
+        place = path.resolve()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.parent / f".{place.name}.lock"):
+            if _holds_files(place):
+                return  # another process has fetched it meanwhile
+            partial = place.parent / f".{place.name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)  # of an interrupted download
+            host(root=str(partial), split="train+test", download=True)
+            if place.exists():
+                place.rmdir()
+            partial.rename(place)
     except Exception as error:  # urllib, ssl, tarfile, zipfile, and what a changed page unpacks to
-        raise RuntimeError(
+        raise FetchError(
             f"{name} could not be downloaded from {host.DOWNLOAD_URL} ({type(error).__name__}: {error}).\n"
             f"Get it by hand (its licence may ask for that), unpack it in {path}, and leave out --download:\n{layout}"
         ) from error
+
+
+def _holds_files(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
 
 
 def _cars_consolidated(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:
@@ -249,19 +290,19 @@ def _cars_class_folders(top: Path) -> tuple[list[str], list[int], Sequence[str],
     lists = next((p for p in (top, top / "devkit") if (p / "anno_train.csv").exists()), None)
     if lists is None:
         return None
-    names = [line.strip().strip('"') for line in (lists / "names.csv").read_text(encoding="utf-8").splitlines() if line]
+    names = [line.strip().strip('"') for line in _text(lists / "names.csv").splitlines() if line]
     data = "car_data/car_data" if (top / "car_data" / "car_data").is_dir() else "car_data"
     paths: list[str] = []
     ids: list[int] = []
     boxes: list[list[float]] = []
     for part in ("train", "test"):
         file = lists / f"anno_{part}.csv"
-        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(_text(file).splitlines(), 1):
             cells = line.split(",")
             if len(cells) != 6 or not cells[5].strip().isdecimal() or not 0 < int(cells[5]) <= len(names):
                 raise LabelFileError(f"{file}, line {number}: 'fname,x1,y1,x2,y2,class' is expected, got {line!r}")
             ids.append(int(cells[5]))
-            boxes.append([float(cell) for cell in cells[1:5]])
+            boxes.append(_numbers(cells[1:5], file))
             paths.append(f"{data}/{part}/{names[ids[-1] - 1].replace('/', '-')}/{cells[0]}")
     return paths, ids, names, np.array(boxes, dtype=np.float32)
 
@@ -269,7 +310,10 @@ def _cars_class_folders(top: Path) -> tuple[list[str], list[int], Sequence[str],
 def _mat(path: Path) -> dict[str, Any]:
     from scipy.io import loadmat
 
-    content: dict[str, Any] = loadmat(path)
+    try:
+        content: dict[str, Any] = loadmat(path)
+    except Exception as error:  # of the many kinds that scipy has for damaged files
+        raise LabelFileError(f"{path} is no file of Matlab's, version 5 ({type(error).__name__}: {error})") from error
     return content
 
 
@@ -347,9 +391,13 @@ def _first(top: Path, file: str, inner: Sequence[str]) -> Path | None:
 
 
 def _lines(path: Path) -> list[list[str]]:
+    return [line.split() for line in _text(path).splitlines() if line.strip()]
+
+
+def _text(path: Path) -> str:
     if not path.exists():
         raise LayoutError(problem(path.name, f"in {path.parent}", "no such file", "unpack the whole archive"))
-    return [line.split() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    return path.read_text(encoding="utf-8")
 
 
 def _pairs(path: Path, columns: int) -> dict[str, list[str]]:
@@ -367,6 +415,13 @@ def _class_id(text: str, path: Path) -> int:
     if not re.fullmatch(r"[1-9]\d*", text):
         raise LabelFileError(f"{path}: class ids are whole numbers from 1, got {text!r}")
     return int(text)
+
+
+def _numbers(cells: Sequence[str], path: Path) -> list[float]:
+    try:
+        return [float(cell) for cell in cells]
+    except ValueError:
+        raise LabelFileError(f"{path}: the sides of a box are numbers, got {' '.join(cells)!r}") from None
 
 
 def _all_folders(folder: Path) -> list[Path]:

@@ -149,8 +149,6 @@ def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) ->
     if row.default is None and config.margin != "default":
         remedy = "compare it as it is"
         raise ValueError(problem("margin", f"'default' for {config.loss}", repr(config.margin), remedy))
-    if config.learn_beta and config.loss != "margin":
-        config = replace(config, learn_beta=False)
     value = config.margin if isinstance(config.margin, float) else row.default
     loss = _build_loss(config, classes, value, epoch_steps)
     if config.margin == "adaptive" and config.loss != "vdm":
@@ -182,7 +180,7 @@ def _build_loss(config: DMLConfig, classes: int, margin: Any, epoch_steps: int) 
         "margin": lambda: losses.MarginLoss(
             margin=margin,
             beta=config.beta,
-            learn_beta=config.learn_beta,
+            learn_beta=bool(config.learn_beta),
             num_classes=classes if config.learn_beta else None,
         ),
         "lifted": lambda: losses.LiftedStructureLoss(neg_margin=margin),

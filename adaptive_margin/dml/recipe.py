@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
-from ..training import World
+from ..atomic import DiskSpaceError
+from ..datasets.errors import CacheSpaceError, FetchError, UnreadableError
+from ..training import CheckpointError, NonFiniteError, World
 from .config import DMLConfig
 from .labelled_images import LabelledImages
 from .trainer import run
 
 NAMES = {"r_precision": "R-Precision", "mean_average_precision_at_r": "MAP@R"}
+EXPECTED = (
+    CacheSpaceError,
+    CheckpointError,
+    DiskSpaceError,
+    FetchError,
+    ImportError,
+    NonFiniteError,
+    UnreadableError,
+    ValueError,  # what loaders, options and run folders refuse, LayoutError, LabelFileError and RunFolderError among it
+)
+"""What can go wrong without a fault in the program: said in its own words, without a traceback."""
+
+
+@contextlib.contextmanager
+def said_plainly() -> Iterator[None]:
+    """Ends the program with code 2 after what can go wrong without a fault in it, and says that alone."""
+    try:
+        yield
+    except EXPECTED as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
 
 
 def required_root(config: DMLConfig, layout: str) -> Path:
-    """The folder of the data set, or the end of the program with the layout expected there."""
+    """The folder of the data set.
+
+    Raises:
+        ValueError: it is not given; the message shows the layout expected there.
+    """
     if config.root is None:
-        raise SystemExit(f"--root is missing: the folder of the data set, laid out as\n{layout}")
+        raise ValueError(f"--root is missing: the folder of the data set, laid out as\n{layout}")
     return config.root
 
 
@@ -31,25 +61,29 @@ def train_and_print(config: DMLConfig, data: LabelledImages) -> dict[str, Any]:
 
 
 def said(result: Mapping[str, Any]) -> str:
-    """A result in words, with what chose the network.
+    """A result in words, with what chose the network and what weights it began with.
 
     Example:
         >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}
-        >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected}))
+        >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected, "weights": "none"}))
         chosen by validation/recall_at_1 (0.500 after step 40), classes that neither train nor measure
+        weights before training: none
         test classes, per cent: Recall@1 25.0
     """
-    lines = []
+    networks = result.get("folds", [result])
+    selected = networks[0]["selected"]
+    how = {
+        "validation": "classes that neither train nor measure",
+        "test": "THE TEST ITSELF: compare only with papers that chose so",
+    }.get(selected["by"].split("/")[0], "nothing was chosen")
     if "folds" in result:
-        lines.append(f"{len(result['folds'])} folds, each chosen by its own validation classes")
+        score = "" if selected["score"] is None else f" ({mean(each['selected']['score'] for each in networks):.3f})"
+        lines = [f"{len(networks)} folds, each chosen by {selected['by']}{score}, {how}"]
     else:
-        selected = result["selected"]
-        how = {
-            "validation": "classes that neither train nor measure",
-            "test": "THE TEST ITSELF: compare only with papers that chose so",
-        }.get(selected["by"].split("/")[0], "nothing was chosen")
         score = "" if selected["score"] is None else f"{selected['score']:.3f} "
-        lines.append(f"chosen by {selected['by']} ({score}after step {selected['step']}), {how}")
+        lines = [f"chosen by {selected['by']} ({score}after step {selected['step']}), {how}"]
+    if weights := networks[0].get("weights"):
+        lines.append(f"weights before training: {weights}")
     for key, what in (("test", "test classes"), ("test_concatenated", "concatenated embeddings of all folds")):
         if result.get(key):
             figures = ", ".join(f"{named(name)} {100 * value:.1f}" for name, value in result[key].items())

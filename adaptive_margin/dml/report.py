@@ -19,7 +19,7 @@ from .datasets import load_cars, load_class_folders, load_cub, load_sop
 from .embedded import digits, fonts
 from .labelled_images import Bytes, LabelledImages
 from .recipe import named
-from .results import Row, arms_of, by_seed, caution, compare, losses_of, read_runs, spread, standard_pairs
+from .results import Row, arms_of, by_seed, caution, compare, losses_of, read_runs, spread, standard_pairs, weights_of
 from .trainer import load_embeddings, load_pixels
 
 METRICS = ("recall_at_1", "mean_average_precision_at_r")
@@ -64,6 +64,8 @@ def write_report(folder: Path, page: Path) -> list[Row]:
     ]
     for data in sets:
         parts += [f"<h2>{html.escape(data)}</h2>"]
+        if began := weights_of(rows, data):
+            parts += [f"<p class='note'>Weights before training: {html.escape(began)}.</p>"]
         parts += [_table(rows, data, metric) for metric in METRICS]
     parts += [_comparisons(rows, metric) for metric in METRICS]
     for data in sets:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import numpy as np
 
 from ..functional.checks import problem
 from .comparison import Comparison, holm, paired
+from .config import ADAPTIVE_OPTIONS, MAY_CHANGE, arm_of
 from .recipe import named
 
 Row = dict[str, Any]
@@ -20,24 +23,29 @@ CURVES = ("margin", "mi", "delta", "k", "beta", "loss")
 def read_runs(folder: Path) -> list[Row]:
     """One row a finished run below ``folder``, or the rows of its merged ``grid.json``.
 
-    A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, ``validation`` and ``step`` of the
-    evaluation that chose, ``selected_by``, ``test`` figures (None where they were not looked at), ``seconds`` and
-    ``curves``; ``folder`` where there is one. The arm of a grid is its folder's name; elsewhere it follows from the
-    configuration.
+    A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, ``weights`` before training,
+    ``validation`` and ``step`` of the evaluation that chose, ``selected_by``, ``test`` figures (None where they were
+    not looked at), ``seconds`` and ``curves``; ``folder`` where there is one. The arm of a grid is its folder's name;
+    elsewhere it follows from the configuration, and ``options`` is what else two arms must share to be compared.
+    Options in which runs of one loss on one data set differ are part of their arms' names.
 
     Raises:
-        ValueError: there is neither.
+        ValueError: there is neither; or two runs of one arm and seed differ in their configuration.
     """
-    files = sorted(file for file in folder.rglob("result.json") if not file.parent.name.startswith("fold-"))
+    files = sorted(file for file in folder.rglob("result.json") if not re.fullmatch(r"fold-\d+", file.parent.name))
     if files:
-        return [row_of(json.loads(file.read_text(encoding="utf-8")), file.parent) for file in files]
+        results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+        rows = [row_of(result, file.parent) for result, file in zip(results, files, strict=True)]
+        _name_apart(rows)
+        _refuse_collisions(rows, results)
+        return rows
     merged = folder / "grid.json"
     if not merged.exists():
         raise ValueError(
             problem("the folder", "one with result.json below it, or grid.json in it", folder, "run first")
         )
-    rows: list[Row] = json.loads(merged.read_text(encoding="utf-8"))["runs"]
-    return rows
+    found: list[Row] = json.loads(merged.read_text(encoding="utf-8"))["runs"]
+    return found
 
 
 def row_of(result: Mapping[str, Any], folder: Path) -> Row:
@@ -51,7 +59,8 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         for name in CURVES
         if name in first["curves"]
     }
-    return {
+    scores = [each["selected"]["score"] for each in result.get("folds", [result])]
+    row = {
         "data": first["data"]["name"],
         "loss": config["loss"],
         "arm": parts[2] if in_grid else arm_of(config),
@@ -59,31 +68,56 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         "margin": config["margin"],
         "units": config["units"],
         "rule": config["neighbourhood"] if config["margin"] == "adaptive" else None,
+        "weights": first["weights"],
         "selected_by": first["selected"]["by"],
-        "validation": None if first["selected"]["score"] is None else round(first["selected"]["score"], 5),
+        "validation": None if None in scores else round(float(np.mean(scores)), 5),
         "step": first["selected"]["step"],
         "test": None if result["test"] is None else {name: round(value, 5) for name, value in result["test"].items()},
         "seconds": first["seconds"],
         "curves": curves,
         "folder": str(folder),
     }
+    return row if in_grid else {**row, "options": _options(result)}
 
 
-def arm_of(config: Mapping[str, Any]) -> str:
-    """An arm's name from its configuration.
+def _options(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What a result depends on beside data, loss, margin and seed; of an adaptive margin its own options too."""
+    config = result["config"]
+    left_out = {*MAY_CHANGE, "data", "loss", "margin", "seed", "measure"}
+    if config["margin"] != "adaptive":
+        left_out |= set(ADAPTIVE_OPTIONS)
+    options = {name: value for name, value in config.items() if name not in left_out}
+    learned = config["loss"] == "margin" and bool(config["learn_beta"])
+    return options | {"learn_beta": learned, "weights": result.get("folds", [result])[0]["weights"]}
 
-    Example:
-        >>> arm_of({"margin": "default", "learn_beta": True, "loss": "margin"})
-        'default, learned beta'
-    """
-    margin = config["margin"]
-    if margin == "adaptive":
-        grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
-        units = "" if config["units"] == "default" else f", {config['units']}"
-        name = f"{config['neighbourhood']}{grain}{units}"
-    else:
-        name = margin if isinstance(margin, str) else f"margin {margin:g}"
-    return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
+
+def _name_apart(rows: Iterable[Row]) -> None:
+    """Adds to the arms' names the options in which runs of one data set and loss differ."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if "options" in row:
+            groups[row["data"], row["loss"]].append(row)
+    named_already = ("neighbourhood", "granularity", "units")
+    for group in groups.values():
+        for name in dict.fromkeys(name for row in group for name in row["options"] if name not in named_already):
+            having = [row for row in group if name not in ADAPTIVE_OPTIONS or row["margin"] == "adaptive"]
+            if len({json.dumps(row["options"].get(name)) for row in having}) > 1:
+                for row in having if name != "learn_beta" else ():  # which the name says already
+                    row["arm"] += f", {name} {row['options'].get(name)}"
+
+
+def _refuse_collisions(rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> None:
+    """Raises where two runs would be one number of a table though they are not the same."""
+    seen: dict[tuple[str, str, str, int], tuple[Row, Mapping[str, Any]]] = {}
+    for row, result in zip(rows, results, strict=True):
+        other, was = seen.setdefault((row["data"], row["loss"], row["arm"], row["seed"]), (row, result))
+        now, before = ({"margin": each["config"]["margin"], **_options(each)} for each in (result, was))
+        if now != before:
+            names = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+            said = "; ".join(f"{name}: {before.get(name)!r} there, {now.get(name)!r} here" for name in names)
+            expected = f"one run of {row['data']}, {row['loss']}, {row['arm']}, seed {row['seed']}"
+            got = f"two that differ, {other['folder']} and {row['folder']} ({said})"
+            raise ValueError(problem("the folder", expected, got, "report on them one by one"))
 
 
 def by_seed(rows: Iterable[Row], data: str, loss: str, arm: str, metric: str) -> dict[int, float]:
@@ -144,6 +178,11 @@ def losses_of(rows: Iterable[Row], data: str) -> list[str]:
     return list(dict.fromkeys(r["loss"] for r in rows if r["data"] == data and r["test"] and r["loss"] != "none"))
 
 
+def weights_of(rows: Iterable[Row], data: str) -> str:
+    """What the networks of a data set began with, where that is recorded."""
+    return "; ".join(sorted({row["weights"] for row in rows if row["data"] == data and row.get("weights")}))
+
+
 def table(rows: Sequence[Row], metric: str) -> str:
     """Losses down, margins across, mean ± standard deviation over seeds, in Markdown; then the comparisons."""
     lines = []
@@ -152,6 +191,8 @@ def table(rows: Sequence[Row], metric: str) -> str:
         if not arms:  # nothing is measured yet
             continue
         lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
+        if began := weights_of(rows, data):
+            lines += [f"Weights before training: {began}.", ""]
         lines += ["| loss | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
         for loss in losses_of(rows, data):
             cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in arms]
@@ -174,14 +215,30 @@ def table(rows: Sequence[Row], metric: str) -> str:
 
 
 def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
-    """Every adaptive arm against the default and the tuned margin."""
+    """Every adaptive arm against every fixed margin of otherwise the same configuration.
+
+    The arms of a grid differ as their names say: there it is every arm against the default and the tuned margin.
+    """
     pairs = []
     for data in dict.fromkeys(row["data"] for row in rows):
         for loss in losses_of(rows, data):
-            for arm in arms_of(rows, data):
-                if arm not in ("default", "tuned") and not arm.startswith("margin "):
-                    pairs += [(data, loss, arm, baseline) for baseline in ("default", "tuned")]
+            ours = {row["arm"]: row for row in rows if row["data"] == data and row["loss"] == loss and row["test"]}
+            shared = {arm: _shared(row) for arm, row in ours.items()}
+            for arm in (arm for arm in arms_of(rows, data) if arm in ours):
+                if shared[arm] is None:
+                    if arm not in ("default", "tuned") and not arm.startswith("margin "):
+                        pairs += [(data, loss, arm, baseline) for baseline in ("default", "tuned")]
+                elif ours[arm]["margin"] == "adaptive":
+                    fixed = [other for other in arms_of(rows, data) if other in ours and shared[other] == shared[arm]]
+                    pairs += [(data, loss, arm, other) for other in fixed if ours[other]["margin"] != "adaptive"]
     return pairs
+
+
+def _shared(row: Row) -> dict[str, Any] | None:
+    """The options that a fixed and an adaptive margin must share to be compared; None in a grid."""
+    if "options" not in row:
+        return None
+    return {name: value for name, value in row["options"].items() if name not in ADAPTIVE_OPTIONS}
 
 
 def caution(comparisons: int) -> str:

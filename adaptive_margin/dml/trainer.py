@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,19 +31,20 @@ from ..training import (
     synchronise_batch_norm,
     train,
 )
+from ..training.config_files import plain
 from ..training.optimisation import backward_and_step
+from ..training.run_folder import check_same_run
 from .backbones import build_network
 from .batches import ClassBatches, Pixels
-from .config import DMLConfig
+from .config import MAY_CHANGE, DMLConfig, arm_of
 from .labelled_images import Bytes, ClassSplit, Integers, LabelledImages, Part, fold_classes, split_classes
 from .objectives import build_objective
 
 LOGS_PER_EPOCH = 4
-MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
 
 
 def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) -> dict[str, Any]:
-    """Trains and measures; the result is in ``config.out / "result.json"`` too, where a finished run finds it again.
+    """Trains and measures; the result is in ``config.out / "result.json"`` too, where the same run finds it again.
 
     With ``config.folds`` every fold has a folder, a network and a result of its own; the result holds their mean
     (embeddings of one network) and the figures of their concatenated embeddings.
@@ -54,44 +56,79 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
 
     Returns:
         Test figures, those of the evaluation that chose, configuration, split, curves, versions, seconds.
+
+    Raises:
+        ValueError: a configuration of another data set, or one that its parts refuse.
+        RunFolderError: the folder holds another run, finished or not.
     """
     if world is None:
         with World.from_environment(None if config.device == "auto" else config.device) as joined:
             return run(config, data, world=joined)
+    if config.data not in (None, data.name):
+        raise ValueError(problem("data", f"{data.name!r}, the data set at hand", repr(config.data), "leave it out"))
+    out = config.out or default_folder(config, data)
+    config = replace(config, data=data.name, out=out)
     if config.folds == 0:
-        return run_split(config, data, split_classes(data, validation=config.validation, seed=config.seed), world=world)
+        split = split_classes(data, validation=config.validation, seed=config.seed)
+        return run_split(config, data, split, out, world=world)
+    find(config, out)  # another run in this folder is an error now, not after the last fold
     results = []
     for fold in range(config.folds):
         split = fold_classes(data, fold, folds=config.folds)
-        part = replace(config, folds=0, out=config.out / f"fold-{fold}", keep_embeddings=True)
-        results.append(run_split(part, data, split, world=world))
+        place = out / f"fold-{fold}"
+        part = replace(config, folds=0, out=place, keep_embeddings=True)
+        results.append(run_split(part, data, split, place, world=world))
     if not world.is_main:
         return {}
-    together = torch.cat([load_embeddings(config.out / f"fold-{fold}")[0] for fold in range(config.folds)], dim=1)
-    _, labels = load_embeddings(config.out / "fold-0")
-    names = results[0]["test"]
-    result = {
-        "test": {name: float(np.mean([each["test"][name] for each in results])) for name in names},
-        "test_concatenated": _metrics(config)(nn.functional.normalize(together, dim=1), labels),
-        "folds": results,
-        "config": results[0]["config"] | {"folds": config.folds},
-    }
-    (config.out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result: dict[str, Any] = {"test": None, "folds": results, "config": results[0]["config"] | {"folds": config.folds}}
+    if config.measure:
+        together = torch.cat([load_embeddings(out / f"fold-{fold}")[0] for fold in range(config.folds)], dim=1)
+        _, labels = load_embeddings(out / "fold-0")
+        names = results[0]["test"]
+        result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
+        result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels)
+    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return result
 
 
-def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, *, world: World) -> dict[str, Any]:
+def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
+    """Where a run goes that names no folder.
+
+    Example:
+        >>> from adaptive_margin.dml.embedded import digits
+        >>> default_folder(DMLConfig(margin=0.2, learn_beta=True), digits()).as_posix()
+        'runs/digits-margin-margin-0.2-learned-beta-seed0'
+    """
+    name = f"{data.name}-{config.loss}-{arm_of(vars(config))}-seed{config.seed}"
+    return Path("runs") / re.sub(r"[^\w.+-]+", "-", name)
+
+
+def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
+    """The result in a folder, if there is one.
+
+    Raises:
+        RunFolderError: it is that of another configuration or another data set.
+    """
+    done = out / "result.json"
+    if not done.exists():
+        return None
+    found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    first = found["folds"][0] if "folds" in found else found
+    check_same_run(out, {**found["config"], "data": first["data"]["name"]}, plain(config), MAY_CHANGE)
+    return found
+
+
+def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: Path, *, world: World) -> dict[str, Any]:
     """One network of :func:`run`, on a certain split."""
-    done = config.out / "result.json"
-    if done.exists():
-        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    found = find(config, out)
+    if found is not None:
         if world.is_main:
-            print(f"{done} is there already: nothing to do")
+            print(f"{out / 'result.json'} is there already: nothing to do")
         return found
     began = time.perf_counter()
     images = load_pixels(data, config)
     job = DMLJob(config, data, images, split, world)
-    with RunFolder(config.out, config, world=world, may_change=MAY_CHANGE) as folder:
+    with RunFolder(out, config, world=world, may_change=MAY_CHANGE) as folder:
         chosen_by = None if config.select == "last" else f"{config.select}/{config.score}"
         summary = train(
             job,
@@ -112,12 +149,12 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, *, wor
             embeddings, labels = job.embed("test")
             test = _metrics(config)(embeddings, labels)
             if config.keep_embeddings and world.is_main:
-                save_embeddings(config.out, embeddings, labels, split.test)
+                save_embeddings(out, embeddings, labels, split.test)
         if not world.is_main:
             return {}
         curves = {
             name: {"steps": curve.steps, "values": [round(value, 6) for value in curve.values]}
-            for name, curve in read_scalars(config.out).items()
+            for name, curve in read_scalars(out).items()
         }
         result = {
             "test": test,

@@ -211,18 +211,8 @@ class RunFolder:
     def _check_same(self, config: Any, may_change: Collection[str]) -> None:
         import yaml
 
-        was = flat(yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {})
-        now = flat(yaml.safe_load(to_yaml(config)))
-        nothing = object()
-        different = [
-            f"  {name}: {was.get(name, 'not there')!r} there, {now.get(name, 'not there')!r} now"
-            for name in {**was, **now}
-            if was.get(name, nothing) != now.get(name, nothing) and name not in may_change
-        ]
-        if different:
-            head = f"{self.path} holds a run of another configuration:"
-            remedy = "choose another folder, or give the options that the run there was started with"
-            raise RunFolderError("\n".join([head, *different, remedy]))
+        was = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {}
+        check_same_run(self.path, was, yaml.safe_load(to_yaml(config)), may_change)
 
     def _open(self, step: int) -> io.FileIO:
         if self._file is None:
@@ -236,6 +226,29 @@ class RunFolder:
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open between rows
             self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         return self._file
+
+
+def check_same_run(
+    path: Path, was: Mapping[str, Any], now: Mapping[str, Any], may_change: Collection[str] = ()
+) -> None:
+    """Raises a :class:`RunFolderError` that names the options in which the run in ``path`` differs from this one.
+
+    Args:
+        path: of the folder.
+        was: configuration of the run there.
+        now: that of this one.
+        may_change: options, by their full names, that may differ.
+    """
+    was, now, nothing = flat(was), flat(now), object()
+    different = [
+        f"  {name}: {was.get(name, 'not there')!r} there, {now.get(name, 'not there')!r} now"
+        for name in {**was, **now}
+        if was.get(name, nothing) != now.get(name, nothing) and name not in may_change
+    ]
+    if different:
+        head = f"{path} holds a run of another configuration:"
+        remedy = "choose another folder, or give the options that the run there was started with"
+        raise RunFolderError("\n".join([head, *different, remedy]))
 
 
 def read_scalars(path: str | Path) -> dict[str, Curve]:

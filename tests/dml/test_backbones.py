@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -27,10 +28,14 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
     theirs = models.resnet18()
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pt")
     network = build_network("resnet18", weights=str(tmp_path / "resnet18.pt"), embedding_size=16)
-    assert network.weights == "file resnet18.pt"
+    digest = hashlib.sha256((tmp_path / "resnet18.pt").read_bytes()).hexdigest()
+    assert network.weights == f"file resnet18.pt, sha256 {digest}"
     torch.testing.assert_close(network.features.conv1.weight, theirs.conv1.weight, rtol=0, atol=0)
     with pytest.raises(ValueError, match=r"must be those of the whole network, got \d+ missing"):
         build_network("resnet50", weights=_without(tmp_path, theirs))
+    (tmp_path / "torn.pt").write_bytes(b"half of it")
+    with pytest.raises(ValueError, match="must be a state dict of the whole network"):
+        build_network("resnet18", weights=str(tmp_path / "torn.pt"))
 
 
 def _without(folder: Path, network: torch.nn.Module) -> str:

@@ -13,7 +13,9 @@ import pytest
 from scipy import stats
 
 from adaptive_margin.dml.comparison import holm, paired
+from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
+from adaptive_margin.dml.report import write_report
 from adaptive_margin.dml.results import compare, read_runs, standard_pairs, summary, table
 from adaptive_margin.dml.trainer import run
 
@@ -88,6 +90,86 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     plain = [{name: value for name, value in row.items() if name != "folder"} for row in rows]
     (merged / "grid.json").write_text(json.dumps({"runs": plain}))
     assert table(read_runs(merged), "recall_at_1") == text
+
+
+def finished(out: Path, config: DMLConfig, figure: float = 0.5, weights: str = "none") -> None:
+    """A run's result without the run."""
+    result = {
+        "test": {"recall_at_1": figure},
+        "selected": {"by": "validation/x", "step": 9, "score": 0.5},
+        "config": json.loads(json.dumps(vars(config), default=str)),
+        "data": {"name": "cub"},
+        "weights": weights,
+        "curves": {},
+        "seconds": 1.0,
+    }
+    out.mkdir(parents=True)
+    (out / "result.json").write_text(json.dumps(result))
+
+
+@pytest.mark.parametrize("preset", [ROTH2020, WU2017])
+@pytest.mark.parametrize("loss", ["margin", "contrastive"])
+def test_adaptive_arms_are_paired_with_the_fixed_ones_of_their_configuration(
+    preset: DMLConfig, loss: str, tmp_path: Path
+) -> None:
+    adaptive = replace(preset, loss=loss, margin="adaptive", neighbourhood="chernoff")
+    fixed = [replace(preset, loss=loss, margin=margin) for margin in ("default", 0.2)]
+    arms = [adaptive, replace(adaptive, units="offset"), *fixed]
+    for number, arm in enumerate(arms):
+        for seed in (0, 1):
+            finished(tmp_path / f"{number}-{seed}", replace(arm, seed=seed), 0.5 + 0.1 * number + 0.01 * seed * number)
+    rows = read_runs(tmp_path)
+    tail = ", learned beta" if loss == "margin" else ""
+    ours, theirs = (f"chernoff{tail}", f"chernoff, offset{tail}"), (f"default{tail}", f"margin 0.2{tail}")
+    assert standard_pairs(rows) == [("cub", loss, a, b) for a in ours for b in theirs]
+    assert "4 comparisons" in table(rows, "recall_at_1")
+
+
+def test_other_options_make_other_arms(tmp_path: Path) -> None:
+    adaptive = replace(ROTH2020, margin="adaptive", neighbourhood="chernoff")
+    arms = [adaptive, replace(adaptive, max_mi=1e-6), replace(adaptive, epochs=20)]
+    arms += [replace(ROTH2020, epochs=20), ROTH2020]
+    for number, arm in enumerate(arms):
+        for seed in (0, 1):
+            finished(tmp_path / f"{number}-{seed}", replace(arm, seed=seed))
+    rows = read_runs(tmp_path)
+    names = list(dict.fromkeys(row["arm"] for row in rows))
+    head = "chernoff, learned beta, max_mi"
+    assert names == [
+        f"{head} 2.5, epochs 150",
+        f"{head} 1e-06, epochs 150",
+        f"{head} 2.5, epochs 20",
+        "default, learned beta, epochs 20",
+        "default, learned beta, epochs 150",
+    ]
+    assert set(standard_pairs(rows)) == {
+        ("cub", "margin", names[0], names[4]),
+        ("cub", "margin", names[1], names[4]),
+        ("cub", "margin", names[2], names[3]),
+    }
+
+
+def test_weights_are_told_apart(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        config = replace(ROTH2020, seed=seed, weights="a/w.pt")
+        finished(tmp_path / f"ours-{seed}", config, weights="file w.pt, sha256 1")
+        finished(tmp_path / f"theirs-{seed}", config, weights="file w.pt, sha256 2")
+    rows = read_runs(tmp_path)
+    assert [row["weights"] for row in rows] == ["file w.pt, sha256 1"] * 2 + ["file w.pt, sha256 2"] * 2
+    assert len({row["arm"] for row in rows}) == 2
+    said = "Weights before training: file w.pt, sha256 1; file w.pt, sha256 2."
+    assert said in table(rows, "recall_at_1")
+    write_report(tmp_path, tmp_path / "page.html")
+    assert said in (tmp_path / "page.html").read_text()
+
+
+def test_two_grids_are_not_mixed(tmp_path: Path) -> None:
+    for name, config in (("a", ROTH2020), ("b", WU2017)):
+        finished(tmp_path / name / "cub" / "margin" / "default" / "seed-0", config)
+    with pytest.raises(ValueError, match=r"one run of cub, margin, default, seed 0, got two .*epochs: 150 there, 20"):
+        read_runs(tmp_path)
+    (tmp_path / "b" / "cub" / "margin" / "default" / "seed-0" / "result.json").unlink()
+    assert len(read_runs(tmp_path)) == 1
 
 
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from adaptive_margin.datasets.errors import LabelFileError, LayoutError
+from adaptive_margin.datasets.errors import FetchError, LabelFileError, LayoutError
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.datasets import (
     CARS_COUNTS,
@@ -125,6 +127,7 @@ def test_class_folders_are_split_by_seed(tmp_path: Path) -> None:
     assert data.test_classes == load_class_folders(tmp_path, seed=0).test_classes
     assert any(data.test_classes != load_class_folders(tmp_path, seed=seed).test_classes for seed in (1, 2, 3))
     assert len(data.test_classes) == 4
+    assert data.name == f"folder-{tmp_path.name}"  # two such sets are two in a report
 
 
 def test_grey_images_and_boxes_reach_the_network_as_rgb(tmp_path: Path) -> None:
@@ -144,7 +147,92 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
         raise OSError("no route to host")
 
     monkeypatch.setattr(datasets.CUB, "download_and_remove", refuse)
-    with pytest.raises(RuntimeError, match=r"(?s)could not be downloaded.*no route to host.*unpack it in.*images\.txt"):
+    with pytest.raises(FetchError, match=r"(?s)could not be downloaded.*no route to host.*unpack it in.*images\.txt"):
         download("cub", tmp_path / "new")
     stand_ins.cub(tmp_path)
     download("cub", tmp_path)  # something is there: nothing to do
+
+
+def test_an_interrupted_download_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_metric_learning import datasets
+
+    def break_off(self: datasets.CUB) -> None:
+        Path(self.root).mkdir(exist_ok=True)
+        (Path(self.root) / "CUB_200_2011.tgz").write_bytes(b"half of it")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(datasets.CUB, "download_and_remove", break_off)
+    root = tmp_path / "birds"
+    root.mkdir()  # an empty folder is no data set
+    with pytest.raises(KeyboardInterrupt):
+        download("cub", root)
+    assert list(root.iterdir()) == []
+    monkeypatch.setattr(datasets.CUB, "download_and_remove", lambda self: stand_ins.cub(Path(self.root)))
+    download("cub", root)
+    assert sorted(path.name for path in root.iterdir()) == ["CUB_200_2011"]
+    assert len(load_cub(root, counts=None)) == 48
+
+
+def test_one_of_several_processes_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_metric_learning import datasets
+
+    calls, errors = [], []
+
+    def fetch(self: datasets.CUB) -> None:
+        calls.append(self.root)
+        stand_ins.cub(Path(self.root))
+        time.sleep(0.2)  # long enough for the others to ask
+
+    def ask() -> None:
+        try:
+            download("cub", tmp_path / "birds")
+            load_cub(tmp_path / "birds", counts=None)  # whole, for whoever waited too
+        except Exception as error:  # a thread keeps it for itself
+            errors.append(error)
+
+    monkeypatch.setattr(datasets.CUB, "download_and_remove", fetch)
+    askers = [threading.Thread(target=ask) for _ in range(3)]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    assert errors == []
+    assert len(calls) == 1
+
+
+def test_what_is_said_about_files_shows_the_layout(tmp_path: Path) -> None:
+    top = stand_ins.cub(tmp_path) / "CUB_200_2011"
+    with pytest.raises(LayoutError, match=r"(?s)not the whole benchmark.*Expected:.*image_class_labels\.txt"):
+        load_cub(tmp_path)
+    boxes = (top / "bounding_boxes.txt").read_text().splitlines()
+    (top / "bounding_boxes.txt").write_text("\n".join(boxes[1:]))
+    with pytest.raises(LabelFileError, match=r"(?s)bounding_boxes\.txt lacks 1 ids of images\.txt: \['1'\]\nExpected:"):
+        load_cub(tmp_path, counts=None)
+    (top / "bounding_boxes.txt").write_text("\n".join([*boxes[1:], "1 a b c d"]))
+    with pytest.raises(LabelFileError, match=r"(?s)the sides of a box are numbers, got 'a b c d'\nExpected:"):
+        load_cub(tmp_path, counts=None)
+    (top / "image_class_labels.txt").unlink()
+    with pytest.raises(LayoutError, match=r"(?s)image_class_labels\.txt must be in .*Expected:"):
+        load_cub(tmp_path, counts=None)
+
+
+@pytest.mark.parametrize("file", ["names.csv", "anno_test.csv"])
+def test_class_folders_of_cars_without_a_list(tmp_path: Path, file: str) -> None:
+    stand_ins.cars(tmp_path, "C")
+    (tmp_path / file).unlink()
+    with pytest.raises(LayoutError, match=rf"(?s){file} must be in .*Expected:.*car_data"):
+        load_cars(tmp_path, counts=None)
+
+
+def test_sop_without_its_second_list(tmp_path: Path) -> None:
+    stand_ins.sop(tmp_path)
+    (tmp_path / "Stanford_Online_Products" / "Ebay_test.txt").unlink()
+    with pytest.raises(LayoutError, match=r"(?s)Ebay_test\.txt must be in .*Expected:"):
+        load_sop(tmp_path, counts=None)
+
+
+def test_a_damaged_file_of_matlabs(tmp_path: Path) -> None:
+    stand_ins.cars(tmp_path, "A")
+    (tmp_path / "cars_annos.mat").write_bytes(b"half")
+    with pytest.raises(LabelFileError, match=r"(?s)cars_annos\.mat is no file of Matlab's.*Expected:"):
+        load_cars(tmp_path, counts=None)

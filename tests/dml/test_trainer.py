@@ -19,8 +19,9 @@ from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.recipe import said
-from adaptive_margin.dml.trainer import DMLJob, load_embeddings, run
-from adaptive_margin.training import World
+from adaptive_margin.dml.results import row_of
+from adaptive_margin.dml.trainer import DMLJob, default_folder, load_embeddings, run
+from adaptive_margin.training import RunFolderError, World
 
 from .steps import few
 
@@ -89,6 +90,45 @@ def test_a_result_says_how_it_was_chosen(tmp_path: Path) -> None:
     assert run(config, digits()) == json.loads(json.dumps(result))  # found again, not trained again
 
 
+def test_another_runs_result_is_not_this_ones(tmp_path: Path) -> None:
+    config = replace(few(tmp_path, "contrastive"), epochs=1, measure=False)
+    run(config, digits())
+    with pytest.raises(RunFolderError, match=r"(?s)another configuration:.*loss: 'contrastive' there, 'vdm' now"):
+        run(replace(config, loss="vdm"), digits())
+    with pytest.raises(RunFolderError, match=r"(?s)data: 'digits' there, 'others' now\nchoose another folder"):
+        run(config, replace(digits(), name="others"))
+    run(replace(config, checkpoint_every=7, keep_embeddings=False), digits())  # what may change
+    folded = replace(config, folds=2, classes=6)
+    with pytest.raises(RunFolderError, match="folds: 0 there, 2 now"):
+        run(folded, digits())
+
+
+def test_a_killed_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(self: DMLJob, step: int) -> None:
+        raise RuntimeError("killed")
+
+    config = few(tmp_path, "contrastive")
+    with monkeypatch.context() as patch:
+        patch.setattr(DMLJob, "step", die)
+        with pytest.raises(RuntimeError, match="killed"):
+            run(config, digits())
+    assert not (tmp_path / "result.json").exists()
+    with pytest.raises(RunFolderError, match="data: 'digits' there, 'others' now"):
+        run(config, replace(digits(), name="others"))
+    with pytest.raises(ValueError, match="data must be 'others', the data set at hand, got 'digits'"):
+        run(replace(config, data="digits"), replace(digits(), name="others"))
+
+
+def test_runs_that_name_no_folder_do_not_share_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(few(tmp_path, "contrastive"), out=None, epochs=1, measure=False, neighbourhood="hoeffding")
+    run(config, digits())
+    assert (tmp_path / "runs" / "digits-contrastive-hoeffding-seed0" / "result.json").exists()
+    others = [replace(config, seed=1), replace(config, loss="vdm"), replace(config, granularity="pair")]
+    assert len({default_folder(each, digits()) for each in [config, *others]}) == 4
+    assert default_folder(config, replace(digits(), name="a b")) == Path("runs/a-b-contrastive-hoeffding-seed0")
+
+
 def test_choosing_by_the_test_is_said_aloud(tmp_path: Path) -> None:
     result = run(replace(few(tmp_path, "contrastive"), select="test", validation=0.0, epochs=1), digits())
     assert result["selected"]["by"].startswith("test/")
@@ -113,6 +153,16 @@ def test_folds_are_averaged_and_concatenated(tmp_path: Path) -> None:
     assert len({json.dumps(fold["data"]) for fold in result["folds"]}) == 2
     assert "concatenated embeddings of all folds" in said(result)
     assert set(result["test_concatenated"]) == set(result["test"])
+
+
+def test_folds_without_a_test(tmp_path: Path) -> None:
+    config = replace(few(tmp_path, "contrastive"), folds=2, epochs=1, classes=6, measure=False)
+    result = run(config, digits())
+    assert result["test"] is None
+    scores = [fold["selected"]["score"] for fold in result["folds"]]
+    assert row_of(result, tmp_path)["validation"] == pytest.approx(np.mean(scores), abs=1e-5)
+    how = f"validation/mean_average_precision_at_r ({np.mean(scores):.3f})"
+    assert said(result).startswith(f"2 folds, each chosen by {how}, classes that neither train nor measure")
 
 
 def test_arms_of_a_seed_see_the_same_batches() -> None:

@@ -1,0 +1,58 @@
+"""Options that nothing would read are refused; what presets hold is nobody's mistake."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from adaptive_margin.dml.config import PRESETS, SMALL, WU2017, DMLConfig
+from adaptive_margin.dml.objectives import LOSSES, build_objective
+from adaptive_margin.training.command_line import parse
+
+ALL = {**PRESETS, "small": SMALL}
+
+
+@pytest.mark.parametrize("preset", ALL)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"units": "offset"}, "units must be 'default' without the adaptive margin, got 'offset'; pass --margin"),
+        ({"granularity": "pair", "margin": 0.2}, "granularity must be 'batch' without the adaptive margin"),
+        ({"neighbourhood": "released"}, "neighbourhood must be '.*' without the adaptive margin"),
+        ({"confidence": 0.1}, "confidence must be 0.05 without the adaptive margin"),
+        ({"loss": "vdm", "margin": "adaptive", "units": "offset"}, "units must be 'default' for vdm"),
+        ({"loss": "contrastive", "learn_beta": True}, "learn_beta must be False or 'auto' for contrastive"),
+        ({"folds": 4, "validation": 0.5}, "validation must be left alone with folds, got 0.5"),
+        ({"halve_at": (3,), "schedule": "cosine"}, "halve_at must be empty with the cosine schedule"),
+    ],
+)
+def test_an_option_that_does_nothing_is_refused(preset: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(ALL[preset], **options)
+
+
+@pytest.mark.parametrize("preset", ALL)
+def test_what_presets_hold_is_not(preset: str) -> None:
+    for loss in LOSSES:
+        replace(ALL[preset], loss=loss)
+    replace(ALL[preset], folds=4)
+    replace(ALL[preset], schedule="cosine")
+    replace(ALL[preset], margin="adaptive", units="offset", granularity="pair", neighbourhood="released")
+
+
+def test_the_protocols_learn_boundaries_where_there_are_any() -> None:
+    small = replace(WU2017, embedding_size=8)
+    learned = build_objective(small, 6)
+    assert learned.loss.beta.requires_grad
+    assert learned.loss.beta.shape == (6,)
+    assert not list(build_objective(replace(small, loss="contrastive"), 6).parameters())
+    for words, value in (([], "auto"), (["--learn-beta", "True"], True), (["--learn-beta", "False"], False)):
+        assert parse(DMLConfig, PRESETS, argv=words).learn_beta == value
+
+
+def test_the_reality_checks_boundaries_are_those_of_a_beta_a_class() -> None:
+    preset = PRESETS["realitycheck"]
+    assert (preset.loss_rate, preset.beta) == (2.65e-4, 0.9796)
+    assert build_objective(preset, 3).loss.beta.tolist() == pytest.approx([0.9796] * 3)
