@@ -40,7 +40,8 @@ class DMLConfig:
         cache: folder for decoded images; ``root/../cache-NAME`` unless given.
         loss: what is minimised, with the sampling that belongs to it.
         margin: ``default`` is the loss's own, a number is one in the loss's own unit, ``adaptive`` is the batch's.
-        neighbourhood: rule for K of the adaptive margin.
+        neighbourhood: rule for K of the adaptive margin; ``default`` is Hoeffding's where the loss's margin is a
+            threshold (contrastive, lifted structure, MultiSimilarity) and Chernoff's elsewhere.
         granularity: one adaptive margin a batch, an anchor or a pair.
         units: how the adaptive margin enters the loss; ``default`` is AdaptiveMarginLoss's.
         confidence: c of the adaptive margin.
@@ -96,7 +97,7 @@ class DMLConfig:
     cache: Path | None = None
     loss: LossName = "margin"
     margin: Literal["default", "adaptive"] | float = "default"
-    neighbourhood: Literal["hoeffding", "chernoff", "released"] = "chernoff"
+    neighbourhood: Literal["default", "hoeffding", "chernoff", "released"] = "default"
     granularity: Literal["batch", "anchor", "pair"] = "batch"
     units: Literal["default", "replace", "sqrt", "offset"] = "default"
     confidence: float = 0.05

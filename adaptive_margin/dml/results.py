@@ -11,6 +11,7 @@ import numpy as np
 
 from ..functional.checks import problem
 from .comparison import Comparison, holm, paired
+from .objectives import neighbourhood_of
 from .recipe import named
 
 Row = dict[str, Any]
@@ -58,7 +59,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         "seed": config["seed"],
         "margin": config["margin"],
         "units": config["units"],
-        "rule": config["neighbourhood"] if config["margin"] == "adaptive" else None,
+        "rule": neighbourhood_of(config["loss"], config["neighbourhood"]) if config["margin"] == "adaptive" else None,
         "selected_by": first["selected"]["by"],
         "validation": None if first["selected"]["score"] is None else round(first["selected"]["score"], 5),
         "step": first["selected"]["step"],
@@ -80,7 +81,8 @@ def arm_of(config: Mapping[str, Any]) -> str:
     if margin == "adaptive":
         grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
         units = "" if config["units"] == "default" else f", {config['units']}"
-        name = f"{config['neighbourhood']}{grain}{units}"
+        rule = neighbourhood_of(config["loss"], config["neighbourhood"])
+        name = f"{rule}{grain}{units}"
     else:
         name = margin if isinstance(margin, str) else f"margin {margin:g}"
     return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
