@@ -30,6 +30,7 @@ import multiprocessing
 import shutil
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -239,12 +240,18 @@ def baselines(data: str) -> Iterator[dict[str, Any]]:
 
 def merged(out: Path) -> dict[str, Any]:
     """Every result in one document; curves of the margin are kept at the ends of epochs."""
-    rows = [
-        {name: value for name, value in row.items() if name not in ("folder", "selected_by")} for row in read_runs(out)
-    ]
-    for row in rows:  # a constant is one number, and tuning's trajectories are nobody's
+    rows = []
+    for row in read_runs(out):
+        commit = load(Path(row["folder"]))["environment"]["commit"] or "unknown"
+        kept = {name: value for name, value in row.items() if name not in ("folder", "selected_by")}
+        rows.append({**kept, "commit": commit[:7]})
+    for row in rows:
+        # A constant is one number, and tuning's trajectories are nobody's.
         curves = {name: curve for name, curve in row["curves"].items() if name != "loss" and row["test"]}
         row["curves"] = {name: curve if len(set(curve)) > 1 else curve[:1] for name, curve in curves.items()}
+        if row["margin"] == "adaptive" and row["units"] == "default":
+            # Of arms that left the units to the library, when its defaults were those of the main arms.
+            row["units"] = UNITS[row["loss"]][0]
     environment = load(next(out.glob("*/*/*/seed-*/result.json")).parent)["environment"]
     for data in DATA:
         if any(row["data"] == data for row in rows):
@@ -255,7 +262,7 @@ def merged(out: Path) -> dict[str, Any]:
         "command": "python benchmarks/dml_grid.py --out runs/grid",
         "versions": environment.get("versions"),
         "device": f"{environment.get('device')}, one thread a network, on a machine that others used",
-        "commit": environment.get("commit"),
+        "commits": dict(Counter(row["commit"] for row in rows if "commit" in row).most_common()),
         "preset": preset,
         "batches": classes,
         "tuning_budget": "8 margins a loss and data set, one seed (100), MAP@R on validation classes",
@@ -287,7 +294,7 @@ def main(argv: list[str] | None = None) -> int:
         stages = STAGES[: STAGES.index(options.until) + 1]
         with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
             clock = Clock(options.jobs)
-            sizes = {"tune": 48, "choose": 28, "main": 120, "more": 185}  # networks a data set
+            sizes = {"tune": 48, "choose": 28, "main": 120, "more": 175}  # networks a data set
             later = sum(sizes[stage] for stage in stages) * len(sets)
             for stage in stages:
                 later -= sizes[stage] * len(sets)

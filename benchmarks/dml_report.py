@@ -2,6 +2,7 @@
 
 python benchmarks/dml_report.py runs/grid                        # writes runs/grid/report.html
 python benchmarks/dml_report.py benchmarks/dml/results --print   # the committed numbers, tables only
+python benchmarks/dml_report.py benchmarks/dml/results --print --metrics nmi r_precision recall_at_8    # other figures
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from adaptive_margin.dml.report import METRICS, write_report
+from adaptive_margin.dml.report import METRICS, chosen_metrics, write_report
 from adaptive_margin.dml.results import read_runs, summary, table
 
 
@@ -21,18 +22,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, help="the page; FOLDER/report.html unless given")
     parser.add_argument("--print", action="store_true", help="tables only")
     parser.add_argument("--summary", action="store_true", help="the tables of the documentation only")
+    parser.add_argument("--metrics", nargs="+", help=f"test figures that get tables; {' '.join(METRICS)} unless given")
     options = parser.parse_args(argv)
     try:
         rows = read_runs(options.folder)
+        metrics = chosen_metrics(rows, options.metrics) if options.metrics else METRICS
         if options.summary:
-            for metric in METRICS:
+            for metric in metrics:
                 print(summary(rows, metric))
             return 0
-        for metric in METRICS:
+        for metric in metrics:
             print(table(rows, metric))
         if not options.print:
             page = options.page or options.folder / "report.html"
-            write_report(options.folder, page)
+            write_report(options.folder, page, metrics)
             print(f"wrote {page}")
     except ValueError as error:
         parser.error(str(error))

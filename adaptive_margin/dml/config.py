@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..functional.checks import problem
 from ..training.optimisation import Precision
@@ -46,7 +45,8 @@ class DMLConfig:
         cache: folder for decoded images; ``root/../cache-NAME`` unless given.
         loss: what is minimised, with the sampling that belongs to it.
         margin: ``default`` is the loss's own, a number is one in the loss's own unit, ``adaptive`` is the batch's.
-        neighbourhood: rule for K of the adaptive margin.
+        neighbourhood: rule for K of the adaptive margin; ``default`` is Hoeffding's where the loss's margin is a
+            threshold (contrastive, lifted structure, MultiSimilarity) and Chernoff's elsewhere.
         granularity: one adaptive margin a batch, an anchor or a pair.
         units: how the adaptive margin enters the loss; ``default`` is AdaptiveMarginLoss's.
         confidence: c of the adaptive margin.
@@ -104,7 +104,7 @@ class DMLConfig:
     cache: Path | None = None
     loss: LossName = "margin"
     margin: Literal["default", "adaptive"] | float = "default"
-    neighbourhood: Literal["hoeffding", "chernoff", "released"] = "chernoff"
+    neighbourhood: Literal["default", "hoeffding", "chernoff", "released"] = "default"
     granularity: Literal["batch", "anchor", "pair"] = "batch"
     units: Literal["default", "replace", "sqrt", "offset"] = "default"
     confidence: float = 0.05
@@ -202,23 +202,6 @@ class DMLConfig:
     def batch(self) -> int:
         """Images in a batch, over all processes."""
         return self.classes * self.per_class
-
-
-def arm_of(config: Mapping[str, Any]) -> str:
-    """An arm's name from its configuration.
-
-    Example:
-        >>> arm_of({"margin": "default", "learn_beta": True, "loss": "margin"})
-        'default, learned beta'
-    """
-    margin = config["margin"]
-    if margin == "adaptive":
-        grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
-        units = "" if config["units"] == "default" else f", {config['units']}"
-        name = f"{config['neighbourhood']}{grain}{units}"
-    else:
-        name = margin if isinstance(margin, str) else f"margin {margin:g}"
-    return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
 
 
 ROTH2020 = DMLConfig(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..functional.checks import problem
 from ..losses import AdaptiveMarginLoss, ContrastiveVDMLoss
+from ..losses.swap import LOSSES as HOSTS
 from ..losses.swap import Units
 from ..margins import AdaptiveMargin, ConstantMargin
 from ..miners import AdaptiveMarginMiner, TiledDistanceWeightedMiner
@@ -27,54 +28,66 @@ class LossRow:
     Attributes:
         default: its own margin, in its own unit.
         candidates: margins to tune over, in its own unit; as many for every loss.
-        unit: of the margin, in words.
+        host: its class in pytorch-metric-learning, whose row in the table of hosts says unit and role of the margin;
+            None where there is no such margin.
         source: where loss and default come from.
     """
 
     default: float | None
     candidates: tuple[float, ...]
-    unit: str
+    host: str | None
     source: str
 
 
 LOSSES: dict[LossName, LossRow] = {
     "contrastive": LossRow(
-        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "distance", "Hadsell et al. 2006; the host's margin"
+        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "ContrastiveLoss", "Hadsell et al. 2006; the host's margin"
     ),
     "contrastive-distance": LossRow(
-        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "distance", "the same, sampled as in Wu et al. 2017"
+        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "ContrastiveLoss", "the same, sampled as in Wu et al. 2017"
     ),
     "triplet-semihard": LossRow(
-        0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "distance", "Schroff et al. 2015, margin 0.2"
+        0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "TripletMarginLoss", "Schroff et al. 2015, margin 0.2"
     ),
     "triplet-distance": LossRow(
         0.2,
         (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8),
-        "distance",
+        "TripletMarginLoss",
         "Wu et al. 2017's sampling; Roth et al. 2020's 0.2",
     ),
-    "margin": LossRow(0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "distance", "Wu et al. 2017"),
+    "margin": LossRow(0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "MarginLoss", "Wu et al. 2017"),
     "lifted": LossRow(
-        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "distance", "Oh Song et al. 2016; the host's margin"
+        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "LiftedStructureLoss", "Oh Song et al. 2016; the host's margin"
     ),
     "multi-similarity": LossRow(
-        0.5, (0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85), "similarity", "Wang et al. 2019: 2, 50, 0.5 and a miner of 0.1"
+        0.5,
+        (0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85),
+        "MultiSimilarityLoss",
+        "Wang et al. 2019: 2, 50, 0.5 and a miner of 0.1",
     ),
     "cosface": LossRow(
-        0.35, (0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.45, 0.6), "cosine", "Wang et al. 2018; the host's scale of 64"
+        0.35, (0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.45, 0.6), "CosFaceLoss", "Wang et al. 2018; the host's scale of 64"
     ),
     "arcface": LossRow(
-        28.6, (0.0, 3.0, 6.0, 11.5, 17.0, 23.0, 28.6, 40.0), "degrees", "Deng et al. 2019; the host's scale of 64"
+        28.6, (0.0, 3.0, 6.0, 11.5, 17.0, 23.0, 28.6, 40.0), "ArcFaceLoss", "Deng et al. 2019; the host's scale of 64"
     ),
-    "proxy-anchor": LossRow(0.1, (-0.1, 0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6), "cosine", "Kim et al. 2020: 32, 0.1"),
+    "proxy-anchor": LossRow(
+        0.1, (-0.1, 0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6), "ProxyAnchorLoss", "Kim et al. 2020: 32, 0.1"
+    ),
     "soft-triple": LossRow(
-        0.01, (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.45), "cosine", "Qian et al. 2019: 20, 0.1, 0.01, 10 centres"
+        0.01,
+        (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.45),
+        "SoftTripleLoss",
+        "Qian et al. 2019: 20, 0.1, 0.01, 10 centres",
     ),
     "vdm": LossRow(
-        1.0, (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6), "squared distance", "Kim & Song 2021; the host's contrastive 1"
+        1.0,
+        (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6),
+        None,
+        "Kim & Song 2021, squared distance; the host's contrastive 1",
     ),
-    "dynamic-soft-margin": LossRow(None, (), "none", "Zhang & Rusinkiewicz 2019"),
-    "auto-margin": LossRow(None, (), "cosine", "Nguyen et al. 2022"),
+    "dynamic-soft-margin": LossRow(None, (), None, "Zhang & Rusinkiewicz 2019"),
+    "auto-margin": LossRow(None, (), None, "Nguyen et al. 2022"),
 }
 """Every loss that a run can ask for, with its default margin and the margins that tuning tries."""
 
@@ -156,12 +169,49 @@ def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) ->
     return Objective(loss, _build_miner(config))
 
 
+def neighbourhood_of(loss: LossName, neighbourhood: str) -> Any:
+    """The rule for K that a run's adaptive margin has, where ``default`` follows the role of the loss's margin.
+
+    A threshold takes the margin on top of its own by default, and Chernoff's rule, whose confidence term grows beyond
+    1 where classes are few images, would ask there for more than unit vectors can give: Hoeffding's. Gaps, and the
+    paper's own loss, take Chernoff's. ``benchmarks/dml_grid.py`` and ``benchmarks/units`` measured both.
+
+    Example:
+        >>> neighbourhood_of("contrastive", "default"), neighbourhood_of("margin", "default")
+        ('hoeffding', 'chernoff')
+        >>> neighbourhood_of("contrastive", "released")
+        'released'
+    """
+    if neighbourhood != "default":
+        return neighbourhood
+    host = LOSSES[loss].host
+    return "hoeffding" if host is not None and HOSTS[host].role == "threshold" else "chernoff"
+
+
+def arm_of(config: Mapping[str, Any]) -> str:
+    """An arm's name from its configuration.
+
+    Example:
+        >>> arm_of({"margin": "default", "learn_beta": True, "loss": "margin"})
+        'default, learned beta'
+    """
+    margin = config["margin"]
+    if margin == "adaptive":
+        grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
+        units = "" if config["units"] == "default" else f", {config['units']}"
+        rule = neighbourhood_of(config["loss"], config["neighbourhood"])
+        name = f"{rule}{grain}{units}"
+    else:
+        name = margin if isinstance(margin, str) else f"margin {margin:g}"
+    return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
+
+
 def _adaptive(config: DMLConfig) -> AdaptiveMargin:
     return AdaptiveMargin(
         confidence=config.confidence,
         max_mi=config.max_mi,
         dependence=config.dependence,
-        neighbourhood=config.neighbourhood,
+        neighbourhood=neighbourhood_of(config.loss, config.neighbourhood),
         granularity=config.granularity,
     )
 

@@ -48,8 +48,35 @@ img.plot { width: 100%; min-width: 40rem; height: auto; }
 """
 
 
-def write_report(folder: Path, page: Path) -> list[Row]:
+def chosen_metrics(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]:
+    """The test figures asked for, as the rows spell them.
+
+    Args:
+        rows: of :func:`~adaptive_margin.dml.results.read_runs`.
+        names: of figures, in capitals or not.
+
+    Raises:
+        ValueError: no row has such a figure.
+
+    Example:
+        >>> chosen_metrics([{"test": {"recall_at_1": 0.5, "NMI": 0.4}}, {"test": None}], ["nmi"])
+        ('NMI',)
+    """
+    known = {name.lower(): name for row in rows for name in row["test"] or ()}
+    for name in names:
+        if name.lower() not in known:
+            expected = f"one of {', '.join(known.values())}"
+            raise ValueError(problem("metric", expected, repr(name), "these are what the runs measured"))
+    return tuple(known[name.lower()] for name in names)
+
+
+def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS) -> list[Row]:
     """Writes the page of the runs below ``folder``; returns their rows.
+
+    Args:
+        folder: of runs.
+        page: file to write.
+        metrics: test figures that get tables.
 
     Raises:
         ValueError: there are no finished runs.
@@ -66,8 +93,8 @@ def write_report(folder: Path, page: Path) -> list[Row]:
         parts += [f"<h2>{html.escape(data)}</h2>"]
         if began := weights_of(rows, data):
             parts += [f"<p class='note'>Weights before training: {html.escape(began)}.</p>"]
-        parts += [_table(rows, data, metric) for metric in METRICS]
-    parts += [_comparisons(rows, metric) for metric in METRICS]
+        parts += [_table(rows, data, metric) for metric in metrics]
+    parts += [_comparisons(rows, metric) for metric in metrics]
     for data in sets:
         parts += [f"<h2>{html.escape(data)}: margins and recalls</h2>", _trajectories(rows, data), _recalls(rows, data)]
     parts += [_pictures(rows, data) for data in sets]

@@ -36,9 +36,9 @@ from ..training.optimisation import backward_and_step
 from ..training.run_folder import check_same_run
 from .backbones import build_network
 from .batches import ClassBatches, Pixels
-from .config import MAY_CHANGE, DMLConfig, arm_of
+from .config import MAY_CHANGE, DMLConfig
 from .labelled_images import Bytes, ClassSplit, Integers, LabelledImages, Part, fold_classes, split_classes
-from .objectives import build_objective
+from .objectives import arm_of, build_objective
 
 LOGS_PER_EPOCH = 4
 

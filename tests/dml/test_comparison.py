@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -175,3 +176,22 @@ def test_two_grids_are_not_mixed(tmp_path: Path) -> None:
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"result\.json below it, or grid\.json in it"):
         read_runs(tmp_path)
+
+
+def test_other_figures_are_shown_when_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [
+        {"data": "digits", "loss": "margin", "arm": arm, "seed": seed, "test": test, "curves": {}}
+        for seed in (0, 1)
+        for arm, test in (("default", {"recall_at_1": 0.125, "NMI": 0.25}), ("pair", {"recall_at_1": 0.5, "NMI": 0.75}))
+    ]
+    (tmp_path / "grid.json").write_text(json.dumps({"runs": [*runs, {**runs[0], "seed": 100, "test": None}]}))
+    main = runpy.run_path(str(ROOT / "benchmarks" / "dml_report.py"))["main"]
+    page = tmp_path / "page.html"
+    assert main([str(tmp_path), "--page", str(page), "--metrics", "nmi"]) == 0
+    for text in (capsys.readouterr().out, page.read_text()):
+        assert "NMI" in text
+        assert "25.0 ± 0.0" in text
+        assert "12.5" not in text
+    with pytest.raises(SystemExit):
+        main([str(tmp_path), "--print", "--metrics", "recall_at_1", "map"])
+    assert "metric must be one of recall_at_1, NMI, got 'map'" in capsys.readouterr().err

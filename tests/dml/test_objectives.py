@@ -9,10 +9,13 @@ import torch
 from pytorch_metric_learning import losses
 from torch.nn.functional import normalize
 
-from adaptive_margin import AdaptiveMarginLoss, ContrastiveVDMLoss
+from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
 from adaptive_margin.dml.competitors import AutoMarginLoss, DynamicSoftMargin
 from adaptive_margin.dml.config import PRESETS, SMALL, DMLConfig
 from adaptive_margin.dml.objectives import LOSSES, build_objective
+from adaptive_margin.dml.results import arm_of
+from adaptive_margin.losses.swap import LOSSES as SWAPS
+from adaptive_margin.margins.adaptive_margin import NEIGHBOURHOODS
 
 CONFIG = replace(SMALL, embedding_size=8)
 LABELS = torch.arange(24) % 6
@@ -80,6 +83,30 @@ def test_plain_losses_are_the_hosts(loss: str, stock: torch.nn.Module) -> None:
     embeddings = batch()
     value, _ = value_and_gradient(replace(CONFIG, loss=loss), embeddings)
     torch.testing.assert_close(value, stock(embeddings, LABELS), rtol=0, atol=0)
+
+
+def adaptive_margin_of(objective: torch.nn.Module) -> AdaptiveMargin:
+    return next(module for module in objective.modules() if isinstance(module, AdaptiveMargin))
+
+
+def test_the_default_rule_follows_the_role_of_the_margin() -> None:
+    thresholds = ("contrastive", "contrastive-distance", "lifted", "multi-similarity")
+    for loss in WITH_MARGIN:
+        rule = "hoeffding" if loss in thresholds else "chernoff"
+        config = replace(CONFIG, loss=loss, margin="adaptive")
+        found, said = (value_and_gradient(each, batch()) for each in (config, replace(config, neighbourhood=rule)))
+        torch.testing.assert_close(found, said, rtol=0, atol=0)
+        assert type(adaptive_margin_of(build_objective(config, 6)).neighbourhood) is NEIGHBOURHOODS[rule]
+        asked = build_objective(replace(config, neighbourhood="released"), 6)
+        assert type(adaptive_margin_of(asked).neighbourhood) is NEIGHBOURHOODS["released"]
+        assert arm_of(vars(config)) == rule
+        assert arm_of(vars(replace(config, neighbourhood="released"))) == "released"
+
+
+def test_hosts_in_the_table_are_what_is_built() -> None:
+    for loss, row in LOSSES.items():
+        built = build_objective(replace(CONFIG, loss=loss), 6).loss
+        assert type(built).__name__ == row.host or (row.host is None and type(built).__name__ not in SWAPS)
 
 
 def test_statistics_are_what_the_loss_saw() -> None:

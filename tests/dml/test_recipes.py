@@ -144,6 +144,18 @@ def test_the_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
         key=lambda r: r["validation"],
     )
     assert {row["margin"] for row in rows if row["arm"] == "tuned" and row["loss"] == "vdm"} == {best["margin"]}
+    for number, loss in enumerate(("contrastive", "vdm")):  # runs of other commits, with the units left to the library
+        file = tmp_path / "digits" / loss / "chernoff" / "seed-1" / "result.json"
+        result = json.loads(file.read_text())
+        result["config"]["units"] = "default"
+        result["environment"]["commit"] = f"{number}" * 40
+        file.write_text(json.dumps(result))
+    before = {row["commit"] for row in rows}
+    document = dml_grid.merged(tmp_path)
+    found = {row["commit"]: row for row in document["runs"] if row.get("commit") not in (*before, None)}
+    assert {commit: row["units"] for commit, row in found.items()} == {"0000000": "sqrt", "1111111": "default"}
+    assert document["commits"]["0000000"] == document["commits"]["1111111"] == 1
+    assert sum(document["commits"].values()) == trained
 
 
 def test_what_the_margin_answers_to(
