@@ -66,7 +66,7 @@ CASES: dict[str, Callable[[], Loss]] = {
     "ContrastiveVDMLoss, constant": lambda: ContrastiveVDMLoss(margin=MARGIN),
     "ContrastiveVDMLoss, adaptive": lambda: ContrastiveVDMLoss(),
     "ContrastiveVDMLoss, constant" + TRITON: lambda: ContrastiveVDMLoss(margin=MARGIN),
-    "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss()),
+    "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss(), units="sqrt"),
     "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
     "PML Contrastive": lambda: losses.ContrastiveLoss(),
     "PML SupCon": lambda: losses.SupConLoss(),
