@@ -53,8 +53,8 @@ def small_batch(
         significant: the bound.
 
     Example:
-        >>> x = torch.cat([torch.randn(64, 2), torch.randn(64, 2) + 100.0])
-        >>> found = small_batch(x, torch.arange(128) // 64, torch.tensor(64.0), "std", 0.05, PURE[0])
+        >>> x = torch.cat([torch.randn(64, 8), torch.randn(64, 8) + 20.0])
+        >>> found = small_batch(x, torch.arange(128) // 64, torch.tensor(16.0), "std", 0.05, PURE[0])
         >>> np.unique(found.sizes)
         array([16])
     """

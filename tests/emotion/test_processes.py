@@ -111,5 +111,5 @@ def test_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
             torch.cat([v.flatten() for v in found[1]["job"][part].values() if v.is_floating_point()])
             for found in (one, two)
         )
-        assert (shared - whole).norm() < 1e-3 * whole.norm()
+        assert (shared - whole).norm() < 5e-3 * whole.norm()
         assert not torch.equal(whole[:1000], torch.zeros(1000))
