@@ -11,8 +11,9 @@ from dataclasses import replace
 
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import digits
-from adaptive_margin.dml.recipe import said_plainly, train_and_print
+from adaptive_margin.dml.recipe import train_and_print
 from adaptive_margin.training.command_line import parse
+from adaptive_margin.training.expected_errors import said_plainly
 
 if __name__ == "__main__":
     presets = {"small": replace(SMALL, classes=16, per_class=8)}

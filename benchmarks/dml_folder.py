@@ -8,8 +8,9 @@ Half of the classes, drawn by the seed, are the test; of the others a fifth is h
 
 from adaptive_margin.dml.config import PRESETS, DMLConfig
 from adaptive_margin.dml.datasets import FOLDER_LAYOUT, load_class_folders
-from adaptive_margin.dml.recipe import required_root, said_plainly, train_and_print
+from adaptive_margin.dml.recipe import required_root, train_and_print
 from adaptive_margin.training.command_line import parse
+from adaptive_margin.training.expected_errors import said_plainly
 
 if __name__ == "__main__":
     config = parse(DMLConfig, PRESETS, description=__doc__ or "")

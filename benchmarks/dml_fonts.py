@@ -9,8 +9,9 @@ losses.
 
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import fonts
-from adaptive_margin.dml.recipe import said_plainly, train_and_print
+from adaptive_margin.dml.recipe import train_and_print
 from adaptive_margin.training.command_line import parse
+from adaptive_margin.training.expected_errors import said_plainly
 
 if __name__ == "__main__":
     config = parse(DMLConfig, {"small": SMALL}, description=__doc__ or "")

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from adaptive_margin.dml.config import PRESETS, DMLConfig
 from adaptive_margin.dml.datasets import SOP_LAYOUT, download, load_sop
-from adaptive_margin.dml.recipe import required_root, said_plainly, train_and_print
+from adaptive_margin.dml.recipe import required_root, train_and_print
 from adaptive_margin.training.command_line import parse
+from adaptive_margin.training.expected_errors import said_plainly
 
 if __name__ == "__main__":
     presets = {name: replace(each, ks=(1, 10, 100, 1000)) for name, each in PRESETS.items()}

@@ -35,16 +35,25 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from adaptive_margin.emotion.__main__ import is_expected
 from adaptive_margin.emotion.config import DATASETS, PRESETS, EmotionConfig, preset_for
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, load_data
 from adaptive_margin.emotion.nets import build_encoder
 from adaptive_margin.emotion.report import write_report
-from adaptive_margin.emotion.runs import Arm, Measured, Run, collapsed, difference, figure, read_runs
+from adaptive_margin.emotion.runs import (
+    Arm,
+    Measured,
+    collapsed,
+    difference,
+    figure,
+    leakage_difference,
+    map_at_r,
+    over_seeds,
+    read_runs,
+)
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.functional.checks import problem
-from adaptive_margin.metrics import student_interval
 from adaptive_margin.training import ConfigError, World, from_yaml, read_options, to_yaml, write_atomically
+from adaptive_margin.training.expected_errors import is_expected, said_plainly
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"critic": "none"},
@@ -284,15 +293,10 @@ def table(arms: Sequence[Arm]) -> str:
             lines.append(f"{arm.name:{width}}{cells}".rstrip())
     lines += ["", "identity in the features of unseen people, MAP@R (what chance gives is in results.json)", ""]
     for arm in arms:
-        leaks = {one.seed: leak for one in arm.runs if (leak := identity(one)) is not None}
-        others = {one.seed: leak for one in baseline.runs if (leak := identity(one)) is not None}
-        if leaks:
-            text = f"{statistics.fmean(leaks.values()):.3f}"
-            gaps = [leaks[seed] - others[seed] for seed in sorted(leaks.keys() & others.keys())]
-            if arm is not baseline and gaps:
-                mean, low, high = student_interval(gaps)
-                text += f"  {mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-            lines.append(f"{arm.name:{width}}{text}")
+        if (leak := over_seeds([value for one in arm.runs if (value := map_at_r(one)) is not None])) is not None:
+            gap = None if arm is baseline else leakage_difference(arm, baseline)
+            text = "" if gap is None else f"  {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+            lines.append(f"{arm.name:{width}}{leak.mean:.3f}{text}")
     dead = [f"{arm.name}/seed{one.seed} {why}" for arm in arms for one in arm.runs if (why := collapsed(one))]
     if dead:
         lines += ["", "runs whose predictions fill no plane, and whose figures say little:", *dead]
@@ -301,12 +305,6 @@ def table(arms: Sequence[Arm]) -> str:
         "Each interval is for one comparison: of twenty arms that change nothing, one would look better or worse.",
     ]
     return "\n".join(lines)
-
-
-def identity(one: Run) -> float | None:
-    """MAP@R of finding the same unseen person by the encoder's features; None where people are not known."""
-    unseen = (one.result.get("leakage") or {}).get("unseen") or {}
-    return unseen.get("map_at_r")
 
 
 def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mapping[tuple[str, int], str]) -> str:
@@ -346,18 +344,14 @@ def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mappin
 def main(argv: Sequence[str] | None = None) -> int:
     asked = options(argv)
     began = time.perf_counter()
-    try:
+    with said_plainly():
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(asked.seeds) for arm in asked.arms}
         one = next(iter(configs.values()))
-        build_encoder(one.encoder, one.pretrained)  # what does not fit is said before images are decoded
+        if one.pretrained is not None:  # what does not fit is said before images are decoded
+            build_encoder(one.encoder, one.pretrained)
         if asked.dataset != "faces":
             print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
             print("\n".join(load_data(one).reports))
-    except Exception as error:
-        if not is_expected(error):
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     print(
         f"{len(configs)} runs of {one.iterations:,} iterations ({', '.join(asked.arms)}; {asked.seeds} seeds), encoder "
         f"{one.encoder}, {asked.jobs} at a time, into {asked.output}"

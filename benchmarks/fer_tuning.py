@@ -5,27 +5,26 @@ validation) as the baseline without a critic, seed by seed; each seed has people
 ``fer_caf.py``. Printed is the mean CCC and RMSE of valence and arousal on the validation people after the last step;
 test people are never printed. Finished runs are kept: the same command goes on from where it was stopped.
 
-    python benchmarks/fer_tuning.py --out runs/fer_tuning [--jobs 2] [--seeds 3] [--only none caf]
-    python benchmarks/fer_tuning.py --print         # the table of the results that are there
+    python benchmarks/fer_tuning.py [--jobs 2] [--seeds 3] [--only "no critic" "caf, weak"]
+    python benchmarks/fer_tuning.py --print         # the committed table
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import csv
 import dataclasses
 import json
-import multiprocessing
 import platform
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from fer_caf import train_all
 
 from adaptive_margin.emotion.config import QUICK, AdamConfig, EmotionConfig
-from adaptive_margin.emotion.trainer import run
 
 RESULTS = Path(__file__).parent / "fer_caf" / "results" / "tuning.json"
 BASE = dataclasses.replace(
@@ -35,20 +34,21 @@ BASE = dataclasses.replace(
     lr_decay_every=300,
     evaluate_every=800,
     checkpoint_every=800,
-    leaky_slope=0.0,  # as when the committed results were made
+    leaky_slope=0.0,  # as when most of the committed results were made
 )
+WHOLE: dict[str, Any] = {"weak_batch_norm": "whole"}
 VARIANTS: dict[str, dict[str, Any]] = {
     "no critic": {"critic": "none"},
+    "no critic, leaky": {"critic": "none", "leaky_slope": 0.1},
     "caf, weak": {},
-    "caf, whole": {"weak_batch_norm": "whole"},
+    "caf, whole": WHOLE,
     "caf, running": {"weak_batch_norm": "running"},
-    "caf, whole, line 7 at 1e-5": {"weak_batch_norm": "whole", "adversarial_adam": AdamConfig(lr=1e-5)},
-    "caf, whole, line 7 at 1e-3": {"weak_batch_norm": "whole", "adversarial_adam": AdamConfig(lr=1e-3)},
-    "caf, shared Adam, w = 0.1": {"shared_moments": True, "adversarial_weight": 0.1},
-    "caf, shared Adam, w = 1": {"shared_moments": True, "adversarial_weight": 1.0},
+    "caf, whole, line 7 at 1e-5": WHOLE | {"adversarial_adam": AdamConfig(lr=1e-5)},
+    "caf, whole, line 7 at 1e-3": WHOLE | {"adversarial_adam": AdamConfig(lr=1e-3)},
+    "caf, weak, shared Adam, w = 0.1": {"shared_moments": True, "adversarial_weight": 0.1},
+    "caf, weak, shared Adam, w = 1": {"shared_moments": True, "adversarial_weight": 1.0},
     "joint, w = 0.1": {"order": "joint", "adversarial_weight": 0.1},
     "joint, w = 1": {"order": "joint", "adversarial_weight": 1.0},
-    "caf, critic from step 400": {"adversarial_start": 400},
 }
 BASELINE = "no critic"
 FIGURES = ("ccc", "rmse")
@@ -67,24 +67,12 @@ def validation(config: EmotionConfig) -> dict[str, float]:
     return {name: round(rows[f"val/{name}"], 4) for name in FIGURES}
 
 
-def train(config: EmotionConfig) -> None:
-    """One run in a worker, whose talk goes beside its folder."""
-    torch.set_num_threads(1)
-    Path(config.output).parent.mkdir(parents=True, exist_ok=True)
-    with open(f"{config.output}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-        run(config)
-
-
-def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: vars(value) if isinstance(value, AdamConfig) else value for key, value in options.items()}
-
-
-def table(document: dict[str, Any]) -> str:
+def table(runs: list[dict[str, Any]]) -> str:
     """A line for each variant, with differences from the baseline seed by seed."""
-    of = {(row["variant"], row["seed"]): row for row in document["runs"]}
+    of = {(row["variant"], row["seed"]): row for row in runs}
     lines = ["| what | CCC | RMSE | ΔCCC by seed | mean ΔCCC | mean ΔRMSE |", "|---|---|---|---|---|---|"]
     for variant in VARIANTS:
-        rows = [row for row in document["runs"] if row["variant"] == variant and (BASELINE, row["seed"]) in of]
+        rows = [row for row in runs if row["variant"] == variant and (BASELINE, row["seed"]) in of]
         if not rows:
             continue
         ccc, rmse = (statistics.mean(row[name] for row in rows) for name in FIGURES)
@@ -97,39 +85,42 @@ def table(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Runs what is missing, then writes and prints what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/fer_tuning"), help="folder of the runs")
-    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--print", action="store_true")
-    asked = parser.parse_args()
+    asked = parser.parse_args(argv)
     if asked.seeds < 1 or asked.jobs < 1:
         parser.error(f"--seeds and --jobs must be at least 1, got {asked.seeds} and {asked.jobs}")
-    if not asked.print:
-        wanted = [(variant, seed) for seed in range(asked.seeds) for variant in asked.only]
-        configs = {(variant, seed): config_of(variant, seed, asked.out) for variant, seed in wanted}
-        todo = [config for config in configs.values() if not (Path(config.output) / "result.json").exists()]
-        with multiprocessing.get_context("spawn").Pool(asked.jobs) as pool:
-            for number, _ in enumerate(pool.imap_unordered(train, todo), 1):
-                print(f"{number} of {len(todo)} runs", flush=True)
-        document = {
-            "what": "validation people only; test people were not looked at",
-            "command": "python benchmarks/fer_tuning.py",
-            "versions": {"python": platform.python_version(), "torch": torch.__version__},
-            "device": f"cpu, {platform.machine()}, one thread a run",
-            "config": {k: v for k, v in BASE.plain().items() if k not in ("output", "cache")},
-            "variants": {name: _plain(VARIANTS[name]) for name in asked.only},
-            "runs": [
-                {"variant": variant, "seed": seed, **validation(config)} for (variant, seed), config in configs.items()
-            ],
-        }
-        asked.results.parent.mkdir(parents=True, exist_ok=True)
-        asked.results.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(table(json.loads(asked.results.read_text(encoding="utf-8"))))
+    if asked.print:
+        print(table(json.loads(RESULTS.read_text(encoding="utf-8"))["runs"]))
+        return 0
+    configs = {
+        (variant, seed): config_of(variant, seed, asked.out)
+        for seed in range(asked.seeds)
+        for variant in dict.fromkeys((BASELINE, *asked.only))
+    }
+    failed = train_all(configs, asked.jobs)
+    runs = [
+        {"variant": variant, "seed": seed, **validation(config)}
+        for (variant, seed), config in configs.items()
+        if (variant, seed) not in failed
+    ]
+    document = {
+        "what": "validation people only; test people were not looked at",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "config": {name: value for name, value in BASE.plain().items() if name not in ("output", "cache")},
+        "runs": runs,
+    }
+    file = asked.out / "tuning.json"
+    file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{table(runs)}\n\nin {file}")
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

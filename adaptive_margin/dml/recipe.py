@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from ..atomic import DiskSpaceError
-from ..datasets.errors import CacheSpaceError, FetchError, UnreadableError
-from ..training import CheckpointError, NonFiniteError, World
+from ..functional.checks import problem
+from ..training import World
 from .config import DMLConfig
 from .labelled_images import LabelledImages
 from .trainer import run
 
 NAMES = {"r_precision": "R-Precision", "mean_average_precision_at_r": "MAP@R"}
-EXPECTED = (
-    CacheSpaceError,
-    CheckpointError,
-    DiskSpaceError,
-    FetchError,
-    ImportError,
-    NonFiniteError,
-    UnreadableError,
-    ValueError,  # what loaders, options and run folders refuse, LayoutError, LabelFileError and RunFolderError among it
-)
-"""What can go wrong without a fault in the program: said in its own words, without a traceback."""
-
-
-@contextlib.contextmanager
-def said_plainly() -> Iterator[None]:
-    """Ends the program with code 2 after what can go wrong without a fault in it, and says that alone."""
-    try:
-        yield
-    except EXPECTED as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
 
 
 def required_root(config: DMLConfig, layout: str) -> Path:
@@ -47,7 +23,7 @@ def required_root(config: DMLConfig, layout: str) -> Path:
         ValueError: it is not given; the message shows the layout expected there.
     """
     if config.root is None:
-        raise ValueError(f"--root is missing: the folder of the data set, laid out as\n{layout}")
+        raise ValueError(problem("--root", "the folder of the data set", "nothing", f"lay it out as\n{layout}"))
     return config.root
 
 

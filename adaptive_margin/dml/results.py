@@ -264,8 +264,8 @@ def summary(rows: Sequence[Row], metric: str) -> str:
     """The two tables of the documentation for each data set, in Markdown.
 
     First the margins of each loss, and what the adaptive ones gain on its own and on its tuned one: paired differences
-    with 95 % intervals, in bold where they exclude 0. Then the arms that explain them, losses that adapt in other
-    ways, and what finds neighbours without training.
+    with 95 % intervals, in bold where they exclude 0. Then the arms that explain them and what adapting gains on a
+    constant as high, losses that adapt in other ways, and what finds neighbours without training.
     """
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
@@ -280,9 +280,11 @@ def summary(rows: Sequence[Row], metric: str) -> str:
             for arm in ADAPTIVE:
                 cells += [_gain(rows, data, loss, arm, base, metric) for base in ("default", "tuned")]
             lines.append(f"| {loss} | " + " | ".join(cells) + " |")
-        lines += ["", "| loss | " + " | ".join(EXPLAINING) + " |", "|---" * (len(EXPLAINING) + 1) + "|"]
+        heads = (*EXPLAINING, "chosen − matched constant")
+        lines += ["", "| loss | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
         for loss in losses:
             cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in EXPLAINING]
+            cells.append(_gain(rows, data, loss, "chosen", "matched constant", metric))
             lines.append(f"| {loss} | " + " | ".join(cells) + " |")
         rivals = [("auto-margin", "default"), ("dynamic-soft-margin", "default"), ("margin", "learned beta")]
         rivals += [("none", name) for name in sorted({row["arm"] for row in rows if row["loss"] == "none"})]

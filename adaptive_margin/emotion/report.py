@@ -23,7 +23,18 @@ from PIL import Image
 from ..atomic import write_atomically
 from . import charts, published
 from .nets import LABELS
-from .runs import Arm, Measured, Run, collapsed, difference, figure, measured, over_seeds, read_runs
+from .runs import (
+    Arm,
+    Measured,
+    Run,
+    collapsed,
+    difference,
+    figure,
+    leakage_difference,
+    measured,
+    over_seeds,
+    read_runs,
+)
 
 REST = ("rmse", "sagr", "pcc")  # CCC comes first and has columns of its own
 NAMES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
@@ -388,7 +399,7 @@ def _leakage(story: Story) -> str:
         cells = "".join(_cell(over(arm, side, key)) for side in sides for key, _ in keys)
         gap = "<td class='none'>–</td>"
         if story.baseline is not None and arm is not story.baseline:
-            gap = _cell(_leakage_gap(arm, story.baseline, sides[0]), sign=True)
+            gap = _cell(leakage_difference(arm, story.baseline, sides[0]), sign=True)
         rows.append(f"<tr><th scope='row'>{_swatch(story, arm)}{_e(arm.title)}</th>{cells}{gap}</tr>")
     chance = ""
     for side in sides:
@@ -410,20 +421,6 @@ def _leakage(story: Story) -> str:
             "lowering CCC.",
         ]
     )
-
-
-def _leakage_gap(arm: Arm, baseline: Arm, side: str) -> Measured | None:
-    def map_at_r(run: Run) -> float | None:  # the figure that moves: probe and Recall@1 are soon at their end
-        value = run.result.get("leakage", {}).get(side, {}).get("map_at_r")
-        return None if value is None else float(value)
-
-    other = {run.seed: map_at_r(run) for run in baseline.runs}
-    gaps = []
-    for run in arm.runs:
-        a, b = map_at_r(run), other.get(run.seed)
-        if a is not None and b is not None:
-            gaps.append(a - b)
-    return over_seeds(gaps)
 
 
 def _bound(story: Story) -> str:

@@ -166,6 +166,19 @@ def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") 
     return found._replace(low=low, high=high, by=by)
 
 
+def map_at_r(run: Run, side: str = "unseen") -> float | None:
+    """How well a person is found again by the encoder's features, MAP@R; None where people are not known."""
+    value = ((run.result.get("leakage") or {}).get(side) or {}).get("map_at_r")
+    return None if value is None else float(value)
+
+
+def leakage_difference(arm: Arm, baseline: Arm, side: str = "unseen") -> Measured | None:
+    """An arm's MAP@R less the baseline's, seed by seed: of the figures of leakage the one that moves."""
+    others = {run.seed: map_at_r(run, side) for run in baseline.runs}
+    pairs = [(map_at_r(run, side), others.get(run.seed)) for run in arm.runs]
+    return over_seeds([one - two for one, two in pairs if one is not None and two is not None])
+
+
 def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float, float, str]:
     """95% interval of the difference of two runs on the same rows, drawn by person where known."""
     import torch

@@ -257,7 +257,8 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         with World.from_environment(config.device) as joined:
             return run(config, data=data, world=joined)
     if data is None:
-        build_encoder(config.encoder, config.pretrained)  # refuses weights that do not fit before images are decoded
+        if config.pretrained is not None:  # what does not fit is said before images are decoded
+            build_encoder(config.encoder, config.pretrained)
         data = load_data(config, world)
     job = EmotionJob(config, data, world)
     with RunFolder(config.output, config, world=world, may_change=MAY_CHANGE) as folder:

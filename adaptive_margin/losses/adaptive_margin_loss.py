@@ -159,7 +159,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             indices_tuple, margin = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
         values: dict[str, Any] = self.swap.values(self.loss, margin)
         if tiled:
-            values["compute_loss"] = partial(self._compute_loss_in_tiles, *seen)
+            given = batch, batch if ref_emb is None else ref_emb
+            values["compute_loss"] = partial(self._compute_loss_in_tiles, given, seen)
             values["reducer"] = partial(self._reduced, self.loss.reducer)
         with swapped(self.loss, values):
             return guard.note(check_loss(self.loss(batch, labels, indices_tuple, ref_emb, ref_labels), self.swap.host))
@@ -202,15 +203,21 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
 
     def _compute_loss_in_tiles(
         self,
-        seen: Tensor,
-        ref_seen: Tensor | None,
+        given: tuple[Tensor, Tensor],
+        seen_given: tuple[Tensor, Tensor | None],
         embeddings: Tensor,
         labels: Tensor,
         indices_tuple: None,
         ref_emb: Tensor,
         ref_labels: Any,
     ) -> dict[str, Any]:
-        """The two means of the wrapped ``ContrastiveLoss`` over all pairs, in the place of its ``compute_loss``."""
+        """The two means of the wrapped ``ContrastiveLoss`` over all pairs, in the place of its ``compute_loss``.
+
+        ``seen_given`` is what was given as the distance sees it; a hook of the wrapped loss can have changed that.
+        """
+        seen, ref_seen = seen_given
+        if embeddings is not given[0] or ref_emb is not given[1]:
+            seen, ref_seen = as_seen(self.loss, embeddings, None if ref_emb is embeddings else ref_emb)
         self.distance.reset_stats()
         self.distance.set_default_stats(embeddings, ref_emb, seen, seen if ref_seen is None else ref_seen)
         distance, margin = distance_in_tiles(self.distance), self.loss.neg_margin
@@ -232,7 +239,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     @staticmethod
     def _reduced(reducer: Any, loss_dict: dict[str, Any], embeddings: Tensor, labels: Any) -> Any:
         """The host's reduction of means, in fewer steps where it would only add them."""
-        total = reduced_sum(loss_dict, embeddings) if type(reducer) is MultipleReducers else None
+        total = reduced_sum(reducer, loss_dict, embeddings) if type(reducer) is MultipleReducers else None
         return reducer(loss_dict, embeddings, labels) if total is None else total
 
     def _check(

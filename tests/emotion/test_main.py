@@ -11,7 +11,15 @@ import torch
 from adaptive_margin.emotion import __main__ as command
 from adaptive_margin.emotion import trainer
 from adaptive_margin.emotion.config import EmotionConfig
+from adaptive_margin.functional.checks import problem
 from adaptive_margin.training.checkpoints import CheckpointError
+
+
+def code_of(words: list[str]) -> int:
+    """The exit code of a command that goes wrong."""
+    with pytest.raises(SystemExit) as end:
+        command.main(words)
+    return int(end.value.code)
 
 
 class Asked(Exception):
@@ -82,9 +90,7 @@ def test_the_paper_preset_follows_encoder_and_data_set(asked: Any, tmp_path: Pat
 def test_wrong_options_are_said_before_anything_is_loaded(
     words: list[str], message: str, nothing_is_loaded: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        command.main(["--preset", "paper", *words])
-    assert stopped.value.code == 2
+    assert code_of(["--preset", "paper", *words]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -93,16 +99,16 @@ def test_weights_that_do_not_fit_are_said_before_anything_is_loaded(
 ) -> None:
     words = ["--preset", "quick", "--device", "cpu", "--output", str(tmp_path / "run"), "--pretrained"]
     torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "other.pt")
-    assert command.main([*words, str(tmp_path / "other.pt")]) == 2
+    assert code_of([*words, str(tmp_path / "other.pt")]) == 2
     assert "error: pretrained must be weights of small, got a file without" in capsys.readouterr().err
     (tmp_path / "broken.pt").write_text("not weights")
-    assert command.main([*words, str(tmp_path / "broken.pt")]) == 2
+    assert code_of([*words, str(tmp_path / "broken.pt")]) == 2
     assert "error: pretrained must be weights of small, got another kind of file" in capsys.readouterr().err
 
 
 def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--preset", "quick", "--dataset", "afew-va", "--root", str(tmp_path), "--device", "cpu"]
-    assert command.main([*words, "--output", str(tmp_path / "run")]) == 2
+    assert code_of([*words, "--output", str(tmp_path / "run")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
@@ -112,7 +118,7 @@ def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Cap
         (CheckpointError("none can be read"), 1),
         (PermissionError(13, "Permission denied", "/somewhere"), 1),
         (ImportError("logging needs TensorBoard: pip install 'adaptive-margin[train]'"), 2),
-        (ValueError("batch_size must be at most 7 with drop_last, got 8; make batches smaller"), 2),
+        (ValueError(problem("batch_size", "at most 7 with drop_last", 8, "make batches smaller")), 2),
     ],
 )
 def test_an_error_in_its_own_words_needs_no_traceback(
@@ -122,12 +128,12 @@ def test_an_error_in_its_own_words_needs_no_traceback(
         raise error
 
     monkeypatch.setattr(command, "run", run)
-    assert command.main(["--preset", "quick"]) == code
+    assert code_of(["--preset", "quick"]) == code
     assert capsys.readouterr().err == f"error: {error}\n"
 
 
 @pytest.mark.parametrize(
-    "error", [ValueError("too many values to unpack"), KeyError("x"), ImportError("cannot import name 'x'")]
+    "error", [ValueError("x must be y, got z; so it says"), KeyError("x"), ImportError("cannot import name 'x'")]
 )
 def test_a_fault_of_the_program_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(_: EmotionConfig) -> None:

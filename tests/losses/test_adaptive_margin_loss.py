@@ -799,3 +799,19 @@ def test_cuda_autocast_leaves_weights_alone(host: Host, dtype: torch.dtype) -> N
         value.backward()
         assert all(weight.dtype == torch.float32 for weight in loss.parameters())
         assert torch.isfinite(embeddings.grad).all()  # type: ignore[arg-type]
+
+
+def test_a_hook_of_the_wrapped_loss_changes_what_the_tiles_see() -> None:
+    embeddings, labels = batch(dtype=F64)
+
+    def halved(module: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        return (args[0] / 2, *args[1:])
+
+    values = []
+    for memory in ("tiled", "pairs"):
+        host = losses.ContrastiveLoss(distance=distances.LpDistance(normalize_embeddings=False))
+        host.register_forward_pre_hook(halved)
+        loss = AdaptiveMarginLoss(host, pair_memory=memory)
+        values.append(call(loss, embeddings, labels))
+        assert loss.pair_path == memory
+    assert_near(values[0], values[1])

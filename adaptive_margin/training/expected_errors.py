@@ -1,0 +1,51 @@
+"""What can go wrong without a fault in the program: said in its own words, without a traceback."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+from ..atomic import DiskSpaceError
+from ..datasets.errors import CacheSpaceError, FetchError, LabelFileError, LayoutError, LeakError, UnreadableError
+from ..functional.checks import is_problem
+from .checkpoints import CheckpointError
+from .config_files import ConfigError
+from .loop import NonFiniteError
+from .run_folder import RunFolderError
+
+EXPECTED = (
+    CacheSpaceError,
+    CheckpointError,
+    ConfigError,
+    DiskSpaceError,
+    FetchError,
+    LabelFileError,
+    LayoutError,
+    LeakError,
+    NonFiniteError,
+    RunFolderError,
+    UnreadableError,
+    FileExistsError,  # of these three the system's own words name the file
+    NotADirectoryError,
+    PermissionError,
+)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error says what its reader can do about it; any other is a fault of the program."""
+    return isinstance(error, EXPECTED) or is_problem(error)
+
+
+@contextlib.contextmanager
+def said_plainly() -> Iterator[None]:
+    """Ends the program after an expected error, and says that alone: with code 2 where something else has to be asked
+    for (an option, a folder, a package that is missing), with 1 where something could not be done.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, (ValueError, ImportError)) else 1) from None

@@ -1,0 +1,60 @@
+"""``benchmarks/fer_tuning.py``: its runs, its figures, its committed table."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def tuning(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("fer_tuning")
+
+
+def test_figures_are_those_of_the_validation_people_after_the_last_step(
+    tuning: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = dataclasses.replace(
+        tuning.BASE, people=12, images_per_person=4, batch_size=8, iterations=4, evaluate_every=2, log_every=1
+    )
+    monkeypatch.setattr(tuning, "BASE", short)
+
+    def train_here(configs: dict, jobs: int) -> dict:
+        return {which: message for which, config in configs.items() if (message := train_one(config))}
+
+    train_one = importlib.import_module("fer_caf").train_one
+    monkeypatch.setattr(tuning, "train_all", train_here)
+    assert tuning.main(["--out", str(tmp_path), "--seeds", "1", "--only", "joint, w = 1"]) == 0
+    runs = json.loads((tmp_path / "tuning.json").read_text())["runs"]
+    assert [row["variant"] for row in runs] == ["no critic", "joint, w = 1"]  # the baseline comes along
+    for row in runs:
+        lines = (tuning.config_of(row["variant"], 0, tmp_path).output + "/scalars.csv",)
+        last = [line for line in Path(lines[0]).read_text().splitlines() if line.startswith("4,val/ccc,")]
+        assert row["ccc"] == pytest.approx(float(last[0].split(",")[2]), abs=1e-4)
+    gap = runs[1]["ccc"] - runs[0]["ccc"]
+    assert f"| joint, w = 1 | {runs[1]['ccc']:.3f} | {runs[1]['rmse']:.3f} | {gap:+.3f} |" in capsys.readouterr().out
+
+
+def test_the_documentation_has_the_committed_table(tuning: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tuning.main(["--print"]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
+    page = (BENCHMARKS.parent / "docs" / "emotion.md").read_text(encoding="utf-8")
+    documented = {line.translate(str.maketrans({"`": None, "*": None, "−": "-"})) for line in page.splitlines()}
+    assert len(printed) >= 8
+    for line in printed:
+        assert line.replace("|  |  |  |", "| | | |") in documented
+
+
+@pytest.mark.parametrize("words", [["--seeds", "0"], ["--jobs", "-1"], ["--only", "caf"]])
+def test_what_makes_no_sense_is_refused(tuning: ModuleType, words: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        tuning.main(words)
+    assert end.value.code == 2
