@@ -254,11 +254,11 @@ def plot(results: Sequence[dict[str, Any]], path: Path) -> None:
     for panel, loss in zip(panels, LOSSES, strict=True):
         curves = [r["curves"] for r in results if (r["loss"], r["margin"]) == (loss, "adaptive")]
         swap = AdaptiveMarginLoss.supported()[loss]
-        for name, label in {**CURVES, "in_loss": f"in the loss ({swap.units})"}.items():
+        for name, label in {**CURVES, "in_loss": "in the loss's own unit"}.items():
             values = np.array([c[name] for c in curves])  # (seeds, steps)
             (line,) = panel.plot(values.mean(0), label=label, lw=1.2, ls=":" if name == "in_loss" else "-")
             panel.fill_between(range(values.shape[1]), values.min(0), values.max(0), color=line.get_color(), alpha=0.15)
-        panel.set(title=loss, xlabel="step")
+        panel.set(title=f"{loss} ({swap.units})", xlabel="step")
     panels[0].set_ylabel("margin (squared distance)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
