@@ -21,7 +21,7 @@ from .neighbourhood import PURE, Significant, first_significant, required_counts
 
 Array = NDArray[Any]
 
-MOST_ENTRIES = 2**16
+MOST_ENTRIES = 2**18
 """Of the matrix of distances and of the embeddings; torch's threads gain beyond."""
 
 
