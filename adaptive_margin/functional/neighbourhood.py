@@ -27,10 +27,16 @@ TILE_ENTRIES = 2**22
 FEWEST_ROWS = 64
 """Rows of a tile all the same: a matrix product of fewer reads the reference set for little."""
 
-ENTRIES_A_THREAD = 2**18
+ENTRIES_A_THREAD = 2**20
 """Distances that take long enough to sort for a thread of their own."""
 
+NEAR = 128
+"""Neighbours that are counted one by one; farther ones first in runs of eight, in which hardly a row has an answer."""
+
 Array = NDArray[Any]
+
+FLAGS_IN_BYTE: Array = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(1, dtype=np.uint8)
+_count_flags = getattr(np, "bitwise_count", FLAGS_IN_BYTE.__getitem__)  # numpy 1 has no such function
 
 
 def check_confidence(confidence: float) -> None:
@@ -330,12 +336,40 @@ def first_significant(key: Array, flag: Array, label: Array, sizes: Array, ref_l
         key.partition(reach, axis=1)
         key = key[:, :reach]
     key.sort(axis=1)
-    key = key[:, :reach]
-    np.bitwise_and(key, 1, out=key)
-    np.cumsum(key, axis=1, out=key)
-    passed = np.greater_equal(key, required, out=flag[:, :reach])
+    own, flag = key[:, :reach], flag[:, :reach]
+    np.bitwise_and(own, 1, out=own)
+    if reach < 2 * NEAR:
+        _first_reached(own, required, sizes)
+        return
+    found = _first_reached(own[:, :NEAR].copy(), required[:NEAR], sizes)
+    if found.all():
+        return
+    runs = np.packbits(np.not_equal(own, 0, out=flag), axis=1)
+    own_so_far = np.cumsum(_count_flags(runs), axis=1, dtype=np.int32)
+    undecided = np.flatnonzero((own_so_far >= _fewest_in_runs(required)).any(1) & ~found)
+    if 2 * len(undecided) > len(own):  # copying them takes longer than looking at all
+        _first_reached(own, required, sizes)
+    elif len(undecided):
+        theirs = sizes[undecided]
+        _first_reached(own[undecided], required, theirs)
+        sizes[undecided] = theirs
+
+
+def _first_reached(own: Array, required: Array, sizes: Array) -> Array:
+    """Lowers ``sizes`` to the first k with ``required[k - 1]`` own labels; where there is one. Overwrites ``own``."""
+    np.cumsum(own, axis=1, out=own)
+    passed = own >= required
     first = passed.argmax(1)
-    np.minimum(sizes, first + 1, out=sizes, where=passed[np.arange(len(key)), first])
+    found: Array = passed[np.arange(len(own)), first]
+    np.minimum(sizes, first + 1, out=sizes, where=found)
+    return found
+
+
+def _fewest_in_runs(required: Array) -> Array:
+    """Own labels without which no k in a run of eight is evidence."""
+    possible = np.where(required <= np.arange(1, len(required) + 1), required, np.iinfo(required.dtype).max)
+    fewest: Array = np.minimum.reduceat(possible, np.arange(0, len(required), 8))
+    return fewest
 
 
 @lru_cache(maxsize=64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -455,6 +456,36 @@ def test_distances_beyond_every_group_do_not_matter(monkeypatch, sizes, bound, t
 
 
 # --- edges ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chance_of_own", [0.5, 0.6, 0.65, 0.68, 0.8])
+@pytest.mark.parametrize("n", [300, 811, 1201])
+def test_far_neighbours_are_counted_in_runs(n, chance_of_own):
+    """Own labels near by or only far off, in few rows, in most and in none: the first k is that of a count by one."""
+    generator = np.random.default_rng(n)
+    labels = generator.integers(0, 2, n)
+    own = labels[:, None] == labels
+    near = np.where(generator.random((n, n)) < chance_of_own, own, ~own)  # a share of the others is nearer than own
+    key = (generator.integers(0, 2**20, (n, n)) * 4 + np.where(near, 0, 2**21)).astype(np.int32)
+    required = neighbourhood.required_counts(F.hoeffding_significant, n - 1, int(own.sum(1).max()), n, 2, 0.05)
+    expected = []
+    for distances, flags in zip(key, own, strict=True):
+        count, first = 0, n - 1
+        for k, j in enumerate(sorted(range(n), key=lambda j: (distances[j], flags[j]))[: len(required)], start=1):
+            count += flags[j]
+            if count >= required[k - 1]:
+                first = min(first, k)
+                break
+        expected.append(first)
+    sizes = np.full(n, n - 1)
+    neighbourhood.first_significant(key, np.empty((n, n), bool), labels, sizes, labels, required)
+    assert sizes.tolist() == expected
+
+
+def test_the_table_of_flags_is_that_of_newer_numpy():
+    bytes_ = np.arange(256, dtype=np.uint8)
+    assert neighbourhood.FLAGS_IN_BYTE.tolist() == [int(b).bit_count() for b in bytes_]
+    assert (neighbourhood._count_flags(bytes_) == neighbourhood.FLAGS_IN_BYTE).all()
 
 
 def test_empty_one_and_two():
