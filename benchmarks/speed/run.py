@@ -10,7 +10,7 @@ Every case runs in a process of its own, on the same generated embeddings: 128 f
 so that distances spread, scaled to a median squared distance of 1. The constant margin is 1: half of all pairs lie
 within it, which leaves no tile out. Labels have nothing to do with the embeddings: no neighbourhood is ever pure, and
 the adaptive margin has to look at all of it. Time is the median over several calls after a warm-up (one call, where it
-takes over ten seconds), up to 1024 rows the median of ``--rounds`` processes that take turns with the other cases;
+takes over ten seconds), up to 4096 rows the median of ``--rounds`` processes that take turns with the other cases;
 beside it stands the CPU time of all threads, which other work on the machine stretches less. Memory is the peak of the
 resident set (on CUDA of the allocator) above what it was with the embeddings in place. A case
 beyond ``--limit-gib`` or ``--limit-minutes`` is stopped, reported as such, and not tried with more rows.
@@ -296,7 +296,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to repeat a case, at least 3 calls")
-    parser.add_argument("--rounds", type=int, default=3, help="processes a case, in turn, up to 1024 rows")
+    parser.add_argument("--rounds", type=int, default=3, help="processes a case, in turn, up to 4096 rows")
     parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process is larger")
     parser.add_argument("--limit-minutes", type=float, default=5.0)
     parser.add_argument("--note", default="", help="what else the machine was doing, for the CSV")
@@ -318,7 +318,7 @@ def main() -> None:
         for n in sizes:
             tried = {case: stopped_at(results, case, layout, n) for case in cases}
             outcomes: dict[str, list[dict[str, object]]] = {case: [] for case in cases}
-            for _ in range(arguments.rounds if n <= 1024 else 1):
+            for _ in range(arguments.rounds if n <= 4096 else 1):
                 for case in (case for case in cases if tried[case] is None):
                     if all(outcome["status"] == "ok" for outcome in outcomes[case]):
                         outcomes[case].append(in_its_own_process(case, layout, n, arguments))
