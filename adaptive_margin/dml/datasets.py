@@ -256,9 +256,9 @@ def _cars_consolidated(top: Path) -> tuple[list[str], list[int], Sequence[str], 
         return None
     content = _mat(top / "cars_annos.mat")
     rows = _fields(content, "annotations", "relative_im_path", top / "cars_annos.mat")
-    names = [str(np.asarray(name).ravel()[0]) for name in np.asarray(content["class_names"]).ravel()]
     paths = [str(_value(row["relative_im_path"])) for row in rows]
-    return paths, [int(_value(row["class"])) for row in rows], names, _cars_boxes(rows)
+    ids = [int(_value(row["class"])) for row in rows]
+    return paths, ids, _cars_names(content, ids), _cars_boxes(rows)
 
 
 def _cars_devkit(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:
@@ -278,12 +278,15 @@ def _cars_devkit(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats
         paths += [f"{folder}/{_value(row['fname'])}" for row in rows]
         ids += [int(_value(row["class"])) for row in rows]
         boxes.append(_cars_boxes(rows))
-    names = [f"class {number}" for number in range(1, max(ids) + 1)]
-    if (kit / "cars_meta.mat").exists():
-        names = [
-            str(np.asarray(name).ravel()[0]) for name in np.asarray(_mat(kit / "cars_meta.mat")["class_names"]).ravel()
-        ]
-    return paths, ids, names, np.concatenate(boxes)
+    content = _mat(kit / "cars_meta.mat") if (kit / "cars_meta.mat").exists() else {}
+    return paths, ids, _cars_names(content, ids), np.concatenate(boxes)
+
+
+def _cars_names(content: Mapping[str, Any], ids: Sequence[int]) -> list[str]:
+    """The classes' names as a file of the devkit has them; where it has none, their numbers."""
+    if "class_names" not in content:
+        return [f"class {number}" for number in range(1, max(ids) + 1)]
+    return [str(np.asarray(name).ravel()[0]) for name in np.asarray(content["class_names"]).ravel()]
 
 
 def _cars_class_folders(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:

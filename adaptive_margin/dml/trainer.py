@@ -238,20 +238,14 @@ class DMLJob:
         loss = self.objective(embeddings, targets)
         if not loss.requires_grad:  # no pair and no triplet was in reach
             loss = loss + 0 * embeddings.sum()
-        inside = [] if self.loss_optimizer else self.shared
-        if self.loss_optimizer:
-            self.loss_optimizer.zero_grad(set_to_none=True)
         backward_and_step(
             loss,
-            self.optimizer,
+            [self.optimizer, self.loss_optimizer] if self.loss_optimizer else self.optimizer,
             parameters_before_gather=self.own,
-            parameters_after_gather=inside,
+            parameters_after_gather=self.shared,
             world=self.world,
             scaler=self.scaler,
         )
-        if self.loss_optimizer:
-            self.world.average_gradients(self.shared)
-            self.loss_optimizer.step()
         return {"loss": loss.detach(), **(self.objective.statistics() if records else {})}
 
     def evaluate(self) -> Mapping[str, float]:

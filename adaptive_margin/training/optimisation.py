@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -40,7 +40,7 @@ def gradient_scaler(device: torch.device, precision: Precision) -> GradScaler | 
 
 def backward_and_step(
     loss: Tensor,
-    optimizer: Optimizer,
+    optimizer: Optimizer | Sequence[Optimizer],
     *,
     parameters_before_gather: Iterable[nn.Parameter],
     parameters_after_gather: Iterable[nn.Parameter] = (),
@@ -52,7 +52,7 @@ def backward_and_step(
 
     Args:
         loss: scalar, of the global batch, the same on every process.
-        optimizer: of just these parameters.
+        optimizer: of just these parameters, or several that share them out.
         parameters_before_gather: of networks that saw this process's share: gradients are summed over processes.
         parameters_after_gather: used on the global batch, such as proxies or a learned margin: gradients are averaged.
         world: the processes.
@@ -75,26 +75,31 @@ def backward_and_step(
         ... )
     """
     before, after = list(parameters_before_gather), list(parameters_after_gather)
-    _check_parameters(optimizer, before, after)
+    optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
+    _check_parameters(optimizers, before, after)
 
-    optimizer.zero_grad(set_to_none=True)
+    for each in optimizers:
+        each.zero_grad(set_to_none=True)
     (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]
     world.sum_gradients(before)
     world.average_gradients(after)
     if scaler:
-        scaler.unscale_(optimizer)
+        for each in optimizers:
+            scaler.unscale_(each)
     norm = nn.utils.clip_grad_norm_([*before, *after], clip_norm) if clip_norm is not None else None
+    for each in optimizers:
+        if scaler:
+            scaler.step(each)
+        else:
+            each.step()
     if scaler:
-        scaler.step(optimizer)
         scaler.update()
-    else:
-        optimizer.step()
     return norm
 
 
-def _check_parameters(optimizer: Optimizer, before: list[nn.Parameter], after: list[nn.Parameter]) -> None:
+def _check_parameters(optimizers: list[Optimizer], before: list[nn.Parameter], after: list[nn.Parameter]) -> None:
     given = [id(parameter) for parameter in [*before, *after]]
-    owned = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    owned = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
     if len(given) != len(set(given)):
         raise ValueError(problem("parameters", "given once each", "one twice", "before gather, or after it"))
     if owned != set(given):

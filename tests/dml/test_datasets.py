@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 
 from adaptive_margin.datasets.errors import FetchError, LabelFileError, LayoutError
 from adaptive_margin.dml.config import SMALL
@@ -229,6 +230,16 @@ def test_sop_without_its_second_list(tmp_path: Path) -> None:
     (tmp_path / "Stanford_Online_Products" / "Ebay_test.txt").unlink()
     with pytest.raises(LayoutError, match=r"(?s)Ebay_test\.txt must be in .*Expected:"):
         load_sop(tmp_path, counts=None)
+
+
+@pytest.mark.parametrize("file", ["cars_annos.mat", "devkit/cars_meta.mat"])
+def test_cars_without_names_have_numbers(tmp_path: Path, file: str) -> None:
+    stand_ins.cars(tmp_path, "B" if "devkit" in file else "A")
+    content = loadmat(tmp_path / file)
+    fields = {name: value for name, value in content.items() if name != "class_names" and name[0] != "_"}
+    savemat(tmp_path / file, fields)
+    data = load_cars(tmp_path, counts=None)
+    assert list(data.class_names) == [f"class {number}" for number in range(1, 7)]
 
 
 def test_a_damaged_file_of_matlabs(tmp_path: Path) -> None:

@@ -60,6 +60,24 @@ def test_scaled_gradients_are_unscaled_before_they_are_clipped() -> None:
     assert_close(ours.weight, theirs.weight)
 
 
+def test_two_optimisers_share_one_scaled_step() -> None:
+    ours, theirs = net(), net()
+    scaler = gradient_scaler(CPU, "float16")
+    for model, scale in ((ours, scaler), (theirs, None)):
+        optimizers = [torch.optim.Adam([model.weight], lr=0.1), torch.optim.SGD([model.bias], lr=0.1)]
+        for _ in range(3):  # the second would multiply its gradients by 65,536 if nobody unscaled them
+            backward_and_step(
+                loss_of(model),
+                optimizers,
+                parameters_before_gather=[model.weight],
+                parameters_after_gather=[model.bias],
+                world=World(),
+                scaler=scale,
+            )
+    assert_close(ours.weight, theirs.weight)
+    assert_close(ours.bias, theirs.bias)
+
+
 def test_an_overflow_leaves_the_step_out() -> None:
     model = net()
     before = model.weight.detach().clone()
