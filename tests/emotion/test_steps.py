@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from adaptive_margin.emotion.critics import STRONG, WEAK
 from adaptive_margin.emotion.steps import Iteration, frozen, stored_statistics
 from adaptive_margin.functional import affect_loss
+from adaptive_margin.training import gradient_scaler
 
 from .cases import faces, iteration, state
 
@@ -208,26 +209,40 @@ def test_a_batch_of_equal_labels_trains_on(critic: str, order: str) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_gradients_are_clipped(order: str) -> None:
     it = iteration(clip_norm=1e-3)
-    norms = []
-    for name in ("critic", "adversarial", "regression"):
-        optimizer = getattr(it.optimizers, name)
-
-        def note(optimizer: Any, *_: Any) -> None:
-            grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-            norms.append(torch.cat([g.flatten() for g in grads]).norm())
-
-        optimizer.register_step_pre_hook(note)
+    norms = _gradient_norms(it)
     _step(it, order, *faces())
+    assert len(norms) == (3 if order == "paper" else 2)
     assert all(norm <= 1e-3 * (1 + 1e-6) for norm in norms)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 @pytest.mark.parametrize("order", ORDERS)
-def test_mixed_precision_is_near_full_precision(order: str) -> None:
-    half, full = (iteration(precision=precision, dtype=torch.float32) for precision in ("bfloat16", "float32"))
+def test_mixed_precision_is_near_full_precision(order: str, precision: str) -> None:
+    half, full = (iteration(precision=name, dtype=torch.float32) for name in (precision, "float32"))
+    half.scaler = gradient_scaler(torch.device("cpu"), precision)  # type: ignore[arg-type]
+    if half.scaler is not None:
+        half.scaler.load_state_dict(half.scaler.state_dict() | {"scale": 2.0**10})  # the first scale overflows here
     batch = faces(dtype=torch.float32)
+    half_norms, norms = (_gradient_norms(each) for each in (half, full))
     found, expected = (_step(each, order, *batch) for each in (half, full))
     assert found == pytest.approx(expected, abs=0.05)
+    assert half_norms == pytest.approx(norms, rel=0.1)  # the critic's, the encoder's, all: nobody's is left scaled
     assert all(value.dtype == torch.float32 for value in state(half.net).values() if value.is_floating_point())
+    if half.scaler is not None:
+        assert half.scaler.get_scale() == 2.0**10  # no update overflowed and was left out
+
+
+def _gradient_norms(it: Iteration) -> list[float]:
+    """A list that takes the norm of the gradients at each update to come."""
+    norms: list[float] = []
+
+    def note(optimizer: Any, *_: Any) -> None:
+        grads = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norms.append(float(torch.cat([g.flatten() for g in grads]).norm()))
+
+    for optimizer in {it.optimizers.critic, it.optimizers.adversarial, it.optimizers.regression}:
+        optimizer.register_step_pre_hook(note)
+    return norms
 
 
 RECORDED = {
