@@ -38,7 +38,7 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align
 th { font-weight: 600; vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
 td.words, th.words { text-align: left; }
 .better { color: var(--good); font-weight: 600; } .worse { color: var(--bad); font-weight: 600; }
-img.plot { width: 100%; min-width: 40rem; height: auto; }
+img.plot { width: 100%; height: auto; }
 .row { display: flex; gap: 4px; margin: 0 0 6px; } .row > * { flex: 1 1 0; min-width: 0; max-width: 96px; }
 .row img { width: 100%; display: block; image-rendering: pixelated; border: 3px solid transparent; border-radius: 3px; }
 .row .query img { border-color: var(--ink); } .row .right img { border-color: var(--good); }
@@ -308,7 +308,11 @@ def _image(figure: Any, words: str) -> str:
     from matplotlib import pyplot as plt
 
     memory = io.BytesIO()
-    figure.savefig(memory, format="png", dpi=110)
+    figure.savefig(memory, format="png", dpi=130)
     plt.close(figure)
     source = base64.b64encode(memory.getvalue()).decode()
-    return f"<div class='wide'><img class='plot' alt='{words}' src='data:image/png;base64,{source}'></div>"
+    inches = figure.get_figwidth()  # one panel is not blown up to the page, three are not squeezed into a phone
+    size = f"min-width: {3.4 * inches:.1f}rem; max-width: {5.7 * inches:.1f}rem"
+    return (
+        f"<div class='wide'><img class='plot' style='{size}' alt='{words}' src='data:image/png;base64,{source}'></div>"
+    )

@@ -247,12 +247,15 @@ def caution(comparisons: int) -> str:
 
     Example:
         >>> caution(40)
-        "40 comparisons: were there no difference anywhere, 2 would be expected to say better or worse. Holm's p ..."
+        "40 comparisons: were there no difference anywhere, 2.0 would be expected to say better or worse. Holm's p ..."
     """
+    none = "'no difference seen' is not the same as none."
+    if comparisons == 1:
+        return f"One comparison: were there no difference, it would say better or worse one time in twenty; {none}"
     chance = comparisons * 0.05
     return (
-        f"{comparisons} comparisons: were there no difference anywhere, {chance:.0f} would be expected to say better "
-        "or worse. Holm's p is corrected for their number; 'no difference seen' is not the same as none."
+        f"{comparisons} comparisons: were there no difference anywhere, {chance:.1f} would be expected to say better "
+        f"or worse. Holm's p is corrected for their number; {none}"
     )
 
 
