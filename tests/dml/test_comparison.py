@@ -73,7 +73,7 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     assert [pair for pair, _, _ in made] == [("digits", "contrastive", "chernoff", "default")]
     text = table(rows, "recall_at_1")
     assert "| contrastive | " in text
-    assert "1 comparisons" in text
+    assert "One comparison: were there no difference" in text
     assert "| contrastive |" not in summary(rows, "recall_at_1")  # no arm was tuned here
     tuned = [{**row, "arm": "tuned"} for row in rows if row["arm"] == "default"]
     row = next(line for line in summary([*rows, *tuned], "recall_at_1").split("\n") if line.startswith("| contrastive"))
