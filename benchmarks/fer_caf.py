@@ -7,6 +7,7 @@ seed, with a 95% interval.
     python benchmarks/fer_caf.py                        # drawn faces, nothing to download, minutes on two cores
     python benchmarks/fer_caf.py --preset faces         # more of them, disturbed, all arms, five seeds
     python benchmarks/fer_caf.py --dataset affectnet --root DIR --backbone resnet18     # the paper's experiment
+    torchrun --nproc-per-node 8 benchmarks/fer_caf.py --dataset affectnet --root DIR    # each run on eight GPUs
 
 Everything goes to ``--output``: ``runs/ARM/seedN`` (checkpoints, curves, model, result of each run), ``results.json``
 (every figure of every seed, options, versions, command, commit), ``table.txt`` and ``report.html``. Ctrl-C saves and
@@ -155,9 +156,13 @@ def config_of(asked: argparse.Namespace, arm: str, seed: int) -> EmotionConfig:
 
 
 @functools.lru_cache(maxsize=1)
-def shared_data(key: tuple[Any, ...]) -> EmotionData:
+def shared_data(key: tuple[Any, ...], world: World | None = None) -> EmotionData:
     """Loaded once for the runs that a worker does one after the other."""
-    return load_data(EmotionConfig(**dict(zip(DATA_OPTIONS, key, strict=True)), size=1))
+    return load_data(EmotionConfig(**dict(zip(DATA_OPTIONS, key, strict=True)), size=1), world)
+
+
+def data_key(config: EmotionConfig) -> tuple[Any, ...]:
+    return tuple(getattr(config, name) for name in DATA_OPTIONS)
 
 
 def begin_worker(threads: int) -> None:
@@ -169,7 +174,7 @@ def train_one(config: EmotionConfig) -> str:
     Path(config.output).parent.mkdir(parents=True, exist_ok=True)
     with open(f"{config.output}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            data = shared_data(tuple(getattr(config, name) for name in DATA_OPTIONS))
+            data = shared_data(data_key(config))
             with World.from_environment(config.device) as world:
                 run(config, data=data, world=world)
         except Exception as error:
@@ -246,6 +251,26 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
             pool.shutdown(wait=True, cancel_futures=True)
             raise SystemExit(130) from None
     pool.shutdown()
+    return failed
+
+
+def train_together(configs: Mapping[tuple[str, int], EmotionConfig], world: World) -> dict[tuple[str, int], str]:
+    """Under torchrun: all processes train one run after the other; what went wrong with which.
+
+    An error that is a fault of the program ends all of them: only one process may have it.
+    """
+    failed: dict[tuple[str, int], str] = {}
+    for which, config in configs.items():
+        if world.broadcast_object(is_done(config) if world.is_main else None):
+            continue
+        if world.is_main:
+            print("/".join(map(str, which)), file=sys.stderr, flush=True)
+        try:
+            run(config, data=shared_data(data_key(config), world), world=world)
+        except Exception as error:
+            if not is_expected(error):
+                raise
+            failed[which] = str(error)
     return failed
 
 
@@ -349,17 +374,42 @@ def main(argv: Sequence[str] | None = None) -> int:
         one = next(iter(configs.values()))
         if one.pretrained is not None:  # what does not fit is said before images are decoded
             build_encoder(one.encoder, one.pretrained)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        with World.from_environment(one.device) as world, said_plainly():
+            if world.is_main:
+                print(f"{announced(asked, configs)}, on {world.size} processes", flush=True)
+            failed = train_together(configs, world)
+            if not world.is_main:
+                return 1 if failed else 0
+        return finish(asked, configs, failed, began)
+    with said_plainly():
         if asked.dataset != "faces":
             print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
             print("\n".join(load_data(one).reports))
-    print(
+    print(f"{announced(asked, configs)}, {asked.jobs} at a time")
+    return finish(asked, configs, train_all(configs, asked.jobs), began)
+
+
+def announced(asked: argparse.Namespace, configs: Mapping[tuple[str, int], EmotionConfig]) -> str:
+    one = next(iter(configs.values()))
+    return (
         f"{len(configs)} runs of {one.iterations:,} iterations ({', '.join(asked.arms)}; {asked.seeds} seeds), encoder "
-        f"{one.encoder}, {asked.jobs} at a time, into {asked.output}"
+        f"{one.encoder}, into {asked.output}"
     )
-    failed = train_all(configs, asked.jobs)
+
+
+def finish(
+    asked: argparse.Namespace,
+    configs: Mapping[tuple[str, int], EmotionConfig],
+    failed: Mapping[tuple[str, int], str],
+    began: float,
+) -> int:
+    """Table, results and report of the runs that were asked for and did not fail; the exit status."""
+    for which, message in failed.items():
+        print(f"failed: {'/'.join(map(str, which))}: {message}")
     if len(failed) == len(configs):
         return 1
-    wanted = {str(Path(config.output)) for config in configs.values()}
+    wanted = {str(Path(config.output)) for which, config in configs.items() if which not in failed}
     arms = [
         dataclasses.replace(arm, runs=tuple(r for r in arm.runs if str(r.folder) in wanted))
         for arm in read_runs(asked.output / "runs")[0]
@@ -369,9 +419,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     write_results(asked, arms, failed)
     write_atomically(asked.output / "table.txt", (text + "\n").encode())
     print(f"\n{text}\n")
-    for which, message in failed.items():
-        print(f"failed: {'/'.join(map(str, which))}: {message}")
-    report = write_report(asked.output)
+    stale = [c.output for which, c in configs.items() if which in failed and Path(c.output, "result.json").is_file()]
+    report = write_report(asked.output, leave_out=stale)
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes; {report}, {asked.output / 'results.json'}, table.txt")
     return 1 if failed else 0
 

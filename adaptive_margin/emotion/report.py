@@ -11,7 +11,7 @@ import io
 import math
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,9 @@ class Story:
         ]
 
 
-def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
+def write_report(
+    folder: str | Path, output: str | Path | None = None, *, leave_out: Collection[str | Path] = ()
+) -> Path:
     """Writes the report of a folder of runs.
 
     Parts whose data are missing or damaged are left out, with a sentence that says so.
@@ -103,6 +105,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
         folder: of one run, or of runs as ``runs/ARM/seedN``, each with some of ``config.yaml``, ``environment.json``,
             ``scalars.csv``, ``result.json`` and ``evaluation.npz``.
         output: the file; ``report.html`` in the folder unless given.
+        leave_out: folders of runs that are not part of it, such as those that could not go on as they were asked to.
 
     Returns:
         The file.
@@ -112,7 +115,7 @@ def write_report(folder: str | Path, output: str | Path | None = None) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    arms, problems = read_runs(folder)
+    arms, problems = read_runs(folder, leave_out)
     story = tell(arms, problems)
     environment = Environment(
         loader=PackageLoader("adaptive_margin.emotion", "."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -206,11 +206,12 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     return float(found.low), float(found.high), "person" if known else "sample"
 
 
-def read_runs(folder: str | Path) -> tuple[list[Arm], list[str]]:
+def read_runs(folder: str | Path, leave_out: Collection[str | Path] = ()) -> tuple[list[Arm], list[str]]:
     """The runs in a folder, and what could not be read of them.
 
     Args:
         folder: of one run; or of many, as ``ARM/seedN`` at any depth up to ``runs/ARM/seedN``.
+        leave_out: folders of runs not to read.
 
     Returns:
         Arms in the order of the paper's Table 4 (baseline first), and a sentence for each part that is damaged.
@@ -226,6 +227,8 @@ def read_runs(folder: str | Path) -> tuple[list[Arm], list[str]]:
         {p.parent for name in wanted for depth in ("", "*/", "*/*/", "*/*/*/") for p in root.glob(depth + name)}
     )
     whole = [place for place in places if not any(other != place and other in place.parents for other in places[1:])]
+    ignored = {Path(place).resolve() for place in leave_out}
+    whole = [place for place in whole if place.resolve() not in ignored]
     places = [p for p in whole if p != root] or whole  # a folder of runs may keep a summary of its own
     if not places:
         expected = "a run, or runs as ARM/seedN, with config.yaml or result.json"

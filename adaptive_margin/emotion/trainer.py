@@ -34,6 +34,10 @@ MAY_CHANGE = ("output", "cache", "root", "device", "iterations", "evaluate_every
 """Options that may differ when a run goes on: its length, and what does not bear on the weights."""
 
 
+OUTCOMES = ("model.pt", "result.json", "evaluation.npz")
+"""What a finished run leaves; a longer one must not be taken for finished by them."""
+
+
 class EmotionJob:
     """The state of a run, and one step of it: a ``Job`` of :func:`adaptive_margin.training.train`.
 
@@ -251,7 +255,7 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
 
     Raises:
         NonFiniteError: a loss or weight became NaN. Stopped: a signal asked for the end. RunFolderError: the folder
-            holds another run. And what :func:`load_data` and :func:`build_encoder` raise.
+            holds another run, or a longer one. And what :func:`load_data` and :func:`build_encoder` raise.
     """
     if world is None:
         with World.from_environment(config.device) as joined:
@@ -261,7 +265,7 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             build_encoder(config.encoder, config.pretrained)
         data = load_data(config, world)
     job = EmotionJob(config, data, world)
-    with RunFolder(config.output, config, world=world, may_change=MAY_CHANGE) as folder:
+    with RunFolder(config.output, config, world=world, may_change=MAY_CHANGE, outcomes=OUTCOMES) as folder:
         for name, split in data.splits.items():
             if world.is_main:
                 split.write(folder.path / "splits" / name)

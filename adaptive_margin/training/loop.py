@@ -20,7 +20,7 @@ from torch import Tensor
 from ..functional.checks import problem
 from .progress import Progress
 from .randomness import random_states, restore_random_states
-from .run_folder import RunFolder
+from .run_folder import RunFolder, RunFolderError
 from .world import World
 
 
@@ -134,6 +134,7 @@ def train(
         Stopped: a signal asked for it.
         ValueError: a number is less than 1, or ``score`` is no figure of the evaluation.
         DiskSpaceError, CheckpointError: a checkpoint could not be written, or none could be read.
+        RunFolderError: the folder's run is longer than ``steps`` already.
     """
     for name, number in (
         ("steps", steps),
@@ -145,7 +146,10 @@ def train(
             raise ValueError(problem(name, "at least 1", number, "count steps"))
     run = _Run(job, steps, folder, world, score, higher_is_better, _Window(frozenset(may_be_undefined)))
     run.resume()
-    if run.done >= steps:
+    if run.done > steps:
+        remedy = "ask for as many, or choose another folder"
+        raise RunFolderError(problem("steps", f"at least the {run.done:,} that {folder.path} has", steps, remedy))
+    if run.done == steps:
         if world.is_main:
             print(f"{folder.path}: all {steps:,} steps were done before; nothing to do", file=sys.stderr)
         return run.summary()
@@ -352,7 +356,7 @@ class _Window:
                 self.sums[names], self.counts[names] = torch.zeros_like(vector), 0
             if names not in self.undefined:
                 self.undefined[names] = torch.full_like(vector, torch.iinfo(torch.int64).max, dtype=torch.int64)
-            self.sums[names] = self.sums[names] + vector
+            self.sums[names] = self.sums[names].to(vector.device) + vector  # sums of a checkpoint are on the CPU
             self.counts[names] += 1
             self.undefined[names] = self.undefined[names].where(
                 vector.isfinite(), self.undefined[names].clamp(max=step)

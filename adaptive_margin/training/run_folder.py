@@ -68,6 +68,8 @@ class RunFolder:
         resume: go on with a run of the same configuration that is there; False refuses it.
         may_change: options, by their full names, that may differ when a run goes on, such as its length or the number
             of data workers; ``config.yaml`` then takes the new ones.
+        outcomes: files that say what a finished run came to: a run that goes on with other options loses them first,
+            so that nobody takes them for its own.
         keep: checkpoints kept.
 
     Raises:
@@ -91,6 +93,7 @@ class RunFolder:
         world: World,
         resume: bool = True,
         may_change: Collection[str] = (),
+        outcomes: Collection[str] = (),
         keep: int = 2,
     ) -> None:
         self.path, self.world = Path(path), world
@@ -101,7 +104,7 @@ class RunFolder:
         wrong: str | None = None
         if world.is_main:
             try:
-                self._claim(config, resume, may_change)
+                self._claim(config, resume, may_change, outcomes)
             except RunFolderError as error:
                 wrong = str(error)
                 self.close()
@@ -185,7 +188,7 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def _claim(self, config: Any, resume: bool, may_change: Collection[str]) -> None:
+    def _claim(self, config: Any, resume: bool, may_change: Collection[str], outcomes: Collection[str]) -> None:
         """Checks that the folder is ours, and writes down what was asked and where it runs."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
@@ -195,6 +198,9 @@ class RunFolder:
             if not resume:
                 raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
             self._check_same(config, may_change)
+            if there.read_text(encoding="utf-8") != to_yaml(config):
+                for name in outcomes:
+                    (self.path / name).unlink(missing_ok=True)
         elif names := sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK):
             found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             raise RunFolderError(

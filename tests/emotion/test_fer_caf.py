@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from adaptive_margin.emotion.config import QUICK, EmotionConfig
+from tests.training.processes import needs_processes
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fer_caf.py"
 TINY = """
@@ -66,6 +67,43 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
     assert results["arms"]["caf"]["difference"]["ccc"]["mean"] == pytest.approx(caf - none)
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "table.txt").read_text().strip() in said
+
+
+@pytest.mark.slow
+def test_runs_that_cannot_go_on_as_asked_are_in_no_table(tmp_path: Path) -> None:
+    words = ("--arms", "none", "--seeds", "1", "--jobs", "1", "--iterations")
+    said, error = (first := start(tmp_path, *words, "4")).communicate(timeout=120)
+    assert first.returncode == 0, error[-2000:]
+    words = ("--arms", "none", "--seeds", "2", "--jobs", "1", "--iterations", "2")  # seed 0 has done more already
+    said, error = (ended := start(tmp_path, *words)).communicate(timeout=120)
+    assert ended.returncode == 1
+    assert "failed: none/seed0: steps must be at least the 4 that" in said.replace("none/0", "none/seed0")
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [one["seed"] for one in results["arms"]["none"]["seeds"]] == [1]
+
+
+@pytest.mark.slow
+@needs_processes
+def test_processes_of_torchrun_train_one_run_after_the_other(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    words = ["--config", "tiny.yaml", "--output", "out", "--arms", "none", "caf", "--seeds", "1", "--iterations", "4"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    for _ in range(2):  # the second finds all of it done
+        ended = subprocess.run(
+            [*launcher, str(SCRIPT), *words, "--device", "cpu"],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert ended.returncode == 0, ended.stderr[-2000:]
+        assert ended.stdout.count("difference from 'none', seed by seed") == 1
+        assert "on 2 processes" in ended.stdout
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [len(results["arms"][arm]["seeds"]) for arm in ("none", "caf")] == [1, 1]
+    assert results["environment"]["processes"] == 2
+    assert (tmp_path / "out" / "report.html").exists()
 
 
 def test_a_root_that_is_no_data_set_is_said(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ from adaptive_margin.training import (
     seed_everything,
     train,
 )
+from adaptive_margin.training.loop import _Window
 
 from .processes import finish, in_ranks, needs_processes, start
 from .toy import STEPS, Toy, outcome, run
@@ -225,6 +226,16 @@ def test_a_finished_run_does_nothing_and_says_so(tmp_path: Path, capsys: pytest.
     assert (again.steps, again.resumed_from, again.metrics, again.best) == (8, 8, first.metrics, first.best)
     assert files == {path: path.read_bytes() for path in files}
     assert run(tmp_path, steps=10).resumed_from == 8
+    with pytest.raises(RunFolderError, match=r"steps must be at least the 10 that .*, got 8; ask for as many"):
+        run(tmp_path, steps=8)
+
+
+def test_sums_of_a_checkpoint_meet_numbers_of_a_device() -> None:
+    window = _Window(frozenset())
+    window.load_state_dict([[["loss"], [1.0], 1]])
+    window.add(1, {"loss": torch.zeros((), device="meta")})  # in CUDA's place
+    assert next(iter(window.sums.values())).device.type == "meta"
+    assert list(window.counts.values()) == [2]
 
 
 def test_how_often_one_evaluates_changes_no_weights(tmp_path: Path) -> None:

@@ -163,3 +163,15 @@ def test_no_space_for_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         with pytest.raises(DiskSpaceError, match=r"scalars\.csv"):
             folder.log(2, {"x": 1.0}, seconds=0)
     assert read_scalars(tmp_path)["x"].steps == [1]
+
+
+def test_outcomes_of_a_shorter_run_are_not_a_longer_ones(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"world": World(), "may_change": ["steps"], "outcomes": ["result.json", "model.pt"]}
+    with RunFolder(tmp_path, {"steps": 4}, **options) as folder:
+        folder.write("result.json", "{}")
+        folder.write("other.json", "{}")
+    with RunFolder(tmp_path, {"steps": 4}, **options):
+        assert (tmp_path / "result.json").exists()
+    with RunFolder(tmp_path, {"steps": 8}, **options):
+        assert not (tmp_path / "result.json").exists()
+        assert (tmp_path / "other.json").exists()
