@@ -239,9 +239,13 @@ def torchvision_names() -> list[str]:
 
 
 def _torchvision_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
-    options = {"aux_logits": False} if name in ("googlenet", "inception_v3") and weights is None else {}
-    if options:
-        options["init_weights"] = True
+    options: dict[str, bool] = {}
+    if name in ("googlenet", "inception_v3"):
+        # Their published weights are for images of mean 0.5 and deviation 0.5, and images come with ImageNet's, which
+        # this option turns into those. It is in no state_dict: whatever the weights, a network is rebuilt with it.
+        options["transform_input"] = True
+        if weights is None:
+            options |= {"aux_logits": False, "init_weights": True}
     model = torchvision_models.get_model(name, weights=weights, **options)
     if name == "alexnet":  # the paper's own: all of the fully connected layers go
         model.classifier = nn.Identity()
