@@ -158,8 +158,8 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
         source = "none" if weights == "none" else _load(network, Path(weights))
     if backbone == "vit-small":
         return network, width, source
-    if backbone == "googlenet" and hasattr(network, "transform_input"):
-        network.transform_input = False  # images are normalised as ImageNet's already
+    if backbone == "googlenet":  # its published weights are for images of mean 0.5 and deviation 0.5; this makes them
+        network.transform_input = True  # from images normalised as ImageNet's, also where weights come from a file
     network.fc = nn.Identity()
     return network, width, source
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 from torchvision import models as torchvision_models
 
 from ..functional.checks import problem
@@ -229,8 +230,42 @@ def small_body() -> tuple[nn.Module, int]:
             nn.BatchNorm2d(width),
             nn.ReLU(),
         ]
-    layers.append(nn.AdaptiveAvgPool2d(3))
+    layers.append(WindowMeans(3))
     return nn.Sequential(*layers), widths[-1] * 9
+
+
+class WindowMeans(nn.Module):
+    """Means of ``k * k`` windows over a map of any size: ``nn.AdaptiveAvgPool2d(k)`` with a deterministic gradient.
+
+    Window i covers [floor(i n / k), ceil((i + 1) n / k)) of n rows, and of columns likewise. On CUDA the gradient of
+    PyTorch's own is added up in no fixed order, so it raises under ``deterministic``; this one's is not.
+
+    Args:
+        k: windows along each side.
+
+    Example:
+        >>> WindowMeans(2)(torch.arange(9.0).reshape(1, 1, 3, 3))
+        tensor([[[[2., 3.],
+                  [5., 6.]]]])
+    """
+
+    def __init__(self, k: int) -> None:
+        super().__init__()
+        self.k = k
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Shape ``(B, C, H, W)`` to ``(B, C, k, k)``."""
+        k, sides = self.k, maps.shape[-2:]
+        if all(n % k == 0 or n == k + 1 for n in sides):  # windows of one size at equal steps
+            return avg_pool2d(maps, [n // k + n % k for n in sides], [n // k for n in sides])
+        for axis, n in zip((-2, -1), sides, strict=True):  # a mean of means, as a window's rows are equally long
+            windows = [(i * n // k, -(-(i + 1) * n // k)) for i in range(k)]
+            maps = torch.stack([maps.narrow(axis, start, end - start).mean(axis) for start, end in windows], axis)
+        return maps
+
+    def extra_repr(self) -> str:
+        """For ``print``."""
+        return str(self.k)
 
 
 def torchvision_names() -> list[str]:
@@ -239,10 +274,16 @@ def torchvision_names() -> list[str]:
 
 
 def _torchvision_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
-    options = {"aux_logits": False} if name in ("googlenet", "inception_v3") and weights is None else {}
-    if options:
-        options["init_weights"] = True
+    options: dict[str, bool] = {}
+    if name in ("googlenet", "inception_v3"):
+        # Their published weights are for images of mean 0.5 and deviation 0.5, and images come with ImageNet's, which
+        # this option turns into those. It is in no state_dict: whatever the weights, a network is rebuilt with it.
+        options["transform_input"] = True
+        if weights is None:
+            options |= {"aux_logits": False, "init_weights": True}
     model = torchvision_models.get_model(name, weights=weights, **options)
+    if name == "alexnet" or name.startswith("vgg"):  # all others average the whole map: a plain mean
+        model.avgpool = WindowMeans(model.avgpool.output_size[0])
     if name == "alexnet":  # the paper's own: all of the fully connected layers go
         model.classifier = nn.Identity()
         return model, 9216

@@ -303,15 +303,16 @@ def predict(
         What was read, found and skipped. Ctrl-C ends it early with what there is.
 
     Raises:
-        ValueError: there is no such source, a folder without any, or an output inside a source folder.
+        ValueError: there is no such source, a folder without any, or something would be written over a source.
         VideoWriterError: a video cannot be written, for want of a codec for instance.
     """
     source, output = Path(source), Path(output)
     files = list(find_files(source, output))
     root = source if source.is_dir() else source.parent
     targets = output_names([path.relative_to(root).as_posix() for path in files])
-    output.mkdir(parents=True, exist_ok=True)
     outcome = Outcome(output / "predictions.csv")
+    _keep_sources(files, [outcome.table, *(output / target for target in targets.values() if annotate)])
+    output.mkdir(parents=True, exist_ok=True)
     with open(outcome.table, "w", newline="", encoding="utf-8") as table:
         rows = csv.writer(table)
         rows.writerow(COLUMNS)
@@ -379,7 +380,8 @@ def find_files(source: Path, output: Path) -> Iterator[Path]:
         remedy = "pass an image, a video, or a folder of them"
         raise ValueError(problem("source", "a file or folder", f"{source}, which is not there", remedy))
     inside = output.resolve()
-    if inside == source.resolve():
+    around = source.resolve()
+    if inside == around:
         raise ValueError(problem("output", "another folder than the source", output, "pass --output DIR"))
     found = [
         path
@@ -387,7 +389,7 @@ def find_files(source: Path, output: Path) -> Iterator[Path]:
         if path.is_file()
         and path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
         and not any(part.startswith(".") for part in path.relative_to(source).parts)
-        and inside not in path.resolve().parents
+        and not (around in inside.parents and inside in path.resolve().parents)  # one above the source holds it all
     ]
     if not found:
         endings = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
@@ -395,6 +397,22 @@ def find_files(source: Path, output: Path) -> Iterator[Path]:
             problem("source", f"a folder with files that end in {endings}", f"{source} with none", "check it")
         )
     yield from found
+
+
+def _keep_sources(files: Sequence[Path], targets: Sequence[Path]) -> None:
+    """Raises where a target is one of the files, under whatever name: nothing is written over what is read."""
+    sources = {_identity(path) for path in files}
+    for target in targets:
+        there = target.resolve()  # of a/../b, also before a is made
+        if there.exists() and _identity(there) in sources:
+            got, remedy = f"one in which {target} is a source itself", "pass --output DIR with another folder"
+            raise ValueError(problem("output", "a folder in which no source is overwritten", got, remedy))
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What two names of one file share, be they links or differ in case on a disk that does not mind."""
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino
 
 
 def _write_rows(rows: Any, table: IO[str], name: str, frame: int | None, faces: Sequence[Face]) -> None:

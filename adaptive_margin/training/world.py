@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..functional.checks import problem
 
@@ -267,7 +268,7 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-class GlobalBatchNorm(nn.modules.batchnorm._BatchNorm):
+class GlobalBatchNorm(_BatchNorm):
     """Batch norm over the batch of all processes, on the CPU, where PyTorch's SyncBatchNorm does not work.
 
     Output, gradients and running statistics are those of one process with the whole batch. Made by
@@ -329,18 +330,32 @@ def synchronise_batch_norm(module: nn.Module, world: World) -> nn.Module:
 
     Returns:
         The module; another one only where ``module`` is a batch norm itself.
+
+    Raises:
+        ValueError: a batch norm with a forward of its own, such as timm's BatchNormAct2d, whose activation either
+            substitute would drop; nothing has been changed.
     """
     if world.size == 1:
         return module
+    known = (_BatchNorm.forward, nn.SyncBatchNorm.forward, GlobalBatchNorm.forward)
+    for name, norm in module.named_modules():
+        if isinstance(norm, _BatchNorm) and type(norm).forward not in known:
+            got = f"{type(norm).__name__} with a forward of its own" + (f" at {name}" if name else "")
+            remedy = "train it in one process, or choose a network with plain batch norms"
+            raise ValueError(problem("module", "without batch norms that do more than PyTorch's", got, remedy))
+    return _synchronised(module, world)
+
+
+def _synchronised(module: nn.Module, world: World) -> nn.Module:
     if world.device.type == "cuda":
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return converted
-    if isinstance(module, nn.modules.batchnorm._BatchNorm) and not isinstance(module, GlobalBatchNorm):
+    if isinstance(module, _BatchNorm) and not isinstance(module, GlobalBatchNorm):
         known = GlobalBatchNorm(
             module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats
         )
         known._parameters, known._buffers, known.training = module._parameters, module._buffers, module.training
         return known
     for name, child in module.named_children():
-        setattr(module, name, synchronise_batch_norm(child, world))
+        setattr(module, name, _synchronised(child, world))
     return module

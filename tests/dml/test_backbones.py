@@ -38,6 +38,18 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
         build_network("resnet18", weights=str(tmp_path / "torn.pt"))
 
 
+def test_googlenet_gets_what_its_weights_are_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = models.googlenet(init_weights=False).state_dict()
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: published)
+    torch.save(published, tmp_path / "googlenet.pt")
+    theirs = models.googlenet(weights="IMAGENET1K_V1").eval()  # for images with ImageNet's normalisation, as ours are
+    theirs.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 32, 32)
+    for weights in ("torchvision", str(tmp_path / "googlenet.pt")):
+        network = build_network("googlenet", weights=weights, embedding_size=4).eval()
+        assert torch.equal(network.features(images), theirs(images))
+
+
 def _without(folder: Path, network: torch.nn.Module) -> str:
     kept = {name: value for name, value in network.state_dict().items() if name.startswith("conv1")}
     torch.save(kept, folder / "part.pt")

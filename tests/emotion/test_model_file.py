@@ -33,6 +33,21 @@ def test_rectifiers_that_leak_still_do(tmp_path: Path) -> None:
     assert torch.equal(loaded(images), net(images))
 
 
+def test_published_weights_see_the_same_input_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.models import googlenet
+
+    published = googlenet(init_weights=False)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *_, **__: published.state_dict())
+    net = emotion_net("googlenet", "DEFAULT").eval()
+    theirs = googlenet(weights="DEFAULT").eval()  # made for ImageNet's normalisation by torchvision
+    theirs.fc = torch.nn.Identity()
+    images = torch.randn(2, 3, 32, 32)
+    save_model(tmp_path / "model.pt", net, Preprocessing(resize=32, size=32))
+    loaded, _ = load_model(tmp_path / "model.pt")
+    for encoder in (net.encoder, loaded.encoder):
+        assert torch.equal(encoder(images), theirs(images))
+
+
 def test_it_says_where_it_comes_from_in_plain_values(tmp_path: Path) -> None:
     save_model(tmp_path / "model.pt", emotion_net("small"), Preprocessing(), config={"seed": 3})
     details = model_details(tmp_path / "model.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from adaptive_margin.emotion.nets import (
+    WindowMeans,
     build_critic_network,
     build_encoder,
     build_regressor,
@@ -69,6 +71,39 @@ def test_small_takes_faces_of_many_sizes() -> None:
     for size in (40, 44, 64, 96):
         assert net(torch.randn(2, 3, size, size)).shape == (2, 2)
         assert net.encoder(torch.randn(2, 3, size, size)).shape == (2, net.encoder.features)
+
+
+@pytest.mark.parametrize("k", [1, 3, 6])
+def test_window_means_are_adaptive_average_pooling(k: int) -> None:
+    for sides in itertools.product((1, 2, 3, 4, 5, 6, 7, 12, 13), repeat=2):
+        maps = torch.randn(2, 3, *sides, dtype=torch.float64, requires_grad=True)
+        found, expected = WindowMeans(k)(maps), torch.nn.functional.adaptive_avg_pool2d(maps, k)
+        torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
+        upstream = torch.randn_like(found)
+        slopes = [torch.autograd.grad(pooled, maps, upstream)[0] for pooled in (found, expected)]
+        torch.testing.assert_close(*slopes, rtol=1e-14, atol=1e-14)
+    same = torch.randn(2, 3, k, k)
+    assert torch.equal(WindowMeans(k)(same), same)
+
+
+@pytest.mark.parametrize("name", ["small", "alexnet", "vgg11"])
+def test_no_pooling_is_left_without_a_deterministic_gradient(name: str) -> None:
+    """PyTorch's raises on CUDA unless it averages the whole map, where it is a mean."""
+    with torch.device("meta"):
+        encoder = build_encoder(name)
+        assert encoder(torch.empty(2, 3, 64, 64)).shape == (2, encoder.features)
+    assert any(isinstance(layer, WindowMeans) for layer in encoder.modules())
+    assert not any(isinstance(layer, torch.nn.AdaptiveAvgPool2d) for layer in encoder.modules())
+
+
+def test_the_names_of_weights_stay() -> None:
+    norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
+    small = [f"{3 * n + m}.{w}" for n in range(4) for m, names in ((0, norm[:1]), (1, norm)) for w in names]
+    assert list(build_encoder("small").body.state_dict()) == small
+    assert _parameters(build_encoder("small")) == 98_448
+    alexnet = [f"features.{n}.{w}" for n in (0, 3, 6, 8, 10) for w in ("weight", "bias")]
+    with torch.device("meta"):
+        assert list(build_encoder("alexnet").body.state_dict()) == alexnet
 
 
 NOT_ON_META = ("regnet",)  # their constructors look at numbers

@@ -194,6 +194,36 @@ def test_sources(folder: Path, tmp_path: Path) -> None:
     assert first.pictures == again.pictures
 
 
+def test_no_source_is_written_over(tmp_path: Path) -> None:
+    predictor = Predictor(NET, HOW)
+    face = tmp_path / "face.jpg"
+    Image.fromarray(picture()).save(face)
+    before = face.read_bytes()
+    with pytest.raises(ValueError, match=r"output must be a folder in which no source is .*face\.jpg is a source"):
+        predict(face, predictor, tmp_path / "new" / "..")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "face.jpg").hardlink_to(face)
+    with pytest.raises(ValueError, match="no source is overwritten"):
+        predict(face, predictor, tmp_path / "linked")
+    assert face.read_bytes() == before
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["face.jpg", "face.jpg", "linked"]
+    outcome = predict(face, predictor, tmp_path, annotate=False)  # a table beside it harms nobody
+    assert outcome.table == tmp_path / "predictions.csv"
+    assert face.read_bytes() == before
+
+
+def test_an_output_above_the_source(tmp_path: Path) -> None:
+    place = tmp_path / "in"
+    (place / "in").mkdir(parents=True)
+    Image.fromarray(picture()).save(place / "a.png")
+    assert predict(place, Predictor(NET, HOW), tmp_path).pictures == 1
+    assert Image.open(tmp_path / "a.png").width == 300  # drawn in, enlarged
+    Image.fromarray(picture(1)).save(place / "in" / "a.png")  # would be written to in/a.png
+    with pytest.raises(ValueError, match="no source is overwritten"):
+        predict(place, Predictor(NET, HOW), tmp_path)
+    assert Image.open(place / "a.png").width == 60
+
+
 def video(path: Path, frames: int = 5) -> Path:
     cv2 = pytest.importorskip("cv2")
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 12.5, (64, 48))

@@ -240,6 +240,31 @@ def test_synchronising_keeps_parameters_and_names() -> None:
     assert type(synchronise_batch_norm(nn.BatchNorm1d(2), many)) is GlobalBatchNorm
 
 
+class NormAndRectifier(nn.BatchNorm2d):
+    """As timm's BatchNormAct2d: one module, whose forward does more than normalise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+class NamedNorm(nn.BatchNorm2d):
+    """PyTorch's in all but its name."""
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])  # nothing is moved there
+def test_a_batch_norm_that_does_more_is_refused(device: str) -> None:
+    many = World(rank=0, size=2, device=torch.device(device))
+    net = nn.Sequential(nn.BatchNorm2d(2), nn.Sequential(NamedNorm(2), NormAndRectifier(2)))
+    with pytest.raises(ValueError, match=r"got NormAndRectifier with a forward of its own at 1\.1; train it in one"):
+        synchronise_batch_norm(net, many)
+    assert [type(layer) for layer in (net[0], *net[1])] == [nn.BatchNorm2d, NamedNorm, NormAndRectifier]
+    assert synchronise_batch_norm(net, World()) is net
+    net[1][1] = nn.ReLU()
+    kind = GlobalBatchNorm if device == "cpu" else nn.SyncBatchNorm
+    synchronise_batch_norm(synchronise_batch_norm(net, many), many)
+    assert [type(layer) for layer in (net[0], net[1][0])] == [kind, kind]
+
+
 def test_half_precision_is_normalised_in_full() -> None:
     norm = synchronise_batch_norm(nn.BatchNorm1d(2).eval(), World(rank=0, size=2))
     assert norm(torch.zeros(3, 2, dtype=torch.bfloat16)).shape == (3, 2)
