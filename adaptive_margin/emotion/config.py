@@ -25,6 +25,7 @@ CROPS = {
 LOADER_OPTIONS = {
     "expressions": ("affectnet", "affectnet-reduced"),
     "crop": tuple(CROPS),
+    "every": ("aff-wild", "aff-wild2"),
     "same_actor": ("afew-va",),
     "annotations": ("aff-wild2",),
 }
@@ -72,7 +73,7 @@ class EmotionConfig:
         crop: ``box`` (AffectNet's 2017 release, Aff-Wild), ``landmarks`` (AffectNet's 2017 release, AFEW-VA) or
             ``none``, the picture as it is; the first that the data set has unless given.
         same_actor: of AFEW-VA, pairs of a spelling and the one to use for it, for names that the report lists as
-            similar.
+            similar; compared as the loader compares names, and a name that no clip has is an error.
         annotations: of Aff-Wild2, where several editions lie in the root: the folder of the one to take, in the root
             or in full.
         people: drawn people (``faces``), in all parts together.

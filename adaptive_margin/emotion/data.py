@@ -163,7 +163,7 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
         val_split = group_holdout(cache.records, 0.1, seed=config.split_seed, unit="identity")
         return _of_two(cache, test_cache, val_split, (report, test_report))
     if config.dataset == "afew-va":
-        loaded = load_afew_va(root, same_actor=dict(config.same_actor), skip_unreadable=skip, **chosen)
+        loaded = load_afew_va(root, same_actor=config.same_actor, skip_unreadable=skip, **chosen)
         cache, report = _cache(loaded, config, world)
         split = group_folds(cache.records, 5, seed=config.split_seed)
         rest, test = split.train_test(cache.records, f"fold{config.fold}")
