@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -69,10 +69,12 @@ class RunFolder:
         may_change: options, by their full names, that may differ when a run goes on, such as its length or the number
             of data workers; ``config.yaml`` then takes the new ones.
         keep: checkpoints kept.
+        check: called by the main rank, with this folder, before a run goes on that has checkpoints and before anything
+            is written; raises a :class:`RunFolderError` where something beside the configuration is not as it was.
 
     Raises:
-        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, or other files;
-            or another process is training there.
+        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, one that
+            ``check`` refuses, or other files; or another process is training there.
 
     Example:
         >>> import tempfile
@@ -92,6 +94,7 @@ class RunFolder:
         resume: bool = True,
         may_change: Collection[str] = (),
         keep: int = 2,
+        check: Callable[[RunFolder], None] | None = None,
     ) -> None:
         self.path, self.world = Path(path), world
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
@@ -101,7 +104,7 @@ class RunFolder:
         wrong: str | None = None
         if world.is_main:
             try:
-                self._claim(config, resume, may_change)
+                self._claim(config, resume, may_change, check)
             except RunFolderError as error:
                 wrong = str(error)
                 self.close()
@@ -185,7 +188,9 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def _claim(self, config: Any, resume: bool, may_change: Collection[str]) -> None:
+    def _claim(
+        self, config: Any, resume: bool, may_change: Collection[str], check: Callable[[RunFolder], None] | None
+    ) -> None:
         """Checks that the folder is ours, and writes down what was asked and where it runs."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
@@ -195,6 +200,8 @@ class RunFolder:
             if not resume:
                 raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
             self._check_same(config, may_change)
+            if check is not None and self.checkpoints.files():
+                check(self)
         elif names := sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK):
             found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
             raise RunFolderError(
