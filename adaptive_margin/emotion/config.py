@@ -61,7 +61,8 @@ class EmotionConfig:
     Attributes:
         dataset: ``faces`` is drawn and needs no root.
         root: the data set's folder, as its own page describes.
-        cache: folder for decoded images; ``cache`` beside the run's folder unless given.
+        cache: folder for decoded images, Aff-Wild's frames and the index of the reduced AffectNet; ``cache`` beside the
+            run's folder unless given.
         skip_unreadable: share of the images that may be missing or damaged.
         resize: side that faces are brought to, pixels.
         size: side of the crop that the network sees, pixels.
