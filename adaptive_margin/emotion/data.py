@@ -76,7 +76,9 @@ class Part:
         images: decoded, uint8, shape ``(slots, H, H, 3)``, possibly more than the part's.
         slots: which of them each row is, shape ``(N,)``.
         labels: (valence, arousal), float32, shape ``(N, 2)``.
-        people: number of each row's person, shape ``(N,)``; −1 where unknown.
+        people: number of each row's person, or of what stands for one, shape ``(N,)``; −1 where unknown.
+        identity: what such a number stands for: ``"person"``, ``"actor"``, ``"video"`` or ``"source video"``;
+            ``"picture"`` where nobody is known.
         videos: name of each row's video; None for single images.
         frames: number in the video, shape ``(N,)``; −1 for single images.
     """
@@ -85,6 +87,7 @@ class Part:
     slots: Integers
     labels: npt.NDArray[np.float32]
     people: Integers
+    identity: str
     videos: tuple[str | None, ...]
     frames: Integers
 
@@ -107,6 +110,7 @@ class Part:
             slots=self.slots[rows],
             labels=self.labels[rows],
             people=self.people[rows],
+            identity=self.identity,
             videos=tuple(self.videos[row] for row in rows.tolist()),
             frames=self.frames[rows],
         )
@@ -220,6 +224,7 @@ def _faces(config: EmotionConfig) -> EmotionData:
             slots=np.arange(len(faces)),
             labels=faces.av,
             people=faces.person,
+            identity="person",
             videos=(None,) * len(faces),
             frames=np.full(len(faces), -1),
         )
@@ -283,6 +288,7 @@ def _part(cache: ImageCache) -> Part:
         slots=cache.slots,
         labels=records.labels,
         people=records.identity.codes.astype(np.int64),
+        identity=records.identity_kind or "picture",
         videos=tuple(records.video),
         frames=records.frame,
     )

@@ -172,6 +172,7 @@ class EmotionJob:
             self.iteration.net,
             self.evaluation_batches(part),
             people=part.people,
+            identity=part.identity,
             videos=part.videos,
             frames=part.frames,
             world=self.world,

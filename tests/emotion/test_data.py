@@ -84,6 +84,7 @@ def test_a_published_validation_set_is_in_the_splits_as_the_test_part(dataset: s
     again = run(dataclasses.replace(config, iterations=3), data=data, world=World())
     assert again.summary.resumed_from == 2
     assert {path.name: Split.read(path) for path in (folder / "splits").iterdir()} == data.splits
+    assert again.result["test"]["identity"] == again.result["seen"]["identity"] == again.result["independent"]
     assert again.result["independent"] == {"affectnet": "picture", "aff-wild2": "source video"}[dataset]
 
 
@@ -181,6 +182,7 @@ def test_a_wrong_root_is_answered_with_the_layout_expected(tmp_path: Path) -> No
 def test_frames_and_index_lie_in_the_cache_unless_they_are_in_the_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip("cv2", reason="videos need OpenCV")
     root, cache = tmp_path / "root", tmp_path / "cache"
     exports.export_aff_wild(root, samples(24, videos=8, people=8))
     before = sorted(root.rglob("*"))
