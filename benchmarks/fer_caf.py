@@ -46,9 +46,11 @@ from adaptive_margin.emotion.runs import (
     collapsed,
     difference,
     figure,
+    identity_of,
     leakage_difference,
     map_at_r,
     over_seeds,
+    plural,
     read_runs,
 )
 from adaptive_margin.emotion.trainer import run
@@ -290,7 +292,8 @@ def table(arms: Sequence[Arm]) -> str:
     """The shape of Table 4, and below it each arm's distance from the baseline."""
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)
     width = max(len(arm.name) for arm in arms) + 2
-    lines = ["mean ± standard deviation over seeds, people (or videos) never seen in training", ""]
+    kinds = plural(next((identity_of(one.result) for arm in arms for one in arm.runs if one.result), "person"))
+    lines = [f"mean ± standard deviation over seeds, {kinds} never seen in training", ""]
     head = [f"{title} {label[0].upper()}" for title in FIGURES.values() for label in ("valence", "arousal")]
     lines.append(" " * width + "".join(f"{column:>15}" for column in head) + "  seeds")
     for arm in arms:
@@ -316,7 +319,7 @@ def table(arms: Sequence[Arm]) -> str:
                 text = "none" if found is None else f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
                 cells += f"{text:>28}  {verdict(found, name):18}"
             lines.append(f"{arm.name:{width}}{cells}".rstrip())
-    lines += ["", "identity in the features of unseen people, MAP@R (what chance gives is in results.json)", ""]
+    lines += ["", f"identity in the features of unseen {kinds}, MAP@R (what chance gives is in results.json)", ""]
     for arm in arms:
         if (leak := over_seeds([value for one in arm.runs if (value := map_at_r(one)) is not None])) is not None:
             gap = None if arm is baseline else leakage_difference(arm, baseline)

@@ -13,7 +13,8 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ..functional.checks import problem
 from .errors import ImageError, LabelFileError
 from .images import read_image, square_box
 from .layout import Folders, checked_root, natural, one_of, relative, subfolders, wrong_layout
-from .records import Box, RecordBuilder
+from .records import Box, Categories, RecordBuilder
 from .report import BAD_ANNOTATION, MISSING, NO_FACE, NOT_A_NUMBER, LoadedSplit, Tally, require_rows, shorten
 
 NAME = "afew-va"
@@ -104,6 +105,34 @@ def similar_names(names: list[str], closeness: float = 0.88) -> list[tuple[str, 
     return pairs
 
 
+def joined_names(pairs: Iterable[tuple[str, str]], known: Iterable[str]) -> dict[str, str]:
+    """What each name of some pairs is replaced by: names that pairs connect, over however many, are one person's.
+
+    Args:
+        pairs: a spelling and the one to use for it, written in any way that :func:`normalise_actor` understands.
+        known: the normalised names that there are.
+
+    Raises:
+        ValueError: a name that is not among them; those near it are listed.
+
+    Example:
+        >>> joined_names([("Jane Do", "Jane Doe"), ("jane  d.", "jane do")], ["jane do", "jane d.", "jane doe"])
+        {'jane do': 'jane doe', 'jane doe': 'jane doe', 'jane d.': 'jane doe'}
+    """
+    there = sorted(set(known))
+    target: dict[str, str] = {}
+    for pair in pairs:
+        names = [normalise_actor(text) or "" for text in pair]
+        for text, name in zip(pair, names, strict=True):
+            if name not in there:
+                near = shorten([repr(other) for other in difflib.get_close_matches(name, there, n=3)])
+                remedy = f"near it are {near}" if near else "take names as the report of the data lists them"
+                raise ValueError(problem("same_actor", "pairs of names that clips have", repr(text), remedy))
+        spelling, other = (target.setdefault(name, name) for name in names)
+        target.update({name: other for name, now in target.items() if now == spelling})
+    return target
+
+
 def load_afew_va(
     root: str | os.PathLike[str],
     split: str = "all",
@@ -111,7 +140,7 @@ def load_afew_va(
     crop: str = "landmarks",
     margin: float = 1.3,
     aspect_fix: bool = False,
-    same_actor: Mapping[str, str] | None = None,
+    same_actor: Mapping[str, str] | Iterable[tuple[str, str]] = (),
     skip_unreadable: int | float = 0,
 ) -> LoadedSplit:
     """The usable frames of AFEW-VA.
@@ -125,7 +154,8 @@ def load_afew_va(
         crop: ``"landmarks"`` for the square around the landmarks, ``"none"`` for the whole frame.
         margin: side of that square over the landmarks' extent; 1.25 to 1.4 are in use.
         aspect_fix: widen frames of 720 by 576 pixels to 960, as they were meant to be shown. Off in published results.
-        same_actor: normalised spelling → the spelling to use for it, for names that the report lists as similar.
+        same_actor: spelling → the spelling to use for it, or pairs of these, for names that the report lists as
+            similar. Compared as the names of the clips are: without case, spacing and Unicode form.
         skip_unreadable: how many frames may lack their image, or lie in a clip with a damaged JSON file: a number, or
             a share of the frames.
 
@@ -137,7 +167,7 @@ def load_afew_va(
         LayoutError: there are no clips in ``root``.
         LabelFileError: a JSON file belongs to another clip, or a clip lies there twice.
         UnreadableError: more frames are unreadable than allowed.
-        ValueError: an unknown option, or no frame that can be used.
+        ValueError: an unknown option, a name in ``same_actor`` that no clip has, or no frame that can be used.
     """
     one_of("split", split, SPLITS)
     one_of("crop", crop, ("landmarks", "none"))
@@ -168,7 +198,6 @@ def load_afew_va(
             nameless.append(clip.name)
             actor = f"clip {clip.name}"
         else:
-            actor = dict(same_actor or {}).get(actor, actor)
             actors.add(actor)
         stretch = _stretch(clip, images) if aspect_fix else 1.0
         frames = content["frames"]
@@ -203,17 +232,20 @@ def load_afew_va(
             )
     if nameless:
         tally.note(f"{len(nameless):,} clips have no actor's name and count as a person each: {shorten(nameless)}")
-    similar = similar_names(sorted(actors))
+    same = joined_names(same_actor.items() if isinstance(same_actor, Mapping) else same_actor, actors)
+    similar = similar_names(sorted({same.get(actor, actor) for actor in actors}))
     if similar:
         pairs = shorten([f"{one!r} and {other!r}" for one, other in similar])
-        tally.note(f"names that may be one person's, to be joined with same_actor=: {pairs}")
+        tally.note(f"names that may be one person's, to be joined with same_actor= (training: --same-actor): {pairs}")
     if unlabelled:
         tally.note(f"{unlabelled:,} images have no label and are left out")
     parents = {clip.parent for clip in clips}
     cropped = sum(folder.name.endswith("_cropped") for parent in parents for folder in subfolders(parent))
     if cropped:
         tally.note(f"{cropped:,} *_cropped folders are passed over")
-    return require_rows(tally.finish(rows.build(), skip_unreadable))
+    records = rows.build()
+    people = Categories.of(name if name is None else same.get(name, name) for name in records.identity)
+    return require_rows(tally.finish(replace(records, identity=people), skip_unreadable))
 
 
 def _read(path: Path) -> dict[str, Any]:

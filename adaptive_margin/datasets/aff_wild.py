@@ -12,9 +12,11 @@ report's notes.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from ..functional.checks import problem
-from .errors import LabelFileError
+from .errors import LabelFileError, UnwritableError
 from .images import Progress
 from .layout import VIDEO_SUFFIXES, Folders, checked_root, first_nested, natural, one_of, wrong_layout
 from .records import Box, RecordBuilder
@@ -257,7 +259,8 @@ def load_aff_wild(
         LayoutError: the folders are not there.
         ImportError: videos are to be read and OpenCV is not installed.
         UnreadableError: more lines are unreadable than allowed.
-        OSError: the folder for frames cannot be written, or the disk is full.
+        UnwritableError: frames are missing and their folder cannot be written.
+        OSError: the disk is full.
         ValueError: an unknown option, or no frame that can be used.
     """
     if split == "test":
@@ -279,10 +282,27 @@ def load_aff_wild(
     try:
         frames.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        remedy = "pass frames_dir=, a folder that can be written"
-        raise OSError(error.errno, f"{error.strerror}: frames cannot be kept in {frames}; {remedy}") from error
-    with FileLock(frames.parent / f".{kind}.lock"):
+        raise UnwritableError(frames, error) from error
+    with _locked(frames.parent / f".{kind}.lock"):
         return require_rows(_read(layout, frames, crop, every, None, progress).finish(skip_unreadable))
+
+
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock; none in a folder that cannot be written, where frames can only be read."""
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in _READ_ONLY:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSplit:
@@ -393,7 +413,12 @@ def _read_video(
     if have is None:
         assert path is not None
         if survey is None:
-            done = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
+            try:
+                done = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
+            except OSError as error:
+                if error.errno in _READ_ONLY:
+                    raise UnwritableError(frames, error) from error
+                raise
             total, width, height = done.frames, done.width, done.height
         else:
             total = count_frames(path) if survey else container_says(path)[0]

@@ -71,6 +71,11 @@ def is_affectnet_reduced(root: Path) -> bool:
     return any(find_part(root, split) is not None for split in SPLITS)
 
 
+def index_name(split: str) -> str:
+    """The file that the labels of a split are kept in."""
+    return f"adaptive_margin_index_{split}.csv"
+
+
 def load_affectnet_reduced(
     root: str | os.PathLike[str],
     split: str,
@@ -177,7 +182,7 @@ class _Index:
 
     def __init__(self, annotations: Path, folder: Path, split: str) -> None:
         self.annotations, self.split = annotations, split
-        self.path = folder / f"adaptive_margin_index_{split}.csv"
+        self.path = folder / index_name(split)
         present: dict[str, set[str]] = {}
         for name in os.listdir(annotations):
             match = re.fullmatch(r"(.+)_(exp|val|aro)\.npy", name)
@@ -202,7 +207,8 @@ class _Index:
         try:
             self._write(found)
         except OSError as error:
-            tally.note(f"no index could be kept ({error.strerror}): pass index_dir= to read the annotations only once")
+            remedy = "pass index_dir= (check: --index-dir; training: --cache) to read the annotations only once"
+            tally.note(f"no index could be kept ({error.strerror}): {remedy}")
         return found
 
     def _annotation(self, name: str) -> tuple[list[str | None], str]:
@@ -227,6 +233,7 @@ class _Index:
         for name, texts, trouble in rows:
             cells = [self.split, name, *("" if text is None else text for text in texts), trouble.replace(",", ";")]
             lines.append(",".join(cells))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, ("\n".join(lines) + "\n").encode())
 
     def _read(self) -> tuple[list[tuple[str, list[str | None], str]] | None, str]:

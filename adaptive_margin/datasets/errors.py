@@ -74,5 +74,13 @@ class CacheSpaceError(OSError):
         super().__init__(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {message}")
 
 
+class UnwritableError(OSError):
+    """The folder for extracted frames cannot be written; the message says how to choose another."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        remedy = "pass frames_dir=, a folder that can be written (training: --cache)"
+        super().__init__(error.errno, f"{error.strerror}: frames cannot be kept in {folder}; {remedy}")
+
+
 class LeakError(ValueError):
     """The parts of a split share a person, a video or a picture that they must not share."""

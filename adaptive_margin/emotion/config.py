@@ -25,6 +25,7 @@ CROPS = {
 LOADER_OPTIONS = {
     "expressions": ("affectnet", "affectnet-reduced"),
     "crop": tuple(CROPS),
+    "every": ("aff-wild", "aff-wild2"),
     "same_actor": ("afew-va",),
     "annotations": ("aff-wild2",),
 }
@@ -60,7 +61,8 @@ class EmotionConfig:
     Attributes:
         dataset: ``faces`` is drawn and needs no root.
         root: the data set's folder, as its own page describes.
-        cache: folder for decoded images; ``cache`` beside the run's folder unless given.
+        cache: folder for decoded images, Aff-Wild's frames and the index of the reduced AffectNet; ``cache`` beside the
+            run's folder unless given.
         skip_unreadable: share of the images that may be missing or damaged.
         resize: side that faces are brought to, pixels.
         size: side of the crop that the network sees, pixels.
@@ -72,7 +74,7 @@ class EmotionConfig:
         crop: ``box`` (AffectNet's 2017 release, Aff-Wild), ``landmarks`` (AffectNet's 2017 release, AFEW-VA) or
             ``none``, the picture as it is; the first that the data set has unless given.
         same_actor: of AFEW-VA, pairs of a spelling and the one to use for it, for names that the report lists as
-            similar.
+            similar; compared as the loader compares names, and a name that no clip has is an error.
         annotations: of Aff-Wild2, where several editions lie in the root: the folder of the one to take, in the root
             or in full.
         people: drawn people (``faces``), in all parts together.

@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +23,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ..datasets import (
-    LOADERS,
     CachedBatches,
     ImageCache,
     LoadedSplit,
@@ -31,9 +33,13 @@ from ..datasets import (
     load_afew_va,
     load_aff_wild,
     load_aff_wild2,
+    load_affectnet_2017,
+    load_affectnet_reduced,
     stratified_holdout,
 )
 from ..datasets.aff_wild2 import edition_labels
+from ..datasets.affectnet_reduced import index_name
+from ..datasets.errors import UnwritableError
 from ..datasets.image_cache import Bytes
 from ..datasets.records import Integers
 from ..datasets.report import shorten
@@ -70,7 +76,9 @@ class Part:
         images: decoded, uint8, shape ``(slots, H, H, 3)``, possibly more than the part's.
         slots: which of them each row is, shape ``(N,)``.
         labels: (valence, arousal), float32, shape ``(N, 2)``.
-        people: number of each row's person, shape ``(N,)``; −1 where unknown.
+        people: number of each row's person, or of what stands for one, shape ``(N,)``; −1 where unknown.
+        identity: what such a number stands for: ``"person"``, ``"actor"``, ``"video"`` or ``"source video"``;
+            ``"picture"`` where nobody is known.
         videos: name of each row's video; None for single images.
         frames: number in the video, shape ``(N,)``; −1 for single images.
     """
@@ -79,6 +87,7 @@ class Part:
     slots: Integers
     labels: npt.NDArray[np.float32]
     people: Integers
+    identity: str
     videos: tuple[str | None, ...]
     frames: Integers
 
@@ -101,6 +110,7 @@ class Part:
             slots=self.slots[rows],
             labels=self.labels[rows],
             people=self.people[rows],
+            identity=self.identity,
             videos=tuple(self.videos[row] for row in rows.tolist()),
             frames=self.frames[rows],
         )
@@ -142,8 +152,14 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     skip = config.skip_unreadable
     chosen = {name: value for name in ("expressions", "crop") if (value := getattr(config, name)) is not None}
     if config.dataset in ("affectnet", "affectnet-reduced"):
-        load = LOADERS["affectnet-2017" if config.dataset == "affectnet" else "affectnet-reduced"]
-        loaded, tested = (load(root, split, skip_unreadable=skip, **chosen) for split in ("train", "validation"))
+        loaded, tested = (
+            load_affectnet_2017(root, split, skip_unreadable=skip, **chosen)
+            if config.dataset == "affectnet"
+            else load_affectnet_reduced(
+                root, split, skip_unreadable=skip, index_dir=_index_folder(config, split), **chosen
+            )
+            for split in ("train", "validation")
+        )
         (cache, report), (test_cache, test_report) = _cache(loaded, config, world), _cache(tested, config, world)
         val_split = stratified_holdout(cache.records, 0.02, seed=config.split_seed)
         return _of_two(cache, test_cache, val_split, (report, test_report))
@@ -163,13 +179,13 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
         val_split = group_holdout(cache.records, 0.1, seed=config.split_seed, unit="identity")
         return _of_two(cache, test_cache, val_split, (report, test_report))
     if config.dataset == "afew-va":
-        loaded = load_afew_va(root, same_actor=dict(config.same_actor), skip_unreadable=skip, **chosen)
+        loaded = load_afew_va(root, same_actor=config.same_actor, skip_unreadable=skip, **chosen)
         cache, report = _cache(loaded, config, world)
         split = group_folds(cache.records, 5, seed=config.split_seed)
         rest, test = split.train_test(cache.records, f"fold{config.fold}")
         unit = "identity"
     else:
-        loaded = load_aff_wild(root, every=config.every, skip_unreadable=skip, **chosen)
+        loaded = _aff_wild(config, every=config.every, skip_unreadable=skip, **chosen)
         cache, report = _cache(loaded, config, world)
         split = group_holdout(cache.records, 0.2, seed=config.split_seed, unit="video")
         rest, test = split.train_test(cache.records, "test")
@@ -208,6 +224,7 @@ def _faces(config: EmotionConfig) -> EmotionData:
             slots=np.arange(len(faces)),
             labels=faces.av,
             people=faces.person,
+            identity="person",
             videos=(None,) * len(faces),
             frames=np.full(len(faces), -1),
         )
@@ -230,12 +247,34 @@ def _faces(config: EmotionConfig) -> EmotionData:
     )
 
 
+def _cache_folder(config: EmotionConfig) -> Path:
+    return Path(config.cache or Path(config.output).parent / "cache")
+
+
+def _aff_wild(config: EmotionConfig, **options: Any) -> LoadedSplit:
+    """Frames are extracted below the cache; those in the root are used where there are some, unless one is missing
+    that cannot be written there.
+    """
+    if (Path(str(config.root)) / "extracted_frames").is_dir():
+        with contextlib.suppress(UnwritableError):
+            return load_aff_wild(str(config.root), **options)
+    return load_aff_wild(str(config.root), frames_dir=_cache_folder(config) / "extracted_frames", **options)
+
+
+def _index_folder(config: EmotionConfig, split: str) -> Path | None:
+    """The loader's own where an index lies in a root that can be written; else one below the cache for this root."""
+    root = Path(str(config.root)).resolve()
+    if (root / index_name(split)).is_file() and os.access(root, os.W_OK):
+        return None
+    return _cache_folder(config) / f"affectnet-reduced-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
+
+
 def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> tuple[ImageCache, str]:
     """The decoded images, and the report of the rows that are left.
 
     The main process of each machine builds, the others wait for it at a lock.
     """
-    folder = config.cache or str(Path(config.output).parent / "cache")
+    folder = _cache_folder(config)
     cache = ImageCache.open(loaded.records, folder, size=config.resize, skip_unreadable=config.skip_unreadable)
     world.barrier()
     names = [f"  left out: {key}: {why}" for key, why in cache.unreadable.items()]
@@ -249,6 +288,7 @@ def _part(cache: ImageCache) -> Part:
         slots=cache.slots,
         labels=records.labels,
         people=records.identity.codes.astype(np.int64),
+        identity=records.identity_kind or "picture",
         videos=tuple(records.video),
         frames=records.frame,
     )

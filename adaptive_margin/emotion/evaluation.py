@@ -46,15 +46,17 @@ class Evaluation:
         row: position in the data set, int64, shape ``(N,)``, increasing.
         truth: (valence, arousal), float32, shape ``(N, 2)``.
         prediction: likewise.
-        person: number of the person, int64, shape ``(N,)``; −1 where unknown.
+        person: number of the person, or of what stands for one (``identity``), int64, shape ``(N,)``; −1 where unknown.
         video: name of the video of each row, shape ``(N,)``; empty where it is of none.
         frame: number in the video, int64, shape ``(N,)``; −1 for single images.
         features: of the encoder, float16, shape ``(K, F)``, of some rows.
         feature_index: which of the N rows these are, int64, shape ``(K,)``, increasing.
         figures: as :meth:`AffectMetrics.compute` returns them.
         intervals: figure → label or ``"mean"`` → (low, high), 95%; empty where there is nothing to draw from.
-        interval_by: what was drawn: ``"person"``, ``"video"`` or ``"sample"``.
+        interval_by: what was drawn: the ``identity``, ``"video"`` or ``"sample"``.
         leakage: of identity, where people are known.
+        identity: what a number of ``person`` stands for: ``"person"``, ``"actor"``, ``"video"``, ``"source video"``; or
+            ``"picture"`` where nobody is known.
     """
 
     row: NDArray[np.int64]
@@ -69,6 +71,7 @@ class Evaluation:
     intervals: dict[str, dict[str, tuple[float, float]]]
     interval_by: str
     leakage: IdentityLeakage | None
+    identity: str = "person"
 
     def __len__(self) -> int:
         return len(self.row)
@@ -84,7 +87,8 @@ class Evaluation:
         """The figures as plain values, for ``result.json``."""
         return {
             "rows": len(self),
-            "people": len(np.unique(self.person[self.person >= 0])),
+            "identity": self.identity,
+            "identities": len(np.unique(self.person[self.person >= 0])),
             "figures": self.figures,
             "intervals": {name: {k: list(v) for k, v in one.items()} for name, one in self.intervals.items()},
             "interval_by": self.interval_by,
@@ -96,6 +100,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor, Tensor]],
     *,
     people: ArrayLike | None = None,
+    identity: str = "person",
     videos: Iterable[str | None] | None = None,
     frames: ArrayLike | None = None,
     world: World | None = None,
@@ -112,6 +117,7 @@ def evaluate(
             over :class:`~adaptive_margin.datasets.FaceImages`; of any sizes, in any order. A row that comes twice, as
             ``DistributedSampler`` repeats some, counts once.
         people: number of the person of every row of the data set, indexed by row; negative where unknown.
+        identity: what such a number stands for, where it is no person's: see :class:`Evaluation`.
         videos: name of the video of every row, likewise; ``None`` or ``""`` for single images.
         frames: number in the video of every row, likewise.
         world: the processes among which the rows are shared out; every one calls this and gets the same.
@@ -120,7 +126,7 @@ def evaluate(
         seed: of all drawing.
 
     Returns:
-        Predictions, figures, intervals (drawn by person where known, else by video, else by sample) and leakage.
+        Predictions, figures, intervals (drawn by identity where known, else by video, else by sample) and leakage.
 
     Raises:
         ValueError: no rows, rows outside the columns given, or predictions that are not finite.
@@ -151,7 +157,7 @@ def evaluate(
     index = np.searchsorted(row, feature_row)
     metrics = AffectMetrics(LABELS)
     metrics.update(truth, prediction)
-    intervals, drawn_by = _intervals(truth, prediction, person, video, resamples, seed)
+    intervals, drawn_by = _intervals(truth, prediction, person, identity, video, resamples, seed)
     leakage = None
     if (person >= 0).any():
         exclude = None if not (video != "").any() else _video_or_row(video)[index]
@@ -175,6 +181,7 @@ def evaluate(
         intervals=intervals,
         interval_by=drawn_by,
         leakage=leakage,
+        identity=identity,
     )
 
 
@@ -255,6 +262,7 @@ def _intervals(
     truth: NDArray[np.float32],
     prediction: NDArray[np.float32],
     person: NDArray[np.int64],
+    identity: str,
     video: NDArray[np.str_],
     resamples: int,
     seed: int,
@@ -262,7 +270,7 @@ def _intervals(
     """95% intervals, and what was drawn for them."""
     known = person >= 0
     if known.all() and len(np.unique(person)) > 1:
-        groups, drawn_by = person, "person"
+        groups, drawn_by = person, identity
     elif (video != "").all() and len(np.unique(video)) > 1:
         groups, drawn_by = _video_or_row(video), "video"
     else:

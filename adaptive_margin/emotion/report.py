@@ -30,9 +30,11 @@ from .runs import (
     collapsed,
     difference,
     figure,
+    identity_of,
     leakage_difference,
     measured,
     over_seeds,
+    plural,
     read_runs,
 )
 
@@ -85,6 +87,19 @@ class Story:
     colours: Mapping[str, str]
     dataset: str
     problems: list[str] = field(default_factory=list)
+
+    @property
+    def identity(self) -> str:
+        """What was kept apart: ``"person"``, ``"actor"``, ``"video"``, ``"source video"`` or ``"picture"``."""
+        results = [run.result for arm in (self.main, *self.arms) for run in arm.runs if run.result]
+        return identity_of(results[0]) if results else "person"
+
+    @property
+    def unseen(self) -> str:
+        """What the test part is, in words."""
+        kinds = plural(self.identity)
+        shared = any(run.result.get("independent") == "nothing" for arm in self.arms for run in arm.runs)
+        return f"{kinds} of which some were seen in training" if shared else f"{kinds} not seen in training"
 
     @property
     def shown(self) -> list[Arm]:
@@ -157,7 +172,7 @@ def tell(arms: list[Arm], problems: list[str]) -> Story:
 def sections(story: Story) -> list[Section]:
     """The report's parts in order; one that fails is left out and says why."""
     parts: list[tuple[str, str, Callable[[Story], str]]] = [
-        ("figures", "Figures on people not seen in training", _figures),
+        ("figures", f"Figures on {story.unseen}", _figures),
         ("leakage", "What features say about who it is", _leakage),
         ("training", "Training", _training),
         ("margin", "The margin over training", _margin),
@@ -197,11 +212,11 @@ def _lead(story: Story) -> str:
         return "No run here has been evaluated yet."
     n = f"{own.n} seed{'s' if own.n > 1 else ''}"
     if story.baseline is None or story.main is story.baseline:
-        return f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on people not seen in training ({n})."
+        return f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen} ({n})."
     gap, base = difference(story.main, story.baseline), measured(story.baseline, "ccc", "mean")
     if gap is None or base is None:
         return f"{story.main.title} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
-    text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on people not seen in training, "
+    text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen}, "
     text += f"{story.baseline.title} {base.mean:.3f}: paired difference {_minus(f'{gap.mean:+.3f}')}"
     if math.isnan(gap.low):
         return f"{text}, one pair, no interval: nothing can be concluded."
@@ -227,7 +242,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
     facts = [
         ("data", DATASETS.get(story.dataset, story.dataset)),
         ("encoder", str(run.config.get("encoder", ""))),
-        ("tested on", _count(test.get("rows"), "image") + _of_people(test.get("people"))),
+        ("tested on", _count(test.get("rows"), "image") + _of_kind(_identities(test), story.identity)),
         ("runs", f"{sum(len(arm.runs) for arm in story.arms)} in {len(story.arms)} arm{'s' * (len(story.arms) > 1)}"),
         ("iterations", f"{run.config['iterations']:,}" if isinstance(run.config.get("iterations"), int) else ""),
         ("device", str(environment.get("device", ""))),
@@ -240,8 +255,12 @@ def _count(n: Any, what: str) -> str:
     return f"{n:,} {what}{'s' if n != 1 else ''}" if isinstance(n, int) else ""
 
 
-def _of_people(n: Any) -> str:
-    return f" of {n} {'people' if n != 1 else 'person'}" if n else ""
+def _identities(test: Mapping[str, Any]) -> Any:
+    return test.get("identities", test.get("people"))  # as older results call them
+
+
+def _of_kind(n: Any, kind: str) -> str:
+    return f" of {n} {plural(kind, n)}" if n else ""
 
 
 # Tables
@@ -393,7 +412,7 @@ def _leakage(story: Story) -> str:
         if found is not None and found.n == 1 and key == "probe_accuracy":
             one = next(r.result["leakage"][side] for r in arm.runs if r.result.get("leakage", {}).get(side))
             if one.get("probe_low") is not None:
-                found = found._replace(low=one["probe_low"], high=one["probe_high"], by="person")
+                found = found._replace(low=one["probe_low"], high=one["probe_high"], by=story.identity)
         return found
 
     keys = [("recall_at_1", "Recall@1"), ("map_at_r", "MAP@R"), ("probe_accuracy", "linear probe")]
@@ -410,16 +429,18 @@ def _leakage(story: Story) -> str:
             found = over(story.main, side, key) or over(story.arms[0], side, key)
             chance += "<td class='none'>–</td>" if found is None else f"<td>{found.mean:.3f}</td>"
     rows.append(f"<tr class='published'><th scope='row'>by chance</th>{chance}<td></td></tr>")
-    groups = "<tr><td></td>" + "".join(f"<th scope='colgroup' colspan='3'>{side} people</th>" for side in sides)
+    kind, kinds = story.identity, plural(story.identity)
+    groups = "<tr><td></td>" + "".join(f"<th scope='colgroup' colspan='3'>{side} {kinds}</th>" for side in sides)
     groups += "<td></td></tr>"
     head = ["arm", *[name for _, name in keys] * len(sides), f"MAP@R less baseline's ({sides[0]})"]
-    caption = "How well people can be told apart by the encoder's features. Lower says less about who it is."
+    caption = f"How well {kinds} can be told apart by the encoder's features. Lower says less about who it is."
     text = _table(caption, head, rows, groups)
     return text + _notes(
         [
-            "Recall@1 and MAP@R: whether a picture's nearest neighbours by cosine show the same person. Linear probe: "
-            "a logistic regression on half of each person's pictures names the person on the other half.",
-            "More people are harder to tell apart: compare arms with each other and with chance, not seen with unseen.",
+            f"Recall@1 and MAP@R: whether a picture's nearest neighbours by cosine are of the same {kind}. Linear "
+            f"probe: a logistic regression on half of each {kind}'s pictures names the {kind} on the other half.",
+            f"More {kinds} are harder to tell apart: compare arms with each other and with chance, not seen with "
+            "unseen.",
             "A critic that makes an encoder person-independent lowers these figures below the baseline's without "
             "lowering CCC.",
         ]
@@ -623,6 +644,7 @@ def _scatter(story: Story) -> str:
 
 def _maps(story: Story) -> str:
     made = []
+    kind, kinds = story.identity, plural(story.identity)
     for arm in story.shown or [story.main]:
         run = _with_arrays(arm, "features", "feature_index", "truth", "person")
         if run is None or len(run.arrays["features"]) < 8:
@@ -631,20 +653,18 @@ def _maps(story: Story) -> str:
         index = run.arrays["feature_index"][rows]
         person, truth = run.arrays["person"][index], run.arrays["truth"][index].astype(float)
         intensity = np.linalg.norm(truth, axis=1)
-        people = len(np.unique(person[person >= 0]))
-        if people > 1:
-            alt = (
-                f"t-SNE of {len(rows)} images of {people} people; {min(people, len(charts.PEOPLE))} have a colour each."
-            )
-            made.append(charts.map_by_person(f"{arm.title}: by person", places, person, alt))
+        n = len(np.unique(person[person >= 0]))
+        if n > 1:
+            alt = f"t-SNE of {len(rows)} images of {n} {kinds}; {min(n, len(charts.PEOPLE))} have a colour each."
+            made.append(charts.map_by_person(f"{arm.title}: by {kind}", places, person, alt))
         alt = f"t-SNE of {len(rows)} images, from neutral to intense."
         made.append(charts.map_by_intensity(f"{arm.title}: by intensity", places, intensity, alt))
     if not made:
         raise _Missing("No run kept features of the encoder.")
     return _grid(made, "pairs") + _notes(
         [
-            f"t-SNE of features of people not seen in training; at most {len(charts.PEOPLE)} people have a colour, the "
-            "others are faint. Islands of one colour in a map by person are features that know who it is.",
+            f"t-SNE of features of {story.unseen}; at most {len(charts.PEOPLE)} {kinds} have a colour, the "
+            f"others are faint. Islands of one colour in a map by {kind} are features that know who it is.",
             "t-SNE keeps neighbours, not distances; the <a href='#leakage'>table of leakage</a> has the numbers.",
         ]
     )

@@ -139,6 +139,25 @@ def figure(result: Mapping[str, Any], name: str, label: str, part: str = "test")
     return None if value is None else float(value)
 
 
+def identity_of(result: Mapping[str, Any]) -> str:
+    """What a run's identities are: ``"person"``, ``"actor"``, ``"video"``, ``"source video"`` or ``"picture"``.
+
+    Results from before this was written down say what the parts do not share, which is the same unless they share some.
+    """
+    kind = result.get("test", {}).get("identity") or result.get("independent")
+    return "person" if kind in (None, "nothing") else str(kind)
+
+
+def plural(kind: str, n: int = 2) -> str:
+    """A noun for ``n`` of them.
+
+    Example:
+        >>> plural("person"), plural("source video"), plural("actor", 1)
+        ('people', 'source videos', 'actor')
+    """
+    return kind if n == 1 else "people" if kind == "person" else kind + "s"
+
+
 def measured(arm: Arm, name: str, label: str) -> Measured | None:
     """A figure of an arm on the test set: over seeds, or with the bootstrap interval of its one run."""
     found = over_seeds([v for run in arm.runs if (v := figure(run.result, name, label)) is not None])
@@ -147,7 +166,8 @@ def measured(arm: Arm, name: str, label: str) -> Measured | None:
     run = next(run for run in arm.runs if figure(run.result, name, label) is not None)
     test = run.result["test"]
     low, high = test.get("intervals", {}).get(name, {}).get(label, (math.nan, math.nan))
-    return found._replace(low=low, high=high, by=str(test.get("interval_by", "sample")))
+    by = str(test.get("interval_by", "sample"))
+    return found._replace(low=low, high=high, by=identity_of(run.result) if by == "person" else by)
 
 
 def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") -> Measured | None:
@@ -180,7 +200,7 @@ def leakage_difference(arm: Arm, baseline: Arm, side: str = "unseen") -> Measure
 
 
 def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float, float, str]:
-    """95% interval of the difference of two runs on the same rows, drawn by person where known."""
+    """95% interval of the difference of two runs on the same rows, drawn by identity where known."""
     import torch
 
     from ..metrics import bootstrap_interval
@@ -203,7 +223,7 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     truth = np.concatenate([a["truth"], a["truth"]], axis=1)
     both = np.concatenate([a["prediction"], b["prediction"]], axis=1)
     found = bootstrap_interval(gap, truth, both, groups=groups, resamples=500)
-    return float(found.low), float(found.high), "person" if known else "sample"
+    return float(found.low), float(found.high), identity_of(one.result) if known else "sample"
 
 
 def read_runs(folder: str | Path, leave_out: Collection[str | Path] = ()) -> tuple[list[Arm], list[str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets import Batch
+from ..datasets import Batch, LabelFileError, LeakError, Split
+from ..datasets.report import shorten
 from ..metrics import AffectMetrics
 from ..training.loop import Summary, train
 from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
-from ..training.run_folder import RunFolder
+from ..training.run_folder import RunFolder, RunFolderError
 from ..training.world import World, synchronise_batch_norm
 from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
@@ -31,7 +34,8 @@ SEEN_ROWS = 2_000
 """Training pictures on which identity leakage of people it knows is measured."""
 
 MAY_CHANGE = ("output", "cache", "root", "device", "iterations", "evaluate_every", "checkpoint_every", "log_every")
-"""Options that may differ when a run goes on: its length, and what does not bear on the weights."""
+"""Options that may differ when a run goes on: its length, and what does not bear on the weights. Another ``root`` must
+hold the same data: see :func:`check_same_data`."""
 
 
 OUTCOMES = ("model.pt", "result.json", "evaluation.npz")
@@ -172,6 +176,7 @@ class EmotionJob:
             self.iteration.net,
             self.evaluation_batches(part),
             people=part.people,
+            identity=part.identity,
             videos=part.videos,
             frames=part.frames,
             world=self.world,
@@ -242,10 +247,72 @@ class Result:
     result: dict[str, Any]
 
 
+def rows_of(data: EmotionData) -> dict[str, int]:
+    """How many rows each part has."""
+    return {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
+
+
+def check_goes_on(folder: RunFolder, config: EmotionConfig, data: EmotionData) -> None:
+    """Raises unless the run in a folder can go on as asked: to at least where it is, on the data that it has seen.
+
+    Raises:
+        RunFolderError: it cannot; nothing in the folder has changed.
+    """
+    done = folder.checkpoints.files()[-1][0]
+    if done > config.iterations:
+        remedy = "ask for as many, or choose another --output"
+        raise RunFolderError(
+            problem("iterations", f"at least the {done:,} that {folder.path} has", config.iterations, remedy)
+        )
+    check_same_data(folder, data)
+
+
+def check_same_data(folder: RunFolder, data: EmotionData) -> None:
+    """Raises unless data divide as those of the run in a folder, with as many rows to train on.
+
+    Else somebody who was trained on could be tested on; and the place in the data where a run goes on follows from the
+    number of rows. What an older run did not write down is not compared.
+
+    Raises:
+        RunFolderError: they do not.
+    """
+    different = []
+    for name, split in data.splits.items():
+        path = folder.path / "splits" / name
+        try:
+            change = _change(Split.read(path), split) if path.exists() else ""
+        except (LabelFileError, LeakError) as error:
+            change = str(error)
+        if change:
+            different.append(f"  splits/{name}: {change}")
+    rows = folder.path / "rows.json"
+    there = json.loads(rows.read_text(encoding="utf-8"))["train"] if rows.exists() else len(data.train)
+    if there != len(data.train):
+        different.append(f"  rows to train on: {there:,} there, {len(data.train):,} now")
+    if different:
+        head = f"{folder.path} holds a run on other data:"
+        remedy = (
+            "give it the data that it was started with (--root, all files as they were), or choose another --output"
+        )
+        raise RunFolderError("\n".join([head, *different, remedy]))
+
+
+def _change(was: Split, now: Split) -> str:
+    """Which units of a split lie elsewhere than they did; empty where all are in their place."""
+    before, after = ({unit: part for part, units in s.parts.items() for unit in units} for s in (was, now))
+    found = {
+        "in another part": [unit for unit in before if after.get(unit, before[unit]) != before[unit]],
+        "gone": [unit for unit in before if unit not in after],
+        "new": [unit for unit in after if unit not in before],
+    }
+    named = [f"{len(units):,} {how} ({shorten(units)})" for how, units in found.items() if units]
+    return f"of {len(before):,} {was.unit} units " + ", ".join(named) if named else ""
+
+
 def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World | None = None) -> Result:
     """Trains, validates and tests one network; a run that was broken off goes on.
 
-    In the folder ``config.output``: ``config.yaml``, ``environment.json``, ``splits/``, ``scalars.csv``,
+    In the folder ``config.output``: ``config.yaml``, ``environment.json``, ``splits/``, ``rows.json``, ``scalars.csv``,
     ``tensorboard/``, ``checkpoints/``, ``model.pt`` (encoder and regressor), ``result.json`` and ``evaluation.npz``.
 
     Args:
@@ -255,7 +322,8 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
 
     Raises:
         NonFiniteError: a loss or weight became NaN. Stopped: a signal asked for the end. RunFolderError: the folder
-            holds another run, or a longer one. And what :func:`load_data` and :func:`build_encoder` raise.
+            holds another run, a longer one, or one on other data. And what :func:`load_data` and
+            :func:`build_encoder` raise.
     """
     if world is None:
         with World.from_environment(config.device) as joined:
@@ -265,10 +333,13 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             build_encoder(config.encoder, config.pretrained)
         data = load_data(config, world)
     job = EmotionJob(config, data, world)
-    with RunFolder(config.output, config, world=world, may_change=MAY_CHANGE, outcomes=OUTCOMES) as folder:
+    check = functools.partial(check_goes_on, config=config, data=data)
+    options: dict[str, Any] = {"may_change": MAY_CHANGE, "outcomes": OUTCOMES, "check": check}
+    with RunFolder(config.output, config, world=world, **options) as folder:
         for name, split in data.splits.items():
             if world.is_main:
                 split.write(folder.path / "splits" / name)
+        folder.write("rows.json", json.dumps(rows_of(data)) + "\n")
         for number, report in enumerate(data.reports):
             folder.write(f"data-{number}.txt", report + "\n")
         summary = train(

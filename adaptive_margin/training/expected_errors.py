@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import sys
 from collections.abc import Iterator
 
 from ..atomic import DiskSpaceError
-from ..datasets.errors import CacheSpaceError, FetchError, LabelFileError, LayoutError, LeakError, UnreadableError
+from ..datasets.errors import (
+    CacheSpaceError,
+    FetchError,
+    LabelFileError,
+    LayoutError,
+    LeakError,
+    UnreadableError,
+    UnwritableError,
+)
 from ..functional.checks import is_problem
 from .checkpoints import CheckpointError
 from .config_files import ConfigError
@@ -26,6 +35,7 @@ EXPECTED = (
     NonFiniteError,
     RunFolderError,
     UnreadableError,
+    UnwritableError,
     FileExistsError,  # of these three the system's own words name the file
     NotADirectoryError,
     PermissionError,
@@ -34,7 +44,8 @@ EXPECTED = (
 
 def is_expected(error: BaseException) -> bool:
     """Whether an error says what its reader can do about it; any other is a fault of the program."""
-    return isinstance(error, EXPECTED) or is_problem(error)
+    read_only = isinstance(error, OSError) and error.errno == errno.EROFS  # has no class of its own
+    return read_only or isinstance(error, EXPECTED) or is_problem(error)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
@@ -71,10 +71,12 @@ class RunFolder:
         outcomes: files that say what a finished run came to: a run that goes on with other options loses them first,
             so that nobody takes them for its own.
         keep: checkpoints kept.
+        check: called by the main rank, with this folder, before a run goes on that has checkpoints and before anything
+            is written; raises a :class:`RunFolderError` where something beside the configuration is not as it was.
 
     Raises:
-        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, or other files;
-            or another process is training there.
+        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, one that
+            ``check`` refuses, or other files; or another process is training there.
 
     Example:
         >>> import tempfile
@@ -95,6 +97,7 @@ class RunFolder:
         may_change: Collection[str] = (),
         outcomes: Collection[str] = (),
         keep: int = 2,
+        check: Callable[[RunFolder], None] | None = None,
     ) -> None:
         self.path, self.world = Path(path), world
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
@@ -104,7 +107,7 @@ class RunFolder:
         wrong: str | None = None
         if world.is_main:
             try:
-                self._claim(config, resume, may_change, outcomes)
+                self._claim(config, resume, may_change, outcomes, check)
             except RunFolderError as error:
                 wrong = str(error)
                 self.close()
@@ -188,7 +191,14 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def _claim(self, config: Any, resume: bool, may_change: Collection[str], outcomes: Collection[str]) -> None:
+    def _claim(
+        self,
+        config: Any,
+        resume: bool,
+        may_change: Collection[str],
+        outcomes: Collection[str],
+        check: Callable[[RunFolder], None] | None,
+    ) -> None:
         """Checks that the folder is ours, and writes down what was asked and where it runs."""
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
@@ -198,6 +208,8 @@ class RunFolder:
             if not resume:
                 raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
             self._check_same(config, may_change)
+            if check is not None and self.checkpoints.files():
+                check(self)
             if there.read_text(encoding="utf-8") != to_yaml(config):
                 for name in outcomes:
                     (self.path / name).unlink(missing_ok=True)

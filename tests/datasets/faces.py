@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 from PIL import Image
 
 from adaptive_margin.datasets.export import Sample
@@ -49,3 +55,24 @@ def samples(count: int, *, videos: int = 0, people: int = 3, split: str = "train
             )
         )
     return made
+
+
+def forbid_writing(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    """Nothing can be made below a folder, as on a disk that is mounted for reading; root's own powers do not help."""
+    make, opened = os.mkdir, os.open
+
+    def refuse(path: object) -> None:
+        if Path(os.fsdecode(path)).is_relative_to(root) and not os.path.lexists(path):  # type: ignore[arg-type]
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(path))  # type: ignore[arg-type]
+
+    def mkdir(path: str, *others: Any, **named: Any) -> None:
+        refuse(path)
+        make(path, *others, **named)
+
+    def open_(path: str, flags: int, *others: Any, **named: Any) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY and Path(os.fsdecode(path)).is_relative_to(root):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(path))
+        return opened(path, flags, *others, **named)
+
+    monkeypatch.setattr(os, "mkdir", mkdir)
+    monkeypatch.setattr(os, "open", open_)

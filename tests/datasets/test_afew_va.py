@@ -72,6 +72,20 @@ def test_similar_names_are_listed_and_joined_on_request(tmp_path):
     assert any("'helen bonham' and 'helena bonham'" in note for note in report.notes)
     joined = load_afew_va(tmp_path, same_actor={"helen bonham": "helena bonham"})
     assert joined.report.identities == 2
+    again = load_afew_va(tmp_path, same_actor={" Helen  BONHAM": "Helena Bonham"})  # as the JSON files have them
+    assert again.records.digest() == joined.records.digest()
+    everybody = [("helen bonham", "helena bonham"), ("John Doe", "helen bonham")]
+    chained = load_afew_va(tmp_path, same_actor=everybody)
+    assert set(chained.records.identity) == {"helena bonham"}
+    assert set(load_afew_va(tmp_path, same_actor=everybody[::-1]).records.identity) == {"helena bonham"}
+
+
+@pytest.mark.parametrize("pair", [("person 0", "preson 1"), ("preson 1", "person 0"), ("person 0", " ")])
+def test_a_name_to_join_that_no_clip_has_is_refused(tmp_path, pair):
+    export_afew_va(tmp_path, samples(4, videos=2, people=2))
+    near = "take names" if " " in pair else r"near it are 'person 1'"
+    with pytest.raises(ValueError, match=rf"same_actor must be .*, got '(preson 1| )'; {near}"):
+        load_afew_va(tmp_path, same_actor=[pair])
 
 
 def test_a_frame_without_landmarks_has_no_face(tmp_path):

@@ -11,11 +11,13 @@ pytest.importorskip("cv2", reason="videos need OpenCV")
 
 from adaptive_margin.datasets import LabelFileError, LayoutError, UnreadableError, load_aff_wild
 from adaptive_margin.datasets.aff_wild import decide_indexing, read_box, read_labels, read_pts
+from adaptive_margin.datasets.errors import UnwritableError
 from adaptive_margin.datasets.export import export_aff_wild
 from adaptive_margin.datasets.images import read_face, read_image
 from adaptive_margin.datasets.video import count_frames, extract
+from adaptive_margin.training.expected_errors import is_expected
 
-from .faces import number_of, samples
+from .faces import forbid_writing, number_of, samples
 
 
 @pytest.mark.parametrize("spelling", ["bboxes", "bboxs"])
@@ -300,3 +302,20 @@ def test_extraction_reports_what_the_container_says(tmp_path):
     assert (done.frames, done.width, done.height, done.boxes) == (9, 76, 76, -1)
     assert done.fps == pytest.approx(30000 / 1001, rel=1e-3)  # 29.97: a rate that ceil() would have shifted
     assert len(list((tmp_path / "out").glob("*.jpg"))) == 9
+
+
+def test_a_root_that_cannot_be_written(tmp_path, monkeypatch):
+    export_aff_wild(tmp_path / "root", samples(6, videos=2))
+    forbid_writing(monkeypatch, tmp_path / "root")
+    with pytest.raises(
+        UnwritableError, match=r"Read-only .*frames cannot be kept in .*\(training: --cache\)"
+    ) as caught:
+        load_aff_wild(tmp_path / "root")
+    assert is_expected(caught.value)  # no traceback on a command line
+    monkeypatch.undo()
+    first, _ = load_aff_wild(tmp_path / "root")
+    forbid_writing(monkeypatch, tmp_path / "root")
+    assert load_aff_wild(tmp_path / "root").records.digest() == first.digest()
+    shutil.rmtree(next((tmp_path / "root" / "extracted_frames" / "faces").iterdir()))
+    with pytest.raises(UnwritableError, match="--cache"):
+        load_aff_wild(tmp_path / "root")

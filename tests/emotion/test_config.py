@@ -75,7 +75,12 @@ def test_embedded_presets_need_no_root() -> None:
         ({"max_radius": -0.5}, "max_radius must be above 0, or None"),
         ({"lr_decay": 0.0}, "lr_decay must be above 0"),
         ({"lr_decay": -0.8}, "lr_decay must be above 0"),
-        ({"every": 0}, "every must be at least 1"),
+        (
+            {"dataset": "afew-va", "root": "x", "every": 5},
+            "every must be left at its default.*option of aff-wild, aff-wild2",
+        ),
+        ({"dataset": "affectnet", "root": "x", "every": 5}, "every must be left at its default for affectnet, got 5"),
+        ({"dataset": "aff-wild", "root": "x", "every": 0}, "every must be at least 1"),
         ({"images_per_person": 0}, "images_per_person must be at least 1"),
         ({"people": 2}, "people must be at least 3"),
         ({"constant": -0.1}, "constant must be at least 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.training.world import World
 
-from ..datasets.faces import number_of, samples
+from ..datasets.faces import forbid_writing, number_of, samples
 from .cases import tiny
 
 
@@ -83,6 +84,7 @@ def test_a_published_validation_set_is_in_the_splits_as_the_test_part(dataset: s
     again = run(dataclasses.replace(config, iterations=3), data=data, world=World())
     assert again.summary.resumed_from == 2
     assert {path.name: Split.read(path) for path in (folder / "splits").iterdir()} == data.splits
+    assert again.result["test"]["identity"] == again.result["seen"]["identity"] == again.result["independent"]
     assert again.result["independent"] == {"affectnet": "picture", "aff-wild2": "source video"}[dataset]
 
 
@@ -175,3 +177,37 @@ def test_a_wrong_root_is_answered_with_the_layout_expected(tmp_path: Path) -> No
     (tmp_path / "root").mkdir()
     with pytest.raises(LayoutError, match="Expected:"):
         load_data(_config(tmp_path, "afew-va"))
+
+
+def test_frames_and_index_lie_in_the_cache_unless_they_are_in_the_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cv2", reason="videos need OpenCV")
+    root, cache = tmp_path / "root", tmp_path / "cache"
+    exports.export_aff_wild(root, samples(24, videos=8, people=8))
+    before = sorted(root.rglob("*"))
+    load_data(_config(tmp_path, "aff-wild"))
+    assert sorted(root.rglob("*")) == before
+    assert len(list((cache / "extracted_frames" / "faces").glob("*/*.jpg"))) == 24
+    (root / "extracted_frames").mkdir()
+    forbid_writing(monkeypatch, root)  # a frame that is missing cannot be written there
+    assert len(load_data(_config(tmp_path, "aff-wild")).train)
+    monkeypatch.undo()
+    shutil.rmtree(cache)
+    load_data(_config(tmp_path, "aff-wild"))
+    assert len(list((root / "extracted_frames" / "faces").glob("*/*.jpg"))) == 24
+
+
+def test_the_index_lies_in_the_cache_unless_it_is_in_the_root(tmp_path: Path) -> None:
+    root, cache = tmp_path / "root", tmp_path / "cache"
+    exports.export_affectnet_reduced(root, samples(60) + samples(10, split="validation", start=60))
+    before = sorted(root.rglob("*"))
+    data = load_data(_config(tmp_path, "affectnet-reduced"))
+    assert sorted(root.rglob("*")) == before
+    indexes = sorted(cache.glob("affectnet-reduced-*/*.csv"))
+    assert len(indexes) == 2
+    assert "no index could be kept" not in "".join(data.reports)
+    for path in indexes:
+        path.rename(root / path.name)
+    load_data(_config(tmp_path, "affectnet-reduced"))
+    assert not list(cache.glob("affectnet-reduced-*/*.csv"))

@@ -139,6 +139,10 @@ def test_intervals_by_video_and_by_sample() -> None:
     found = evaluate(net, batches(), videos=[f"v{i // 10}" for i in range(N)], frames=np.arange(N) % 10, resamples=2)
     assert found.interval_by == "video"
     assert found.leakage is None
+    of_videos = evaluate(net, batches(), people=data()[2], identity="source video", resamples=2)
+    assert (
+        of_videos.interval_by == of_videos.to_dict()["interval_by"] == of_videos.to_dict()["identity"] == "source video"
+    )
 
 
 def test_frames_of_a_video_are_excluded_from_leakage() -> None:
@@ -178,7 +182,7 @@ def test_a_run_folder(tmp_path: Path) -> None:
     assert result["nothing"] is None
     assert result["test"]["figures"]["ccc"] == test.figures["ccc"]
     assert result["leakage"]["unseen"]["recall_at_1"] == test.leakage.recall_at_1
-    assert result["test"]["people"] == 5
+    assert (result["test"]["identity"], result["test"]["identities"]) == ("person", 5)
     np.testing.assert_array_equal(arrays["prediction"], test.prediction)
     error = test.error
     assert arrays["best"].tolist() == np.argsort(error, kind="stable")[:12].tolist()

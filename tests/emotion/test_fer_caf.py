@@ -77,7 +77,8 @@ def test_runs_that_cannot_go_on_as_asked_are_in_no_table(tmp_path: Path) -> None
     words = ("--arms", "none", "--seeds", "2", "--jobs", "1", "--iterations", "2")  # seed 0 has done more already
     said, error = (ended := start(tmp_path, *words)).communicate(timeout=120)
     assert ended.returncode == 1
-    assert "failed: none/seed0: steps must be at least the 4 that" in said.replace("none/0", "none/seed0")
+    assert "failed: none/0: iterations must be at least the 4 that" in said
+    assert json.loads((tmp_path / "out" / "runs" / "none" / "seed0" / "result.json").read_text())["test"]  # still there
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [one["seed"] for one in results["arms"]["none"]["seeds"]] == [1]
 

@@ -16,10 +16,10 @@ pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from adaptive_margin.emotion.published import TABLE_1, TABLE_2, TABLE_3, TABLE_4, published_row, published_table
-from adaptive_margin.emotion.report import write_report
+from adaptive_margin.emotion.report import _facts, _figures, _lead, _leakage, tell, write_report
 from adaptive_margin.emotion.runs import figure, read_runs
 
-from .runs import ablation, damage, forget, write_run
+from .runs import PEOPLE, ablation, damage, forget, write_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -63,6 +63,38 @@ def test_figures_beside_the_paper(report: Path) -> None:
     assert "not comparable with ours" in text
     assert "no critic" in text
     assert "paired difference +" in text
+
+
+@pytest.mark.parametrize("age", ["new", "old"])
+@pytest.mark.parametrize(
+    ("kind", "kinds"),
+    [("person", "people"), ("actor", "actors"), ("video", "videos"), ("source video", "source videos")],
+)
+def test_what_is_counted_and_drawn_is_called_what_it_is(age: str, kind: str, kinds: str, tmp_path: Path) -> None:
+    path = write_run(tmp_path, "caf", 0, critic="caf") / "result.json"
+    result = json.loads(path.read_text())
+    assert result["test"].pop("identities") == PEOPLE
+    assert (result["test"].pop("identity"), result["test"]["interval_by"]) == ("person", "person")
+    if age == "new":
+        result["test"] |= {"identity": kind, "identities": PEOPLE, "interval_by": kind}
+    else:
+        result["test"]["people"] = PEOPLE
+    path.write_text(json.dumps(result | {"independent": kind}))
+    story = tell(*read_runs(tmp_path))
+    assert dict(_facts(story))["tested on"] == f"30 images of 6 {kinds}"
+    assert f"on {kinds} not seen in training" in _lead(story)
+    assert f"a bootstrap of the one run by {kind}: " in _figures(story)
+    assert f"unseen {kinds}</th>" in _leakage(story)
+    if kind != "person":
+        assert "people" not in "".join([_lead(story), _figures(story), _leakage(story)])
+
+
+def test_a_test_part_that_shares_some_with_training_is_not_called_unseen(tmp_path: Path) -> None:
+    path = write_run(tmp_path, "caf", 0, critic="caf") / "result.json"
+    result = json.loads(path.read_text())
+    result["test"]["identity"] = "source video"
+    path.write_text(json.dumps(result | {"independent": "nothing"}))
+    assert "on source videos of which some were seen in training (" in _lead(tell(*read_runs(tmp_path)))
 
 
 def test_leakage_is_compared_by_map_at_r(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import pytest
 import torch
 
 from adaptive_margin.datasets import Split
+from adaptive_margin.datasets import export as exports
 from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.model_file import load_model
 from adaptive_margin.emotion.trainer import EmotionJob, run
@@ -24,6 +27,7 @@ from adaptive_margin.training.loop import NonFiniteError
 from adaptive_margin.training.run_folder import RunFolderError, read_scalars
 from adaptive_margin.training.world import World
 
+from ..datasets.faces import samples
 from .cases import tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -101,6 +105,85 @@ def test_a_run_that_goes_on_equals_an_unbroken_one(name: str, tmp_path: Path) ->
     assert _same(whole, broken)
     curves = [read_scalars(tmp_path / run_name) for run_name in ("whole", "broken")]
     assert {name: curve.values for name, curve in curves[0].items()} == {n: c.values for n, c in curves[1].items()}
+
+
+def _films(root: Path, people: range, each: int = 4) -> Path:
+    """AFEW-VA with one clip a person, named and numbered after it."""
+    faces = samples(each * len(people), videos=len(people), people=len(people))
+    exports.export_afew_va(
+        root,
+        [
+            dataclasses.replace(sample, identity=f"person {people[number // each]}")
+            for number, sample in enumerate(faces)
+        ],
+    )
+    return root
+
+
+class _Broken(Exception):
+    """Ends a run behind its last checkpoint, before the evaluation, which takes longer."""
+
+
+@pytest.fixture
+def films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Trains on somebody's clips, in all so many iterations; returns whether it went on from a checkpoint."""
+    loaded: list[bool] = []
+
+    def broken(job: EmotionJob, part: Any) -> None:
+        raise _Broken
+
+    def resumed(job: EmotionJob, state: dict[str, Any]) -> None:
+        loaded.append(True)
+        load(job, state)
+
+    load = EmotionJob.load_state_dict
+    monkeypatch.setattr(EmotionJob, "evaluation", broken)
+    monkeypatch.setattr(EmotionJob, "load_state_dict", resumed)
+
+    def go(root: Path, iterations: int) -> bool:
+        loaded.clear()
+        options = {"output": str(tmp_path / "run"), "critic": "none", "skip_unreadable": 0.5}
+        config = tiny(dataset="afew-va", root=str(root), iterations=iterations, **options)
+        with pytest.raises(_Broken):
+            run(config, world=World())
+        return bool(loaded)
+
+    return go
+
+
+def test_a_run_goes_on_with_the_same_data_under_another_root(films: Any, tmp_path: Path) -> None:
+    assert not films(_films(tmp_path / "one", range(10)), 2)
+    assert films(_films(tmp_path / "other" / "place", range(10)), 3)
+
+
+@pytest.mark.parametrize("change", ["people", "rows"])
+def test_a_run_does_not_go_on_with_other_data(films: Any, change: str, tmp_path: Path) -> None:
+    one = _films(tmp_path / "one", range(10))
+    if change == "rows":
+        for picture in one.rglob("00000.png"):  # one of each clip: it is missing wherever the clip is
+            picture.unlink()
+    films(one, 2)
+    folder = tmp_path / "run"
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    other = _films(tmp_path / "other", range(1, 11) if change == "people" else range(10))
+    message = {
+        "people": r"splits/test.json: of 10 identity units .*1 gone \(person 0\), 1 new \(person 10\)",
+        "rows": r"run on other data:\n  rows to train on: 21 there, 28 now\n",
+    }[change]
+    with pytest.raises(RunFolderError, match=message + r"(?s:.)*--root.*another --output"):
+        films(other, 3)
+    assert {path: path.read_bytes() for path in kept} == kept  # nothing of the run was touched
+    shutil.rmtree(folder / "checkpoints")  # nothing was trained on: it starts anew
+    assert not films(other, 3)
+
+
+def test_a_split_that_was_edited_stops_a_run_that_would_go_on(films: Any, tmp_path: Path) -> None:
+    root = _films(tmp_path / "one", range(10))
+    films(root, 2)
+    split = tmp_path / "run" / "splits" / "validation.json"
+    split.write_text(split.read_text().replace('"digest": "', '"digest": "0'))
+    with pytest.raises(RunFolderError, match=r"splits/validation.json: .* must be unchanged since it was written"):
+        films(root, 3)
 
 
 @pytest.mark.slow
