@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..datasets import Batch, LabelFileError, LeakError, Split
 from ..datasets.report import shorten
+from ..functional.checks import problem
 from ..metrics import AffectMetrics
 from ..training.loop import Summary, train
 from ..training.optimisation import gradient_scaler
