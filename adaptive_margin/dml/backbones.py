@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..datasets.errors import FetchError
+from ..datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..functional.checks import problem
 from .config import Backbone
 
@@ -65,6 +66,31 @@ class EmbeddingNet(nn.Module):
 
     def _batch_norms(self) -> Iterator[nn.Module]:
         return (each for each in self.features.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
+
+
+class FromImageNet(nn.Module):
+    """Images normalised by ImageNet's statistics to the convention that a network's weights were trained with.
+
+    Args:
+        mean: of its channels, values from 0 to 1.
+        std: of its channels.
+
+    Example:
+        >>> black = torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]).view(1, 3, 1, 1)
+        >>> FromImageNet((0.5,) * 3, (0.5,) * 3)(black).flatten()
+        tensor([-1., -1., -1.])
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        there, spread = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        own, wide = (torch.tensor(tuple(values)).view(3, 1, 1) for values in (mean, std))
+        self.register_buffer("scale", spread / wide, persistent=False)
+        self.register_buffer("shift", (there - own) / wide, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same images, shape kept."""
+        return images * self.get_buffer("scale") + self.get_buffer("shift")
 
 
 def build_network(
@@ -151,13 +177,16 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
         try:
             network = build(True)
         except Exception as error:  # urllib, ssl, timm and huggingface each raise their own
-            remedy = "pass --weights FILE with a state dict, or --weights none to train from scratch"
+            remedy = (
+                "pass --weights FILE with a state dict, or --weights none --no-freeze-batch-norm to train from scratch"
+            )
             raise FetchError(f"weights {source} could not be fetched ({error}); {remedy}") from error
     else:
         network = build(False)
         source = "none" if weights == "none" else _load(network, Path(weights))
     if backbone == "vit-small":
-        return network, width, source
+        convention = network.pretrained_cfg
+        return nn.Sequential(FromImageNet(convention["mean"], convention["std"]), network), width, source
     if backbone == "googlenet":  # its published weights are for images of mean 0.5 and deviation 0.5; this makes them
         network.transform_input = True  # from images normalised as ImageNet's, also where weights come from a file
     network.fc = nn.Identity()

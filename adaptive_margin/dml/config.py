@@ -40,6 +40,7 @@ class DMLConfig:
     Attributes:
         root: folder of the data set; not needed for the embedded ones.
         data: name of the data set; filled in by the run, and another than the one at hand is refused.
+        fingerprint: of the data set's files, labels and split; filled in by the run, which does not go on with others.
         out: folder of the run; ``runs/DATA-LOSS-ARM-seedN`` unless given.
         download: fetch the data set into ``root`` if pytorch-metric-learning knows where from.
         cache: folder for decoded images; ``root/../cache-NAME`` unless given.
@@ -99,6 +100,7 @@ class DMLConfig:
 
     root: Path | None = None
     data: str | None = None
+    fingerprint: str | None = None
     out: Path | None = None
     download: bool = False
     cache: Path | None = None
@@ -154,6 +156,8 @@ class DMLConfig:
     keep_embeddings: bool = True
 
     def __post_init__(self) -> None:
+        if not isinstance(self.margin, str):  # 1 is 1.0
+            object.__setattr__(self, "margin", float(self.margin))
         positive = ("classes", "per_class", "epochs", "embedding_size", "size", "evaluate_every")
         for name in positive:
             if getattr(self, name) < 1:
@@ -169,6 +173,14 @@ class DMLConfig:
             raise ValueError(problem("select", "'test' or 'last' without validation classes", "'validation'", remedy))
         if isinstance(self.margin, float) and not math.isfinite(self.margin):
             raise ValueError(problem("margin", "finite", self.margin, "'default' is the loss's own"))
+        if any(k < 1 for k in self.ks) or not self.ks:
+            raise ValueError(problem("ks", "numbers of neighbours, at least 1", self.ks, "1 2 4 8 is usual"))
+        scores = (*(f"recall_at_{k}" for k in self.ks), "r_precision", "mean_average_precision_at_r")
+        if self.score not in scores:
+            raise ValueError(problem("score", f"one of {', '.join(scores)}", repr(self.score), "or change --ks"))
+        if self.freeze_batch_norm and self.weights == "none" and self.backbone in ("resnet18", "resnet50", "googlenet"):
+            remedy = "pass --no-freeze-batch-norm: frozen from the beginning, batch norm normalises nothing"
+            raise ValueError(problem("freeze_batch_norm", "False where weights are none", True, remedy))
         self._refuse_what_does_nothing()
 
     def _refuse_what_does_nothing(self) -> None:

@@ -234,9 +234,15 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
         with FileLock(place.parent / f".{place.name}.lock"):
             if _holds_files(place):
                 return  # another process has fetched it meanwhile
-            partial = place.parent / f".{place.name}.partial"
+            mounted = place.is_mount()  # it can be neither replaced nor reached by a rename
+            partial = (place if mounted else place.parent) / f".{place.name}.partial"
             shutil.rmtree(partial, ignore_errors=True)  # of an interrupted download
             host(root=str(partial), split="train+test", download=True)
+            if mounted:
+                for entry in sorted(partial.iterdir()):
+                    entry.rename(place / entry.name)
+                partial.rmdir()
+                return
             if place.exists():
                 place.rmdir()
             partial.rename(place)
@@ -248,7 +254,7 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
 
 
 def _holds_files(path: Path) -> bool:
-    return path.is_dir() and any(path.iterdir())
+    return path.is_dir() and any(not entry.name.endswith(".partial") for entry in path.iterdir())
 
 
 def _cars_consolidated(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +49,16 @@ class LabelledImages:
     pixels: Bytes | None = None
     boxes: Floats | None = None
     groups: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of files, labels and test classes (of pixels where they are in memory): another data set has another."""
+        digest = hashlib.sha256("\n".join((*self.class_names, "", *self.paths)).encode())
+        digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
+        digest.update(json.dumps(sorted(self.test_classes)).encode())
+        if self.pixels is not None:
+            digest.update(np.ascontiguousarray(self.pixels).tobytes())
+        return digest.hexdigest()[:12]
 
     def __post_init__(self) -> None:
         classes = len(self.class_names)

@@ -212,7 +212,11 @@ def _pictures(rows: Sequence[Row], data: str) -> str:
     wanted = ("default", "chernoff", "chosen", "hoeffding", "tuned")
     chosen = sorted(first[loss], key=lambda row: (wanted.index(row["arm"]) if row["arm"] in wanted else 9, row["seed"]))
     by_arm = list({row["arm"]: row for row in reversed(chosen)}.values())[::-1][:2]
-    images = _images(by_arm[0])
+    try:
+        images = _images(by_arm[0])
+    except (OSError, ValueError) as error:  # the data may have moved since
+        reason = html.escape(str(error).splitlines()[0])
+        return f"<h2>{html.escape(data)}: what is found</h2><p class='note'>Without pictures: {reason}</p>"
     parts = [f"<h2>{html.escape(data)}: what is found</h2>"]
     parts += [f"<p>{html.escape(loss)}, the same queries in each network; the query first, then its nearest images. "]
     parts += [

@@ -33,9 +33,13 @@ def read_runs(folder: Path) -> list[Row]:
     Raises:
         ValueError: there is neither; or two runs of one arm and seed differ in their configuration.
     """
-    files = sorted(file for file in folder.rglob("result.json") if not re.fullmatch(r"fold-\d+", file.parent.name))
+    files = sorted(
+        file for file in folder.rglob("result.json") if not re.fullmatch(r"fold-\d+(-of-\d+)?", file.parent.name)
+    )
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    files = [file for file, result in zip(files, results, strict=True) if _is_ours(result)]
+    results = [result for result in results if _is_ours(result)]
     if files:
-        results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
         rows = [row_of(result, file.parent) for result, file in zip(results, files, strict=True)]
         _name_apart(rows)
         _refuse_collisions(rows, results)
@@ -47,6 +51,11 @@ def read_runs(folder: Path) -> list[Row]:
         )
     found: list[Row] = json.loads(merged.read_text(encoding="utf-8"))["runs"]
     return found
+
+
+def _is_ours(result: Any) -> bool:
+    """Whether a ``result.json`` is one of metric learning: below ``runs`` there may be other trainers' too."""
+    return isinstance(result, dict) and "loss" in result.get("config", {})
 
 
 def row_of(result: Mapping[str, Any], folder: Path) -> Row:

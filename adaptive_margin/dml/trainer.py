@@ -66,8 +66,12 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
             return run(config, data, world=joined)
     if config.data not in (None, data.name):
         raise ValueError(problem("data", f"{data.name!r}, the data set at hand", repr(config.data), "leave it out"))
+    if config.fingerprint not in (None, data.fingerprint):
+        got = f"{config.fingerprint!r}, of other images, labels or test classes"
+        raise ValueError(problem("fingerprint", f"{data.fingerprint!r}, of the data at hand", got, "leave it out"))
     out = config.out or default_folder(config, data)
-    config = replace(config, data=data.name, out=out)
+    config = replace(config, data=data.name, fingerprint=data.fingerprint, out=out)
+    _metrics(config)  # what is not installed is said now, not after an epoch
     if config.folds == 0:
         split = split_classes(data, validation=config.validation, seed=config.seed)
         return run_split(config, data, split, out, world=world)
@@ -75,15 +79,17 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
     results = []
     for fold in range(config.folds):
         split = fold_classes(data, fold, folds=config.folds)
-        place = out / f"fold-{fold}"
+        place = out / fold_name(fold, config.folds)
         part = replace(config, folds=0, out=place, keep_embeddings=True)
         results.append(run_split(part, data, split, place, world=world))
     if not world.is_main:
         return {}
     result: dict[str, Any] = {"test": None, "folds": results, "config": results[0]["config"] | {"folds": config.folds}}
     if config.measure:
-        together = torch.cat([load_embeddings(out / f"fold-{fold}")[0] for fold in range(config.folds)], dim=1)
-        _, labels = load_embeddings(out / "fold-0")
+        together = torch.cat(
+            [load_embeddings(out / fold_name(fold, config.folds))[0] for fold in range(config.folds)], dim=1
+        )
+        _, labels = load_embeddings(out / fold_name(0, config.folds))
         names = results[0]["test"]
         result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
         result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels)
@@ -101,6 +107,11 @@ def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
     """
     name = f"{data.name}-{config.loss}-{arm_of(vars(config))}-seed{config.seed}"
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", name)
+
+
+def fold_name(fold: int, folds: int) -> str:
+    """Folder of a fold's network; another number of folds divides the classes otherwise."""
+    return f"fold-{fold}-of-{folds}"
 
 
 def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
@@ -235,6 +246,7 @@ class DMLJob:
         with autocast(self.world.device, self.config.precision):
             own = self.network(images)
         embeddings = self.world.gather(own, len(rows))
+        torch.manual_seed(_number(self.config.seed, step))  # dropout has drawn for this rank's share
         loss = self.objective(embeddings, targets)
         if not loss.requires_grad:  # no pair and no triplet was in reach
             loss = loss + 0 * embeddings.sum()
@@ -250,7 +262,9 @@ class DMLJob:
 
     def evaluate(self) -> Mapping[str, float]:
         """Retrieval figures of the validation classes, or of the test's where that is what chooses, or none."""
-        part: Part = "test" if self.config.select == "test" or not len(self.split.validation) else "validation"
+        part: Part = "test" if self.config.select == "test" else "validation"
+        if not len(self.split[part]):
+            return {}
         embeddings, labels = self.embed(part)
         metrics = RetrievalMetrics(self.config.ks, search="faiss" if self.config.faiss else "tiled")
         return {f"{part}/{name}": value for name, value in metrics(embeddings, labels).items()}

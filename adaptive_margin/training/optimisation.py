@@ -87,12 +87,14 @@ def backward_and_step(
         for each in optimizers:
             scaler.unscale_(each)
     norm = nn.utils.clip_grad_norm_([*before, *after], clip_norm) if clip_norm is not None else None
+    stepped = False
     for each in optimizers:
-        if scaler:
-            scaler.step(each)
-        else:
+        if scaler is None:
             each.step()
-    if scaler:
+        elif any(parameter.grad is not None for group in each.param_groups for parameter in group["params"]):
+            scaler.step(each)
+            stepped = True
+    if scaler is not None and stepped:
         scaler.update()
     return norm
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torchvision import models
 
+from adaptive_margin.datasets.transforms import normalise
 from adaptive_margin.dml.backbones import build_network
 
 
@@ -54,6 +57,27 @@ def _without(folder: Path, network: torch.nn.Module) -> str:
     kept = {name: value for name, value in network.state_dict().items() if name.startswith("conv1")}
     torch.save(kept, folder / "part.pt")
     return str(folder / "part.pt")
+
+
+def test_vit_small_gets_images_as_timm_normalises_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Vit(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.25, 0.5)}
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images)
+            return images.mean((2, 3)).repeat(1, 128)
+
+    timm = ModuleType("timm")
+    timm.create_model = lambda name, pretrained, num_classes: Vit()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    bytes_ = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    build_network("vit-small", weights="none", freeze_batch_norm=False)(normalise(bytes_))
+    spread = torch.tensor([0.5, 0.25, 0.5]).view(3, 1, 1)
+    torch.testing.assert_close(seen[0], (bytes_ / 255 - 0.5) / spread)
 
 
 def test_weights_that_cannot_be_fetched_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,6 +164,13 @@ def test_weights_are_told_apart(tmp_path: Path) -> None:
     assert said in (tmp_path / "page.html").read_text()
 
 
+def test_results_of_other_trainers_are_left_out(tmp_path: Path) -> None:
+    finished(tmp_path / "one", ROTH2020)
+    (tmp_path / "emotion").mkdir()
+    (tmp_path / "emotion" / "result.json").write_text(json.dumps({"test": {"figures": {}}, "extra": {}}))
+    assert len(read_runs(tmp_path)) == 1
+
+
 def test_two_grids_are_not_mixed(tmp_path: Path) -> None:
     for name, config in (("a", ROTH2020), ("b", WU2017)):
         finished(tmp_path / name / "cub" / "margin" / "default" / "seed-0", config)

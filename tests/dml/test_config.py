@@ -42,6 +42,26 @@ def test_what_presets_hold_is_not(preset: str) -> None:
     replace(ALL[preset], margin="adaptive", units="offset", granularity="pair", neighbourhood="released")
 
 
+def test_a_whole_number_is_a_margin_too() -> None:
+    assert isinstance(DMLConfig(margin=1).margin, float)  # type: ignore[arg-type]
+    for margin in (0, 1):
+        loss = build_objective(DMLConfig(margin=margin), classes=4).loss  # type: ignore[arg-type]
+        assert loss.margin == margin
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"score": "recall_at_3"}, "score must be one of recall_at_1, .*, got 'recall_at_3'"),
+        ({"ks": (0, 1)}, "ks must be numbers of neighbours, at least 1"),
+        ({"weights": "none"}, "freeze_batch_norm must be False where weights are none, .*--no-freeze-batch-norm"),
+    ],
+)
+def test_what_would_spoil_a_run_late_is_said_at_once(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DMLConfig(**options)
+
+
 def test_the_protocols_learn_boundaries_where_there_are_any() -> None:
     small = replace(WU2017, embedding_size=8)
     learned = build_objective(small, 6)

@@ -174,6 +174,28 @@ def test_an_interrupted_download_begins_again(tmp_path: Path, monkeypatch: pytes
     assert len(load_cub(root, counts=None)) == 48
 
 
+def test_a_download_into_a_mounted_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rename onto a mount point is refused by the system: here by a patch that says which folder is one."""
+    from pytorch_metric_learning import datasets
+
+    root = tmp_path / "birds"
+    root.mkdir()
+    rename, rmdir = Path.rename, Path.rmdir
+
+    def busy(self: Path, *target: Path) -> object:
+        if root in (self, *target):
+            raise OSError(16, "Device or resource busy")
+        return (rename if target else rmdir)(self, *target)
+
+    monkeypatch.setattr(Path, "is_mount", lambda self: self == root)
+    monkeypatch.setattr(Path, "rename", busy)
+    monkeypatch.setattr(Path, "rmdir", busy)
+    monkeypatch.setattr(datasets.CUB, "download_and_remove", lambda self: stand_ins.cub(Path(self.root)))
+    download("cub", root)
+    assert sorted(path.name for path in root.iterdir()) == ["CUB_200_2011"]
+    assert len(load_cub(root, counts=None)) == 48
+
+
 def test_one_of_several_processes_downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pytorch_metric_learning import datasets
 

@@ -119,6 +119,37 @@ def test_a_killed_run_does_not_go_on_with_other_data(tmp_path: Path, monkeypatch
         run(replace(config, data="digits"), replace(digits(), name="others"))
 
 
+def test_a_result_of_other_images_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    config = replace(few(tmp_path, "contrastive"), epochs=1, measure=False)
+    run(config, digits())
+    run(config, digits())  # found again
+    others = digits()
+    assert others.pixels is not None
+    moved = [replace(others, pixels=others.pixels[::-1].copy()), replace(others, test_classes=frozenset({0, 1}))]
+    for data in moved:
+        with pytest.raises(RunFolderError, match=r"fingerprint: '[0-9a-f]{12}' there, '[0-9a-f]{12}' now"):
+            run(config, data)
+    with pytest.raises(ValueError, match="of other images, labels or test classes"):
+        run(replace(config, fingerprint="elsewhere"), others)
+
+
+def test_without_validation_nothing_looks_at_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = []
+    embed = DMLJob.embed
+    monkeypatch.setattr(DMLJob, "embed", lambda self, part: (looked.append(part), embed(self, part))[1])
+    run(replace(few(tmp_path), select="last", validation=0.0, epochs=1, measure=False), digits())
+    assert looked == []
+
+
+def test_another_number_of_folds_has_folders_of_its_own(tmp_path: Path) -> None:
+    config = replace(few(tmp_path, "contrastive"), epochs=1, classes=6, measure=False)
+    run(replace(config, folds=2), digits())
+    (tmp_path / "result.json").unlink()  # as if it had been interrupted
+    run(replace(config, folds=3), digits())
+    assert len(list(tmp_path.glob("fold-*-of-2"))) == 2
+    assert len(list(tmp_path.glob("fold-*-of-3"))) == 3
+
+
 def test_runs_that_name_no_folder_do_not_share_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = replace(few(tmp_path, "contrastive"), out=None, epochs=1, measure=False, neighbourhood="hoeffding")

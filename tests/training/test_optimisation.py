@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -76,6 +78,17 @@ def test_two_optimisers_share_one_scaled_step() -> None:
             )
     assert_close(ours.weight, theirs.weight)
     assert_close(ours.bias, theirs.bias)
+
+
+def test_an_optimiser_without_gradients_waits() -> None:
+    model, boundary = net(), torch.nn.Parameter(torch.ones(2))
+    optimizers = [torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD([boundary], lr=0.1)]
+    options: dict[str, Any] = {"world": World(), "scaler": gradient_scaler(CPU, "float16")}
+    options |= {"parameters_before_gather": model.parameters(), "parameters_after_gather": [boundary]}
+    before = model.weight.detach().clone()
+    backward_and_step(loss_of(model), optimizers, **options)  # no pair was active: the loss does not know the boundary
+    assert not torch.equal(model.weight, before)
+    assert torch.equal(boundary, torch.ones(2))
 
 
 def test_an_overflow_leaves_the_step_out() -> None:
