@@ -282,6 +282,20 @@ def test_a_common_offset_costs_no_accuracy() -> None:
     assert_close(pair_terms(far, labels, 2.0)[:2], tuple(t.float() for t in exact[:2]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("features", [1, 2, 64])
+def test_tight_groups_far_apart_attract_and_never_repel(features: int) -> None:
+    labels = torch.arange(128) % 2
+    x = torch.randn(128, features) * 1e-2 + torch.where(labels == 0, 100.0, -100.0)[:, None]
+    x.requires_grad_()
+    for options in ({}, {"only_first": True}, {"ignore_label": 1}):
+        exact = x.detach().double().requires_grad_()
+        value, wanted = (pair_terms(z, labels, 0.0, **options).attraction for z in (x, exact))  # type: ignore[arg-type]
+        assert value >= 0
+        assert_close(value.double(), wanted, rtol=1e-3, atol=0)
+        (slope,), (wanted,) = torch.autograd.grad(value, x), torch.autograd.grad(wanted, exact)
+        assert_close(slope.double(), wanted, rtol=1e-2, atol=2e-2 * wanted.abs().max().item())
+
+
 def test_tight_groups_keep_their_small_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair_tiles, "SMALL", 0)
     labels = torch.arange(64) % 2
