@@ -151,7 +151,11 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         if len(embeddings) == 0 or len(ref_emb) == 0:
             nothing: dict[str, Any] = self.zero_losses()
             return nothing
+        if ref_emb is embeddings and (labels is None or ref_labels is None):
+            ref_labels = labels
         itself = ref_emb is embeddings and ref_labels is labels
+        if ref_emb is embeddings and not itself:
+            ref_emb = ref_emb.view_as(ref_emb)  # with labels of its own it is another set, and below another object
         embeddings = at_least_float32(embeddings)
         ref_emb = embeddings if itself else at_least_float32(ref_emb).to(embeddings)
         if labels is None:

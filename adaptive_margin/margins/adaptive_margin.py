@@ -154,7 +154,7 @@ class AdaptiveMargin(Margin):
             x = at_least_float32(embeddings.detach() if self.detach else embeddings)
             if len(x) == 0 or len(ref_emb) == 0:
                 return self._nothing(x, indices_tuple)
-            if ref_emb is embeddings:
+            if ref_emb is embeddings and ref_labels is labels:
                 scale = common_scale(largest_magnitude("embeddings", x))
                 small = self._of_small_batch(x, labels, scale) if indices_tuple is None else None
                 if small is not None:
@@ -294,7 +294,6 @@ class AdaptiveMargin(Margin):
             remedy = "the margin compares groups; for continuous targets make some with OtsuGrouper"
             raise ValueError(problem("labels", "given", "None", remedy))
         check_labels("labels", labels, len(embeddings))
-        labels = labels.to(embeddings.device)
         if ref_emb is None or (ref_emb is embeddings and ref_labels is None):
             ref_emb, ref_labels = embeddings, labels
         elif ref_labels is None:
@@ -305,7 +304,8 @@ class AdaptiveMargin(Margin):
         check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
         if indices_tuple is not None:
             _check_indices(indices_tuple, embeddings, ref_emb)
-        return labels, ref_emb, ref_labels.to(embeddings.device)
+        moved = labels.to(embeddings.device)
+        return moved, ref_emb, moved if ref_labels is labels else ref_labels.to(embeddings.device)
 
     def extra_repr(self) -> str:
         """The options, for ``print(loss)``."""

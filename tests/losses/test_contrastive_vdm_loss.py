@@ -87,6 +87,24 @@ def test_equals_the_stock_loss_with_a_reference_set_and_a_miner():
             assert_close(got, wanted, **EXACT)
 
 
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+@pytest.mark.parametrize("margin", [9.0, None])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_batch_with_labels_of_its_own_is_another_set(pair_memory, margin, dtype):
+    x, labels = batch(dtype=dtype)
+    loss = ContrastiveVDMLoss(margin, pair_memory=pair_memory)
+    for ref_labels in (labels.clone(), (labels + torch.arange(40) % 3) % 4):
+        value = loss(x, labels, None, x, ref_labels)
+        assert_close(value, loss(x, labels, None, x.clone(), ref_labels))
+        if margin is not None and dtype == torch.float64:
+            stock = losses.ContrastiveLoss(neg_margin=margin, distance=squared_l2(), reducer=reducers.MeanReducer())
+            pairs = stock.compute_loss(x, labels, None, x, ref_labels)  # with each row's pair with itself
+            hinges = pairs["neg_loss"]["losses"]
+            assert_close(value, pairs["pos_loss"]["losses"].mean() + hinges[hinges > 0].mean())
+    for itself in ((labels,), (None,)):  # labels that are the same object, or left out, are those of the batch
+        assert torch.equal(loss(x, labels, None, x, *itself), loss(x, labels))
+
+
 def test_identical_pairs_stay_in_the_mean():
     x, labels = torch.tensor([[0.0], [0.0], [2.0]]), torch.zeros(3, dtype=torch.int64)
     assert_close(ContrastiveVDMLoss(1.0)(x, labels), torch.tensor(8 / 3))  # D² = 0, 4, 4

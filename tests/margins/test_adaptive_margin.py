@@ -466,6 +466,16 @@ def test_the_batch_as_its_own_reference(granularity):
     assert_close(margin(x, y, None, x.clone(), y.clone()), alpha, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("granularity", ["batch", "anchor", "pair"])
+def test_the_batch_with_other_labels_is_another_reference(granularity):
+    x, y = batch(40, labels=3)
+    other = (y + torch.arange(40) % 2) % 3
+    margin = AdaptiveMargin(granularity=granularity)
+    alpha = margin(x, y, None, x, other)
+    assert_close(alpha, margin(x, y, None, x.clone(), other))
+    assert not torch.equal(alpha.mean(), margin(x, y).mean())
+
+
 def test_a_memory_that_holds_the_batch():
     # as CrossBatchMemory passes it: the rows of the batch are in it, each left out of its own neighbours alone
     memory, memory_y = batch(50)
