@@ -238,7 +238,7 @@ class AdaptiveMargin(Margin):
                     return segment_correlations(g, ref_g, anchors, negatives, torch.zeros_like(anchors), 1)
                 return segment_correlations(g, ref_g, anchors, negatives, index[anchors], classes)
             parts = [slice(None)] if self.granularity == "batch" else [index[anchors] == c for c in range(classes)]
-            return torch.stack([self.dependence.zipped(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
+            return torch.stack([self._zipped(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
         if self.pairing == "zip":
             if isinstance(self.dependence, GaussianCorrelation):
                 partner, there = zipped_partners(index, ref_index)
@@ -249,9 +249,12 @@ class AdaptiveMargin(Margin):
             for c in range(classes):
                 strong, weak = g[index == c], ref_g[ref_index != c]
                 shorter = min(len(strong), len(weak))
-                etas.append(self.dependence.zipped(strong[:shorter], weak[:shorter]))
+                etas.append(self._zipped(strong[:shorter], weak[:shorter]))
             return torch.stack(etas)
         return self.dependence.of_classes(g, index, ref_g, ref_index, classes)
+
+    def _zipped(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.dependence.zipped(first, second) if len(first) else first.sum()  # of no rows: 0
 
     def _pair_correlations(
         self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, indices_tuple: IndicesTuple | None

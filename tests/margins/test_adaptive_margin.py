@@ -292,6 +292,7 @@ def test_own_dependence_sees_only_classes_with_a_rest():
     x, y = batch()
     alpha = AdaptiveMargin(dependence=MeanGap())(x, y * 0)
     assert_close(alpha.item(), math.log(24 / 0.05) / 46)  # MI = 0, K = N - 1
+    assert torch.equal(AdaptiveMargin(dependence=MeanGap(), pairing="zip")(x, y * 0), alpha)
 
 
 def test_own_dependence_can_learn():
@@ -811,7 +812,7 @@ def test_a_miner_that_found_nothing():
     none = torch.empty(0, dtype=torch.int64)
     delta = F.confidence_term(24, F.empirical_bias_k(x, y).double())
     for mined in ((none, none, none), (none, none, none, none)):
-        for dependence in ("gaussian", "alignment"):
+        for dependence in ("gaussian", "alignment", MeanGap()):
             assert_close(AdaptiveMargin(dependence=dependence)(x, y, mined), delta.mean())
             assert_close(AdaptiveMargin(dependence=dependence, granularity="anchor")(x, y, mined), delta)
             assert AdaptiveMargin(dependence=dependence, granularity="pair")(x, y, mined).shape == (0,)
