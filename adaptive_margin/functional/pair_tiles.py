@@ -992,6 +992,8 @@ def terms_of(
         options = options.but(gradient_limit=torch.finfo(x.dtype).max)
     x = at_least_float32(x)
     y = None if y is None else y.to(x)
+    labels = None if labels is None else labels.long()  # an unsigned 255 equals an ignore_label of -1
+    ref_labels = None if ref_labels is None else ref_labels.long()
     margin = as_margin(margin, x)
     if options.distance == "cosine":  # a similarity s counts as the distance -s
         margin, options = -margin, options.but(pos_margin=-options.pos_margin)

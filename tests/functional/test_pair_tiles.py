@@ -346,6 +346,16 @@ def test_all_rows_ignored() -> None:
 
 
 @pytest.mark.usefixtures("_tiles")
+@pytest.mark.usefixtures("_tiles")
+def test_an_unsigned_label_is_none_below_zero() -> None:
+    x = torch.tensor([[0.0], [1.0], [1.5]])
+    labels = torch.tensor([0, 0, 255], dtype=torch.uint8)  # torch takes 255 for -1
+    terms = pair_terms(x, labels, 1.0, ignore_label=-1)
+    assert (terms.attraction, terms.repulsion, terms.counts.tolist()) == (1, 0.75, [1, 2, 2])
+    terms = pair_terms(x, labels, 1.0, ref_emb=x, ref_labels=labels, ignore_label=-1)
+    assert terms.counts.tolist() == [5, 4, 2]
+
+
 def test_what_is_ignored_may_be_anything() -> None:
     x, labels = torch.randn(11, 3), LABELS["some-ignored"]
     x[labels == -1] = torch.nan

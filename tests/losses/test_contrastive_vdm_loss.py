@@ -179,6 +179,19 @@ def test_ignored_rows_are_as_good_as_gone():
     assert not torch.allclose(loss(x, labels), ContrastiveVDMLoss(ignore_label=None)(x, labels))
 
 
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+@pytest.mark.parametrize("compact_label", [None, 1, 299])
+def test_an_unsigned_label_is_none_below_zero(pair_memory, compact_label):
+    x, labels = batch()
+    labels[labels == 3] = 255  # of uint8 torch takes it for -1, and 43 for 299
+    labels[labels == 2] = 43
+    loss = ContrastiveVDMLoss(9.0, pair_memory=pair_memory, compact_label=compact_label)
+    small = labels.to(torch.uint8)
+    assert_close(loss(x, small), loss(x, labels), **EXACT)
+    assert_close(loss(x, small, None, x, small), loss(x, labels), **EXACT)
+    assert_close(loss(x, small, None, x.clone(), small), loss(x, labels, None, x.clone(), labels), **EXACT)
+
+
 def test_a_margin_for_every_pair_is_each_pairs_own():
     x, labels = batch(12, 4, 3)
     x *= 0.2
@@ -373,12 +386,34 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert_close(gradient, wanted_gradient.to(dtype))
 
 
-def test_autocast_changes_nothing():
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+def test_a_float16_row_that_vanishes_has_a_loss_and_no_gradient(pair_memory):
     x, labels = batch(dtype=torch.float32)
+    x[3] = 0  # float16 cannot normalise it, nor a row whose norm is beyond 65504
+    x[5] = 6e4
+    loss = ContrastiveVDMLoss(1.5, pair_memory=pair_memory, distance=distances.CosineSimilarity())
+    half = x.half()
+    x = half.float()
+    assert_close(loss(half, labels), loss(x, labels).half())
+    assert_close(loss(half[4:], labels[4:], None, half, labels), loss(x[4:], labels[4:], None, x, labels).half())
+    assert torch.isfinite(value_and_gradient(loss, half[4:], labels[4:])[1]).all()
+    with pytest.raises(ValueError, match="the gradient of ContrastiveVDMLoss must be finite"):
+        value_and_gradient(loss, half, labels)
+    with pytest.raises(ValueError, match="the gradient of ContrastiveVDMLoss must be finite"):
+        loss(half[4:], labels[4:], None, half.requires_grad_(), labels).backward()
+
+
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+@pytest.mark.parametrize("distance", [squared_l2, distances.CosineSimilarity])
+def test_autocast_changes_nothing(pair_memory, distance):
+    x, labels = batch(dtype=torch.float32)
+    loss = ContrastiveVDMLoss(1.0, pair_memory=pair_memory, distance=distance())
+    x.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_close(ContrastiveVDMLoss(9.0)(x, labels), ContrastiveVDMLoss(9.0)(x, labels))
-        inside = ContrastiveVDMLoss(9.0)(x, labels)
-    assert_close(inside, ContrastiveVDMLoss(9.0)(x, labels))
+        inside = loss(x, labels)
+    value, gradient = value_and_gradient(loss, x.detach(), labels)
+    assert_close(inside, value)
+    assert_close(torch.autograd.grad(inside, x)[0], gradient)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
