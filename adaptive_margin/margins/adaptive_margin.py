@@ -81,8 +81,8 @@ class AdaptiveMargin(Margin):
             ``"pair"``: :math:`\mathrm{MI}_{ij} + \Delta(N, K_i)` for each (anchor, negative) pair, with
             :math:`\eta_{ij}` the correlation of the two rows of :math:`g`.
         dependence: ``"gaussian"``, ``"alignment"`` or a :class:`Dependence` of your own.
-        neighbourhood: ``"hoeffding"``, ``"chernoff"`` (for many classes of few samples), ``"released"``, or a
-            :class:`NeighbourhoodRule` of your own.
+        neighbourhood: ``"hoeffding"``, ``"chernoff"`` (for many classes of few samples, at least three), ``"released"``
+            (of these the only one to which a group of two is evidence), or a :class:`NeighbourhoodRule` of your own.
         collect_stats: whether to record ``mi``, ``eta``, ``delta``, ``k`` and ``alpha`` of the last call, as floats;
             by default as pytorch-metric-learning's ``COLLECT_STATS`` says. Recording waits for the device.
 

@@ -326,6 +326,38 @@ def test_own_rule():
     assert_close(anchors, torch.full((24,), mi.mi + 24 * 8 * 0.2, dtype=torch.float64))
 
 
+@pytest.mark.parametrize(
+    ("rule", "each", "passes", "fails"),
+    [  # the smallest classes, and the batches, that docs/margin.md names
+        ("hoeffding", 6, [30, 972], [24, 978]),
+        ("hoeffding", 8, [24, 59904], [16, 59912]),
+        ("hoeffding", 5, [], range(10, 2000, 5)),
+        ("chernoff", 4, [36], [32]),
+        ("chernoff", 3, [180, 9999], [177]),
+        ("chernoff", 2, [], range(4, 2000, 2)),
+        ("released", 2, [8, 9998], [6]),
+    ],
+)
+def test_the_smallest_class_that_is_evidence(rule, each, passes, fails):
+    significant = AdaptiveMargin(neighbourhood=rule).neighbourhood.significant
+    k = torch.arange(1, each, dtype=torch.float64)
+    for sizes, evidence in ((passes, True), (fails, False)):
+        for n in sizes:
+            pure = significant(torch.ones_like(k), k, n, torch.tensor(n // each, dtype=torch.float64), 0.05)
+            assert bool(pure.any()) == evidence
+
+
+def test_two_views_of_each_sample_take_the_released_rule():
+    x = torch.randn(64, 3, dtype=torch.float64)
+    views, y = torch.cat([x, x + 1e-6]), torch.arange(64).repeat(2)
+    k = {}
+    for rule in ("hoeffding", "chernoff", "released"):
+        margin = AdaptiveMargin(neighbourhood=rule, collect_stats=True)
+        margin(views, y)
+        k[rule] = margin.k
+    assert k == pytest.approx({"hoeffding": 127, "chernoff": 127, "released": 1})
+
+
 def test_four_images_a_class():
     y = torch.arange(128) // 4
     x = 1e-3 * torch.randn(128, 8) + 10 * torch.randn(32, 8)[y]
