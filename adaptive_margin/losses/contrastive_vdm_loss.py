@@ -49,7 +49,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         repulsion: w, at least 0.
         regularizer: ``"none"``; ``"chi2"``, the third term of Eq. (3), which the paper leaves out; or ``"fisher"``, the
             constraint :math:`\Omega = 1` of Fisher GAN, whose multiplier is a buffer, in ``state_dict``, and moves with
-            every call in training mode.
+            every call in training mode. Processes do not share it: in a ``DistributedLossWrapper`` all see the joined
+            batch and agree; with ``efficient=True`` each has its own rows, and a multiplier of its own.
         compact_label: only this label is pulled together, and pairs across are those of it and all others: with groups
             1 (strong) and 0 (weak), ``compact_label=1`` is the paper's two-group loss. ``None`` pulls every class
             together.
