@@ -33,9 +33,7 @@ class AdaptiveTripletLoss(nn.Module):
         margin: an :class:`AdaptiveMargin`, or a number for a constant one.
     """
 
-    def __init__(
-        self, model: nn.Module, margin: AdaptiveMargin | float | None = None, units: str | None = None
-    ) -> None:
+    def __init__(self, model: nn.Module, margin: AdaptiveMargin | float | None = None) -> None:
         super().__init__()
         self.model = model
         self.loss = AdaptiveMarginLoss(losses.TripletMarginLoss(), margin, collect_stats=True)

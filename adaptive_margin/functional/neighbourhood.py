@@ -247,7 +247,7 @@ def empirical_bias_k(
     assert ref_labels is not None
     check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
     x = at_least_float32(embeddings)
-    if ref_emb is embeddings:
+    if ref_emb is embeddings and ref_labels is labels:
         x = y = x / common_scale(largest_magnitude("embeddings", x))
         index = ref_index = group_index(labels)
     else:

@@ -753,11 +753,13 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
     inside = together - members
     if options.distance == "squared_l2" and not options.over_active:
         _, scale = _mean_of(0.0, inside)
-        # The sum over ordered pairs is 2 · sum of x_i · (n x_i - sum of the group), the gradient 4 times that vector.
-        apart = torch.mm(same, x).mul_(-scale).addcmul_(x, partners.mul_(scale)[:, None])
-        attraction = _wide((x * apart).sum()) * 2
+        # The sum over ordered pairs is 2 · sum of n |x_i - mean of the group|², the gradient 4n times that difference.
+        sizes = partners.clamp(min=1) if options.only_first or valid is not None else partners
+        apart = torch.addcdiv(x, torch.mm(same, x), sizes[:, None], value=-1)
+        pull = apart * partners.mul_(scale)[:, None]
+        attraction = _wide(apart.mul_(pull).sum()) * 2
         if options.gradients:
-            gradients.insert(0, apart.mul_(4))
+            gradients.insert(0, pull.mul_(4))
     else:
         weights = torch.sub(d, options.pos_margin).clamp_(min=0).mul_(same.fill_diagonal_(0))
         total = _wide(weights.sum())
@@ -990,6 +992,8 @@ def terms_of(
         options = options.but(gradient_limit=torch.finfo(x.dtype).max)
     x = at_least_float32(x)
     y = None if y is None else y.to(x)
+    labels = None if labels is None else labels.long()  # an unsigned 255 equals an ignore_label of -1
+    ref_labels = None if ref_labels is None else ref_labels.long()
     margin = as_margin(margin, x)
     if options.distance == "cosine":  # a similarity s counts as the distance -s
         margin, options = -margin, options.but(pos_margin=-options.pos_margin)

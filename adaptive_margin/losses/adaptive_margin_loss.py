@@ -153,7 +153,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         tiled = self._takes_tiles(batch, labels, indices_tuple, ref_emb, ref_labels)
         self.pair_path, self.in_tiles = ("tiled", 1.0) if tiled else ("pairs", 0.0)
         if tiled:
-            seen = as_seen(self.loss, batch, ref_emb)
+            seen = as_seen(self.loss, batch, None if ref_emb is batch else ref_emb)
             indices_tuple, margin = None, self._margin_of_rows(*seen, labels, ref_labels)
         else:
             indices_tuple, margin = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
@@ -295,6 +295,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     def _alpha(
         self, embeddings: Tensor, groups: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_groups: Any
     ) -> Tensor:
+        if ref_emb is embeddings and (ref_groups is groups or ref_groups is None):
+            ref_emb = ref_groups = None  # the batch itself is no reference; with labels of its own it is
         with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
             seen, ref_seen = as_seen(self.loss, embeddings, ref_emb)
         return self._alpha_of_seen(seen, groups, indices_tuple, ref_seen, ref_groups)

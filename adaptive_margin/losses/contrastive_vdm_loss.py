@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -18,7 +19,7 @@ from ..functional.dependence import at_least_float32, check_choice
 from ..functional.pair_tiles import Options, PairTerms, terms_of
 from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
-from .host_inputs import check_batch, check_loss, distance_in_tiles, labels_from_indices
+from .host_inputs import GradientGuard, check_batch, check_loss, distance_in_tiles, labels_from_indices
 from .host_wrappers import admit
 from .reduction import SumOfReduced
 from .swap import as_margin
@@ -48,7 +49,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         repulsion: w, at least 0.
         regularizer: ``"none"``; ``"chi2"``, the third term of Eq. (3), which the paper leaves out; or ``"fisher"``, the
             constraint :math:`\Omega = 1` of Fisher GAN, whose multiplier is a buffer, in ``state_dict``, and moves with
-            every call in training mode.
+            every call in training mode. Processes do not share it: in a ``DistributedLossWrapper`` all see the joined
+            batch and agree; with ``efficient=True`` each has its own rows, and a multiplier of its own.
         compact_label: only this label is pulled together, and pairs across are those of it and all others: with groups
             1 (strong) and 0 (weak), ``compact_label=1`` is the paper's two-group loss. ``None`` pulls every class
             together.
@@ -140,9 +142,13 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         ref_labels: Tensor | None = None,
     ) -> Any:
         """The loss of this batch."""
-        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels, self)
-        value = super().forward(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        return check_loss(value, type(self).__name__)
+        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        guard = GradientGuard(type(self).__name__)
+        batch = _watched(guard, embeddings)
+        if ref_emb is not None:
+            ref_emb = batch if ref_emb is embeddings else _watched(guard, ref_emb)
+        value = super().forward(batch, labels, indices_tuple, ref_emb, ref_labels)
+        return guard.note(check_loss(value, type(self).__name__))
 
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
@@ -151,7 +157,12 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         if len(embeddings) == 0 or len(ref_emb) == 0:
             nothing: dict[str, Any] = self.zero_losses()
             return nothing
+        own = ref_labels is labels or (ref_emb is embeddings and (labels is None or ref_labels is None))
+        labels = None if labels is None else labels.long()  # an unsigned 255 equals -1
+        ref_labels = labels if own else None if ref_labels is None else ref_labels.long()
         itself = ref_emb is embeddings and ref_labels is labels
+        if ref_emb is embeddings and not itself:
+            ref_emb = ref_emb.view_as(ref_emb)  # with labels of its own it is another set, and below another object
         embeddings = at_least_float32(embeddings)
         ref_emb = embeddings if itself else at_least_float32(ref_emb).to(embeddings)
         if labels is None:
@@ -230,7 +241,9 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         alpha = self._margin_of(seen, labels, given, ref_seen, ref_labels, kept)
         if self.margin.granularity == "anchor":
             alpha = alpha[a2]
-        distances = self.distance(embeddings, ref_emb)
+        kind = embeddings.device.type
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            distances = self.distance(embeddings, ref_emb)
         if self.distance.is_inverted:
             distances = 2 - 2 * distances  # squared distance of unit vectors
         attraction = distances[a1, p]
@@ -357,6 +370,11 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             f"repulsion={self.repulsion}, regularizer={self.regularizer!r}, compact_label={self.compact_label}, "
             f"pair_memory={self.pair_memory!r}"
         )
+
+
+def _watched(guard: GradientGuard, x: Tensor) -> Tensor:
+    """All is computed in float32, and the gradient of a row that vanishes before it is normalised fits no float16."""
+    return guard.watch(x) if x.dtype == torch.float16 else x
 
 
 def _reduced(value: Tensor) -> dict[str, Any]:

@@ -100,13 +100,13 @@ def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) ->
 
 
 def as_seen(host: nn.Module, embeddings: Tensor, ref_emb: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Embeddings as the host's distance sees them, normalised where it does, in float32 at least; the batch itself is
-    no reference.
+    """Embeddings as the host's distance sees them, normalised where it does, in float32 at least; the same object twice
+    where they are one.
     """
     distance: Any = host.distance
     seen = distance.maybe_normalize(at_least_float32(embeddings))
     if ref_emb is None or ref_emb is embeddings:
-        return seen, None
+        return seen, None if ref_emb is None else seen
     return seen, distance.maybe_normalize(at_least_float32(ref_emb))
 
 

@@ -81,8 +81,8 @@ class AdaptiveMargin(Margin):
             ``"pair"``: :math:`\mathrm{MI}_{ij} + \Delta(N, K_i)` for each (anchor, negative) pair, with
             :math:`\eta_{ij}` the correlation of the two rows of :math:`g`.
         dependence: ``"gaussian"``, ``"alignment"`` or a :class:`Dependence` of your own.
-        neighbourhood: ``"hoeffding"``, ``"chernoff"`` (for many classes of few samples), ``"released"``, or a
-            :class:`NeighbourhoodRule` of your own.
+        neighbourhood: ``"hoeffding"``, ``"chernoff"`` (for many classes of few samples, at least three), ``"released"``
+            (of these the only one to which a group of two is evidence), or a :class:`NeighbourhoodRule` of your own.
         collect_stats: whether to record ``mi``, ``eta``, ``delta``, ``k`` and ``alpha`` of the last call, as floats;
             by default as pytorch-metric-learning's ``COLLECT_STATS`` says. Recording waits for the device.
 
@@ -154,7 +154,7 @@ class AdaptiveMargin(Margin):
             x = at_least_float32(embeddings.detach() if self.detach else embeddings)
             if len(x) == 0 or len(ref_emb) == 0:
                 return self._nothing(x, indices_tuple)
-            if ref_emb is embeddings:
+            if ref_emb is embeddings and ref_labels is labels:
                 scale = common_scale(largest_magnitude("embeddings", x))
                 small = self._of_small_batch(x, labels, scale) if indices_tuple is None else None
                 if small is not None:
@@ -238,7 +238,7 @@ class AdaptiveMargin(Margin):
                     return segment_correlations(g, ref_g, anchors, negatives, torch.zeros_like(anchors), 1)
                 return segment_correlations(g, ref_g, anchors, negatives, index[anchors], classes)
             parts = [slice(None)] if self.granularity == "batch" else [index[anchors] == c for c in range(classes)]
-            return torch.stack([self.dependence.zipped(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
+            return torch.stack([self._zipped(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
         if self.pairing == "zip":
             if isinstance(self.dependence, GaussianCorrelation):
                 partner, there = zipped_partners(index, ref_index)
@@ -249,9 +249,12 @@ class AdaptiveMargin(Margin):
             for c in range(classes):
                 strong, weak = g[index == c], ref_g[ref_index != c]
                 shorter = min(len(strong), len(weak))
-                etas.append(self.dependence.zipped(strong[:shorter], weak[:shorter]))
+                etas.append(self._zipped(strong[:shorter], weak[:shorter]))
             return torch.stack(etas)
         return self.dependence.of_classes(g, index, ref_g, ref_index, classes)
+
+    def _zipped(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.dependence.zipped(first, second) if len(first) else first.sum()  # of no rows: 0
 
     def _pair_correlations(
         self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, indices_tuple: IndicesTuple | None
@@ -294,7 +297,6 @@ class AdaptiveMargin(Margin):
             remedy = "the margin compares groups; for continuous targets make some with OtsuGrouper"
             raise ValueError(problem("labels", "given", "None", remedy))
         check_labels("labels", labels, len(embeddings))
-        labels = labels.to(embeddings.device)
         if ref_emb is None or (ref_emb is embeddings and ref_labels is None):
             ref_emb, ref_labels = embeddings, labels
         elif ref_labels is None:
@@ -305,7 +307,8 @@ class AdaptiveMargin(Margin):
         check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
         if indices_tuple is not None:
             _check_indices(indices_tuple, embeddings, ref_emb)
-        return labels, ref_emb, ref_labels.to(embeddings.device)
+        moved = labels.to(embeddings.device)
+        return moved, ref_emb, moved if ref_labels is labels else ref_labels.to(embeddings.device)
 
     def extra_repr(self) -> str:
         """The options, for ``print(loss)``."""

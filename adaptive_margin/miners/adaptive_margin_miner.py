@@ -92,7 +92,8 @@ class AdaptiveMarginMiner(BaseMiner):
             value = 0.0
         else:
             with torch.no_grad():
-                seen, ref_seen = as_seen(self.miner, embeddings, ref_emb)
+                own = ref_emb is embeddings and (ref_labels is labels or ref_labels is None)
+                seen, ref_seen = as_seen(self.miner, embeddings, None if own else ref_emb)
                 value = self.margin(seen, labels, None, ref_seen, ref_labels)
         value = for_host(translate(for_host(value), self.units, self.margin, self.swap, self.miner))
         if self.collect_stats:

@@ -392,6 +392,13 @@ def test_the_batch_as_its_own_reference(overlap):
     assert k.max() == 79
 
 
+def test_the_batch_with_other_labels_is_another_reference():
+    x, y = torch.randn(40, 3) + 5.0 * (torch.arange(40) % 2)[:, None], torch.arange(40) % 2
+    sizes = F.empirical_bias_k(x, y, ref_emb=x, ref_labels=1 - y)
+    assert torch.equal(sizes, F.empirical_bias_k(x, y, ref_emb=x.clone(), ref_labels=1 - y))
+    assert not torch.equal(sizes, F.empirical_bias_k(x, y))
+
+
 def test_reference_in_another_precision():
     x, y = half_separated(30)
     ref, ref_y = half_separated(50)

@@ -282,6 +282,20 @@ def test_a_common_offset_costs_no_accuracy() -> None:
     assert_close(pair_terms(far, labels, 2.0)[:2], tuple(t.float() for t in exact[:2]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("features", [1, 2, 64])
+def test_tight_groups_far_apart_attract_and_never_repel(features: int) -> None:
+    labels = torch.arange(128) % 2
+    x = torch.randn(128, features) * 1e-2 + torch.where(labels == 0, 100.0, -100.0)[:, None]
+    x.requires_grad_()
+    for options in ({}, {"only_first": True}, {"ignore_label": 1}):
+        exact = x.detach().double().requires_grad_()
+        value, wanted = (pair_terms(z, labels, 0.0, **options).attraction for z in (x, exact))  # type: ignore[arg-type]
+        assert value >= 0
+        assert_close(value.double(), wanted, rtol=1e-3, atol=0)
+        (slope,), (wanted,) = torch.autograd.grad(value, x), torch.autograd.grad(wanted, exact)
+        assert_close(slope.double(), wanted, rtol=1e-2, atol=2e-2 * wanted.abs().max().item())
+
+
 def test_tight_groups_keep_their_small_distances(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair_tiles, "SMALL", 0)
     labels = torch.arange(64) % 2
@@ -332,6 +346,16 @@ def test_all_rows_ignored() -> None:
 
 
 @pytest.mark.usefixtures("_tiles")
+@pytest.mark.usefixtures("_tiles")
+def test_an_unsigned_label_is_none_below_zero() -> None:
+    x = torch.tensor([[0.0], [1.0], [1.5]])
+    labels = torch.tensor([0, 0, 255], dtype=torch.uint8)  # torch takes 255 for -1
+    terms = pair_terms(x, labels, 1.0, ignore_label=-1)
+    assert (terms.attraction, terms.repulsion, terms.counts.tolist()) == (1, 0.75, [1, 2, 2])
+    terms = pair_terms(x, labels, 1.0, ref_emb=x, ref_labels=labels, ignore_label=-1)
+    assert terms.counts.tolist() == [5, 4, 2]
+
+
 def test_what_is_ignored_may_be_anything() -> None:
     x, labels = torch.randn(11, 3), LABELS["some-ignored"]
     x[labels == -1] = torch.nan

@@ -601,6 +601,19 @@ def test_a_reference_that_is_the_batch_is_the_batch(name: str, margin: Any) -> N
     )
 
 
+@pytest.mark.parametrize("pair_memory", ["auto", "pairs"])
+def test_the_margin_of_the_batch_with_labels_of_its_own_is_that_of_another_set(pair_memory: Any) -> None:
+    embeddings, labels = batch(dtype=F64)
+    loss = AdaptiveMarginLoss(losses.ContrastiveLoss(), pair_memory=pair_memory, collect_stats=True)
+    margins = []
+    for reference in (embeddings, embeddings.clone()):
+        loss(embeddings, labels, None, reference, labels.roll(1))
+        margins.append(loss.current_margin)
+    loss(embeddings, labels)
+    assert margins[0] == pytest.approx(margins[1])
+    assert margins[0] != pytest.approx(loss.current_margin)
+
+
 @pytest.mark.parametrize("granularity", ["batch", "anchor", "pair"])
 def test_labels_of_no_reference_mean_nothing_as_in_the_host(granularity: Any) -> None:
     embeddings, labels = batch()

@@ -87,6 +87,24 @@ def test_equals_the_stock_loss_with_a_reference_set_and_a_miner():
             assert_close(got, wanted, **EXACT)
 
 
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+@pytest.mark.parametrize("margin", [9.0, None])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_the_batch_with_labels_of_its_own_is_another_set(pair_memory, margin, dtype):
+    x, labels = batch(dtype=dtype)
+    loss = ContrastiveVDMLoss(margin, pair_memory=pair_memory)
+    for ref_labels in (labels.clone(), (labels + torch.arange(40) % 3) % 4):
+        value = loss(x, labels, None, x, ref_labels)
+        assert_close(value, loss(x, labels, None, x.clone(), ref_labels))
+        if margin is not None and dtype == torch.float64:
+            stock = losses.ContrastiveLoss(neg_margin=margin, distance=squared_l2(), reducer=reducers.MeanReducer())
+            pairs = stock.compute_loss(x, labels, None, x, ref_labels)  # with each row's pair with itself
+            hinges = pairs["neg_loss"]["losses"]
+            assert_close(value, pairs["pos_loss"]["losses"].mean() + hinges[hinges > 0].mean())
+    for itself in ((labels,), (None,)):  # labels that are the same object, or left out, are those of the batch
+        assert torch.equal(loss(x, labels, None, x, *itself), loss(x, labels))
+
+
 def test_identical_pairs_stay_in_the_mean():
     x, labels = torch.tensor([[0.0], [0.0], [2.0]]), torch.zeros(3, dtype=torch.int64)
     assert_close(ContrastiveVDMLoss(1.0)(x, labels), torch.tensor(8 / 3))  # D² = 0, 4, 4
@@ -159,6 +177,19 @@ def test_ignored_rows_are_as_good_as_gone():
         loss = ContrastiveVDMLoss(AdaptiveMargin(granularity=granularity))
         assert_close(loss(x, labels), loss(x[kept], labels[kept]), **EXACT)
     assert not torch.allclose(loss(x, labels), ContrastiveVDMLoss(ignore_label=None)(x, labels))
+
+
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+@pytest.mark.parametrize("compact_label", [None, 1, 299])
+def test_an_unsigned_label_is_none_below_zero(pair_memory, compact_label):
+    x, labels = batch()
+    labels[labels == 3] = 255  # of uint8 torch takes it for -1, and 43 for 299
+    labels[labels == 2] = 43
+    loss = ContrastiveVDMLoss(9.0, pair_memory=pair_memory, compact_label=compact_label)
+    small = labels.to(torch.uint8)
+    assert_close(loss(x, small), loss(x, labels), **EXACT)
+    assert_close(loss(x, small, None, x, small), loss(x, labels), **EXACT)
+    assert_close(loss(x, small, None, x.clone(), small), loss(x, labels, None, x.clone(), labels), **EXACT)
 
 
 def test_a_margin_for_every_pair_is_each_pairs_own():
@@ -355,12 +386,34 @@ def test_half_precision_is_computed_in_float32(dtype):
     assert_close(gradient, wanted_gradient.to(dtype))
 
 
-def test_autocast_changes_nothing():
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+def test_a_float16_row_that_vanishes_has_a_loss_and_no_gradient(pair_memory):
     x, labels = batch(dtype=torch.float32)
+    x[3] = 0  # float16 cannot normalise it, nor a row whose norm is beyond 65504
+    x[5] = 6e4
+    loss = ContrastiveVDMLoss(1.5, pair_memory=pair_memory, distance=distances.CosineSimilarity())
+    half = x.half()
+    x = half.float()
+    assert_close(loss(half, labels), loss(x, labels).half())
+    assert_close(loss(half[4:], labels[4:], None, half, labels), loss(x[4:], labels[4:], None, x, labels).half())
+    assert torch.isfinite(value_and_gradient(loss, half[4:], labels[4:])[1]).all()
+    with pytest.raises(ValueError, match="the gradient of ContrastiveVDMLoss must be finite"):
+        value_and_gradient(loss, half, labels)
+    with pytest.raises(ValueError, match="the gradient of ContrastiveVDMLoss must be finite"):
+        loss(half[4:], labels[4:], None, half.requires_grad_(), labels).backward()
+
+
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+@pytest.mark.parametrize("distance", [squared_l2, distances.CosineSimilarity])
+def test_autocast_changes_nothing(pair_memory, distance):
+    x, labels = batch(dtype=torch.float32)
+    loss = ContrastiveVDMLoss(1.0, pair_memory=pair_memory, distance=distance())
+    x.requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert_close(ContrastiveVDMLoss(9.0)(x, labels), ContrastiveVDMLoss(9.0)(x, labels))
-        inside = ContrastiveVDMLoss(9.0)(x, labels)
-    assert_close(inside, ContrastiveVDMLoss(9.0)(x, labels))
+        inside = loss(x, labels)
+    value, gradient = value_and_gradient(loss, x.detach(), labels)
+    assert_close(inside, value)
+    assert_close(torch.autograd.grad(inside, x)[0], gradient)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

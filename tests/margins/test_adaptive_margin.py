@@ -292,6 +292,7 @@ def test_own_dependence_sees_only_classes_with_a_rest():
     x, y = batch()
     alpha = AdaptiveMargin(dependence=MeanGap())(x, y * 0)
     assert_close(alpha.item(), math.log(24 / 0.05) / 46)  # MI = 0, K = N - 1
+    assert torch.equal(AdaptiveMargin(dependence=MeanGap(), pairing="zip")(x, y * 0), alpha)
 
 
 def test_own_dependence_can_learn():
@@ -323,6 +324,38 @@ def test_own_rule():
     assert_close(AdaptiveMargin(0.2, neighbourhood=WithOwnDelta())(x, y).item(), mi.mi + 24 * 8 * 0.2)
     anchors = AdaptiveMargin(0.2, neighbourhood=WithOwnDelta(), granularity="anchor")(x, y)
     assert_close(anchors, torch.full((24,), mi.mi + 24 * 8 * 0.2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(
+    ("rule", "each", "passes", "fails"),
+    [  # the smallest classes, and the batches, that docs/margin.md names
+        ("hoeffding", 6, [30, 972], [24, 978]),
+        ("hoeffding", 8, [24, 59904], [16, 59912]),
+        ("hoeffding", 5, [], range(10, 2000, 5)),
+        ("chernoff", 4, [36], [32]),
+        ("chernoff", 3, [180, 9999], [177]),
+        ("chernoff", 2, [], range(4, 2000, 2)),
+        ("released", 2, [8, 9998], [6]),
+    ],
+)
+def test_the_smallest_class_that_is_evidence(rule, each, passes, fails):
+    significant = AdaptiveMargin(neighbourhood=rule).neighbourhood.significant
+    k = torch.arange(1, each, dtype=torch.float64)
+    for sizes, evidence in ((passes, True), (fails, False)):
+        for n in sizes:
+            pure = significant(torch.ones_like(k), k, n, torch.tensor(n // each, dtype=torch.float64), 0.05)
+            assert bool(pure.any()) == evidence
+
+
+def test_two_views_of_each_sample_take_the_released_rule():
+    x = torch.randn(64, 3, dtype=torch.float64)
+    views, y = torch.cat([x, x + 1e-6]), torch.arange(64).repeat(2)
+    k = {}
+    for rule in ("hoeffding", "chernoff", "released"):
+        margin = AdaptiveMargin(neighbourhood=rule, collect_stats=True)
+        margin(views, y)
+        k[rule] = margin.k
+    assert k == pytest.approx({"hoeffding": 127, "chernoff": 127, "released": 1})
 
 
 def test_four_images_a_class():
@@ -464,6 +497,16 @@ def test_the_batch_as_its_own_reference(granularity):
     assert torch.equal(margin(x, y, None, x, y), alpha)
     assert torch.equal(margin(x, y, None, x), alpha)
     assert_close(margin(x, y, None, x.clone(), y.clone()), alpha, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("granularity", ["batch", "anchor", "pair"])
+def test_the_batch_with_other_labels_is_another_reference(granularity):
+    x, y = batch(40, labels=3)
+    other = (y + torch.arange(40) % 2) % 3
+    margin = AdaptiveMargin(granularity=granularity)
+    alpha = margin(x, y, None, x, other)
+    assert_close(alpha, margin(x, y, None, x.clone(), other))
+    assert not torch.equal(alpha.mean(), margin(x, y).mean())
 
 
 def test_a_memory_that_holds_the_batch():
@@ -801,7 +844,7 @@ def test_a_miner_that_found_nothing():
     none = torch.empty(0, dtype=torch.int64)
     delta = F.confidence_term(24, F.empirical_bias_k(x, y).double())
     for mined in ((none, none, none), (none, none, none, none)):
-        for dependence in ("gaussian", "alignment"):
+        for dependence in ("gaussian", "alignment", MeanGap()):
             assert_close(AdaptiveMargin(dependence=dependence)(x, y, mined), delta.mean())
             assert_close(AdaptiveMargin(dependence=dependence, granularity="anchor")(x, y, mined), delta)
             assert AdaptiveMargin(dependence=dependence, granularity="pair")(x, y, mined).shape == (0,)

@@ -230,6 +230,18 @@ def test_a_reference_that_is_the_batch_is_the_batch(name: str) -> None:
     assert_same(AdaptiveMarginMiner(build(), numbers[0])(embeddings, labels, embeddings, labels), stock)
 
 
+def test_the_batch_with_labels_of_its_own_is_another_reference() -> None:
+    embeddings, labels = batch(dtype=F64)
+    miner = AdaptiveMarginMiner(miners.PairMarginMiner(), collect_stats=True)
+    margins = []
+    for reference in (embeddings, embeddings.clone()):
+        miner(embeddings, labels, reference, labels.roll(1))
+        margins.append(miner.current_margin)
+    miner(embeddings, labels)
+    assert margins[0] == pytest.approx(margins[1])
+    assert margins[0] != pytest.approx(miner.current_margin)
+
+
 @every_miner
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 def test_half_precision_works(name: str, dtype: torch.dtype) -> None:
