@@ -334,11 +334,20 @@ def main() -> None:
                 print(f"{layout:10} {n:6} {case:36} {said}", flush=True)
             write(results, arguments.out)
     rows = in_order(results)
-    facts = rows[-1]
-    about_all = f"{facts['device']}, {facts['threads']} threads, torch {facts['torch']}"
-    plot(rows, arguments.out.with_suffix(".png"), about_all)
+    plot(rows, arguments.out.with_suffix(".png"), measured_on(rows))
     print("\n".join([*tables(rows), *summary(rows)]))
     print(f"in {arguments.out.with_suffix('.csv')} and {arguments.out.with_suffix('.png')}")
+
+
+def measured_on(rows: list[dict[str, object]]) -> str:
+    """Devices and versions; where there are several, which sizes are of which."""
+    sizes: dict[str, list[int]] = {}
+    for row in rows:
+        machine = f"{row['device']}, {row['threads']} threads, torch {row['torch']}"
+        sizes.setdefault(machine, []).append(int(str(row["n"])))
+    if len(sizes) == 1:
+        return next(iter(sizes))
+    return "\n".join(f"{machine}: {min(found):,} to {max(found):,} rows" for machine, found in sizes.items())
 
 
 def in_order(results: dict[Key, dict[str, object]]) -> list[dict[str, object]]:
