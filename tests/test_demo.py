@@ -108,6 +108,7 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path, after):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # a group of its own, which gets the signal as a terminal would send it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
     )
     stderr = demo.stderr.read(len("6 networks"))  # the bar is there, so the workers are on their way
     time.sleep(after)

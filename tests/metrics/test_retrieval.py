@@ -443,7 +443,11 @@ def test_kmeans_finds_clear_groups_and_repeats_itself(init):
     assert torch.equal(torch.get_rng_state(), before)
     assert normalized_mutual_information(labels, found) == pytest.approx(1.0)
     assert torch.equal(found, kmeans(x, 6, init=init, n_init=20, seed=1))
-    assert torch.equal(found, kmeans(x, 6, init=init, n_init=20, seed=1, tile_entries=10))
+    in_tiles = kmeans(
+        x, 6, init=init, n_init=20, seed=1, tile_entries=10
+    )  # of starts that end alike rounding takes one
+    assert normalized_mutual_information(found, in_tiles) == pytest.approx(1.0)
+    assert torch.equal(kmeans(x, 6, init=init, seed=1), kmeans(x, 6, init=init, seed=1, tile_entries=10))
     assert torch.equal(kmeans(x.half(), 6, seed=1), kmeans(x.half().float(), 6, seed=1))
 
 
