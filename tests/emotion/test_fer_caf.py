@@ -70,37 +70,22 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
 
 
 @pytest.mark.slow
-def test_runs_that_cannot_go_on_as_asked_are_in_no_table(tmp_path: Path) -> None:
-    words = ("--arms", "none", "--seeds", "1", "--jobs", "1", "--iterations")
-    said, error = (first := start(tmp_path, *words, "4")).communicate(timeout=120)
-    assert first.returncode == 0, error[-2000:]
-    words = ("--arms", "none", "--seeds", "2", "--jobs", "1", "--iterations", "2")  # seed 0 has done more already
-    said, error = (ended := start(tmp_path, *words)).communicate(timeout=120)
-    assert ended.returncode == 1
-    assert "failed: none/0: iterations must be at least the 4 that" in said
-    assert json.loads((tmp_path / "out" / "runs" / "none" / "seed0" / "result.json").read_text())["test"]  # still there
-    results = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert [one["seed"] for one in results["arms"]["none"]["seeds"]] == [1]
-
-
-@pytest.mark.slow
 @needs_processes
 def test_processes_of_torchrun_train_one_run_after_the_other(tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     words = ["--config", "tiny.yaml", "--output", "out", "--arms", "none", "caf", "--seeds", "1", "--iterations", "4"]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for _ in range(2):  # the second finds all of it done
-        ended = subprocess.run(
-            [*launcher, str(SCRIPT), *words, "--device", "cpu"],
-            cwd=tmp_path,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert ended.returncode == 0, ended.stderr[-2000:]
-        assert ended.stdout.count("difference from 'none', seed by seed") == 1
-        assert "on 2 processes" in ended.stdout
+    ended = subprocess.run(
+        [*launcher, str(SCRIPT), *words, "--device", "cpu"],
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert ended.stdout.count("difference from 'none', seed by seed") == 1
+    assert "on 2 processes" in ended.stdout
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [len(results["arms"][arm]["seeds"]) for arm in ("none", "caf")] == [1, 1]
     assert results["environment"]["processes"] == 2
@@ -207,6 +192,24 @@ def test_a_fault_in_a_run_is_its_message_and_its_log_has_the_rest(
     config = dataclasses.replace(QUICK, output=str(tmp_path / "caf" / "seed0"), device="cpu")
     assert "KeyError: 'nobody expected this'" in fer_caf.train_one(config)
     assert "Traceback" in (tmp_path / "caf" / "seed0.log").read_text()
+
+
+@pytest.mark.slow
+def test_runs_that_cannot_go_on_as_asked_are_in_no_table(
+    fer_caf: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def one_by_one(configs: dict[tuple[str, int], EmotionConfig], jobs: int) -> dict[tuple[str, int], str]:
+        return {which: said for which, config in configs.items() if (said := fer_caf.train_one(config))}
+
+    monkeypatch.setattr(fer_caf, "train_all", one_by_one)
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    words = ["--config", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "out"), "--arms", "none"]
+    assert fer_caf.main([*words, "--seeds", "1", "--iterations", "4"]) == 0
+    assert fer_caf.main([*words, "--seeds", "2", "--iterations", "2"]) == 1  # seed 0 has done more already
+    assert "failed: none/0: iterations must be at least the 4 that" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [one["seed"] for one in results["arms"]["none"]["seeds"]] == [1]
+    assert json.loads((tmp_path / "out" / "runs" / "none" / "seed0" / "result.json").read_text())["test"]  # still there
 
 
 def dies(config: EmotionConfig) -> str:
