@@ -6,6 +6,7 @@ seed, with a 95% interval.
 
     python benchmarks/fer_caf.py                        # drawn faces, nothing to download, minutes on two cores
     python benchmarks/fer_caf.py --preset faces         # more of them, disturbed, all arms, five seeds
+    python benchmarks/fer_caf.py --print benchmarks/fer_caf/results/faces-quick.json    # the table in docs/emotion.md
     python benchmarks/fer_caf.py --dataset affectnet --root DIR --backbone resnet18     # the paper's experiment
     torchrun --nproc-per-node 8 benchmarks/fer_caf.py --dataset affectnet --root DIR    # each run on eight GPUs
 
@@ -55,7 +56,16 @@ from adaptive_margin.emotion.runs import (
 )
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.functional.checks import problem
-from adaptive_margin.training import ConfigError, World, from_yaml, read_options, to_yaml, write_atomically
+from adaptive_margin.training import (
+    ConfigError,
+    NonFiniteError,
+    RunFolderError,
+    World,
+    from_yaml,
+    read_options,
+    to_yaml,
+    write_atomically,
+)
 from adaptive_margin.training.expected_errors import is_expected, said_plainly
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -97,6 +107,7 @@ def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, help="runs at the same time; one a core (two at most), one on a GPU")
     parser.add_argument("--output", type=Path, help="folder; runs/fer_caf/DATASET-PRESET unless given")
     parser.add_argument("--results", type=Path, help="one more place for results.json")
+    parser.add_argument("--print", type=Path, metavar="RESULTS", help="print its table in Markdown, and train nothing")
     asked = parser.parse_args(argv)
     try:
         asked.file = {} if asked.config is None else read_options(asked.config)
@@ -259,7 +270,7 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
 def train_together(configs: Mapping[tuple[str, int], EmotionConfig], world: World) -> dict[tuple[str, int], str]:
     """Under torchrun: all processes train one run after the other; what went wrong with which.
 
-    An error that is a fault of the program ends all of them: only one process may have it.
+    They go on after what every one of them raises. What one may have alone, such as a full disk, ends all.
     """
     failed: dict[tuple[str, int], str] = {}
     for which, config in configs.items():
@@ -269,9 +280,7 @@ def train_together(configs: Mapping[tuple[str, int], EmotionConfig], world: Worl
             print("/".join(map(str, which)), file=sys.stderr, flush=True)
         try:
             run(config, data=shared_data(data_key(config), world), world=world)
-        except Exception as error:
-            if not is_expected(error):
-                raise
+        except (RunFolderError, NonFiniteError) as error:
             failed[which] = str(error)
     return failed
 
@@ -335,6 +344,41 @@ def table(arms: Sequence[Arm]) -> str:
     return "\n".join(lines)
 
 
+def markdown(content: Mapping[str, Any]) -> list[str]:
+    """The table of a results.json: means of both labels, and differences from the baseline seed by seed."""
+
+    def by_seed(arm: str, group: str, name: str) -> dict[int, float]:
+        values = {one["seed"]: one for one in content["arms"].get(arm, {"seeds": []})["seeds"]}
+        if group == "figures":
+            return {seed: one["test"]["figures"][name]["mean"] for seed, one in values.items()}
+        leaks = {seed: one.get("leakage", {}).get("unseen", {}).get(name) for seed, one in values.items()}
+        return {seed: value for seed, value in leaks.items() if value is not None}  # none where nobody is known
+
+    columns = {
+        "CCC": ("figures", "ccc"),
+        "RMSE": ("figures", "rmse"),
+        "identity, MAP@R": ("leakage", "map_at_r"),
+        "identity, probe": ("leakage", "probe_accuracy"),
+    }
+    compared = ("CCC", "RMSE", "identity, MAP@R")
+    lines = ["| arm | " + " | ".join([*columns, *(f"Δ {name}" for name in compared)]) + " |"]
+    lines.append("|---" * (1 + len(columns) + len(compared)) + "|")
+    for arm in content["arms"]:
+        cells = []
+        for column in columns.values():
+            values = list(by_seed(arm, *column).values())
+            spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.fmean(values):.3f}{spread}" if values else "")
+        for name in compared:
+            base = {} if arm == BASELINE else by_seed(BASELINE, *columns[name])
+            pairs = [value - base[seed] for seed, value in by_seed(arm, *columns[name]).items() if seed in base]
+            gap = over_seeds(pairs)
+            text = "" if gap is None else f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+            cells.append(f"**{text}**" if gap is not None and (gap.low > 0 or gap.high < 0) else text)
+        lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
+    return lines
+
+
 def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mapping[tuple[str, int], str]) -> str:
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)  # it may have failed
     finished = next(one for arm in arms for one in arm.runs if one.result)
@@ -371,6 +415,9 @@ def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mappin
 
 def main(argv: Sequence[str] | None = None) -> int:
     asked = options(argv)
+    if asked.print:
+        print("\n".join(markdown(json.loads(asked.print.read_text(encoding="utf-8")))))
+        return 0
     began = time.perf_counter()
     with said_plainly():
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(asked.seeds) for arm in asked.arms}

@@ -11,12 +11,13 @@ longer side, the cached one within the central square.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..functional.checks import problem
 
@@ -238,3 +239,28 @@ def paper_transform(
         image = centre_square(image, size)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, size, size)
     return normalise(pixels[None])[0]
+
+
+class FromImageNet(nn.Module):
+    """Images normalised by ImageNet's statistics to the convention that a network's weights were trained with.
+
+    Args:
+        mean: of its channels, values from 0 to 1.
+        std: of its channels.
+
+    Example:
+        >>> black = torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]).view(1, 3, 1, 1)
+        >>> FromImageNet((0.5,) * 3, (0.5,) * 3)(black).flatten()
+        tensor([-1., -1., -1.])
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        there, spread = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+        own, wide = (torch.tensor(tuple(values)).view(3, 1, 1) for values in (mean, std))
+        self.register_buffer("scale", spread / wide, persistent=False)
+        self.register_buffer("shift", (there - own) / wide, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same images, shape kept."""
+        return images * self.get_buffer("scale") + self.get_buffer("shift")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..datasets.errors import FetchError
-from ..datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+from ..datasets.transforms import FromImageNet
 from ..functional.checks import problem
 from .config import Backbone
 
@@ -66,31 +66,6 @@ class EmbeddingNet(nn.Module):
 
     def _batch_norms(self) -> Iterator[nn.Module]:
         return (each for each in self.features.modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
-
-
-class FromImageNet(nn.Module):
-    """Images normalised by ImageNet's statistics to the convention that a network's weights were trained with.
-
-    Args:
-        mean: of its channels, values from 0 to 1.
-        std: of its channels.
-
-    Example:
-        >>> black = torch.tensor([-0.485 / 0.229, -0.456 / 0.224, -0.406 / 0.225]).view(1, 3, 1, 1)
-        >>> FromImageNet((0.5,) * 3, (0.5,) * 3)(black).flatten()
-        tensor([-1., -1., -1.])
-    """
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        there, spread = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        own, wide = (torch.tensor(tuple(values)).view(3, 1, 1) for values in (mean, std))
-        self.register_buffer("scale", spread / wide, persistent=False)
-        self.register_buffer("shift", (there - own) / wide, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The same images, shape kept."""
-        return images * self.get_buffer("scale") + self.get_buffer("shift")
 
 
 def build_network(

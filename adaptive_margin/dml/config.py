@@ -39,8 +39,8 @@ class DMLConfig:
 
     Attributes:
         root: folder of the data set; not needed for the embedded ones.
-        data: name of the data set; filled in by the run, and another than the one at hand is refused.
-        fingerprint: of the data set's files, labels and split; filled in by the run, which does not go on with others.
+        data: name of the data set, and a fingerprint of its files, labels and test classes; filled in by the run, which
+            does not go on with others.
         out: folder of the run; ``runs/DATA-LOSS-ARM-seedN`` unless given.
         download: fetch the data set into ``root`` if pytorch-metric-learning knows where from.
         cache: folder for decoded images; ``root/../cache-NAME`` unless given.
@@ -100,7 +100,6 @@ class DMLConfig:
 
     root: Path | None = None
     data: str | None = None
-    fingerprint: str | None = None
     out: Path | None = None
     download: bool = False
     cache: Path | None = None

@@ -212,20 +212,9 @@ def _pictures(rows: Sequence[Row], data: str) -> str:
     wanted = ("default", "chernoff", "chosen", "hoeffding", "tuned")
     chosen = sorted(first[loss], key=lambda row: (wanted.index(row["arm"]) if row["arm"] in wanted else 9, row["seed"]))
     by_arm = list({row["arm"]: row for row in reversed(chosen)}.values())[::-1][:2]
-    try:
-        images = _images(by_arm[0])
-    except (OSError, ValueError) as error:  # the data may have moved since
-        reason = html.escape(str(error).splitlines()[0])
-        return f"<h2>{html.escape(data)}: what is found</h2><p class='note'>Without pictures: {reason}</p>"
-    parts = [f"<h2>{html.escape(data)}: what is found</h2>"]
-    parts += [f"<p>{html.escape(loss)}, the same queries in each network; the query first, then its nearest images. "]
+    parts = [f"<h2>{html.escape(data)}: what is found</h2>", _neighbours(loss, by_arm)]
     parts += [
-        "<span class='better'>Green</span>: of its class; <span class='worse'>red</span>: not.</p><div class='two'>"
-    ]
-    for row in by_arm:
-        parts.append(f"<div><h3>{html.escape(row['arm'])}, seed {row['seed']}</h3>{_examples(row, images)}</div>")
-    parts += [
-        "</div><h3>Maps of the embeddings</h3><p class='note'>Ten test classes on the two axes of largest variance.</p>"
+        "<h3>Maps of the embeddings</h3><p class='note'>Ten test classes on the two axes of largest variance.</p>"
     ]
     figure, panels = _panels(len(by_arm), columns=2)
     for panel, row in zip(panels, by_arm, strict=False):
@@ -257,6 +246,19 @@ def _examples(row: Row, images: Bytes) -> str:
         )
         lines.append(f"<div class='row'>{drawn}</div>")
     return "".join(lines)
+
+
+def _neighbours(loss: str, rows: Sequence[Row]) -> str:
+    """Queries and what each network finds; a sentence where the data set is no longer where it was."""
+    try:
+        images = _images(rows[0])
+    except (OSError, ValueError) as error:
+        return f"<p class='note'>Without pictures: {html.escape(str(error).splitlines()[0])}</p>"
+    text = f"<p>{html.escape(loss)}, the same queries in each network; the query first, then its nearest images. "
+    text += "<span class='better'>Green</span>: of its class; <span class='worse'>red</span>: not.</p><div class='two'>"
+    for row in rows:
+        text += f"<div><h3>{html.escape(row['arm'])}, seed {row['seed']}</h3>{_examples(row, images)}</div>"
+    return text + "</div>"
 
 
 def _images(row: Row) -> Bytes:

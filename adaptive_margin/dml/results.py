@@ -33,16 +33,13 @@ def read_runs(folder: Path) -> list[Row]:
     Raises:
         ValueError: there is neither; or two runs of one arm and seed differ in their configuration.
     """
-    files = sorted(
-        file for file in folder.rglob("result.json") if not re.fullmatch(r"fold-\d+(-of-\d+)?", file.parent.name)
-    )
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    files = [file for file, result in zip(files, results, strict=True) if _is_ours(result)]
-    results = [result for result in results if _is_ours(result)]
-    if files:
-        rows = [row_of(result, file.parent) for result, file in zip(results, files, strict=True)]
+    places = sorted(file.parent for file in folder.rglob("result.json"))
+    read = [(place, json.loads((place / "result.json").read_text(encoding="utf-8"))) for place in places]
+    runs = [(place, result) for place, result in read if _is_whole_run(place, result)]
+    if runs:
+        rows = [row_of(result, place) for place, result in runs]
         _name_apart(rows)
-        _refuse_collisions(rows, results)
+        _refuse_collisions(rows, [result for _, result in runs])
         return rows
     merged = folder / "grid.json"
     if not merged.exists():
@@ -53,8 +50,10 @@ def read_runs(folder: Path) -> list[Row]:
     return found
 
 
-def _is_ours(result: Any) -> bool:
-    """Whether a ``result.json`` is one of metric learning: below ``runs`` there may be other trainers' too."""
+def _is_whole_run(place: Path, result: Any) -> bool:
+    """Neither one fold of a run, nor a run of another trainer, which can lie below ``runs`` too."""
+    if re.fullmatch(r"fold-\d+(-of-\d+)?", place.name):
+        return False
     return isinstance(result, dict) and "loss" in result.get("config", {})
 
 
@@ -93,7 +92,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
 def _options(result: Mapping[str, Any]) -> dict[str, Any]:
     """What a result depends on beside data, loss, margin and seed; of an adaptive margin its own options too."""
     config = result["config"]
-    left_out = {*MAY_CHANGE, "data", "loss", "margin", "seed", "measure"}
+    left_out = {*MAY_CHANGE, "loss", "margin", "seed", "measure"}
     if config["margin"] != "adaptive":
         left_out |= set(ADAPTIVE_OPTIONS)
     options = {name: value for name, value in config.items() if name not in left_out}

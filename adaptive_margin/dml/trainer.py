@@ -64,13 +64,11 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
     if world is None:
         with World.from_environment(None if config.device == "auto" else config.device) as joined:
             return run(config, data, world=joined)
-    if config.data not in (None, data.name):
-        raise ValueError(problem("data", f"{data.name!r}, the data set at hand", repr(config.data), "leave it out"))
-    if config.fingerprint not in (None, data.fingerprint):
-        got = f"{config.fingerprint!r}, of other images, labels or test classes"
-        raise ValueError(problem("fingerprint", f"{data.fingerprint!r}, of the data at hand", got, "leave it out"))
+    identity = f"{data.name} {data.fingerprint}"
+    if config.data not in (None, data.name, identity):
+        raise ValueError(problem("data", f"{identity!r}, the data set at hand", repr(config.data), "leave it out"))
     out = config.out or default_folder(config, data)
-    config = replace(config, data=data.name, fingerprint=data.fingerprint, out=out)
+    config = replace(config, data=identity, out=out)
     _metrics(config)  # what is not installed is said now, not after an epoch
     if config.folds == 0:
         split = split_classes(data, validation=config.validation, seed=config.seed)
@@ -124,8 +122,7 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
     if not done.exists():
         return None
     found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-    first = found["folds"][0] if "folds" in found else found
-    check_same_run(out, {**found["config"], "data": first["data"]["name"]}, plain(config), MAY_CHANGE)
+    check_same_run(out, found["config"], plain(config), MAY_CHANGE)
     return found
 
 
@@ -235,18 +232,16 @@ class DMLJob:
         """One step on the batch of this number."""
         images, rows = self._batch(step)
         targets = torch.from_numpy(self.targets[rows]).to(self.world.device, non_blocking=True)
-        torch.manual_seed(
-            _number(self.config.seed, step)
-        )  # what the miner draws: the same on every rank and in every arm
         self._set_rates(step)
         self.network.train()
         self.objective.train()
         records = (step + 1) % self.log_every == 0
         self.objective.record(records)
+        torch.manual_seed(_number(self.config.seed, step))  # what dropout draws, for this rank's share
         with autocast(self.world.device, self.config.precision):
             own = self.network(images)
         embeddings = self.world.gather(own, len(rows))
-        torch.manual_seed(_number(self.config.seed, step))  # dropout has drawn for this rank's share
+        torch.manual_seed(_number(self.config.seed, step))  # what the miner draws: the same on every rank, in every arm
         loss = self.objective(embeddings, targets)
         if not loss.requires_grad:  # no pair and no triplet was in reach
             loss = loss + 0 * embeddings.sum()

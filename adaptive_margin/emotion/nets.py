@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torchvision import models as torchvision_models
 
+from ..datasets.transforms import FromImageNet
 from ..functional.checks import problem
 
 LABELS = ("valence", "arousal")
@@ -33,19 +34,21 @@ class Encoder(nn.Module):
     Attributes:
         name: what :func:`build_encoder` makes it from.
         features: F, how many numbers an image becomes.
+        convention: images as the backbone's weights want them, from ImageNet's normalisation; has no state.
 
     Shapes:
         ``encoder(images (B, 3, H, W))`` gives ``(B, F)``.
     """
 
-    def __init__(self, name: str, body: nn.Module, features: int) -> None:
+    def __init__(self, name: str, body: nn.Module, features: int, convention: nn.Module | None = None) -> None:
         super().__init__()
         self.name, self.features = name, features
+        self.convention = convention or nn.Identity()
         self.body = body
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of a batch of normalised images."""
-        return cast(Tensor, self.body(images)).flatten(1)
+        return cast(Tensor, self.body(self.convention(images))).flatten(1)
 
 
 class EmotionNet(nn.Module):
@@ -104,13 +107,15 @@ def build_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
     """
     check_encoder(name, pretrained)
     weights = None if pretrained is None or Path(pretrained).is_file() else os.fspath(pretrained)
+    convention = None
     if name.startswith("timm:"):
         body, features = _timm_body(name.removeprefix("timm:"), weights)
+        convention = FromImageNet(body.pretrained_cfg["mean"], body.pretrained_cfg["std"])
     elif name == "small":
         body, features = small_body()
     else:
         body, features = _torchvision_body(name, weights)
-    encoder = Encoder(name, body, features)
+    encoder = Encoder(name, body, features, convention)
     if pretrained is not None and weights is None:
         _load_body(encoder, Path(pretrained))
     return encoder
@@ -312,7 +317,7 @@ def _before_first_weights(classifier: nn.Module) -> tuple[nn.Module, int]:
     raise AssertionError("a classifier without weights")
 
 
-def _timm_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
+def _timm_body(name: str, weights: str | None) -> tuple[Any, int]:
     model = _timm(name).create_model(name, pretrained=weights is not None, num_classes=0)
     return model, int(model.num_features)
 

@@ -15,9 +15,8 @@ from torch import Tensor
 
 from ..datasets import Batch, LabelFileError, LeakError, Split
 from ..datasets.report import shorten
-from ..functional.checks import problem
 from ..metrics import AffectMetrics
-from ..training.loop import Summary, train
+from ..training.loop import Summary, check_length, train
 from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
 from ..training.run_folder import RunFolder, RunFolderError
@@ -37,7 +36,6 @@ SEEN_ROWS = 2_000
 MAY_CHANGE = ("output", "cache", "root", "device", "iterations", "evaluate_every", "checkpoint_every", "log_every")
 """Options that may differ when a run goes on: its length, and what does not bear on the weights. Another ``root`` must
 hold the same data: see :func:`check_same_data`."""
-
 
 OUTCOMES = ("model.pt", "result.json", "evaluation.npz")
 """What a finished run leaves; a longer one must not be taken for finished by them."""
@@ -259,20 +257,15 @@ def check_goes_on(folder: RunFolder, config: EmotionConfig, data: EmotionData) -
     Raises:
         RunFolderError: it cannot; nothing in the folder has changed.
     """
-    done = folder.checkpoints.files()[-1][0]
-    if done > config.iterations:
-        remedy = "ask for as many, or choose another --output"
-        raise RunFolderError(
-            problem("iterations", f"at least the {done:,} that {folder.path} has", config.iterations, remedy)
-        )
+    check_length(folder, folder.checkpoints.files()[-1][0], config.iterations, "iterations")
     check_same_data(folder, data)
 
 
 def check_same_data(folder: RunFolder, data: EmotionData) -> None:
-    """Raises unless data divide as those of the run in a folder, with as many rows to train on.
+    """Raises unless data divide as those of the run in a folder, with as many rows in each part.
 
     Else somebody who was trained on could be tested on; and the place in the data where a run goes on follows from the
-    number of rows. What an older run did not write down is not compared.
+    number of rows to train on. What an older run did not write down is not compared.
 
     Raises:
         RunFolderError: they do not.
@@ -286,10 +279,9 @@ def check_same_data(folder: RunFolder, data: EmotionData) -> None:
             change = str(error)
         if change:
             different.append(f"  splits/{name}: {change}")
-    rows = folder.path / "rows.json"
-    there = json.loads(rows.read_text(encoding="utf-8"))["train"] if rows.exists() else len(data.train)
-    if there != len(data.train):
-        different.append(f"  rows to train on: {there:,} there, {len(data.train):,} now")
+    written, here = folder.path / "rows.json", rows_of(data)
+    there = json.loads(written.read_text(encoding="utf-8")) if written.exists() else here
+    different += [f"  {part} rows: {there[part]:,} there, {n:,} now" for part, n in here.items() if there[part] != n]
     if different:
         head = f"{folder.path} holds a run on other data:"
         remedy = (

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -299,7 +299,7 @@ def _sizes_on_host(
     group_sizes = np.bincount(ref_index.numpy())
     most = int(group_sizes.max()) - itself  # own labels that a neighbourhood can hold
     required = required_counts(significant, n - itself, most, n, np.count_nonzero(group_sizes), confidence)
-    if itself and len(required) == 0:
+    if itself and len(required.of_nearest) == 0:
         return torch.full((n,), n - 1)
     x, y = _centred(x, y)
     labels_dtype = np.min_scalar_type(len(group_sizes))  # small ones compare faster
@@ -325,9 +325,11 @@ def _sizes_on_host(
     return torch.from_numpy(sizes)
 
 
-def first_significant(key: Array, flag: Array, label: Array, sizes: Array, ref_label: Array, required: Array) -> None:
-    """Lowers ``sizes`` to the first k whose nearest k hold ``required[k - 1]`` own labels; overwrites key and flag."""
-    reach = len(required)
+def first_significant(
+    key: Array, flag: Array, label: Array, sizes: Array, ref_label: Array, required: Required
+) -> None:
+    """Lowers ``sizes`` to the first k whose nearest k hold the own labels required; overwrites key and flag."""
+    reach = len(required.of_nearest)
     if reach == 0:
         return
     np.equal(label[:, None], ref_label, out=flag)
@@ -339,19 +341,19 @@ def first_significant(key: Array, flag: Array, label: Array, sizes: Array, ref_l
     own, flag = key[:, :reach], flag[:, :reach]
     np.bitwise_and(own, 1, out=own)
     if reach < 2 * NEAR:
-        _first_reached(own, required, sizes)
+        _first_reached(own, required.of_nearest, sizes)
         return
-    found = _first_reached(own[:, :NEAR].copy(), required[:NEAR], sizes)
+    found = _first_reached(own[:, :NEAR].copy(), required.of_nearest[:NEAR], sizes)
     if found.all():
         return
     runs = np.packbits(np.not_equal(own, 0, out=flag), axis=1)
     own_so_far = np.cumsum(_count_flags(runs), axis=1, dtype=np.int32)
-    undecided = np.flatnonzero((own_so_far >= _fewest_in_runs(required)).any(1) & ~found)
+    undecided = np.flatnonzero((own_so_far >= required.in_run).any(1) & ~found)
     if 2 * len(undecided) > len(own):  # copying them takes longer than looking at all
-        _first_reached(own, required, sizes)
+        _first_reached(own, required.of_nearest, sizes)
     elif len(undecided):
         theirs = sizes[undecided]
-        _first_reached(own[undecided], required, theirs)
+        _first_reached(own[undecided], required.of_nearest, theirs)
         sizes[undecided] = theirs
 
 
@@ -365,17 +367,24 @@ def _first_reached(own: Array, required: Array, sizes: Array) -> Array:
     return found
 
 
-def _fewest_in_runs(required: Array) -> Array:
-    """Own labels without which no k in a run of eight is evidence."""
-    possible = np.where(required <= np.arange(1, len(required) + 1), required, np.iinfo(required.dtype).max)
-    fewest: Array = np.minimum.reduceat(possible, np.arange(0, len(required), 8))
-    return fewest
+class Required(NamedTuple):
+    """What :func:`required_counts` finds.
+
+    Attributes:
+        of_nearest: own labels that the k nearest must hold, for k = 1, 2, …; more than k where no number is enough.
+        in_run: own labels without which no k in a run of eight is evidence, for each run.
+    """
+
+    of_nearest: Array
+    in_run: Array
 
 
 @lru_cache(maxsize=64)
-def required_counts(significant: Significant, largest: int, most: int, n: int, labels: int, confidence: float) -> Array:
-    """The fewest own labels among the k nearest that are evidence, for each k; k + 1 where none are. As far as ``most``
-    own labels can be enough: farther, all of them are no evidence.
+def required_counts(
+    significant: Significant, largest: int, most: int, n: int, labels: int, confidence: float
+) -> Required:
+    """The fewest own labels among the k nearest that are evidence, for each k. As far as ``most`` own labels can be
+    enough: farther, all of them are no evidence.
 
     The same for every batch of one size and number of labels, and one comparison instead of the bound's arithmetic. It
     never falls with k: the share that a bound asks for falls more slowly than 1/k.
@@ -387,7 +396,10 @@ def required_counts(significant: Significant, largest: int, most: int, n: int, l
         enough = significant((middle / k)[None], k, n, torch.tensor(float(labels), dtype=torch.float64), confidence)[0]
         low, high = torch.where(enough, low, (middle + 1).minimum(high)), torch.where(enough, middle, high)
     within_reach = (high <= k.clamp(max=most)).nonzero()
-    return high[: int(within_reach[-1]) + 1 if len(within_reach) else 0].to(torch.int32).numpy()
+    reach = int(within_reach[-1]) + 1 if len(within_reach) else 0
+    of_nearest = high.masked_fill(high > k, 2**31 - 1)[:reach].to(torch.int32).numpy()
+    runs = np.arange(0, reach, 8)
+    return Required(of_nearest, np.minimum.reduceat(of_nearest, runs) if reach else of_nearest)
 
 
 def _tile_rows(y: Tensor) -> int:

@@ -102,7 +102,7 @@ def _sizes(x: Array, index: Array, counts: Array, confidence: float, significant
     n = len(x)
     required = required_counts(significant, n - 1, int(counts.max()) - 1, n, len(counts), confidence)
     sizes = np.full(n, n - 1)
-    if len(required) == 0:
+    if len(required.of_nearest) == 0:
         return sizes
     centre = np.add.reduce(x) / x.dtype.type(n)
     spread = float(np.abs(x - centre).max())

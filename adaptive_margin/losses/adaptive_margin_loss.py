@@ -26,6 +26,7 @@ from .host_inputs import (
     check_loss,
     distance_in_tiles,
     host_dtype,
+    is_own_reference,
     labels_from_indices,
 )
 from .host_wrappers import admit
@@ -171,7 +172,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         if self.pair_memory == "pairs":
             return False
         why_not = self._why_not_tiled() or ("an index tuple lists its own pairs" if indices_tuple is not None else "")
-        itself = ref_emb is None or (ref_emb is batch and (ref_labels is None or ref_labels is labels))
+        itself = is_own_reference(batch, labels, ref_emb, ref_labels)
         if not why_not and not itself and (ref_emb is batch or ref_labels is labels):
             why_not = "the host leaves some pairs out where embeddings or labels alone are their own reference"
         if not why_not and len(batch) * len(batch if ref_emb is None else ref_emb) <= 2:
@@ -295,8 +296,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     def _alpha(
         self, embeddings: Tensor, groups: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_groups: Any
     ) -> Tensor:
-        if ref_emb is embeddings and (ref_groups is groups or ref_groups is None):
-            ref_emb = ref_groups = None  # the batch itself is no reference; with labels of its own it is
+        if is_own_reference(embeddings, groups, ref_emb, ref_groups):
+            ref_emb = ref_groups = None
         with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
             seen, ref_seen = as_seen(self.loss, embeddings, ref_emb)
         return self._alpha_of_seen(seen, groups, indices_tuple, ref_seen, ref_groups)

@@ -99,6 +99,14 @@ def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) ->
             raise ValueError(problem(argument, expected, f"{norms.amin():.1e} to {norms.amax():.1e}", remedy))
 
 
+def is_own_reference(embeddings: Tensor, labels: Any, ref_emb: Tensor | None, ref_labels: Any) -> bool:
+    """Whether a batch is compared with itself alone: no reference, or the same object without labels of its own.
+
+    The host asks whether the labels are one object; with other labels the same rows are another set.
+    """
+    return ref_emb is None or (ref_emb is embeddings and (ref_labels is None or ref_labels is labels))
+
+
 def as_seen(host: nn.Module, embeddings: Tensor, ref_emb: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """Embeddings as the host's distance sees them, normalised where it does, in float32 at least; the same object twice
     where they are one.

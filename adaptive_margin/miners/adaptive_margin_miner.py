@@ -10,7 +10,7 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from ..functional.checks import problem
-from ..losses.host_inputs import as_seen, check_batch, host_dtype
+from ..losses.host_inputs import as_seen, check_batch, host_dtype, is_own_reference
 from ..losses.swap import MINERS, Swap, Units, Value, as_margin, find_swap, for_host, resolve_units, swapped, translate
 from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
 
@@ -92,7 +92,7 @@ class AdaptiveMarginMiner(BaseMiner):
             value = 0.0
         else:
             with torch.no_grad():
-                own = ref_emb is embeddings and (ref_labels is labels or ref_labels is None)
+                own = is_own_reference(embeddings, labels, ref_emb, ref_labels)
                 seen, ref_seen = as_seen(self.miner, embeddings, None if own else ref_emb)
                 value = self.margin(seen, labels, None, ref_seen, ref_labels)
         value = for_host(translate(for_host(value), self.units, self.margin, self.swap, self.miner))

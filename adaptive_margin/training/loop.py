@@ -146,9 +146,7 @@ def train(
             raise ValueError(problem(name, "at least 1", number, "count steps"))
     run = _Run(job, steps, folder, world, score, higher_is_better, _Window(frozenset(may_be_undefined)))
     run.resume()
-    if run.done > steps:
-        remedy = "ask for as many, or choose another folder"
-        raise RunFolderError(problem("steps", f"at least the {run.done:,} that {folder.path} has", steps, remedy))
+    check_length(folder, run.done, steps)
     if run.done == steps:
         if world.is_main:
             print(f"{folder.path}: all {steps:,} steps were done before; nothing to do", file=sys.stderr)
@@ -181,8 +179,8 @@ def train(
                 run.check_state()
             if looks:
                 progress.update(run.done, waited=job.waited, losses=run.log())
-            if evaluates:
-                progress.write(f"step {run.done:,}: " + ", ".join(f"{k} {v:.4g}" for k, v in run.evaluate().items()))
+            if evaluates and (figures := run.evaluate()):
+                progress.write(f"step {run.done:,}: " + ", ".join(f"{k} {v:.4g}" for k, v in figures.items()))
             if saves or stops:
                 run.save()
             if stops and not last:
@@ -192,6 +190,17 @@ def train(
                 raise Stopped(128 + max(world.gather_object(int(stop.signal))))
     folder.flush()
     return run.summary()
+
+
+def check_length(folder: RunFolder, done: int, steps: int, name: str = "steps") -> None:
+    """Raises where a run is longer already than asked for: its end would be taken for that of a shorter one.
+
+    Raises:
+        RunFolderError: it is.
+    """
+    if done > steps:
+        remedy = "ask for as many, or choose another folder"
+        raise RunFolderError(problem(name, f"at least the {done:,} that {folder.path} has", steps, remedy))
 
 
 def ignore_interrupts(worker: int = 0) -> None:

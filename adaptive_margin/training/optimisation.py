@@ -83,18 +83,17 @@ def backward_and_step(
     (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]
     world.sum_gradients(before)
     world.average_gradients(after)
-    if scaler:
-        for each in optimizers:
+    active = [o for o in optimizers if any(p.grad is not None for group in o.param_groups for p in group["params"])]
+    if scaler:  # it refuses an optimiser whose parameters the loss knows nothing of
+        for each in active:
             scaler.unscale_(each)
     norm = nn.utils.clip_grad_norm_([*before, *after], clip_norm) if clip_norm is not None else None
-    stepped = False
-    for each in optimizers:
-        if scaler is None:
-            each.step()
-        elif any(parameter.grad is not None for group in each.param_groups for parameter in group["params"]):
+    for each in active:
+        if scaler:
             scaler.step(each)
-            stepped = True
-    if scaler is not None and stepped:
+        else:
+            each.step()
+    if scaler and active:
         scaler.update()
     return norm
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from adaptive_margin.dml import report
 from adaptive_margin.dml.comparison import holm, paired
 from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
@@ -64,7 +65,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
+def test_rows_tables_and_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = read_runs(grid)
     assert {(row["loss"], row["arm"], row["seed"]) for row in rows} == {
         ("contrastive", arm, seed) for arm in ("default", "chernoff") for seed in (0, 1)
@@ -86,6 +87,16 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     for wanted in ("Recall@1", "chernoff", "class='query'", "maps of the embeddings", "margins over training"):
         assert wanted in written
     assert "http" not in written  # nothing is fetched
+
+    def gone(row: object) -> None:
+        raise FileNotFoundError(2, "No such file or directory", "data")
+
+    monkeypatch.setattr(report, "_images", gone)  # the data set lies elsewhere now
+    write_report(grid, page)
+    without = page.read_text()
+    assert "Without pictures: [Errno 2] No such file or directory" in without
+    assert "maps of the embeddings" in without
+    assert "class='query'" not in without
     merged = tmp_path / "merged"
     merged.mkdir()
     plain = [{name: value for name, value in row.items() if name != "folder"} for row in rows]

@@ -16,6 +16,7 @@ from types import ModuleType
 import pytest
 
 from adaptive_margin.emotion.config import QUICK, EmotionConfig
+from adaptive_margin.training import NonFiniteError, RunFolderError, World
 from tests.training.processes import needs_processes
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fer_caf.py"
@@ -210,6 +211,40 @@ def test_runs_that_cannot_go_on_as_asked_are_in_no_table(
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [one["seed"] for one in results["arms"]["none"]["seeds"]] == [1]
     assert json.loads((tmp_path / "out" / "runs" / "none" / "seed0" / "result.json").read_text())["test"]  # still there
+
+
+@pytest.mark.parametrize("name", ["faces-quick", "faces-faces"])
+def test_the_tables_in_the_docs_are_those_of_the_results(
+    fer_caf: ModuleType, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = SCRIPT.parent / "fer_caf" / "results" / f"{name}.json"
+    assert fer_caf.main(["--print", str(results)]) == 0
+    printed = capsys.readouterr().out.strip()
+    assert printed.count("\n") > 2
+    assert printed in (SCRIPT.parents[1] / "docs" / "emotion.md").read_text(encoding="utf-8")
+
+
+def test_one_seed_and_nobody_known_make_a_table_too(fer_caf: ModuleType) -> None:
+    test = {"figures": {"ccc": {"mean": 0.5}, "rmse": {"mean": 0.25}}}
+    lines = fer_caf.markdown({"arms": {"caf": {"seeds": [{"seed": 0, "test": test}]}}})
+    assert lines[-1] == "| `caf` | 0.500 | 0.250 |  |  |  |  |  |"
+
+
+def test_under_torchrun_only_what_all_processes_raise_is_survived(
+    fer_caf: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = {("none", n): dataclasses.replace(QUICK, output=str(tmp_path / f"seed{n}"), device="cpu") for n in (0, 1)}
+    raised: list[Exception] = [RunFolderError("another run"), NonFiniteError(3, "loss", "")]
+    monkeypatch.setattr(fer_caf, "shared_data", lambda key, world: None)
+
+    def run(*_: object, **__: object) -> None:
+        raise raised.pop(0)
+
+    monkeypatch.setattr(fer_caf, "run", run)
+    assert list(fer_caf.train_together(configs, World())) == list(configs)
+    raised += [PermissionError(13, "of one process alone")]
+    with pytest.raises(PermissionError):
+        fer_caf.train_together(configs, World())
 
 
 def dies(config: EmotionConfig) -> str:

@@ -9,7 +9,9 @@ from types import ModuleType
 
 import pytest
 import torch
+from torch import nn
 
+from adaptive_margin.datasets.transforms import normalise
 from adaptive_margin.emotion.nets import (
     WindowMeans,
     build_critic_network,
@@ -165,6 +167,32 @@ def test_weights_are_checked_without_building() -> None:
         check_encoder("resnet18", "IMAGENET1K_V7")
     with pytest.raises(ValueError, match=r"got 'ResNet50_Weights\.DEFAULT'"):
         check_encoder("resnet18", "ResNet50_Weights.DEFAULT")
+
+
+def test_timm_gets_images_as_its_weights_want_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    class Vit(nn.Module):
+        num_features = 3
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.pretrained_cfg = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.25, 0.5)}
+            self.head = nn.Linear(3, 3)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            seen.append(images)
+            return images.mean((2, 3))
+
+    timm = ModuleType("timm")
+    timm.list_models = lambda: ["vit"]  # type: ignore[attr-defined]
+    timm.create_model = lambda name, pretrained, num_classes: Vit()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    encoder = build_encoder("timm:vit")
+    bytes_ = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+    encoder(normalise(bytes_))
+    torch.testing.assert_close(seen[0], (bytes_ / 255 - 0.5) / torch.tensor([0.5, 0.25, 0.5]).view(3, 1, 1))
+    assert set(encoder.state_dict()) == {"body.head.weight", "body.head.bias"}  # it follows from the name
 
 
 def test_timm_takes_a_file_or_its_default_weights(monkeypatch: pytest.MonkeyPatch) -> None:

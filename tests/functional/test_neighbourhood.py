@@ -478,9 +478,10 @@ def test_far_neighbours_are_counted_in_runs(n, chance_of_own):
     expected = []
     for distances, flags in zip(key, own, strict=True):
         count, first = 0, n - 1
-        for k, j in enumerate(sorted(range(n), key=lambda j: (distances[j], flags[j]))[: len(required)], start=1):
+        nearest = sorted(range(n), key=lambda j: (distances[j], flags[j]))[: len(required.of_nearest)]
+        for k, j in enumerate(nearest, start=1):
             count += flags[j]
-            if count >= required[k - 1]:
+            if count >= required.of_nearest[k - 1]:
                 first = min(first, k)
                 break
         expected.append(first)

@@ -89,6 +89,10 @@ def test_an_optimiser_without_gradients_waits() -> None:
     backward_and_step(loss_of(model), optimizers, **options)  # no pair was active: the loss does not know the boundary
     assert not torch.equal(model.weight, before)
     assert torch.equal(boundary, torch.ones(2))
+    nothing = torch.zeros((), requires_grad=True)
+    for _ in range(2):  # nobody has gradients: the scaler is not left between two steps
+        backward_and_step(nothing * 1, optimizers, **(options | {"parameters_before_gather": model.parameters()}))
+    backward_and_step(loss_of(model), optimizers, **(options | {"parameters_before_gather": model.parameters()}))
 
 
 def test_an_overflow_leaves_the_step_out() -> None:
