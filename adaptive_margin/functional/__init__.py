@@ -19,6 +19,7 @@ from .dependence import (
     zipped_kernel_alignment,
 )
 from .distance_weights import distance_log_weights
+from .impurity import neighbourhood_impurity
 from .kmeans import kmeans_centers, kmeans_threshold, kmeans_thresholds
 from .neighbourhood import (
     chernoff_significant,
@@ -50,6 +51,7 @@ __all__ = [
     "kmeans_thresholds",
     "mutual_information",
     "nearest_neighbours",
+    "neighbourhood_impurity",
     "otsu_threshold",
     "otsu_thresholds",
     "pair_hinge_means",

@@ -82,3 +82,38 @@ def group_sums(x: Tensor, index: Tensor, groups: int, dtype: torch.dtype = torch
     for part, part_index in zip(torch.split(x, rows), torch.split(index, rows), strict=True):
         sums = sums.index_add(0, part_index, part.to(dtype))
     return sums
+
+
+def class_sizes(index: Tensor, ref_index: Tensor) -> Tensor:
+    """How many rows of a reference set share the label of each row.
+
+    Args:
+        index: labels of the rows, numbered from 0 over rows and reference together, int64, shape ``(B,)``.
+        ref_index: those of the reference set, shape ``(R,)``.
+
+    Returns:
+        int64, shape ``(B,)``; 0 for a label that is not in the reference set.
+
+    Example:
+        >>> class_sizes(torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]))
+        tensor([2, 1, 0])
+    """
+    if ref_index is index:
+        slots = group_slots(index, len(index))
+    else:
+        slots = max(group_slots(part, len(index) + len(ref_index)) for part in (index, ref_index))
+    counts = torch.zeros(slots, dtype=torch.int64, device=index.device)
+    return counts.index_add(0, ref_index, torch.ones_like(ref_index))[index]
+
+
+def more_labels_than(number: int, labels: Tensor) -> bool | Tensor:
+    """Whether there are more than ``number`` distinct labels; a 0-dim bool tensor where looking would synchronise.
+
+    Example:
+        >>> more_labels_than(2, torch.tensor([7, 7, 9, -1]))
+        True
+    """
+    if not is_blind(labels):
+        return len(np.unique(labels.numpy())) > number
+    ordered = torch.sort(labels).values
+    return (ordered[1:] != ordered[:-1]).sum() >= number

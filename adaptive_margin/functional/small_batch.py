@@ -31,16 +31,16 @@ class SmallBatch(NamedTuple):
     Attributes:
         eta: correlation of each class with the rest, float64, shape ``(C,)``.
         weights: the share of the batch in each class, shape ``(C,)``.
-        sizes: neighbourhood size of each row, int64, shape ``(B,)``.
+        sizes: neighbourhood size of each row, int64, shape ``(B,)``; None where no bound was given.
     """
 
     eta: Array
     weights: Array
-    sizes: Array
+    sizes: Array | None
 
 
 def small_batch(
-    x: Tensor, labels: Tensor, scale: Tensor, bandwidth: Bandwidth, confidence: float, significant: Significant
+    x: Tensor, labels: Tensor, scale: Tensor, bandwidth: Bandwidth, confidence: float, significant: Significant | None
 ) -> SmallBatch | None:
     """Class correlations and neighbourhood sizes of a batch, or None where the general path has to look.
 
@@ -50,7 +50,7 @@ def small_batch(
         scale: :func:`~adaptive_margin.functional.dependence.common_scale` of ``x``.
         bandwidth: as for :func:`~adaptive_margin.functional.gaussian_kernel`.
         confidence: c.
-        significant: the bound.
+        significant: the bound; None leaves the neighbourhood sizes out.
 
     Example:
         >>> x = torch.cat([torch.randn(64, 8), torch.randn(64, 8) + 20.0])
@@ -60,14 +60,17 @@ def small_batch(
     """
     n = len(x)
     largest = max(n * n, x.numel())
-    if n < 2 or largest > MOST_ENTRIES or x.requires_grad or significant not in PURE or is_blind(x):
+    known = significant is None or significant in PURE
+    if n < 2 or largest > MOST_ENTRIES or x.requires_grad or not known or is_blind(x):
         return None
     index = index_on_host(labels)
     counts = np.bincount(index)
     scaled = x.numpy() / scale.numpy()
-    sizes = _sizes(scaled, index, counts, confidence, significant)
-    if sizes is None:
-        return None
+    sizes = None
+    if significant is not None:
+        sizes = _sizes(scaled, index, counts, confidence, significant)
+        if sizes is None:
+            return None
     return SmallBatch(_correlations(scaled, index, counts, scale.item(), bandwidth), counts / n, sizes)
 
 

@@ -3,20 +3,32 @@
 from .adaptive_margin import AdaptiveMargin
 from .base import Margin
 from .constant_margin import ConstantMargin
-from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation
+from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation, Independence
 from .linear_margin import LinearMargin
-from .neighbourhood import ChernoffRule, HoeffdingRule, NeighbourhoodRule, ReleasedRule
+from .neighbourhood import (
+    AttainableRule,
+    AutoRule,
+    ChernoffRule,
+    HoeffdingRule,
+    NeighbourhoodRule,
+    ReleasedRule,
+    RemainingRule,
+)
 
 __all__ = [
     "AdaptiveMargin",
+    "AttainableRule",
+    "AutoRule",
     "CentredKernelAlignment",
     "ChernoffRule",
     "ConstantMargin",
     "Dependence",
     "GaussianCorrelation",
     "HoeffdingRule",
+    "Independence",
     "LinearMargin",
     "Margin",
     "NeighbourhoodRule",
     "ReleasedRule",
+    "RemainingRule",
 ]

@@ -32,18 +32,35 @@ from ..functional.dependence import (
     zipped_partners,
 )
 from ..functional.groups import group_index, group_slots
-from ..functional.neighbourhood import check_confidence, harmonic_mean, neighbourhood_sizes
+from ..functional.neighbourhood import check_confidence, harmonic_mean
 from ..functional.small_batch import small_batch
 from .base import Granularity, IndicesTuple, Margin
-from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation
-from .neighbourhood import ChernoffRule, HoeffdingRule, NeighbourhoodRule, ReleasedRule
+from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation, Independence
+from .neighbourhood import (
+    AttainableRule,
+    AutoRule,
+    ChernoffRule,
+    HoeffdingRule,
+    NeighbourhoodRule,
+    ReleasedRule,
+    RemainingRule,
+)
 
-DEPENDENCES: dict[str, type[Dependence]] = {"gaussian": GaussianCorrelation, "alignment": CentredKernelAlignment}
+DEPENDENCES: dict[str, type[Dependence]] = {
+    "gaussian": GaussianCorrelation,
+    "alignment": CentredKernelAlignment,
+    "none": Independence,
+}
 NEIGHBOURHOODS: dict[str, type[NeighbourhoodRule]] = {
+    "auto": AutoRule,
+    "remaining": RemainingRule,
+    "attainable": AttainableRule,
     "hoeffding": HoeffdingRule,
     "chernoff": ChernoffRule,
     "released": ReleasedRule,
 }
+
+NeighbourhoodName = Literal["auto", "remaining", "attainable", "hoeffding", "chernoff", "released"]
 
 
 class AdaptiveMargin(Margin):
@@ -114,8 +131,8 @@ class AdaptiveMargin(Margin):
         pairing: Pairing = "all",
         detach: bool = True,
         granularity: Granularity = "batch",
-        dependence: Literal["gaussian", "alignment"] | Dependence = "gaussian",
-        neighbourhood: Literal["hoeffding", "chernoff", "released"] | NeighbourhoodRule = "hoeffding",
+        dependence: Literal["gaussian", "alignment", "none"] | Dependence = "gaussian",
+        neighbourhood: NeighbourhoodName | NeighbourhoodRule = "auto",
         collect_stats: bool | None = None,
     ) -> None:
         super().__init__(collect_stats=collect_stats)
@@ -169,19 +186,26 @@ class AdaptiveMargin(Margin):
                 both = group_index(torch.cat([labels, ref_labels]))
                 index, ref_index = both[: len(x)], both[len(x) :]
                 g, ref_g = scaled_gaussian_kernel((x, y), scale, self.bandwidth)
-            sizes = neighbourhood_sizes(x, index, y, ref_index, self.confidence, self.neighbourhood.significant)
+            rule = self.neighbourhood.of(index, ref_index)
+            sizes = rule.sizes(x, index, y, ref_index, self.confidence)
             return self._combine(g, index, ref_g, ref_index, sizes, indices_tuple)
 
     def _of_small_batch(self, x: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
         """The margin of a batch that numpy is done with before torch has begun; None for others."""
         if type(self.dependence) is not GaussianCorrelation or self.pairing != "all" or self.granularity != "batch":
             return None
-        found = small_batch(x, labels, scale, self.bandwidth, self.confidence, self.neighbourhood.significant)
+        rule = self.neighbourhood.of(labels)
+        evidence = rule.significant if type(rule).sizes is NeighbourhoodRule.sizes else None
+        found = small_batch(x, labels, scale, self.bandwidth, self.confidence, evidence)
         if found is None:
             return None
         mi = float(information_of(found.eta, self.max_mi, x.dtype) @ found.weights)
-        k = x.new_full((), 1 / (1 / found.sizes).mean())
-        delta = self.neighbourhood.delta(len(x), k, self.confidence).to(x.dtype)
+        if found.sizes is None:
+            scaled, index = x / scale, group_index(labels)
+            k = harmonic_mean(rule.sizes(scaled, index, scaled, index, self.confidence)).to(x.dtype)
+        else:
+            k = x.new_full((), 1 / (1 / found.sizes).mean())
+        delta = rule.delta(len(x), k, self.confidence).to(x.dtype)
         if self.collect_stats:
             self._record(x.new_full((), mi), x.new_full((), float(found.eta @ found.weights)), delta, k)
         return mi + delta

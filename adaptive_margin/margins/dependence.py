@@ -93,3 +93,20 @@ class CentredKernelAlignment(Dependence):
     def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
         """The rest of a class is everything less the class."""
         return class_alignments(g, index, ref_g, ref_index, classes)
+
+
+class Independence(Dependence):
+    """No dependence at all: MI is 0 and the margin its confidence term alone.
+
+    Example:
+        >>> Independence()(torch.randn(4, 2), torch.randn(3, 2))
+        tensor(0.)
+    """
+
+    def forward(self, strong: Tensor, weak: Tensor) -> Tensor:
+        """Zero."""
+        return strong.new_zeros(())
+
+    def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+        """Zero for every class."""
+        return g.new_zeros(classes)

@@ -1,22 +1,32 @@
-"""Ways to say when a neighbourhood is pure enough to count, for :class:`~adaptive_margin.AdaptiveMargin`."""
+"""Ways to say how large a neighbourhood counts, for :class:`~adaptive_margin.AdaptiveMargin`."""
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
+from ..functional.groups import class_sizes, more_labels_than
+from ..functional.impurity import impurities
 from ..functional.neighbourhood import (
     chernoff_significant,
     confidence_term,
     hoeffding_significant,
+    neighbourhood_sizes,
     released_confidence_term,
     released_significant,
 )
 
+FEW_LABELS = 2
+"""Up to as many labels ``AutoRule`` waits for evidence; from one more on its margin leads."""
+
 
 class NeighbourhoodRule:
-    r"""When k neighbours are evidence, and what they are worth: what ``AdaptiveMargin(neighbourhood=…)`` takes.
+    r"""The neighbourhood size K of each sample and what it is worth: what ``AdaptiveMargin(neighbourhood=…)`` takes.
 
-    Subclass and implement :meth:`significant`; override :meth:`delta` where :math:`\Delta` is not Eq. (8)'s.
+    Subclass and implement :meth:`significant`, where K is the first k at which a neighbourhood is evidence, or
+    :meth:`sizes`, where it is something else; override :meth:`delta` where :math:`\Delta` is not Eq. (8)'s.
 
     Example:
         >>> class AlwaysEight(NeighbourhoodRule):
@@ -44,13 +54,38 @@ class NeighbourhoodRule:
         """
         raise NotImplementedError
 
+    def sizes(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
+        r"""K of each row; by default the first k at which :meth:`significant` holds.
+
+        Args:
+            x: embeddings scaled by a power of two, shape ``(B, D)``.
+            index: their labels, numbered from 0 over ``x`` and ``y`` together, shape ``(B,)``.
+            y: the reference set, shape ``(R, D)``; ``x`` itself where there is none.
+            ref_index: its labels, shape ``(R,)``.
+            confidence: c.
+
+        Returns:
+            Positive numbers, shape ``(B,)``, infinite where :math:`\Delta` is 0.
+        """
+        return neighbourhood_sizes(x, index, y, ref_index, confidence, self.significant)
+
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
         r""":math:`\Delta(N, K)`, the shape of ``k``, in units of a squared distance."""
         return confidence_term(n, k, confidence)
 
+    def of(self, labels: Tensor, ref_labels: Tensor | None = None) -> NeighbourhoodRule:
+        """The rule for a batch with these labels: this one, unless it chooses among others."""
+        return self
+
+    def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
+        """Whether the margin of a batch with these labels is large from the start, so that it can take the place of a
+        loss's own; a 0-dim bool tensor where looking would wait for a device.
+        """
+        return False
+
 
 class HoeffdingRule(NeighbourhoodRule):
-    """Hoeffding's bound: the default. See :func:`~adaptive_margin.functional.hoeffding_significant`."""
+    """Hoeffding's bound. See :func:`~adaptive_margin.functional.hoeffding_significant`."""
 
     significant = staticmethod(hoeffding_significant)
 
@@ -69,3 +104,104 @@ class ReleasedRule(NeighbourhoodRule):
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
         """0.7/√K."""
         return released_confidence_term(k)
+
+
+class RemainingRule(NeighbourhoodRule):
+    r"""What is still missing: a margin that leads while classes are mixed and relaxes as they part.
+
+    .. math::
+        \frac1{K_i} = \frac{2\mu_i^2}{\log(N/c)} + \frac1{N-1}, \qquad
+        \Delta_i = \Delta(N, K_i) = \mu_i^2 + \frac{\log(N/c)}{2(N-1)}
+
+    with :math:`\mu_i` the impurity of sample i's class-sized neighbourhood
+    (:func:`~adaptive_margin.functional.neighbourhood_impurity`). The first term of :math:`1/K_i` is the number of
+    neighbours at which a bias of :math:`\mu_i` would be evidence by Hoeffding's bound, the second the whole batch.
+
+    Source: ours; the bound is Balsubramani et al. 2019's. It departs from Kim & Song's words, whose :math:`\Delta`
+    grows as neighbourhoods become pure.
+
+    Example:
+        >>> from adaptive_margin import AdaptiveMargin
+        >>> margin, labels = AdaptiveMargin(neighbourhood="remaining"), torch.arange(64) // 4
+        >>> mixed, apart = torch.randn(64, 8), torch.randn(16, 8).repeat_interleave(4, 0)
+        >>> bool(margin(mixed, labels) > 5 * margin(apart, labels))
+        True
+    """
+
+    def sizes(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
+        r""":math:`K_i`, at most N − 1."""
+        n = len(y)
+        missing = impurities(x, index, y, ref_index).double().square() / _hoeffding_scale(n, confidence)
+        return 1 / (missing + 1 / max(n - 1, 1))
+
+    def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
+        """Always."""
+        return True
+
+
+class AttainableRule(NeighbourhoodRule):
+    r"""What could be missing at most: the impurity of a batch whose embeddings know nothing of its labels.
+
+    .. math:: K_i = \frac{\log(N/c)}{2(1-q_{c(i)})^2}, \qquad \Delta_i = \Delta(N, K_i) = (1 - q_{c(i)})^2
+
+    with :math:`q_c` the share of class c in the batch (in the reference set, where there is one). No distances are
+    computed: it leads and does not relax. ¼ for two equal groups, 0.88 for 16 classes; more for a rare class than for
+    a common one (with ``granularity="anchor"``).
+
+    Source: ours: :class:`RemainingRule` at :math:`\mu_i = 1 - q_{c(i)}`, without its floor.
+
+    Example:
+        >>> from adaptive_margin import AdaptiveMargin
+        >>> margin = AdaptiveMargin(neighbourhood="attainable", dependence="none")
+        >>> margin(torch.randn(64, 8), torch.arange(64) % 16)
+        tensor(0.8789)
+    """
+
+    def sizes(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
+        r""":math:`K_i`, infinite for a class that is the whole set."""
+        n = len(y)
+        share = class_sizes(index, ref_index).double() / max(n, 1)
+        return _hoeffding_scale(n, confidence) / (1 - share).square()
+
+    def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
+        """Always."""
+        return True
+
+
+class AutoRule(NeighbourhoodRule):
+    """The default: evidence by Hoeffding's bound for two labels, :class:`RemainingRule` for three or more.
+
+    Two groups are the paper's setting, in which a critic is to part one from the other and Δ rises as it does. With
+    more classes a margin that starts at its floor asks for the distances that are there already.
+
+    Example:
+        >>> from adaptive_margin import AdaptiveMargin
+        >>> x, two = torch.randn(32, 8), torch.arange(32) % 2
+        >>> bool(AdaptiveMargin()(x, two) == AdaptiveMargin(neighbourhood="hoeffding")(x, two))
+        True
+    """
+
+    few, many = HoeffdingRule(), RemainingRule()
+
+    def of(self, labels: Tensor, ref_labels: Tensor | None = None) -> NeighbourhoodRule:
+        """The rule that the number of labels calls for; this one where looking would wait for a device."""
+        leads = self.leads(labels, ref_labels)
+        return self if isinstance(leads, Tensor) else self.many if leads else self.few
+
+    def sizes(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
+        """K by both rules, and of each row the one that the number of labels calls for."""
+        rule = self.of(index, ref_index)
+        if rule is not self:
+            return rule.sizes(x, index, y, ref_index, confidence)
+        many, few = (each.sizes(x, index, y, ref_index, confidence).double() for each in (self.many, self.few))
+        return torch.where(torch.as_tensor(self.leads(index, ref_index)), many, few)
+
+    def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
+        """With three labels or more."""
+        every = labels if ref_labels is None or ref_labels is labels else torch.cat([labels, ref_labels])
+        return more_labels_than(FEW_LABELS, every)
+
+
+def _hoeffding_scale(n: int, confidence: float) -> float:
+    """log(N/c) / 2: K times the square of the bias that K neighbours make significant; above 0 also for N = c = 1."""
+    return max(math.log(max(n, 1) / confidence), 1e-30) / 2

@@ -101,7 +101,11 @@ OPTIONS = [
     ({"pairing": "zip"}, {"eta": slow.eta_zipped}),
     ({"confidence": 0.4}, {"c": 0.4}),
     ({"max_mi": 0.01}, {"max_mi": 0.01}),
-    ({"neighbourhood": "chernoff", "confidence": 0.3}, {"significant": slow.chernoff, "c": 0.3}),
+    ({"neighbourhood": "chernoff", "confidence": 0.3}, {"delta": slow.DELTAS["chernoff"], "c": 0.3}),
+    ({"neighbourhood": "hoeffding", "confidence": 0.4}, {"delta": slow.DELTAS["hoeffding"], "c": 0.4}),
+    ({"neighbourhood": "remaining"}, {"delta": slow.DELTAS["remaining"]}),
+    ({"neighbourhood": "attainable"}, {"delta": slow.DELTAS["attainable"]}),
+    ({"dependence": "none"}, {"eta": lambda own, rest: 0.0, "pair_eta": lambda first, second: 0.0}),
     ({"dependence": "alignment"}, {"eta": slow.alignment, "pair_eta": slow.alignment_zipped}),
     (
         {"dependence": "alignment", "pairing": "zip"},
@@ -138,7 +142,7 @@ def test_batch_and_anchor_match_the_loops(options, slow_options, labels, referen
     assert_close(got, torch.tensor(want, dtype=torch.float64), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize(("options", "slow_options"), OPTIONS[:2] + OPTIONS[3:6])
+@pytest.mark.parametrize(("options", "slow_options"), OPTIONS[:2] + OPTIONS[3:9])
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("mined", [False, True])
 def test_pairs_match_the_loops(options, slow_options, reference, mined):

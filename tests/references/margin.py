@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 Row = Sequence[float]
 Rows = Sequence[Row]
@@ -126,6 +127,67 @@ def neighbourhood_size(
     return max(1, len(nearest))
 
 
+def impurity(
+    i: int, x: Rows, labels: Sequence[int], ref: Rows | None = None, ref_labels: Sequence[int] | None = None
+) -> float:
+    """Share of other labels among the m - 1 nearest, m the size of sample i's class; 1 - m/N where m - 1 is none.
+
+    Sorted as in :func:`neighbourhood_size`. Of a reference set, m are its rows of that label and one exact copy of the
+    sample is left out.
+    """
+    if ref is None or ref_labels is None:
+        others = [j for j in range(len(x)) if j != i]
+        ref, ref_labels = x, labels
+    else:
+        others = list(range(len(ref)))
+        copies = [j for j in others if list(ref[j]) == list(x[i]) and ref_labels[j] == labels[i]]
+        if copies:
+            others.remove(copies[0])
+    own = sum(ref_labels[j] == labels[i] for j in others)
+    if own == 0:
+        return 1 - sum(label == labels[i] for label in ref_labels) / len(ref_labels)
+    nearest = sorted(others, key=lambda j: (math.dist(x[i], ref[j]) ** 2, ref_labels[j] == labels[i]))[:own]
+    return 1 - sum(ref_labels[j] == labels[i] for j in nearest) / own
+
+
+def remaining_delta(i: int, x: Rows, labels: Sequence[int], ref: Any = None, ref_labels: Any = None, c: float = 0.05):
+    """Δ_i = μ_i² + Δ(N, N - 1)."""
+    n = len(x) if ref is None else len(ref)
+    return impurity(i, x, labels, ref, ref_labels) ** 2 + confidence_term(n, max(n - 1, 1), c)
+
+
+def attainable_delta(i: int, x: Rows, labels: Sequence[int], ref: Any = None, ref_labels: Any = None, c: float = 0.05):
+    """Δ_i = (1 - q)², q the share of sample i's class."""
+    every = labels if ref_labels is None else ref_labels
+    return (1 - sum(label == labels[i] for label in every) / len(every)) ** 2
+
+
+def evidence_delta(significant: Significant) -> Callable[..., float]:
+    """Δ_i = Δ(N, K_i), K_i where a neighbourhood is evidence."""
+
+    def delta(i: int, x: Rows, labels: Sequence[int], ref: Any = None, ref_labels: Any = None, c: float = 0.05):
+        k = neighbourhood_size(i, x, labels, ref, ref_labels, c, significant)
+        return confidence_term(len(x) if ref is None else len(ref), k, c)
+
+    return delta
+
+
+def auto_delta(i: int, x: Rows, labels: Sequence[int], ref: Any = None, ref_labels: Any = None, c: float = 0.05):
+    """Hoeffding's evidence for two labels, what remains for more."""
+    every = set(labels) | set(labels if ref_labels is None else ref_labels)
+    rule = remaining_delta if len(every) > 2 else evidence_delta(hoeffding)
+    return rule(i, x, labels, ref, ref_labels, c)
+
+
+DELTAS = {
+    "auto": auto_delta,
+    "remaining": remaining_delta,
+    "attainable": attainable_delta,
+    "hoeffding": evidence_delta(hoeffding),
+    "chernoff": evidence_delta(chernoff),
+}
+
+
 def neighbourhood_sizes(x: Rows, labels: Sequence[int], *args: object, **kwargs: object) -> list[int]:
     return [neighbourhood_size(i, x, labels, *args, **kwargs) for i in range(len(x))]  # type: ignore[arg-type]
 
@@ -195,7 +257,7 @@ def batch_margin(
     max_mi: float = 2.5,
     eta: Eta = eta_of_triples,
     pair_eta: Eta = eta_zipped,
-    significant: Significant = hoeffding,
+    delta: Callable[..., float] = auto_delta,
 ) -> float:
     """MI + Δ: MI the mean over classes weighted by their sizes (over pairs where given), Δ the samples' mean."""
     rest = x if ref is None else ref
@@ -205,8 +267,7 @@ def batch_margin(
     else:
         of_class = class_information(x, labels, ref, ref_labels, bandwidth, max_mi, eta)
         mi = mean([of_class[label] for label in labels])
-    sizes = neighbourhood_sizes(x, labels, ref, ref_labels, c, significant)
-    return mi + mean([confidence_term(len(rest), k, c) for k in sizes])
+    return mi + mean([delta(i, x, labels, ref, ref_labels, c) for i in range(len(x))])
 
 
 def anchor_margins(
@@ -220,7 +281,7 @@ def anchor_margins(
     max_mi: float = 2.5,
     eta: Eta = eta_of_triples,
     pair_eta: Eta = eta_zipped,
-    significant: Significant = hoeffding,
+    delta: Callable[..., float] = auto_delta,
 ) -> list[float]:
     """MI of the sample's class (over the pairs whose anchor has that class, where pairs are given) + Δ(N, K_i)."""
     rest = x if ref is None else ref
@@ -232,8 +293,7 @@ def anchor_margins(
             of_class[label] = information(pair_eta([g[a] for a, _ in own], [ref_g[n] for _, n in own]), max_mi)
     else:
         of_class = class_information(x, labels, ref, ref_labels, bandwidth, max_mi, eta)
-    sizes = neighbourhood_sizes(x, labels, ref, ref_labels, c, significant)
-    return [of_class[label] + confidence_term(len(rest), k, c) for label, k in zip(labels, sizes, strict=True)]
+    return [of_class[label] + delta(i, x, labels, ref, ref_labels, c) for i, label in enumerate(labels)]
 
 
 def pair_margins(
@@ -245,14 +305,12 @@ def pair_margins(
     c: float = 0.05,
     bandwidth: float | str = "std",
     max_mi: float = 2.5,
-    significant: Significant = hoeffding,
+    delta: Callable[..., float] = auto_delta,
 ) -> list[float]:
     """MI of two rows of g + Δ(N, K of the anchor), for the pairs given or all of different labels, row by row."""
     rest, rest_labels = (x, labels) if ref is None or ref_labels is None else (ref, ref_labels)
     g, ref_g = gaussian([x, rest], bandwidth) if ref is not None else gaussian([x], bandwidth) * 2
     if pairs is None:
         pairs = [(a, n) for a in range(len(x)) for n in range(len(rest)) if labels[a] != rest_labels[n]]
-    sizes = neighbourhood_sizes(x, labels, ref, ref_labels, c, significant)
-    return [
-        information(eta_zipped([g[a]], [ref_g[n]]), max_mi) + confidence_term(len(rest), sizes[a], c) for a, n in pairs
-    ]
+    deltas = [delta(i, x, labels, ref, ref_labels, c) for i in range(len(x))]
+    return [information(eta_zipped([g[a]], [ref_g[n]]), max_mi) + deltas[a] for a, n in pairs]
