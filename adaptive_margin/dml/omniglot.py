@@ -30,10 +30,10 @@ OMNIGLOT_COUNTS = {
 }
 """Images and characters of each published archive."""
 
-OMNIGLOT_LAYOUT = """  one or more of these, as archives (.zip) or as the folders that they unpack to, here or in python/ or omniglot-py/:
-    images_background, images_evaluation, images_background_small1, images_background_small2
-  in each: <archive's name>/<alphabet>/character<number>/<character id>_<drawer>.png
-    images_background_small1/Balinese/character01/0108_01.png"""
+OMNIGLOT_LAYOUT = """  some of these archives or the folders that they unpack to, here, in python/ or in omniglot-py/:
+    images_background.zip, images_evaluation.zip, images_background_small1.zip, images_background_small2.zip
+  each with <its name>/<alphabet>/character<number>/<character id>_<drawer>.png:
+    images_background_small1/Balinese/character01/0108_01.png, ..."""
 
 DRAWN = 105
 """Side of the published images, pixels."""
@@ -136,20 +136,15 @@ def _sources(top: Path) -> list[tuple[str, Path]]:
 
 def _archive(path: Path) -> Iterator[tuple[str, list[str], bytes]]:
     """Name for a message, parts of the path and content of each file in an archive."""
+    packed = io.BytesIO(path.read_bytes())  # whatever goes wrong from here on is the content's fault, not the system's
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(packed) as archive:
             for member in archive.infolist():
                 if not member.is_dir():
                     yield f"{path}: {member.filename}", member.filename.split("/"), archive.read(member)
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-        RuntimeError,
-        ValueError,
-    ) as error:  # RuntimeError: with a password
-        said = f"damaged ({type(error).__name__}: {error})"
-        raise LayoutError(problem(str(path), "a zip archive", said, "get it again from where you had it")) from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError) as error:  # Runtime: needs a password
+        got = f"another file, or a damaged one ({type(error).__name__}: {error})"
+        raise LayoutError(problem(str(path), "a zip archive", got, "get the original archive")) from error
 
 
 def _folder(path: Path) -> Iterator[tuple[str, list[str], bytes]]:
