@@ -61,7 +61,7 @@ def omniglot(root: str | os.PathLike[str], *, counts: Counts | None = OMNIGLOT_C
     .. math::
         P_{uv} = \frac{255}{36} \sum_{0 \le a, b < 6} \; \max_{-1 \le s, t \le 1} I_{6u + a + s,\, 6v + b + t}
 
-    A pen's line is 2 to 3 pixels wide: averaged without growing, it would be left at less than half of white. The
+    A pen's line is 2 to 3 pixels wide: averaged without growing, it would be left at half of white or less. The
     middle of 16 pixels, which evaluation sees, is 96 of the 120: it holds 98% of the small sets' drawings whole.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 import zipfile
@@ -16,6 +17,7 @@ from PIL import Image
 from adaptive_margin.datasets.errors import LayoutError
 from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.omniglot import OMNIGLOT_COUNTS, omniglot
+from adaptive_margin.dml.report import _images
 
 SMALL1, SMALL2 = "images_background_small1", "images_background_small2"
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -245,3 +247,10 @@ def test_the_recipe_says_plainly_what_it_lacks(tmp_path: Path) -> None:
     assert "--root must be the folder of the data set" in without.stderr
     assert "images_background_small1.zip" in without.stderr
     assert "Traceback" not in without.stderr
+
+
+def test_the_report_finds_the_pictures_again(tmp_path: Path) -> None:
+    data = both(tmp_path / "data")
+    config = {"root": str(tmp_path / "data"), "cache": None, "resize": 20, "size": 16, "crop_to_box": False, "seed": 0}
+    (tmp_path / "result.json").write_text(json.dumps({"config": config}), encoding="utf-8")
+    np.testing.assert_array_equal(_images({"data": data.name, "folder": str(tmp_path)}), data.pixels)
