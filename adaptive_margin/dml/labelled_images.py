@@ -35,6 +35,7 @@ class LabelledImages:
         boxes: left, top, right and bottom of the object in pixels of the file, shape ``(N, 4)``; ``None`` without
             boxes.
         groups: classes of the same number stay on one side of every split, shape ``(C,)``; each its own unless given.
+        drawers: who made each image, shape ``(N,)``; ``None`` where nobody knows.
 
     Raises:
         ValueError: shapes that do not fit, a class without images, or test classes that are all or none.
@@ -49,6 +50,7 @@ class LabelledImages:
     pixels: Bytes | None = None
     boxes: Floats | None = None
     groups: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    drawers: Integers | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -69,6 +71,10 @@ class LabelledImages:
         images = len(self.paths) if self.pixels is None else len(self.pixels)
         if images != len(self.labels):
             raise ValueError(problem("labels", f"one an image ({images})", len(self.labels), "join them on the name"))
+        if self.drawers is not None and self.drawers.shape != self.labels.shape:
+            raise ValueError(
+                problem("drawers", f"one an image ({images})", self.drawers.shape, "join them on the name")
+            )
         if not 0 < len(self.test_classes) < classes:
             got = f"{len(self.test_classes)} of {classes}"
             raise ValueError(problem("test_classes", "some and not all of the classes", got, "split the classes"))

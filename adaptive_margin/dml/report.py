@@ -18,6 +18,7 @@ from .config import DMLConfig
 from .datasets import load_cars, load_class_folders, load_cub, load_sop
 from .embedded import digits, fonts
 from .labelled_images import Bytes, LabelledImages
+from .omniglot import omniglot
 from .recipe import named
 from .results import Row, arms_of, by_seed, caution, compare, losses_of, read_runs, spread, standard_pairs, weights_of
 from .trainer import load_embeddings, load_pixels
@@ -265,11 +266,12 @@ def _images(row: Row) -> Bytes:
     """The pixels of a run's data set."""
     config = json.loads((Path(row["folder"]) / "result.json").read_text(encoding="utf-8"))["config"]
     embedded = {"digits": digits, "fonts": fonts}
+    loaders = {"cub": load_cub, "cars": load_cars, "sop": load_sop, "omniglot": omniglot}
     data: LabelledImages
     if row["data"] in embedded:
         data = embedded[row["data"]]()
-    elif row["data"] in ("cub", "cars", "sop"):
-        data = {"cub": load_cub, "cars": load_cars, "sop": load_sop}[row["data"]](config["root"], counts=None)
+    elif row["data"] in loaders:
+        data = loaders[row["data"]](config["root"], counts=None)
     else:
         data = load_class_folders(config["root"], seed=config["seed"])
     cache = None if config["cache"] is None else Path(config["cache"])

@@ -94,7 +94,7 @@ def test_a_recipe_without_a_root_shows_the_layout(
     assert "Ebay_train.txt" in said
 
 
-@pytest.mark.parametrize("name", ["dml_cub.py", "dml_cars.py", "dml_sop.py", "dml_folder.py"])
+@pytest.mark.parametrize("name", ["dml_cub.py", "dml_cars.py", "dml_sop.py", "dml_folder.py", "dml_omniglot.py"])
 def test_what_goes_wrong_is_said_without_a_traceback(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
