@@ -66,8 +66,13 @@ def check_number(argument: str, value: object, expected: str, remedy: str) -> fl
 
 
 def is_blind(x: Tensor) -> bool:
-    """Whether looking at the values of ``x`` would wait for a device or break a compiled graph."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling()
+    """Whether looking at the values of ``x`` would wait for a device, or break a compiled graph or a transformation."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling() or is_transformed(x)
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether a transformation of :mod:`torch.func` (``grad``, ``jacrev``, ``vmap``) is looking through ``x``."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_functorch_wrapped_tensor(x)
 
 
 def check_finite(argument: str, x: Tensor) -> None:

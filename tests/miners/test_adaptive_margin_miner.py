@@ -176,7 +176,7 @@ def test_the_wrapped_miner_is_left_as_it_was(name: str, margin: Any, fails: bool
     own = dict(vars(stock))
     miner = AdaptiveMarginMiner(stock, margin)
     assert miner.miner is stock
-    attribute = miner.swap.attribute
+    attribute = miner.exchange.attribute
     inside = []
 
     def look(module: Any, _: Any) -> None:
