@@ -246,8 +246,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         host = self.exchange.host
         if host != "ManifoldLoss":
             check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels, self.loss)
-            if host == "ThresholdConsistentMarginLoss" and ref_emb is not None and ref_emb is not embeddings:
-                raise ValueError(problem("ref_emb", "None", "a tensor", f"{host} takes all pairs from embeddings"))
+            if ref_emb is not None and ref_emb is not embeddings:
+                self._check_reference(host)
             return
         check_embeddings("embeddings", embeddings, self.loss)  # its indices are random classes, one a row
         if indices_tuple is not None:
@@ -255,6 +255,14 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         elif 0 < len(embeddings) < self.loss.K:
             got = len(embeddings)
             raise ValueError(problem("embeddings", f"at least {self.loss.K} rows for K proxies", got, "lower K"))
+
+    def _check_reference(self, host: str) -> None:
+        """Raises where the host would take rows of the references for rows of the batch."""
+        if host == "ThresholdConsistentMarginLoss":
+            raise ValueError(problem("ref_emb", "None", "a tensor", f"{host} takes all pairs from embeddings"))
+        if host == "TripletMarginLoss" and self.loss.swap:
+            remedy = f"{host}(swap=True) takes positives for rows of embeddings (the host's issue 748); use swap=False"
+            raise ValueError(problem("ref_emb", "None", "a tensor", remedy))
 
     def _margin_of(
         self,

@@ -73,7 +73,7 @@ def _as_integers(argument: str, labels: Any) -> Any:
             if labels.is_floating_point():
                 return labels
             remedy = "number the classes from 0"
-            raise ValueError(problem(argument, "below 2**63", f"{int(labels.max())}", remedy))
+            raise ValueError(problem(argument, "below 2**63", int(labels[~fits][0]), remedy))
     return integers
 
 

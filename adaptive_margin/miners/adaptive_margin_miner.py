@@ -54,7 +54,14 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         self._wrap(miner, margin, collect_stats)
         self.units = units
         self.current_margin = math.nan
-        self.add_to_recordable_attributes(name="current_margin", is_stat=True)
+        for attribute in ("_record_these", "_record_these_stats"):  # the host's records do not look inside a miner
+            theirs = [name for name in getattr(miner, attribute, ()) if not self._is_own(name)]
+            if theirs:
+                setattr(self, attribute, theirs)
+        counts = ["num_pos_pairs", "num_neg_pairs", "num_triplets"]
+        self.add_to_recordable_attributes(list_of_names=["current_margin", *counts], is_stat=True)
+
+    output_assertion = BaseMiner.output_assertion
 
     @classmethod
     def supported(cls) -> dict[str, Swap]:
@@ -95,7 +102,9 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         if self.collect_stats:
             self.current_margin = float(value)
         with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:
-            return miner(embeddings, labels, ref_emb, ref_labels)
+            output = miner(embeddings, labels, ref_emb, ref_labels)
+        self.output_assertion(output)
+        return output
 
     @property
     def units(self) -> Units:
