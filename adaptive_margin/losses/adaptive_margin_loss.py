@@ -13,7 +13,7 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import check_labels, problem
+from ..functional.checks import check_labels, is_transforming, problem
 from ..functional.dependence import check_choice
 from ..functional.pair_tiles import pair_hinge_means
 from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
@@ -171,6 +171,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         itself = is_own_reference(batch, labels, ref_emb, ref_labels)
         if not why_not and not itself and (ref_emb is batch or ref_labels is labels):
             why_not = "the host leaves some pairs out where embeddings or labels alone are their own reference"
+        if not why_not and is_transforming():
+            why_not = "tiles make their own gradient, which torch.func does not see"
         if not why_not and len(batch) * len(batch if ref_emb is None else ref_emb) <= 2:
             why_not = "the host takes a single pair of each kind for none"
         if self.pair_memory == "tiled" and why_not:

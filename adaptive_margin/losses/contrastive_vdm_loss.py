@@ -13,7 +13,7 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import is_blind, problem
+from ..functional.checks import is_blind, is_transforming, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, is_constrained, regularization
 from ..functional.dependence import at_least_float32, check_choice
 from ..functional.pair_tiles import Options, PairTerms, terms_of
@@ -48,7 +48,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         repulsion: w, at least 0.
         regularizer: ``"none"``; ``"chi2"``, the third term of Eq. (3), which the paper leaves out; or ``"fisher"``, the
             constraint :math:`\Omega = 1` of Fisher GAN, whose multiplier is a buffer, in ``state_dict``, and moves with
-            every call in training mode. Processes do not share it: in a ``DistributedLossWrapper`` all see the joined
+            every call in training mode (not inside :mod:`torch.func`, whose functions change nothing). Processes do not share it: in a ``DistributedLossWrapper`` all see the joined
             batch and agree; with ``efficient=True`` each has its own rows, and a multiplier of its own.
         compact_label: only this label is pulled together, and pairs across are those of it and all others: with groups
             1 (strong) and 0 (weak), ``compact_label=1`` is the paper's two-group loss. ``None`` pulls every class
@@ -194,6 +194,8 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             return "a reducer of your own wants the loss of every pair"
         if self.margin.granularity == "pair":
             return "a margin a pair is as large as the list of pairs"
+        if is_transforming():
+            return "tiles make their own gradient, which torch.func does not see"
         return "an index tuple lists its own pairs" if indices_tuple is not None else ""
 
     # --- all pairs, in tiles ------------------------------------------------------------------------------------------
@@ -254,8 +256,8 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             distances = 2 - 2 * distances  # squared distance of unit vectors
         attraction = distances[a1, p]
         hinge = torch.relu(alpha - distances[a2, n])
-        pairs = torch.tensor([len(a1), len(a2), 0], device=hinge.device)
-        pairs[2] = (hinge.detach() > 0).sum()
+        listed = torch.tensor([len(a1), len(a2)], device=hinge.device)
+        pairs = torch.cat([listed, (hinge.detach() > 0).sum()[None]])
         omega = 0.5 * (_mean(attraction.square()) + _mean(hinge.square()))
         terms = PairTerms(attraction, hinge, omega, pairs)
         return self._loss_dict(
@@ -291,7 +293,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             )  # it moves on before the backward pass
             value = regularization(terms, self.regularizer, self.regularizer_weight, multiplier, self.penalty)
             losses["reg_loss"] = _reduced(value)
-        if self.regularizer == "fisher" and self.training and torch.is_grad_enabled():
+        if self.regularizer == "fisher" and self.training and torch.is_grad_enabled() and not is_transforming():
             gap = (terms.second_moment.detach() - 1) * is_constrained(terms)  # dual ascent
             self.multiplier_value += self.penalty * gap.to(self.multiplier_value)
         if self.collect_stats:

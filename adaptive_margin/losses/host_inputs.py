@@ -12,7 +12,15 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from ..functional.checks import check_labels, check_matrix, check_same_features, is_blind, largest_magnitude, problem
+from ..functional.checks import (
+    assert_blindly,
+    check_labels,
+    check_matrix,
+    check_same_features,
+    is_blind,
+    largest_magnitude,
+    problem,
+)
 from ..functional.dependence import at_least_float32
 from ..functional.pair_tiles import Distance
 from ..margins.base import IndicesTuple
@@ -68,12 +76,12 @@ def _as_integers(argument: str, labels: Any) -> Any:
     if labels.is_floating_point() or labels.dtype == torch.uint64:
         fits = integers == labels if labels.is_floating_point() else integers >= 0
         if is_blind(labels):
-            torch._assert_async(fits.all(), f"{argument} must be whole numbers of int64")
+            assert_blindly(fits.all(), f"{argument} must be whole numbers of int64")
         elif not fits.all():
             if labels.is_floating_point():
                 return labels
             remedy = "number the classes from 0"
-            raise ValueError(problem(argument, "below 2**63", int(labels[~fits][0]), remedy))
+            raise ValueError(problem(argument, "below 2**63", int(integers.min()) % 2**64, remedy))
     return integers
 
 
@@ -166,7 +174,7 @@ def check_loss(value: Any, of: str) -> Any:
     if not isinstance(value, Tensor):
         return value
     if is_blind(value):
-        torch._assert_async(torch.isfinite(value.detach()).all(), f"the value of {of} must be finite")
+        assert_blindly(torch.isfinite(value.detach()).all(), f"the value of {of} must be finite")
     elif not (math.isfinite(value.item()) if value.numel() == 1 else torch.isfinite(value.detach()).all()):
         remedy = "its formula has no value here: look for identical or vanishing embeddings, or too large a scale"
         got = value.item() if value.numel() == 1 else f"NaN or infinity among {value.numel()}"
