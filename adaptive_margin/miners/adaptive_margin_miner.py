@@ -15,6 +15,9 @@ from ..losses.swap import MINERS, Swap, Units, Value, exchanged, for_host, resol
 from ..losses.transparent import Transparent
 from ..margins import ConstantMargin, LinearMargin, Margin
 
+COUNTS = {"num_pos_pairs", "num_neg_pairs", "num_triplets"}
+"""What every miner of the host notes."""
+
 
 class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner, table=MINERS):
     r"""Gives a miner the margin of the batch, and takes it back after each call.
@@ -58,10 +61,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
             theirs = [name for name in getattr(miner, attribute, ()) if not self._is_own(name)]
             if theirs:
                 setattr(self, attribute, theirs)
-        counts = ["num_pos_pairs", "num_neg_pairs", "num_triplets"]
-        self.add_to_recordable_attributes(list_of_names=["current_margin", *counts], is_stat=True)
-
-    output_assertion = BaseMiner.output_assertion
+        self.add_to_recordable_attributes(list_of_names=["current_margin", *COUNTS], is_stat=True)
 
     @classmethod
     def supported(cls) -> dict[str, Swap]:
@@ -103,7 +103,8 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
             self.current_margin = float(value)
         with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:
             output = miner(embeddings, labels, ref_emb, ref_labels)
-        self.output_assertion(output)
+        for name in COUNTS & vars(miner).keys():
+            setattr(self, name, getattr(miner, name))
         return output
 
     @property
