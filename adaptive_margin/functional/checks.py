@@ -66,8 +66,22 @@ def check_number(argument: str, value: object, expected: str, remedy: str) -> fl
 
 
 def is_blind(x: Tensor) -> bool:
-    """Whether looking at the values of ``x`` would wait for a device or break a compiled graph."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling()
+    """Whether looking at the values of ``x`` would wait for a device, or break a compiled graph or a transformation."""
+    return x.device.type != "cpu" or torch.compiler.is_compiling() or is_transforming()
+
+
+def is_transforming() -> bool:
+    """Whether a transformation of :mod:`torch.func` (``grad``, ``jacrev``, ``vmap``) is under way."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+
+
+def assert_blindly(condition: Tensor, message: str) -> None:
+    """A device-side assertion that all of ``condition`` is true; inside transformations, too."""
+    if is_transforming():
+        while torch._C._functorch.is_functorch_wrapped_tensor(condition):
+            condition = torch._C._functorch.get_unwrapped(condition)
+        condition = condition.all()
+    torch._assert_async(condition, message)
 
 
 def check_finite(argument: str, x: Tensor) -> None:
@@ -86,7 +100,7 @@ def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     low, high = torch.aminmax(x.detach())  # NaN and infinity come through
     if is_blind(x):
         largest = torch.maximum(-low, high)
-        torch._assert_async(torch.isfinite(largest), f"{argument} must be finite, got NaN or infinity")
+        assert_blindly(torch.isfinite(largest), f"{argument} must be finite, got NaN or infinity")
         return largest
     number = max(-low.item(), high.item())
     if not math.isfinite(number):
@@ -123,7 +137,7 @@ def check_indices(argument: str, indices: Tensor, rows: int, of: str = "embeddin
         raise TypeError(problem(argument, expected, f"{indices.dtype} of shape {tuple(indices.shape)}", remedy))
     if is_blind(indices):
         inside = ((indices >= 0) & (indices < rows)).all()
-        torch._assert_async(inside, f"{argument} must be in [0, {rows}) for the {rows} rows of {of}")
+        assert_blindly(inside, f"{argument} must be in [0, {rows}) for the {rows} rows of {of}")
     elif len(indices):
         low, high = (int(bound) for bound in torch.aminmax(indices))
         if low < 0 or high >= rows:

@@ -13,28 +13,29 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import check_labels, problem
+from ..functional.checks import check_labels, is_transforming, problem
 from ..functional.dependence import check_choice
 from ..functional.pair_tiles import pair_hinge_means
 from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import (
     GradientGuard,
+    as_classes,
     as_seen,
     check_batch,
     check_embeddings,
-    check_loss,
     distance_in_tiles,
     host_dtype,
     is_own_reference,
     labels_from_indices,
 )
-from .host_wrappers import admit
+from .host_wrappers import look_inside
 from .reduction import reduced_sum
-from .swap import LOSSES, Swap, Units, Value, as_margin, find_swap, for_host, resolve_units, swapped, translate
+from .swap import LOSSES, Swap, Units, Value, exchanged, for_host, resolve_units, translate
+from .transparent import Transparent
 
 
-class AdaptiveMarginLoss(BaseMetricLossFunction):
+class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base=BaseMetricLossFunction, table=LOSSES):
     r"""Gives a loss of pytorch-metric-learning the margin of the batch, and takes it back after each call.
 
     .. math:: \ell_{\hat\alpha}(Z, y), \qquad \hat\alpha = \mathrm{MI} + \Delta \text{ of this batch}
@@ -95,18 +96,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         collect_stats: bool | None = None,
     ) -> None:
         check_choice("pair_memory", pair_memory, ("auto", "tiled", "pairs"))
-        swap = find_swap(loss, LOSSES, type(self).__name__)
-        super().__init__(collect_stats=collect_stats)
-        del self._modules["distance"], self._modules["reducer"]  # the wrapped loss's, through the properties below
-        self.loss = loss
-        self.margin = as_margin(margin, AdaptiveMargin)
-        self.swap = swap
+        self._wrap(loss, margin, collect_stats)
         self.units = units
-        if self.margin.granularity != "batch" and not swap.elementwise:
-            able = ", ".join(name for name, row in LOSSES.items() if row.elementwise)
-            got = f"{self.margin.granularity!r}"
-            remedy = f"{swap.host} has one margin a batch; one an anchor or a pair goes into {able}"
-            raise ValueError(problem("margin.granularity", "'batch'", got, remedy))
         self.pair_memory = pair_memory
         self.pair_path: Literal["none yet", "tiled", "pairs"] = "none yet"
         self.current_margin = self.in_tiles = math.nan
@@ -135,12 +126,17 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     ) -> Any:
         """The wrapped loss at the margin of this batch: whatever its reducer returns."""
         self.reset_stats()
+        guard = GradientGuard(self.exchange.host)
+        itself = ref_emb is embeddings  # what is the same stays the same: the host leaves self-comparisons out
+        embeddings = guard.settled(embeddings)
+        ref_emb = embeddings if itself else guard.settled(ref_emb)
+        labels, ref_labels = as_classes(labels, ref_labels)
+        self._check_margin(self.margin)
         self._check(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         if len(embeddings) == 0:
             return self.loss.reducer(self.loss.zero_losses(), embeddings, labels)
-        guard = GradientGuard(self.swap.host)
         batch = guard.watch(embeddings).to(host_dtype(self.loss, embeddings.dtype))
-        if ref_emb is embeddings:  # what is the same stays the same: the host leaves self-comparisons out
+        if itself:
             ref_emb = batch
         elif ref_emb is not None:
             ref_emb = guard.watch(ref_emb).to(host_dtype(self.loss, ref_emb.dtype))
@@ -158,13 +154,13 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             indices_tuple, margin = None, self._margin_of_rows(*seen, labels, ref_labels)
         else:
             indices_tuple, margin = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
-        values: dict[str, Any] = self.swap.values(self.loss, margin)
+        values: dict[str, Any] = self.exchange.values(self.loss, margin)
         if tiled:
             given = batch, batch if ref_emb is None else ref_emb
-            values["compute_loss"] = partial(self._compute_loss_in_tiles, given, seen)
+            values["compute_loss"] = partial(self._compute_loss_in_tiles, margin, given, seen)
             values["reducer"] = partial(self._reduced, self.loss.reducer)
-        with swapped(self.loss, values):
-            return guard.note(check_loss(self.loss(batch, labels, indices_tuple, ref_emb, ref_labels), self.swap.host))
+        with exchanged(self.loss, values) as loss:
+            return guard.note(loss(batch, labels, indices_tuple, ref_emb, ref_labels))
 
     def _takes_tiles(
         self, batch: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any
@@ -175,6 +171,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         itself = is_own_reference(batch, labels, ref_emb, ref_labels)
         if not why_not and not itself and (ref_emb is batch or ref_labels is labels):
             why_not = "the host leaves some pairs out where embeddings or labels alone are their own reference"
+        if not why_not and is_transforming():
+            why_not = "tiles make their own gradient, which torch.func does not see"
         if not why_not and len(batch) * len(batch if ref_emb is None else ref_emb) <= 2:
             why_not = "the host takes a single pair of each kind for none"
         if self.pair_memory == "tiled" and why_not:
@@ -204,6 +202,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
 
     def _compute_loss_in_tiles(
         self,
+        margin: Value,
         given: tuple[Tensor, Tensor],
         seen_given: tuple[Tensor, Tensor | None],
         embeddings: Tensor,
@@ -221,13 +220,13 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
             seen, ref_seen = as_seen(self.loss, embeddings, None if ref_emb is embeddings else ref_emb)
         self.distance.reset_stats()
         self.distance.set_default_stats(embeddings, ref_emb, seen, seen if ref_seen is None else ref_seen)
-        distance, margin = distance_in_tiles(self.distance), self.loss.neg_margin
+        distance = distance_in_tiles(self.distance)
         assert distance is not None
         means = pair_hinge_means(
             seen,
             labels,
             float(self.loss.pos_margin),
-            margin.as_subclass(Tensor) if isinstance(margin, Tensor) else margin,
+            margin,
             distance,
             ref_emb=ref_seen,
             ref_labels=None if ref_seen is None else ref_labels,
@@ -246,11 +245,11 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     def _check(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_labels: Any
     ) -> None:
-        host = self.swap.host
+        host = self.exchange.host
         if host != "ManifoldLoss":
             check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels, self.loss)
-            if host == "ThresholdConsistentMarginLoss" and ref_emb is not None and ref_emb is not embeddings:
-                raise ValueError(problem("ref_emb", "None", "a tensor", f"{host} takes all pairs from embeddings"))
+            if ref_emb is not None and ref_emb is not embeddings:
+                self._check_reference(host)
             return
         check_embeddings("embeddings", embeddings, self.loss)  # its indices are random classes, one a row
         if indices_tuple is not None:
@@ -258,6 +257,14 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         elif 0 < len(embeddings) < self.loss.K:
             got = len(embeddings)
             raise ValueError(problem("embeddings", f"at least {self.loss.K} rows for K proxies", got, "lower K"))
+
+    def _check_reference(self, host: str) -> None:
+        """Raises where the host would take rows of the references for rows of the batch."""
+        if host == "ThresholdConsistentMarginLoss":
+            raise ValueError(problem("ref_emb", "None", "a tensor", f"{host} takes all pairs from embeddings"))
+        if host == "TripletMarginLoss" and self.loss.swap:
+            remedy = f"{host}(swap=True) takes positives for rows of embeddings (the host's issue 748); use swap=False"
+            raise ValueError(problem("ref_emb", "None", "a tensor", remedy))
 
     def _margin_of(
         self,
@@ -270,7 +277,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         """The margin in the loss's unit, beside the indices that it belongs to where there is more than one."""
         if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not look at the batch
             return indices_tuple, self._recorded(self._translated(self.margin.value))
-        if self.swap.host == "ManifoldLoss":
+        if self.exchange.host == "ManifoldLoss":
             indices_tuple = self._meta_classes(embeddings, indices_tuple)
             alpha = self._alpha(embeddings, indices_tuple, None, None, None)
             return indices_tuple, self._recorded(self._translated(alpha))
@@ -282,7 +289,7 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         if self.margin.granularity == "batch":
             alpha = self._alpha(embeddings, groups, indices_tuple, ref_emb, ref_groups)
             value = self._recorded(self._translated(alpha))
-            if self.swap.host == "SoftTripleLoss" and isinstance(value, Tensor):
+            if self.exchange.host == "SoftTripleLoss" and isinstance(value, Tensor):
                 value = value.to(embeddings.dtype)  # the host writes it into a matrix of that dtype
             return indices_tuple, value
         explicit = self._explicit(labels, indices_tuple, ref_emb, ref_labels)
@@ -327,7 +334,8 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
         return classes[torch.randperm(rows)].to(embeddings.device)
 
     def _translated(self, alpha: Value) -> Value:
-        return for_host(translate(for_host(alpha), self.units, self.margin, self.swap, self.loss))
+        alpha = for_host(alpha, self.exchange)
+        return for_host(translate(alpha, self.units, self.margin, self.exchange, self.loss), self.exchange)
 
     def _recorded(self, value: Value) -> Value:
         if self.collect_stats:
@@ -342,45 +350,35 @@ class AdaptiveMarginLoss(BaseMetricLossFunction):
     ) -> dict[str, Any]:
         """The wrapped loss's dictionary of unreduced losses at the margin of this batch."""
         indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        with swapped(self.loss, self.swap.values(self.loss, value)):
-            loss_dict: dict[str, Any] = self.loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        with exchanged(self.loss, self.exchange.values(self.loss, value)) as loss:
+            loss_dict: dict[str, Any] = loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
             return loss_dict
 
     @property
     def units(self) -> Units:
         """How the margin enters: as asked for, or the default for this margin and the loss's present distance."""
-        return resolve_units(self._units, self.margin, self.swap, self.loss)
+        return resolve_units(self._units, self.margin, self.exchange, self.loss)
 
     @units.setter
     def units(self, units: Units | None) -> None:
-        resolve_units(units, self.margin, self.swap, self.loss)
+        resolve_units(units, self.margin, self.exchange, self.loss)
         self._units = units
 
-    @property
-    def distance(self) -> Any:
-        """The wrapped loss's distance."""
-        return self.loss.distance
+    def _check_margin(self, margin: Margin) -> None:
+        if margin.granularity != "batch" and not self.exchange.elementwise:
+            able = ", ".join(name for name, row in LOSSES.items() if row.elementwise)
+            remedy = f"{self.exchange.host} has one margin a batch; one an anchor or a pair goes into {able}"
+            raise ValueError(problem("margin.granularity", "'batch'", f"{margin.granularity!r}", remedy))
+        if "_units" in self.__dict__:
+            resolve_units(self._units, margin, self.exchange, self.loss)
 
     @property
-    def reducer(self) -> Any:
-        """The wrapped loss's reducer."""
-        return self.loss.reducer
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """A new distance or reducer goes to the wrapped loss."""
-        if name in ("distance", "reducer") and "loss" in self.__dict__.get("_modules", {}):
-            setattr(self.loss, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def sub_loss_names(self) -> list[str]:
-        """The wrapped loss's sub-losses."""
-        loss = self._modules.get("loss")
-        return ["loss"] if loss is None else list(loss.sub_loss_names())
+    def _admitted_as(self) -> Any:
+        return self.loss
 
     def extra_repr(self) -> str:
         """What is exchanged, for ``print(loss)``."""
-        return f"{self.swap.host}.{self.swap.attribute}, units={self.units!r}"
+        return f"{self.exchange.host}.{self.exchange.attribute}, units={self.units!r}"
 
 
-admit(AdaptiveMarginLoss.__name__)
+look_inside()

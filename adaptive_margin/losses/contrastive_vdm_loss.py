@@ -8,27 +8,26 @@ from typing import Any, Literal
 
 import torch
 from pytorch_metric_learning.distances import LpDistance
-from pytorch_metric_learning.losses import BaseMetricLossFunction
+from pytorch_metric_learning.losses import BaseMetricLossFunction, ContrastiveLoss
 from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer, MeanReducer, MultipleReducers
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import is_blind, problem
+from ..functional.checks import is_blind, is_transforming, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, is_constrained, regularization
 from ..functional.dependence import at_least_float32, check_choice
 from ..functional.pair_tiles import Options, PairTerms, terms_of
-from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
+from ..margins import ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
-from .host_inputs import GradientGuard, check_batch, check_loss, distance_in_tiles, labels_from_indices
-from .host_wrappers import admit
+from .host_inputs import GradientGuard, as_classes, check_batch, distance_in_tiles, labels_from_indices
 from .reduction import SumOfReduced
-from .swap import as_margin
+from .transparent import TakesMargin
 
 Kept = tuple[Tensor, Tensor] | None
 """Which rows and which reference rows are not ignored; None where all count."""
 
 
-class ContrastiveVDMLoss(BaseMetricLossFunction):
+class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
     r"""Pulls each group together and pushes groups apart to a margin that the batch decides.
 
     .. math::
@@ -49,13 +48,14 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         repulsion: w, at least 0.
         regularizer: ``"none"``; ``"chi2"``, the third term of Eq. (3), which the paper leaves out; or ``"fisher"``, the
             constraint :math:`\Omega = 1` of Fisher GAN, whose multiplier is a buffer, in ``state_dict``, and moves with
-            every call in training mode. Processes do not share it: in a ``DistributedLossWrapper`` all see the joined
+            every call in training mode (not inside :mod:`torch.func`, whose functions change nothing). Processes do not share it: in a ``DistributedLossWrapper`` all see the joined
             batch and agree; with ``efficient=True`` each has its own rows, and a multiplier of its own.
         compact_label: only this label is pulled together, and pairs across are those of it and all others: with groups
             1 (strong) and 0 (weak), ``compact_label=1`` is the paper's two-group loss. ``None`` pulls every class
             together.
-        ignore_label: rows of this label take part in nothing (an ``OtsuGrouper`` gives -1 to samples of neither
-            group). ``None`` for labels that all count; on CUDA that also spares one wait for the device a call.
+        ignore_label: rows of this label take part in nothing. By default -1 with a ``compact_label`` (an
+            ``OtsuGrouper`` gives it to samples of neither group), else ``None``: all labels are classes, as to the host;
+            on CUDA that also spares one wait for the device a call.
         regularizer_weight: :math:`\lambda` of ``"chi2"``.
         penalty: :math:`\rho` of ``"fisher"``, the step of its multiplier. The authors' released code has 1e-6.
         pair_memory: ``"tiled"`` computes value and gradient in tiles, in memory that grows with the batch; ``"pairs"``
@@ -89,6 +89,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
     """
 
     multiplier_value: Tensor
+    _admitted_as = ContrastiveLoss()
+    """The host's wrappers take it where they take that."""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         repulsion: float = 1.0,
         regularizer: Regularizer = "none",
         compact_label: int | None = None,
-        ignore_label: int | None = -1,
+        ignore_label: int | None | Literal["auto"] = "auto",
         regularizer_weight: float = 1.0,
         penalty: float = FISHER_PENALTY,
         pair_memory: Literal["auto", "tiled", "pairs"] = "auto",
@@ -104,6 +106,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
     ) -> None:
         check_options(repulsion, regularizer, regularizer_weight, penalty)
         check_choice("pair_memory", pair_memory, ("auto", "tiled", "pairs"))
+        if ignore_label == "auto":
+            ignore_label = None if compact_label is None else -1
         if compact_label is not None and compact_label == ignore_label:
             remedy = "a label cannot be pulled together and ignored"
             raise ValueError(
@@ -111,7 +115,7 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             )
         self.regularizer = regularizer  # the host asks for the names of the sub-losses while it builds itself
         super().__init__(**kwargs)
-        self.margin = as_margin(margin, AdaptiveMargin)
+        self.margin = margin  # type: ignore[assignment]
         self.repulsion = repulsion
         self.compact_label = compact_label
         self.ignore_label = ignore_label
@@ -142,13 +146,16 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         ref_labels: Tensor | None = None,
     ) -> Any:
         """The loss of this batch."""
-        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         guard = GradientGuard(type(self).__name__)
+        itself = ref_emb is embeddings
+        embeddings = guard.settled(embeddings)
+        ref_emb = embeddings if itself else guard.settled(ref_emb)
+        labels, ref_labels = as_classes(labels, ref_labels)
+        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         batch = _watched(guard, embeddings)
         if ref_emb is not None:
-            ref_emb = batch if ref_emb is embeddings else _watched(guard, ref_emb)
-        value = super().forward(batch, labels, indices_tuple, ref_emb, ref_labels)
-        return guard.note(check_loss(value, type(self).__name__))
+            ref_emb = batch if itself else _watched(guard, ref_emb)
+        return guard.note(super().forward(batch, labels, indices_tuple, ref_emb, ref_labels))
 
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
@@ -158,8 +165,7 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             nothing: dict[str, Any] = self.zero_losses()
             return nothing
         own = ref_labels is labels or (ref_emb is embeddings and (labels is None or ref_labels is None))
-        labels = None if labels is None else labels.long()  # an unsigned 255 equals -1
-        ref_labels = labels if own else None if ref_labels is None else ref_labels.long()
+        ref_labels = labels if own else ref_labels
         itself = ref_emb is embeddings and ref_labels is labels
         if ref_emb is embeddings and not itself:
             ref_emb = ref_emb.view_as(ref_emb)  # with labels of its own it is another set, and below another object
@@ -188,6 +194,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             return "a reducer of your own wants the loss of every pair"
         if self.margin.granularity == "pair":
             return "a margin a pair is as large as the list of pairs"
+        if is_transforming():
+            return "tiles make their own gradient, which torch.func does not see"
         return "an index tuple lists its own pairs" if indices_tuple is not None else ""
 
     # --- all pairs, in tiles ------------------------------------------------------------------------------------------
@@ -248,8 +256,8 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             distances = 2 - 2 * distances  # squared distance of unit vectors
         attraction = distances[a1, p]
         hinge = torch.relu(alpha - distances[a2, n])
-        pairs = torch.tensor([len(a1), len(a2), 0], device=hinge.device)
-        pairs[2] = (hinge.detach() > 0).sum()
+        listed = torch.tensor([len(a1), len(a2)], device=hinge.device)
+        pairs = torch.cat([listed, (hinge.detach() > 0).sum()[None]])
         omega = 0.5 * (_mean(attraction.square()) + _mean(hinge.square()))
         terms = PairTerms(attraction, hinge, omega, pairs)
         return self._loss_dict(
@@ -285,7 +293,7 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             )  # it moves on before the backward pass
             value = regularization(terms, self.regularizer, self.regularizer_weight, multiplier, self.penalty)
             losses["reg_loss"] = _reduced(value)
-        if self.regularizer == "fisher" and self.training and torch.is_grad_enabled():
+        if self.regularizer == "fisher" and self.training and torch.is_grad_enabled() and not is_transforming():
             gap = (terms.second_moment.detach() - 1) * is_constrained(terms)  # dual ascent
             self.multiplier_value += self.penalty * gap.to(self.multiplier_value)
         if self.collect_stats:
@@ -389,6 +397,3 @@ def _listed(losses: Tensor, indices: tuple[Tensor, Tensor], reduction_type: str,
 
 def _mean(x: Tensor) -> Tensor:
     return x.mean() if len(x) else x.sum()
-
-
-admit(ContrastiveVDMLoss.__name__)

@@ -12,10 +12,21 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from ..functional.checks import check_labels, check_matrix, check_same_features, is_blind, largest_magnitude, problem
+from ..functional.checks import (
+    assert_blindly,
+    check_labels,
+    check_matrix,
+    check_same_features,
+    is_blind,
+    largest_magnitude,
+    problem,
+)
 from ..functional.dependence import at_least_float32
 from ..functional.pair_tiles import Distance
 from ..margins.base import IndicesTuple
+
+
+HALF = {torch.float16, torch.bfloat16}
 
 
 def check_batch(
@@ -48,6 +59,32 @@ def check_batch(
         raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
 
 
+def as_classes(labels: Any, ref_labels: Any = None) -> tuple[Any, Any]:
+    """Labels, and those of references, as int64, which the host's losses index with; the same object twice where they
+    are one.
+
+    The host takes whole numbers in any dtype. Others stay as they are, for the checks to refuse.
+    """
+    integers = _as_integers("labels", labels)
+    return integers, integers if ref_labels is labels else _as_integers("ref_labels", ref_labels)
+
+
+def _as_integers(argument: str, labels: Any) -> Any:
+    if not isinstance(labels, Tensor) or labels.dtype == torch.int64 or labels.is_complex():
+        return labels
+    integers = labels.detach().long()
+    if labels.is_floating_point() or labels.dtype == torch.uint64:
+        fits = integers == labels if labels.is_floating_point() else integers >= 0
+        if is_blind(labels):
+            assert_blindly(fits.all(), f"{argument} must be whole numbers of int64")
+        elif not fits.all():
+            if labels.is_floating_point():
+                return labels
+            remedy = "number the classes from 0"
+            raise ValueError(problem(argument, "below 2**63", int(integers.min()) % 2**64, remedy))
+    return integers
+
+
 def check_indices(indices_tuple: Any) -> None:
     """Raises unless these are triplets (a, p, n) or pairs (a1, p, a2, n) of indices."""
     expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
@@ -67,11 +104,12 @@ def host_dtype(host: nn.Module, dtype: torch.dtype) -> torch.dtype:
     """The dtype in which a host takes a batch.
 
     Losses with a weight for each class cast it, for good, to the dtype of each batch: one half-precision batch would
-    turn the weights, and what an optimiser does to them, half. The batch is cast instead. The host refrains only under
-    autocast for CUDA, whatever device the batch is on. And ``cdist``, behind its L_p distances, has no bfloat16.
+    turn the weights, and what an optimiser does to them, half. The batch is cast instead (float32 and float64 are left
+    to the host). The host refrains only under autocast for CUDA, whatever device the batch is on. And ``cdist``, behind
+    its L_p distances, has no bfloat16.
     """
     weight = next(host.parameters(), None) if hasattr(host, "cast_types") else None
-    if weight is not None and not torch.is_autocast_enabled():
+    if weight is not None and not torch.is_autocast_enabled() and not HALF.isdisjoint((dtype, weight.dtype)):
         return weight.dtype
     if dtype == torch.bfloat16 and isinstance(host.distance, LpDistance):
         return torch.float32
@@ -136,7 +174,7 @@ def check_loss(value: Any, of: str) -> Any:
     if not isinstance(value, Tensor):
         return value
     if is_blind(value):
-        torch._assert_async(torch.isfinite(value.detach()).all(), f"the value of {of} must be finite")
+        assert_blindly(torch.isfinite(value.detach()).all(), f"the value of {of} must be finite")
     elif not (math.isfinite(value.item()) if value.numel() == 1 else torch.isfinite(value.detach()).all()):
         remedy = "its formula has no value here: look for identical or vanishing embeddings, or too large a scale"
         got = value.item() if value.numel() == 1 else f"NaN or infinity among {value.numel()}"
@@ -144,11 +182,21 @@ def check_loss(value: Any, of: str) -> Any:
     return value
 
 
-class GradientGuard:
-    """Raises where the gradient of a batch is not finite: some host formulas have none where embeddings coincide.
+def _overflow_is_expected(x: Tensor) -> bool:
+    """Whether a loss scaler looks for overflow, and skips the step: in float16, and under autocast in float16."""
+    kind = x.device.type
+    return x.dtype == torch.float16 or (
+        torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    )
 
-    It watches where that waits for nothing: not on CUDA, nor in compiled code. What overflows under autocast, or in
-    float16 where the loss was scaled up, is the loss scaler's business.
+
+class GradientGuard:
+    """Raises where a loss or the gradient of a batch is not finite: some host formulas have none where embeddings
+    coincide.
+
+    It watches gradients where that waits for nothing: not on CUDA, nor in compiled code. What overflows in float16, or
+    under autocast, is the loss scaler's business: embeddings that are not finite then give a loss and gradients of NaN,
+    and a loss that is not finite is handed on, so that the scaler skips the step.
 
     Args:
         of: the name of the host.
@@ -156,33 +204,64 @@ class GradientGuard:
 
     def __init__(self, of: str) -> None:
         self.of = of
-        self.half = False
+        self.expected = False
         self.scaled = False
+        self.overflow: list[Tensor] = []
+
+    def settled(self, x: Any) -> Any:
+        """The batch; where a scaler sees to its overflow, ones in the place of what is not finite in anything."""
+        if not isinstance(x, Tensor) or not x.is_floating_point() or not _overflow_is_expected(x):
+            return x
+        self.expected = True
+        overflow = ~torch.isfinite(x.detach()).all()
+        if not is_blind(x) and not overflow.item():
+            return x
+        self.overflow.append(overflow)
+        settled: Tensor = _Settled.apply(x, overflow)
+        return settled
 
     def watch(self, x: Tensor) -> Tensor:
         """The batch, watched."""
         aside = is_blind(x) or torch.is_autocast_enabled(x.device.type)
         if aside or not (x.requires_grad and torch.is_grad_enabled()):
             return x
-        self.half |= x.dtype == torch.float16
         guarded: Tensor = _Guarded.apply(x, self)
         return guarded
 
     def note(self, value: Any) -> Any:
-        """The loss, so that the guard knows whether it is scaled."""
-        if self.half and isinstance(value, Tensor) and value.requires_grad:
-            value.register_hook(self._note)
+        """The loss, checked, so that the guard knows whether it is scaled."""
+        if not self.expected:
+            return check_loss(value, self.of)
+        if isinstance(value, Tensor):
+            if value.requires_grad and not is_blind(value):
+                value.register_hook(self._note)
+            for overflow in self.overflow:
+                value = value * torch.where(overflow, math.nan, 1.0).to(value.dtype)
         return value
 
     def _note(self, grad: Tensor) -> None:
-        self.scaled = bool(grad.abs().max() > 1)
+        self.scaled = not bool(grad.abs().max() <= 1)
 
     def check(self, grad: Tensor) -> None:
         """Raises a ``ValueError`` unless the gradient is finite."""
-        scalers_business = grad.dtype == torch.float16 and self.scaled
+        scalers_business = self.overflow or (grad.dtype == torch.float16 and self.scaled)
         if grad.numel() and not scalers_business and not math.isfinite(grad.detach().abs().amax().item()):
             remedy = "its formula has none where embeddings coincide or vanish; remove duplicates or add noise"
             raise ValueError(problem(f"the gradient of {self.of}", "finite", "NaN or infinity", remedy))
+
+
+class _Settled(torch.autograd.Function):
+    """Ones in the place of a batch that overflowed, and NaN in the place of its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, overflow: Tensor) -> Tensor:
+        ctx.overflow = overflow
+        return torch.where(overflow, torch.ones_like(x), x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor, None]:
+        (grad,) = grads
+        return torch.where(ctx.overflow, torch.full_like(grad, math.nan), grad), None
 
 
 class _Guarded(torch.autograd.Function):

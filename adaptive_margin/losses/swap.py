@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Real
+from types import MethodType
 from typing import Any, Literal
 
 import numpy as np
@@ -242,29 +243,40 @@ class HostScalar(Tensor):
         return getattr(torch, ufunc.__name__)(*(torch.as_tensor(x).as_subclass(Tensor) for x in inputs))
 
 
-def for_host(value: Value) -> Value:
+def for_host(value: Value, swap: Swap) -> Value:
     """A number where nothing has to wait for it and no gradient flows, else a tensor that the host can handle."""
     if not isinstance(value, Tensor) or value.ndim:
         return value
-    if value.requires_grad or is_blind(value):
-        # other subclasses (fake tensors) cannot become this one
-        return value.as_subclass(HostScalar) if type(value) in (Tensor, nn.Parameter) else value
-    return float(value)
+    if not value.requires_grad and not is_blind(value):
+        return float(value)
+    asks_numpy = swap.scale == "angle" and not torch.compiler.is_compiling()  # which traces numpy itself
+    # other subclasses (fake tensors) cannot become this one
+    return value.as_subclass(HostScalar) if asks_numpy and type(value) in (Tensor, nn.Parameter) else value
 
 
 @contextmanager
-def swapped(module: nn.Module, values: Mapping[str, Any]) -> Iterator[None]:
-    """Exchanges attributes of a module, or its methods, for the length of a ``with`` block, whatever happens in it."""
+def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[nn.Module]:
+    """A stand-in for a module with other attributes, or methods, for the length of a ``with`` block.
+
+    The module itself is never changed: other threads call it, and this, at the same time. The stand-in is a shallow
+    copy, of this call alone. It shares parameters, buffers, submodules and hooks, methods that the module keeps as
+    attributes are its own, and what else is written to it (statistics) goes to the module in the end.
+    """
     if missing := [name for name in values if not hasattr(module, name)]:
         raise KeyError(missing)
-    before = {name: module.__dict__[name] for name in values if name in module.__dict__}
+    stand_in: nn.Module = object.__new__(type(module))
+    held = stand_in.__dict__
+    for name, value in module.__dict__.items():
+        bound = isinstance(value, MethodType) and value.__self__ is module
+        held[name] = MethodType(value.__func__, stand_in) if bound else value
+    held.update(values)  # in the place of the class's attribute, or of a submodule, too
+    before = dict(held)
     try:
-        module.__dict__.update(values)
-        yield
+        yield stand_in
     finally:
-        for name in values.keys() - before.keys():  # in the place of the class's, or of a module
-            module.__dict__.pop(name, None)
-        module.__dict__.update(before)
+        for name, value in held.items():
+            if name not in values and (name not in before or value is not before[name]):
+                module.__dict__[name] = value
 
 
 assert all(hasattr(losses, name) for name in LOSSES)

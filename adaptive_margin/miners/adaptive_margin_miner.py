@@ -10,12 +10,16 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from ..functional.checks import problem
-from ..losses.host_inputs import as_seen, check_batch, host_dtype, is_own_reference
-from ..losses.swap import MINERS, Swap, Units, Value, as_margin, find_swap, for_host, resolve_units, swapped, translate
-from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
+from ..losses.host_inputs import as_classes, as_seen, check_batch, host_dtype, is_own_reference
+from ..losses.swap import MINERS, Swap, Units, Value, exchanged, for_host, resolve_units, translate
+from ..losses.transparent import Transparent
+from ..margins import ConstantMargin, LinearMargin, Margin
+
+COUNTS = {"num_pos_pairs", "num_neg_pairs", "num_triplets"}
+"""What every miner of the host notes."""
 
 
-class AdaptiveMarginMiner(BaseMiner):
+class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner, table=MINERS):
     r"""Gives a miner the margin of the batch, and takes it back after each call.
 
     Source: Kim & Song, AAAI 2021, "DML with adaptive margin". As :class:`~adaptive_margin.AdaptiveMarginLoss`, for the
@@ -50,18 +54,14 @@ class AdaptiveMarginMiner(BaseMiner):
         units: Units | None = None,
         collect_stats: bool | None = None,
     ) -> None:
-        swap = find_swap(miner, MINERS, type(self).__name__)
-        super().__init__(collect_stats=collect_stats)
-        del self._modules["distance"]  # the wrapped miner's, through the property below
-        self.miner = miner
-        self.margin = as_margin(margin, AdaptiveMargin)
-        self.swap = swap
+        self._wrap(miner, margin, collect_stats)
         self.units = units
-        if self.margin.granularity != "batch":
-            remedy = "a miner has one margin a batch; one an anchor or a pair goes into AdaptiveMarginLoss"
-            raise ValueError(problem("margin.granularity", "'batch'", f"{self.margin.granularity!r}", remedy))
         self.current_margin = math.nan
-        self.add_to_recordable_attributes(name="current_margin", is_stat=True)
+        for attribute in ("_record_these", "_record_these_stats"):  # the host's records do not look inside a miner
+            theirs = [name for name in getattr(miner, attribute, ()) if not self._is_own(name)]
+            if theirs:
+                setattr(self, attribute, theirs)
+        self.add_to_recordable_attributes(list_of_names=["current_margin", *COUNTS], is_stat=True)
 
     @classmethod
     def supported(cls) -> dict[str, Swap]:
@@ -78,6 +78,8 @@ class AdaptiveMarginMiner(BaseMiner):
     ) -> Any:
         """The wrapped miner's index tuple at the margin of this batch."""
         self.reset_stats()
+        self._check_margin(self.margin)
+        labels, ref_labels = as_classes(labels, ref_labels)
         check_batch(embeddings, labels, None, ref_emb, ref_labels, self.miner)
         itself = ref_emb is embeddings
         embeddings = embeddings.to(host_dtype(self.miner, embeddings.dtype))
@@ -95,36 +97,33 @@ class AdaptiveMarginMiner(BaseMiner):
                 own = is_own_reference(embeddings, labels, ref_emb, ref_labels)
                 seen, ref_seen = as_seen(self.miner, embeddings, None if own else ref_emb)
                 value = self.margin(seen, labels, None, ref_seen, ref_labels)
-        value = for_host(translate(for_host(value), self.units, self.margin, self.swap, self.miner))
+        value = for_host(value, self.exchange)
+        value = for_host(translate(value, self.units, self.margin, self.exchange, self.miner), self.exchange)
         if self.collect_stats:
             self.current_margin = float(value)
-        with swapped(self.miner, self.swap.values(self.miner, value)):
-            output = self.miner(embeddings, labels, ref_emb, ref_labels)
-        self.output_assertion(output)
+        with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:
+            output = miner(embeddings, labels, ref_emb, ref_labels)
+        for name in COUNTS & vars(miner).keys():
+            setattr(self, name, getattr(miner, name))
         return output
 
     @property
     def units(self) -> Units:
         """How the margin enters: as asked for, or the default for this margin and the miner's present distance."""
-        return resolve_units(self._units, self.margin, self.swap, self.miner)
+        return resolve_units(self._units, self.margin, self.exchange, self.miner)
 
     @units.setter
     def units(self, units: Units | None) -> None:
-        resolve_units(units, self.margin, self.swap, self.miner)
+        resolve_units(units, self.margin, self.exchange, self.miner)
         self._units = units
 
-    @property
-    def distance(self) -> Any:
-        """The wrapped miner's distance."""
-        return self.miner.distance
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        """A new distance goes to the wrapped miner."""
-        if name == "distance" and "miner" in self.__dict__.get("_modules", {}):
-            self.miner.distance = value
-        else:
-            super().__setattr__(name, value)
+    def _check_margin(self, margin: Margin) -> None:
+        if margin.granularity != "batch":
+            remedy = "a miner has one margin a batch; one an anchor or a pair goes into AdaptiveMarginLoss"
+            raise ValueError(problem("margin.granularity", "'batch'", f"{margin.granularity!r}", remedy))
+        if "_units" in self.__dict__:
+            resolve_units(self._units, margin, self.exchange, self.miner)
 
     def extra_repr(self) -> str:
         """What is exchanged, for ``print(miner)``."""
-        return f"{self.swap.host}.{self.swap.attribute}, units={self.units!r}"
+        return f"{self.exchange.host}.{self.exchange.attribute}, units={self.units!r}"

@@ -17,7 +17,7 @@ from torch import Tensor
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss
 from adaptive_margin.losses.host_inputs import labels_from_indices
 
-from .cases import CLASSES, FEATURES, GUESTS, HOSTS, batch
+from .cases import CLASSES, FEATURES, GUESTS, HOSTS, assert_identical, batch, call
 
 GRANULARITIES = ("batch", "anchor", "pair")
 CASES = [
@@ -39,13 +39,18 @@ def labels_for(name: str, labels: Tensor) -> Tensor | None:
 
 
 def outcome(loss: AdaptiveMarginLoss, embeddings: Tensor, labels: Tensor | None) -> str:
-    """ "finite" for a finite loss with finite gradients, "refused" for a ValueError that helps; else this fails."""
+    """ "finite" for a finite loss with finite gradients, "refused" for a ValueError that helps, "left to the scaler"
+    for one in float16 that is not finite; else this fails.
+    """
     before = dict(vars(loss.loss))
-    weights = [weight.dtype for weight in loss.parameters()]
+    promotes = embeddings.dtype == torch.float64 and "cast_types" in dir(loss.loss)  # as the host does
+    weights = [torch.float64 if promotes else weight.dtype for weight in loss.parameters()]
     embeddings = embeddings.clone().requires_grad_()
     refusal = ""
     try:
         value = loss(embeddings, labels)
+        if embeddings.dtype == torch.float16 and not torch.isfinite(value):
+            return "left to the scaler"
         assert torch.isfinite(value).all()
         value.backward()
     except ValueError as error:
@@ -102,7 +107,9 @@ def test_what_is_no_matrix_is_refused(embeddings: Any, error: type[Exception], m
     [
         (torch.arange(11), ValueError, r"labels must be as long as embeddings \(12 rows\), got 11 labels"),
         (torch.zeros(12, 2).long(), ValueError, r"labels must be one-dimensional, got shape \(12, 2\)"),
-        (torch.zeros(12), TypeError, "labels must be integers, got torch.float32; group continuous targets"),
+        (torch.full((12,), 0.5), TypeError, "labels must be integers, got torch.float32; group continuous targets"),
+        (torch.full((12,), math.inf), TypeError, "labels must be integers"),
+        (torch.tensor([2**64 - 1] * 12, dtype=torch.uint64), ValueError, r"labels must be below 2\*\*63, got 184467"),
         (torch.full((12,), math.nan), TypeError, "labels must be integers"),
         ([0] * 12, TypeError, "labels must be a torch.Tensor, got list"),
         (None, ValueError, "labels must be given, got None"),
@@ -204,12 +211,11 @@ def test_norms_that_overflow_are_refused(name: str, dtype: torch.dtype, scale: f
         build(name, granularity)(embeddings, labels_for(name, torch.arange(12) % CLASSES))
 
 
-def test_float64_that_overflows_the_weights_dtype_is_refused() -> None:
+def test_float64_that_float32_weights_could_not_hold_is_computed_as_the_host_does() -> None:
     embeddings, labels = batch(dtype=torch.float64)
     for scale in (1e25, 1e100):  # beyond float32's norms, and beyond float32
-        with pytest.raises(ValueError, match=r"embeddings must be below .* overflow torch.float32, got .*e\+"):
-            build("ArcFaceLoss")(embeddings * scale, labels)
-    build("ArcFaceLoss", dtype=torch.float64)(embeddings * 1e100, labels)
+        ours, stock = build("ArcFaceLoss", "constant"), HOSTS["ArcFaceLoss"].build(margin=0.3)
+        assert torch.equal(ours(embeddings * scale, labels), stock(embeddings * scale, labels))
 
 
 def test_vanishing_rows_in_float16_are_refused_where_they_are_normalised() -> None:
@@ -387,8 +393,8 @@ def test_the_hosts_with_weights_are_these() -> None:
 
 @pytest.mark.parametrize("name", WEIGHTY)
 @pytest.mark.parametrize("margin", [0.3, AdaptiveMargin(), AdaptiveMargin(detach=False)], ids=["0.3", "", "gradient"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
-def test_a_batch_of_another_dtype_leaves_weights_and_optimiser_alone(
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_a_half_batch_leaves_weights_and_optimiser_alone(
     name: str, margin: Any, dtype: torch.dtype
 ) -> None:
     loss = AdaptiveMarginLoss(HOSTS[name].build(), margin)
@@ -406,6 +412,32 @@ def test_a_batch_of_another_dtype_leaves_weights_and_optimiser_alone(
         assert weight.dtype == torch.float32
         assert not torch.equal(weight, old)
         assert {state.dtype for state in optimiser.state[weight].values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("name", WEIGHTY)
+def test_float64_is_promoted_as_the_host_does_to_the_bit(name: str) -> None:
+    host = HOSTS[name]
+    number = host.numbers[-1]
+    ours, stock = AdaptiveMarginLoss(host.build(), number), host.build(margin=number)
+    for step, dtype in enumerate((torch.float32, torch.float64, torch.float64, torch.float32)):
+        embeddings, labels = batch(seed=step, dtype=dtype)
+        args = embeddings, labels_for(name, labels)
+        assert_identical(call(ours, *args), call(stock, *args))
+        for weight, theirs in zip(ours.parameters(), stock.parameters(), strict=True):
+            assert weight.dtype == theirs.dtype
+            assert torch.equal(weight, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name, host in HOSTS.items() if host.labels])
+@pytest.mark.parametrize(
+    "dtype", [torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.float32, torch.float64], ids=str
+)
+def test_labels_of_any_dtype_are_classes(name: str, dtype: torch.dtype) -> None:
+    embeddings, labels = batch()
+    labels = labels % 2 if dtype == torch.bool else labels
+    for granularity in ("batch", "constant"):
+        given, expected = (call(build(name, granularity), embeddings, y) for y in (labels.to(dtype), labels))
+        assert_identical(given, expected)
 
 
 @pytest.mark.parametrize("name", WEIGHTY)

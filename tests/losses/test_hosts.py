@@ -102,20 +102,40 @@ def test_a_memory_around_a_constant_margin_is_the_stock_memory(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["ArcFaceLoss", "RankedListLoss", "ThresholdConsistentMarginLoss", "ManifoldLoss"])
-def test_a_memory_around_what_takes_no_reference_says_so(name: str) -> None:
-    host = losses.CrossBatchMemory(AdaptiveMarginLoss(HOSTS[name].build()), FEATURES)
-    with pytest.raises((ValueError, TypeError), match=r"not supported|ref_emb must be None|indices_tuple must be"):
-        host(*batch())
+def test_what_takes_no_reference_says_so(name: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=r"not supported|ref_emb must be None|labels must be"):
+        AdaptiveMarginLoss(HOSTS[name].build())(*batch(), None, *batch(seed=1))
 
 
-def test_stock_losses_are_admitted_as_before() -> None:
+@pytest.mark.parametrize("name", HOSTS)
+def test_a_wrapped_loss_is_admitted_where_it_is_admitted_by_itself(name: str) -> None:
+    for build in (lambda loss: losses.CrossBatchMemory(loss, FEATURES), losses.SelfSupervisedLoss):
+        refusals = []
+        for loss in (HOSTS[name].build(), AdaptiveMarginLoss(HOSTS[name].build())):
+            try:
+                assert build(loss).loss is loss
+            except Exception as error:  # the host's own kind
+                refusals.append(str(error))
+        assert len(refusals) in (0, 2)
+        assert len(set(refusals)) <= 1
+        if refusals:
+            assert refusals[0].endswith(f"not supported for {name}")
+
+
+def test_a_subclass_of_a_host_is_as_unknown_as_without_the_wrapper() -> None:
+    class Mine(losses.TripletMarginLoss):
+        pass
+
+    for loss in (Mine(), AdaptiveMarginLoss(Mine())):
+        with pytest.raises(Exception, match="CrossBatchMemory not supported for Mine"):
+            losses.CrossBatchMemory(loss, FEATURES)
+
+
+def test_the_hosts_lists_are_its_own() -> None:
+    known = {name for name, cls in vars(losses).items() if isinstance(cls, type)}
     for wrapper in (losses.CrossBatchMemory, losses.SelfSupervisedLoss):
-        admitted = wrapper.supported_losses()
-        assert "AdaptiveMarginLoss" in admitted
-        assert "ContrastiveLoss" in admitted
-        assert len(admitted) == len(set(admitted))
-    with pytest.raises(Exception, match="CrossBatchMemory not supported for ArcFaceLoss"):
-        losses.CrossBatchMemory(losses.ArcFaceLoss(**SIZES), FEATURES)
+        assert set(wrapper.supported_losses()) <= known - {"AdaptiveMarginLoss", "ContrastiveVDMLoss"}
+        assert wrapper.__dict__["supported_losses"].__func__.__module__ == wrapper.__module__
 
 
 # MultipleLosses, SelfSupervisedLoss
@@ -156,6 +176,10 @@ def test_several_losses_with_miners_of_their_own() -> None:
 @every_guest
 @pytest.mark.parametrize("symmetric", [True, False])
 def test_two_views_without_labels(guest: str, symmetric: bool) -> None:
+    if guest == "margin":
+        with pytest.raises(Exception, match="SelfSupervisedLoss not supported for MarginLoss"):
+            losses.SelfSupervisedLoss(GUESTS[guest](), symmetric=symmetric)
+        return
     embeddings, _ = batch(10)
     views = (embeddings.detach() + 0.3 * torch.randn(10, FEATURES)).requires_grad_()
     rows = torch.arange(10)
@@ -459,6 +483,8 @@ def test_the_hosts_trainer_logs_the_margin(tmp_path: Path, granularity: Any) -> 
     (of_margin,) = (table for name, table in logged.items() if name.endswith("margin_AdaptiveMargin"))
     (of_wrapped,) = (table for name, table in logged.items() if name.endswith("loss_ContrastiveLoss"))
     of_miner = logged["tuple_miner_AdaptiveMarginMiner"]
+    assert of_miner[0].keys() >= {"neg_margin", "pos_pair_dist", "neg_pair_dist", "num_pos_pairs"}  # the wrapped one's
+    assert 0 < float(of_miner[0]["pos_pair_dist"]) < float(of_miner[0]["neg_pair_dist"])
     assert [len(table) for table in (of_loss, of_margin, of_wrapped, of_miner)] == [3, 3, 3, 3]
     for step in range(3):
         margin = {name: float(of_margin[step][name]) for name in ("mi", "eta", "delta", "k", "alpha", "confidence")}

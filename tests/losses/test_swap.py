@@ -12,7 +12,7 @@ from pytorch_metric_learning import distances, losses, miners
 from pytorch_metric_learning.utils import distributed
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, AdaptiveMarginMiner, ConstantMargin, LinearMargin
-from adaptive_margin.losses.swap import HostScalar, find_swap, swapped
+from adaptive_margin.losses.swap import HostScalar, exchanged, find_swap
 
 from .cases import HOSTS, SIZES, batch
 
@@ -228,21 +228,36 @@ def test_unknown_units_are_refused(units: object) -> None:
         AdaptiveMarginLoss(losses.TripletMarginLoss(), units=units)
 
 
-def test_an_exchange_is_undone_whatever_happens() -> None:
+def test_an_exchange_is_made_on_a_stand_in_whatever_happens() -> None:
     module = losses.CircleLoss()
     before = dict(vars(module))
 
     def interrupted() -> None:
-        with swapped(module, {"m": 0.1, "op": 1.1}):
-            assert (module.m, module.op) == (0.1, 1.1)
+        with exchanged(module, {"m": 0.1, "op": 1.1}) as stand_in:
+            assert (stand_in.m, stand_in.op, stand_in.on) == (0.1, 1.1, -0.4)
+            assert (module.m, module.op) == (0.4, 1.4)
+            assert stand_in.loss_method.__self__ is stand_in  # a method that the host keeps as an attribute
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert vars(module) == before
-    with pytest.raises(KeyError), swapped(module, {"m": 0.2, "no such attribute": 1}):
+    assert module.loss_method.__self__ is module
+    with pytest.raises(KeyError), exchanged(module, {"m": 0.2, "no such attribute": 1}):
         pytest.fail("an attribute that the module lacks was exchanged")
     assert vars(module) == before
+
+
+def test_what_is_written_to_a_stand_in_goes_to_the_module() -> None:
+    module = losses.ArcFaceLoss(num_classes=3, embedding_size=2)
+    weights, other = module.W, torch.nn.Parameter(torch.zeros(2, 3))
+    with exchanged(module, {"margin": 0.1}) as stand_in:
+        assert stand_in.W is weights
+        stand_in.avg_angle = 45.0  # a statistic
+        stand_in.margin = 0.3
+        stand_in.W = other
+    assert (module.avg_angle, module.W) == (45.0, other)
+    assert module.margin == pytest.approx(math.radians(28.6))
 
 
 def test_a_tensor_margin_answers_numpy_with_torch() -> None:

@@ -176,7 +176,7 @@ def test_the_wrapped_miner_is_left_as_it_was(name: str, margin: Any, fails: bool
     own = dict(vars(stock))
     miner = AdaptiveMarginMiner(stock, margin)
     assert miner.miner is stock
-    attribute = miner.swap.attribute
+    attribute = miner.exchange.attribute
     inside = []
 
     def look(module: Any, _: Any) -> None:
@@ -330,7 +330,7 @@ Z, Y = torch.randn(12, FEATURES), torch.arange(12) % CLASSES
         ((Z + 1e30, Y), ValueError, "embeddings must be below .* in magnitude"),
         ((Z, Y[:5]), ValueError, r"labels must be as long as embeddings \(12 rows\), got 5 labels"),
         ((Z, Y[:, None]), ValueError, "labels must be one-dimensional"),
-        ((Z, Y.float()), TypeError, "labels must be integers"),
+        ((Z, Y + 0.5), TypeError, "labels must be integers"),
         ((Z, None), ValueError, "labels must be given, got None"),
         ((Z, Y, Z[:5, :3], Y[:5]), ValueError, "ref_emb must be of the 8 features of embeddings"),
         ((Z, Y, Z[:5], Y[:4]), ValueError, r"ref_labels must be as long as ref_emb \(5 rows\), got 4 labels"),

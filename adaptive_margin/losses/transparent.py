@@ -1,0 +1,108 @@
+"""What a wrapper shows of the module inside it: everything that is not the wrapper's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
+from torch import nn
+
+from ..functional.checks import problem
+from ..margins import AdaptiveMargin, Margin
+from .swap import Swap, as_margin, find_swap
+
+STATISTICS = ("alpha", "mi", "eta", "delta", "k")
+"""Of a margin's last call; read on the wrapper too."""
+
+
+class TakesMargin(nn.Module):
+    """A module whose ``margin`` means at any time what it means in the constructor: a module, a number or None."""
+
+    margin: Margin
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A number becomes a constant margin, and None the adaptive one."""
+        if name == "margin":
+            value = as_margin(value, AdaptiveMargin)
+            self._check_margin(value)
+        super().__setattr__(name, value)
+
+    def _check_margin(self, margin: Margin) -> None:
+        """Raises a ``ValueError`` where this module cannot take a margin."""
+
+
+class _Forwarded(property):
+    """A method of the host's base class that the wrapped module answers."""
+
+
+def _forwarded(wraps: str, name: str) -> _Forwarded:
+    return _Forwarded(lambda self: getattr(self._modules[wraps], name))
+
+
+class Transparent(TakesMargin):
+    """A wrapper of a host module: what the module has is read and set through it, its methods too.
+
+    In this order a name is the wrapper's own (``margin``, ``units``, what :class:`torch.nn.Module` has), a statistic of
+    the margin's last call (read only), or the wrapped module's. A checkpoint of the wrapped module alone loads into the
+    wrapper. Subclasses say in their class statement where they keep the module, and which can be there.
+    """
+
+    _wraps: ClassVar[str]
+    _table: ClassVar[Mapping[str, Swap]]
+
+    def __init_subclass__(
+        cls, wraps: str = "", base: type | None = None, table: Mapping[str, Swap] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        if base is None or table is None:  # a subclass of a wrapper
+            return
+        cls._wraps, cls._table = wraps, table
+        for name in set(dir(base)) - set(dir(ModuleWithRecords)) - set(vars(cls)):
+            setattr(cls, name, _forwarded(wraps, name))
+
+    def _wrap(self, module: nn.Module, margin: Any, collect_stats: bool | None) -> None:
+        """In the place of the host's constructor, which would add a distance, a reducer and a regulariser."""
+        ModuleWithRecords.__init__(self, collect_stats=collect_stats)
+        setattr(self, self._wraps, module)
+        self.margin = margin
+
+    def __getattr__(self, name: str) -> Any:
+        """What is not the wrapper's own."""
+        modules: Any = self.__dict__.get("_modules", {})
+        if name in modules:
+            return modules[name]
+        wraps = type(self)._wraps
+        if name[:1] != "_" and wraps in modules:
+            source = modules["margin"] if self._is_statistic(name) else modules[wraps]
+            if hasattr(source, name):
+                return getattr(source, name)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What the wrapped module has, and the wrapper has not, is set there."""
+        wrapped = self.__dict__.get("_modules", {}).get(self._wraps)
+        if name == self._wraps:
+            self.__dict__["exchange"] = find_swap(value, self._table, type(self).__name__)
+        if wrapped is None or name[:1] == "_" or self._is_own(name) or not hasattr(self, name):
+            super().__setattr__(name, value)
+        elif self._is_statistic(name):
+            remedy = f"set .{self._wraps}.{name} to change that of {type(wrapped).__name__}"
+            raise AttributeError(problem(name, "read only, as of the margin's last call", repr(value), remedy))
+        else:
+            setattr(wrapped, name, value)
+
+    def _is_own(self, name: str) -> bool:
+        of_class = getattr(type(self), name, None)
+        return name == "margin" or name in self.__dict__ or name in self._modules or not isinstance(of_class, _Forwarded | None)
+
+    def _is_statistic(self, name: str) -> bool:
+        return name in STATISTICS and hasattr(self._modules.get("margin"), name)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """The names of the wrapped module's own checkpoint are taken for those inside the wrapper."""
+        inside = f"{prefix}{self._wraps}."
+        for name in getattr(self, self._wraps).state_dict():
+            if prefix + name in state_dict and inside + name not in state_dict:
+                state_dict[inside + name] = state_dict.pop(prefix + name)
+        super()._load_from_state_dict(state_dict, prefix, *args)
