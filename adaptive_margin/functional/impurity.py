@@ -55,7 +55,7 @@ def neighbourhood_impurity(
         ValueError: shapes that do not fit, NaN or infinity.
 
     Example:
-        >>> z = torch.tensor([[0.0], [0.1], [5.0], [5.2], [0.3]])
+        >>> z = torch.tensor([[0.0], [0.1], [5.0], [5.2], [-0.2]])
         >>> neighbourhood_impurity(z, torch.tensor([0, 0, 1, 1, 1]))
         tensor([0.0000, 0.0000, 0.5000, 0.5000, 1.0000])
     """

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..functional.checks import check_labels, is_transforming, problem
 from ..functional.dependence import check_choice
 from ..functional.pair_tiles import pair_hinge_means
-from ..margins import AdaptiveMargin, ConstantMargin, LinearMargin, Margin
+from ..margins import ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import (
     GradientGuard,
@@ -31,7 +31,7 @@ from .host_inputs import (
 )
 from .host_wrappers import look_inside
 from .reduction import reduced_sum
-from .swap import LOSSES, Swap, Units, Value, exchanged, for_host, resolve_units, translate
+from .swap import LOSSES, Swap, Units, Value, exchanged, for_host, in_host_unit, resolve_units
 from .transparent import Transparent
 
 
@@ -50,12 +50,15 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     Args:
         loss: one of :meth:`supported`, or a subclass of one.
         margin: a :class:`~adaptive_margin.Margin`, or a number for a constant one; by default ``AdaptiveMargin()``.
-        units: how a margin in squared distance enters the loss: ``"replace"`` (the number as it is, for angles in
-            radians; on a similarity threshold :math:`1 - \hat\alpha/2`, where unit vectors have that squared
-            distance), ``"sqrt"`` (its root, for losses on distances) or ``"offset"`` (added to the loss's own margin;
-            on a similarity threshold :math:`-\hat\alpha/2`). By default ``"offset"`` where the margin is a threshold,
-            or in cosines or angles, ``"sqrt"`` where it is a gap between distances, else ``"replace"`` (measured in
-            ``benchmarks/dml_grid.py`` and ``benchmarks/units``); a margin in the loss's own unit (``ConstantMargin``,
+        units: how a margin in squared distance enters the loss: ``"geometry"`` (what a squared distance of unit
+            vectors is in the loss's unit; :meth:`supported` has the formula for each), ``"replace"`` (the number as it
+            is, for angles in radians; on a similarity threshold :math:`1 - \hat\alpha/2`), ``"sqrt"`` (its root, for
+            losses on distances) or ``"offset"`` (added to the loss's own margin; on a similarity threshold
+            :math:`-\hat\alpha/2`). By default ``"geometry"`` for a margin that leads (``"remaining"``,
+            ``"attainable"``, and ``"auto"`` with three labels or more). One that waits for evidence comes as
+            ``"offset"`` where the margin is a threshold, or in cosines or angles, as ``"sqrt"`` where it is a gap
+            between distances, else as ``"replace"``; so does any margin where a Euclidean distance has no place (L1,
+            similarities of embeddings that are not normalised). A margin in the loss's own unit (``ConstantMargin``,
             ``LinearMargin``) acts as the same number given to the loss's constructor.
         pair_memory: ``"tiled"`` computes a ``ContrastiveLoss`` over all pairs in tiles, in memory that grows with the
             batch; ``"pairs"`` calls the host as it is; ``"auto"`` takes tiles where loss, distance, reducer and margin
@@ -112,7 +115,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         Example:
             >>> row = AdaptiveMarginLoss.supported()["ArcFaceLoss"]
             >>> row.attribute, row.unit, row.units
-            ('margin', 'gap in angle (degrees at construction, radians inside)', 'offset')
+            ('margin', 'gap in angle (degrees at construction, radians inside)', 'geometry')
         """
         return dict(LOSSES)
 
@@ -197,8 +200,9 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     def _margin_of_rows(self, seen: Tensor, ref_seen: Tensor | None, labels: Any, ref_labels: Any) -> Value:
         """The margin in the loss's unit: one number, or one for each row."""
         if isinstance(self.margin, ConstantMargin | LinearMargin):
-            return self._recorded(self._translated(self.margin.value))
-        return self._recorded(self._translated(self._alpha_of_seen(seen, labels, None, ref_seen, ref_labels)))
+            return self._translated(self.margin.value)
+        alpha = self._alpha_of_seen(seen, labels, None, ref_seen, ref_labels)
+        return self._translated(alpha, labels, ref_labels)
 
     def _compute_loss_in_tiles(
         self,
@@ -276,11 +280,11 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     ) -> tuple[Any, Value]:
         """The margin in the loss's unit, beside the indices that it belongs to where there is more than one."""
         if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not look at the batch
-            return indices_tuple, self._recorded(self._translated(self.margin.value))
+            return indices_tuple, self._translated(self.margin.value)
         if self.exchange.host == "ManifoldLoss":
             indices_tuple = self._meta_classes(embeddings, indices_tuple)
             alpha = self._alpha(embeddings, indices_tuple, None, None, None)
-            return indices_tuple, self._recorded(self._translated(alpha))
+            return indices_tuple, self._translated(alpha, indices_tuple)
         groups: Tensor | None = labels
         ref_groups = ref_labels
         if groups is None and indices_tuple is not None:
@@ -288,7 +292,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             groups, ref_groups = labels_from_indices(indices_tuple, len(embeddings), rows)
         if self.margin.granularity == "batch":
             alpha = self._alpha(embeddings, groups, indices_tuple, ref_emb, ref_groups)
-            value = self._recorded(self._translated(alpha))
+            value = self._translated(alpha, groups, ref_groups)
             if self.exchange.host == "SoftTripleLoss" and isinstance(value, Tensor):
                 value = value.to(embeddings.dtype)  # the host writes it into a matrix of that dtype
             return indices_tuple, value
@@ -298,7 +302,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             alpha = self._alpha(embeddings, groups, explicit, ref_emb, ref_groups)
         else:
             alpha = self._alpha(embeddings, groups, indices_tuple, ref_emb, ref_groups)[anchors]
-        return explicit, self._recorded(self._translated(alpha.to(embeddings.dtype)))
+        return explicit, self._translated(alpha.to(embeddings.dtype), groups, ref_groups)
 
     def _alpha(
         self, embeddings: Tensor, groups: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_groups: Any
@@ -333,11 +337,11 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         classes = torch.cat((torch.arange(proxies), torch.randint(0, proxies, (rows - proxies,))))
         return classes[torch.randperm(rows)].to(embeddings.device)
 
-    def _translated(self, alpha: Value) -> Value:
-        alpha = for_host(alpha, self.exchange)
-        return for_host(translate(alpha, self.units, self.margin, self.exchange, self.loss), self.exchange)
-
-    def _recorded(self, value: Value) -> Value:
+    def _translated(self, alpha: Value, labels: Tensor | None = None, ref_labels: Tensor | None = None) -> Value:
+        """The margin in the loss's unit, recorded."""
+        row, loss = self.exchange, self.loss
+        value = in_host_unit(for_host(alpha, row), self._units, self.margin, row, loss, labels, ref_labels)
+        value = for_host(value, row)
         if self.collect_stats:
             if isinstance(value, Tensor):
                 self.current_margin = float(value.detach().mean()) if value.numel() else 0.0

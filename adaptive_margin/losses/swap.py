@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 from ..functional.checks import is_blind, problem
 from ..functional.dependence import check_choice
 from ..margins import ConstantMargin, Margin
+from . import geometry
 
-Units = Literal["replace", "sqrt", "offset"]
+Units = Literal["geometry", "replace", "sqrt", "offset"]
 Scale = Literal["distance", "squared distance", "power of a distance", "similarity", "ratio", "cosine", "angle"]
 Value = float | Tensor
 
@@ -39,7 +39,7 @@ def _circle(module: nn.Module, m: Value) -> dict[str, Value]:
 
 def _ranked_list(module: nn.Module, margin: Value) -> dict[str, Value]:
     """Ranked-list loss derives its negative boundary from the margin, unless its user chose one."""
-    derived = math.isclose(float(module.alpha), 1 + float(module.margin) / 2)  # type: ignore[arg-type]
+    derived = geometry.negative_boundary_is_derived(module)
     return {"margin": margin, **({"alpha": 1 + margin / 2} if derived else {})}
 
 
@@ -54,13 +54,16 @@ class Swap:
             similarity, at which a pair stops or starts to count.
         scale: the unit of the margin with the host's default distance; ``"angle"`` takes degrees at construction and
             keeps radians.
+        geometry: what a squared distance of unit vectors is in the host's unit.
         elementwise: whether the host's formula takes one margin a pair or a triplet.
+        attributes: what else changes with the margin.
     """
 
     host: str
     attribute: str
     role: Literal["gap", "threshold"]
     scale: Scale
+    geometry: geometry.Formula
     elementwise: bool = False
     attributes: Callable[[nn.Module, Value], dict[str, Value]] | None = None
 
@@ -72,8 +75,8 @@ class Swap:
 
     @property
     def units(self) -> Units:
-        """How a margin in squared distance enters by default."""
-        return default_units(self.role, self.scale)
+        """How ``AdaptiveMargin()`` enters by default: of three labels or more, where it leads."""
+        return "geometry"
 
     def values(self, module: nn.Module, value: Value) -> dict[str, Value]:
         """Every attribute that changes with the margin."""
@@ -93,8 +96,8 @@ class Swap:
         return "distance"
 
 
-def default_units(role: Literal["gap", "threshold"], scale: Scale) -> Units:
-    """The units that served most settings untuned in ``benchmarks/dml_grid.py`` and ``benchmarks/units``.
+def evidence_units(role: Literal["gap", "threshold"], scale: Scale) -> Units:
+    """The default units of a margin that starts at its floor and waits for evidence.
 
     A threshold is all that pushes pairs apart: in its place a margin that follows the embeddings asks for what is
     there, so it comes on top. So it does where margins, in cosines and angles, have a scale of their own. As a gap
@@ -109,32 +112,39 @@ def default_units(role: Literal["gap", "threshold"], scale: Scale) -> Units:
 LOSSES = {
     row.host: row
     for row in (
-        Swap("ContrastiveLoss", "neg_margin", "threshold", "distance", elementwise=True),
-        Swap("TripletMarginLoss", "margin", "gap", "distance", elementwise=True),
-        Swap("MarginLoss", "margin", "gap", "distance", elementwise=True),
-        Swap("LiftedStructureLoss", "neg_margin", "threshold", "distance"),
-        Swap("GeneralizedLiftedStructureLoss", "neg_margin", "threshold", "distance"),
-        Swap("SignalToNoiseRatioContrastiveLoss", "neg_margin", "threshold", "ratio", elementwise=True),
-        Swap("CosFaceLoss", "margin", "gap", "cosine"),
-        Swap("ArcFaceLoss", "margin", "gap", "angle"),
-        Swap("SubCenterArcFaceLoss", "margin", "gap", "angle"),
-        Swap("SoftTripleLoss", "margin", "gap", "cosine"),
-        Swap("ProxyAnchorLoss", "margin", "gap", "cosine"),
-        Swap("MultiSimilarityLoss", "base", "threshold", "similarity"),
-        Swap("CircleLoss", "m", "gap", "cosine", attributes=_circle),
-        Swap("TupletMarginLoss", "margin", "gap", "angle"),
-        Swap("RankedListLoss", "margin", "gap", "distance", attributes=_ranked_list),
-        Swap("ThresholdConsistentMarginLoss", "margin_minus", "threshold", "similarity"),
-        Swap("ManifoldLoss", "margin", "gap", "cosine"),
+        Swap("ContrastiveLoss", "neg_margin", "threshold", "distance", geometry.threshold, elementwise=True),
+        Swap("TripletMarginLoss", "margin", "gap", "distance", geometry.gap_of_triplets, elementwise=True),
+        Swap("MarginLoss", "margin", "gap", "distance", geometry.either_side, elementwise=True),
+        Swap("LiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
+        Swap("GeneralizedLiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
+        Swap(
+            "SignalToNoiseRatioContrastiveLoss",
+            "neg_margin",
+            "threshold",
+            "ratio",
+            geometry.threshold,
+            elementwise=True,
+        ),
+        Swap("CosFaceLoss", "margin", "gap", "cosine", geometry.cosine_gap),
+        Swap("ArcFaceLoss", "margin", "gap", "angle", geometry.half_angle),
+        Swap("SubCenterArcFaceLoss", "margin", "gap", "angle", geometry.half_angle),
+        Swap("SoftTripleLoss", "margin", "gap", "cosine", geometry.cosine_gap),
+        Swap("ProxyAnchorLoss", "margin", "gap", "cosine", geometry.half_cosine_gap),
+        Swap("MultiSimilarityLoss", "base", "threshold", "similarity", geometry.threshold),
+        Swap("CircleLoss", "m", "gap", "cosine", geometry.circle, attributes=_circle),
+        Swap("TupletMarginLoss", "margin", "gap", "angle", geometry.half_angle),
+        Swap("RankedListLoss", "margin", "gap", "distance", geometry.ranked_list, attributes=_ranked_list),
+        Swap("ThresholdConsistentMarginLoss", "margin_minus", "threshold", "similarity", geometry.threshold),
+        Swap("ManifoldLoss", "margin", "gap", "cosine", geometry.cosine_gap),
     )
 }
 
 MINERS = {
     row.host: row
     for row in (
-        Swap("TripletMarginMiner", "margin", "gap", "distance"),
-        Swap("PairMarginMiner", "neg_margin", "threshold", "distance"),
-        Swap("MultiSimilarityMiner", "epsilon", "gap", "similarity"),
+        Swap("TripletMarginMiner", "margin", "gap", "distance", geometry.gap_of_triplets),
+        Swap("PairMarginMiner", "neg_margin", "threshold", "distance", geometry.threshold),
+        Swap("MultiSimilarityMiner", "epsilon", "gap", "similarity", geometry.gap_of_triplets),
     )
 }
 
@@ -189,17 +199,27 @@ def as_margin(margin: object, default: Callable[[], Margin]) -> Margin:
 
 
 def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Module) -> Units:
-    """The units asked for, or the default for this margin and this host; a ``ValueError`` where they mean nothing."""
-    scale = swap.scale_of(module)
-    if units is None and margin.unit != "own" and scale == "power of a distance":
-        got = f"none, for LpDistance(power={module.distance.power})"  # type: ignore[union-attr]
-        remedy = "use a power of 1 or 2, or say what the number means there"
-        raise ValueError(problem("units", "given where a loss is on neither distances nor their squares", got, remedy))
+    """The units asked for, or the default for this margin and this host; a ``ValueError`` where they mean nothing.
+
+    The default of a margin that leads for some labels and waits for evidence of others is that of its leading.
+    """
     if units is None:
-        units = "replace" if margin.unit == "own" else default_units(swap.role, scale)
-    check_choice("units", units, ("replace", "sqrt", "offset"))
+        if margin.unit == "own":
+            return "replace"
+        units = "geometry" if margin.may_lead and not why_no_geometry(swap, module) else _evidence_units(swap, module)
+    check_choice("units", units, ("geometry", "replace", "sqrt", "offset"))
+    scale = swap.scale_of(module)
+    if units == "geometry" and (why := why_no_geometry(swap, module)):
+        able = "'offset'" if scale == "similarity" else "'replace', 'sqrt' or 'offset'"
+        expected = f"{able} for {why}"
+        remedy = "a squared distance of unit vectors means nothing there"
+        raise ValueError(problem("units", expected, "'geometry'", remedy))
+    if units == "geometry" and margin.unit == "own":
+        expected = f"'replace' or 'offset' for a margin in the unit of {swap.host}"
+        raise ValueError(problem("units", expected, "'geometry'", "leave units out: a number is taken as it is"))
     if units == "sqrt" and scale in ("similarity", "cosine", "ratio"):
-        expected = f"'replace' or 'offset' for {swap.host}, whose {swap.attribute} is a {swap.role} in {scale}"
+        what = f"{swap.host}, whose {swap.attribute} is a {swap.role} in {scale}"
+        expected = f"'geometry', 'replace' or 'offset' for {what}"
         raise ValueError(problem("units", expected, "'sqrt'", "only distances and angles go with a distance's root"))
     unbounded = scale == "similarity" and not module.distance.normalize_embeddings  # type: ignore[union-attr]
     if units == "replace" and margin.unit != "own" and swap.role == "threshold" and unbounded:
@@ -208,23 +228,78 @@ def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Mo
     return units
 
 
+def why_no_geometry(swap: Swap, module: nn.Module) -> str:
+    """Why a squared Euclidean distance means nothing to this host's distance; empty where it means something."""
+    scale = swap.scale_of(module)
+    if scale in ("cosine", "angle", "ratio"):
+        return ""
+    distance: Any = module.distance
+    if scale == "similarity":
+        return "" if distance.normalize_embeddings else "similarities of embeddings that are not normalised"
+    if not isinstance(distance, LpDistance):
+        return f"{type(distance).__name__}, which is no power of a Euclidean distance"
+    if distance.p != 2:
+        return f"LpDistance(p={distance.p}), which is not Euclidean"
+    if swap.role == "gap" and distance.power not in (1, 2):
+        return f"gaps in LpDistance(power={distance.power})"
+    return ""
+
+
+def _evidence_units(swap: Swap, module: nn.Module) -> Units:
+    scale = swap.scale_of(module)
+    if scale == "power of a distance":
+        got = f"none, for LpDistance(power={module.distance.power})"  # type: ignore[union-attr]
+        remedy = "use a power of 1 or 2, or say what the number means there"
+        raise ValueError(problem("units", "given where a loss is on neither distances nor their squares", got, remedy))
+    return evidence_units(swap.role, scale)
+
+
+def in_host_unit(
+    alpha: Value,
+    units: Units | None,
+    margin: Margin,
+    swap: Swap,
+    module: nn.Module,
+    labels: Tensor | None,
+    ref_labels: Tensor | None = None,
+) -> Value:
+    """A margin in the host's own unit, by the units asked for or by the default for the labels at hand.
+
+    Where nothing was asked for, a margin that leads enters as geometry says and one that waits for evidence as
+    :func:`evidence_units` says. ``AdaptiveMargin()`` is the first for three labels or more, the second for two.
+    """
+    chosen = resolve_units(units, margin, swap, module)
+    leads: bool | Tensor = True
+    if units is None and chosen == "geometry" and labels is not None:
+        leads = margin.leads(labels, ref_labels)
+    if leads is True:
+        return translate(alpha, chosen, margin, swap, module)
+    waiting = translate(alpha, _evidence_units(swap, module), margin, swap, module)
+    if leads is False:
+        return waiting
+    leading = translate(alpha, chosen, margin, swap, module)  # looking at the labels would wait for the device
+    return torch.where(torch.as_tensor(leads), torch.as_tensor(leading), torch.as_tensor(waiting))
+
+
 def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn.Module) -> Value:
     r"""A margin in the host's own unit.
 
-    ``"replace"`` takes the number as it is, ``"sqrt"`` its root, ``"offset"`` adds it to the host's own margin. A
-    *threshold on a similarity* lies where the squared distance of unit vectors is :math:`\hat\alpha`:
-    :math:`D^2 = 2 - 2s`, so :math:`s = 1 - \hat\alpha/2`, and an offset is :math:`-\hat\alpha/2`: more margin is less
-    similarity. A margin in the host's own unit (``ConstantMargin``) is taken as its constructor would take it: degrees
-    for angles.
+    ``"geometry"`` takes it for the squared distance of unit vectors that it is (:mod:`.geometry`); ``"replace"`` takes
+    the number as it is, ``"sqrt"`` its root, ``"offset"`` adds it to the host's own margin. A *threshold on a
+    similarity* lies where the squared distance of unit vectors is :math:`\hat\alpha`: :math:`D^2 = 2 - 2s`, so
+    :math:`s = 1 - \hat\alpha/2`, and an offset is :math:`-\hat\alpha/2`: more margin is less similarity. A margin in
+    the host's own unit (``ConstantMargin``) is taken as its constructor would take it: degrees for angles.
     """
     scale = swap.scale_of(module)
     own = getattr(module, swap.attribute)
+    if units == "geometry":
+        return swap.geometry(alpha, scale, module)
     if margin.unit == "own" and scale == "angle" and units != "sqrt":
         alpha = torch.deg2rad(alpha) if isinstance(alpha, Tensor) else float(np.radians(alpha))
     if margin.unit == "own" and units == "replace":
         return alpha
     if units == "sqrt":
-        return alpha.clamp(min=0).sqrt() if isinstance(alpha, Tensor) else math.sqrt(max(alpha, 0.0))
+        return geometry.root(alpha)
     if swap.role == "threshold" and scale == "similarity":
         return own - alpha / 2 if units == "offset" else 1 - alpha / 2
     return own + alpha if units == "offset" else alpha

@@ -190,6 +190,15 @@ class AdaptiveMargin(Margin):
             sizes = rule.sizes(x, index, y, ref_index, self.confidence)
             return self._combine(g, index, ref_g, ref_index, sizes, indices_tuple)
 
+    @property
+    def may_lead(self) -> bool:  # type: ignore[override]
+        """Whether its rule does."""
+        return self.neighbourhood.may_lead
+
+    def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
+        """Whether its rule does for these labels."""
+        return self.neighbourhood.leads(labels, ref_labels)
+
     def _of_small_batch(self, x: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
         """The margin of a batch that numpy is done with before torch has begun; None for others."""
         if type(self.dependence) is not GaussianCorrelation or self.pairing != "all" or self.granularity != "batch":

@@ -23,6 +23,14 @@ class Margin(ModuleWithRecords):
 
     unit: Literal["squared distance", "own"] = "own"
     granularity: Granularity = "batch"
+    may_lead: bool = False
+    """Whether there are labels for which :meth:`leads` says yes."""
+
+    def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
+        """Whether the margin of a batch with these labels is large from the start; see ``units`` of
+        :class:`~adaptive_margin.AdaptiveMarginLoss`. A 0-dim bool tensor where looking would wait for a device.
+        """
+        return self.may_lead
 
     def forward(
         self,

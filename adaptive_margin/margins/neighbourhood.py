@@ -77,11 +77,12 @@ class NeighbourhoodRule:
         """The rule for a batch with these labels: this one, unless it chooses among others."""
         return self
 
+    may_lead: bool = False
+    """Whether its margin is large from the start, for some labels at least, so that it can take a loss's own place."""
+
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
-        """Whether the margin of a batch with these labels is large from the start, so that it can take the place of a
-        loss's own; a 0-dim bool tensor where looking would wait for a device.
-        """
-        return False
+        """Whether it does for these labels; a 0-dim bool tensor where looking would wait for a device."""
+        return self.may_lead
 
 
 class HoeffdingRule(NeighbourhoodRule):
@@ -128,15 +129,13 @@ class RemainingRule(NeighbourhoodRule):
         True
     """
 
+    may_lead = True
+
     def sizes(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
         r""":math:`K_i`, at most N − 1."""
         n = len(y)
         missing = impurities(x, index, y, ref_index).double().square() / _hoeffding_scale(n, confidence)
         return 1 / (missing + 1 / max(n - 1, 1))
-
-    def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
-        """Always."""
-        return True
 
 
 class AttainableRule(NeighbourhoodRule):
@@ -157,15 +156,13 @@ class AttainableRule(NeighbourhoodRule):
         tensor(0.8789)
     """
 
+    may_lead = True
+
     def sizes(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
         r""":math:`K_i`, infinite for a class that is the whole set."""
         n = len(y)
         share = class_sizes(index, ref_index).double() / max(n, 1)
         return _hoeffding_scale(n, confidence) / (1 - share).square()
-
-    def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
-        """Always."""
-        return True
 
 
 class AutoRule(NeighbourhoodRule):
@@ -181,6 +178,7 @@ class AutoRule(NeighbourhoodRule):
         True
     """
 
+    may_lead = True
     few, many = HoeffdingRule(), RemainingRule()
 
     def of(self, labels: Tensor, ref_labels: Tensor | None = None) -> NeighbourhoodRule:

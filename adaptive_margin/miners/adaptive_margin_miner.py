@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..functional.checks import problem
 from ..losses.host_inputs import as_classes, as_seen, check_batch, host_dtype, is_own_reference
-from ..losses.swap import MINERS, Swap, Units, Value, exchanged, for_host, resolve_units, translate
+from ..losses.swap import MINERS, Swap, Units, Value, exchanged, for_host, in_host_unit, resolve_units
 from ..losses.transparent import Transparent
 from ..margins import ConstantMargin, LinearMargin, Margin
 
@@ -98,7 +98,8 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
                 seen, ref_seen = as_seen(self.miner, embeddings, None if own else ref_emb)
                 value = self.margin(seen, labels, None, ref_seen, ref_labels)
         value = for_host(value, self.exchange)
-        value = for_host(translate(value, self.units, self.margin, self.exchange, self.miner), self.exchange)
+        value = in_host_unit(value, self._units, self.margin, self.exchange, self.miner, labels, ref_labels)
+        value = for_host(value, self.exchange)
         if self.collect_stats:
             self.current_margin = float(value)
         with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:
