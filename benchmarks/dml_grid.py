@@ -1,323 +1,299 @@
-"""Losses × margins × data sets × seeds, in one command that goes on wherever it was stopped.
+"""What a margin that nobody tuned costs: losses × data × batches × lengths of training, in one command that goes on
+wherever it was stopped.
 
-Two data sets that need no download, small networks from scratch on one core each. In this order:
+A cell is a loss in one setting: a data set, a composition of batches and a number of steps. In each cell:
 
-1. ``tune``: eight margins of every loss, on validation classes, one seed that no other run has; the test classes are
-   not looked at.
-2. ``choose``: the adaptive margin's rule for K and its units, on the same classes and seed: six networks a loss at
-   most.
-3. ``main``: five seeds; each loss with its own margin, with its tuned one, and with the adaptive margin under both
-   rules.
-4. ``more``: the rule and units chosen for each loss; a constant of the mean height of that adaptive margin (what
-   adapting itself is worth); one margin an anchor and a pair; the confidence term alone, and another estimate of
-   dependence; AutoMargin, the dynamic soft margin, and learned boundaries.
+1. ``tune``: eight constants, one seed that no other run has (100), by MAP@R on validation classes.
+2. ``compare``: five seeds, measured once on the test classes at the evaluation that was best on validation classes:
+   the loss's own constant (``default``), the constant that tuning chose here (``tuned here``), the one that tuning
+   chose in the loss's next cell (``tuned elsewhere``: what people do who tune once), ``remaining``, ``attainable``,
+   and Hoeffding's evidence for two losses.
 
-Every network is chosen among its evaluations by MAP@R on validation classes and then measured once on the test classes.
-Each run has a folder with its result; finished ones are skipped, a killed one starts again. The merged file is
-written at the end, and by ``--merge`` from what is there.
+Cells come in rounds. Each round has every loss once, in settings that differ from loss to loss; round r + 1 gives a
+loss another data set, another composition and, as a rule, another length. So however many rounds there is time for,
+each loss has as many cells, and nothing was chosen by looking at results. The next cell of a loss is its cell of the
+next round, which is tuned first.
 
-    python benchmarks/dml_grid.py --out runs/grid [--jobs 2] [--only digits] [--until main]
-    python benchmarks/dml_grid.py --out runs/grid --merge
+    python benchmarks/dml_grid.py --omniglot DIR --rounds 6 --jobs 2
+    python benchmarks/dml_grid.py --print
+
+Rows go to ``benchmarks/dml/results/grid.jsonl`` (``--results``) one by one; what is there is not run again.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import multiprocessing
-import shutil
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
-from adaptive_margin import RetrievalMetrics
-from adaptive_margin.dml.backbones import build_network
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import digits, fonts
 from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.objectives import LOSSES
-from adaptive_margin.dml.results import read_runs
-from adaptive_margin.dml.trainer import run
-from adaptive_margin.training import World
+from adaptive_margin.dml.omniglot import omniglot
+from adaptive_margin.dml.trainer import DMLJob, load_pixels
+from adaptive_margin.metrics import RetrievalMetrics
+from adaptive_margin.training import World, environment
 
-RESULTS = Path(__file__).parent / "dml" / "results" / "grid.json"
-DATA = {"digits": digits, "fonts": fonts}
-BATCHES = {"digits": (16, 8), "fonts": (32, 4)}
-GRID_LOSSES = ("contrastive", "triplet-distance", "margin", "multi-similarity", "proxy-anchor", "vdm")
-ELEMENTWISE = ("contrastive", "triplet-distance", "margin", "vdm")  # take a margin an anchor or a pair
-UNITS = {  # to choose from; the first are those of the main arms
-    **dict.fromkeys(("contrastive", "triplet-distance", "margin"), ("sqrt", "replace", "offset")),
-    "multi-similarity": ("replace", "offset"),
-    "proxy-anchor": ("offset", "replace"),
-    "vdm": ("default",),  # D² itself
+RESULTS = Path(__file__).parent / "dml" / "results" / "grid.jsonl"
+GRID_LOSSES = (
+    "contrastive",
+    "triplet-distance",
+    "margin",
+    "multi-similarity",
+    "proxy-anchor",
+    "vdm",
+    "triplet",
+    "cosface",
+    "arcface",
+    "lifted",
+)
+BATCHES = {  # classes, images of each
+    ("digits", "many"): (16, 8),
+    ("digits", "few"): (8, 16),
+    ("fonts", "many"): (32, 4),
+    ("fonts", "few"): (8, 16),
+    ("omniglot", "many"): (32, 4),
+    ("omniglot", "few"): (8, 16),
 }
-RULES = ("hoeffding", "chernoff")
+SETTINGS = (  # in the order of rounds
+    ("digits", "many", 240),
+    ("fonts", "few", 960),
+    ("omniglot", "many", 240),
+    ("digits", "few", 960),
+    ("fonts", "many", 240),
+    ("omniglot", "few", 960),
+    ("digits", "many", 960),
+    ("fonts", "few", 240),
+    ("omniglot", "many", 960),
+    ("digits", "few", 240),
+    ("fonts", "many", 960),
+    ("omniglot", "few", 240),
+)
+EVIDENCE_LOSSES = ("contrastive", "margin")
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 100
-SCORE = "validation/mean_average_precision_at_r"
-STAGES = ("tune", "choose", "main", "more")
+STEPS_AN_EPOCH = 40
+EVALUATE_EVERY = {240: 40, 960: 80}
+SCORE = "mean_average_precision_at_r"
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One network: its place in the grid and what differs from the preset."""
+class Cell:
+    """A loss in one setting."""
 
-    stage: str
-    data: str
     loss: str
-    arm: str
+    data: str
+    batches: str
+    steps: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network: a cell, its margin (a constant, or the rule of an adaptive one) and a seed."""
+
+    cell: Cell
+    margin: float | str
     seed: int
-    options: dict[str, Any] = field(default_factory=dict, hash=False)
 
-    @property
-    def name(self) -> str:
-        """Of its folder."""
-        return f"{self.data}/{self.loss}/{self.arm}/seed-{self.seed}"
-
-    def config(self, out: Path) -> DMLConfig:
+    def config(self) -> DMLConfig:
         """All of its options."""
-        classes, per_class = BATCHES[self.data]
-        shown = self.seed == SEEDS[0] and self.stage == "main"
+        classes, per_class = BATCHES[self.cell.data, self.cell.batches]
+        adaptive = {"margin": "adaptive", "neighbourhood": self.margin}
         return replace(
             SMALL,
-            loss=self.loss,
-            seed=self.seed,
+            loss=self.cell.loss,
             classes=classes,
             per_class=per_class,
+            epochs=self.cell.steps // STEPS_AN_EPOCH,
+            steps_per_epoch=STEPS_AN_EPOCH,
+            seed=self.seed,
             measure=self.seed != TUNING_SEED,
-            keep_embeddings=shown,
-            out=out / self.name,
-            **self.options,
+            **(adaptive if isinstance(self.margin, str) else {"margin": self.margin}),
         )
 
-
-def tuning(data: str) -> list[Arm]:
-    return [
-        Arm("tune", data, loss, f"margin {margin:g}", TUNING_SEED, {"margin": margin})
-        for loss in GRID_LOSSES
-        for margin in LOSSES[loss].candidates
-    ]
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What tells it from others."""
+        return (*asdict(self.cell).values(), self.margin, self.seed)
 
 
-def choosing(data: str) -> list[Arm]:
-    return [
-        Arm("choose", data, loss, f"{rule} {units}", TUNING_SEED, adaptive(rule, units=units))
-        for loss in GRID_LOSSES
-        for units in UNITS[loss]
-        for rule in RULES
-    ]
+def cell_of(loss: str, number: int) -> Cell:
+    """A loss's cell in a round."""
+    return Cell(loss, *SETTINGS[(number + GRID_LOSSES.index(loss)) % len(SETTINGS)])
 
 
-def adaptive(rule: str, **options: Any) -> dict[str, Any]:
-    return {"margin": "adaptive", "neighbourhood": rule, **options}
+def tuning(cell: Cell) -> list[Run]:
+    """Eight constants on validation classes."""
+    return [Run(cell, margin, TUNING_SEED) for margin in LOSSES[cell.loss].candidates]
 
 
-def main_arms(data: str, out: Path) -> list[Arm]:
-    """Its own, the tuned and the adaptive margins of every loss."""
-    arms = []
-    for loss in GRID_LOSSES:
-        tuned = best(tuning_arms(data, loss), out).options
-        kinds = {"default": {}, "tuned": tuned, **{rule: adaptive(rule, units=UNITS[loss][0]) for rule in RULES}}
-        arms += [Arm("main", data, loss, kind, seed, options) for seed in SEEDS for kind, options in kinds.items()]
-    return arms
+def arms(cell: Cell, tuned_here: float, tuned_elsewhere: float) -> dict[str, float | str]:
+    """The margins that a cell compares, by name; two arms can be one constant, which is trained once."""
+    own = LOSSES[cell.loss].default
+    assert own is not None
+    constants = {"default": own, "tuned here": tuned_here, "tuned elsewhere": tuned_elsewhere}
+    evidence = {"evidence": "hoeffding"} if cell.loss in EVIDENCE_LOSSES else {}
+    return {**constants, "remaining": "remaining", "attainable": "attainable", **evidence}
 
 
-def more_arms(data: str, out: Path) -> list[Arm]:
-    """What explains the figures of the main arms."""
-    arms = []
-    for loss in GRID_LOSSES:
-        kinds = {
-            "chosen": best(choosing_arms(data, loss), out).options,
-            "confidence alone": adaptive("chernoff", max_mi=1e-6, units=UNITS[loss][0]),
-            "alignment": adaptive("chernoff", dependence="alignment", units=UNITS[loss][0]),
-        }
-        if loss in ELEMENTWISE:
-            grains = ("anchor", "pair")
-            kinds |= {grain: adaptive("chernoff", granularity=grain, units=UNITS[loss][0]) for grain in grains}
-        arms += [Arm("more", data, loss, kind, seed, options) for kind, options in kinds.items() for seed in SEEDS]
-    rivals = {"auto-margin": {}, "dynamic-soft-margin": {}, "margin": {"learn_beta": True}}
-    names = {"margin": "learned beta"}
-    arms += [
-        Arm("more", data, loss, names.get(loss, "default"), seed, options)
-        for loss, options in rivals.items()
-        for seed in SEEDS
-    ]
-    return arms
+def comparing(cell: Cell, tuned_here: float, tuned_elsewhere: float) -> list[Run]:
+    """Five seeds of every arm."""
+    margins = dict.fromkeys(arms(cell, tuned_here, tuned_elsewhere).values())
+    return [Run(cell, margin, seed) for seed in SEEDS for margin in margins]
 
 
-def matched_arms(data: str, out: Path) -> list[Arm]:
-    """A constant as high as the chosen adaptive margin of the same seed was on average."""
-    arms = []
-    for loss in GRID_LOSSES:
-        for seed in SEEDS:
-            result = load(out / f"{data}/{loss}/chosen/seed-{seed}")
-            height = float(np.mean(result["curves"]["margin"]["values"]))
-            arms.append(Arm("more", data, loss, "matched constant", seed, {"margin": round(height, 4)}))
-    return arms
+@cache
+def images_of(data: str, root: Path | None) -> LabelledImages:
+    """A data set, loaded once a process."""
+    if data != "omniglot":
+        return {"digits": digits, "fonts": fonts}[data]()
+    if root is None:
+        raise SystemExit("dml_grid: Omniglot's archives are not here: pass --omniglot DIR, the folder that holds them")
+    return omniglot(root)
 
 
-def tuning_arms(data: str, loss: str) -> list[Arm]:
-    return [arm for arm in tuning(data) if arm.loss == loss]
-
-
-def choosing_arms(data: str, loss: str) -> list[Arm]:
-    return [arm for arm in choosing(data) if arm.loss == loss]
-
-
-def best(arms: list[Arm], out: Path) -> Arm:
-    """The arm with the highest validation score; of equal ones the first."""
-    return max(arms, key=lambda arm: load(out / arm.name)["selected"]["score"])
-
-
-def load(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def work(item: tuple[Arm, Path]) -> str:
-    """Trains one network in a worker."""
-    arm, out = item
+def train(item: tuple[Run, Path | None]) -> dict[str, Any]:
+    """Trains one network on one thread; its row."""
+    run, root = item
     torch.set_num_threads(1)
-    config = arm.config(out)
-    shutil.rmtree(config.out, ignore_errors=True)  # of a killed run: ten seconds are not worth a resumption
-    with contextlib.redirect_stderr(io.StringIO()):
-        run(config, DATA[arm.data](), world=World())
-    for leftover in ("checkpoints", "tensorboard"):
-        shutil.rmtree(config.out / leftover, ignore_errors=True)
-    return arm.name
+    config, data = run.config(), images_of(run.cell.data, root)
+    began = time.process_time()
+    split = split_classes(data, validation=config.validation, seed=config.seed)
+    job = DMLJob(config, data, load_pixels(data, config), split, World())
+    every = EVALUATE_EVERY[run.cell.steps]
+    curve, margins, best = [], [], None
+    for step in range(run.cell.steps):
+        figures = job.step(step)
+        if (step + 1) % every:
+            continue
+        margins.append(figures.get("margin"))
+        found = job.evaluate()
+        scores = (found[f"validation/{SCORE}"], found["validation/recall_at_1"])
+        curve.append([round(score, 4) for score in scores])
+        if best is None or scores > best[0]:
+            best = (scores, {name: tensor.clone() for name, tensor in job.network.state_dict().items()})
+    assert best is not None
+    test = None
+    if config.measure:
+        job.network.load_state_dict(best[1])
+        measured = RetrievalMetrics(config.ks)(*job.embed("test"))
+        test = {name: round(value, 5) for name, value in measured.items()}
+    row = {**asdict(run.cell), "margin": run.margin, "seed": run.seed, "validation": curve, "test": test}
+    if isinstance(run.margin, str):
+        row["margins"] = [None if value is None else round(value, 4) for value in margins]
+    return row | {"cpu_seconds": round(time.process_time() - began, 1)}
 
 
-class Clock:
-    """Says how far the grid is and how long it will take."""
+class Results:
+    """The rows of a file, by run; new ones are written at once."""
 
-    def __init__(self, jobs: int) -> None:
-        self.jobs, self.done, self.began = jobs, 0, time.monotonic()
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+        self.heads: list[dict[str, Any]] = []
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
+            try:
+                row = json.loads(line)
+            except ValueError:
+                print(f"{path}, line {number}: no JSON, so that run is made again", file=sys.stderr)
+                continue
+            if "loss" in row:
+                key = tuple(row[name] for name in ("loss", "data", "batches", "steps", "margin", "seed"))
+                self.rows[key] = row
+            else:
+                self.heads.append(row)
 
-    def tick(self, name: str, left: int) -> None:
-        """One more is done."""
-        self.done += 1
-        each = (time.monotonic() - self.began) / self.done
-        minutes = round(each * left / 60)
-        print(f"{name}: {self.done} done now, {left} left, {each:.1f} s each, {minutes} min left", flush=True)
+    def has(self, run: Run) -> bool:
+        """Whether a run is finished."""
+        return run.key in self.rows
 
+    def add(self, row: dict[str, Any]) -> None:
+        """One more."""
+        self._write(row)
+        self.rows[tuple(row[name] for name in ("loss", "data", "batches", "steps", "margin", "seed"))] = row
 
-def finish(arms: list[Arm], later: int, out: Path, pool: Any, clock: Clock) -> None:
-    """Runs those of ``arms`` that have no result yet; ``later`` are known to come after."""
-    todo = [arm for arm in arms if not (out / arm.name / "result.json").exists()]
-    for number, name in enumerate(pool.imap_unordered(work, [(arm, out) for arm in todo]), 1):
-        clock.tick(name, len(todo) - number + later)
+    def begin(self) -> None:
+        """Says once for all rows that follow what they were made with."""
+        found = environment(World())
+        head = {name: found[name] for name in ("versions", "device", "commit", "started")}
+        preset = {name: str(value) for name, value in vars(SMALL).items() if name not in ("out", "root")}
+        self._write({**head, "threads": "one a network", "preset": preset})
 
+    def _write(self, row: dict[str, Any]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
+        with self.path.open("a", encoding="utf-8") as file:
+            cut_off = bool(text) and not text.endswith("\n")  # by a kill
+            file.write("\n" * cut_off + json.dumps(row, separators=(",", ":")) + "\n")
 
-def baselines(data: str) -> Iterator[dict[str, Any]]:
-    """What the pixels and a network that has not been trained find on the test classes."""
-    images: LabelledImages = DATA[data]()
-    test = split_classes(images, seed=0).test
-    edge = (SMALL.resize - SMALL.size) // 2
-    middle = slice(edge, edge + SMALL.size)
-    pixels = torch.from_numpy(images.pixels[test][:, middle, middle]).permute(0, 3, 1, 2).float() / 127.5 - 1
-    labels = torch.from_numpy(images.labels[test])
-    flat = pixels.flatten(1)
-    centred = flat - flat.mean(1, keepdim=True)
-    metrics = RetrievalMetrics(clustering="kmeans")
-    rows = {("pixels", 0): flat, ("pixels, contrast normalised", 0): nn.functional.normalize(centred, dim=1)}
-    for seed in SEEDS:
-        torch.manual_seed(seed)
-        network = build_network("small", weights="none", embedding_size=SMALL.embedding_size, channels=1).eval()
-        with torch.no_grad():
-            rows[("untrained network", seed)] = torch.cat([network(part) for part in pixels.split(512)])
-    for (name, seed), embeddings in rows.items():
-        test_figures = shorter(metrics(embeddings, labels))
-        yield {"data": data, "loss": "none", "arm": name, "seed": seed, "stage": "baseline", "test": test_figures}
-
-
-def merged(out: Path) -> dict[str, Any]:
-    """Every result in one document; curves of the margin are kept at the ends of epochs."""
-    rows = []
-    for row in read_runs(out):
-        commit = load(Path(row["folder"]))["environment"]["commit"] or "unknown"
-        kept = {name: value for name, value in row.items() if name not in ("folder", "selected_by")}
-        rows.append({**kept, "commit": commit[:7]})
-    for row in rows:
-        # A constant is one number, and tuning's trajectories are nobody's.
-        curves = {name: curve for name, curve in row["curves"].items() if name != "loss" and row["test"]}
-        row["curves"] = {name: curve if len(set(curve)) > 1 else curve[:1] for name, curve in curves.items()}
-        if row["margin"] == "adaptive" and row["units"] == "default":
-            # Of arms that left the units to the library, when its defaults were those of the main arms.
-            row["units"] = UNITS[row["loss"]][0]
-    environment = load(next(out.glob("*/*/*/seed-*/result.json")).parent)["environment"]
-    for data in DATA:
-        if any(row["data"] == data for row in rows):
-            rows += baselines(data)
-    classes = {name: f"{c} classes x {m} images" for name, (c, m) in BATCHES.items()}
-    preset = {k: v for k, v in json.loads(json.dumps(vars(SMALL), default=str)).items() if k not in ("out", "root")}
-    return {
-        "command": "python benchmarks/dml_grid.py --out runs/grid",
-        "versions": environment.get("versions"),
-        "device": f"{environment.get('device')}, one thread a network, on a machine that others used",
-        "commits": dict(Counter(row["commit"] for row in rows if "commit" in row).most_common()),
-        "preset": preset,
-        "batches": classes,
-        "tuning_budget": "8 margins a loss and data set, one seed (100), MAP@R on validation classes",
-        "candidates": {loss: LOSSES[loss].candidates for loss in GRID_LOSSES},
-        "seeds": SEEDS,
-        "runs": rows,
-    }
+    def tuned(self, cell: Cell) -> float | None:
+        """The constant with the best validation score in a cell; None while tuning is not finished."""
+        runs = tuning(cell)
+        if not all(self.has(run) for run in runs):
+            return None
+        return max(runs, key=lambda run: max(self.rows[run.key]["validation"])).margin  # type: ignore[return-value]
 
 
-def shorter(figures: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 5) for name, value in figures.items()}
+def stages(rounds: int, results: Results) -> Iterator[list[Run]]:
+    """What there is to do, in order: tuning one round ahead, then that round's comparison."""
+    losses = GRID_LOSSES
+    yield [run for loss in losses for run in tuning(cell_of(loss, 0))]
+    for number in range(rounds):
+        yield [run for loss in losses for run in tuning(cell_of(loss, number + 1))]
+        made = []
+        for loss in losses:
+            here, elsewhere = results.tuned(cell_of(loss, number)), results.tuned(cell_of(loss, number + 1))
+            assert here is not None
+            assert elsewhere is not None
+            made += comparing(cell_of(loss, number), here, elsewhere)
+        yield sorted(made, key=lambda run: run.seed)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs what is missing, then writes the merged file."""
+    """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/grid"), help="folder of the runs")
+    parser.add_argument("--omniglot", type=Path, help="folder of Omniglot's archives")
+    parser.add_argument("--rounds", type=int, default=6, help=f"from 1 to {len(SETTINGS)}")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
-    parser.add_argument("--only", choices=DATA, help="one data set")
-    parser.add_argument("--until", choices=STAGES, default=STAGES[-1], help="the last stage to run")
-    parser.add_argument("--merge", action="store_true", help="write the merged file from the runs that are there")
-    parser.add_argument("--results", type=Path, help="the merged file; OUT/grid.json unless given")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to go on with")
+    parser.add_argument("--print", action="store_true", help="tables of what is there, in Markdown; runs nothing")
+    parser.add_argument("--figure", type=Path, help="with --print: where to draw the regret of every cell")
     options = parser.parse_args(argv)
+    if not 1 <= options.rounds <= len(SETTINGS):
+        parser.error(f"--rounds must be from 1 to {len(SETTINGS)}, got {options.rounds}")
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {options.jobs}")
-    out: Path = options.out
-    sets = [options.only] if options.only else list(DATA)
-    if not options.merge:
-        stages = STAGES[: STAGES.index(options.until) + 1]
-        with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-            clock = Clock(options.jobs)
-            sizes = {"tune": 48, "choose": 28, "main": 120, "more": 175}  # networks a data set
-            later = sum(sizes[stage] for stage in stages) * len(sets)
-            for stage in stages:
-                later -= sizes[stage] * len(sets)
-                steps = {
-                    "tune": lambda: [arm for data in sets for arm in tuning(data)],
-                    "choose": lambda: [arm for data in sets for arm in choosing(data)],
-                    "main": lambda: sorted(
-                        (arm for data in sets for arm in main_arms(data, out)), key=lambda a: a.seed
-                    ),
-                    "more": lambda: [arm for data in sets for arm in more_arms(data, out)],
-                }
-                arms = steps[stage]()
-                finish(arms, later + (30 * len(sets) if stage == "more" else 0), out, pool, clock)
-                if stage == "more":
-                    finish([arm for data in sets for arm in matched_arms(data, out)], 0, out, pool, clock)
-    results = options.results or out / "grid.json"
-    results.parent.mkdir(parents=True, exist_ok=True)
-    document = merged(out)
-    head = {name: value for name, value in document.items() if name != "runs"}
-    lines = ",\n".join(json.dumps(row, ensure_ascii=False, separators=(",", ":")) for row in document["runs"])
-    text = json.dumps(head, ensure_ascii=False, indent=1)[:-2] + ',\n "runs": [\n' + lines + "\n]}\n"
-    results.write_text(text, encoding="utf-8")
-    print(f"wrote {len(document['runs'])} rows to {results}")
+    results = Results(options.results)
+    if options.print:
+        from dml_regret import draw, report  # beside this file
+
+        print(report(results))
+        if options.figure:
+            draw(results, options.figure)
+        return 0
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        began, done = time.monotonic(), 0
+        for stage in stages(options.rounds, results):
+            todo = [run for run in stage if not results.has(run)]
+            if todo and not done:
+                results.begin()
+            for row in pool.imap_unordered(train, [(run, options.omniglot) for run in todo]):
+                results.add(row)
+                done += 1
+                each = (time.monotonic() - began) / done
+                where = f"{row['loss']} {row['data']} {row['batches']} {row['steps']}"
+                what = f"{where} {row['margin']} seed {row['seed']}: {max(row['validation'])[0]:.3f}"
+                print(f"{what}; {done} done now, {each:.1f} s each", flush=True)
+    print(f"{len(results.rows)} rows in {options.results}")
     return 0
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Literal
 
 from ..functional.checks import problem
+from ..margins.adaptive_margin import NeighbourhoodName
 from ..training.optimisation import Precision
 
 LossName = Literal[
     "margin",
     "contrastive",
     "contrastive-distance",
+    "triplet",
     "triplet-semihard",
     "triplet-distance",
     "lifted",
@@ -46,13 +48,13 @@ class DMLConfig:
         cache: folder for decoded images; ``root/../cache-NAME`` unless given.
         loss: what is minimised, with the sampling that belongs to it.
         margin: ``default`` is the loss's own, a number is one in the loss's own unit, ``adaptive`` is the batch's.
-        neighbourhood: rule for K of the adaptive margin; ``default`` is Hoeffding's where the loss's margin is a
-            threshold (contrastive, lifted structure, MultiSimilarity) and Chernoff's elsewhere.
+        neighbourhood: rule for K of the adaptive margin; ``auto`` takes evidence for two labels and what remains for
+            more.
         granularity: one adaptive margin a batch, an anchor or a pair.
         units: how the adaptive margin enters the loss; ``default`` is AdaptiveMarginLoss's.
         confidence: c of the adaptive margin.
-        max_mi: cap of its mutual information; a tiny one leaves the confidence term alone.
-        dependence: how its mutual information is estimated.
+        max_mi: cap of its mutual information.
+        dependence: how its mutual information is estimated; ``none`` leaves the confidence term alone.
         learn_beta: a boundary of its own for each class, learned; True is for the margin loss alone, ``auto`` learns it
             there and leaves the other losses alone.
         beta: boundary of the margin loss, at the beginning where it is learned.
@@ -105,12 +107,12 @@ class DMLConfig:
     cache: Path | None = None
     loss: LossName = "margin"
     margin: Literal["default", "adaptive"] | float = "default"
-    neighbourhood: Literal["default", "hoeffding", "chernoff", "released"] = "default"
+    neighbourhood: NeighbourhoodName = "auto"
     granularity: Literal["batch", "anchor", "pair"] = "batch"
-    units: Literal["default", "replace", "sqrt", "offset"] = "default"
+    units: Literal["default", "geometry", "replace", "sqrt", "offset"] = "default"
     confidence: float = 0.05
     max_mi: float = 2.5
-    dependence: Literal["gaussian", "alignment"] = "gaussian"
+    dependence: Literal["gaussian", "alignment", "none"] = "gaussian"
     learn_beta: bool | Literal["auto"] = False
     beta: float = 1.2
     nonzero_loss_cutoff: float | None = 1.4

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from ..functional.checks import problem
 from ..losses import AdaptiveMarginLoss, ContrastiveVDMLoss
-from ..losses.swap import LOSSES as HOSTS
 from ..losses.swap import Units
 from ..margins import AdaptiveMargin, ConstantMargin
 from ..miners import AdaptiveMarginMiner, TiledDistanceWeightedMiner
@@ -45,6 +44,9 @@ LOSSES: dict[LossName, LossRow] = {
     ),
     "contrastive-distance": LossRow(
         1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "ContrastiveLoss", "the same, sampled as in Wu et al. 2017"
+    ),
+    "triplet": LossRow(
+        0.05, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "TripletMarginLoss", "every triplet; the host's margin"
     ),
     "triplet-semihard": LossRow(
         0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "TripletMarginLoss", "Schroff et al. 2015, margin 0.2"
@@ -169,25 +171,6 @@ def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) ->
     return Objective(loss, _build_miner(config))
 
 
-def neighbourhood_of(loss: LossName, neighbourhood: str) -> Any:
-    """The rule for K that a run's adaptive margin has, where ``default`` follows the role of the loss's margin.
-
-    A threshold takes the margin on top of its own by default, and Chernoff's rule, whose confidence term grows beyond
-    1 where classes are few images, would ask there for more than unit vectors can give: Hoeffding's. Gaps, and the
-    paper's own loss, take Chernoff's. ``benchmarks/dml_grid.py`` and ``benchmarks/units`` measured both.
-
-    Example:
-        >>> neighbourhood_of("contrastive", "default"), neighbourhood_of("margin", "default")
-        ('hoeffding', 'chernoff')
-        >>> neighbourhood_of("contrastive", "released")
-        'released'
-    """
-    if neighbourhood != "default":
-        return neighbourhood
-    host = LOSSES[loss].host
-    return "hoeffding" if host is not None and HOSTS[host].role == "threshold" else "chernoff"
-
-
 def arm_of(config: Mapping[str, Any]) -> str:
     """An arm's name from its configuration.
 
@@ -199,8 +182,7 @@ def arm_of(config: Mapping[str, Any]) -> str:
     if margin == "adaptive":
         grain = "" if config["granularity"] == "batch" else f", {config['granularity']}"
         units = "" if config["units"] == "default" else f", {config['units']}"
-        rule = neighbourhood_of(config["loss"], config["neighbourhood"])
-        name = f"{rule}{grain}{units}"
+        name = f"{config['neighbourhood']}{grain}{units}"
     else:
         name = margin if isinstance(margin, str) else f"margin {margin:g}"
     return f"{name}, learned beta" if config["learn_beta"] and config.get("loss") == "margin" else name
@@ -211,7 +193,7 @@ def _adaptive(config: DMLConfig) -> AdaptiveMargin:
         confidence=config.confidence,
         max_mi=config.max_mi,
         dependence=config.dependence,
-        neighbourhood=neighbourhood_of(config.loss, config.neighbourhood),
+        neighbourhood=config.neighbourhood,
         granularity=config.granularity,
     )
 
@@ -225,6 +207,7 @@ def _build_loss(config: DMLConfig, classes: int, margin: Any, epoch_steps: int) 
     table: dict[LossName, Callable[[], Any]] = {
         "contrastive": lambda: losses.ContrastiveLoss(neg_margin=margin),
         "contrastive-distance": lambda: losses.ContrastiveLoss(neg_margin=margin),
+        "triplet": lambda: losses.TripletMarginLoss(margin=margin),
         "triplet-semihard": lambda: losses.TripletMarginLoss(margin=margin),
         "triplet-distance": lambda: losses.TripletMarginLoss(margin=margin),
         "margin": lambda: losses.MarginLoss(

@@ -14,7 +14,7 @@ import numpy as np
 from ..functional.checks import problem
 from .comparison import Comparison, holm, paired
 from .config import ADAPTIVE_OPTIONS, MAY_CHANGE
-from .objectives import arm_of, neighbourhood_of
+from .objectives import arm_of
 from .recipe import named
 
 Row = dict[str, Any]
@@ -76,7 +76,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         "seed": config["seed"],
         "margin": config["margin"],
         "units": config["units"],
-        "rule": neighbourhood_of(config["loss"], config["neighbourhood"]) if config["margin"] == "adaptive" else None,
+        "rule": config["neighbourhood"] if config["margin"] == "adaptive" else None,
         "weights": first["weights"],
         "selected_by": first["selected"]["by"],
         "validation": None if None in scores else round(float(np.mean(scores)), 5),

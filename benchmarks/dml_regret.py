@@ -1,0 +1,187 @@
+"""What the grid says: gains on each loss's own default, and regret against the constant that tuning chose.
+
+``python benchmarks/dml_grid.py --print`` prints the tables; ``--figure FILE`` draws a dot for every cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from adaptive_margin.dml.comparison import Comparison, holm, paired
+from adaptive_margin.dml.recipe import named
+from adaptive_margin.metrics.student import student_interval
+
+if TYPE_CHECKING:
+    from dml_grid import Cell, Results
+
+METRICS = ("mean_average_precision_at_r", "recall_at_1")
+ARMS = ("default", "tuned elsewhere", "remaining", "attainable", "evidence")
+"""Compared with the constant that was tuned here."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell of which every seed of every arm is there.
+
+    Attributes:
+        cell: which.
+        margins: the margin of each arm.
+        rows: by arm and seed.
+    """
+
+    cell: Cell
+    margins: Mapping[str, float | str]
+    rows: Mapping[str, Mapping[int, dict[str, Any]]]
+
+    def figures(self, arm: str, metric: str) -> dict[int, float]:
+        """Test figures of an arm by seed, per cent."""
+        return {seed: 100 * row["test"][metric] for seed, row in self.rows[arm].items()}
+
+    def mean(self, arm: str, metric: str) -> float:
+        """Over seeds."""
+        return float(np.mean(list(self.figures(arm, metric).values())))
+
+    def fall(self, arm: str) -> float:
+        """By how much validation MAP@R is lower at the end than at its best, mean over seeds, per cent."""
+        curves = [[scores[0] for scores in row["validation"]] for row in self.rows[arm].values()]
+        return 100 * float(np.mean([max(curve) - curve[-1] for curve in curves]))
+
+
+def measured_cells(results: Results) -> list[Measured]:
+    """The finished cells, in the order of rounds."""
+    from dml_grid import GRID_LOSSES, SEEDS, SETTINGS, Run, arms, cell_of
+
+    found = []
+    for number in range(len(SETTINGS)):
+        for loss in GRID_LOSSES:
+            cell = cell_of(loss, number)
+            here, elsewhere = results.tuned(cell), results.tuned(cell_of(loss, number + 1))
+            if here is None or elsewhere is None:
+                continue
+            margins = arms(cell, here, elsewhere)
+            runs = {arm: {seed: Run(cell, margin, seed) for seed in SEEDS} for arm, margin in margins.items()}
+            if all(results.has(run) for by_seed in runs.values() for run in by_seed.values()):
+                rows = {
+                    arm: {seed: results.rows[run.key] for seed, run in by_seed.items()} for arm, by_seed in runs.items()
+                }
+                found.append(Measured(cell, margins, rows))
+    return found
+
+
+def report(results: Results) -> str:
+    """Every table, in Markdown."""
+    cells = measured_cells(results)
+    if not cells:
+        return "No cell is finished yet."
+    lines = [f"{len(cells)} cells, five seeds each; figures of test classes, per cent.", ""]
+    for metric in METRICS:
+        lines += [*headline(cells, metric), "", *gains(cells, metric), ""]
+    lines += [*falls(cells), "", *every_cell(cells, METRICS[0])]
+    return "\n".join(lines)
+
+
+def headline(cells: Sequence[Measured], metric: str) -> list[str]:
+    """Mean regret of each arm against the constant tuned in the same cell, with an interval over cells."""
+    lines = [f"### Regret against the constant tuned here, {named(metric)}", ""]
+    lines += ["| margin | cells | mean regret [95 %] | worst cell |", "|---|---|---|---|"]
+    for arm in ARMS:
+        regrets = [cell.mean("tuned here", metric) - cell.mean(arm, metric) for cell in cells if arm in cell.rows]
+        if regrets:
+            mean, low, high = student_interval(regrets)
+            lines.append(f"| {arm} | {len(regrets)} | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | {max(regrets):+.1f} |")
+    return lines
+
+
+def gains(cells: Sequence[Measured], metric: str, baseline: str = "default") -> list[str]:
+    """How many cells each arm is better and worse in than the loss's own default, after correction."""
+    lines = [f"### Against the loss's own default, {named(metric)}", ""]
+    lines += ["| margin | cells | mean gain [95 %] | better | no difference seen | worse |", "|---" * 6 + "|"]
+    for arm in ("tuned here", *ARMS[1:]):
+        differing = [cell for cell in cells if arm in cell.rows]
+        if not differing:
+            continue
+        compared = corrected(differing, arm, baseline, metric)
+        mean, low, high = student_interval([comparison.mean for comparison, _ in compared])
+        verdicts = [verdict for _, verdict in compared]
+        counts = [verdicts.count(name) for name in ("better", "no difference seen", "worse")]
+        lines.append(
+            f"| {arm} | {len(compared)} | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | "
+            + " | ".join(map(str, counts))
+            + " |"
+        )
+    return [*lines, "", "Better and worse: Holm's p below 0.05 over the cells of a row."]
+
+
+def corrected(cells: Sequence[Measured], arm: str, baseline: str, metric: str) -> list[tuple[Comparison, str]]:
+    """Paired comparisons of all cells, and what they say after Holm's correction for their number."""
+    compared = [paired(cell.figures(arm, metric), cell.figures(baseline, metric)) for cell in cells]
+    p_values = holm([comparison.p for comparison in compared])
+    return [
+        (each, "no difference seen" if p >= 0.05 else "better" if each.mean > 0 else "worse")
+        for each, p in zip(compared, p_values, strict=True)
+    ]
+
+
+def falls(cells: Sequence[Measured]) -> list[str]:
+    """What long training costs: validation MAP@R at the end, below its best."""
+    long = [cell for cell in cells if cell.cell.steps == max(each.cell.steps for each in cells)]
+    lines = [f"### Validation MAP@R after {long[0].cell.steps} steps, below its best on the way", ""]
+    lines += ["| margin | cells | mean fall | largest |", "|---|---|---|---|"]
+    for arm in ("default", "tuned here", *ARMS[1:]):
+        found = [cell.fall(arm) for cell in long if arm in cell.rows]
+        if found:
+            lines.append(f"| {arm} | {len(found)} | {np.mean(found):.1f} | {max(found):.1f} |")
+    return lines
+
+
+def every_cell(cells: Sequence[Measured], metric: str) -> list[str]:
+    """One line a cell."""
+    arms = ("default", "tuned here", *ARMS[1:])
+    lines = [f"### Every cell, {named(metric)}: mean over seeds", ""]
+    lines += ["| loss | data | batches | steps | " + " | ".join(arms) + " |", "|---" * (4 + len(arms)) + "|"]
+    for cell in sorted(cells, key=lambda each: (each.cell.loss, each.cell.data, each.cell.batches, each.cell.steps)):
+        where = cell.cell
+        figures = []
+        for arm in arms:
+            margin = cell.margins.get(arm)
+            constant = f" ({margin:g})" if isinstance(margin, float) else ""
+            figures.append(f"{cell.mean(arm, metric):.1f}{constant}" if arm in cell.rows else "")
+        lines.append(f"| {where.loss} | {where.data} | {where.batches} | {where.steps} | " + " | ".join(figures) + " |")
+    return lines
+
+
+def draw(results: Results, path: Path) -> None:
+    """A dot for every cell: regret against the constant tuned there, for each margin that nobody tuned there."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    cells = measured_cells(results)
+    arms = ("default", "tuned elsewhere", "attainable", "remaining")
+    losses = list(dict.fromkeys(cell.cell.loss for cell in cells))
+    colours = dict(zip(losses, plt.get_cmap("tab10").colors, strict=False))
+    figure, panels = plt.subplots(1, len(METRICS), figsize=(10, 4.4), layout="constrained")
+    spread = np.random.default_rng(0)
+    for panel, metric in zip(panels, METRICS, strict=True):
+        for place, arm in enumerate(arms):
+            for cell in cells:
+                regret = cell.mean("tuned here", metric) - cell.mean(arm, metric)
+                at = place + spread.uniform(-0.2, 0.2)
+                panel.plot(at, regret, "o", color=colours[cell.cell.loss], markersize=5, alpha=0.8)
+            regrets = [cell.mean("tuned here", metric) - cell.mean(arm, metric) for cell in cells]
+            panel.plot([place - 0.3, place + 0.3], [np.mean(regrets)] * 2, color="black", linewidth=2)
+        panel.axhline(0, color="grey", linewidth=0.8)
+        panel.set_xticks(range(len(arms)), [arm.replace("tuned elsewhere", "tuned\nelsewhere") for arm in arms])
+        panel.set_ylabel(f"regret in {named(metric)}, points")
+        panel.set_title(f"{named(metric)}: below 0 is better than tuning here", fontsize=10)
+    handles = [plt.Line2D([], [], marker="o", linestyle="", color=colours[loss], label=loss) for loss in losses]
+    handles.append(plt.Line2D([], [], color="black", linewidth=2, label="mean of the cells"))
+    figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
