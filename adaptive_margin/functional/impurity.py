@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import check_labels, check_matrix, check_same_features, is_blind, largest_magnitude, problem
@@ -16,7 +19,6 @@ from .neighbourhood import (
     _keys,
     _leave_out_copy,
     _squares,
-    _tile,
     _tile_rows,
     _tile_squares,
     _tile_starts,
@@ -83,69 +85,135 @@ def neighbourhood_impurity(
 
 
 @torch.no_grad()
-def impurities(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor) -> Tensor:
-    """:func:`neighbourhood_impurity` of checked embeddings scaled by a power of two, with labels as group indices."""
+def impurities(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, every: int = 1) -> Tensor:
+    """:func:`neighbourhood_impurity` of checked embeddings scaled by a power of two, with labels as group indices.
+
+    Args:
+        x: embeddings, shape ``(B, D)``.
+        index: their groups, numbered over both sets, shape ``(B,)``.
+        y: the reference set, ``x`` itself where there is none.
+        ref_index: its groups.
+        every: of so many rows one is looked at.
+
+    Returns:
+        Shape ``(ceil(B / every),)``.
+    """
     n = len(y)
-    sizes = class_sizes(index, ref_index)
-    if n == 0 or len(x) == 0:
-        return x.new_ones(len(x))
     itself = y is x
+    rows = torch.arange(0, len(x), every, device=x.device)
+    sizes = class_sizes(index, ref_index)[rows]
+    if n == 0 or len(x) == 0:
+        return x.new_ones(len(rows))
     alone = 1 - sizes.to(x.dtype) / n  # of a class without a neighbourhood
-    if is_blind(x):
-        own, wanted = _own_in_sorted_tiles(x, index, y, ref_index, sizes)
-    else:
-        own, wanted = _own_in_partial_tiles(x, index, y, ref_index, sizes, itself)
-    return torch.where(wanted > 0, 1 - own / wanted.clamp(min=1), alone)
-
-
-def _own_in_sorted_tiles(
-    x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, sizes: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Own labels among as many nearest as each row's class has others, and that many; without waiting for a device."""
     x, y = _centred(x, y)
+    count = _count_in_sorted_tiles if is_blind(x) else _count_on_host
+    own, wanted = count(x[rows], index[rows], y, ref_index, sizes, rows if itself else None)
+    return torch.where(wanted > 0, 1 - own.to(x.dtype) / wanted.clamp(min=1), alone)
+
+
+Counts = tuple[Tensor, Tensor]
+"""Own labels among as many nearest as each row's class has others, and that many."""
+
+
+def _count_in_sorted_tiles(
+    x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, sizes: Tensor, places: Tensor | None
+) -> Counts:
+    """Without waiting for a device, and in compiled code."""
     y_squares = _squares(y)
     found, wanted = [], []
     for start in _tile_starts(x, y):
-        squares, own, everybody = _tile(x, index, y, y_squares, ref_index, start, None)
-        rows = sizes[start : start + len(squares)]
-        missing = 1 if isinstance(everybody, int) else len(y) - everybody[:, 0]  # itself, or its copy
-        k = (rows - missing).clamp(min=0)
-        nearest = _by_distance(squares, own).cumsum(1, dtype=x.dtype)
+        squares = _tile_squares(x, y, y_squares, start, None)
+        tile = slice(start, start + len(squares))
+        own = index[tile, None] == ref_index
+        missing = _leave_out(squares, own, None if places is None else places[tile])
+        k = (sizes[tile] - missing).clamp(min=0)
+        nearest = _by_distance(squares, own).cumsum(1, dtype=torch.int32)
         found.append(nearest.gather(1, (k - 1).clamp(min=0)[:, None])[:, 0])
         wanted.append(k)
     return torch.cat(found), torch.cat(wanted)
 
 
-def _own_in_partial_tiles(
-    x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, sizes: Tensor, itself: bool
-) -> tuple[Tensor, Tensor]:
-    """The same with a partial sort of each tile, no farther than the largest class."""
-    x, y = _centred(x, y)
+def _leave_out(squares: Tensor, own: Tensor, places: Tensor | None) -> Tensor | int:
+    """Takes each row out of its own neighbours, or one exact copy of it where it is not among them; how many went."""
+    if places is None:
+        return squares.shape[1] - _leave_out_copy(squares, own)
+    squares.scatter_(1, places[:, None], torch.inf)
+    own.scatter_(1, places[:, None], False)
+    return 1
+
+
+def _count_on_host(
+    x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, sizes: Tensor, places: Tensor | None
+) -> Counts:
+    """With what is quickest for classes of this size: own distances and comparisons, or a partial sort."""
     y_squares = _squares(y)
     copies = _first_copies(y, y_squares)
-    kind = np.min_scalar_type(int(ref_index.max()) + 1 + int(index.max()))
-    label, ref_label = index.numpy().astype(kind), ref_index.numpy().astype(kind)
-    rows = min(len(x), _tile_rows(y))
-    buffer, flags = torch.empty(rows, len(y), dtype=x.dtype), np.empty((rows, len(y)), dtype=np.bool_)
-    wanted = sizes.numpy() - itself
-    found = np.zeros(len(x), dtype=np.int64)
+    wanted = sizes - 1 if places is not None else sizes.clone()
+    found = torch.zeros_like(sizes)
+    members = _members(ref_index) if int(sizes.max()) <= FEW_OWN else None
+    buffer = torch.empty(min(len(x), _tile_rows(y)), len(y), dtype=x.dtype)
     for start in _tile_starts(x, y):
         squares = _tile_squares(x, y, y_squares, start, copies, buffer)
         tile = slice(start, start + len(squares))
-        flag = flags[: len(squares)]
-        np.equal(label[tile, None], ref_label, out=flag)
-        if not itself:
-            own = torch.from_numpy(flag)
-            others = sizes[tile] - (len(y) - _leave_out_copy(squares, own))
-            wanted[tile] = others.clamp(min=0).numpy()
+        if places is not None:
+            squares.scatter_(1, places[tile, None], torch.inf)
+        own = None if members is not None and places is not None else index[tile, None] == ref_index
+        if places is None:
+            assert own is not None
+            missing = len(y) - _leave_out_copy(squares, own)
+            wanted[tile] = (sizes[tile] - missing).clamp(min=0)
         key = _keys(squares).numpy()
-        np.bitwise_or(key, flag, out=key)
-        found[tile] = _own_of_nearest(key, wanted[tile])
-    return torch.from_numpy(found).to(x.dtype), torch.from_numpy(wanted)
+        if members is None:
+            assert own is not None
+            np.bitwise_or(key, own.numpy(), out=key)
+            count = _own_of_nearest(key, wanted[tile].numpy())
+        else:
+            theirs = members[index[tile].numpy().clip(max=len(members) - 1)]
+            count = _own_by_comparison(key, theirs, wanted[tile].numpy())
+        found[tile] = torch.from_numpy(count)
+    return found, wanted
 
 
-def _own_of_nearest(key: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Flags among the ``wanted`` smallest keys of each row; reorders ``key``."""
+FEW_OWN = 16
+"""Own labels up to which comparing with each of their distances takes less time than a partial sort."""
+
+Array = NDArray[Any]
+
+
+def _members(ref_index: Tensor) -> Array:
+    """Rows of each group, shape ``(groups, largest)``, filled up with -1; no group with more than a few."""
+    groups = ref_index.numpy()
+    order = np.argsort(groups, kind="stable")
+    counts = np.bincount(groups)
+    members = np.full((len(counts), max(1, int(counts.max()))), -1)
+    place = np.arange(len(groups)) - np.repeat(counts.cumsum() - counts, counts)
+    members[groups[order], place] = order
+    return members
+
+
+def _own_by_comparison(key: Array, members: Array, wanted: Array) -> Array:
+    """How many of each row's ``members`` are among the ``wanted`` smallest keys; in a tie others come first.
+
+    The t-th nearest member is, where t of the row's own and the others up to its distance are no more than wanted.
+    """
+    last = np.iinfo(key.dtype).max
+    mine = np.where(members >= 0, np.take_along_axis(key, members.clip(min=0), axis=1), last)
+    mine.sort(axis=1)
+    found = np.zeros(len(key), dtype=np.int64)
+    flags = np.empty(key.shape, dtype=np.bool_)
+    for t in range(1, int(wanted.max()) + 1):
+        at = mine[:, t - 1, None]
+        up_to = np.less_equal(key, at, out=flags).sum(1, dtype=np.int32)
+        others = up_to - (mine <= at).sum(1)
+        inside = (t + others <= wanted) & (t <= wanted)
+        if not inside.any():
+            break
+        found += inside
+    return found
+
+
+def _own_of_nearest(key: Array, wanted: Array) -> Array:
+    """Flags, the last bits, among the ``wanted`` smallest keys of each row; reorders ``key``."""
     reach = int(wanted.max())
     if reach < 1:
         return np.zeros(len(key), dtype=np.int64)

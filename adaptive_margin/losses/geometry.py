@@ -73,14 +73,15 @@ def circle(alpha: Value, scale: str, module: Any) -> Value:
     return 0.5 - alpha / 4
 
 
-def half_angle(alpha: Value, scale: str, module: Any) -> Value:
-    r"""Half the angle of unit vectors of squared distance :math:`\hat\alpha`, in radians: ½ arccos(1 − α̂/2).
+def quarter_angle(alpha: Value, scale: str, module: Any) -> Value:
+    r"""A quarter of the angle of unit vectors of squared distance :math:`\hat\alpha`, in radians: ¼ arccos(1 − α̂/2).
 
-    It is added to an angle that starts from about 90°: the whole of it would ask for more than a half turn.
+    It is added to an angle that starts from about 90°. The whole of it would ask for more than a half turn; of half and
+    quarter the quarter was better on validation classes in each setting tried (ArcFace).
     """
     if isinstance(alpha, Tensor):
-        return (1 - alpha / 2).clamp(-1, 1).acos() / 2
-    return math.acos(min(max(1 - alpha / 2, -1.0), 1.0)) / 2
+        return (1 - alpha / 2).clamp(-1, 1).acos() / 4
+    return math.acos(min(max(1 - alpha / 2, -1.0), 1.0)) / 4
 
 
 def ranked_list(alpha: Value, scale: str, module: Any) -> Value:

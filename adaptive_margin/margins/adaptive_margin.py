@@ -187,8 +187,9 @@ class AdaptiveMargin(Margin):
                 index, ref_index = both[: len(x)], both[len(x) :]
                 g, ref_g = scaled_gaussian_kernel((x, y), scale, self.bandwidth)
             rule = self.neighbourhood.of(index, ref_index)
-            sizes = rule.sizes(x, index, y, ref_index, self.confidence)
-            return self._combine(g, index, ref_g, ref_index, sizes, indices_tuple)
+            of_rows = rule.mean_size if self.granularity == "batch" else rule.sizes
+            k = of_rows(x, index, y, ref_index, self.confidence)
+            return self._combine(g, index, ref_g, ref_index, k, indices_tuple)
 
     @property
     def may_lead(self) -> bool:  # type: ignore[override]
@@ -211,7 +212,7 @@ class AdaptiveMargin(Margin):
         mi = float(information_of(found.eta, self.max_mi, x.dtype) @ found.weights)
         if found.sizes is None:
             scaled, index = x / scale, group_index(labels)
-            k = harmonic_mean(rule.sizes(scaled, index, scaled, index, self.confidence)).to(x.dtype)
+            k = rule.mean_size(scaled, index, scaled, index, self.confidence).to(x.dtype)
         else:
             k = x.new_full((), 1 / (1 / found.sizes).mean())
         delta = rule.delta(len(x), k, self.confidence).to(x.dtype)
@@ -225,13 +226,13 @@ class AdaptiveMargin(Margin):
         index: Tensor,
         ref_g: Tensor,
         ref_index: Tensor,
-        sizes: Tensor,
+        k: Tensor,
         indices_tuple: IndicesTuple | None,
     ) -> Tensor:
         n = len(ref_g)
         if self.granularity == "pair":
             anchors, eta = self._pair_correlations(g, index, ref_g, ref_index, indices_tuple)
-            k = sizes[anchors].to(g.dtype)
+            k = k[anchors].to(g.dtype)
             mi = mutual_information(eta, self.max_mi)
             delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
             self._record(mi, eta, delta, k)
@@ -240,15 +241,12 @@ class AdaptiveMargin(Margin):
         classes = max(1, group_slots(both, len(index) + len(ref_index)))
         eta = self._class_correlations(g, index, ref_g, ref_index, classes, indices_tuple)
         one_slot = indices_tuple is not None and self.granularity == "batch"
-        return self._sum(eta, slice(None) if one_slot else index, sizes, n)
+        return self._sum(eta, slice(None) if one_slot else index, k.to(eta.dtype), n)
 
-    def _sum(self, eta: Tensor, place: Tensor | slice, sizes: Tensor, n: int) -> Tensor:
+    def _sum(self, eta: Tensor, place: Tensor | slice, k: Tensor, n: int) -> Tensor:
         """MI + Δ of η in slots and the place of each row in them: classes weigh as they are large."""
         mi = mutual_information(eta, self.max_mi)
-        if self.granularity == "anchor":
-            mi, k = mi[place], sizes.to(eta.dtype)
-        else:
-            mi, k = mi[place].mean(), harmonic_mean(sizes).to(eta.dtype)
+        mi = mi[place] if self.granularity == "anchor" else mi[place].mean()
         delta = self.neighbourhood.delta(n, k, self.confidence).to(eta.dtype)
         if self.collect_stats:
             self._record(mi, eta[place], delta, k)
