@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from ..functional.checks import problem
 from ..losses import AdaptiveMarginLoss, ContrastiveVDMLoss
+from ..losses.swap import LOSSES as HOSTS
 from ..losses.swap import Units
-from ..margins import AdaptiveMargin, ConstantMargin
+from ..margins import AdaptiveMargin, ConstantMargin, NeighbourhoodRule
+from ..margins.adaptive_margin import NeighbourhoodName
 from ..miners import AdaptiveMarginMiner, TiledDistanceWeightedMiner
 from .competitors import AutoMarginLoss, DynamicSoftMargin
 from .config import DMLConfig, LossName
@@ -193,9 +195,15 @@ def _adaptive(config: DMLConfig) -> AdaptiveMargin:
         confidence=config.confidence,
         max_mi=config.max_mi,
         dependence=config.dependence,
-        neighbourhood=config.neighbourhood,
+        neighbourhood=_rule(config),
         granularity=config.granularity,
     )
+
+
+def _rule(config: DMLConfig) -> NeighbourhoodName | NeighbourhoodRule:
+    """The rule asked for; ``auto`` is the default of the loss."""
+    host = LOSSES[config.loss].host
+    return HOSTS[host].rule if config.neighbourhood == "auto" and host is not None else config.neighbourhood
 
 
 def _units(config: DMLConfig) -> Units | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..functional.checks import is_blind, problem
 from ..functional.dependence import check_choice
-from ..margins import ConstantMargin, Margin
+from ..margins import AttainableRule, AutoRule, ConstantMargin, Margin
 from . import geometry
 
 Units = Literal["geometry", "replace", "sqrt", "offset"]
@@ -55,6 +55,8 @@ class Swap:
         scale: the unit of the margin with the host's default distance; ``"angle"`` takes degrees at construction and
             keeps radians.
         geometry: what a squared distance of unit vectors is in the host's unit.
+        relaxes: whether ``AdaptiveMargin()``, given as None, may relax as classes part. MultiSimilarity compares
+            positives and negatives with one threshold: there it stays where it is attainable.
         elementwise: whether the host's formula takes one margin a pair or a triplet.
         attributes: what else changes with the margin.
     """
@@ -65,6 +67,7 @@ class Swap:
     scale: Scale
     geometry: geometry.Formula
     elementwise: bool = False
+    relaxes: bool = True
     attributes: Callable[[nn.Module, Value], dict[str, Value]] | None = None
 
     @property
@@ -77,6 +80,11 @@ class Swap:
     def units(self) -> Units:
         """How ``AdaptiveMargin()`` enters by default: of three labels or more, where it leads."""
         return "geometry"
+
+    @property
+    def rule(self) -> AutoRule:
+        """The neighbourhoods of its default margin."""
+        return AutoRule() if self.relaxes else AutoRule(many=AttainableRule())
 
     def values(self, module: nn.Module, value: Value) -> dict[str, Value]:
         """Every attribute that changes with the margin."""
@@ -130,7 +138,7 @@ LOSSES = {
         Swap("SubCenterArcFaceLoss", "margin", "gap", "angle", geometry.quarter_angle),
         Swap("SoftTripleLoss", "margin", "gap", "cosine", geometry.cosine_gap),
         Swap("ProxyAnchorLoss", "margin", "gap", "cosine", geometry.half_cosine_gap),
-        Swap("MultiSimilarityLoss", "base", "threshold", "similarity", geometry.threshold),
+        Swap("MultiSimilarityLoss", "base", "threshold", "similarity", geometry.threshold, relaxes=False),
         Swap("CircleLoss", "m", "gap", "cosine", geometry.circle, attributes=_circle),
         Swap("TupletMarginLoss", "margin", "gap", "angle", geometry.quarter_angle),
         Swap("RankedListLoss", "margin", "gap", "distance", geometry.ranked_list, attributes=_ranked_list),

@@ -24,9 +24,12 @@ class TakesMargin(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """A number becomes a constant margin, and None the adaptive one."""
         if name == "margin":
-            value = as_margin(value, AdaptiveMargin)
+            value = as_margin(value, self._default_margin)
             self._check_margin(value)
         super().__setattr__(name, value)
+
+    def _default_margin(self) -> Margin:
+        return AdaptiveMargin()
 
     def _check_margin(self, margin: Margin) -> None:
         """Raises a ``ValueError`` where this module cannot take a margin."""
@@ -91,6 +94,9 @@ class Transparent(TakesMargin):
             raise AttributeError(problem(name, "read only, as of the margin's last call", repr(value), remedy))
         else:
             setattr(wrapped, name, value)
+
+    def _default_margin(self) -> Margin:
+        return AdaptiveMargin(neighbourhood=self.exchange.rule)
 
     def _is_own(self, name: str) -> bool:
         of_class = getattr(type(self), name, None)

@@ -207,7 +207,10 @@ class AutoRule(NeighbourhoodRule):
     """
 
     may_lead = True
-    few, many = HoeffdingRule(), RemainingRule()
+
+    def __init__(self, few: NeighbourhoodRule | None = None, many: NeighbourhoodRule | None = None) -> None:
+        self.few = HoeffdingRule() if few is None else few
+        self.many = RemainingRule() if many is None else many
 
     def of(self, labels: Tensor, ref_labels: Tensor | None = None) -> NeighbourhoodRule:
         """The rule that the number of labels calls for; this one where looking would wait for a device."""
