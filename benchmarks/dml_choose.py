@@ -1,0 +1,369 @@
+"""How the default margin of many classes was chosen: candidates on validation classes, never on the test.
+
+Digits and characters, small networks from scratch, 240 and 960 steps, two seeds that no other benchmark has. A
+candidate is a squared distance of unit vectors (what Δ is, and which MI is added) and its unit in the loss. Losses that
+weigh all triplets are computed here where the candidate has one margin a triplet, or a second hinge.
+
+    python benchmarks/dml_choose.py --jobs 2             # goes on where it was stopped
+    python benchmarks/dml_choose.py --print
+
+Rows go to ``benchmarks/dml/results/choices.jsonl``. Omniglot has no part in it: it confirms what was chosen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, Margin
+from adaptive_margin import functional as F
+from adaptive_margin.dml.config import SMALL
+from adaptive_margin.dml.embedded import digits, fonts
+from adaptive_margin.dml.labelled_images import split_classes
+from adaptive_margin.dml.objectives import LOSSES
+from adaptive_margin.dml.trainer import DMLJob, load_pixels
+from adaptive_margin.functional.groups import class_sizes, group_index
+from adaptive_margin.training import World, environment
+
+RESULTS = Path(__file__).parent / "dml" / "results" / "choices.jsonl"
+DATA = {"digits": digits, "fonts": fonts}
+BATCHES = {"digits": (16, 8), "fonts": (32, 4)}
+STEPS, SEEDS = (960, 240), (100, 101)
+EVALUATE_EVERY = {240: 40, 960: 80}
+KEYS = ("loss", "data", "steps", "seed", "arm")
+
+
+# --- candidates: what the margin is -----------------------------------------------------------------------------------
+
+
+def remaining(embeddings: Tensor, labels: Tensor) -> float:
+    """Mean square of what is missing in class-sized neighbourhoods, and the floor."""
+    n = len(labels)
+    return float(F.neighbourhood_impurity(embeddings, labels).square().mean()) + math.log(n / 0.05) / (2 * (n - 1))
+
+
+def attainable(embeddings: Tensor, labels: Tensor) -> float:
+    """The same of embeddings that know nothing."""
+    index = group_index(labels)
+    return float((1 - class_sizes(index, index).float() / len(labels)).square().mean())
+
+
+def evidence(embeddings: Tensor, labels: Tensor) -> float:
+    """The paper's margin with Hoeffding's bound."""
+    return float(AdaptiveMargin(neighbourhood="hoeffding")(embeddings, labels))
+
+
+def class_information(embeddings: Tensor, labels: Tensor) -> float:
+    """MI of each class with the rest: the library's."""
+    margin = AdaptiveMargin(neighbourhood="hoeffding", collect_stats=True)
+    margin(embeddings, labels)
+    return margin.mi
+
+
+def _row_correlations(embeddings: Tensor) -> Tensor:
+    rows = nn.functional.normalize(embeddings - embeddings.mean(1, keepdim=True), dim=1)
+    return rows @ rows.T
+
+
+def pair_information(embeddings: Tensor, labels: Tensor) -> float:
+    """MI of the plain rows of each pair of different labels, negative correlations taken for 0."""
+    eta = _row_correlations(embeddings)[labels[:, None] != labels].clamp(0, 1)
+    return float(F.mutual_information(eta, 2.5).mean())
+
+
+def nearest_information(embeddings: Tensor, labels: Tensor) -> float:
+    """The same of each row with the rows of its nearest other class."""
+    index = group_index(labels)
+    classes = int(index.max()) + 1
+    sums = torch.zeros(classes, embeddings.shape[1]).index_add(0, index, embeddings)
+    to_centres = torch.cdist(embeddings, sums / torch.bincount(index, minlength=classes)[:, None])
+    to_centres[torch.arange(len(embeddings)), index] = math.inf
+    eta = _row_correlations(embeddings)[index[None, :] == to_centres.argmin(1)[:, None]].clamp(0, 1)
+    return float(F.mutual_information(eta, 2.5).mean())
+
+
+Squared = Callable[[Tensor, Tensor], float]
+SQUARED: dict[str, Squared] = {
+    "remaining": remaining,
+    "remaining+class": lambda z, y: remaining(z, y) + class_information(z, y),
+    "remaining+pair": lambda z, y: remaining(z, y) + pair_information(z, y),
+    "remaining+nearest": lambda z, y: remaining(z, y) + nearest_information(z, y),
+    "attainable": attainable,
+    "evidence": evidence,
+}
+
+
+def angle(alpha: float) -> float:
+    """Degrees between unit vectors of this squared distance."""
+    return math.degrees(math.acos(max(-1, 1 - alpha / 2)))
+
+
+UNITS: dict[str, Callable[[float], float]] = {
+    "root": lambda alpha: math.sqrt(max(alpha, 0)),
+    "half root": lambda alpha: math.sqrt(max(alpha, 0)) / 2,
+    "from a right angle": lambda alpha: math.sqrt(2) - math.sqrt(max(0, 2 - min(alpha, 2))),
+    "itself": lambda alpha: alpha,
+    "half": lambda alpha: alpha / 2,
+    "quarter": lambda alpha: alpha / 4,
+    "eighth": lambda alpha: alpha / 8,
+    "cosine": lambda alpha: 1 - alpha / 2,
+    "half less": lambda alpha: 0.5 - alpha / 2,
+    "half angle": lambda alpha: angle(alpha) / 2,
+    "quarter angle": lambda alpha: angle(alpha) / 4,
+}
+"""Names of what the loss is given; degrees for angles."""
+
+
+class Candidate(Margin):
+    """A squared distance in a unit of the loss, as a margin of the library."""
+
+    def __init__(self, squared: Squared, unit: Callable[[float], float], decay: float = 0.0) -> None:
+        super().__init__()
+        self.squared, self.in_unit, self.decay, self.mean = squared, unit, decay, math.nan
+
+    def forward(
+        self,
+        embeddings: Tensor,
+        labels: Any = None,
+        indices_tuple: Any = None,
+        ref_emb: Any = None,
+        ref_labels: Any = None,
+    ) -> Tensor:
+        """One number a batch; with a decay, of the running mean over batches."""
+        with torch.no_grad():
+            now = self.squared(embeddings.detach().float(), labels)
+        self.mean = now if math.isnan(self.mean) else self.decay * self.mean + (1 - self.decay) * now
+        return torch.full((), self.in_unit(self.mean), dtype=embeddings.dtype)
+
+
+class AllTriplets(nn.Module):
+    """Triplet loss over all triplets, mean over the active ones, with a margin that the host has no place for.
+
+    ``"share 30"`` keeps 30 % of the triplets active, at least at a twentieth of the mean distance (after DAMS 2026 and
+    AdaTriplet 2022); ``"grows"`` is α̂/2 times the negative's cosine, without gradient; ``"second hinge"`` is α̂/4 and
+    beside it the mean hinge of negatives nearer than √α̂ (AdaTriplet's second term).
+    """
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def record(self, on: bool) -> None:
+        """Nothing is recorded."""
+
+    def statistics(self) -> dict[str, float]:
+        """None."""
+        return {}
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss."""
+        cosines = embeddings @ embeddings.T
+        distances = (2 - 2 * cosines).clamp(min=1e-8).sqrt()
+        same = labels[:, None] == labels
+        anchors, positives = (same & ~torch.eye(len(labels), dtype=torch.bool)).nonzero(as_tuple=True)
+        gaps, negatives = distances[anchors, positives][:, None] - distances[anchors], ~same[anchors]
+        with torch.no_grad():
+            alpha = remaining(embeddings, labels)
+            margin: Any = alpha / 4
+            if self.kind.startswith("share"):
+                some = -gaps[negatives]
+                some = some[torch.randint(len(some), (4000,))]
+                share = float(self.kind.split()[1]) / 100
+                margin = max(float(torch.quantile(some, share)), 0.05 * float(distances.mean()))
+            elif self.kind == "grows":
+                margin = alpha / 2 * cosines[anchors].clamp(min=0)
+        loss = _active_mean(torch.relu(gaps + margin) * negatives)
+        if self.kind == "second hinge":
+            loss = loss + _active_mean(torch.relu(math.sqrt(alpha) - distances) * ~same)
+        return loss
+
+
+def _active_mean(hinges: Tensor) -> Tensor:
+    return hinges.sum() / (hinges > 0).sum().clamp(min=1)
+
+
+# --- questions: which candidates meet ---------------------------------------------------------------------------------
+
+Arm = str | tuple[str, ...]
+"""``"default"``; a constant; (squared distance, unit); or the name of one of :class:`AllTriplets`."""
+
+QUESTIONS: dict[str, dict[str, list[Arm]]] = {
+    "Which MI is added?": {
+        "contrastive": [
+            "default",
+            "0.5",
+            *((f"remaining{mi}", "root") for mi in ("", "+class", "+pair", "+nearest")),
+            ("running mean", "root"),
+        ],
+        "vdm": ["default", *((f"remaining{mi}", "itself") for mi in ("", "+class", "+nearest"))],
+        "margin": ["default", "0.8", ("remaining", "root"), ("remaining+class", "root"), ("remaining", "half root")],
+    },
+    "What is a gap between distances?": {
+        "triplet": [
+            "default",
+            "0.2",
+            ("evidence", "root"),
+            *(("remaining", unit) for unit in ("root", "from a right angle", "quarter")),
+            *(("all triplets", kind) for kind in ("share 30", "share 60", "grows", "second hinge")),
+        ],
+        "triplet-distance": ["default", *(("remaining", unit) for unit in ("root", "from a right angle", "quarter"))],
+        "triplet-semihard": ["default", *(("remaining", unit) for unit in ("root", "from a right angle", "quarter"))],
+    },
+    "What is a gap between cosines and angles?": {
+        "arcface": ["default", ("remaining", "half angle"), ("remaining", "quarter angle")],
+        "cosface": ["default", ("remaining", "half"), ("remaining", "quarter")],
+        "proxy-anchor": ["default", ("remaining", "quarter"), ("remaining", "eighth")],
+        "multi-similarity": ["default", ("attainable", "cosine"), ("remaining", "cosine"), ("remaining", "half less")],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One network."""
+
+    loss: str
+    data: str
+    steps: int
+    seed: int
+    arm: Arm
+
+    @property
+    def key(self) -> str:
+        """As in the file."""
+        return json.dumps([self.loss, self.data, self.steps, self.seed, self.arm])
+
+
+def trials() -> Iterable[Trial]:
+    """All of them, a seed at a time."""
+    for seed in SEEDS:
+        for losses in QUESTIONS.values():
+            for loss, arms in losses.items():
+                yield from (Trial(loss, data, steps, seed, arm) for data in DATA for steps in STEPS for arm in arms)
+
+
+def train(trial: Trial) -> dict[str, Any]:
+    """Trains one network on one thread; validation figures at every evaluation."""
+    torch.set_num_threads(1)
+    data = DATA[trial.data]()
+    classes, per_class = BATCHES[trial.data]
+    constant = isinstance(trial.arm, str)
+    margin: Any = "adaptive"
+    if constant:
+        margin = LOSSES[trial.loss].default if trial.arm == "default" else float(trial.arm)
+    config = replace(
+        SMALL,
+        loss=trial.loss,
+        margin=margin,
+        seed=trial.seed,
+        classes=classes,
+        per_class=per_class,
+        epochs=trial.steps // 40,
+        measure=False,
+    )
+    job = DMLJob(config, data, load_pixels(data, config), split_classes(data, validation=0.3, seed=trial.seed), World())
+    if not constant:
+        _give(job, trial.arm)  # type: ignore[arg-type]
+    curve = []
+    for step in range(trial.steps):
+        job.step(step)
+        if (step + 1) % EVALUATE_EVERY[trial.steps] == 0:
+            found = job.evaluate()
+            names = ("mean_average_precision_at_r", "recall_at_1")
+            curve.append([round(found[f"validation/{name}"], 4) for name in names])
+    return {**{name: getattr(trial, name) for name in KEYS}, "validation": curve}
+
+
+def _give(job: DMLJob, arm: tuple[str, str]) -> None:
+    """Puts a candidate in the place of the library's margin."""
+    what, unit = arm
+    if what == "all triplets":
+        job.objective = AllTriplets(unit)  # type: ignore[assignment]
+        return
+    squared, decay = (remaining, 0.9) if what == "running mean" else (SQUARED[what], 0.0)
+    candidate = Candidate(squared, UNITS[unit], decay)
+    for holder in (job.objective.loss, job.objective.miner):
+        if isinstance(getattr(holder, "margin", None), Margin):
+            holder.margin = candidate
+        if isinstance(holder, AdaptiveMarginLoss) or hasattr(holder, "miner"):
+            holder.units = "replace"
+
+
+# --- rows and tables --------------------------------------------------------------------------------------------------
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a file, by trial."""
+    rows = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        row = json.loads(line)
+        if "loss" in row:
+            rows[json.dumps([row[name] for name in KEYS])] = row
+    return rows
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """For each question and loss: MAP@R at the best evaluation, and Recall@1 there, mean over seeds, per cent."""
+    lines = []
+    for question, losses in QUESTIONS.items():
+        lines += [f"### {question}", ""]
+        for loss, arms in losses.items():
+            settings = [(data, steps) for data in DATA for steps in sorted(STEPS)]
+            heads = [f"{data}, {steps} steps" for data, steps in settings]
+            lines += [f"| {loss} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+            for arm in arms:
+                name = arm if isinstance(arm, str) else ", ".join(arm)
+                lines.append(f"| {name} | " + " | ".join(_cell(rows, loss, *where, arm) for where in settings) + " |")
+            lines.append("")
+    return "\n".join([*lines, "MAP@R / Recall@1 of validation classes where MAP@R is best, mean (number of seeds)."])
+
+
+def _cell(rows: dict[str, dict[str, Any]], loss: str, data: str, steps: int, arm: Arm) -> str:
+    found = [rows[key] for seed in SEEDS if (key := Trial(loss, data, steps, seed, arm).key) in rows]
+    if not found:
+        return ""
+    score, recall = np.mean([max(row["validation"]) for row in found], axis=0) * 100
+    return f"{score:.1f} / {recall:.1f} ({len(found)})"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to go on with")
+    parser.add_argument("--losses", nargs="+", choices=[loss for part in QUESTIONS.values() for loss in part])
+    parser.add_argument("--print", action="store_true", help="the tables, in Markdown; runs nothing")
+    options = parser.parse_args(argv)
+    rows = read(options.results)
+    if options.print:
+        print(table(rows))
+        return 0
+    todo = [t for t in trials() if t.key not in rows and t.loss in (options.losses or [t.loss])]
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        options.results.open("a", encoding="utf-8") as file,
+        multiprocessing.get_context("spawn").Pool(options.jobs) as pool,
+    ):
+        found = environment(World())
+        head = {name: found[name] for name in ("versions", "device", "commit", "started")}
+        file.write(json.dumps(head, separators=(",", ":")) + "\n")
+        for number, row in enumerate(pool.imap_unordered(train, todo), 1):
+            file.write(json.dumps(row, separators=(",", ":")) + "\n")
+            file.flush()
+            print(f"{row['loss']} {row['data']} {row['steps']} {row['arm']}: {number} of {len(todo)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
