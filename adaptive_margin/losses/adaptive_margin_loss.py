@@ -292,7 +292,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             groups, ref_groups = labels_from_indices(indices_tuple, len(embeddings), rows)
         if self.margin.granularity == "batch":
             alpha = self._alpha(embeddings, groups, indices_tuple, ref_emb, ref_groups)
-            value = self._translated(alpha, groups, ref_groups)
+            value = self._translated(alpha, groups, ref_groups, indices_tuple is not None)
             if self.exchange.host == "SoftTripleLoss" and isinstance(value, Tensor):
                 value = value.to(embeddings.dtype)  # the host writes it into a matrix of that dtype
             return indices_tuple, value
@@ -302,7 +302,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             alpha = self._alpha(embeddings, groups, explicit, ref_emb, ref_groups)
         else:
             alpha = self._alpha(embeddings, groups, indices_tuple, ref_emb, ref_groups)[anchors]
-        return explicit, self._translated(alpha.to(embeddings.dtype), groups, ref_groups)
+        chosen = indices_tuple is not None
+        return explicit, self._translated(alpha.to(embeddings.dtype), groups, ref_groups, chosen)
 
     def _alpha(
         self, embeddings: Tensor, groups: Any, indices_tuple: Any, ref_emb: Tensor | None, ref_groups: Any
@@ -337,10 +338,12 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         classes = torch.cat((torch.arange(proxies), torch.randint(0, proxies, (rows - proxies,))))
         return classes[torch.randperm(rows)].to(embeddings.device)
 
-    def _translated(self, alpha: Value, labels: Tensor | None = None, ref_labels: Tensor | None = None) -> Value:
+    def _translated(
+        self, alpha: Value, labels: Tensor | None = None, ref_labels: Tensor | None = None, chosen: bool = False
+    ) -> Value:
         """The margin in the loss's unit, recorded."""
         row, loss = self.exchange, self.loss
-        value = in_host_unit(for_host(alpha, row), self._units, self.margin, row, loss, labels, ref_labels)
+        value = in_host_unit(for_host(alpha, row), self._units, self.margin, row, loss, labels, ref_labels, chosen)
         value = for_host(value, row)
         if self.collect_stats:
             if isinstance(value, Tensor):

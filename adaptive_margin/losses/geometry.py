@@ -45,9 +45,9 @@ def either_side(alpha: Value, scale: str, module: Any) -> Value:
     return alpha / 2 if scale == "similarity" else threshold(alpha, scale, module)
 
 
-def gap_of_triplets(alpha: Value, scale: str, module: Any) -> Value:
-    r"""By how much a negative is farther than a positive: :math:`\hat\alpha` between squared distances,
-    :math:`\hat\alpha/2` between cosines, :math:`\hat\alpha/4` between distances.
+def gap_of_all_triplets(alpha: Value, scale: str, module: Any) -> Value:
+    r"""By how much a negative is farther than a positive, where every triplet counts: :math:`\hat\alpha` between squared
+    distances, :math:`\hat\alpha/2` between cosines, :math:`\hat\alpha/4` between distances.
 
     :math:`D_n^2 - D_p^2 = (D_n - D_p)(D_n + D_p)` and two distances of unit vectors add up to 4 at most: squared
     distances that are :math:`\hat\alpha` apart belong to distances that are at least :math:`\hat\alpha/4` apart. A
@@ -56,6 +56,16 @@ def gap_of_triplets(alpha: Value, scale: str, module: Any) -> Value:
     if scale == "similarity":
         return alpha / 2
     return alpha / 4 if scale == "distance" else alpha
+
+
+def gap_of_chosen_triplets(alpha: Value, scale: str, module: Any) -> Value:
+    r"""The same for triplets that somebody chose. Between distances it is :math:`\sqrt2 - \sqrt{2 - \hat\alpha}`: of a
+    negative at right angles, where unrelated unit vectors lie, and a positive whose squared distance is
+    :math:`\hat\alpha` less.
+    """
+    if scale != "distance":
+        return gap_of_all_triplets(alpha, scale, module)
+    return 2**0.5 - root(2 - alpha)
 
 
 def cosine_gap(alpha: Value, scale: str, module: Any) -> Value:
@@ -90,7 +100,7 @@ def ranked_list(alpha: Value, scale: str, module: Any) -> Value:
     :math:`m = a - \sqrt{a^2 - \hat\alpha}`.
     """
     if scale != "distance":
-        return gap_of_triplets(alpha, scale, module)
+        return gap_of_all_triplets(alpha, scale, module)
     if negative_boundary_is_derived(module):
         return alpha / 2
     boundary = float(module.alpha)

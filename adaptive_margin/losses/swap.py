@@ -55,6 +55,7 @@ class Swap:
         scale: the unit of the margin with the host's default distance; ``"angle"`` takes degrees at construction and
             keeps radians.
         geometry: what a squared distance of unit vectors is in the host's unit.
+        geometry_of_chosen: the same where the caller lists pairs or triplets; None where that makes no difference.
         relaxes: whether ``AdaptiveMargin()``, given as None, may relax as classes part. MultiSimilarity compares
             positives and negatives with one threshold: there it stays where it is attainable.
         elementwise: whether the host's formula takes one margin a pair or a triplet.
@@ -67,6 +68,7 @@ class Swap:
     scale: Scale
     geometry: geometry.Formula
     elementwise: bool = False
+    geometry_of_chosen: geometry.Formula | None = None
     relaxes: bool = True
     attributes: Callable[[nn.Module, Value], dict[str, Value]] | None = None
 
@@ -121,7 +123,15 @@ LOSSES = {
     row.host: row
     for row in (
         Swap("ContrastiveLoss", "neg_margin", "threshold", "distance", geometry.threshold, elementwise=True),
-        Swap("TripletMarginLoss", "margin", "gap", "distance", geometry.gap_of_triplets, elementwise=True),
+        Swap(
+            "TripletMarginLoss",
+            "margin",
+            "gap",
+            "distance",
+            geometry.gap_of_all_triplets,
+            geometry_of_chosen=geometry.gap_of_chosen_triplets,
+            elementwise=True,
+        ),
         Swap("MarginLoss", "margin", "gap", "distance", geometry.either_side, elementwise=True),
         Swap("LiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
         Swap("GeneralizedLiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
@@ -150,9 +160,9 @@ LOSSES = {
 MINERS = {
     row.host: row
     for row in (
-        Swap("TripletMarginMiner", "margin", "gap", "distance", geometry.gap_of_triplets),
+        Swap("TripletMarginMiner", "margin", "gap", "distance", geometry.gap_of_all_triplets),
         Swap("PairMarginMiner", "neg_margin", "threshold", "distance", geometry.threshold),
-        Swap("MultiSimilarityMiner", "epsilon", "gap", "similarity", geometry.gap_of_triplets),
+        Swap("MultiSimilarityMiner", "epsilon", "gap", "similarity", geometry.gap_of_all_triplets),
     )
 }
 
@@ -270,26 +280,30 @@ def in_host_unit(
     module: nn.Module,
     labels: Tensor | None,
     ref_labels: Tensor | None = None,
+    chosen: bool = False,
 ) -> Value:
     """A margin in the host's own unit, by the units asked for or by the default for the labels at hand.
 
     Where nothing was asked for, a margin that leads enters as geometry says and one that waits for evidence as
     :func:`evidence_units` says. ``AdaptiveMargin()`` is the first for three labels or more, the second for two.
+    ``chosen`` says that the caller lists the pairs or triplets.
     """
-    chosen = resolve_units(units, margin, swap, module)
+    resolved = resolve_units(units, margin, swap, module)
     leads: bool | Tensor = True
-    if units is None and chosen == "geometry" and labels is not None:
+    if units is None and resolved == "geometry" and labels is not None:
         leads = margin.leads(labels, ref_labels)
     if leads is True:
-        return translate(alpha, chosen, margin, swap, module)
+        return translate(alpha, resolved, margin, swap, module, chosen)
     waiting = translate(alpha, _evidence_units(swap, module), margin, swap, module)
     if leads is False:
         return waiting
-    leading = translate(alpha, chosen, margin, swap, module)  # looking at the labels would wait for the device
+    leading = translate(
+        alpha, resolved, margin, swap, module, chosen
+    )  # looking at the labels would wait for the device
     return torch.where(torch.as_tensor(leads), torch.as_tensor(leading), torch.as_tensor(waiting))
 
 
-def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn.Module) -> Value:
+def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn.Module, chosen: bool = False) -> Value:
     r"""A margin in the host's own unit.
 
     ``"geometry"`` takes it for the squared distance of unit vectors that it is (:mod:`.geometry`); ``"replace"`` takes
@@ -301,7 +315,7 @@ def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn
     scale = swap.scale_of(module)
     own = getattr(module, swap.attribute)
     if units == "geometry":
-        return swap.geometry(alpha, scale, module)
+        return ((chosen and swap.geometry_of_chosen) or swap.geometry)(alpha, scale, module)
     if margin.unit == "own" and scale == "angle" and units != "sqrt":
         alpha = torch.deg2rad(alpha) if isinstance(alpha, Tensor) else float(np.radians(alpha))
     if margin.unit == "own" and units == "replace":
