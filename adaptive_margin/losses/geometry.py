@@ -46,8 +46,10 @@ def either_side(alpha: Value, scale: str, module: Any) -> Value:
 
 
 def gap_of_all_triplets(alpha: Value, scale: str, module: Any) -> Value:
-    r"""By how much a negative is farther than a positive, where every triplet counts: :math:`\hat\alpha` between squared
-    distances, :math:`\hat\alpha/2` between cosines, :math:`\hat\alpha/4` between distances.
+    r"""By how much a negative is farther than a positive, where every triplet counts.
+
+    :math:`\hat\alpha` between squared distances, :math:`\hat\alpha/2` between cosines, :math:`\hat\alpha/4` between
+    distances.
 
     :math:`D_n^2 - D_p^2 = (D_n - D_p)(D_n + D_p)` and two distances of unit vectors add up to 4 at most: squared
     distances that are :math:`\hat\alpha` apart belong to distances that are at least :math:`\hat\alpha/4` apart. A
