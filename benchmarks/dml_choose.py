@@ -39,7 +39,7 @@ from adaptive_margin.training import World, environment
 RESULTS = Path(__file__).parent / "dml" / "results" / "choices.jsonl"
 DATA = {"digits": digits, "fonts": fonts}
 BATCHES = {"digits": (16, 8), "fonts": (32, 4)}
-STEPS, SEEDS = (960, 240), (100, 101)
+STEPS, SEEDS, STEPS_AN_EPOCH = (960, 240), (100, 101), 40
 EVALUATE_EVERY = {240: 40, 960: 80}
 KEYS = ("loss", "data", "steps", "seed", "arm")
 
@@ -269,7 +269,8 @@ def train(trial: Trial) -> dict[str, Any]:
         seed=trial.seed,
         classes=classes,
         per_class=per_class,
-        epochs=trial.steps // 40,
+        epochs=trial.steps // STEPS_AN_EPOCH,
+        steps_per_epoch=STEPS_AN_EPOCH,
         measure=False,
     )
     job = DMLJob(config, data, load_pixels(data, config), split_classes(data, validation=0.3, seed=trial.seed), World())

@@ -262,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--omniglot", type=Path, help="folder of Omniglot's archives")
-    parser.add_argument("--rounds", type=int, default=6, help=f"from 1 to {len(SETTINGS)}")
+    parser.add_argument("--rounds", type=int, default=min(6, len(SETTINGS)), help=f"from 1 to {len(SETTINGS)}")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to go on with")
     parser.add_argument("--print", action="store_true", help="tables of what is there, in Markdown; runs nothing")

@@ -78,7 +78,8 @@ def report(results: Results) -> str:
     cells = measured_cells(results)
     if not cells:
         return "No cell is finished yet."
-    lines = [f"{len(cells)} cells, five seeds each; figures of test classes, per cent.", ""]
+    seeds = len(cells[0].rows["default"])
+    lines = [f"{len(cells)} cells, {seeds} seeds each; figures of test classes, per cent.", ""]
     for metric in METRICS:
         lines += [*headline(cells, metric), "", *gains(cells, metric), ""]
     lines += [*falls(cells), "", *every_cell(cells, METRICS[0])]

@@ -1,4 +1,4 @@
-"""Each recipe, end to end, on data in the exact real layout; and the grid, stopped and taken up."""
+"""Each recipe, end to end, on data in the exact real layout."""
 
 from __future__ import annotations
 
@@ -120,56 +120,6 @@ def test_weights_that_cannot_be_fetched_are_said_too(
     assert "could not be fetched (no route to host); pass --weights FILE" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import dml_grid
-    finally:
-        sys.path.pop(0)
-    from dataclasses import replace
-
-    monkeypatch.setattr(dml_grid, "SMALL", replace(dml_grid.SMALL, epochs=1, steps_per_epoch=2))
-    monkeypatch.setattr(dml_grid, "GRID_LOSSES", ("contrastive", "vdm"))
-    monkeypatch.setattr(dml_grid, "ELEMENTWISE", ("contrastive",))
-    monkeypatch.setattr(dml_grid, "SEEDS", (0, 1))
-    pool = _Here()
-    monkeypatch.setattr(dml_grid.multiprocessing, "get_context", lambda kind: pool)
-    arguments = ["--out", str(tmp_path), "--only", "digits"]
-    pool.limit = 20
-    with pytest.raises(KeyboardInterrupt):
-        dml_grid.main(arguments)
-    assert len(list(tmp_path.rglob("result.json"))) == 20
-    pool.limit = 10_000
-    assert dml_grid.main(arguments) == 0
-    trained = pool.done
-    assert dml_grid.main(arguments) == 0
-    assert pool.done == trained  # nothing was trained again
-    document = json.loads((tmp_path / "grid.json").read_text())
-    rows = [row for row in document["runs"] if row["loss"] != "none"]
-    assert len(rows) == trained == len(list(tmp_path.rglob("result.json")))
-    tuning = [row for row in rows if row["seed"] == dml_grid.TUNING_SEED]
-    assert all(row["test"] is None for row in tuning)
-    assert {row["arm"] for row in rows if row["loss"] == "vdm" and row["test"]} >= {"default", "tuned", "chosen"}
-    best = max(
-        (row for row in tuning if row["loss"] == "vdm" and row["arm"].startswith("margin ")),
-        key=lambda r: r["validation"],
-    )
-    assert {row["margin"] for row in rows if row["arm"] == "tuned" and row["loss"] == "vdm"} == {best["margin"]}
-    for number, loss in enumerate(("contrastive", "vdm")):  # runs of other commits, with the units left to the library
-        file = tmp_path / "digits" / loss / "chernoff" / "seed-1" / "result.json"
-        result = json.loads(file.read_text())
-        result["config"]["units"] = "default"
-        result["environment"]["commit"] = f"{number}" * 40
-        file.write_text(json.dumps(result))
-    before = {row["commit"] for row in rows}
-    document = dml_grid.merged(tmp_path)
-    found = {row["commit"]: row for row in document["runs"] if row.get("commit") not in (*before, None)}
-    assert {commit: row["units"] for commit, row in found.items()} == {"0000000": "sqrt", "1111111": "default"}
-    assert document["commits"]["0000000"] == document["commits"]["1111111"] == 1
-    assert sum(document["commits"].values()) == trained
-
-
 def test_what_the_margin_answers_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -185,25 +135,3 @@ def test_what_the_margin_answers_to(
     with pytest.raises(SystemExit):
         recipe(monkeypatch, "dml_cause.py", "--print", *options[-2:])
     assert capsys.readouterr().out == printed
-
-
-class _Here:
-    """A pool of this process, which is stopped after so many networks."""
-
-    limit, done = 0, 0
-
-    def Pool(self, jobs: int) -> _Here:
-        return self
-
-    def __enter__(self) -> _Here:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def imap_unordered(self, work, items):
-        for item in items:
-            if self.done == self.limit:
-                raise KeyboardInterrupt
-            self.done += 1
-            yield work(item)
