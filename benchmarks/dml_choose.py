@@ -220,6 +220,10 @@ QUESTIONS: dict[str, dict[str, list[Arm]]] = {
         "triplet-distance": ["default", *(("remaining", unit) for unit in ("root", "from a right angle", "quarter"))],
         "triplet-semihard": ["default", *(("remaining", unit) for unit in ("root", "from a right angle", "quarter"))],
     },
+    "Does a margin an anchor help where classes are of unequal size?": {
+        f"{loss}, long tail": ["default", ("batch", "remaining"), ("anchor", "remaining"), ("anchor", "attainable")]
+        for loss in ("contrastive", "margin", "triplet")
+    },
     "What is a gap between cosines and angles?": {
         "arcface": ["default", ("remaining", "half angle"), ("remaining", "quarter angle")],
         "cosface": ["default", ("remaining", "half"), ("remaining", "quarter")],
@@ -227,6 +231,28 @@ QUESTIONS: dict[str, dict[str, list[Arm]]] = {
         "multi-similarity": ["default", ("attainable", "cosine"), ("remaining", "cosine"), ("remaining", "half less")],
     },
 }
+
+
+LONG_TAIL = ", long tail"
+"""Training classes have from all of their images down to two, and batches are drawn from the images, not by class."""
+
+
+class LongTail:
+    """Rows of a training set whose classes shrink geometrically, and batches drawn from them at random."""
+
+    def __init__(self, labels: np.ndarray, seed: int, batch: int) -> None:
+        numbers = np.random.default_rng(seed)
+        classes = numbers.permutation(np.unique(labels))
+        kept = []
+        for place, name in enumerate(classes):
+            rows = numbers.permutation(np.flatnonzero(labels == name))
+            share = (2 / len(rows)) ** (place / (len(classes) - 1))
+            kept.append(rows[: max(2, round(share * len(rows)))])
+        self.kept, self.seed, self.batch = np.concatenate(kept), seed, batch
+
+    def rows(self, step: int) -> np.ndarray:
+        """Of the batch of a step."""
+        return np.random.default_rng([self.seed, step]).choice(self.kept, self.batch, replace=False)
 
 
 @dataclass(frozen=True)
@@ -258,13 +284,14 @@ def train(trial: Trial) -> dict[str, Any]:
     torch.set_num_threads(1)
     data = DATA[trial.data]()
     classes, per_class = BATCHES[trial.data]
+    loss: Any = trial.loss.removesuffix(LONG_TAIL)
     constant = isinstance(trial.arm, str)
     margin: Any = "adaptive"
     if constant:
-        margin = LOSSES[trial.loss].default if trial.arm == "default" else float(trial.arm)
+        margin = LOSSES[loss].default if trial.arm == "default" else float(trial.arm)
     config = replace(
         SMALL,
-        loss=trial.loss,
+        loss=loss,
         margin=margin,
         seed=trial.seed,
         classes=classes,
@@ -276,6 +303,8 @@ def train(trial: Trial) -> dict[str, Any]:
     job = DMLJob(config, data, load_pixels(data, config), split_classes(data, validation=0.3, seed=trial.seed), World())
     if not constant:
         _give(job, trial.arm)  # type: ignore[arg-type]
+    if trial.loss.endswith(LONG_TAIL):
+        job.batches = LongTail(job.labels, trial.seed, config.batch)  # type: ignore[assignment]
     curve = []
     for step in range(trial.steps):
         job.step(step)
@@ -289,6 +318,9 @@ def train(trial: Trial) -> dict[str, Any]:
 def _give(job: DMLJob, arm: tuple[str, str]) -> None:
     """Puts a candidate in the place of the library's margin."""
     what, unit = arm
+    if what in ("batch", "anchor"):  # the library's own
+        job.objective.loss.margin = AdaptiveMargin(neighbourhood=unit, granularity=what)
+        return
     if what == "all triplets":
         job.objective = AllTriplets(unit)  # type: ignore[assignment]
         return
