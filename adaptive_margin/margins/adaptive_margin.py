@@ -64,25 +64,30 @@ NeighbourhoodName = Literal["auto", "remaining", "attainable", "hoeffding", "che
 
 
 class AdaptiveMargin(Margin):
-    r"""Mutual information between groups plus a confidence term that grows as neighbourhoods become pure.
+    r"""Mutual information between groups plus a confidence term: a margin that the batch decides.
 
     .. math::
         \hat\alpha = \mathrm{MI}\bigl(g(Z_s), g(Z_w)\bigr) + \Delta(N, K), \qquad
         \mathrm{MI} = -\tfrac12\log(1-\eta^2), \qquad \Delta(N, K) = \tfrac{1}{2K}\log\tfrac{N}{c}
 
-    Early on the groups depend on each other and MI rules; as they separate MI falls and :math:`\Delta` takes over.
+    With two labels MI rules early and :math:`\Delta` takes over as the groups separate. With three or more
+    :math:`\Delta` leads while classes are mixed and relaxes as they part.
 
     - :math:`g(z) = \exp(-z^2/2\sigma^2)`, entry by entry; :math:`\eta` is the Pearson correlation of :math:`g(Z_s)` and
       :math:`g(Z_w)` over all rows of one group with all rows of the other.
-    - :math:`K_i` is the smallest number of nearest neighbours whose labels agree with sample i's beyond chance, and K
-      the harmonic mean of all :math:`K_i`: :math:`\Delta(N, K)` is the mean of the samples' own :math:`\Delta(N, K_i)`.
+    - K, by the rule that ``neighbourhood`` names. For two labels :math:`K_i` is the smallest number of nearest neighbours
+      whose labels agree with sample i's beyond chance. For more, :math:`1/K_i = 2\mu_i^2/\log(N/c) + 1/(N-1)` with
+      :math:`\mu_i` the impurity of the neighbourhood that ought to be sample i's class, so that :math:`\Delta_i` is
+      :math:`\mu_i^2` and a small floor. K is the harmonic mean of all :math:`K_i`: :math:`\Delta(N, K)` is the mean of
+      the samples' own :math:`\Delta(N, K_i)`.
     - With more than two labels every class plays strong against all other samples as weak; the batch's MI is the mean
       over classes, weighted by their sizes. With two labels that is the two-group value.
     - With an ``indices_tuple``, :math:`\eta` is taken over its (anchor, negative) rows, row by row, instead.
-    - With ``ref_emb``, neighbours and the weak rows come from it and N is its size.
+    - With ``ref_emb``, neighbours, class sizes and the weak rows come from it and N is its size.
 
-    Source: Kim & Song, AAAI 2021, Eq. (5) and (8); K after Balsubramani et al. 2019. The paper leaves the width of
-    :math:`g`, the pairing behind :math:`\eta` and the rule for K open: the documentation gives each choice and why.
+    Source: Kim & Song, AAAI 2021, Eq. (5) and (8); K for two labels after Balsubramani et al. 2019, for more ours, by
+    the same bound. The paper leaves the width of :math:`g`, the pairing behind :math:`\eta` and the rule for K open: the
+    documentation gives each choice and why.
 
     The margin is in units of a *squared* distance of the embeddings as they are passed: nothing is normalised here.
     :class:`~adaptive_margin.AdaptiveMarginLoss` translates it for losses on distances, cosines and angles.
@@ -97,9 +102,11 @@ class AdaptiveMargin(Margin):
         granularity: ``"batch"``: one margin; ``"anchor"``: :math:`\mathrm{MI}_{c(i)} + \Delta(N, K_i)` for each row;
             ``"pair"``: :math:`\mathrm{MI}_{ij} + \Delta(N, K_i)` for each (anchor, negative) pair, with
             :math:`\eta_{ij}` the correlation of the two rows of :math:`g`.
-        dependence: ``"gaussian"``, ``"alignment"`` or a :class:`Dependence` of your own.
-        neighbourhood: ``"hoeffding"``, ``"chernoff"`` (for many classes of few samples, at least three), ``"released"``
-            (of these the only one to which a group of two is evidence), or a :class:`NeighbourhoodRule` of your own.
+        dependence: ``"gaussian"``, ``"alignment"``, ``"none"`` (:math:`\Delta` alone) or a :class:`Dependence` of your own.
+        neighbourhood: ``"auto"`` (``"hoeffding"`` for two labels, ``"remaining"`` for more), ``"remaining"``,
+            ``"attainable"`` (leads, does not relax, needs no distances), ``"hoeffding"``, ``"chernoff"`` (evidence from
+            three samples on), ``"released"`` (the only one to which a group of two is evidence), or a
+            :class:`NeighbourhoodRule` of your own.
         collect_stats: whether to record ``mi``, ``eta``, ``delta``, ``k`` and ``alpha`` of the last call, as floats;
             by default as pytorch-metric-learning's ``COLLECT_STATS`` says. Recording waits for the device.
 
