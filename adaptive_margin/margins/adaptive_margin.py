@@ -75,8 +75,8 @@ class AdaptiveMargin(Margin):
 
     - :math:`g(z) = \exp(-z^2/2\sigma^2)`, entry by entry; :math:`\eta` is the Pearson correlation of :math:`g(Z_s)` and
       :math:`g(Z_w)` over all rows of one group with all rows of the other.
-    - K, by the rule that ``neighbourhood`` names. For two labels :math:`K_i` is the smallest number of nearest neighbours
-      whose labels agree with sample i's beyond chance. For more, :math:`1/K_i = 2\mu_i^2/\log(N/c) + 1/(N-1)` with
+    - K, by the rule that ``neighbourhood`` names. For two labels :math:`K_i` is the smallest number of nearest
+      neighbours whose labels agree with sample i's beyond chance. For more, :math:`1/K_i = 2\mu_i^2/\log(N/c) + 1/(N-1)` with
       :math:`\mu_i` the impurity of the neighbourhood that ought to be sample i's class, so that :math:`\Delta_i` is
       :math:`\mu_i^2` and a small floor. K is the harmonic mean of all :math:`K_i`: :math:`\Delta(N, K)` is the mean of
       the samples' own :math:`\Delta(N, K_i)`.
@@ -86,8 +86,8 @@ class AdaptiveMargin(Margin):
     - With ``ref_emb``, neighbours, class sizes and the weak rows come from it and N is its size.
 
     Source: Kim & Song, AAAI 2021, Eq. (5) and (8); K for two labels after Balsubramani et al. 2019, for more ours, by
-    the same bound. The paper leaves the width of :math:`g`, the pairing behind :math:`\eta` and the rule for K open: the
-    documentation gives each choice and why.
+    the same bound. The paper leaves the width of :math:`g`, the pairing behind :math:`\eta` and the rule for K open:
+    the documentation gives each choice and why.
 
     The margin is in units of a *squared* distance of the embeddings as they are passed: nothing is normalised here.
     :class:`~adaptive_margin.AdaptiveMarginLoss` translates it for losses on distances, cosines and angles.
@@ -102,7 +102,8 @@ class AdaptiveMargin(Margin):
         granularity: ``"batch"``: one margin; ``"anchor"``: :math:`\mathrm{MI}_{c(i)} + \Delta(N, K_i)` for each row;
             ``"pair"``: :math:`\mathrm{MI}_{ij} + \Delta(N, K_i)` for each (anchor, negative) pair, with
             :math:`\eta_{ij}` the correlation of the two rows of :math:`g`.
-        dependence: ``"gaussian"``, ``"alignment"``, ``"none"`` (:math:`\Delta` alone) or a :class:`Dependence` of your own.
+        dependence: ``"gaussian"``, ``"alignment"``, ``"none"`` (:math:`\Delta` alone) or a :class:`Dependence` of your
+            own.
         neighbourhood: ``"auto"`` (``"hoeffding"`` for two labels, ``"remaining"`` for more), ``"remaining"``,
             ``"attainable"`` (leads, does not relax, needs no distances), ``"hoeffding"``, ``"chernoff"`` (evidence from
             three samples on), ``"released"`` (the only one to which a group of two is evidence), or a
