@@ -133,7 +133,7 @@ def check(
     Args:
         root: the folder.
         decode: how many images of each split to decode, drawn with a fixed seed; ``None`` for all, 0 for none. Videos
-            are decoded, to count their frames, only with ``None``.
+            are decoded, to number their frames, only with ``None``.
         skip_unreadable: how many unreadable rows of a split a run would allow; more are fatal.
         workers: decoding threads.
         index_dir: where the reduced release's index is kept, if not in ``root``.
