@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -34,6 +34,7 @@ class LabelledImages:
         pixels: uint8, shape ``(N, H, H, C)``, where images are in memory.
         boxes: left, top, right and bottom of the object in pixels of the file, shape ``(N, 4)``; ``None`` without
             boxes.
+        passed_over: ending → files of the folder that are no pictures by it, and links that lead in a circle.
         groups: classes of the same number stay on one side of every split, shape ``(C,)``; each its own unless given.
 
     Raises:
@@ -49,11 +50,12 @@ class LabelledImages:
     pixels: Bytes | None = None
     boxes: Floats | None = None
     groups: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """Of files, labels and test classes (of pixels where they are in memory): another data set has another."""
-        digest = hashlib.sha256("\n".join((*self.class_names, "", *self.paths)).encode())
+        digest = hashlib.sha256("\n".join((*self.class_names, "", *self.paths)).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
         digest.update(json.dumps(sorted(self.test_classes)).encode())
         if self.pixels is not None:
