@@ -248,5 +248,6 @@ def enforce(found: dict[str, str], rows: int, skip_unreadable: int | float, what
     limit = allowed(skip_unreadable, rows)
     if len(found) > limit:
         names = [printable(f"{key}: {why}") for key, why in list(found.items())[:10]]
-        remedy = "restore these files, or pass skip_unreadable= to leave the rows out and have them counted"
+        how = "pass skip_unreadable= (--skip-unreadable)"
+        remedy = f"restore these files, or {how} to leave the rows out and have them counted"
         raise UnreadableError(what, len(found), names, limit, rows, remedy)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -102,6 +102,11 @@ class ClassSplit:
     def __getitem__(self, part: Part) -> Integers:
         rows: Integers = getattr(self, part)
         return rows
+
+    def without(self, rows: Iterable[int]) -> ClassSplit:
+        """The same parts less the images at ``rows``."""
+        out = np.fromiter(rows, dtype=np.int64)
+        return ClassSplit(*(np.setdiff1d(part, out) for part in (self.train, self.validation, self.test)))
 
     def describe(self, data: LabelledImages) -> dict[str, Any]:
         """Images and classes of each part, for the record of a run."""
