@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"adaptive-margin {words[0]}: {error}", file=sys.stderr)
+        from .datasets.text import printable  # an error names files, whose names may hold a terminal's commands
+
+        lines = f"adaptive-margin {words[0]}: {error}".splitlines()
+        print("\n".join(map(printable, lines)), file=sys.stderr)
         return 1
 
 

@@ -23,6 +23,7 @@ from .images import Progress, unreadable_rows
 from .known import Finding, compare_splits, compare_with_known
 from .layout import tree
 from .report import UNREADABLE, LoadedSplit, SplitReport, allowed
+from .text import printable
 
 SAMPLE = 2000
 
@@ -272,9 +273,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_marg
         )
     except ValueError as error:
         parser.error(str(error))
-    print(report)
+    print("\n".join(map(printable, str(report).splitlines())))
     if options.json:
-        Path(options.json).write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+        Path(options.json).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return 1 if report.fatal or (options.strict and report.differences) else 0
 
 

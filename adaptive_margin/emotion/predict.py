@@ -689,7 +689,7 @@ def load_predictor(
 
 def summary(outcome: Outcome) -> str:
     """What a user is told at the end."""
-    text = f"{outcome.faces:,} faces in {outcome.pictures:,} files: {outcome.table}"
+    text = f"{outcome.faces:,} faces in {outcome.pictures:,} files: {printable(str(outcome.table))}"
     if outcome.without_face:
         some = ", ".join(outcome.without_face[:5]) + (", …" if len(outcome.without_face) > 5 else "")
         text += f"\n{len(outcome.without_face):,} without a face: {some} (--smallest-face looks for smaller ones)"
