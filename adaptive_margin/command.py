@@ -44,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"adaptive-margin {words[0]}: {error}", file=sys.stderr)
+        from .datasets.text import printable  # an error names files, whose names may hold a terminal's commands
+
+        lines = f"adaptive-margin {words[0]}: {error}".splitlines()
+        print("\n".join(map(printable, lines)), file=sys.stderr)
         return 1
 
 
@@ -78,6 +81,13 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="side of the square cut out for the network, over the detector's box (default 1.5)",
     )
     parser.add_argument("--no-pictures", action="store_true", help="write the table only")
+    parser.add_argument("--overwrite", action="store_true", help="replace files of these names that are there already")
+    parser.add_argument(
+        "--smallest-face",
+        type=int,
+        metavar="PX",
+        help="side of the smallest face to look for, at least 24 (default: a 32nd of the picture's shorter side)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.set_defaults(run=_predict)
 
@@ -85,8 +95,21 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _predict(options: argparse.Namespace) -> int:
     from .emotion.predict import load_predictor, predict, summary, tell_on_stderr
 
-    predictor = load_predictor(options.checkpoint, crops=options.crops, margin=options.margin, device=options.device)
-    outcome = predict(options.source, predictor, options.output, annotate=not options.no_pictures, tell=tell_on_stderr)
+    predictor = load_predictor(
+        options.checkpoint,
+        crops=options.crops,
+        margin=options.margin,
+        device=options.device,
+        smallest=options.smallest_face,
+    )
+    outcome = predict(
+        options.source,
+        predictor,
+        options.output,
+        annotate=not options.no_pictures,
+        overwrite=options.overwrite,
+        tell=tell_on_stderr,
+    )
     print(summary(outcome))
     if outcome.interrupted:
         return 130

@@ -7,7 +7,8 @@ The trap is which label belongs to which frame. Number of label lines, of frames
 differ for some videos. For each video: if lines and frames agree within 2 % (or two), line k is frame k, and what is
 too long is cut; if instead lines and boxes agree, and there are more frames than either, line k is the k-th frame that
 has a box; if neither, the video is refused, as is one that is cut short. Each choice that is not plain is in the
-report's notes.
+report's notes. Frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`): a damaged frame costs
+its own line and shifts no other, and the line of a frame that was skipped gets the picture that is shown at its time.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from .records import Box, RecordBuilder
 from .report import (
     BAD_ANNOTATION,
     INCOMPLETE,
+    LOST,
     MISSING,
     NO_FACE,
     NOT_A_NUMBER,
@@ -45,14 +47,16 @@ from .report import (
 )
 from .text import number as parse_number
 from .video import (
+    Extraction,
+    Timeline,
     container_says,
-    count_frames,
     extract,
     find_video,
     frame_name,
     read_boxes,
     read_extraction,
     region,
+    timeline,
 )
 
 NAME = "aff-wild"
@@ -248,7 +252,8 @@ def load_aff_wild(
         frames_dir: where extracted frames are kept, ``extracted_frames`` in ``root`` unless given.
         every: keep only frames 1, 1 + every, 1 + 2·every …: neighbours hardly differ.
         skip_unreadable: how many label lines may belong to a missing or undecodable video, lack their other label
-            file, or have a damaged box file: a number, or a share of the lines.
+            file, or have a damaged box file: a number, or a share of the lines. Damaged frames of a video that decodes
+            otherwise are counted and named, as refused videos are, and not limited.
         progress: called with (videos done, of how many).
 
     Returns:
@@ -310,7 +315,7 @@ def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSpl
 
     Args:
         root: as there.
-        decode: read the videos to count their frames; otherwise what their containers state is believed.
+        decode: read the videos to number their frames; otherwise what their containers state is believed.
         crop: as there.
 
     Returns:
@@ -344,7 +349,7 @@ class _Work:
 
 
 def _read(layout: Layout, frames: Path, crop: str, every: int, survey: bool | None, progress: Progress | None) -> _Work:
-    """All videos; ``survey`` is ``None`` to extract, else whether to decode for counting."""
+    """All videos; ``survey`` is ``None`` to extract, else whether to decode for numbering."""
     listings = Folders()
     work = _Work(Tally(NAME, "train"), RecordBuilder(NAME, frames, "video"))
     names = [_ids(listings.names(folder)) for folder in (layout.valence, layout.arousal)]
@@ -375,7 +380,14 @@ def _ids(names: Iterable[str], suffixes: tuple[str, ...] = (".txt",)) -> set[str
 
 
 def _read_video(
-    work: _Work, video: str, layout: Layout, frames: Path, crop: str, every: int, survey: bool | None, listings: Folders
+    work: _Work,
+    video: str,
+    layout: Layout,
+    frames: Path,
+    crop: str,
+    every: int,
+    survey: bool | None,
+    listings: Folders,
 ) -> None:
     tally = work.tally
     both = [read_labels(folder / f"{video}.txt") for folder in (layout.valence, layout.arousal)]
@@ -399,29 +411,35 @@ def _read_video(
     found: dict[int, Box] | None = None
     damaged: dict[int, str] = {}
     width, height = 0, 0
-    if have is not None:
-        total, width, height = have.frames, have.width, have.height
-        if boxes_folder is not None:
-            found = read_boxes(extracted)
-            numbered = {
-                os.path.splitext(name)[0] for name in listings.names(boxes_folder) if name.lower().endswith(".pts")
-            }
-            if len(numbered) != len(found):  # damaged files are looked at again: they are few
-                boxes = _read_boxes(boxes_folder, listings)
+    if have is not None and boxes_folder is not None:
+        found = read_boxes(extracted)
+        numbered = {os.path.splitext(name)[0] for name in listings.names(boxes_folder) if name.lower().endswith(".pts")}
+        if len(numbered) != len(found):  # damaged files are looked at again: they are few
+            boxes = _read_boxes(boxes_folder, listings)
     if boxes is not None:
         found, damaged = boxes.found, boxes.damaged
-    if have is None:
+    done = have
+    seen: Extraction | Timeline | None = have
+    total = have.frames if have is not None else 0
+    if have is None and survey is None:
         assert path is not None
-        if survey is None:
-            try:
-                done = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
-            except OSError as error:
-                if error.errno in _READ_ONLY:
-                    raise UnwritableError(frames, error) from error
-                raise
-            total, width, height = done.frames, done.width, done.height
-        else:
-            total = count_frames(path) if survey else container_says(path)[0]
+        try:
+            done = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
+        except OSError as error:
+            if error.errno in _READ_ONLY:
+                raise UnwritableError(frames, error) from error
+            raise
+        seen, total = done, done.frames
+    elif have is None and survey is not None:
+        assert path is not None
+        seen = timeline(path) if survey else None
+        total = seen.total if seen is not None else container_says(path)[0]
+    if done is not None:
+        width, height = done.width, done.height
+    lost = frozenset(seen.lost if seen is not None else ())
+    if seen is not None and (seen.held or seen.repeated):
+        what = f"{seen.held:,} numbers have no frame and show the one before, {seen.repeated:,} frames are repeated"
+        tally.note(f"video {video}: {what}")
     if not total:
         tally.drop(UNDECODABLE, f"{video}: no frame of it decodes", lines)
         return
@@ -433,7 +451,7 @@ def _read_video(
         tally.drop(REFUSED, f"{video}: {choice.note}", lines)
         return
     order = sorted({**(found or {}), **damaged}) if choice.how == "face" else None
-    there = None if survey is not None and have is None else Folders().names(extracted)
+    there = None if done is None else Folders().names(extracted)
     for line in range(lines):
         number = line + 1 if order is None else order[line] if line < len(order) else 0
         key = f"{video}/{number:06d}"
@@ -444,6 +462,8 @@ def _read_video(
             tally.drop(NOT_A_NUMBER, f"{video} line {line + 1}")
         elif (number - 1) % every:
             tally.drop(NOT_SELECTED, f"{key} (every={every})")
+        elif number in lost:
+            tally.drop(LOST, f"{key}: this frame of the video does not decode")
         elif number in damaged:
             tally.drop(BAD_ANNOTATION, damaged[number])
         elif found is not None and number not in found:

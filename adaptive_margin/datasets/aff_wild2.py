@@ -21,8 +21,8 @@ import numpy.typing as npt
 
 from ..functional.checks import problem
 from .errors import LabelFileError, LayoutError
+from .images import IMAGE_SUFFIXES
 from .layout import (
-    IMAGE_SUFFIXES,
     Folders,
     checked_root,
     litter,

@@ -23,6 +23,7 @@ from .images import Progress, unreadable_rows
 from .known import Finding, compare_splits, compare_with_known
 from .layout import tree
 from .report import UNREADABLE, LoadedSplit, SplitReport, allowed
+from .text import printable
 
 SAMPLE = 2000
 
@@ -133,7 +134,7 @@ def check(
     Args:
         root: the folder.
         decode: how many images of each split to decode, drawn with a fixed seed; ``None`` for all, 0 for none. Videos
-            are decoded, to count their frames, only with ``None``.
+            are decoded, to number their frames, only with ``None``.
         skip_unreadable: how many unreadable rows of a split a run would allow; more are fatal.
         workers: decoding threads.
         index_dir: where the reduced release's index is kept, if not in ``root``.
@@ -272,9 +273,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_marg
         )
     except ValueError as error:
         parser.error(str(error))
-    print(report)
+    print("\n".join(map(printable, str(report).splitlines())))
     if options.json:
-        Path(options.json).write_text(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n")
+        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+        Path(options.json).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
     return 1 if report.fatal or (options.strict and report.differences) else 0
 
 

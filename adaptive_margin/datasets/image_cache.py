@@ -61,7 +61,9 @@ def cache_key(records: Records, size: int, exif: bool = False) -> str:
             try:
                 status = os.stat(records.root / name)
                 stamps[name] = f"\0{name}\0{status.st_size} {status.st_mtime_ns}\0".encode("utf-8", "surrogateescape")
-            except FileNotFoundError:
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):  # a link to itself is no file either
+                    raise
                 stamps[name] = f"\0{name}\0missing\0".encode("utf-8", "surrogateescape")
         state.update(stamps[name])
     state.update(np.ascontiguousarray(records.box).tobytes())

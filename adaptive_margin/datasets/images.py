@@ -14,11 +14,29 @@ from ..functional.checks import problem
 from .errors import ImageError, UnreadableError
 from .records import Box, Record, Records
 from .report import MISSING, UNDECODABLE, LoadedSplit, allowed
+from .text import printable
 
 try:
-    from PIL import Image, ImageFile, ImageOps
+    from PIL import ExifTags, Image, ImageFile
 except ImportError as error:
     raise ImportError("adaptive_margin.datasets needs Pillow: pip install 'adaptive-margin[fer]'") from error
+
+_STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # recognised, but shown by other programs alone
+Image.init()
+IMAGE_SUFFIXES = frozenset(
+    suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in _STUBS
+)
+"""The endings of pictures, in small letters: those of everything that Pillow can open here."""
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 Progress = Callable[[int, int], None]
 """Called with (done, total) as work goes on."""
@@ -55,7 +73,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: bool = False) -> Image.Image:
     """Decodes an image file to RGB and cuts the face out.
 
-    The decoder looks at the content, never at the extension. A box is rounded to whole pixels and clamped
+    The decoder looks at the content, never at the extension. A file of a few kilobytes can hold a picture that fills
+    the memory: one of more pixels than Pillow warns of (``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless set) is
+    refused before it is decoded. A box is rounded to whole pixels and clamped
     to the image, since published boxes stick out of it by a few.
 
     Args:
@@ -73,8 +93,9 @@ def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: b
     """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
+            _check_size(image.size)
             image.load()
-            turned = ImageOps.exif_transpose(image) if exif else image
+            turned = _turned(image) if exif else image
             if box is not None:
                 turned = turned.crop(_inside(box, turned.size))
             result = to_rgb(turned)
@@ -92,6 +113,24 @@ def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: b
     if stretch != 1.0:
         result = result.resize((max(1, round(result.width * stretch)), result.height), Image.Resampling.BILINEAR)
     return result
+
+
+def _check_size(size: tuple[int, int]) -> None:
+    """Raises where a picture has more pixels than Pillow warns of."""
+    most = Image.MAX_IMAGE_PIXELS
+    if most is not None and size[0] * size[1] > most:
+        remedy = "raise PIL.Image.MAX_IMAGE_PIXELS if it can be trusted"
+        raise ValueError(problem("the picture", f"of at most {most:,} pixels", f"{size[0]}x{size[1]}", remedy))
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    """``image`` turned by EXIF's tag 274 alone: no other tag is looked at, and none that is damaged matters."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # EXIF that cannot be parsed makes Pillow raise nearly anything
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _inside(box: Box, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -208,6 +247,7 @@ def enforce(found: dict[str, str], rows: int, skip_unreadable: int | float, what
     """Raises an :class:`UnreadableError` where more rows are unreadable than allowed."""
     limit = allowed(skip_unreadable, rows)
     if len(found) > limit:
-        names = [f"{key}: {why}" for key, why in list(found.items())[:10]]
-        remedy = "restore these files, or pass skip_unreadable= to leave the rows out and have them counted"
+        names = [printable(f"{key}: {why}") for key, why in list(found.items())[:10]]
+        how = "pass skip_unreadable= (--skip-unreadable)"
+        remedy = f"restore these files, or {how} to leave the rows out and have them counted"
         raise UnreadableError(what, len(found), names, limit, rows, remedy)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..functional.checks import problem
 from .errors import LayoutError
+from .images import IMAGE_SUFFIXES
+from .text import printable
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+MOST_ENDINGS = 10
 VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 
 
@@ -33,6 +37,28 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     """
     pieces = re.findall(r"\d+|\D+", name)
     return tuple((0, int(piece), piece) if piece.isdecimal() else (1, 0, piece.casefold()) for piece in pieces)
+
+
+def endings(names: Iterable[str]) -> dict[str, int]:
+    """How many of ``names`` there are of each ending, the commonest first; ``"none"`` where there is none.
+
+    Example:
+        >>> endings(["a.heic", "notes", "b.HEIC", "c.txt"])
+        {'.heic': 2, 'none': 1, '.txt': 1}
+    """
+    return dict(Counter(printable(os.path.splitext(name)[1].lower()) or "none" for name in names).most_common())
+
+
+def said_endings(counts: Mapping[str, int]) -> str:
+    """Such counts in one line.
+
+    Example:
+        >>> said_endings({".heic": 2, "none": 1})
+        '2 .heic, 1 without an ending'
+    """
+    said = [f"{count:,} {'without an ending' if ending == 'none' else ending}" for ending, count in counts.items()]
+    more = [f"{len(said) - MOST_ENDINGS:,} other endings"] if len(said) > MOST_ENDINGS else []
+    return ", ".join([*said[:MOST_ENDINGS], *more])
 
 
 class Folders:
@@ -79,11 +105,21 @@ class Folders:
         return sorted(found, key=natural)
 
 
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether a directory entry is a folder, or a link that leads to one; a link that leads to itself is not."""
+    try:
+        return entry.is_dir()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        return False
+
+
 def subfolders(folder: Path) -> list[Path]:
     """The folders inside ``folder`` in natural order, without litter; nothing where there is no such folder."""
     try:
         with os.scandir(folder) as entries:
-            found = [entry.name for entry in entries if not litter(entry.name) and entry.is_dir()]
+            found = [entry.name for entry in entries if not litter(entry.name) and is_folder(entry)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [folder / name for name in sorted(found, key=natural)]
@@ -140,8 +176,8 @@ def tree(root: Path, depth: int = 2, width: int = 6) -> str:
             lines.append(f"{indent}({error.strerror})")
             return
         for entry in entries[:width]:
-            lines.append(f"{indent}{entry.name}{'/' if entry.is_dir() else ''}")
-            if entry.is_dir() and left > 1:
+            lines.append(f"{indent}{printable(entry.name)}{'/' if is_folder(entry) else ''}")
+            if is_folder(entry) and left > 1:
                 walk(Path(entry.path), indent + "  ", left - 1)
         if len(entries) > width:
             lines.append(f"{indent}… {len(entries) - width:,} more")

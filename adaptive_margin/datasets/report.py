@@ -14,6 +14,7 @@ import numpy.typing as npt
 from ..functional.checks import problem
 from .errors import UnreadableError
 from .records import EXPRESSIONS, Records
+from .text import printable
 
 # The reasons a row is dropped for, in the order they are looked at: a row counts under the first that holds.
 NOT_A_NUMBER = "label not a number"
@@ -22,6 +23,7 @@ CATEGORY = "category"
 NOT_SELECTED = "not selected"
 REFUSED = "refused video"
 SURPLUS = "label without a frame"
+LOST = "damaged frame"
 NO_FACE = "no face"
 INCOMPLETE = "missing annotation"
 BAD_ANNOTATION = "unreadable annotation"
@@ -218,7 +220,7 @@ class LoadedSplit(NamedTuple):
             reason = reason if reason in UNREADABLE else UNDECODABLE
             dropped[reason] = dropped.get(reason, 0) + 1
             if len(examples.get(reason, ())) < EXAMPLES:
-                examples[reason] = (*examples.get(reason, ()), f"{key}: {why}")
+                examples[reason] = (*examples.get(reason, ()), printable(f"{key}: {why}"))
         report = replace(self.report, rows_used=len(kept), dropped=dropped, examples=examples, **_statistics(kept))
         return LoadedSplit(kept, report)
 
@@ -259,7 +261,7 @@ class Tally:
         self.dropped[reason] = self.dropped.get(reason, 0) + rows
         named = self.examples.setdefault(reason, [])
         if len(named) < EXAMPLES:
-            named.append(name if rows == 1 else f"{name}, {rows:,} rows")
+            named.append(printable(name) if rows == 1 else f"{printable(name)}, {rows:,} rows")
 
     def category(self, code: int) -> None:
         """Counts a row read with this expression code."""
@@ -267,7 +269,7 @@ class Tally:
 
     def note(self, text: str) -> None:
         """Remembers a sentence for the report."""
-        self.notes.append(text)
+        self.notes.append(printable(text))
 
     def finish(self, records: Records, skip_unreadable: int | float) -> LoadedSplit:
         """Records and report together.

@@ -1,8 +1,9 @@
-"""Numbers in label files, where a cell may hold anything."""
+"""Numbers in label files, where a cell may hold anything, and names of files, which may too."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
 
 
 def number(text: str | None) -> float:
@@ -28,3 +29,28 @@ def integer(text: str | None) -> int | None:
     """
     value = number(text)
     return int(value) if not math.isnan(value) and value == int(value) else None
+
+
+_REORDERS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+
+def printable(name: str) -> str:
+    r"""``name`` as it can be written anywhere: what is no text becomes an escape.
+
+    File names may hold line ends, a terminal's commands, letters that reverse those after them, and bytes that are no
+    UTF-8, which Python keeps as surrogates that cannot be encoded.
+
+    Example:
+        >>> print(printable("a\x1b[31m\nb\udcff é.jpg"))
+        a\x1b[31m\x0ab\xff é.jpg
+    """
+
+    def safe(letter: str) -> str:
+        code = ord(letter)
+        if 0xDC80 <= code <= 0xDCFF:
+            return f"\\x{code - 0xDC00:02x}"
+        if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _REORDERS:
+            return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+        return letter
+
+    return name if name.isascii() and name.isprintable() else "".join(map(safe, name))

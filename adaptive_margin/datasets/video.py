@@ -1,13 +1,15 @@
-"""Frames out of videos: decoded in order at the native rate, once, each file named after its number.
+"""Frames out of videos: each under the number and at the second that its time stamp gives it.
 
-Containers lie about their number of frames, and a forced frame rate duplicates frames of 29.97 fps videos and so
-shifts every later label. Here a video is read from the first frame to the last that decodes, and the number in a file's
-name is the frame's, counted from 1 as Aff-Wild's ``.pts`` files count.
+Counting reads does not number frames: a read that fails in the middle is a damaged frame, not the end; containers hold
+frames that a decoder skips or repeats; their number of frames and their rate may be wrong. Here :func:`timeline` reads
+a video to its end, past what does not decode, and numbers frames from 1 by their time stamps, as Aff-Wild's ``.pts``
+files count. Nothing is resampled.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,8 +24,13 @@ from ..functional.checks import problem
 from .layout import VIDEO_SUFFIXES, Folders
 from .records import Box
 
-FORMAT = 1
+FORMAT = 2
 _QUALITY = 95
+_TRIES = 64  # failed reads in a row that are not yet the end, whatever the container states
+_MOST_TRIES = 4096  # and those that are, whatever it states
+_OFF = 0.25  # of a frame's duration: how far a time stamp may be from its place; stamps are often whole milliseconds
+_SPARSE = 100  # as many numbers for each frame that decodes are a nonsense time stamp
+_USUAL = 120.0  # frames a second: a higher stated rate is often the clock of the time stamps
 
 
 def opencv() -> Any:
@@ -60,32 +67,164 @@ def find_video(folder: Path | None, name: str, listings: Folders) -> Path | None
     return None
 
 
-def decode(path: Path) -> Iterator[npt.NDArray[np.uint8]]:
-    """The frames of a video in order, uint8, ``(H, W, 3)``, blue first as OpenCV has them; none if it is damaged."""
-    capture = opencv().VideoCapture(str(path))
-    try:
-        while True:
-            good, frame = capture.read()
-            if not good:
-                return
-            yield frame
-    finally:
-        capture.release()
+@dataclass(frozen=True)
+class Timeline:
+    """Which frames of a video decode, and when they are shown.
+
+    Attributes:
+        numbers: of the frames that decode, from 1, increasing.
+        seconds: when each of them appears.
+        duration: when the last one disappears, seconds.
+        rate: numbers a second; their mean where the time stamps are on no grid.
+        even: whether a number is shown as long as any other: the time stamps lie on a grid, and numbers follow from
+            them. Otherwise frames are counted, those that do not decode too, as where there are no time stamps.
+        lost: numbers that do not decode.
+        repeated: how many frames were left out because another has their number.
+        stated: how many frames the container states; unreliable.
+        reads: the number of each frame that can be read, 0 for one left out.
+    """
+
+    numbers: tuple[int, ...]
+    seconds: tuple[float, ...]
+    duration: float
+    rate: float
+    even: bool
+    lost: tuple[int, ...]
+    repeated: int
+    stated: int
+    reads: tuple[int, ...]
+
+    @property
+    def total(self) -> int:
+        """The last number that decodes; 0 where nothing does."""
+        return self.numbers[-1] if self.numbers else 0
+
+    @property
+    def held(self) -> int:
+        """How many numbers have no frame of their own, nor one that is damaged: the one before them is shown on."""
+        return self.total - len(self.numbers) - len(self.lost)
 
 
-def container_says(path: Path) -> tuple[int, float]:
-    """Number of frames and frame rate as the container states them; the number is unreliable."""
+def timeline(path: Path) -> Timeline:
+    """Reads a video to its end and places its frames by their time stamps.
+
+    Time stamps on a grid number the frames: a number without a frame is one that was skipped, or one that was read and
+    did not decode. The grid is that of the commonest step, or that of the stated rate. Where they are on neither, as in
+    recordings of variable rate, frames are counted as they come.
+    """
     cv2 = opencv()
     capture = cv2.VideoCapture(str(path))
     try:
-        return max(0, int(capture.get(cv2.CAP_PROP_FRAME_COUNT))), float(capture.get(cv2.CAP_PROP_FPS))
+        stated, rate = _stated(capture)
+        found = [(failed, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000) for failed, _ in _reads(capture, stated)]
     finally:
         capture.release()
+    failed = np.array([each[0] for each in found], dtype=np.int64)
+    stamps = np.array([each[1] for each in found], dtype=np.float64)
+    reads, placed, even = _placed(stamps, failed, rate)
+    first = np.diff(reads, prepend=0) > 0
+    numbers = reads[first]
+    lost: list[int] = []
+    for before, number, missed in zip((0, *numbers), numbers, failed[first], strict=False):
+        lost += range(before + 1, number) if missed or not before else ()
+    seconds = (numbers - 1) / placed if even else stamps[first]
+    end = float(seconds[-1] + 1 / placed) if len(numbers) else 0.0
+    if not even and rate > 0 and end - 1 / placed < stated / rate < 2 * end:
+        end = stated / rate
+    return Timeline(
+        numbers=tuple(numbers.tolist()),
+        seconds=tuple(seconds.tolist()),
+        duration=end,
+        rate=placed,
+        even=even,
+        lost=tuple(int(number) for number in lost),
+        repeated=int((~first).sum()),
+        stated=stated,
+        reads=tuple(np.where(first, reads, 0).tolist()),
+    )
+
+
+def _placed(
+    stamps: npt.NDArray[np.float64], failed: npt.NDArray[np.int64], stated: float
+) -> tuple[npt.NDArray[np.int64], float, bool]:
+    """Number of each frame, numbers a second, and whether they are evenly spaced."""
+    counted = np.cumsum(failed + 1)
+    usual = stated if 0 < stated <= _USUAL else 25.0
+    steps = np.diff(stamps)
+    if len(stamps) < 2 or not np.isfinite(stamps).all() or stamps[0] < 0 or (steps < 0).any() or not steps.any():
+        return counted, usual, True
+    single = np.median((steps / (failed[1:] + 1))[steps > 0])  # a frame's duration, also where every second is damaged
+    common = float(np.rint(steps / single).sum() / steps.sum())  # exact, though each step may be rounded
+    for rate in (common, usual):
+        places = stamps * rate
+        numbers = np.rint(places).astype(np.int64) + 1
+        if np.abs(places + 1 - numbers).max() <= _OFF and numbers[-1] <= _SPARSE * len(numbers):
+            return numbers, rate, True
+    return counted, float((len(stamps) - 1) / steps.sum()), False
+
+
+def _reads(capture: Any, stated: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """The frames that can be read, each with how many reads failed since the one before."""
+    failed = done = 0
+    while failed < min(_MOST_TRIES, max(_TRIES, stated - done)):
+        good, frame = capture.read()
+        if good:
+            yield failed, frame
+            done, failed = done + failed + 1, 0
+        else:
+            failed += 1
+
+
+def decode(path: Path, times: Timeline | None = None) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """Number and pixels of each frame that decodes: uint8, ``(H, W, 3)``, blue first as OpenCV has them.
+
+    Args:
+        path: the video.
+        times: what :func:`timeline` says of it; asked unless given.
+    """
+    times = timeline(path) if times is None else times
+    capture = opencv().VideoCapture(str(path))
+    try:
+        for number, (_, frame) in zip(times.reads, _reads(capture, times.stated), strict=False):
+            if number:
+                yield number, frame
+    finally:
+        capture.release()
+
+
+def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+    """As :func:`decode`, and for each number that has no frame the one that is still shown; none for lost ones."""
+    lost = frozenset(times.lost)
+    last: npt.NDArray[np.uint8] | None = None
+    expected = 1
+    for number, frame in decode(path, times):
+        for skipped in range(expected, number):
+            if last is None or skipped in lost:
+                last = None  # what was to be seen there is not known
+            else:
+                yield skipped, last
+        yield number, frame
+        expected, last = number + 1, frame
 
 
 def count_frames(path: Path) -> int:
     """How many frames of a video decode: all of it is read."""
-    return sum(1 for _ in decode(path))
+    return len(timeline(path).numbers)
+
+
+def container_says(path: Path) -> tuple[int, float]:
+    """Number of frames and frame rate as the container states them; both are unreliable."""
+    capture = opencv().VideoCapture(str(path))
+    try:
+        return _stated(capture)
+    finally:
+        capture.release()
+
+
+def _stated(capture: Any) -> tuple[int, float]:
+    cv2 = opencv()
+    count, rate = float(capture.get(cv2.CAP_PROP_FRAME_COUNT)), float(capture.get(cv2.CAP_PROP_FPS))
+    return max(0, int(count)) if math.isfinite(count) else 0, rate if math.isfinite(rate) else 0.0
 
 
 @dataclass(frozen=True)
@@ -96,9 +235,12 @@ class Extraction:
         video: the video's file name.
         length: of that file, bytes.
         changed: its time of change, nanoseconds.
-        frames: how many frames decoded.
-        stated: how many the container states.
-        fps: the frame rate it states; nothing is resampled to it.
+        frames: the last number that decodes.
+        stated: how many frames the container states.
+        fps: numbers a second; nothing is resampled to it.
+        lost: numbers that do not decode.
+        held: how many numbers got the picture before them, which is shown on.
+        repeated: how many frames were left out because another has their number.
         width: of the frames, pixels.
         height: likewise.
         boxes: how many ``.pts`` files were read; −1 where whole frames were kept.
@@ -111,6 +253,9 @@ class Extraction:
     frames: int
     stated: int
     fps: float
+    lost: tuple[int, ...]
+    held: int
+    repeated: int
     width: int
     height: int
     boxes: int
@@ -159,14 +304,13 @@ def extract(
     """
     cv2 = opencv()
     status = video.stat()
-    stated, fps = container_says(video)
+    times = timeline(video)
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)  # of an extraction that was killed; the caller holds the lock
     draft.mkdir(parents=True)
     try:
-        total, width, height = 0, 0, 0
-        for number, frame in enumerate(decode(video), 1):
-            total = number
+        width, height = 0, 0
+        for number, frame in shown(video, times):
             height, width = frame.shape[:2]
             if (number - 1) % every:
                 continue
@@ -186,9 +330,12 @@ def extract(
             video=video.name,
             length=status.st_size,
             changed=status.st_mtime_ns,
-            frames=total,
-            stated=stated,
-            fps=fps,
+            frames=times.total,
+            stated=times.stated,
+            fps=times.rate,
+            lost=times.lost,
+            held=times.held,
+            repeated=times.repeated,
             width=width,
             height=height,
             boxes=-1 if boxes is None else len(boxes),
@@ -211,7 +358,7 @@ def read_extraction(
     try:
         plain = json.loads((folder / "frames.json").read_text())
         made = plain.pop("format"), plain.pop("context"), plain.pop("every")
-        done = Extraction(**plain)
+        done = Extraction(**{**plain, "lost": tuple(int(number) for number in plain["lost"])})
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     if made != (FORMAT, context, every) or (done.boxes >= 0 and done.folder_changed != boxes_changed):

@@ -29,6 +29,9 @@ LossName = Literal[
     "auto-margin",
 ]
 Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
+ONLY_SIZE = {"small": 16, "vit-small": 224}
+"""What these backbones must be given, pixels."""
+LEAST_SIZE = {"googlenet": 15}
 MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
 """Options that a run may be given anew when it goes on, or when its result is found again."""
 ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
@@ -88,6 +91,8 @@ class DMLConfig:
         select: which evaluation's network is measured: the best on ``validation``, on ``test``, or the ``last``.
         score: the figure that ``select`` compares.
         evaluate_every: epochs between evaluations.
+        skip_unreadable: share of the images that may be missing or damaged; those are left out of every part, and
+            named in the result.
         ks: the k of every Recall@k.
         clustering: NMI and AMI at the end.
         faiss: search and cluster with faiss, where installed.
@@ -145,6 +150,7 @@ class DMLConfig:
     select: Literal["validation", "test", "last"] = "validation"
     score: str = "mean_average_precision_at_r"
     evaluate_every: int = 1
+    skip_unreadable: float = 0.0
     ks: tuple[int, ...] = (1, 2, 4, 8)
     clustering: bool = True
     faiss: bool = False
@@ -167,6 +173,16 @@ class DMLConfig:
             raise ValueError(problem("classes", "at least 2", self.classes, "negatives come from other classes"))
         if not 0 < self.size <= self.resize:
             raise ValueError(problem("size", f"from 1 to resize ({self.resize})", self.size, "224 of 256 is usual"))
+        if self.backbone in ONLY_SIZE and self.size != ONLY_SIZE[self.backbone]:
+            only = ONLY_SIZE[self.backbone]
+            remedy = f"pass --size {only} --resize {max(only, self.resize)}, or choose resnet18"
+            raise ValueError(problem("size", f"{only} for the backbone {self.backbone}", self.size, remedy))
+        if self.size < LEAST_SIZE.get(self.backbone, 1):
+            least = LEAST_SIZE[self.backbone]
+            raise ValueError(problem("size", f"at least {least} for {self.backbone}", self.size, "224 is usual"))
+        if not 0 <= self.skip_unreadable < 1:
+            remedy = "0 raises on the first, 0.01 leaves out one in a hundred"
+            raise ValueError(problem("skip_unreadable", "in [0, 1)", self.skip_unreadable, remedy))
         if not 0 <= self.validation < 1:
             raise ValueError(problem("validation", "a share below 1", self.validation, "0 holds nothing out"))
         if self.select == "validation" and self.validation == 0 and self.folds == 0:

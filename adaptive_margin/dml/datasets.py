@@ -12,14 +12,21 @@ import contextlib
 import os
 import re
 import shutil
+import sys
+import tarfile
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..datasets.errors import FetchError, LabelFileError, LayoutError
-from ..datasets.layout import Folders, checked_root, natural, subfolders, wrong_layout
+from ..datasets.layout import Folders, checked_root, endings, natural, said_endings, subfolders, wrong_layout
+from ..datasets.text import printable
 from ..functional.checks import problem
 from .labelled_images import Floats, LabelledImages
 
@@ -27,18 +34,21 @@ CUB_COUNTS = {"train": (5_864, 100), "test": (5_924, 100)}
 CARS_COUNTS = {"train": (8_054, 98), "test": (8_131, 98)}
 SOP_COUNTS = {"train": (59_551, 11_318), "test": (60_502, 11_316)}
 
-CUB_LAYOUT = """  CUB_200_2011/
+CUB_LAYOUT = """  CUB_200_2011/ (or cub200/, or the root itself)
     images/001.Black_footed_Albatross/*.jpg ... 200.*
     images.txt              "<image id> <class folder>/<file>.jpg"
     image_class_labels.txt  "<image id> <class id, 1 to 200>"
-    bounding_boxes.txt      "<image id> <x> <y> <width> <height>" (only for --crop-to-box)"""
+    bounding_boxes.txt      "<image id> <x> <y> <width> <height>" (only for --crop-to-box)
+  or these folders of images without any list"""
 CARS_LAYOUT = """  one of
   A  cars_annos.mat, car_ims/000001.jpg ... 016185.jpg
   B  devkit/cars_train_annos.mat, cars_test_annos_withlabels.mat (here or in devkit/),
      cars_train/00001.jpg ... 08144.jpg, cars_test/00001.jpg ... 08041.jpg
   C  names.csv, anno_train.csv, anno_test.csv, car_data/car_data/{train,test}/<class name>/<file>
-     (Kaggle's, which pytorch-metric-learning downloads)"""
-SOP_LAYOUT = """  Stanford_Online_Products/
+     (Kaggle's, which pytorch-metric-learning downloads)
+  D  images/<class name>/<file> (here or in cars196/), without any list or box
+  A list may also be called "<name> (1).mat", and devkit/ be car_devkit/devkit/."""
+SOP_LAYOUT = """  Stanford_Online_Products/ (or online_products/)
     Ebay_train.txt, Ebay_test.txt    "image_id class_id super_class_id path", a header line first
     bicycle_final/*.JPG ... toaster_final/*.JPG"""
 FOLDER_LAYOUT = """  a folder for each class, with its images (in any depth):
@@ -74,11 +84,20 @@ def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS
         LabelFileError: a label file is not in the documented format.
     """
     top = checked_root(root, "CUB-200-2011", CUB_LAYOUT)
-    place = _first(top, "images.txt", ("CUB_200_2011",))
-    if place is None:
+    places = [place for place in (top, top / "CUB_200_2011", top / "cub200") if place.is_dir()]
+    listed, unlisted = ([partial(read, place, counts) for place in places] for read in (_cub_lists, _cub_class_folders))
+    found = _that_fits(listed, unlisted, counts)
+    if found is None:
         raise wrong_layout(top, "CUB-200-2011", CUB_LAYOUT, "images.txt")
-    names = _pairs(place / "images.txt", 2)
-    classes = _pairs(place / "image_class_labels.txt", 2)
+    return found
+
+
+def _cub_lists(place: Path, counts: Counts | None) -> LabelledImages | None:
+    listed = _listed(place, "images.txt")
+    if not listed.exists():
+        return None
+    names = _pairs(listed, 2)
+    classes = _pairs(_listed(place, "image_class_labels.txt"), 2)
     if names.keys() != classes.keys():
         alone = sorted(names.keys() ^ classes.keys())
         raise LabelFileError(f"{place}: images.txt and image_class_labels.txt differ in {len(alone)} ids: {alone[:5]}")
@@ -95,13 +114,25 @@ def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS
     return _checked("cub", place, paths, ids, folders.__getitem__, CUB_LAYOUT, counts, boxes)
 
 
+def _cub_class_folders(place: Path, counts: Counts | None) -> LabelledImages | None:
+    """``images`` alone: the folders' names begin with the classes' numbers."""
+    found = _images_by_class(place)
+    if not found or not all(re.match(r"\d{3}\.", name) for name, _ in found):
+        return None
+    paths = [path for _, files in found for path in files]
+    ids = [int(name[:3]) for name, files in found for _ in files]
+    return _checked("cub", place, paths, ids, {int(n[:3]): n for n, _ in found}.__getitem__, CUB_LAYOUT, counts, None)
+
+
 @_showing(CARS_LAYOUT)
 def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUNTS) -> LabelledImages:
     """Cars196: classes 1 to 98 train (8,054 images), 99 to 196 are the test (8,131), of the union of the official
     parts.
 
-    All three layouts in circulation are known: the consolidated one, the one with a devkit, and Kaggle's class folders.
-    File names of one are other images in another; fields are read by name, since their order differs too.
+    The layouts in circulation are known: the consolidated one, the one with a devkit, Kaggle's class folders, and
+    class folders without a list, whose names in order of their letters are the classes in order. File names of one are
+    other images in another; fields are read by name, since their order differs too. Where the root has the lists of
+    several, the one whose images are there is taken.
 
     Args:
         root: the folder of the data set.
@@ -112,14 +143,23 @@ def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUN
         LabelFileError: a label file is not in the documented format.
     """
     top = checked_root(root, "Cars196", CARS_LAYOUT)
-    for read in (_cars_consolidated, _cars_devkit, _cars_class_folders):
-        found = read(top)
-        if found is not None:
-            paths, ids, names, boxes = found
-            named = dict(enumerate(names, 1))
-            return _checked("cars", top, paths, ids, named.__getitem__, CARS_LAYOUT, counts, boxes)
-    missing = "cars_annos.mat, devkit/cars_train_annos.mat or anno_train.csv"
-    raise wrong_layout(top, "Cars196", CARS_LAYOUT, missing)
+
+    def fitting(read: Callable[[Path], _Cars | None], place: Path) -> LabelledImages | None:
+        found = read(place)
+        if found is None:
+            return None
+        paths, ids, names, boxes = found
+        named = dict(enumerate(names, 1))
+        return _checked("cars", place, paths, ids, named.__getitem__, CARS_LAYOUT, counts, boxes)
+
+    readers = (_cars_consolidated, _cars_devkit, _cars_class_folders)
+    places = [place for place in (top, top / "cars196") if place.is_dir()]
+    listed = [partial(fitting, read, place) for place in places for read in readers]
+    data = _that_fits(listed, [partial(fitting, _cars_images, place) for place in places], counts)
+    if data is None:
+        missing = "cars_annos.mat, devkit/cars_train_annos.mat, anno_train.csv or images/<class name>/"
+        raise wrong_layout(top, "Cars196", CARS_LAYOUT, missing)
+    return data
 
 
 @_showing(SOP_LAYOUT)
@@ -135,7 +175,8 @@ def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS
         LabelFileError: a list is not in the documented format.
     """
     top = checked_root(root, "Stanford Online Products", SOP_LAYOUT)
-    inner = ("Stanford_Online_Products", "Stanford_Online_Products/Info_Files", "Info_Files")
+    names = ("Stanford_Online_Products", "online_products")
+    inner = (*names, *(f"{name}/Info_Files" for name in names), "Info_Files")
     place = _first(top, "Ebay_train.txt", inner)
     if place is None:
         raise wrong_layout(top, "Stanford Online Products", SOP_LAYOUT, "Ebay_train.txt")
@@ -145,7 +186,7 @@ def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS
     ids: list[int] = []
     parts: list[set[int]] = []
     for name in ("Ebay_train.txt", "Ebay_test.txt"):
-        rows = _lines(place / name)
+        rows = _lines(_listed(place, name))
         if rows[:1] != [["image_id", "class_id", "super_class_id", "path"]]:
             raise LabelFileError(
                 f"{place / name}, line 1: the header 'image_id class_id super_class_id path' is expected"
@@ -172,24 +213,32 @@ def load_class_folders(
         seed: of the draw: classes in natural order are permuted, the last are the test.
         name: of the data set in results; ``folder-`` and the folder's own unless given, so that two of them differ.
 
+    Files are pictures by their endings, those of everything that Pillow can open. Others are counted in
+    ``passed_over``, and a warning names their endings.
+
     Raises:
         LayoutError: fewer than four class folders with images.
+
+    Warns:
+        RuntimeWarning: some files are passed over.
     """
     top = checked_root(root, "a data set of class folders", FOLDER_LAYOUT)
-    listing = Folders()
     paths: list[str] = []
     ids: list[int] = []
     names: list[str] = []
-    for folder in subfolders(top):
-        found = [
-            f"{place.relative_to(top).as_posix()}/{image}"
-            for place in _all_folders(folder)
-            for image in listing.images(place)
-        ]
-        if found:
-            names.append(folder.name)
-            paths += found
-            ids += [len(names) - 1] * len(found)
+    passed_over: Counter[str] = Counter()
+    for folder, found in _pictures_below(top, passed_over):
+        names.append(folder)
+        paths += found
+        ids += [len(names) - 1] * len(found)
+    if passed_over:
+        what = said_endings(dict(passed_over.most_common()))
+        warnings.warn(
+            f"{printable(str(top))}: {sum(passed_over.values()):,} files are no pictures that Pillow can open by their "
+            f"endings and are passed over: {what}; convert or rename those that are",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     if len(names) < 4:
         raise wrong_layout(top, "a data set of class folders", FOLDER_LAYOUT, "four folders with images at least")
     count = min(max(1, round(test * len(names))), len(names) - 2)
@@ -201,6 +250,7 @@ def load_class_folders(
         frozenset(drawn.tolist()),
         root=top,
         paths=tuple(paths),
+        passed_over=dict(passed_over.most_common()),
     )
 
 
@@ -211,7 +261,9 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
     """Fetches a data set into ``root`` as pytorch-metric-learning does; nothing where files are there already.
 
     Of several processes one fetches and the others wait. Until it is complete all lies in a folder beside ``root``:
-    what an interruption leaves there is no data set, and the next call begins again.
+    what an interruption leaves there is no data set, and the next call begins again. An archive with anything but
+    files and folders inside it, or with a path that leads out of it, is refused whole. What was fetched is compared
+    with the published counts when it is loaded, before anything is trained on it.
 
     Args:
         name: ``"cub"``, ``"cars"`` or ``"sop"``.
@@ -235,17 +287,18 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
             if _holds_files(place):
                 return  # another process has fetched it meanwhile
             mounted = place.is_mount()  # it can be neither replaced nor reached by a rename
-            partial = (place if mounted else place.parent) / f".{place.name}.partial"
-            shutil.rmtree(partial, ignore_errors=True)  # of an interrupted download
-            host(root=str(partial), split="train+test", download=True)
+            draft = (place if mounted else place.parent) / f".{place.name}.partial"
+            shutil.rmtree(draft, ignore_errors=True)  # of an interrupted download
+            with _guarded_archives(host):
+                host(root=str(draft), split="train+test", download=True)
             if mounted:
-                for entry in sorted(partial.iterdir()):
+                for entry in sorted(draft.iterdir()):
                     entry.rename(place / entry.name)
-                partial.rmdir()
+                draft.rmdir()
                 return
             if place.exists():
                 place.rmdir()
-            partial.rename(place)
+            draft.rename(place)
     except Exception as error:  # urllib, ssl, tarfile, zipfile, and what a changed page unpacks to
         raise FetchError(
             f"{name} could not be downloaded from {host.DOWNLOAD_URL} ({type(error).__name__}: {error}).\n"
@@ -253,38 +306,82 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
         ) from error
 
 
+class UnsafeArchiveError(ValueError):
+    """An archive has a member that could be written elsewhere than into its folder."""
+
+
+class _GuardedTar(tarfile.TarFile):
+    """A tar archive that is unpacked only if all of it stays in the folder, on every Python: 3.14 is the first whose
+    own default sees to that.
+    """
+
+    def extractall(self, path: Any = ".", members: Any = None, **options: Any) -> None:
+        for member in self.getmembers():
+            parts = re.split(r"[\\/]", member.name)
+            if not (member.isreg() or member.isdir()) or ".." in parts or parts[0] == "" or ":" in parts[0]:
+                kind = "a file" if member.isreg() else "a folder" if member.isdir() else "neither a file nor a folder"
+                raise UnsafeArchiveError(f"its member {printable(repr(member.name))}, {kind}, could leave the folder")
+        if hasattr(tarfile, "data_filter"):  # modes and owners are left out, too
+            options["filter"] = "data"
+        super().extractall(path, members, **options)
+
+
+@contextlib.contextmanager
+def _guarded_archives(host: Any) -> Iterator[None]:
+    """Gives the module of a host's data set a ``tarfile`` that unpacks with :class:`_GuardedTar`. Its ``zipfile`` needs
+    none: that takes ``..`` and a leading slash out of names, and makes no links.
+    """
+    module = sys.modules[host.__module__]
+    theirs = getattr(module, "tarfile", None)
+    if theirs is None:
+        yield
+        return
+    module.tarfile = SimpleNamespace(open=_GuardedTar.open)  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        module.tarfile = theirs  # type: ignore[attr-defined]
+
+
 def _holds_files(path: Path) -> bool:
     return path.is_dir() and any(not entry.name.endswith(".partial") for entry in path.iterdir())
 
 
-def _cars_consolidated(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:
-    if not (top / "cars_annos.mat").exists():
+_Cars = tuple[list[str], list[int], Sequence[str], Floats | None]
+
+
+def _cars_consolidated(top: Path) -> _Cars | None:
+    listed = _listed(top, "cars_annos.mat")
+    if not listed.exists():
         return None
-    content = _mat(top / "cars_annos.mat")
-    rows = _fields(content, "annotations", "relative_im_path", top / "cars_annos.mat")
+    content = _mat(listed)
+    rows = _fields(content, "annotations", "relative_im_path", listed)
     paths = [str(_value(row["relative_im_path"])) for row in rows]
     ids = [int(_value(row["class"])) for row in rows]
     return paths, ids, _cars_names(content, ids), _cars_boxes(rows)
 
 
-def _cars_devkit(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:
-    kit = top / "devkit"
-    if not (kit / "cars_train_annos.mat").exists():
+def _cars_devkit(top: Path) -> _Cars | None:
+    kits = (top / "devkit", top / "car_devkit" / "devkit", top)
+    kit = next((kit for kit in kits if _listed(kit, "cars_train_annos.mat").exists()), None)
+    if kit is None:
         return None
-    labelled = next((p for p in (top, kit) if (p / "cars_test_annos_withlabels.mat").exists()), None)
+    tests = (_listed(place, "cars_test_annos_withlabels.mat") for place in (top, kit))
+    labelled = next((file for file in tests if file.exists()), None)
     if labelled is None:
         lacking = "cars_test_annos_withlabels.mat: the devkit's own cars_test_annos.mat has no classes"
         raise wrong_layout(top, "Cars196", CARS_LAYOUT, lacking)
     paths: list[str] = []
     ids: list[int] = []
     boxes: list[Floats] = []
-    for part, file in (("train", kit / "cars_train_annos.mat"), ("test", labelled / "cars_test_annos_withlabels.mat")):
+    for part, file in (("train", _listed(kit, "cars_train_annos.mat")), ("test", labelled)):
         rows = _fields(_mat(file), "annotations", "fname", file)
         folder = f"cars_{part}/cars_{part}" if (top / f"cars_{part}" / f"cars_{part}").is_dir() else f"cars_{part}"
         paths += [f"{folder}/{_value(row['fname'])}" for row in rows]
         ids += [int(_value(row["class"])) for row in rows]
         boxes.append(_cars_boxes(rows))
-    content = _mat(kit / "cars_meta.mat") if (kit / "cars_meta.mat").exists() else {}
+    meta = _listed(kit, "cars_meta.mat")
+    content = _mat(meta) if meta.exists() else {}
     return paths, ids, _cars_names(content, ids), np.concatenate(boxes)
 
 
@@ -295,17 +392,27 @@ def _cars_names(content: Mapping[str, Any], ids: Sequence[int]) -> list[str]:
     return [str(np.asarray(name).ravel()[0]) for name in np.asarray(content["class_names"]).ravel()]
 
 
-def _cars_class_folders(top: Path) -> tuple[list[str], list[int], Sequence[str], Floats] | None:
-    lists = next((p for p in (top, top / "devkit") if (p / "anno_train.csv").exists()), None)
+def _cars_images(top: Path) -> _Cars | None:
+    """``images`` alone: the classes' names in order of their letters, as the devkit numbers them."""
+    found = _images_by_class(top)
+    if not found:
+        return None
+    paths = [path for _, files in found for path in files]
+    ids = [number for number, (_, files) in enumerate(found, 1) for _ in files]
+    return paths, ids, [name for name, _ in found], None
+
+
+def _cars_class_folders(top: Path) -> _Cars | None:
+    lists = next((p for p in (top, top / "devkit") if _listed(p, "anno_train.csv").exists()), None)
     if lists is None:
         return None
-    names = [line.strip().strip('"') for line in _text(lists / "names.csv").splitlines() if line]
+    names = [line.strip().strip('"') for line in _text(_listed(lists, "names.csv")).splitlines() if line]
     data = "car_data/car_data" if (top / "car_data" / "car_data").is_dir() else "car_data"
     paths: list[str] = []
     ids: list[int] = []
     boxes: list[list[float]] = []
     for part in ("train", "test"):
-        file = lists / f"anno_{part}.csv"
+        file = _listed(lists, f"anno_{part}.csv")
         for number, line in enumerate(_text(file).splitlines(), 1):
             cells = line.split(",")
             if len(cells) != 6 or not cells[5].strip().isdecimal() or not 0 < int(cells[5]) <= len(names):
@@ -396,7 +503,72 @@ def _checked(
 
 
 def _first(top: Path, file: str, inner: Sequence[str]) -> Path | None:
-    return next((place for place in (top, *(top / name for name in inner)) if (place / file).exists()), None)
+    return next((place for place in (top, *(top / name for name in inner)) if _listed(place, file).exists()), None)
+
+
+def _listed(folder: Path, name: str) -> Path:
+    """The list called ``name``, or what a browser makes of its name when it is fetched again: ``"<name> (1).mat"``.
+
+    Raises:
+        LayoutError: there are several of those, and none with the name itself.
+    """
+    exact = folder / name
+    if exact.exists() or not folder.is_dir():
+        return exact
+    stem, suffix = os.path.splitext(name)
+    copies = sorted(
+        other for other in os.listdir(folder) if re.fullmatch(rf"{re.escape(stem)} ?\(\d+\){suffix}", other)
+    )
+    if len(copies) > 1:
+        raise LayoutError(problem(name, f"one file in {folder}", ", ".join(copies), f"rename the right one {name}"))
+    return folder / copies[0] if copies else exact
+
+
+_Readers = Sequence[Callable[[], LabelledImages | None]]
+
+
+def _that_fits(listed: _Readers, unlisted: _Readers, counts: Counts | None) -> LabelledImages | None:
+    """What the first reader gives that finds its lists and its images; the first complaint where none does.
+
+    Folders without a list show what is there, not what should be: beside a list that does not fit they are taken only
+    if ``counts`` say that they are whole.
+    """
+    complaint: LabelFileError | LayoutError | None = None
+    for place, read in enumerate((*listed, *unlisted)):
+        if place >= len(listed) and complaint is not None and counts is None:
+            break
+        try:
+            found = read()
+        except (LabelFileError, LayoutError) as error:
+            complaint = complaint or error
+            continue
+        if found is not None:
+            return found
+    if complaint is not None:
+        raise complaint
+    return None
+
+
+def _images_by_class(top: Path) -> list[tuple[str, list[str]]]:
+    """Class folders in ``images`` and the files of each, relative to ``top``, both in order of their letters."""
+    found = _pictures_below(top / "images", Counter())
+    return sorted((name, [f"images/{path}" for path in paths]) for name, paths in found)
+
+
+def _pictures_below(top: Path, passed_over: Counter[str]) -> list[tuple[str, list[str]]]:
+    """Folders with pictures in any depth, and the pictures relative to ``top``; other files are counted."""
+    listing = Folders()
+    found = []
+    for folder in subfolders(top):
+        pictures = []
+        for place in _all_folders(folder, (_identity(top),), passed_over):
+            images = listing.images(place)
+            within = {inner.name for inner in subfolders(place)}
+            passed_over.update(endings(listing.names(place) - set(images) - within))
+            pictures += [f"{place.relative_to(top).as_posix()}/{image}" for image in images]
+        if pictures:
+            found.append((folder.name, pictures))
+    return found
 
 
 def _lines(path: Path) -> list[list[str]]:
@@ -433,6 +605,16 @@ def _numbers(cells: Sequence[str], path: Path) -> list[float]:
         raise LabelFileError(f"{path}: the sides of a box are numbers, got {' '.join(cells)!r}") from None
 
 
-def _all_folders(folder: Path) -> list[Path]:
-    inside = [inner for each in subfolders(folder) for inner in _all_folders(each)]
+def _all_folders(folder: Path, above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> list[Path]:
+    """``folder`` and those in it, in any depth; a link back to one ``above`` would never end, and is counted."""
+    identity = _identity(folder)
+    if identity in above:
+        passed_over["links in a circle"] += 1
+        return []
+    inside = [inner for each in subfolders(folder) for inner in _all_folders(each, (*above, identity), passed_over)]
     return sorted([folder, *inside], key=lambda place: natural(str(place)))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    status = folder.stat()
+    return status.st_dev, status.st_ino

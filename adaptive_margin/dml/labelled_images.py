@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +36,7 @@ class LabelledImages:
             boxes.
         groups: classes of the same number stay on one side of every split, shape ``(C,)``; each its own unless given.
         drawers: who made each image, shape ``(N,)``; ``None`` where nobody knows.
+        passed_over: ending → files of the folder that are no pictures by it, and links that lead in a circle.
 
     Raises:
         ValueError: shapes that do not fit, a class without images, or test classes that are all or none.
@@ -51,11 +52,12 @@ class LabelledImages:
     boxes: Floats | None = None
     groups: Integers = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     drawers: Integers | None = None
+    passed_over: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:
         """Of files, labels and test classes (of pixels where they are in memory): another data set has another."""
-        digest = hashlib.sha256("\n".join((*self.class_names, "", *self.paths)).encode())
+        digest = hashlib.sha256("\n".join((*self.class_names, "", *self.paths)).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
         digest.update(json.dumps(sorted(self.test_classes)).encode())
         if self.pixels is not None:
@@ -106,6 +108,11 @@ class ClassSplit:
     def __getitem__(self, part: Part) -> Integers:
         rows: Integers = getattr(self, part)
         return rows
+
+    def without(self, rows: Iterable[int]) -> ClassSplit:
+        """The same parts less the images at ``rows``."""
+        out = np.fromiter(rows, dtype=np.int64)
+        return ClassSplit(*(np.setdiff1d(part, out) for part in (self.train, self.validation, self.test)))
 
     def describe(self, data: LabelledImages) -> dict[str, Any]:
         """Images and classes of each part, for the record of a run."""

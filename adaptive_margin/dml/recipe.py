@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from ..datasets.report import shorten
 from ..functional.checks import problem
 from ..training import World
 from .config import DMLConfig
@@ -58,6 +59,8 @@ def said(result: Mapping[str, Any]) -> str:
     else:
         score = "" if selected["score"] is None else f"{selected['score']:.3f} "
         lines = [f"chosen by {selected['by']} ({score}after step {selected['step']}), {how}"]
+    if unreadable := networks[0].get("data", {}).get("unreadable"):
+        lines.append(f"{len(unreadable):,} images cannot be read and are left out: {shorten(unreadable)}")
     if weights := networks[0].get("weights"):
         lines.append(f"weights before training: {weights}")
     for key, what in (("test", "test classes"), ("test_concatenated", "concatenated embeddings of all folds")):

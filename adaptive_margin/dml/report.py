@@ -275,9 +275,8 @@ def _images(row: Row) -> Bytes:
     else:
         data = load_class_folders(config["root"], seed=config["seed"])
     cache = None if config["cache"] is None else Path(config["cache"])
-    return load_pixels(
-        data, DMLConfig(resize=config["resize"], size=config["size"], cache=cache, crop_to_box=config["crop_to_box"])
-    )
+    how = {name: config[name] for name in ("resize", "size", "crop_to_box", "skip_unreadable") if name in config}
+    return load_pixels(data, DMLConfig(cache=cache, **how))
 
 
 def _thumbnail(pixels: Bytes) -> str:

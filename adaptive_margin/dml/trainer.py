@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import time
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from ..datasets.image_cache import ImageCache
 from ..datasets.records import RecordBuilder
+from ..datasets.text import printable
 from ..functional.checks import problem
 from ..metrics import RetrievalMetrics
 from ..training import (
@@ -65,6 +67,11 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
         with World.from_environment(None if config.device == "auto" else config.device) as joined:
             return run(config, data, world=joined)
     identity = f"{data.name} {data.fingerprint}"
+    if config.skip_unreadable:  # a run does not go on where other images can be read
+        unreadable = load_images(data, config)[1]
+        if unreadable:
+            rows = hashlib.sha256(",".join(map(str, unreadable)).encode()).hexdigest()[:12]
+            identity += f" less {len(unreadable)} images {rows}"
     if config.data not in (None, data.name, identity):
         raise ValueError(problem("data", f"{identity!r}, the data set at hand", repr(config.data), "leave it out"))
     out = config.out or default_folder(config, data)
@@ -134,7 +141,8 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
             print(f"{out / 'result.json'} is there already: nothing to do")
         return found
     began = time.perf_counter()
-    images = load_pixels(data, config)
+    images, unreadable = load_images(data, config)
+    split = split.without(unreadable)
     job = DMLJob(config, data, images, split, world)
     with RunFolder(out, config, world=world, may_change=MAY_CHANGE) as folder:
         chosen_by = None if config.select == "last" else f"{config.select}/{config.score}"
@@ -172,7 +180,7 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
                 "score": summary.best,
             },
             "config": json.loads(json.dumps(vars(config), default=str)),
-            "data": {"name": data.name, **split.describe(data)},
+            "data": {"name": data.name, **split.describe(data), "unreadable": list(unreadable.values())},
             "weights": job.network.weights,
             "curves": curves,
             "seconds": round(time.perf_counter() - began, 2),
@@ -351,17 +359,27 @@ class DMLJob:
 
 
 def load_pixels(data: LabelledImages, config: DMLConfig) -> Bytes:
-    """The images of a data set as the network's input is cut from, shape ``(N, resize, resize, C)``, uint8.
+    """The images alone of :func:`load_images`."""
+    return load_images(data, config)[0]
+
+
+def load_images(data: LabelledImages, config: DMLConfig) -> tuple[Bytes, dict[int, str]]:
+    """The images of a data set as the network's input is cut from, and what is said of those that cannot be read.
 
     Files are decoded once, into the image cache that the face trainer uses too: shorter side to ``config.resize``, of
-    that the middle square. Any that cannot be read is an error: a benchmark with images missing is another one.
+    that the middle square. A benchmark with images missing is another one, so that any that cannot be read is an error
+    unless ``config.skip_unreadable`` allows it.
+
+    Returns:
+        uint8, shape ``(N, resize, resize, C)``, black where a file cannot be read; position of each such → file and
+        reason.
 
     Raises:
         ValueError: boxes are asked for and the data set has none, or another size than images in memory have.
-        UnreadableError: images are missing or damaged.
+        UnreadableError: more images are missing or damaged than allowed.
     """
     if data.pixels is not None:
-        return data.pixels
+        return data.pixels, {}
     if data.root is None:
         raise ValueError(problem("data", "with pixels or a root", "neither", "use one of the loaders"))
     if config.crop_to_box and data.boxes is None:
@@ -376,8 +394,13 @@ def load_pixels(data: LabelledImages, config: DMLConfig) -> Bytes:
         rows.add(f"{number:06d} {path}", path, (0.0, 0.0), box=box)
     folder = config.cache or data.root.resolve().parent / f"cache-{data.name}"
     with _bar(len(data), f"decoding into {folder}") as progress:
-        cache = ImageCache.open(rows.build(), folder, size=config.resize, progress=progress)
-    return cache.images
+        cache = ImageCache.open(
+            rows.build(), folder, size=config.resize, skip_unreadable=config.skip_unreadable, progress=progress
+        )
+    said = {
+        int(key.split(" ", 1)[0]): printable(f"{key.split(' ', 1)[1]}: {why}") for key, why in cache.unreadable.items()
+    }
+    return cache.images, said
 
 
 @contextlib.contextmanager

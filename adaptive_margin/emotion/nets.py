@@ -9,6 +9,7 @@ whose totals these are.
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import os
 import pickle
@@ -156,6 +157,45 @@ def check_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
     if asked.removeprefix(prefix) not in published:
         remedy = f"{name!r} has {' and '.join(published) if published else 'no published weights'}"
         raise ValueError(problem("pretrained", "a file that is there, or a name of weights", repr(asked), remedy))
+
+
+@functools.cache
+def check_size(name: str, size: int) -> None:
+    """Raises unless an encoder can look at pictures of a size; nothing is computed and no weights are made.
+
+    Args:
+        name: as :func:`build_encoder` takes it; of timm's and of torchvision's that cannot be built without weights,
+            nothing is known before the first batch.
+        size: side of the pictures, pixels.
+
+    Raises:
+        ValueError: it cannot.
+
+    Example:
+        >>> check_size("alexnet", 62)
+        Traceback (most recent call last):
+        ValueError: size must be ... got 62; 63 is the least that it takes
+    """
+    if name == "small" or name.startswith(("timm:", "resnet")):  # averages whatever is left of the map
+        return
+
+    def takes(side: int) -> bool:
+        try:
+            encoder(torch.empty(1, 3, side, side, device="meta"))
+        except (RuntimeError, AssertionError):
+            return False
+        return True
+
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        try:
+            encoder = build_encoder(name).eval()
+        except NotImplementedError:
+            return
+    if not takes(size):
+        others = range(size + 1, 300)
+        least = next((side for side in others if takes(side)), None)
+        remedy = f"{least} is the least that it takes" if least else "choose another encoder"
+        raise ValueError(problem("size", f"one that the encoder {name} can look at", size, remedy))
 
 
 def emotion_net(

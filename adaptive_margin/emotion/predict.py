@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +23,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from ..datasets.errors import ImageError
-from ..datasets.images import read_image
-from ..datasets.layout import VIDEO_SUFFIXES
+from ..datasets.images import IMAGE_SUFFIXES, read_image
+from ..datasets.layout import VIDEO_SUFFIXES, endings, litter, said_endings
+from ..datasets.report import shorten
+from ..datasets.text import printable
 from ..datasets.transforms import centre_square, normalise, resize_shorter
-from ..datasets.video import container_says, decode, opencv
+from ..datasets.video import Timeline, decode, opencv, timeline
 from ..functional.checks import problem
 from ..training.checkpoints import NAME as CHECKPOINT_NAME
 from ..training.checkpoints import Checkpoints
@@ -33,11 +36,11 @@ from .detect import Box, Detector, enlarged, face_detector
 from .model_file import Preprocessing, load_model
 from .nets import EmotionNet, emotion_net
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
-COLUMNS = ("source", "frame", "face", "left", "top", "right", "bottom", "valence", "arousal")
+COLUMNS = ("source", "frame", "face", "left", "top", "right", "bottom", "valence", "arousal", "seconds")
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
 TRAIL = 24  # frames of a video whose points stay in the inset, fading
 CODEC = "mp4v"  # of the videos that are written
+UNEVEN_RATE = 30.0  # frames a second of what is written for a video whose frames are not evenly spaced
 LEAST = 256  # smaller pictures are enlarged before anything is written on them
 
 Bytes = NDArray[np.uint8]
@@ -266,6 +269,8 @@ class Outcome:
         faces: rows written.
         without_face: pictures in which no face was found.
         unreadable: file → why.
+        lost: video → the numbers of its frames that do not decode.
+        passed_over: ending → files of a folder that are neither pictures nor videos by it.
         interrupted: whether Ctrl-C ended it; what was written is there.
     """
 
@@ -274,6 +279,8 @@ class Outcome:
     faces: int = 0
     without_face: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -283,54 +290,80 @@ def predict(
     output: str | Path,
     *,
     annotate: bool = True,
+    overwrite: bool = False,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
     """Predicts an image, a folder of images and videos (searched to any depth), or a video.
 
-    In ``output``: ``predictions.csv``, a row for each face with its source, frame (videos, from 1), number, box and
-    (valence, arousal), written as it is found; and each picture and video with what was found drawn in, under the name
-    that :func:`output_names` gives it. EXIF orientation is followed; any mode Pillow reads becomes RGB. Unreadable
-    files are named, skipped and counted.
+    In ``output``: ``predictions.csv``, a row for each face with its source, frame (videos, from 1), number, box,
+    (valence, arousal) and, of videos, the second, written as it is found; and each picture and video with what was
+    found drawn in, under the name that :func:`output_names` gives it. EXIF orientation is followed; any mode Pillow
+    reads becomes RGB. Unreadable files, and frames of a video that do not decode, are named, skipped and counted;
+    frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`), so the others keep their own.
+
+    A name in the table is one that can be written and is no formula of a spreadsheet: what is no text is escaped, as
+    :func:`~adaptive_margin.datasets.text.printable` does, and ``=a.jpg`` is ``./=a.jpg``, the same file.
 
     Args:
         source: file or folder.
         predictor: network and detector.
         output: folder, made if need be.
         annotate: write pictures and videos too.
-        tell: gets a line for each file that is skipped.
+        overwrite: replace files that are there already, links themselves and not what they lead to.
+        tell: gets a line for each file that is skipped, and for each video with frames that are.
 
     Returns:
         What was read, found and skipped. Ctrl-C ends it early with what there is.
 
     Raises:
-        ValueError: there is no such source, a folder without any, or something would be written over a source.
+        ValueError: there is no such source, a folder without any, something would be written over a source, through
+            a link to another folder, or, without ``overwrite``, over any file. Nothing has been written then.
         VideoWriterError: a video cannot be written, for want of a codec for instance.
     """
     source, output = Path(source), Path(output)
-    files = list(find_files(source, output))
+    passed_over: Counter[str] = Counter()
+    files = list(find_files(source, output, passed_over))
     root = source if source.is_dir() else source.parent
     targets = output_names([path.relative_to(root).as_posix() for path in files])
-    outcome = Outcome(output / "predictions.csv")
-    _keep_sources(files, [outcome.table, *(output / target for target in targets.values() if annotate)])
+    outcome = Outcome(output / "predictions.csv", passed_over=dict(passed_over))
+    written = [outcome.table, *(output / target for target in targets.values() if annotate)]
+    _keep_sources(files, written)
+    _keep_others(output, written, overwrite)
+    if annotate:
+        _check_codec(next((target for target in written[1:] if target.suffix == ".mp4"), None))
     output.mkdir(parents=True, exist_ok=True)
-    with open(outcome.table, "w", newline="", encoding="utf-8") as table:
+    with _created(outcome.table, "x", newline="", encoding="utf-8") as table:
         rows = csv.writer(table)
         rows.writerow(COLUMNS)
         try:
             for path in files:
                 name = path.relative_to(root).as_posix()
+                plain = printable(name)
                 target = output / targets[name] if annotate else None
                 try:
                     if path.suffix.lower() in VIDEO_SUFFIXES:
-                        _video(path, name, predictor, target, rows, table, outcome)
+                        _video(path, plain, predictor, target, rows, table, outcome)
                     else:
-                        _picture(path, name, predictor, target, rows, table, outcome)
+                        _picture(path, plain, predictor, target, rows, table, outcome)
                 except ImageError as error:
-                    outcome.unreadable[name] = f"{error.reason}: {error.detail}"
-                    tell(f"{name}: {error.reason} ({error.detail}), skipped")
+                    outcome.unreadable[plain] = printable(f"{error.reason}: {error.detail}")
+                    tell(f"{plain}: {error.reason} ({printable(error.detail)}), skipped")
+                if plain in outcome.lost:
+                    tell(f"{plain}: {_said(outcome.lost[plain])} cannot be decoded, left out")
         except KeyboardInterrupt:
             outcome.interrupted = True
     return outcome
+
+
+def _said(numbers: Sequence[int]) -> str:
+    some = shorten([f"{number:,}" for number in numbers], most=10)
+    return f"frame {some}" if len(numbers) == 1 else f"{len(numbers):,} frames ({some})"
+
+
+def _created(path: Path, mode: str, **options: Any) -> IO[Any]:
+    """A new file in the place of whatever is there; a link is replaced and not followed."""
+    path.unlink(missing_ok=True)
+    return open(path, mode, **options)
 
 
 def output_names(names: Sequence[str]) -> dict[str, str]:
@@ -345,30 +378,35 @@ def output_names(names: Sequence[str]) -> dict[str, str]:
         >>> output_names(["a.bmp", "a.png", "b.tiff", "v.avi", "v.mov"])
         {'a.bmp': 'a.bmp.png', 'a.png': 'a.png', 'b.tiff': 'b.png', 'v.avi': 'v.avi.mp4', 'v.mov': 'v.mov.mp4'}
     """
-    endings: dict[str, str] = {}
+    ending: dict[str, str] = {}
     plain: dict[str, str] = {}
     for name in names:
         suffix = Path(name).suffix.lower()
-        endings[name] = ".mp4" if suffix in VIDEO_SUFFIXES else ".jpg" if suffix == ".jpg" else ".png"
-        plain[name] = Path(name).with_suffix(endings[name]).as_posix()
+        ending[name] = ".mp4" if suffix in VIDEO_SUFFIXES else ".jpg" if suffix == ".jpg" else ".png"
+        plain[name] = Path(name).with_suffix(ending[name]).as_posix()
     asked = Counter(target.casefold() for target in plain.values())
     taken: set[str] = set()
     found: dict[str, str] = {}
     for name in sorted(names, key=lambda name: plain[name] != name):  # those that keep their own name first
         target = plain[name]
         if asked[target.casefold()] > 1 and target != name:
-            target = name + endings[name]
+            target = name + ending[name]
         number = 1
         while target.casefold() in taken:
             number += 1
-            target = f"{name}-{number}{endings[name]}"
+            target = f"{name}-{number}{ending[name]}"
         taken.add(target.casefold())
         found[name] = target
     return {name: found[name] for name in names}
 
 
-def find_files(source: Path, output: Path) -> Iterator[Path]:
-    """The images and videos in a source, sorted by name; the output's own folder is left out.
+def find_files(source: Path, output: Path, passed_over: Counter[str] | None = None) -> Iterator[Path]:
+    """The images and videos in a source, by their endings and sorted by name; the output's own folder is left out.
+
+    Args:
+        source: a file or folder.
+        output: where results go.
+        passed_over: counts the folder's other files by their ending.
 
     Raises:
         ValueError: there are none.
@@ -383,19 +421,24 @@ def find_files(source: Path, output: Path) -> Iterator[Path]:
     around = source.resolve()
     if inside == around:
         raise ValueError(problem("output", "another folder than the source", output, "pass --output DIR"))
-    found = [
-        path
-        for path in sorted(source.rglob("*"))
-        if path.is_file()
-        and path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-        and not any(part.startswith(".") for part in path.relative_to(source).parts)
-        and not (around in inside.parents and inside in path.resolve().parents)  # one above the source holds it all
-    ]
+    found = []
+    others: list[str] = []
+    for path in sorted(source.rglob("*")):
+        if any(litter(part) for part in path.relative_to(source).parts) or not path.is_file():
+            continue
+        if around in inside.parents and inside in path.resolve().parents:  # an output above the source holds it all
+            continue
+        if path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
+            found.append(path)
+        else:
+            others.append(path.name)
+    if passed_over is not None:
+        passed_over.update(endings(others))
     if not found:
-        endings = ", ".join((*IMAGE_SUFFIXES, *VIDEO_SUFFIXES))
-        raise ValueError(
-            problem("source", f"a folder with files that end in {endings}", f"{source} with none", "check it")
-        )
+        videos = ", ".join(VIDEO_SUFFIXES)
+        expected = f"a folder with files that end in .jpg, .png or whatever else Pillow can open, or in {videos}"
+        got = f"{source} with " + (f"other files alone: {said_endings(endings(others))}" if others else "none")
+        raise ValueError(problem("source", expected, got, "check it, or convert them"))
     yield from found
 
 
@@ -409,16 +452,36 @@ def _keep_sources(files: Sequence[Path], targets: Sequence[Path]) -> None:
             raise ValueError(problem("output", "a folder in which no source is overwritten", got, remedy))
 
 
+def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None:
+    """Raises where a target is there already and may not be replaced, or lies behind a link out of the output."""
+    around = output.resolve()
+    there = []
+    for target in targets:
+        place = target.parent.resolve()
+        if place != around and around not in place.parents:
+            got, remedy = f"one in which {target.parent} leads to {place}", "remove the link, or pass another --output"
+            raise ValueError(problem("output", "a folder without links to others where it is written to", got, remedy))
+        if target.is_dir() or (os.path.lexists(target) and not overwrite):
+            there.append(printable(str(target)))
+    if there:
+        got = f"one with {shorten(there, most=3)}"
+        remedy = "pass another --output, or --overwrite (overwrite=True) to replace files"
+        raise ValueError(problem("output", "a folder without files of the results' names", got, remedy))
+
+
 def _identity(path: Path) -> tuple[int, int]:
     """What two names of one file share, be they links or differ in case on a disk that does not mind."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino
 
 
-def _write_rows(rows: Any, table: IO[str], name: str, frame: int | None, faces: Sequence[Face]) -> None:
+def _write_rows(
+    rows: Any, table: IO[str], name: str, faces: Sequence[Face], frame: int | str = "", seconds: str = ""
+) -> None:
+    cell = f"./{name}" if name[:1] in "=+-@" else name  # a spreadsheet would take it for a formula
     for number, face in enumerate(faces, 1):
         box = [f"{value:.1f}" for value in face.box]
-        rows.writerow([name, frame or "", number, *box, f"{face.valence:.6f}", f"{face.arousal:.6f}"])
+        rows.writerow([cell, frame, number, *box, f"{face.valence:.6f}", f"{face.arousal:.6f}", seconds])
     table.flush()
 
 
@@ -431,32 +494,38 @@ def _picture(
     outcome.faces += len(faces)
     if not faces:
         outcome.without_face.append(name)
-    _write_rows(rows, table, name, None, faces)
+    _write_rows(rows, table, name, faces)
     if target is not None:
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(annotated(picture, faces)).save(target, quality=92)
+        kind = "JPEG" if target.suffix == ".jpg" else "PNG"
+        with _created(target, "xb") as file:
+            Image.fromarray(annotated(picture, faces)).save(file, kind, quality=92)
 
 
 def _video(
     path: Path, name: str, predictor: Predictor, target: Path | None, rows: Any, table: IO[str], outcome: Outcome
 ) -> None:
-    """Frame by frame; of several faces, those nearest to the last frame's go on with their trails."""
-    cv2 = opencv()
-    fps = container_says(path)[1] or 25.0
+    """Frame by frame; of several faces, those nearest to the last frame's go on with their trails.
+
+    What is written lasts as long as the video: a frame is repeated until the next one's time.
+    """
+    times = timeline(path)
+    rate = times.rate if times.even else UNEVEN_RATE
+    ends = iter(_ends(times, rate))
+    seconds = dict(zip(times.numbers, times.seconds, strict=True))
     writer: Any = None
     before: list[Face] = []
     trails: list[list[tuple[float, float]]] = []
-    frames = found = 0
+    found = written = 0
     corner: int | None = None  # where the first faces left one free; it does not jump about
     try:
-        for frame in decode(path):
-            frames += 1
+        for number, frame in decode(path, times):
             picture = np.ascontiguousarray(frame[:, :, ::-1])
             faces, trails = followed(predictor(picture), before, trails)
             before = faces
             found += len(faces)
             outcome.faces += len(faces)
-            _write_rows(rows, table, name, frames, faces)
+            _write_rows(rows, table, name, faces, number, f"{seconds[number]:.3f}")
             if target is not None:
                 if corner is None and faces:
                     corner = free_corner(picture.shape, faces)
@@ -464,23 +533,50 @@ def _video(
                 drawn = drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2]  # codecs want even sides
                 if writer is None:
                     target.parent.mkdir(parents=True, exist_ok=True)
-                    writer = cv2.VideoWriter(str(target), cv2.VideoWriter_fourcc(*CODEC), fps, drawn.shape[1::-1])
-                    if not writer.isOpened():  # it would swallow every frame
-                        raise VideoWriterError(
-                            f"{target} could not be opened for writing with the codec {CODEC} by OpenCV "
-                            f"{cv2.__version__}: install the wheel that has it (pip install 'adaptive-margin[fer]'), "
-                            "check that the folder can be written in, or ask for the table only (--no-pictures, or "
-                            "annotate=False)"
-                        )
-                writer.write(np.ascontiguousarray(drawn[:, :, ::-1]))
+                    target.unlink(missing_ok=True)  # a link is replaced, not followed
+                    writer = _writer(target, target, rate, drawn.shape[1::-1])
+                drawn = np.ascontiguousarray(drawn[:, :, ::-1])
+                end = next(ends)
+                for _ in range(written, end):
+                    writer.write(drawn)
+                written = max(written, end)
     finally:
         if writer is not None:
             writer.release()  # also after Ctrl-C: what was written can be played
-    if not frames:
+    if not times.numbers:
         raise ImageError(path, "undecodable", "no frame of it can be decoded")
+    if times.lost:
+        outcome.lost[name] = times.lost
     outcome.pictures += 1
     if not found:
         outcome.without_face.append(name)
+
+
+def _check_codec(target: Path | None) -> None:
+    """Raises where OpenCV lacks the codec that ``target`` is to be written with: before any work, not after it."""
+    if target is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            _writer(target, Path(folder, target.name), 25.0, (64, 64)).release()
+
+
+def _writer(target: Path, place: Path, rate: float, size: Sequence[int]) -> Any:
+    """OpenCV's writer of a video, which would swallow every frame if it could not be opened."""
+    cv2 = opencv()
+    writer = cv2.VideoWriter(str(place), cv2.VideoWriter_fourcc(*CODEC), rate, size)
+    if not writer.isOpened():
+        raise VideoWriterError(
+            f"{printable(str(target))} could not be opened for writing with the codec {CODEC} by OpenCV "
+            f"{cv2.__version__}: install the wheel that has it (pip install 'adaptive-margin[fer]'), check that the "
+            "folder can be written in, or ask for the table only (--no-pictures, or annotate=False)"
+        )
+    return writer
+
+
+def _ends(times: Timeline, rate: float) -> list[int]:
+    """How many frames at ``rate`` a second have been shown when each frame of a video gives way to the next."""
+    if times.even:
+        return [*(number - 1 for number in times.numbers[1:]), times.total]
+    return [round(second * rate) for second in (*times.seconds[1:], times.duration)]
 
 
 def followed(
@@ -555,7 +651,8 @@ def _from_checkpoint(path: Path, device: str | torch.device) -> tuple[EmotionNet
         options = yaml.safe_load(config.read_text(encoding="utf-8"))
         net = emotion_net(options["encoder"], leaky_slope=options.get("leaky_slope", 0.0)).to(device)
         content = torch.load(path, map_location=device, weights_only=True)
-        net.load_state_dict(content["state"]["job"]["net"])
+        state = content["state"]
+        net.load_state_dict(state.get("job", state)["net"])  # the best one's state is the job's alone
         how = Preprocessing(resize=int(options["resize"]), size=int(options["size"]))
     except Exception as error:  # torch.load raises nearly anything for a damaged file
         what = f"{path} ({type(error).__name__}: {error})"
@@ -565,7 +662,12 @@ def _from_checkpoint(path: Path, device: str | torch.device) -> tuple[EmotionNet
 
 
 def load_predictor(
-    checkpoint: str | os.PathLike[str], *, crops: bool = False, margin: float = 1.5, device: str = "cpu"
+    checkpoint: str | os.PathLike[str],
+    *,
+    crops: bool = False,
+    margin: float = 1.5,
+    device: str = "cpu",
+    smallest: int | None = None,
 ) -> Predictor:
     """A predictor from a model file or run folder.
 
@@ -574,24 +676,30 @@ def load_predictor(
         crops: pictures are faces already: no detector is needed.
         margin: see :class:`Predictor`.
         device: where the network runs.
+        smallest: see :func:`~adaptive_margin.emotion.detect.face_detector`.
 
     Raises:
         NoDetectorError: none is installed, and ``crops`` is off.
         ValueError: no model file.
     """
-    detector = None if crops else face_detector()
+    detector = None if crops else face_detector(smallest)
     net, preprocessing = load_network(checkpoint, device)
     return Predictor(net, preprocessing, detector, margin=margin, device=device)
 
 
 def summary(outcome: Outcome) -> str:
     """What a user is told at the end."""
-    text = f"{outcome.faces:,} faces in {outcome.pictures:,} files: {outcome.table}"
+    text = f"{outcome.faces:,} faces in {outcome.pictures:,} files: {printable(str(outcome.table))}"
     if outcome.without_face:
         some = ", ".join(outcome.without_face[:5]) + (", …" if len(outcome.without_face) > 5 else "")
-        text += f"\n{len(outcome.without_face):,} without a face: {some}"
+        text += f"\n{len(outcome.without_face):,} without a face: {some} (--smallest-face looks for smaller ones)"
     if outcome.unreadable:
         text += f"\n{len(outcome.unreadable):,} unreadable, skipped"
+    if outcome.lost:
+        lost = sum(map(len, outcome.lost.values()))
+        text += f"\n{lost:,} frames of {len(outcome.lost):,} videos cannot be decoded, left out"
+    if outcome.passed_over:
+        text += f"\n{sum(outcome.passed_over.values()):,} other files passed over: {said_endings(outcome.passed_over)}"
     if outcome.interrupted:
         text += "\ninterrupted: what was found so far is in the table"
     return text

@@ -27,7 +27,7 @@ from .data import EmotionData, Part, load_data
 from .drawn_video import evaluate_drawn_video
 from .evaluation import Evaluation, evaluate, write_evaluation
 from .model_file import Preprocessing, save_model
-from .nets import EmotionNet, build_encoder, emotion_net
+from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
 
 SEEN_ROWS = 2_000
@@ -316,11 +316,12 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
     Raises:
         NonFiniteError: a loss or weight became NaN. Stopped: a signal asked for the end. RunFolderError: the folder
             holds another run, a longer one, or one on other data. And what :func:`load_data` and
-            :func:`build_encoder` raise.
+            :func:`build_encoder` raise. ValueError: the encoder cannot look at pictures of ``config.size``.
     """
     if world is None:
         with World.from_environment(config.device) as joined:
             return run(config, data=data, world=joined)
+    check_size(config.encoder, config.size)
     if data is None:
         if config.pretrained is not None:  # what does not fit is said before images are decoded
             build_encoder(config.encoder, config.pretrained)

@@ -76,7 +76,8 @@ class AdaptiveMargin(Margin):
     - :math:`g(z) = \exp(-z^2/2\sigma^2)`, entry by entry; :math:`\eta` is the Pearson correlation of :math:`g(Z_s)` and
       :math:`g(Z_w)` over all rows of one group with all rows of the other.
     - K, by the rule that ``neighbourhood`` names. For two labels :math:`K_i` is the smallest number of nearest
-      neighbours whose labels agree with sample i's beyond chance. For more, :math:`1/K_i = 2\mu_i^2/\log(N/c) + 1/(N-1)` with
+      neighbours whose labels agree with sample i's beyond chance. For more,
+      :math:`1/K_i = 2\mu_i^2/\log(N/c) + 1/(N-1)` with
       :math:`\mu_i` the impurity of the neighbourhood that ought to be sample i's class, so that :math:`\Delta_i` is
       :math:`\mu_i^2` and a small floor. K is the harmonic mean of all :math:`K_i`: :math:`\Delta(N, K)` is the mean of
       the samples' own :math:`\Delta(N, K_i)`.

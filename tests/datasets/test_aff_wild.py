@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("cv2", reason="videos need OpenCV")
 
 from adaptive_margin.datasets import LabelFileError, LayoutError, UnreadableError, load_aff_wild
-from adaptive_margin.datasets.aff_wild import decide_indexing, read_box, read_labels, read_pts
+from adaptive_margin.datasets.aff_wild import decide_indexing, read_box, read_labels, read_pts, survey_aff_wild
 from adaptive_margin.datasets.errors import UnwritableError
 from adaptive_margin.datasets.export import export_aff_wild
 from adaptive_margin.datasets.images import read_face, read_image
@@ -18,6 +18,7 @@ from adaptive_margin.datasets.video import count_frames, extract
 from adaptive_margin.training.expected_errors import is_expected
 
 from .faces import forbid_writing, number_of, samples
+from .videos import damage_avi, skip_in_avi
 
 
 @pytest.mark.parametrize("spelling", ["bboxes", "bboxs"])
@@ -319,3 +320,29 @@ def test_a_root_that_cannot_be_written(tmp_path, monkeypatch):
     shutil.rmtree(next((tmp_path / "root" / "extracted_frames" / "faces").iterdir()))
     with pytest.raises(UnwritableError, match="--cache"):
         load_aff_wild(tmp_path / "root")
+
+
+def test_a_damaged_frame_costs_its_own_line(tmp_path):
+    faces = samples(30, videos=1)
+    export_aff_wild(tmp_path, faces)
+    damage_avi(tmp_path / "videos" / "train" / "105.avi", 9)
+    for _ in range(2):  # while it is extracted, and from what was
+        records, report = load_aff_wild(tmp_path)
+        assert records.frame.tolist() == [number for number in range(1, 31) if number != 9]
+        assert [number_of(read_face(record)) for record in records] == [number for number in range(30) if number != 8]
+        assert report.dropped == {"damaged frame": 1}
+        assert report.examples["damaged frame"] == ("105/000009: this frame of the video does not decode",)
+    read = survey_aff_wild(tmp_path, decode=True)
+    assert read.report.dropped == {"damaged frame": 1}
+
+
+def test_a_skipped_frame_shifts_no_label(tmp_path):
+    """The line of a frame that the container skips gets the picture that is shown at its time."""
+    faces = samples(30, videos=1)
+    export_aff_wild(tmp_path, faces)
+    skip_in_avi(tmp_path / "videos" / "train" / "105.avi", 9)
+    records, report = load_aff_wild(tmp_path)
+    assert report.dropped == {}
+    pictures = [number_of(read_face(record)) for record in records]
+    assert pictures == [7 if number == 8 else number for number in range(30)]
+    assert "video 105: 1 numbers have no frame and show the one before, 0 frames are repeated" in report.notes

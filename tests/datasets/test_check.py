@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -251,3 +252,14 @@ def test_options():
         check("nowhere", decode=-1)
     with pytest.raises(ValueError, match="skip_unreadable must be"):
         check("nowhere", skip_unreadable=-1)
+
+
+def test_names_that_are_no_text_end_no_check(tmp_path, capsys):
+    """Bytes that are no UTF-8 in a label file's name, and a terminal's command: printed and written as escapes."""
+    root = Path(os.fsdecode(os.fsencode(tmp_path / "faces") + b"\xff\x1b[31m"))
+    root.mkdir()
+    assert main([str(root), "--json", str(tmp_path / "report.json")]) == 1
+    said = capsys.readouterr().out
+    assert "\x1b" not in said
+    assert r"faces\xff\x1b[31m" in said
+    assert json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["fatal"]

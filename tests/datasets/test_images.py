@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import errno
+import struct
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, ImageOps
 
 from adaptive_margin.datasets import ImageError
-from adaptive_margin.datasets.images import check_decoder, read_image, square_box, to_rgb
+from adaptive_margin.datasets.images import IMAGE_SUFFIXES, check_decoder, read_image, square_box, to_rgb
 
 from .faces import numbered
 
@@ -66,6 +67,65 @@ def test_orientation_only_when_asked(tmp_path):
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
     assert read_image(tmp_path / "a.jpg").size == (64, 32)
     assert read_image(tmp_path / "a.jpg", exif=True).size == (32, 64)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_pillows(tmp_path, orientation):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 32, 3), dtype=np.uint8))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as stored:
+        expected = np.asarray(ImageOps.exif_transpose(stored))
+    assert np.array_equal(np.asarray(read_image(tmp_path / "a.png", exif=True)), expected)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind", "value"),
+    [
+        (0x011A, 10, struct.pack("<ii", -1, 0)),  # XResolution −1/0
+        (0x011A, 2, b"text here\0"),
+        (0x0128, 2, b"inches\0\0"),  # ResolutionUnit
+        (0x0100, 2, b"wide\0\0\0\0"),  # ImageWidth
+        (0x0110, 12, b"\xff" * 8),  # a camera's name that is a number, and none
+    ],
+)
+def test_only_the_orientation_turns_a_photo(tmp_path, tag, kind, value):
+    """Pillow's own way writes all tags back, and fails on one that has nothing to do with it."""
+    size = {2: 1, 10: 8, 12: 8}[kind]
+    entries = [
+        (0x0112, 3, 1, struct.pack("<HH", 6, 0)),
+        (tag, kind, len(value) // size, struct.pack("<I", 8 + 2 + 24 + 4)),
+    ]
+    rows = b"".join(struct.pack("<HHI", *row[:3]) + row[3] for row in sorted(entries))
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + rows + struct.pack("<I", 0) + value
+    Image.fromarray(numbered(3)[:32]).save(tmp_path / "a.jpg", exif=exif, quality=95)
+    assert read_image(tmp_path / "a.jpg").size == (64, 32)
+    assert read_image(tmp_path / "a.jpg", exif=True).size == (32, 64)
+
+
+def test_exif_that_cannot_be_parsed_turns_nothing(tmp_path):
+    image = Image.fromarray(numbered(3)[:32])
+    for number, exif in enumerate((b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0nonsense")):
+        image.save(tmp_path / f"{number}.jpg", exif=exif, quality=95)
+        assert read_image(tmp_path / f"{number}.jpg", exif=True).size == (64, 32)
+
+
+def test_a_picture_too_large_for_the_memory_is_not_decoded(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.png", numbered(1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64 - 1)
+    with (
+        pytest.warns(Image.DecompressionBombWarning),
+        pytest.raises(ImageError, match=r"got 64x64; raise PIL\.Image\.MAX"),
+    ):
+        read_image(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 64)  # the remedy
+    assert read_image(path).size == (64, 64)
+
+
+def test_the_endings_are_pillows():
+    assert {".jpg", ".jfif", ".jpe", ".ppm", ".pgm", ".webp", ".tiff", ".bmp", ".gif"} <= IMAGE_SUFFIXES
+    assert not {".pdf", ".mpg", ".h5", ".eps", ".txt", ".mp4"} & IMAGE_SUFFIXES
 
 
 def test_stretching(tmp_path):

@@ -6,7 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
+from adaptive_margin.dml.backbones import build_network
 from adaptive_margin.dml.config import PRESETS, SMALL, WU2017, DMLConfig
 from adaptive_margin.dml.objectives import LOSSES, build_objective
 from adaptive_margin.training.command_line import parse
@@ -76,3 +78,14 @@ def test_the_reality_checks_boundaries_are_those_of_a_beta_a_class() -> None:
     preset = PRESETS["realitycheck"]
     assert (preset.loss_rate, preset.beta) == (2.65e-4, 0.9796)
     assert build_objective(preset, 3).loss.beta.tolist() == pytest.approx([0.9796] * 3)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size", "right"), [("small", 24, 16), ("vit-small", 256, 224), ("googlenet", 14, 15)]
+)
+def test_a_size_that_the_backbone_cannot_take(backbone: str, size: int, right: int) -> None:
+    base = DMLConfig(backbone=backbone, weights="none", freeze_batch_norm=False, size=right, resize=256)
+    with pytest.raises(ValueError, match=rf"size must be .*{right} for .*{backbone}, got {size}"):
+        replace(base, size=size)
+    if backbone != "vit-small":  # which needs timm
+        build_network(backbone, weights="none")(torch.zeros(2, 3, right, right))

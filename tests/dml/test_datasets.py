@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import loadmat, savemat
 
-from adaptive_margin.datasets.errors import FetchError, LabelFileError, LayoutError
+from adaptive_margin.datasets.errors import FetchError, LabelFileError, LayoutError, UnreadableError
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.datasets import (
     CARS_COUNTS,
@@ -269,3 +272,134 @@ def test_a_damaged_file_of_matlabs(tmp_path: Path) -> None:
     (tmp_path / "cars_annos.mat").write_bytes(b"half")
     with pytest.raises(LabelFileError, match=r"(?s)cars_annos\.mat is no file of Matlab's.*Expected:"):
         load_cars(tmp_path, counts=None)
+
+
+def test_a_list_without_its_images_keeps_no_other_layout_from_being_tried(tmp_path: Path) -> None:
+    """Kaggle's copy has the consolidated list beside the images of the devkit, and a list that a browser renamed."""
+    counts = {"train": (12, 3), "test": (12, 3)}
+    stand_ins.cars(tmp_path, "B")
+    stand_ins.cars(tmp_path / "A", "A")
+    (tmp_path / "A" / "cars_annos.mat").rename(tmp_path / "cars_annos.mat")
+    (tmp_path / "cars_test_annos_withlabels.mat").rename(tmp_path / "cars_test_annos_withlabels (1).mat")
+    (tmp_path / "car_devkit").mkdir()
+    (tmp_path / "devkit").rename(tmp_path / "car_devkit" / "devkit")
+    assert load_cars(tmp_path, counts=counts).paths[0] == "cars_train/cars_train/00001.jpg"
+    (tmp_path / "cars_test_annos_withlabels (2).mat").touch()
+    with pytest.raises(LayoutError, match=r"24 of 24 images .* not there, the first is car_ims/000001\.jpg"):
+        load_cars(tmp_path, counts=counts)  # the first complaint, where nothing fits
+    (tmp_path / "cars_annos.mat").unlink()
+    with pytest.raises(LayoutError, match=r"one file in .*\(1\)\.mat, .*\(2\)\.mat; rename the right one"):
+        load_cars(tmp_path, counts=counts)
+    (tmp_path / "cars_test_annos_withlabels (1).mat").rename(tmp_path / "cars_test_annos_withlabels.mat")  # the remedy
+    assert len(load_cars(tmp_path, counts=counts)) == 24
+
+
+@pytest.mark.parametrize("inside", ["cars196", "."])
+def test_cars_in_class_folders_without_a_list(tmp_path: Path, inside: str) -> None:
+    names = sorted(name.replace("/", "-") for name in stand_ins.CARS_NAMES)
+    for klass, name in enumerate(names, 1):
+        for number in range(3):
+            stand_ins.picture(tmp_path / inside / "images" / name / f"{number}.jpg", klass, number)
+    data = load_cars(tmp_path, counts={"train": (9, 3), "test": (9, 3)})
+    assert (list(data.class_names), data.test_classes) == (names, {3, 4, 5})
+    assert data.paths[0] == "images/AM General Hummer SUV 2000/0.jpg"
+    assert data.boxes is None
+    with pytest.raises(LayoutError, match="not the whole benchmark"):
+        load_cars(tmp_path)
+
+
+def test_cub_in_class_folders_without_a_list(tmp_path: Path) -> None:
+    listed = load_cub(stand_ins.cub(tmp_path), counts=None)
+    top = tmp_path / "CUB_200_2011"
+    top.rename(tmp_path / "cub200")
+    for file in (tmp_path / "cub200").glob("*.txt"):
+        file.unlink()
+    found = load_cub(tmp_path, counts={"train": (24, 4), "test": (24, 4)})
+    assert (sorted(found.paths), found.class_names, found.test_classes) == (
+        sorted(listed.paths),
+        listed.class_names,
+        listed.test_classes,
+    )
+    (tmp_path / "cub200" / "images" / "002.Bird_2" / "Bird_2_0001_1.jpg").unlink()
+    with pytest.raises(LayoutError, match="not the whole benchmark"):
+        load_cub(tmp_path, counts={"train": (24, 4), "test": (24, 4)})
+
+
+def test_sop_under_its_other_name(tmp_path: Path) -> None:
+    stand_ins.sop(tmp_path, packed=True)
+    (tmp_path / "Stanford_Online_Products").rename(tmp_path / "online_products")
+    assert load_sop(tmp_path, counts=None).root == tmp_path / "online_products"
+
+
+def test_class_folders_take_every_ending_that_pillow_opens(tmp_path: Path) -> None:
+    stand_ins.folders(tmp_path, classes=4, each=2)
+    for ending, kind in (("jfif", "JPEG"), ("jpe", "JPEG"), ("ppm", "PPM"), ("jp2", "JPEG2000")):
+        Image.new("RGB", (30, 30)).save(tmp_path / "class 0" / f"more.{ending}", kind)
+    for name in ("a.heic", "b.HEIC", "list.txt"):
+        (tmp_path / "class 1" / "inner" / name).touch()
+    with pytest.warns(RuntimeWarning, match=r"3 files are no pictures .*passed over: 2 \.heic, 1 \.txt; convert"):
+        data = load_class_folders(tmp_path)
+    assert np.bincount(data.labels).tolist() == [6, 2, 2, 2]
+    assert data.passed_over == {".heic": 2, ".txt": 1}
+
+
+def test_a_link_in_a_circle_brings_no_other_class(tmp_path: Path) -> None:
+    stand_ins.folders(tmp_path, classes=4, each=2)
+    whole = load_class_folders(tmp_path)
+    (tmp_path / "class 2" / "all").symlink_to(tmp_path)
+    (tmp_path / "class 3" / "itself").symlink_to(tmp_path / "class 3" / "itself")
+    (tmp_path / "class 3" / "itself.png").symlink_to(tmp_path / "class 3" / "itself.png")
+    with pytest.warns(RuntimeWarning, match=r"1 links in a circle"):
+        data = load_class_folders(tmp_path)
+    assert data.labels.tolist() == [*whole.labels, 3]
+    config = SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache")
+    with pytest.raises(UnreadableError, match=r"1 of 9 rows unreadable"):
+        load_pixels(data, config)
+
+
+@pytest.mark.parametrize("kind", ["above", "absolute", "link", "hard link", "overwrite"])
+def test_an_archive_writes_only_into_its_folder(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_metric_learning.datasets import cub
+
+    aim = tmp_path / "aim"
+    aim.write_text("mine")
+
+    def fetch(url: str, filename: str) -> None:
+        def add(name: str, link: str = "", type_: bytes = tarfile.REGTYPE, data: bytes = b"") -> None:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname, member.size = type_, link, len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+        with tarfile.open(filename, "w:gz") as archive:
+            if kind == "above":
+                add("../../aim", data=b"theirs")
+            elif kind == "absolute":
+                add(str(aim), data=b"theirs")
+            elif kind == "hard link":
+                add("CUB_200_2011", str(aim), tarfile.LNKTYPE)
+            else:
+                add("CUB_200_2011", str(tmp_path if kind == "link" else aim), tarfile.SYMTYPE)
+                add("CUB_200_2011/aim" if kind == "link" else "CUB_200_2011", data=b"theirs")
+
+    monkeypatch.setattr(cub, "_urlretrieve", fetch)
+    with pytest.raises(FetchError, match="could leave the folder"):
+        download("cub", tmp_path / "birds")
+    assert aim.read_text() == "mine"
+    assert not (tmp_path / "birds").exists()
+    assert cub.tarfile is tarfile
+
+
+def test_an_honest_archive_is_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pytorch_metric_learning.datasets import cub
+
+    stand_ins.cub(tmp_path / "made")
+
+    def fetch(url: str, filename: str) -> None:
+        with tarfile.open(filename, "w:gz") as archive:
+            archive.add(tmp_path / "made" / "CUB_200_2011", "CUB_200_2011")
+
+    monkeypatch.setattr(cub, "_urlretrieve", fetch)
+    download("cub", tmp_path / "birds")
+    assert len(load_cub(tmp_path / "birds", counts=None)) == 48
+    with pytest.raises(LayoutError, match="not the whole benchmark"):  # nothing is trained on it
+        load_cub(tmp_path / "birds")

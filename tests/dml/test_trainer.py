@@ -15,14 +15,18 @@ import numpy as np
 import pytest
 import torch
 
+from adaptive_margin.datasets.errors import UnreadableError
 from adaptive_margin.dml.config import SMALL
+from adaptive_margin.dml.datasets import load_class_folders
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.recipe import said
 from adaptive_margin.dml.results import row_of
 from adaptive_margin.dml.trainer import DMLJob, default_folder, load_embeddings, run
 from adaptive_margin.training import RunFolderError, World
+from adaptive_margin.training.command_line import parse
 
+from . import stand_ins
 from .steps import few
 
 ROOT = Path(__file__).parents[2]
@@ -259,3 +263,24 @@ def test_network_options_are_checked() -> None:
     with pytest.raises(ValueError, match="a file"):
         build_network("resnet18", weights="nowhere.pt")
     assert SMALL.batch == 128
+
+
+def test_unreadable_images_are_left_out_if_asked(tmp_path: Path) -> None:
+    """The message's remedy, followed: the run trains without them, counts and names them."""
+    stand_ins.folders(tmp_path / "in", classes=12, each=8)
+    data = load_class_folders(tmp_path / "in")
+    split = split_classes(data, validation=0.3)
+    row = int(split.train[0])
+    (tmp_path / "in" / data.paths[row]).write_bytes(b"no picture")
+    config = replace(few(tmp_path / "out"), classes=2, resize=20, epochs=1, cache=tmp_path / "cache")
+    with pytest.raises(UnreadableError, match=r"1 of 96 rows unreadable.*none allowed(?s:.*)\(--skip-unreadable\)"):
+        run(config, data)
+    assert not (tmp_path / "out").exists()
+    allowed = parse(type(config), {"same": config}, argv=["--preset", "same", "--skip-unreadable", "0.02"])
+    result = run(allowed, data)
+    assert result["data"]["train"]["images"] == len(split.train) - 1
+    (named,) = result["data"]["unreadable"]
+    assert named.startswith(f"{data.paths[row]}: undecodable")
+    assert f"1 images cannot be read and are left out: {data.paths[row]}: undecodable" in said(result)
+    assert result["config"]["data"].startswith(f"{data.name} {data.fingerprint} less 1 images ")
+    assert run(allowed, data)["data"] == result["data"]  # found again

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from adaptive_margin.emotion.config import FACES, PAPER, PRESETS, QUICK, RELEASED, AdamConfig, EmotionConfig, preset_for
+from adaptive_margin.emotion.nets import build_encoder, check_size
+from adaptive_margin.emotion.trainer import run
 from adaptive_margin.training.command_line import from_yaml, parse, to_yaml
 
 
@@ -144,3 +147,17 @@ def test_paper_has_the_papers_numbers_for_each_encoder_and_data_set() -> None:
 def test_a_config_is_plain_values() -> None:
     plain = EmotionConfig().plain()
     assert plain["regression_adam"] == {"lr": 1e-4, "beta1": 0.9, "beta2": 0.999}
+
+
+@pytest.mark.parametrize(("encoder", "least"), [("alexnet", 63), ("vgg11", 32), ("inception_v3", 75)])
+def test_a_size_that_the_encoder_cannot_take(encoder: str, least: int, tmp_path: Path) -> None:
+    config = dataclasses.replace(PAPER, encoder=encoder, size=least - 1, output=tmp_path / "run")
+    with pytest.raises(ValueError, match=rf"size must be one that the encoder {encoder} .*; {least} is the least"):
+        run(config)
+    assert not (tmp_path / "run").exists()
+    before = torch.get_rng_state()
+    check_size(encoder, least)  # the remedy
+    assert torch.equal(torch.get_rng_state(), before)
+    net = build_encoder(encoder).eval()
+    with torch.no_grad():
+        assert net(torch.zeros(1, 3, least, least)).shape == (1, net.features)

@@ -63,3 +63,20 @@ def test_without_one_the_remedy_is_said(monkeypatch: pytest.MonkeyPatch, cv2: ob
 
 def test_a_box_is_enlarged_about_its_centre() -> None:
     assert enlarged((0, 0, 20, 10), 2.0) == (-10, -15, 30, 25)
+
+
+@needs_detector
+def test_small_faces_in_a_large_picture_are_found() -> None:
+    """Twenty faces an eleventh as high as a picture of 1,000 pixels: an eighth was the limit once, which found none."""
+    people = sample_identities(20, seed=5)
+    faces = draw_faces(people, np.zeros(20), np.zeros(20), size=160, nuisance_seeds=np.arange(20), disturb=False)
+    scene = np.full((1000, 1400, 3), 150, dtype=np.uint8)
+    for number, face in enumerate(faces):
+        row, column = 40 + 240 * (number // 5), 60 + 260 * (number % 5)
+        scene[row : row + 160, column : column + 160] = face
+    found = face_detector()(scene)
+    assert max(right - left for left, _, right, _ in found) < 1000 / 8
+    assert 18 <= len(found) <= 22
+    assert face_detector(smallest=200)(scene) == []
+    with pytest.raises(ValueError, match="smallest must be None or at least 24, got 10"):
+        face_detector(smallest=10)

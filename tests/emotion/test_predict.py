@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +31,8 @@ from adaptive_margin.emotion.predict import (
     predict,
     summary,
 )
+
+from ..datasets.videos import UNEVEN, damage_avi, jpeg, write
 
 HOW = Preprocessing(resize=48, size=40)
 NET = emotion_net("small").eval()
@@ -190,7 +196,7 @@ def test_sources(folder: Path, tmp_path: Path) -> None:
         Predictor(NET, HOW, margin=0)
     quiet = dict.fromkeys(["tell"], lambda line: None)
     first = predict(folder, predictor, folder / "out", **quiet)
-    again = predict(folder, predictor, folder / "out", **quiet)  # what was written is not read
+    again = predict(folder, predictor, folder / "out", overwrite=True, **quiet)  # what was written is not read
     assert first.pictures == again.pictures
 
 
@@ -293,6 +299,135 @@ def test_a_damaged_video(tmp_path: Path) -> None:
     assert "no frame of it can be decoded" in told[0]
 
 
+def test_a_damaged_frame_is_not_the_end(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    film = video(tmp_path / "film.avi", 6)
+    damage_avi(film, 4)
+    told: list[str] = []
+    outcome = predict(film, Predictor(NET, HOW), tmp_path / "out", tell=told.append)
+    rows = rows_of(tmp_path / "out")
+    assert [row["frame"] for row in rows] == ["1", "2", "3", "5", "6"]
+    assert [row["seconds"] for row in rows] == ["0.000", "0.080", "0.160", "0.320", "0.400"]
+    assert outcome.lost == {"film.avi": (4,)}
+    assert told == ["film.avi: frame 4 cannot be decoded, left out"]
+    assert "1 frames of 1 videos cannot be decoded" in summary(outcome)
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 6  # the third is shown on
+
+
+def test_a_video_of_variable_rate_keeps_its_length(tmp_path: Path) -> None:
+    """OpenCV takes the clock of its time stamps for its rate: 14 frames at 1000 a second."""
+    cv2 = pytest.importorskip("cv2")
+    film = write(tmp_path / "film.mkv", [jpeg(number) for number in range(1, 15)], UNEVEN)
+    predict(film, Predictor(NET, HOW), tmp_path / "out")
+    rows = rows_of(tmp_path / "out")
+    assert [row["frame"] for row in rows] == [str(number) for number in range(1, 15)]
+    assert [float(row["seconds"]) for row in rows] == [stamp / 1000 for stamp in UNEVEN]
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == 30
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == round(2.39 * 30)
+
+
+def test_what_is_there_already_is_kept(tmp_path: Path) -> None:
+    face, out = tmp_path / "face.jpg", tmp_path / "out"
+    Image.fromarray(picture()).save(face)
+    out.mkdir()
+    for name in ("predictions.csv", "face.jpg"):
+        (out / name).write_text("somebody's")
+        with pytest.raises(ValueError, match=rf"output must be a folder without files .*{name}; pass .*--overwrite"):
+            predict(face, Predictor(NET, HOW), out)
+        assert [path.read_text() for path in out.iterdir()] == ["somebody's"]
+        predict(face, Predictor(NET, HOW), out, overwrite=True)  # the remedy
+        assert rows_of(out)[0]["source"] == "face.jpg"
+        for path in out.iterdir():
+            path.unlink()
+
+
+def test_nothing_is_written_behind_a_link(tmp_path: Path) -> None:
+    source, out, other = tmp_path / "in", tmp_path / "out", tmp_path / "other"
+    for folder in (source / "below", out, other):
+        folder.mkdir(parents=True)
+    Image.fromarray(picture()).save(source / "below" / "face.jpg")
+    (out / "below").symlink_to(other)
+    with pytest.raises(ValueError, match=r"a folder without links to others .*below leads to .*other; remove the link"):
+        predict(source, Predictor(NET, HOW), out, overwrite=True)
+    (out / "below").unlink()
+    (other / "kept").write_text("kept")
+    (out / "below").mkdir()
+    for name in ("predictions.csv", "below/face.jpg"):
+        (out / name).symlink_to(other / "kept")
+    with pytest.raises(ValueError, match="--overwrite"):
+        predict(source, Predictor(NET, HOW), out)
+    predict(source, Predictor(NET, HOW), out, overwrite=True)
+    assert (other / "kept").read_text() == "kept"
+    assert not (out / "predictions.csv").is_symlink()
+    assert sorted(path.name for path in other.iterdir()) == ["kept"]
+
+
+def test_a_name_is_not_text(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8, a spreadsheet's formula, a terminal's command: each is written and ends nothing."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in (b"a.png", b"b\xff.png", b"=1+1.png", b"c\x1b[31m.png", b"d\n.png", "é.png".encode()):
+        with open(os.path.join(os.fsencode(source), name), "wb") as file:
+            Image.fromarray(picture()).save(file, "PNG")
+    (source / "broken\x1b[2J.png").write_bytes(b"")
+    told: list[str] = []
+    outcome = predict(source, Predictor(NET, HOW), tmp_path / "out", tell=told.append)
+    assert sorted(row["source"] for row in rows_of(tmp_path / "out")) == [
+        "./=1+1.png", "a.png", "b\\xff.png", "c\\x1b[31m.png", "d\\x0a.png", "é.png",
+    ]  # fmt: skip
+    assert outcome.pictures == 6
+    assert told[0].startswith("broken\\x1b[2J.png: undecodable")
+    assert "\x1b" not in summary(outcome) + str(outcome.unreadable)
+
+
+def test_every_ending_that_pillow_opens(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    names = ("a.jfif", "b.jpe", "c.ppm", "d.webp", "e.TIF", "f.jp2", "g.pgm", "h.tga")
+    kinds = {"jfif": "JPEG", "jpe": "JPEG", "TIF": "TIFF", "jp2": "JPEG2000", "pgm": "PPM"}
+    for name in names:
+        Image.fromarray(picture()).convert("L").save(source / name, kinds.get(name[2:]))
+    for name in ("x.heic", "y.HEIC", "z.txt", "none"):
+        (source / name).touch()
+    outcome = predict(source, Predictor(NET, HOW), tmp_path / "out")
+    assert outcome.pictures == len(names)
+    assert outcome.passed_over == {".heic": 2, "none": 1, ".txt": 1}
+    assert "4 other files passed over: 2 .heic, 1 without an ending, 1 .txt" in summary(outcome)
+    for name in names:
+        (source / name).unlink()
+    with pytest.raises(ValueError, match=r"with other files alone: 2 \.heic, .*convert them"):
+        predict(source, Predictor(NET, HOW), tmp_path / "again")
+
+
+def test_one_bomb_is_one_file(tmp_path: Path) -> None:
+    """30,000 × 30,000 and 13,000 × 13,000 pixels of one colour, a few kilobytes: refused before they are decoded."""
+    source = tmp_path / "in"
+    source.mkdir()
+    Image.fromarray(picture()).save(source / "face.png")
+    for name, side in (("one.png", 30_000), ("two.png", 13_000)):
+        bomb(source / name, side)
+    told: list[str] = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        outcome = predict(source, Predictor(NET, HOW), tmp_path / "out", tell=told.append)
+    assert outcome.pictures == 1
+    assert sorted(outcome.unreadable) == ["one.png", "two.png"]
+    assert "of at most 89,478,485 pixels, got 13000x13000; raise PIL.Image.MAX_IMAGE_PIXELS" in told[1]
+
+
+def bomb(path: Path, side: int) -> None:
+    """A PNG of ``side`` black bits squared."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zlib.compress(bytes((side // 8 + 1) * side), 1)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
 def test_what_is_drawn() -> None:
     grey = np.full((300, 400, 3), 128, dtype=np.uint8)
     one = annotated(grey, [Face((100, 120, 180, 200), 0.9, 0.0)])
@@ -342,7 +477,8 @@ def test_networks_from_a_file_a_folder_and_a_checkpoint(tmp_path: Path) -> None:
     path = Checkpoints(run / "checkpoints").save(7, {"job": {"net": dict(NET.state_dict())}})
     x = torch.randn(2, 3, 40, 40)
     save_model(tmp_path / "other" / "model.pt", NET, HOW)
-    for source in (run, path, tmp_path / "other", tmp_path / "other" / "model.pt"):
+    best = Checkpoints(run / "checkpoints").save_best(5, {"net": dict(NET.state_dict())}, 0.5)  # the job's state alone
+    for source in (run, path, best, tmp_path / "other", tmp_path / "other" / "model.pt"):
         net, how = load_network(source)
         assert not net.training
         assert (how.resize, how.size) == (48, 40)

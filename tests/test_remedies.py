@@ -1,0 +1,84 @@
+"""Every option that a message of the package tells a reader to pass is one that somebody can pass."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import adaptive_margin
+from adaptive_margin.dml.config import DMLConfig
+from adaptive_margin.emotion.config import EmotionConfig
+
+PACKAGE = Path(adaptive_margin.__file__).parent
+OTHERS_FLAGS = {"--nproc-per-node", "--porcelain", "--untracked-files"}  # torchrun's, git's
+OTHERS_PARAMETERS = {"power", "sparse"}  # of distances in pytorch-metric-learning, of torch's embeddings
+FILES = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+def messages() -> Iterator[tuple[str, str]]:
+    """File and text of every string but docstrings."""
+    for path, tree in FILES:
+        documented = {
+            id(node.body[0].value)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+            and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
+                yield path.relative_to(PACKAGE).as_posix(), node.value
+
+
+def flags() -> set[str]:
+    """The options of all command lines: those that are declared, and the fields of the trainers' configurations."""
+    declared = {
+        argument.value
+        for _, tree in FILES
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
+        for argument in node.args
+        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
+    }
+    fields = {field.name.replace("_", "-") for kind in (DMLConfig, EmotionConfig) for field in dataclasses.fields(kind)}
+    return declared | {f"--{name}" for name in fields} | {f"--no-{name}" for name in fields} | OTHERS_FLAGS | {"--help"}
+
+
+def parameters() -> set[str]:
+    """Names of what functions, methods and data classes take."""
+    found: set[str] = set()
+    for _, tree in FILES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.arguments):
+                found |= {each.arg for each in (*node.posonlyargs, *node.args, *node.kwonlyargs)}
+            elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+                found.add(node.target.id)
+    return found
+
+
+def test_every_flag_of_a_message_is_an_option() -> None:
+    known, unknown = flags(), []
+    mentioned = 0
+    for file, text in messages():
+        for flag in re.findall(r"(?<![\w(-])--[a-z][a-z-]+(?![\w:-])", text):  # not CSS
+            mentioned += 1
+            if flag not in known:
+                unknown.append(f"{file}: {flag}")
+    assert mentioned > 50
+    assert unknown == []
+
+
+def test_every_keyword_of_a_message_is_a_parameter() -> None:
+    known, unknown = parameters() | OTHERS_PARAMETERS, []
+    mentioned = 0
+    for file, text in messages():
+        for name in re.findall(r"(?<![\w.])([a-z][a-z_]+)=(?!=)(?=[\s,;:.)]|\w|$)", text):
+            if " " in text:  # not HTML or a format
+                mentioned += 1
+                if name not in known:
+                    unknown.append(f"{file}: {name}= in {text[:80]!r}")
+    assert mentioned > 10
+    assert unknown == []
