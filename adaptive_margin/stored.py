@@ -1,8 +1,8 @@
 """Files that know what they hold: each kind is written in one way, with a digest inside, and read in one way.
 
-JSON has the digest of its content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it behind everything else, as
-the comment that the zip format allows there, so that ``torch.load`` and ``numpy.load`` read them as they read any other.
-All of them appear whole or not at all. What was written before there were digests is read as it is.
+JSON has the digest of its content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it behind everything else,
+as the comment that the zip format allows there: ``torch.load`` and ``numpy.load`` read them as they read any other. All
+of them appear whole or not at all. What was written before there were digests is read as it is.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
 from .drawn_video import evaluate_drawn_video
 from .evaluation import Evaluation, evaluate, write_evaluation
-from .model_file import Preprocessing, save_model
+from .model_file import Preprocessing, description, save_model
 from .nets import EmotionNet, build_encoder, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
 
@@ -101,6 +101,11 @@ class EmotionJob:
         )
         self._reader: Iterator[Batch] = iter(())
         self._next_step = -1
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures become the network's input."""
+        return Preprocessing(resize=self.config.resize, size=self.config.size)
 
     @property
     def waited(self) -> float:
@@ -182,10 +187,11 @@ class EmotionJob:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, the critic's multiplier and margin, and the scaler."""
+        """Networks, optimisers, the critic's multiplier and margin, the scaler, and what network it is."""
         iteration = self.iteration
         modules = {"net": iteration.net, "critic": iteration.critic, "grouper": iteration.grouper}
         state = {name: dict(module.state_dict()) for name, module in modules.items() if module is not None}
+        state["model"] = description(iteration.net, self.preprocessing)
         for name, optimizer in self._own_optimizers().items():
             state[name] = optimizer.state_dict()
         if iteration.scaler is not None:
@@ -354,8 +360,7 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
         result: dict[str, Any] = {}
         if world.is_main:
-            preprocessing = Preprocessing(resize=config.resize, size=config.size)
-            save_model(folder.path / "model.pt", net, preprocessing, config=config.plain())
+            save_model(folder.path / "model.pt", net, job.preprocessing, config=config.plain())
             extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
             shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
             if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
