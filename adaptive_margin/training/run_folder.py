@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ..atomic import FULL, DiskSpaceError, remove_temporaries, write_atomically
+from ..stored import write_json
 from .checkpoints import Checkpoints
 from .config_files import MISSING_EXTRA, flat, to_yaml
 from .world import World
@@ -224,7 +225,7 @@ class RunFolder:
             first = json.loads(history.read_text(encoding="utf-8"))
             here = {**first, "resumed": [*first.get("resumed", []), here]}
         self.write("config.yaml", to_yaml(config))  # first: a folder that has it is a run, whatever else it lacks
-        self.write("environment.json", json.dumps(here, indent=2) + "\n")
+        write_json(self.path / "environment.json", here, indent=2)
 
     def _check_same(self, config: Any, may_change: Collection[str]) -> None:
         import yaml
