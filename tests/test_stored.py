@@ -28,7 +28,13 @@ from adaptive_margin.stored import (
 )
 
 WEIGHTS = torch.randn(40, 40, generator=torch.Generator().manual_seed(0))
-VALUES: dict[str, Any] = {"figure": 0.1 + 0.2, "name": "Zoë \udc80", "nothing": None, "rows": [1, [2.5]], "infinite": 1e400}
+VALUES: dict[str, Any] = {
+    "figure": 0.1 + 0.2,
+    "name": "Zoë \udc80",
+    "nothing": None,
+    "rows": [1, [2.5]],
+    "infinite": 1e400,
+}
 KINDS: dict[str, tuple[Callable[[Path], None], Callable[[Path], dict[str, Any]]]] = {
     "tensors": (lambda path: write_atomically(path, tensors({"weight": WEIGHTS, "step": 3})), read_tensors),
     "arrays": (lambda path: write_arrays(path, {"weight": WEIGHTS.numpy(), "word": np.array("ja")}), read_arrays),

@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 
 from ..functional.checks import problem
+from .checkpoints import CheckpointError
 from .progress import Progress
 from .randomness import random_states, restore_random_states
 from .run_folder import RunFolder, RunFolderError
 from .world import World
+
+SAVED = ("random", "window", "seconds", "metrics", "best", "best_step")
+"""What a checkpoint holds beside the job."""
 
 
 class Job(Protocol):
@@ -151,7 +155,7 @@ def train(
         if world.is_main:
             print(f"{folder.path}: all {steps:,} steps were done before; nothing to do", file=sys.stderr)
         return run.summary()
-    folder.resume_at(run.done)
+    folder.resume_at(run.done, run.rows)
 
     with _signals(world) as stop, Progress(steps, run.done, world=world) as progress:
         while run.done < steps:
@@ -229,6 +233,7 @@ class _Run:
     metrics: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     best_step: int | None = None
+    rows: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -240,11 +245,15 @@ class _Run:
         if found is None:
             return
         self.done, state = found
+        if lacking := [name for name in ("job", *SAVED) if name not in state]:
+            what = f"the checkpoint of step {self.done:,} in {self.folder.path} is of another trainer"
+            raise CheckpointError(f"{what}: it lacks {', '.join(lacking)}; choose another folder")
         self.resumed_from = self.done
         self.job.load_state_dict(state["job"])
         self.window.load_state_dict(state["window"])
         self.seconds_before, self.metrics = state["seconds"], state["metrics"]
         self.best, self.best_step = state["best"], state["best_step"]
+        self.rows = state.get("rows")  # which older ones do not say
         if self.world.rank < len(state["random"]):
             restore_random_states(state["random"][self.world.rank])
         self.began = time.perf_counter()
@@ -309,6 +318,7 @@ class _Run:
                 "metrics": self.metrics,
                 "best": self.best,
                 "best_step": self.best_step,
+                "rows": self.folder.rows,
             }
             self.folder.checkpoints.save(self.done, state)
 
