@@ -34,7 +34,7 @@ from .steps import Iteration, Optimizers, StepOptions
 SEEN_ROWS = 2_000
 """Training pictures on which identity leakage of people it knows is measured."""
 
-MAY_CHANGE = ("output", "cache", "root", "device", "iterations", "keep")
+MAY_CHANGE: tuple[str, ...] = ("output", "cache", "root", "device", "iterations", "keep")
 MAY_CHANGE += ("evaluate_every", "checkpoint_every", "log_every")
 """Options that may differ when a run goes on: its length, which network is kept of it, and what does not bear on the
 weights. Another ``root`` must hold the same data: see :func:`check_same_data`."""

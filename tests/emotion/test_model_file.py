@@ -73,7 +73,7 @@ def test_it_says_where_it_comes_from_in_plain_values(tmp_path: Path) -> None:
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
     torch.save({"state": {}}, tmp_path / "checkpoint.pt")
-    with pytest.raises(ValueError, match="which holds no network of valence and arousal; pass the model.pt"):
+    with pytest.raises(ValueError, match=r"which holds no network of valence and arousal; pass the model\.pt"):
         load_model(tmp_path / "checkpoint.pt")
     (tmp_path / "text.pt").write_text("hello")
     with pytest.raises(ValueError, match=r"text.pt is damaged, or holds more than .*; pass the model.pt of a run"):
@@ -153,13 +153,11 @@ def flip(path: Path, place: int) -> None:
 @pytest.mark.parametrize("name", ["model.pt", "best", "step"])
 def test_no_flipped_bit_gives_other_weights(run: Path, name: str) -> None:
     path = run / name if name == "model.pt" else next((run / "checkpoints").glob(f"{name}-*"))
-    expected, bits, draw = answer(path), 8 * path.stat().st_size, random.Random(2)
-    for place in {draw.randrange(bits) for _ in range(40)}:
+    bits, draw = 8 * path.stat().st_size, random.Random(2)
+    for place in {draw.randrange(bits - 8 * 100) for _ in range(40)}:  # before the digest and its mark
         flip(path, place)
-        try:
-            assert torch.equal(answer(path), expected)  # where the bit was of the word before the digest
-        except DamagedFileError as error:
-            assert path.name in str(error)
+        with pytest.raises(DamagedFileError, match=path.name):
+            load_network(path)
         flip(path, place)
     flip(path, bits // 2)
     with pytest.raises(DamagedFileError, match=f"{path.name} is damaged: its .* do not have the checksum .*; pass"):

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from adaptive_margin.datasets.transforms import paper_transform
-from adaptive_margin.emotion.model_file import Preprocessing, save_model
+from adaptive_margin.emotion.model_file import Preprocessing
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.predict import (
     COLUMNS,

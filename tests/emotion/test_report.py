@@ -295,7 +295,7 @@ def test_nothing_in_a_run_becomes_markup(place: Path, tmp_path: Path) -> None:
     result["test"] |= {"identity": HOSTILE, "interval_by": HOSTILE}
     write_json(place / "result.json", result | {"arm": HOSTILE, "independent": HOSTILE})
     config = yaml.safe_load((place / "config.yaml").read_text())
-    config |= {name: HOSTILE for name in ("dataset", "encoder", "margin", "seed", HOSTILE)}
+    config |= dict.fromkeys(("dataset", "encoder", "margin", "seed", HOSTILE), HOSTILE)
     (place / "config.yaml").write_text(yaml.safe_dump(config))
     names = ("device", "platform", "threads", "cuda", "started", "commit")
     here = read_json(place / "environment.json") | dict.fromkeys(names, HOSTILE) | {"command": [HOSTILE]}
