@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from adaptive_margin.dml import datasets
+from adaptive_margin.stored import read_json, write_json
 
 from . import stand_ins
 
@@ -158,10 +159,10 @@ def test_the_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     assert {row["margin"] for row in rows if row["arm"] == "tuned" and row["loss"] == "vdm"} == {best["margin"]}
     for number, loss in enumerate(("contrastive", "vdm")):  # runs of other commits, with the units left to the library
         file = tmp_path / "digits" / loss / "chernoff" / "seed-1" / "result.json"
-        result = json.loads(file.read_text())
+        result = read_json(file)
         result["config"]["units"] = "default"
         result["environment"]["commit"] = f"{number}" * 40
-        file.write_text(json.dumps(result))
+        write_json(file, result)
     before = {row["commit"] for row in rows}
     document = dml_grid.merged(tmp_path)
     found = {row["commit"]: row for row in document["runs"] if row.get("commit") not in (*before, None)}
