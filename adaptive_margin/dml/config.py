@@ -97,7 +97,7 @@ class DMLConfig:
         channels_last: memory layout that convolutions like.
         checkpoint_every: steps between checkpoints; 0 makes it an epoch.
         measure: measure the test classes at the end; tuning leaves them alone.
-        keep_embeddings: keep the test embeddings, for the report's examples and map.
+        keep_embeddings: keep the test embeddings and some small pictures, for the report's examples and map.
     """
 
     root: Path | None = None
