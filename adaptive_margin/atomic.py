@@ -5,10 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import secrets
+import sys
 from pathlib import Path
+from typing import BinaryIO
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """What the system says where no more bytes can be written: the disk, a quota, or the largest file allowed."""
+TEMPORARY = re.compile(r"\.unfinished-[0-9a-f]{16}")
+"""Name of a file that is being written, or was when its process was killed; nobody else's files have such names."""
 
 
 class DiskSpaceError(OSError):
@@ -33,8 +39,10 @@ class DiskSpaceError(OSError):
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
     """Writes a file so that at any moment the old content or the new one is there, whole, also after a power cut.
 
-    The bytes go into a temporary file beside it, ``.NAME.PID.tmp``, and to the disk; then it takes the name, and the
-    folder goes to the disk. If anything fails, the temporary file is removed.
+    The bytes go into a new file beside it, ``.unfinished-RANDOM``, and to the disk; then it takes the name, and the
+    folder goes to the disk. If anything fails, that file is removed. Other writers of the same name, in this process or
+    on another machine, have files of their own, each locked as long as it is written, so that
+    :func:`remove_temporaries` leaves it alone.
 
     Args:
         path: the file; its folder has to exist.
@@ -44,18 +52,23 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         DiskSpaceError: the disk, a quota or the process's limit is exhausted.
         OSError: anything else that the system refuses; it names the file.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary: Path | None = None
     try:
-        with open(temporary, "wb") as file:
+        temporary, file = _new(path)
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+            if sys.platform != "win32":  # which lets nobody rename an open file
+                os.replace(temporary, path)
+        if sys.platform == "win32":
+            os.replace(temporary, path)
         flush_folder(path.parent)
     except BaseException as error:
         free = _free(path.parent)  # before the removal, which would hide what was wrong
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.errno in FULL:
             raise DiskSpaceError(path, memoryview(data).nbytes, free, error.errno) from error
         raise
@@ -75,10 +88,45 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def temporaries(folder: Path) -> list[Path]:
+    """Files in a folder that :func:`write_atomically` is writing, or was when its process was killed."""
+    return [path for path in folder.glob(".unfinished-*") if TEMPORARY.fullmatch(path.name)]
+
+
 def remove_temporaries(folder: Path) -> None:
-    """Removes what a killed process left behind while it wrote."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    """Removes what killed processes left behind while they wrote; not what somebody is writing now."""
+    for leftover in temporaries(folder):
+        with contextlib.suppress(OSError):  # it is gone, or Windows keeps it for its writer
+            descriptor = os.open(leftover, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                if _lock(descriptor, wait=False):
+                    leftover.unlink()
+            finally:
+                os.close(descriptor)
+
+
+def _new(path: Path) -> tuple[Path, BinaryIO]:
+    """A file that was not there before, beside ``path``, open and locked; what lies or links there is never opened."""
+    while True:
+        temporary = path.with_name(f".unfinished-{secrets.token_hex(8)}")
+        file = open(temporary, "xb")  # noqa: SIM115 - the caller closes it
+        _lock(file.fileno(), wait=True)
+        if os.fstat(file.fileno()).st_nlink:
+            return temporary, file
+        file.close()  # taken for a killed process's before it was locked
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    """Locks an open file until it is closed or its process dies; False where another has it, or nothing can lock."""
+    if sys.platform == "win32":
+        return wait
+    import fcntl
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))  # of the open file, not of the process
+    except OSError:  # held, or a file system without locks: there nothing is removed
+        return False
+    return True
 
 
 def _free(folder: Path) -> int | None:

@@ -132,7 +132,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
 
 def _export(options: argparse.Namespace) -> int:
     from .emotion.export_onnx import export_onnx
-    from .emotion.predict import load_network
+    from .emotion.model_file import load_network
 
     net, preprocessing = load_network(options.checkpoint)
     worst = export_onnx(net, preprocessing, options.output, tolerance=options.tolerance)

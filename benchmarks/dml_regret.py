@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from adaptive_margin.dml.comparison import Comparison, holm, paired
-from adaptive_margin.dml.recipe import named
+from adaptive_margin.dml.results import named
 from adaptive_margin.metrics.student import student_interval
 
 if TYPE_CHECKING:

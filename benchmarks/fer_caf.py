@@ -39,6 +39,7 @@ from tqdm import tqdm
 
 from adaptive_margin.emotion.config import DATASETS, PRESETS, EmotionConfig, preset_for
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, load_data
+from adaptive_margin.emotion.evaluation import read_result
 from adaptive_margin.emotion.nets import build_encoder
 from adaptive_margin.emotion.report import write_report
 from adaptive_margin.emotion.runs import (
@@ -200,8 +201,11 @@ def train_one(config: EmotionConfig) -> str:
 
 def is_done(config: EmotionConfig) -> bool:
     folder = Path(config.output)
-    there = (folder / "result.json").is_file() and (folder / "config.yaml").is_file()
-    return there and (folder / "config.yaml").read_text(encoding="utf-8") == to_yaml(config)
+    try:
+        result, options = read_result(folder), (folder / "config.yaml").read_text(encoding="utf-8")
+    except (OSError, ValueError):  # it is not there, or damaged: the run goes on to its end again
+        return False
+    return bool(result) and options == to_yaml(config)
 
 
 def steps_done(config: EmotionConfig) -> int:

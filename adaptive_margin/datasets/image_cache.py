@@ -8,6 +8,9 @@ Building survives what goes wrong. It writes ``images.partial`` and, after each 
 checksum to ``progress.jsonl``; a build that was killed goes on after the last block whose checksum holds. A lock that
 the operating system releases with the process keeps a second build waiting for the first. The space is reserved before
 the first image is decoded. Only when all is written and synchronised are the two files renamed, ``index.json`` last.
+
+Whoever opens a cache reads all of it once and compares checksums: a damaged one becomes an unfinished one, and only the
+blocks that changed are decoded again.
 """
 
 from __future__ import annotations
@@ -21,7 +24,7 @@ import os
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import RawIOBase
@@ -35,6 +38,7 @@ from filelock import FileLock
 
 from ..atomic import write_atomically
 from ..functional.checks import problem
+from ..stored import DamagedFileError, read_json, write_json
 from .errors import CacheSpaceError, ImageError
 from .images import Progress, check_decoder, enforce, read_face
 from .records import Integers, Records
@@ -142,17 +146,6 @@ class ImageCache:
         """Length of the image file."""
         return (self.folder / "images.u8").stat().st_size
 
-    def damaged(self, progress: Progress | None = None) -> list[int]:
-        """Reads the whole file and compares checksums: the first slot of each block that changed since the build."""
-        checksums = json.loads((self.folder / "index.json").read_text())["checksums"]
-        found = []
-        for number, checksum in enumerate(checksums):
-            if zlib.crc32(self.images[number * BLOCK : (number + 1) * BLOCK].tobytes()) != checksum:
-                found.append(number * BLOCK)
-            if progress is not None:
-                progress(number + 1, len(checksums))
-        return found
-
     @classmethod
     def open(
         cls,
@@ -165,10 +158,11 @@ class ImageCache:
         workers: int | None = None,
         progress: Progress | None = None,
     ) -> ImageCache:
-        """The cache of these images below ``folder``, built now if it is not there.
+        """The cache of these images below ``folder``, built now if it is not there, verified if it is.
 
         Each face is cut out, brought to ``size`` pixels on its shorter side, and of that the central square is
-        kept. Calls from several processes are safe: one builds, the others wait for it.
+        kept. Calls from several processes are safe: one builds, the others wait for it. Verifying reads the whole file,
+        as fast as the disk gives it; what is damaged is decoded again.
 
         Args:
             records: the rows; their images are cached in this order.
@@ -177,13 +171,16 @@ class ImageCache:
             skip_unreadable: how many images may be missing or damaged: a number, or a share of the rows. They
                 are left out of :attr:`records` and named in :attr:`unreadable`.
             exif: turn images as their EXIF orientation says.
-            workers: decoding threads; as many as there are processors unless given.
+            workers: threads that decode and verify; as many as there are processors unless given.
             progress: called with (images done, of how many) after each block.
 
         Raises:
             ValueError: no records, or a size below 1.
             UnreadableError: more images are unreadable than allowed. What was decoded is kept for the next call.
             CacheSpaceError: the disk is too small or fills up; nothing is left there.
+
+        Warns:
+            RuntimeWarning: the cache was damaged.
         """
         if not len(records):
             raise ValueError(problem("records", "at least one row", "none", "look at the loader's report"))
@@ -194,13 +191,13 @@ class ImageCache:
         parent.mkdir(parents=True, exist_ok=True)
         key = cache_key(records, size, exif)
         place = parent / f"fer-{key[:24]}"
-        index = _complete(place, key, len(records), size)
+        threads = workers or os.cpu_count() or 1
+        index = _complete(place, key, len(records), size, threads)
         if index is None:
             with FileLock(parent / f"fer-{key[:24]}.lock"):
-                index = _complete(place, key, len(records), size)  # another process may have built it meanwhile
+                index = _complete(place, key, len(records), size, threads)  # another may have built it meanwhile
                 if index is None:
-                    build = _Build(place, key, records, size, exif)
-                    index = build.run(workers or os.cpu_count() or 1, skip_unreadable, progress)
+                    index = _Build(place, key, records, size, exif).run(threads, skip_unreadable, progress)
         bad = {int(row): str(why) for row, why in index["unreadable"]}
         unreadable = {records.key[row]: why for row, why in bad.items()}
         enforce(unreadable, len(records), skip_unreadable, records.dataset)
@@ -209,21 +206,53 @@ class ImageCache:
         return cls(place, kept, size, good, unreadable)
 
 
-def _complete(place: Path, key: str, rows: int, size: int) -> dict[str, Any] | None:
-    """The index of a finished cache, or ``None`` where there is none that can be used."""
+def _complete(place: Path, key: str, rows: int, size: int, threads: int) -> dict[str, Any] | None:
+    """The index of a finished cache that holds what was put there; ``None`` where there is none that can be used."""
+    images = place / "images.u8"
     try:
-        index: dict[str, Any] = json.loads((place / "index.json").read_text())
-        expected, found = rows * size * size * 3, (place / "images.u8").stat().st_size
-        good = index["key"] == key and index["rows"] == rows and index["size"] == size
-        if good and found == expected:
-            return index
-        why = f"images.u8 has {found:,} bytes, not {expected:,}" if good else "index.json belongs to another cache"
+        index = read_json(place / "index.json")
+        expected, found = rows * size * size * 3, images.stat().st_size
+        if not (index["key"] == key and index["rows"] == rows and index["size"] == size):
+            why = "index.json belongs to another cache"
+        elif found != expected:
+            why = f"images.u8 has {found:,} bytes, not {expected:,}"
+        else:
+            blocks = _blocks(index)
+            with ThreadPoolExecutor(max_workers=threads) as pool:
+                wrong = sum(pool.map(lambda block: not _holds(images, block, expected, size), blocks))
+            if not wrong:
+                return index
+            why = f"{wrong:,} of {len(blocks):,} blocks of images.u8 do not have their checksums"
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except DamagedFileError as error:
+        why = f"index.json {error.why}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"index.json cannot be read: {error}"
-    warnings.warn(f"the image cache {place} is damaged ({why}) and is built again", RuntimeWarning, stacklevel=3)
+    warnings.warn(f"the image cache {place} is damaged ({why}); that is built again", RuntimeWarning, stacklevel=3)
     return None
+
+
+def _blocks(index: Mapping[str, Any]) -> list[_Block]:
+    """The blocks that an index knows."""
+    rows: dict[int, list[tuple[int, str]]] = {}
+    for row, why in index["unreadable"]:
+        rows.setdefault(int(row) // BLOCK, []).append((int(row), str(why)))
+    sums = [int(checksum) for checksum in index["checksums"]]
+    if len(sums) != -(-int(index["rows"]) // BLOCK):
+        raise ValueError(f"{len(sums)} checksums of {index['rows']} rows")
+    return [_Block(number * BLOCK, checksum, tuple(rows.get(number, ()))) for number, checksum in enumerate(sums)]
+
+
+def _holds(images: Path, block: _Block, total: int, size: int) -> bool:
+    """Whether a file of ``total`` bytes has a block as it was written; not where the disk cannot read it."""
+    offset = block.first * size * size * 3
+    try:
+        with open(images, "rb", buffering=0) as file:
+            data = _read(file, min(BLOCK * size * size * 3, total - offset), offset)
+    except OSError:
+        return False
+    return zlib.crc32(data) == block.checksum
 
 
 class _Build:
@@ -238,44 +267,60 @@ class _Build:
     def run(self, workers: int, skip_unreadable: int | float, progress: Progress | None) -> dict[str, Any]:
         """Decodes what is still missing and returns the index of the finished cache."""
         self.place.mkdir(exist_ok=True)
-        (self.place / "index.json").unlink(missing_ok=True)  # of a damaged cache
-        (self.place / "images.u8").unlink(missing_ok=True)
-        with self._space(), open(self.partial, "r+b" if self.partial.exists() else "w+b", buffering=0) as images:
-            self._reserve(images.fileno())
-            blocks = self._done(images)
-            with open(self.log, "wb") as log, ThreadPoolExecutor(max_workers=workers) as pool:
-                for block in blocks:
-                    log.write(block.line())
-                log.flush()
-                os.fsync(log.fileno())
-                found = [item for block in blocks for item in block.unreadable]
-                for first in range(len(blocks) * BLOCK, len(self.records), BLOCK):
-                    if progress is not None:
-                        progress(first, len(self.records))
-                    block = self._decode(first, pool, images)
-                    log.write(block.line())
+        with self._space():
+            self._take_back()
+            with open(self.partial, "r+b" if self.partial.exists() else "w+b", buffering=0) as images:
+                self._reserve(images.fileno())
+                blocks = self._done()
+                with open(self.log, "wb") as log, ThreadPoolExecutor(max_workers=workers) as pool:
+                    for block in blocks.values():
+                        log.write(block.line())
                     log.flush()
                     os.fsync(log.fileno())
-                    blocks.append(block)
-                    if block.unreadable:
-                        found += block.unreadable
-                        named = {self.records.key[row]: why for row, why in found}
-                        enforce(named, len(self.records), skip_unreadable, self.records.dataset)
-            os.fsync(images.fileno())
+                    for first in range(0, len(self.records), BLOCK):
+                        if first in blocks:
+                            continue
+                        if progress is not None:
+                            progress(first, len(self.records))
+                        block = self._decode(first, pool, images)
+                        log.write(block.line())
+                        log.flush()
+                        os.fsync(log.fileno())
+                        blocks[first] = block
+                        if block.unreadable:
+                            named = {self.records.key[row]: why for row, why in self._unreadable(blocks)}
+                            enforce(named, len(self.records), skip_unreadable, self.records.dataset)
+                os.fsync(images.fileno())
             index = {
                 "format": FORMAT,
                 "key": self.key,
                 "dataset": self.records.dataset,
                 "rows": len(self.records),
                 "size": self.size,
-                "unreadable": found,
-                "checksums": [block.checksum for block in blocks],
+                "unreadable": self._unreadable(blocks),
+                "checksums": [blocks[first].checksum for first in sorted(blocks)],
                 "pillow": PIL.__version__,
             }
             self._finish(index)
         if progress is not None:
             progress(len(self.records), len(self.records))
         return index
+
+    def _take_back(self) -> None:
+        """Makes of a damaged cache an unfinished one, whose blocks are kept as far as they have their checksums."""
+        index, images = self.place / "index.json", self.place / "images.u8"
+        if images.exists():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+                content = read_json(index)
+                if content["key"] == self.key:
+                    write_atomically(self.log, b"".join(block.line() for block in _blocks(content)))
+        index.unlink(missing_ok=True)
+        if images.exists():
+            os.replace(images, self.partial)
+
+    @staticmethod
+    def _unreadable(blocks: Mapping[int, _Block]) -> list[tuple[int, str]]:
+        return [item for first in sorted(blocks) for item in blocks[first].unreadable]
 
     @contextlib.contextmanager
     def _space(self) -> Iterator[None]:
@@ -303,9 +348,9 @@ class _Build:
                     raise
         os.ftruncate(file, self.total)
 
-    def _done(self, file: RawIOBase) -> list[_Block]:
-        """The blocks that an interrupted build left, up to the first whose bytes are not what was logged."""
-        blocks: list[_Block] = []
+    def _done(self) -> dict[int, _Block]:
+        """The blocks, by their first row, that an interrupted build left and whose bytes are what was logged."""
+        blocks: dict[int, _Block] = {}
         try:
             lines = self.log.read_bytes().splitlines(keepends=True)
         except FileNotFoundError:
@@ -315,13 +360,10 @@ class _Build:
                 block = _Block.parse(line)
             except (ValueError, TypeError):
                 break  # the line that was being written
-            first = len(blocks) * BLOCK
-            length = min(BLOCK, len(self.records) - first) * self.image_bytes
-            if not line.endswith(b"\n") or block.first != first or length <= 0:
+            if not line.endswith(b"\n") or block.first % BLOCK or not 0 <= block.first < len(self.records):
                 break
-            if zlib.crc32(_read(file, length, first * self.image_bytes)) != block.checksum:
-                break
-            blocks.append(block)
+            if _holds(self.partial, block, self.total, self.size):
+                blocks[block.first] = block
         return blocks
 
     def _decode(self, first: int, pool: ThreadPoolExecutor, file: RawIOBase) -> _Block:
@@ -349,7 +391,7 @@ class _Build:
     def _finish(self, index: dict[str, Any]) -> None:
         """Makes the cache visible: the images first, the index last."""
         os.replace(self.partial, self.place / "images.u8")
-        write_atomically(self.place / "index.json", json.dumps(index).encode())
+        write_json(self.place / "index.json", index)
         self.log.unlink()
 
 

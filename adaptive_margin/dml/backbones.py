@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from ..datasets.errors import FetchError
 from ..datasets.transforms import FromImageNet
 from ..functional.checks import problem
+from ..stored import read_tensors
 from .config import Backbone
 
 
@@ -172,7 +172,7 @@ def _load(network: nn.Module, path: Path) -> str:
     if not path.is_file():
         raise ValueError(problem("weights", "'torchvision', 'none' or a file", path, "see where the file lies"))
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
         state = state.get("state_dict", state)
         unknown = network.load_state_dict(state, strict=False)
     except Exception as error:  # zipfile, pickle and torch each raise their own

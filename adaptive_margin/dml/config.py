@@ -28,6 +28,8 @@ LossName = Literal[
     "dynamic-soft-margin",
     "auto-margin",
 ]
+OF_PROXIES = ("cosface", "arcface", "proxy-anchor", "soft-triple")
+"""Losses that compare images with learned vectors of classes, and not with each other."""
 Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
 ONLY_SIZE = {"small": 16, "vit-small": 224}
 """What these backbones must be given, pixels."""
@@ -74,7 +76,7 @@ class DMLConfig:
         size: side of what the network sees, pixels.
         flip: probability of mirroring in training.
         classes: in a batch.
-        per_class: images of each.
+        per_class: images of each; at least 2 where the loss compares images with each other.
         epochs: how often the training images pass, or how many rounds of ``steps_per_epoch``.
         steps_per_epoch: None makes it training images over batch.
         optimizer: of everything but the learned boundaries.
@@ -102,7 +104,7 @@ class DMLConfig:
         channels_last: memory layout that convolutions like.
         checkpoint_every: steps between checkpoints; 0 makes it an epoch.
         measure: measure the test classes at the end; tuning leaves them alone.
-        keep_embeddings: keep the test embeddings, for the report's examples and map.
+        keep_embeddings: keep the test embeddings and some small pictures, for the report's examples and map.
     """
 
     root: Path | None = None
@@ -171,6 +173,9 @@ class DMLConfig:
                 raise ValueError(problem(name, "at least 1", getattr(self, name), "see --help"))
         if self.classes < 2:
             raise ValueError(problem("classes", "at least 2", self.classes, "negatives come from other classes"))
+        if self.per_class < 2 and self.loss not in OF_PROXIES:
+            remedy = "a batch without two images of a class has no positive pair, and its loss teaches nothing"
+            raise ValueError(problem("per_class", f"at least 2 for {self.loss}", self.per_class, remedy))
         if not 0 < self.size <= self.resize:
             raise ValueError(problem("size", f"from 1 to resize ({self.resize})", self.size, "224 of 256 is usual"))
         if self.backbone in ONLY_SIZE and self.size != ONLY_SIZE[self.backbone]:

@@ -12,9 +12,8 @@ from ..functional.checks import problem
 from ..training import World
 from .config import DMLConfig
 from .labelled_images import LabelledImages
+from .results import named
 from .trainer import run
-
-NAMES = {"r_precision": "R-Precision", "mean_average_precision_at_r": "MAP@R"}
 
 
 def required_root(config: DMLConfig, layout: str) -> Path:
@@ -68,13 +67,3 @@ def said(result: Mapping[str, Any]) -> str:
             figures = ", ".join(f"{named(name)} {100 * value:.1f}" for name, value in result[key].items())
             lines.append(f"{what}, per cent: {figures}")
     return "\n".join(lines)
-
-
-def named(metric: str) -> str:
-    """How a figure is called in tables.
-
-    Example:
-        >>> named("recall_at_10"), named("NMI")
-        ('Recall@10', 'NMI')
-    """
-    return NAMES.get(metric, metric.replace("recall_at_", "Recall@"))

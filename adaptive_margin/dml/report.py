@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import html
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..atomic import write_atomically
 from ..functional.checks import problem
-from .config import DMLConfig
-from .datasets import load_cars, load_class_folders, load_cub, load_sop
-from .embedded import digits, fonts
-from .labelled_images import Bytes, LabelledImages
-from .omniglot import omniglot
-from .recipe import named
-from .results import Row, arms_of, by_seed, caution, compare, losses_of, read_runs, spread, standard_pairs, weights_of
-from .trainer import load_embeddings, load_pixels
+from ..stored import DamagedFileError
+from .labelled_images import Bytes
+from .results import (
+    Row,
+    arms_of,
+    by_seed,
+    caution,
+    compare,
+    losses_of,
+    named,
+    read_runs,
+    spread,
+    standard_pairs,
+    weights_of,
+)
+from .trainer import read_embeddings
 
 METRICS = ("recall_at_1", "mean_average_precision_at_r")
 COLOURS = ("#33518c", "#c0562d", "#3d8361", "#8a4a9e", "#a58a17", "#4a9bb0", "#b03a5b", "#6b6b6b")
 SHOWN = 8
-"""Lines in one panel and examples of a network, at most."""
+"""Lines in one panel, at most."""
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2230; --soft: #5d6577; --line: #dfe3ea; --good: #1d7a4c; --bad: #b3342d; }
@@ -74,6 +82,9 @@ def chosen_metrics(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]
 def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS) -> list[Row]:
     """Writes the page of the runs below ``folder``; returns their rows.
 
+    It is made of what lies in the run folders alone: paths that a run names are not followed. Nothing that a run says
+    becomes markup.
+
     Args:
         folder: of runs.
         page: file to write.
@@ -104,7 +115,7 @@ def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS) -> 
     title = f"<title>Metric learning on {html.escape(', '.join(sets))}</title>"
     head = f'<!doctype html>\n<html lang="en"><head>{head}{title}<style>{STYLE}</style></head>'
     text = f"{head}\n<body>\n{body}\n</body></html>\n"
-    page.write_text(text, encoding="utf-8")
+    write_atomically(page, text.encode("utf-8", "backslashreplace"))
     return rows
 
 
@@ -126,7 +137,7 @@ def _introduction(rows: Sequence[Row]) -> str:
 
 def _table(rows: Sequence[Row], data: str, metric: str) -> str:
     arms = arms_of(rows, data)
-    lines = [f"<h3>{named(metric)}</h3><div class='wide'><table><tr><th>loss</th>"]
+    lines = [f"<h3>{html.escape(named(metric))}</h3><div class='wide'><table><tr><th>loss</th>"]
     lines += [f"<th>{html.escape(arm)}</th>" for arm in arms] + ["</tr>"]
     for loss in losses_of(rows, data):
         cells = "".join(f"<td>{spread(by_seed(rows, data, loss, arm, metric).values())}</td>" for arm in arms)
@@ -144,7 +155,8 @@ def _comparisons(rows: Sequence[Row], metric: str) -> str:
     head = (
         "<th class='words'>loss</th><th class='words'>arm</th><th class='words'>against</th><th>difference [95 %]</th>"
     )
-    lines = [f"<h2>Paired differences in {named(metric)}</h2><p class='note'>{html.escape(caution(len(made)))}</p>"]
+    title = html.escape(named(metric))
+    lines = [f"<h2>Paired differences in {title}</h2><p class='note'>{html.escape(caution(len(made)))}</p>"]
     head = f"<th>data</th>{head}<th>n</th><th class='words'>verdict</th><th>Holm's p</th>"
     lines += [f"<div class='wide'><table><tr>{head}</tr>"]
     for (data, loss, arm, baseline), comparison, p in made:
@@ -203,9 +215,16 @@ def _recalls(rows: Sequence[Row], data: str) -> str:
 
 def _pictures(rows: Sequence[Row], data: str) -> str:
     """Queries with their nearest images, and a map, of the networks whose embeddings were kept."""
-    kept = [row for row in rows if row["data"] == data and row.get("folder") and _embeddings(row).exists()]
+    kept, damaged = [], []
+    for row in rows:
+        if row["data"] == data and row.get("folder") and (Path(row["folder"]) / "embeddings.npz").is_file():
+            try:
+                read_embeddings(Path(row["folder"]))
+                kept.append(row)
+            except DamagedFileError as error:
+                damaged.append(f"<p class='note'>Left out: {html.escape(str(error))}.</p>")
     if not kept:
-        return ""
+        return "".join(damaged)
     first: dict[str, list[Row]] = {}
     for row in kept:
         first.setdefault(row["loss"], []).append(row)
@@ -213,13 +232,14 @@ def _pictures(rows: Sequence[Row], data: str) -> str:
     wanted = ("default", "chernoff", "chosen", "hoeffding", "tuned")
     chosen = sorted(first[loss], key=lambda row: (wanted.index(row["arm"]) if row["arm"] in wanted else 9, row["seed"]))
     by_arm = list({row["arm"]: row for row in reversed(chosen)}.values())[::-1][:2]
-    parts = [f"<h2>{html.escape(data)}: what is found</h2>", _neighbours(loss, by_arm)]
+    parts = [f"<h2>{html.escape(data)}: what is found</h2>", *damaged, _neighbours(loss, by_arm)]
     parts += [
         "<h3>Maps of the embeddings</h3><p class='note'>Ten test classes on the two axes of largest variance.</p>"
     ]
     figure, panels = _panels(len(by_arm), columns=2)
     for panel, row in zip(panels, by_arm, strict=False):
-        embeddings, labels = load_embeddings(Path(row["folder"]))
+        content = read_embeddings(Path(row["folder"]))
+        embeddings, labels = torch.from_numpy(content["embeddings"]).float(), torch.from_numpy(content["labels"])
         some = torch.isin(labels, torch.unique(labels)[:: max(1, len(torch.unique(labels)) // 10)][:10])
         points = embeddings[some] - embeddings[some].mean(0)
         _, _, axes = torch.linalg.svd(points, full_matrices=False)
@@ -229,68 +249,37 @@ def _pictures(rows: Sequence[Row], data: str) -> str:
     return "".join(parts) + _image(figure, "maps of the embeddings")
 
 
-def _examples(row: Row, images: Bytes) -> str:
-    embeddings, labels = load_embeddings(Path(row["folder"]))
-    with np.load(_embeddings(row)) as content:
-        rows = content["rows"]
-    queries = torch.from_numpy(np.random.default_rng(0).permutation(len(labels))[:SHOWN])
-    similarity = embeddings[queries] @ embeddings.T
-    similarity[torch.arange(len(queries)), queries] = -torch.inf
-    nearest = similarity.topk(min(6, len(labels) - 1), dim=1).indices  # (queries, 6)
+def _examples(row: Row) -> str:
+    content = read_embeddings(Path(row["folder"]))
+    if "pictures" not in content:
+        return "<p class='note'>Without pictures: the run was made before they were kept beside its embeddings.</p>"
     lines = []
-    for query, found in zip(queries.tolist(), nearest.tolist(), strict=True):
-        cells = [("query", "query", query)]
-        cells += [("right", "right", n) if labels[n] == labels[query] else ("wrong", "wrong", n) for n in found]
+    for places, pictures in zip(content["examples"], content["pictures"], strict=True):
+        classes = content["labels"][places]
+        words = ["query", *("right" if label == classes[0] else "wrong" for label in classes[1:])]
         drawn = "".join(
-            f"<div class='{kind}'><img alt='{word}' src='{_thumbnail(images[rows[index]])}'><span>{word}</span></div>"
-            for kind, word, index in cells
+            f"<div class='{word}'><img alt='{word}' src='{_as_url(picture)}'><span>{word}</span></div>"
+            for word, picture in zip(words, pictures, strict=True)
         )
         lines.append(f"<div class='row'>{drawn}</div>")
     return "".join(lines)
 
 
 def _neighbours(loss: str, rows: Sequence[Row]) -> str:
-    """Queries and what each network finds; a sentence where the data set is no longer where it was."""
-    try:
-        images = _images(rows[0])
-    except (OSError, ValueError) as error:
-        return f"<p class='note'>Without pictures: {html.escape(str(error).splitlines()[0])}</p>"
+    """Queries and what each network finds."""
     text = f"<p>{html.escape(loss)}, the same queries in each network; the query first, then its nearest images. "
     text += "<span class='better'>Green</span>: of its class; <span class='worse'>red</span>: not.</p><div class='two'>"
     for row in rows:
-        text += f"<div><h3>{html.escape(row['arm'])}, seed {row['seed']}</h3>{_examples(row, images)}</div>"
+        text += f"<div><h3>{html.escape(row['arm'])}, seed {row['seed']}</h3>{_examples(row)}</div>"
     return text + "</div>"
 
 
-def _images(row: Row) -> Bytes:
-    """The pixels of a run's data set."""
-    config = json.loads((Path(row["folder"]) / "result.json").read_text(encoding="utf-8"))["config"]
-    embedded = {"digits": digits, "fonts": fonts}
-    loaders = {"cub": load_cub, "cars": load_cars, "sop": load_sop, "omniglot": omniglot}
-    data: LabelledImages
-    if row["data"] in embedded:
-        data = embedded[row["data"]]()
-    elif row["data"] in loaders:
-        data = loaders[row["data"]](config["root"], counts=None)
-    else:
-        data = load_class_folders(config["root"], seed=config["seed"])
-    cache = None if config["cache"] is None else Path(config["cache"])
-    how = {name: config[name] for name in ("resize", "size", "crop_to_box", "skip_unreadable") if name in config}
-    return load_pixels(data, DMLConfig(cache=cache, **how))
-
-
-def _thumbnail(pixels: Bytes) -> str:
+def _as_url(pixels: Bytes) -> str:
     from PIL import Image
 
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    picture.thumbnail((96, 96))
     memory = io.BytesIO()
-    picture.save(memory, "PNG", optimize=True)
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(memory, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(memory.getvalue()).decode()
-
-
-def _embeddings(row: Row) -> Path:
-    return Path(row["folder"]) / "embeddings.npz"
 
 
 def _is(row: Row, data: str, loss: str, arm: str) -> bool:

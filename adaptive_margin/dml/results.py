@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..functional.checks import problem
+from ..stored import DamagedFileError, read_json
 from .comparison import Comparison, holm, paired
 from .config import ADAPTIVE_OPTIONS, MAY_CHANGE
 from .objectives import arm_of
-from .recipe import named
 
 Row = dict[str, Any]
+AGAIN = "train the run again, or move it away"
+NAMES = {"r_precision": "R-Precision", "mean_average_precision_at_r": "MAP@R"}
 CURVES = ("margin", "mi", "delta", "k", "beta", "loss")
 
 
@@ -31,11 +33,12 @@ def read_runs(folder: Path) -> list[Row]:
     Options in which runs of one loss on one data set differ are part of their arms' names.
 
     Raises:
+        DamagedFileError: a result is not what was written, or holds something else in a figure's place.
         ValueError: there is neither; or two runs of one arm and seed differ in their configuration.
     """
     places = sorted(file.parent for file in folder.rglob("result.json"))
-    read = [(place, json.loads((place / "result.json").read_text(encoding="utf-8"))) for place in places]
-    runs = [(place, result) for place, result in read if _is_whole_run(place, result)]
+    read = [(place, read_json(place / "result.json", AGAIN)) for place in places]
+    runs = [(place, _checked(place, result)) for place, result in read if _is_whole_run(place, result)]
     if runs:
         rows = [row_of(result, place) for place, result in runs]
         _name_apart(rows)
@@ -46,8 +49,49 @@ def read_runs(folder: Path) -> list[Row]:
         raise ValueError(
             problem("the folder", "one with result.json below it, or grid.json in it", folder, "run first")
         )
-    found: list[Row] = json.loads(merged.read_text(encoding="utf-8"))["runs"]
-    return found
+    content = read_json(merged, "merge it again").get("runs")
+    if not isinstance(content, list) or not all(isinstance(row, dict) and _is_row(row) for row in content):
+        raise DamagedFileError(merged, "holds something else than the rows of runs", "merge it again")
+    return [{name: value for name, value in row.items() if name != "folder"} for row in content]  # of the writer's disk
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """The result of a run.
+
+    Raises:
+        DamagedFileError: it is not what was written, or not of this trainer.
+    """
+    return _checked(folder, read_json(folder / "result.json", AGAIN))
+
+
+def _checked(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
+    """A result whose row can be made and shown."""
+    try:
+        whole = _is_row(row_of(result, folder))
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        whole = False
+    if not whole:
+        raise DamagedFileError(folder / "result.json", "does not hold the result of a run", AGAIN)
+    return result
+
+
+def _is_row(row: Mapping[str, Any]) -> bool:
+    """Whether what is shown of a row is of the kind that a run writes: numbers are numbers."""
+
+    def are(kind: Any, *values: Any) -> bool:
+        return all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
+
+    test, curves = row.get("test"), row.get("curves", {})
+    margin, seconds = row.get("margin", "default"), row.get("seconds")
+    return (
+        are(str, row.get("data"), row.get("loss"), row.get("arm"), row.get("weights") or "")
+        and are(int, row.get("seed"))
+        and (margin in ("default", "adaptive") or are(float | int, margin))
+        and (seconds is None or are(float | int, seconds))
+        and (test is None or (are(dict, test) and are(float | int, *test.values())))
+        and are(dict, curves)
+        and all(are(list, curve) and are(float | int, *curve) for curve in curves.values())
+    )
 
 
 def _is_whole_run(place: Path, result: Any) -> bool:
@@ -314,3 +358,13 @@ def _gain(rows: Sequence[Row], data: str, loss: str, arm: str, baseline: str, me
         return ""
     comparison = made[0][1]
     return str(comparison) if comparison.verdict == "no difference seen" else f"**{comparison}**"
+
+
+def named(metric: str) -> str:
+    """How a figure is called in tables.
+
+    Example:
+        >>> named("recall_at_10"), named("NMI")
+        ('Recall@10', 'NMI')
+    """
+    return NAMES.get(metric, metric.replace("recall_at_", "Recall@"))

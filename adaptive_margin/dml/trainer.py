@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import time
+import warnings
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -22,10 +23,12 @@ from ..datasets.records import RecordBuilder
 from ..datasets.text import printable
 from ..functional.checks import problem
 from ..metrics import RetrievalMetrics
+from ..stored import DamagedFileError, read_arrays, write_arrays, write_json
 from ..training import (
     RunFolder,
     World,
     autocast,
+    best_state,
     environment,
     gradient_scaler,
     read_scalars,
@@ -41,8 +44,11 @@ from .batches import ClassBatches, Pixels
 from .config import MAY_CHANGE, DMLConfig
 from .labelled_images import Bytes, ClassSplit, Integers, LabelledImages, Part, fold_classes, split_classes
 from .objectives import arm_of, build_objective
+from .results import read_result
 
 LOGS_PER_EPOCH = 4
+OUTCOMES = ("result.json", "embeddings.npz")
+"""What a finished run leaves."""
 
 
 def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) -> dict[str, Any]:
@@ -98,7 +104,7 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
         names = results[0]["test"]
         result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
         result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels)
-    (out / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    write_json(out / "result.json", result, indent=1)
     return result
 
 
@@ -124,11 +130,18 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
 
     Raises:
         RunFolderError: it is that of another configuration or another data set.
+
+    Warns:
+        UserWarning: it is damaged: the run goes on to its end again.
     """
     done = out / "result.json"
     if not done.exists():
         return None
-    found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+    try:
+        found = read_result(out)
+    except DamagedFileError as error:
+        warnings.warn(f"{done} {error.why}; the run goes on to its end again", stacklevel=3)
+        return None
     check_same_run(out, found["config"], plain(config), MAY_CHANGE)
     return found
 
@@ -144,7 +157,7 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
     images, unreadable = load_images(data, config)
     split = split.without(unreadable)
     job = DMLJob(config, data, images, split, world)
-    with RunFolder(out, config, world=world, may_change=MAY_CHANGE) as folder:
+    with RunFolder(out, config, world=world, may_change=MAY_CHANGE, outcomes=OUTCOMES) as folder:
         chosen_by = None if config.select == "last" else f"{config.select}/{config.score}"
         summary = train(
             job,
@@ -157,15 +170,15 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
             score=chosen_by,
         )
         if chosen_by is not None:
-            best = world.broadcast_object(folder.checkpoints.best() if world.is_main else None)
-            if best is not None:
-                job.network.load_state_dict(best[1]["network"])
+            remedy = "restore it from a backup, or train in another folder (--out); --select last needs no best one"
+            best = best_state(folder, summary, world=world, remedy=remedy)
+            job.network.load_state_dict(best["network"])
         test = None
         if config.measure:
             embeddings, labels = job.embed("test")
             test = _metrics(config)(embeddings, labels)
             if config.keep_embeddings and world.is_main:
-                save_embeddings(out, embeddings, labels, split.test)
+                save_embeddings(out, embeddings, labels, split.test, images)
         if not world.is_main:
             return {}
         curves = {
@@ -187,7 +200,7 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
             "training_seconds": round(summary.seconds, 2),
             "environment": environment(world),
         }
-        folder.write("result.json", json.dumps(result) + "\n")
+        folder.write_json("result.json", result)
     return result
 
 
@@ -415,17 +428,81 @@ def _bar(total: int, what: str) -> Iterator[Any]:
         yield progress
 
 
-def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Integers) -> None:
-    """Keeps test embeddings in half precision beside the result."""
-    np.savez_compressed(
-        folder / "embeddings.npz", embeddings=embeddings.half().cpu().numpy(), labels=labels.cpu().numpy(), rows=rows
-    )
+def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Integers, images: Bytes) -> None:
+    """Keeps test embeddings in half precision beside the result, and what a report shows of them.
+
+    Args:
+        folder: of the run.
+        embeddings: shape ``(N, D)``.
+        labels: shape ``(N,)``.
+        rows: where they are in the data set, shape ``(N,)``.
+        images: of the whole data set, of which some queries and those nearest to them are kept, small.
+    """
+    half = embeddings.half().cpu()
+    queries, nearest = examples(half.float())
+    shown = np.concatenate([queries[:, None], nearest], axis=1)  # (Q, 1 + K)
+    pictures = [[small(images[rows[place]]) for place in line] for line in shown]
+    kept = {"embeddings": half.numpy(), "labels": labels.cpu().numpy(), "rows": rows}
+    write_arrays(folder / "embeddings.npz", kept | {"examples": shown, "pictures": np.array(pictures, dtype=np.uint8)})
 
 
 def load_embeddings(folder: Path) -> tuple[Tensor, Tensor]:
-    """Embeddings ``(N, D)`` and classes ``(N,)`` that :func:`save_embeddings` kept."""
-    with np.load(folder / "embeddings.npz") as content:
-        return torch.from_numpy(content["embeddings"]).float(), torch.from_numpy(content["labels"])
+    """Embeddings ``(N, D)`` and classes ``(N,)`` that :func:`save_embeddings` kept.
+
+    Raises:
+        DamagedFileError: the file is not what was written.
+    """
+    content = read_embeddings(folder)
+    return torch.from_numpy(content["embeddings"]).float(), torch.from_numpy(content["labels"])
+
+
+def read_embeddings(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
+    """All that :func:`save_embeddings` kept, by name; errors as :func:`load_embeddings`.
+
+    Beside ``embeddings`` and ``labels``: ``examples``, positions of queries and of the test images nearest to each,
+    shape ``(Q, 1 + K)``, and their ``pictures``, uint8, shape ``(Q, 1 + K, H, W, C)``; runs of before lack these two.
+    """
+    path = folder / "embeddings.npz"
+    remedy = "delete the folder and train the run again"
+    found = read_arrays(path, remedy)
+    embeddings, labels = (found.get(name, np.empty(0)) for name in ("embeddings", "labels"))
+    good = embeddings.dtype.kind == "f" and embeddings.ndim == 2 and np.isfinite(embeddings).all()
+    good = good and labels.dtype.kind == "i" and labels.shape == embeddings.shape[:1] and len(labels) > 1
+    if "examples" in found or "pictures" in found:
+        shown, pictures = (found.get(name, np.empty(0)) for name in ("examples", "pictures"))
+        good = good and shown.dtype.kind == "i" and shown.ndim == 2 and ((shown >= 0) & (shown < len(labels))).all()
+        good = good and pictures.dtype == np.uint8 and pictures.ndim == 5 and pictures.shape[:2] == shown.shape
+        good = good and pictures.shape[-1] in (1, 3) and 0 not in pictures.shape
+    if not good:
+        raise DamagedFileError(path, "does not hold the embeddings of a run", remedy)
+    return found
+
+
+def examples(embeddings: Tensor, queries: int = 8, nearest: int = 6) -> tuple[Integers, Integers]:
+    """Some queries, the same for every network on one data set, and the images nearest to each.
+
+    Args:
+        embeddings: of unit norm, shape ``(N, D)``.
+        queries: how many at most.
+        nearest: how many of each at most.
+
+    Returns:
+        Positions, shapes ``(Q,)`` and ``(Q, K)``.
+    """
+    chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(embeddings))[:queries])
+    similarity = embeddings[chosen] @ embeddings.T
+    similarity[torch.arange(len(chosen)), chosen] = -torch.inf
+    found = similarity.topk(min(nearest, len(embeddings) - 1), dim=1).indices
+    return chosen.numpy(), found.numpy()
+
+
+def small(pixels: Bytes) -> Bytes:
+    """A picture of at most 96 pixels a side, shape ``(H, W, C)``."""
+    from PIL import Image
+
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+    picture.thumbnail((96, 96))
+    return np.asarray(picture).reshape(picture.height, picture.width, pixels.shape[-1])
 
 
 def _metrics(config: DMLConfig) -> RetrievalMetrics:

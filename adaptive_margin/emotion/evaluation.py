@@ -6,10 +6,8 @@ features and a few small pictures, which the report draws from.
 
 from __future__ import annotations
 
-import io
-import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,9 +20,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from .. import functional as F
-from ..atomic import write_atomically
 from ..functional.checks import problem
 from ..metrics import AffectMetrics, IdentityLeakage, bootstrap_interval, identity_leakage
+from ..stored import read_arrays, read_json, write_arrays, write_json
 from ..training.world import World
 from .nets import LABELS, EmotionNet
 
@@ -33,6 +31,9 @@ FORMAT = 1
 EXTREMES = 12  # best and worst predictions that are kept as pictures
 STRIP = 8  # frames of the video that are kept as pictures
 SIDE = 96  # of these pictures, pixels
+AGAIN = "evaluate the run again"
+LEAKAGE = tuple(f"{name}{end}" for name in ("recall_at_1", "map_at_r") for end in ("", "_chance"))
+LEAKAGE += tuple(f"probe_{end}" for end in ("accuracy", "low", "high", "chance"))
 
 Pictures = Callable[[int], NDArray[np.uint8]]
 """Row → its picture, uint8, ``(H, W, 3)``."""
@@ -347,11 +348,8 @@ def write_evaluation(
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    memory = io.BytesIO()
-    np.savez_compressed(memory, allow_pickle=False, **arrays)
-    write_atomically(folder / "evaluation.npz", memory.getvalue())
-    text = json.dumps(_without_nan(result), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(folder / "result.json", text.encode())
+    write_arrays(folder / "evaluation.npz", arrays)
+    write_json(folder / "result.json", _without_nan(result), indent=1)
     return result
 
 
@@ -402,28 +400,122 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_evaluation(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What :func:`write_evaluation` wrote.
+    """What :func:`write_evaluation` wrote: :func:`read_result` and :func:`read_predictions`."""
+    return read_result(folder), read_predictions(folder)
 
-    Returns:
-        The content of ``result.json``, and the arrays of ``evaluation.npz`` by name; either is empty where its file is
-        missing.
+
+def read_result(folder: str | Path) -> dict[str, Any]:
+    """The content of a run's ``result.json``; empty where there is none.
 
     Raises:
-        ValueError: a file is damaged or of another format.
+        ValueError: it is damaged, of another format, or has something else in a figure's place.
     """
-    folder = Path(folder)
-    result: dict[str, Any] = {}
-    arrays: dict[str, NDArray[Any]] = {}
-    try:
-        if (folder / "result.json").is_file():
-            result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        if (folder / "evaluation.npz").is_file():
-            with np.load(folder / "evaluation.npz", allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-    except Exception as error:  # a damaged archive makes zipfile and numpy raise many kinds
-        what = f"{type(error).__name__}: {error}"
-        raise ValueError(problem(str(folder), "a run's folder", what, "evaluate the run again")) from error
-    if result and not (isinstance(result, dict) and result.get("format") == FORMAT):
-        got = result.get("format") if isinstance(result, dict) else type(result).__name__
-        raise ValueError(problem(f"{folder}/result.json", f"of format {FORMAT}", got, "evaluate the run again"))
-    return result, arrays
+    path = Path(folder) / "result.json"
+    if not path.is_file():
+        return {}
+    result = read_json(path, AGAIN)
+    if result.get("format") != FORMAT:
+        raise ValueError(problem(str(path), f"of format {FORMAT}", result.get("format"), AGAIN))
+    wrong = _wrong_result(result)
+    if wrong:
+        raise ValueError(problem(str(path), "a run's result", wrong, AGAIN))
+    return result
+
+
+def read_predictions(folder: str | Path) -> dict[str, NDArray[Any]]:
+    """The arrays of a run's ``evaluation.npz`` by name; empty where there is none.
+
+    Raises:
+        ValueError: it is damaged, or holds arrays of other names, types or shapes than are written.
+    """
+    path = Path(folder) / "evaluation.npz"
+    if not path.is_file():
+        return {}
+    arrays = read_arrays(path, AGAIN)
+    wrong = _wrong_arrays(arrays)
+    if wrong:
+        raise ValueError(problem(str(path), "the predictions of a run", wrong, AGAIN))
+    return arrays
+
+
+def _wrong_result(result: Mapping[str, Any]) -> str:
+    """What in a result is not of the kind that is written there; empty where all is."""
+    kinds: dict[tuple[str, ...], tuple[type, ...]] = {
+        ("arm",): (str,),
+        ("independent",): (str,),
+        ("seed",): (int,),
+        ("test",): (dict,),
+        ("test", "figures"): (dict,),
+        ("test", "figures", "*"): (dict,),
+        ("test", "figures", "*", "*"): (int, float),
+        ("test", "intervals"): (dict,),
+        ("test", "intervals", "*"): (dict,),
+        ("test", "intervals", "*", "*"): (list,),
+        ("test", "intervals", "*", "*", "*"): (int, float),
+        ("test", "identity"): (str,),
+        ("test", "interval_by"): (str,),
+        ("leakage",): (dict,),
+        ("leakage", "*"): (dict,),
+        **{("leakage", "*", name): (int, float) for name in LEAKAGE},
+    }
+    for place, types in kinds.items():
+        for name, value in _at(result, place):
+            if value is None and types != (dict,) and types != (list,):
+                continue  # of a number: undefined
+            if type(value) not in types or (type(value) is int and abs(value) >= 2**63):
+                return f"{name}: {type(value).__name__}"
+            if types == (list,) and len(value) != 2:
+                return f"{name}: {len(value)} ends of an interval"
+    return ""
+
+
+def _at(value: Any, place: Sequence[str], name: str = "") -> Iterator[tuple[str, Any]]:
+    """The values at a place, where ``*`` stands for all; each with its name."""
+    if not place:
+        yield name, value
+        return
+    inner = dict(enumerate(value)) if isinstance(value, list) else value
+    for key in inner if place[0] == "*" else [place[0]]:
+        if isinstance(inner, Mapping) and key in inner:
+            yield from _at(inner[key], place[1:], f"{name}.{key}" if name else str(key))
+
+
+def _wrong_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """What in a run's arrays is not as it is written; empty where all is."""
+    expected: dict[str, tuple[str, tuple[str | int, ...]]] = {  # kind of number, shape
+        "row": ("i", ("N",)),
+        "truth": ("f", ("N", 2)),
+        "prediction": ("f", ("N", 2)),
+        "person": ("i", ("N",)),
+        "features": ("f", ("K", "F")),
+        "feature_index": ("i", ("K",)),
+        "best": ("i", ("best",)),
+        "worst": ("i", ("worst",)),
+        "best_images": ("u", ("best", "H", "W", 3)),
+        "worst_images": ("u", ("worst", "H", "W", 3)),
+        "video_name": ("U", ()),
+        "video_frame": ("i", ("V",)),
+        "video_truth": ("f", ("V", 2)),
+        "video_prediction": ("f", ("V", 2)),
+        "video_strip": ("i", ("S",)),
+        "video_images": ("u", ("S", "H", "W", 3)),
+    }
+    sizes: dict[str | int, int] = {2: 2, 3: 3}
+    for name, (kind, shape) in expected.items():
+        array = arrays.get(name)
+        if array is None:
+            if name in ("row", "truth", "prediction", "person"):
+                return f"none called {name}"
+            continue
+        fits = array.ndim == len(shape) and all(
+            sizes.setdefault(which, n) == n for which, n in zip(shape, array.shape, strict=True)
+        )
+        if array.dtype.kind != kind or not fits:
+            return f"{name} of type {array.dtype} and shape {array.shape}"
+        if kind == "f" and not np.isfinite(array).all():
+            return f"{name} with NaN or infinity"
+    for name, within in (("feature_index", "N"), ("best", "N"), ("worst", "N"), ("video_strip", "V")):
+        places = arrays.get(name)
+        if places is not None and len(places) and not 0 <= places.min() <= places.max() < sizes.get(within, 0):
+            return f"{name} outside of its {sizes.get(within, 0)} rows"
+    return ""

@@ -1,10 +1,10 @@
-"""The file a trained network is kept in: encoder and regressor, how to prepare images, and where it comes from."""
+"""A trained network in a file: encoder and regressor, how to prepare images, and where it comes from."""
 
 from __future__ import annotations
 
-import io
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +15,13 @@ import torch
 from ..atomic import write_atomically
 from ..datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..functional.checks import problem
-from .nets import EmotionNet, emotion_net
+from ..stored import DamagedFileError, read_tensors, tensors
+from ..training.checkpoints import CheckpointError, Checkpoints
+from ..training.config_files import ConfigError, read_options
+from .nets import LABELS, EmotionNet, emotion_net
 
 FORMAT = 1
+REMEDY = "pass the model.pt of a run folder, the folder itself, or one of its checkpoints"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,36 @@ class Preprocessing:
     size: int = 224
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        for name in ("resize", "size"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(problem(name, "a whole number of pixels, at least 1", repr(value), "256 and 224"))
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if len(value) != 3 or not all(type(each) in (int, float) for each in value):
+                raise ValueError(problem(name, "three numbers", repr(value), "of red, green and blue"))
+
+    @classmethod
+    def of(cls, plain: Mapping[str, Any]) -> Preprocessing:
+        """From a mapping, as a file has it."""
+        return cls(
+            resize=plain["resize"],
+            size=plain["size"],
+            mean=tuple(plain.get("mean", IMAGENET_MEAN)),
+            std=tuple(plain.get("std", IMAGENET_STD)),
+        )
+
+
+def description(net: EmotionNet, preprocessing: Preprocessing) -> dict[str, Any]:
+    """What a file has to say beside the weights, so that the network can be built again: plain values."""
+    return {
+        "encoder": net.encoder.name,
+        "leaky_slope": net.leaky_slope,
+        "labels": list(LABELS),
+        "preprocessing": asdict(preprocessing),
+    }
 
 
 def save_model(
@@ -64,57 +98,128 @@ def save_model(
     }
     content = {
         "format": FORMAT,
-        "encoder": net.encoder.name,
-        "leaky_slope": net.leaky_slope,
-        "labels": ["valence", "arousal"],
+        **description(net, preprocessing),
         "state_dict": {name: value.detach().cpu() for name, value in net.state_dict().items()},
-        "preprocessing": asdict(preprocessing),
         "config": dict(config or {}),
         "versions": {name: str(version) for name, version in versions.items()},  # torch's is not quite a string
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    memory = io.BytesIO()
-    torch.save(content, memory)
-    write_atomically(path, memory.getbuffer())
+    write_atomically(path, tensors(content))
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[EmotionNet, Preprocessing]:
-    """Reads what :func:`save_model` wrote. The file can hold tensors and plain values only: it runs no code.
+    """Reads what :func:`save_model` wrote, or a checkpoint of a run, under any name.
+
+    The file can hold tensors and plain values only: it runs no code and fetches nothing. Its checksum is verified.
 
     Returns:
         The network in evaluation mode on ``device``, and how to prepare its input.
 
     Raises:
+        DamagedFileError: it is not what was written (a ValueError).
         ValueError: a file of another kind or format.
         FileNotFoundError: none there.
     """
+    path = Path(path)
+    return _network(path, read_tensors(path, device, REMEDY), path.parent.parent / "config.yaml", device)
+
+
+def load_network(
+    checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
+) -> tuple[EmotionNet, Preprocessing]:
+    """The network of a model file, a run's checkpoint, or a run folder: its ``model.pt``, else its newest checkpoint.
+
+    Where a folder's ``model.pt`` is damaged, the checkpoint that it was made of is taken; where that is, the one
+    before.
+
+    Raises:
+        ValueError: there is none, or it is damaged.
+
+    Warns:
+        UserWarning: something damaged was passed over; it is named.
+    """
+    path = Path(checkpoint)
+    if not path.is_dir():
+        if not path.is_file():
+            got = f"{path}, which is not there"
+            raise ValueError(problem("checkpoint", "a model file, a checkpoint or a run folder", got, REMEDY))
+        return load_model(path, device)
+    model, config = path / "model.pt", path / "config.yaml"
+    best = False
+    if model.is_file():
+        try:
+            return load_model(model, device)
+        except DamagedFileError as error:
+            warnings.warn(f"{model} {error.why}; the run's checkpoint is taken", stacklevel=2)
+        best = _options(config).get("keep") == "best"
+    step, state = _checkpoint(path, best)
+    return _network(path, {"step": step, "state": state}, config, device)
+
+
+def _checkpoint(folder: Path, best: bool) -> tuple[int, Mapping[str, Any]]:
+    """Step and state of a run's best or newest checkpoint that is whole."""
+    checkpoints = Checkpoints(folder / "checkpoints")
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        remedy = "pass the model.pt of a run folder"
-        raise ValueError(problem("path", "a model file", f"{path} ({error})", remedy)) from error
-    found = content.get("format") if isinstance(content, dict) else None
-    if found != FORMAT or "encoder" not in content:
-        remedy = "pass the model.pt of a run folder, not a checkpoint"
-        raise ValueError(problem("path", f"a model file of format {FORMAT}", f"format {found} in {path}", remedy))
-    net = emotion_net(content["encoder"], leaky_slope=content.get("leaky_slope", 0.0)).to(device)
+        if best:
+            try:
+                if (found := checkpoints.best()) is not None:
+                    return found[:2]
+            except CheckpointError as error:
+                warnings.warn(f"{error}: that is taken", stacklevel=3)
+        if (newest := checkpoints.latest()) is not None:
+            return newest
+    except CheckpointError as error:
+        raise ValueError(problem("checkpoint", "one that can be read", str(error), REMEDY)) from error
+    raise ValueError(problem("checkpoint", "a run folder with model.pt or checkpoints", folder, REMEDY))
+
+
+def _options(config: Path) -> dict[str, Any]:
+    """A run's options; none where they cannot be read."""
     try:
-        net.load_state_dict(content["state_dict"])
-    except RuntimeError as error:
-        remedy = "use the version of adaptive-margin that wrote it, which the file names under versions"
+        return read_options(config)
+    except (OSError, ConfigError):
+        return {}
+
+
+def _network(
+    path: Path, content: Mapping[str, Any], config: Path, device: str | torch.device
+) -> tuple[EmotionNet, Preprocessing]:
+    """The network that is in a file; ``config`` describes it where a checkpoint is too old to do so itself."""
+    state = content.get("state")
+    if isinstance(state, Mapping):
+        job = state.get("job", state)  # a run's best checkpoint holds no more
+        weights, about = (job.get("net"), job.get("model")) if isinstance(job, Mapping) else (None, None)
+        if weights is not None and about is None:
+            options = _options(config)
+            about = {**options, "preprocessing": options}
+    else:
+        if content.get("format") != FORMAT:
+            got = f"format {content.get('format')} in {path}"
+            raise ValueError(problem("path", f"a model file of format {FORMAT}", got, REMEDY))
+        weights, about = content.get("state_dict"), content
+    if not isinstance(weights, Mapping) or not isinstance(about, Mapping):
+        got = f"{path}, which holds no network of valence and arousal"
+        raise ValueError(problem("path", "a model file or a checkpoint of a run", got, REMEDY))
+    try:
+        slope = float(about.get("leaky_slope", 0.0))
+        net = emotion_net(str(about["encoder"]), leaky_slope=slope).to(device)
+        preprocessing = Preprocessing.of(about["preprocessing"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        beside = "" if about is content or config.is_file() else f", with {config.name} beside checkpoints/"
+        expected = "one that says what network it holds"
+        raise ValueError(problem("path", expected, f"{path} ({what})", REMEDY + beside)) from error
+    try:
+        net.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        remedy = "use the version of adaptive-margin that wrote it, which a model file names under versions"
         got = f"{path}: {str(error).splitlines()[0]}"
         raise ValueError(problem("path", "weights of this version's networks", got, remedy)) from error
-    how = content["preprocessing"]
-    preprocessing = Preprocessing(
-        resize=how["resize"], size=how["size"], mean=tuple(how["mean"]), std=tuple(how["std"])
-    )
     return net.eval(), preprocessing
 
 
 def model_details(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a model file says of itself: encoder, labels, preprocessing, config and versions."""
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    content = read_tensors(Path(path), remedy=REMEDY)
     return {name: value for name, value in content.items() if name != "state_dict"}

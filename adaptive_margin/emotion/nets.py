@@ -12,7 +12,6 @@ import difflib
 import functools
 import itertools
 import os
-import pickle
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, cast
@@ -24,6 +23,7 @@ from torchvision import models as torchvision_models
 
 from ..datasets.transforms import FromImageNet
 from ..functional.checks import problem
+from ..stored import DamagedFileError, read_tensors
 
 LABELS = ("valence", "arousal")
 """The columns of labels and predictions, in order."""
@@ -377,9 +377,9 @@ def _timm(name: str) -> Any:
 
 def _load_body(encoder: Encoder, path: Path) -> None:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = read_tensors(path)
         state = state.get("state_dict", state)
-    except (RuntimeError, EOFError, pickle.UnpicklingError, AttributeError) as error:  # cut short, or another format
+    except DamagedFileError as error:  # cut short, or another format
         got, remedy = f"another kind of file ({path})", "save the backbone's own state_dict with torch.save"
         raise ValueError(problem("pretrained", f"weights of {encoder.name}", got, remedy)) from error
     wanted = encoder.body.state_dict()

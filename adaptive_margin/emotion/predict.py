@@ -30,11 +30,9 @@ from ..datasets.text import printable
 from ..datasets.transforms import centre_square, normalise, resize_shorter
 from ..datasets.video import Timeline, decode, opencv, timeline
 from ..functional.checks import problem
-from ..training.checkpoints import NAME as CHECKPOINT_NAME
-from ..training.checkpoints import Checkpoints
 from .detect import Box, Detector, enlarged, face_detector
-from .model_file import Preprocessing, load_model
-from .nets import EmotionNet, emotion_net
+from .model_file import Preprocessing, load_network
+from .nets import EmotionNet
 
 COLUMNS = ("source", "frame", "face", "left", "top", "right", "bottom", "valence", "arousal", "seconds")
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
@@ -618,49 +616,6 @@ def overlap(a: Box, b: Box) -> float:
     return w * h / (areas - w * h)
 
 
-def load_network(
-    checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
-) -> tuple[EmotionNet, Preprocessing]:
-    """The network of a model file, a run's checkpoint, or a run folder: its ``model.pt``, else its newest checkpoint.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = Path(checkpoint)
-    remedy = "pass model.pt of a run folder, or the folder"
-    if path.is_dir():
-        if (path / "model.pt").is_file():
-            return load_model(path / "model.pt", device)
-        files = Checkpoints(path / "checkpoints").files()
-        if not files:
-            raise ValueError(problem("checkpoint", "a run folder with model.pt or checkpoints", f"{path}", remedy))
-        path = files[-1][1]
-    if not path.is_file():
-        raise ValueError(problem("checkpoint", "a model file or run folder", f"{path}, which is not there", remedy))
-    if CHECKPOINT_NAME.fullmatch(path.name):
-        return _from_checkpoint(path, device)
-    return load_model(path, device)
-
-
-def _from_checkpoint(path: Path, device: str | torch.device) -> tuple[EmotionNet, Preprocessing]:
-    """The network as it was in the middle of a run, whose ``config.yaml`` lies beside the checkpoints' folder."""
-    import yaml
-
-    config = path.parent.parent / "config.yaml"
-    try:
-        options = yaml.safe_load(config.read_text(encoding="utf-8"))
-        net = emotion_net(options["encoder"], leaky_slope=options.get("leaky_slope", 0.0)).to(device)
-        content = torch.load(path, map_location=device, weights_only=True)
-        state = content["state"]
-        net.load_state_dict(state.get("job", state)["net"])  # the best one's state is the job's alone
-        how = Preprocessing(resize=int(options["resize"]), size=int(options["size"]))
-    except Exception as error:  # torch.load raises nearly anything for a damaged file
-        what = f"{path} ({type(error).__name__}: {error})"
-        remedy = f"keep it in its run folder, with {config.name} beside checkpoints/"
-        raise ValueError(problem("checkpoint", "a whole checkpoint of a run", what, remedy)) from error
-    return net.eval(), how
-
-
 def load_predictor(
     checkpoint: str | os.PathLike[str],
     *,
@@ -672,7 +627,7 @@ def load_predictor(
     """A predictor from a model file or run folder.
 
     Args:
-        checkpoint: see :func:`load_network`.
+        checkpoint: see :func:`~adaptive_margin.emotion.model_file.load_network`.
         crops: pictures are faces already: no detector is needed.
         margin: see :class:`Predictor`.
         device: where the network runs.

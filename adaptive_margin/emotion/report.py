@@ -341,8 +341,8 @@ def _figures(story: Story) -> str:
         + (", with their own split and choice of epoch: compare with care." if same else ": not comparable with ours."),
         "Intervals of ours are Student's t over seeds."
         if first is not None and first.n > 1
-        else f"With one seed, intervals are a bootstrap of the one run by {first.by if first else 'sample'}: they do "
-        "not hold what another seed would change.",
+        else f"With one seed, intervals are a bootstrap of the one run by {_e(first.by) if first else 'sample'}: they "
+        "do not hold what another seed would change.",
         "RMSE: lower is better; SAGR, PCC, CCC: higher is better.",
     ]
     dead = [
@@ -411,7 +411,7 @@ def _leakage(story: Story) -> str:
         )
         if found is not None and found.n == 1 and key == "probe_accuracy":
             one = next(r.result["leakage"][side] for r in arm.runs if r.result.get("leakage", {}).get(side))
-            if one.get("probe_low") is not None:
+            if one.get("probe_low") is not None and one.get("probe_high") is not None:
                 found = found._replace(low=one["probe_low"], high=one["probe_high"], by=story.identity)
         return found
 
@@ -429,7 +429,7 @@ def _leakage(story: Story) -> str:
             found = over(story.main, side, key) or over(story.arms[0], side, key)
             chance += "<td class='none'>–</td>" if found is None else f"<td>{found.mean:.3f}</td>"
     rows.append(f"<tr class='published'><th scope='row'>by chance</th>{chance}<td></td></tr>")
-    kind, kinds = story.identity, plural(story.identity)
+    kind, kinds = _e(story.identity), _e(plural(story.identity))
     groups = "<tr><td></td>" + "".join(f"<th scope='colgroup' colspan='3'>{side} {kinds}</th>" for side in sides)
     groups += "<td></td></tr>"
     head = ["arm", *[name for _, name in keys] * len(sides), f"MAP@R less baseline's ({sides[0]})"]
@@ -644,7 +644,7 @@ def _scatter(story: Story) -> str:
 
 def _maps(story: Story) -> str:
     made = []
-    kind, kinds = story.identity, plural(story.identity)
+    kind, kinds = story.identity, _e(plural(story.identity))
     for arm in story.shown or [story.main]:
         run = _with_arrays(arm, "features", "feature_index", "truth", "person")
         if run is None or len(run.arrays["features"]) < 8:
@@ -655,7 +655,7 @@ def _maps(story: Story) -> str:
         intensity = np.linalg.norm(truth, axis=1)
         n = len(np.unique(person[person >= 0]))
         if n > 1:
-            alt = f"t-SNE of {len(rows)} images of {n} {kinds}; {min(n, len(charts.PEOPLE))} have a colour each."
+            alt = f"t-SNE of {len(rows)} images of {n} {plural(kind)}; {min(n, len(charts.PEOPLE))} have a colour each."
             made.append(charts.map_by_person(f"{arm.title}: by {kind}", places, person, alt))
         alt = f"t-SNE of {len(rows)} images, from neutral to intense."
         made.append(charts.map_by_intensity(f"{arm.title}: by intensity", places, intensity, alt))
@@ -663,8 +663,8 @@ def _maps(story: Story) -> str:
         raise _Missing("No run kept features of the encoder.")
     return _grid(made, "pairs") + _notes(
         [
-            f"t-SNE of features of {story.unseen}; at most {len(charts.PEOPLE)} {kinds} have a colour, the "
-            f"others are faint. Islands of one colour in a map by {kind} are features that know who it is.",
+            f"t-SNE of features of {_e(story.unseen)}; at most {len(charts.PEOPLE)} {kinds} have a colour, the "
+            f"others are faint. Islands of one colour in a map by {_e(kind)} are features that know who it is.",
             "t-SNE keeps neighbours, not distances; the <a href='#leakage'>table of leakage</a> has the numbers.",
         ]
     )

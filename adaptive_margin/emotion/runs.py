@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from ..functional.checks import problem
 from ..metrics.student import student_interval
+from ..stored import read_json
+from ..training.config_files import read_options
 from ..training.run_folder import Curve, read_scalars
-from .evaluation import read_evaluation
+from .evaluation import read_predictions, read_result
 
 ORDER = ("none", "fisher", "sphere", "gramnet", "caf")
 MARGIN_ORDER = ("adaptive", "constant", "linear", "released")
@@ -165,7 +167,8 @@ def measured(arm: Arm, name: str, label: str) -> Measured | None:
         return found
     run = next(run for run in arm.runs if figure(run.result, name, label) is not None)
     test = run.result["test"]
-    low, high = test.get("intervals", {}).get(name, {}).get(label, (math.nan, math.nan))
+    ends = test.get("intervals", {}).get(name, {}).get(label, (None, None))
+    low, high = (math.nan if end is None else float(end) for end in ends)
     by = str(test.get("interval_by", "sample"))
     return found._replace(low=low, high=high, by=identity_of(run.result) if by == "person" else by)
 
@@ -276,10 +279,14 @@ def _read(place: Path, problems: list[str]) -> Run:
             problems.append(f"{place.parent.name}/{place.name}/{name} cannot be read: {str(error).splitlines()[0]}")
             return otherwise
 
-    config = attempt("config.yaml", lambda: _yaml(place / "config.yaml"), {})
-    environment = attempt("environment.json", lambda: json.loads((place / "environment.json").read_text()), {})
-    curves = attempt("scalars.csv", lambda: read_scalars(place), {})
-    result, arrays = attempt("result.json", lambda: read_evaluation(place), ({}, {}))
+    config = attempt("config.yaml", lambda: read_options(place / "config.yaml"), {})
+    environment = attempt("environment.json", lambda: read_json(place / "environment.json"), {})
+    curves = attempt("scalars.csv", lambda: _curves(place, problems), {})
+    result = attempt("result.json", lambda: read_result(place), {})
+    arrays = attempt("evaluation.npz", lambda: read_predictions(place), {})
+    if (place / "config.yaml").exists() and type(config.get("seed", 0)) is not int:
+        problems.append(f"{place.parent.name}/{place.name}/config.yaml: seed is no whole number: {config['seed']!r}")
+        config = {name: value for name, value in config.items() if name != "seed"}
     seed_of = _SEED.fullmatch(place.name)
     seed = int(seed_of[1]) if seed_of else int(config.get("seed") or result.get("seed") or 0)
     arm = str(result.get("arm") or (place.parent.name if seed_of else place.name))
@@ -295,10 +302,10 @@ def _read(place: Path, problems: list[str]) -> Run:
     )
 
 
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    if not isinstance(content, dict):
-        raise ValueError(problem(path.name, "a mapping", type(content).__name__, "restore the file"))
-    return content
+def _curves(place: Path, problems: list[str]) -> dict[str, Curve]:
+    """The curves of a run; rows that are damaged become a problem and are left out."""
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        curves = read_scalars(place)
+    problems += [f"{place.parent.name}/{place.name}/{each.message}" for each in said]
+    return curves

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
+import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,8 @@ from torch import Tensor
 from ..datasets import Batch, LabelFileError, LeakError, Split
 from ..datasets.report import shorten
 from ..metrics import AffectMetrics
-from ..training.loop import Summary, check_length, train
+from ..stored import DamagedFileError, read_json
+from ..training.loop import Summary, best_state, check_length, train
 from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
 from ..training.run_folder import RunFolder, RunFolderError
@@ -26,16 +27,17 @@ from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
 from .drawn_video import evaluate_drawn_video
 from .evaluation import Evaluation, evaluate, write_evaluation
-from .model_file import Preprocessing, save_model
+from .model_file import Preprocessing, description, save_model
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
 
 SEEN_ROWS = 2_000
 """Training pictures on which identity leakage of people it knows is measured."""
 
-MAY_CHANGE = ("output", "cache", "root", "device", "iterations", "evaluate_every", "checkpoint_every", "log_every")
-"""Options that may differ when a run goes on: its length, and what does not bear on the weights. Another ``root`` must
-hold the same data: see :func:`check_same_data`."""
+MAY_CHANGE: tuple[str, ...] = ("output", "cache", "root", "device", "iterations", "keep")
+MAY_CHANGE += ("evaluate_every", "checkpoint_every", "log_every")
+"""Options that may differ when a run goes on: its length, which network is kept of it, and what does not bear on the
+weights. Another ``root`` must hold the same data: see :func:`check_same_data`."""
 
 OUTCOMES = ("model.pt", "result.json", "evaluation.npz")
 """What a finished run leaves; a longer one must not be taken for finished by them."""
@@ -101,6 +103,11 @@ class EmotionJob:
         )
         self._reader: Iterator[Batch] = iter(())
         self._next_step = -1
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pictures become the network's input."""
+        return Preprocessing(resize=self.config.resize, size=self.config.size)
 
     @property
     def waited(self) -> float:
@@ -182,10 +189,11 @@ class EmotionJob:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, the critic's multiplier and margin, and the scaler."""
+        """Networks, optimisers, the critic's multiplier and margin, the scaler, and what network it is."""
         iteration = self.iteration
         modules = {"net": iteration.net, "critic": iteration.critic, "grouper": iteration.grouper}
         state = {name: dict(module.state_dict()) for name, module in modules.items() if module is not None}
+        state["model"] = description(iteration.net, self.preprocessing)
         for name, optimizer in self._own_optimizers().items():
             state[name] = optimizer.state_dict()
         if iteration.scaler is not None:
@@ -280,8 +288,14 @@ def check_same_data(folder: RunFolder, data: EmotionData) -> None:
         if change:
             different.append(f"  splits/{name}: {change}")
     written, here = folder.path / "rows.json", rows_of(data)
-    there = json.loads(written.read_text(encoding="utf-8")) if written.exists() else here
-    different += [f"  {part} rows: {there[part]:,} there, {n:,} now" for part, n in here.items() if there[part] != n]
+    there: Mapping[str, Any] = here
+    if written.exists():
+        try:
+            there = read_json(written)
+        except DamagedFileError as error:
+            warnings.warn(f"{written} {error.why}; how many rows there were is not compared", stacklevel=2)
+    found = {part: there.get(part, n) for part, n in here.items()}
+    different += [f"  {part} rows: {found[part]} there, {n} now" for part, n in here.items() if found[part] != n]
     if different:
         head = f"{folder.path} holds a run on other data:"
         remedy = (
@@ -333,7 +347,7 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         for name, split in data.splits.items():
             if world.is_main:
                 split.write(folder.path / "splits" / name)
-        folder.write("rows.json", json.dumps(rows_of(data)) + "\n")
+        folder.write_json("rows.json", rows_of(data))
         for number, report in enumerate(data.reports):
             folder.write(f"data-{number}.txt", report + "\n")
         summary = train(
@@ -347,16 +361,14 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             score="val/ccc",
         )
         if config.keep == "best":
-            best = world.broadcast_object(folder.checkpoints.best() if world.is_main else None)
-            assert best is not None
-            job.load_state_dict(best[1])
+            remedy = "pass --keep last to take the network after the last step"
+            job.load_state_dict(best_state(folder, summary, world=world, remedy=remedy))
         net = job.iteration.net
         rows = np.random.default_rng(0).permutation(len(data.train))[:SEEN_ROWS]
         test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
         result: dict[str, Any] = {}
         if world.is_main:
-            preprocessing = Preprocessing(resize=config.resize, size=config.size)
-            save_model(folder.path / "model.pt", net, preprocessing, config=config.plain())
+            save_model(folder.path / "model.pt", net, job.preprocessing, config=config.plain())
             extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
             shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
             if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part

@@ -7,7 +7,7 @@ extra ``train``, as does :mod:`adaptive_margin.training.command_line`, which is 
 from ..atomic import DiskSpaceError, write_atomically
 from .checkpoints import CheckpointError, Checkpoints
 from .config_files import ConfigError, from_yaml, read_options, to_yaml
-from .loop import Job, NonFiniteError, Stopped, Summary, ignore_interrupts, train
+from .loop import Job, NonFiniteError, Stopped, Summary, best_state, ignore_interrupts, train
 from .optimisation import Precision, autocast, backward_and_step, gradient_scaler
 from .progress import Progress
 from .randomness import random_states, restore_random_states, seed_everything
@@ -32,6 +32,7 @@ __all__ = [
     "World",
     "autocast",
     "backward_and_step",
+    "best_state",
     "environment",
     "from_yaml",
     "gradient_scaler",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import math
 import re
 import warnings
@@ -16,21 +14,23 @@ from torch import Tensor
 
 from ..atomic import remove_temporaries, write_atomically
 from ..functional.checks import problem
+from ..stored import DamagedFileError, read_tensors, short_digest, tensors
 
 State = dict[str, Any]
 NAME = re.compile(r"(step|best)-(\d+)-([0-9a-f]{16})\.pt")
 
 
 class CheckpointError(RuntimeError):
-    """There are checkpoints, and none of them can be read."""
+    """A checkpoint is needed, and none can be used: the message says why, and what to do."""
 
 
 class Checkpoints:
     """The checkpoints of a run, in a folder of their own: the newest few, and the best one.
 
-    A file is named ``step-STEP-CHECKSUM.pt``, the checksum being the first 16 hexadecimal digits of its SHA-256: a file
-    that was cut short or altered is known by its name. Inside is what ``torch.save`` writes, read back with
-    ``weights_only=True``, so that a stranger's checkpoint runs no code. One process writes in a folder at a time.
+    A file is named ``step-STEP-CHECKSUM.pt``, the checksum being the first 16 hexadecimal digits of its SHA-256, and
+    has a digest inside too: one that was cut short or altered is recognised, also under another name. Inside is what
+    ``torch.save`` writes, read back with ``weights_only=True``, so that a stranger's checkpoint runs no code. One
+    process writes in a folder at a time.
 
     Args:
         folder: made when it is first needed.
@@ -89,7 +89,7 @@ class Checkpoints:
         """
         files = self.files()
         for step, path in reversed(files):
-            content = _read(path)
+            content = _read(path, step)
             if isinstance(content, dict):
                 return step, content["state"]
             warnings.warn(f"checkpoint {path} {content}; the one before it is tried", stacklevel=2)
@@ -124,12 +124,12 @@ class Checkpoints:
         """
         problems = []
         for step, path in reversed(self._found("best")):  # two where a process was killed between writing and removing
-            content = _read(path)
+            content = _read(path, step)
             if isinstance(content, dict):
                 return step, content["state"], content["score"]
             problems.append(f"{path} {content}")
         if problems:
-            raise CheckpointError(f"{'; '.join(problems)}: use the newest checkpoint, or evaluate again")
+            raise CheckpointError(f"{'; '.join(problems)}: restore it from a backup, or use the newest checkpoint")
         return None
 
     def files(self) -> list[tuple[int, Path]]:
@@ -145,12 +145,10 @@ class Checkpoints:
         if step < 0:
             raise ValueError(problem("step", "at least 0", step, "pass the number of steps done"))
         check_plain(content["state"])
-        memory = io.BytesIO()
-        torch.save(content, memory)
-        data = memory.getbuffer()
+        data = tensors(content)
         self.folder.mkdir(parents=True, exist_ok=True)
         remove_temporaries(self.folder)
-        path = self.folder / f"{kind}-{step:09d}-{_checksum(data)}.pt"
+        path = self.folder / f"{kind}-{step:09d}-{short_digest(data)}.pt"
         write_atomically(path, data)
         return path
 
@@ -185,19 +183,15 @@ def check_plain(state: Any, where: str = "state") -> None:
         raise TypeError(problem(where, expected, name, "convert it, as float(x) does for numpy's numbers"))
 
 
-def _checksum(data: bytes | memoryview) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
-
-
-def _read(path: Path) -> State | str:
-    """What is in a checkpoint, or what is wrong with it."""
-    match = NAME.fullmatch(path.name)
-    assert match is not None
+def _read(path: Path, step: int) -> State | str:
+    """What is in the checkpoint of a step, or what is wrong with it."""
     try:
-        data = path.read_bytes()
+        content = read_tensors(path)
+    except DamagedFileError as error:
+        return error.why
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
-    if _checksum(data) != match[3]:
-        return f"is damaged: its {len(data):,} bytes do not have the checksum in its name"
-    content: State = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    scored = path.name.startswith("step-") or isinstance(content.get("score"), float)
+    if not (isinstance(content.get("state"), dict) and content.get("step") == step and scored):
+        return f"is no checkpoint of step {step:,}, whatever its name says"
     return content

@@ -18,6 +18,7 @@ from ..datasets.errors import (
     UnwritableError,
 )
 from ..functional.checks import is_problem
+from ..stored import DamagedFileError
 from .checkpoints import CheckpointError
 from .config_files import ConfigError
 from .loop import NonFiniteError
@@ -27,6 +28,7 @@ EXPECTED = (
     CacheSpaceError,
     CheckpointError,
     ConfigError,
+    DamagedFileError,
     DiskSpaceError,
     FetchError,
     LabelFileError,

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
@@ -18,10 +18,14 @@ import torch
 from torch import Tensor
 
 from ..functional.checks import problem
+from .checkpoints import CheckpointError
 from .progress import Progress
 from .randomness import random_states, restore_random_states
 from .run_folder import RunFolder, RunFolderError
 from .world import World
+
+SAVED = ("random", "window", "seconds", "metrics", "best", "best_step")
+"""What a checkpoint holds beside the job."""
 
 
 class Job(Protocol):
@@ -68,7 +72,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop, by Ctrl-C or SIGTERM, and has saved itself; ends the process with 130 or 143."""
+    """The run was asked to stop, by Ctrl-C or another signal, and has saved itself; its code is 128 + the signal's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +117,11 @@ def train(
     job, all ranks' random states, and the sums that are to be logged. A finished run does nothing and says so.
 
     SIGINT (Ctrl-C) and SIGTERM: the step is finished, a checkpoint written, and the process ends with exit code 130 or
-    143. A second SIGINT ends it at once. Several processes agree on the step every ``log_every`` steps. The random
-    states are the same before and after an evaluation, so how often one evaluates does not change the training.
+    143. So it is with what else ends a process by default: SIGHUP (129, the terminal or connection is gone), and
+    SIGUSR1, SIGUSR2 and SIGXCPU, by which batch systems announce the end; where the caller ignores or handles one of
+    these, it stays so. A second SIGINT ends the process at once. Several processes agree on the step every
+    ``log_every`` steps. The random states are the same before and after an evaluation, so how often one evaluates does
+    not change the training.
 
     Args:
         job: what to train.
@@ -151,7 +158,7 @@ def train(
         if world.is_main:
             print(f"{folder.path}: all {steps:,} steps were done before; nothing to do", file=sys.stderr)
         return run.summary()
-    folder.resume_at(run.done)
+    folder.resume_at(run.done, run.rows)
 
     with _signals(world) as stop, Progress(steps, run.done, world=world) as progress:
         while run.done < steps:
@@ -203,6 +210,36 @@ def check_length(folder: RunFolder, done: int, steps: int, name: str = "steps") 
         raise RunFolderError(problem(name, f"at least the {done:,} that {folder.path} has", steps, remedy))
 
 
+def best_state(folder: RunFolder, summary: Summary, *, world: World, remedy: str) -> dict[str, Any]:
+    """The job's state at the evaluation that was best, on every rank.
+
+    Args:
+        folder: of the run.
+        summary: how it ended.
+        world: the processes.
+        remedy: what to do where it cannot be had.
+
+    Raises:
+        CheckpointError: no evaluation had a defined score, or the best one's checkpoint is gone or damaged; on every
+            rank.
+    """
+    found: dict[str, Any] | str = "no evaluation had a score that is a number"
+    if world.is_main and summary.best_step is not None:
+        try:
+            best = folder.checkpoints.best()
+            if best is not None and best[0] == summary.best_step:
+                found = best[1]
+            else:
+                where = folder.checkpoints.folder
+                found = f"the checkpoint of the best evaluation, after step {summary.best_step:,}, is not in {where}"
+        except CheckpointError as error:
+            found = str(error)
+    found = world.broadcast_object(found)
+    if isinstance(found, str):
+        raise CheckpointError(f"{found}; {remedy}")
+    return found
+
+
 def ignore_interrupts(worker: int = 0) -> None:
     """A ``DataLoader``'s ``worker_init_fn``: its workers leave Ctrl-C to the main process.
 
@@ -229,6 +266,7 @@ class _Run:
     metrics: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     best_step: int | None = None
+    rows: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -240,11 +278,15 @@ class _Run:
         if found is None:
             return
         self.done, state = found
+        if lacking := [name for name in ("job", *SAVED) if name not in state]:
+            what = f"the checkpoint of step {self.done:,} in {self.folder.path} is of another trainer"
+            raise CheckpointError(f"{what}: it lacks {', '.join(lacking)}; choose another folder")
         self.resumed_from = self.done
         self.job.load_state_dict(state["job"])
         self.window.load_state_dict(state["window"])
         self.seconds_before, self.metrics = state["seconds"], state["metrics"]
         self.best, self.best_step = state["best"], state["best_step"]
+        self.rows = state.get("rows")  # which older ones do not say
         if self.world.rank < len(state["random"]):
             restore_random_states(state["random"][self.world.rank])
         self.began = time.perf_counter()
@@ -309,6 +351,7 @@ class _Run:
                 "metrics": self.metrics,
                 "best": self.best,
                 "best_step": self.best_step,
+                "rows": self.folder.rows,
             }
             self.folder.checkpoints.save(self.done, state)
 
@@ -429,9 +472,12 @@ def _signals(world: World) -> Iterator[_Stop]:
         else:
             stop.signal = number
             if world.is_main:
-                os.write(2, b"\nfinishing this step, then saving; Ctrl-C ends at once\n")
+                with suppress(OSError):  # the terminal may be what is gone
+                    os.write(2, b"\nfinishing this step, then saving; Ctrl-C ends at once\n")
 
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    others = (getattr(signal, name, None) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"))
+    deadly = [number for number in others if number is not None and signal.getsignal(number) is signal.SIG_DFL]
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, *deadly)}
     try:
         yield stop
     finally:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -14,6 +16,8 @@ from .world import World
 
 class Progress:
     """Steps done, rate, time left, share of time spent waiting for data, and the last losses; on standard error.
+
+    A terminal that is gone, or a pipe that nobody reads, ends the words and not the run.
 
     Args:
         total: steps of the run.
@@ -55,8 +59,9 @@ class Progress:
         share = (waited - self._waited) / max(now - self._started, 1e-9)
         state = f"waiting for data {share:.0%}{self.losses}"
         if self._bar is not None:
-            self._bar.set_postfix_str(state, refresh=False)
-            self._bar.update(done - before)
+            with self._heard():
+                self._bar.set_postfix_str(state, refresh=False)
+                self._bar.update(done - before)
         elif now - self._spoke >= self.every:
             self._spoke = now
             rate = (done - self.initial) / (now - self._started)
@@ -67,15 +72,27 @@ class Progress:
         """Says something without breaking the bar."""
         if not self.shown:
             return
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        with self._heard():
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Leaves the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+        with self._heard():
+            if self._bar is not None:
+                self._bar.close()
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Says nothing from the first time on that nobody is there to hear it."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE, errno.ENXIO):
+                raise
+            self.shown, self._bar = False, None
 
     def __enter__(self) -> Progress:
         return self

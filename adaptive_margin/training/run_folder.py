@@ -6,12 +6,13 @@ import contextlib
 import csv
 import errno
 import io
-import json
 import os
 import platform
 import subprocess
 import sys
 import time
+import warnings
+import zlib
 from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,14 +21,17 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..atomic import FULL, DiskSpaceError, remove_temporaries, write_atomically
+from ..atomic import FULL, DiskSpaceError, remove_temporaries, temporaries, write_atomically
+from ..stored import DamagedFileError, read_json, write_json
 from .checkpoints import Checkpoints
-from .config_files import MISSING_EXTRA, flat, to_yaml
+from .config_files import MISSING_EXTRA, ConfigError, flat, plain, read_options, to_yaml
 from .world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
 LOCK = ".lock"
-COLUMNS = ("step", "name", "value", "seconds")
+COLUMNS = ("step", "name", "value", "seconds", "checksum")
+UNCHECKED = ",".join(COLUMNS[:-1])
+"""First line of a ``scalars.csv`` from before its rows had checksums."""
 
 
 class RunFolderError(ValueError):
@@ -54,12 +58,15 @@ class RunFolder:
     ===================  ==============================================================================================
     ``config.yaml``      the configuration
     ``environment.json`` versions, device, threads, commit, command line and time, of the start and of each resumption
-    ``scalars.csv``      curves: step, name, value, seconds; a resumed run's equals an unbroken one's but for seconds
+    ``scalars.csv``      curves: step, name, value, seconds, checksum of the row; a resumed run's equals an unbroken
+                         one's but for seconds and, therefore, checksums
     ``tensorboard/``     the same for TensorBoard
     ``checkpoints/``     see :class:`~adaptive_margin.training.Checkpoints`
     ===================  ==============================================================================================
 
-    Every rank makes one, at the same time.
+    Every rank makes one, at the same time. Nothing is written, and nothing removed, in a folder that is refused. Where
+    something but the configuration is damaged, a warning names it and the run goes on; the damaged file is kept beside
+    the new one, as ``NAME.damaged``.
 
     Args:
         path: made if need be.
@@ -74,9 +81,15 @@ class RunFolder:
         check: called by the main rank, with this folder, before a run goes on that has checkpoints and before anything
             is written; raises a :class:`RunFolderError` where something beside the configuration is not as it was.
 
+    Attributes:
+        path: the folder.
+        checkpoints: in it.
+        rows: of the curves, as far as they are written.
+
     Raises:
         RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, one that
-            ``check`` refuses, or other files; or another process is training there.
+            ``check`` refuses, one that came to its end and whose checkpoints are gone, or other files; or another
+            process is training there.
 
     Example:
         >>> import tempfile
@@ -101,6 +114,7 @@ class RunFolder:
     ) -> None:
         self.path, self.world = Path(path), world
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
+        self.rows = 0
         self._file: io.FileIO | None = None
         self._board: Any = None
         self._lock: io.FileIO | None = None
@@ -129,10 +143,9 @@ class RunFolder:
         if not self.world.is_main:
             return
         file = self._open(step - 1)
-        text = io.StringIO()
-        rows = ((step, name, repr(float(value)), f"{seconds:.3f}") for name, value in values.items())
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        data = text.getvalue().encode()
+        data = "".join(
+            _row(step, name, repr(float(value)), f"{seconds:.3f}") for name, value in values.items()
+        ).encode()
         try:
             while data:
                 data = data[file.write(data) :]
@@ -140,22 +153,49 @@ class RunFolder:
             if error.errno in FULL:
                 raise DiskSpaceError(self.path / "scalars.csv", len(data), None, error.errno) from error
             raise
+        self.rows += len(values)
         for name, value in values.items():
             self._board.add_scalar(name, float(value), step)
 
-    def resume_at(self, step: int) -> None:
-        """Drops what was logged after a step, because the run goes on from there."""
+    def resume_at(self, step: int, rows: int | None = None) -> None:
+        """Drops what was logged after a step, because the run goes on from there.
+
+        Args:
+            step: done.
+            rows: how many there were at that step, if it is known.
+
+        Warns:
+            UserWarning: rows are damaged or missing, or there were curves and the run starts anew; the old file is
+                kept.
+        """
         if not self.world.is_main:
             return
         self._close_curves()
         curves = self.path / "scalars.csv"
-        if curves.exists():
-            whole = curves.read_text(encoding="utf-8").split("\n")[1:-1]  # behind the last newline is a torn row
-            rows = [COLUMNS, *(row for row in csv.reader(whole) if int(row[0]) <= step)]
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows(rows)
-            write_atomically(curves, text.getvalue().encode())
+        found, damaged = _rows(curves) if curves.exists() else ([], "")
+        kept = [row for row in found if int(row[0]) <= step]
+        if rows is not None and len(kept) < rows and not damaged:
+            damaged = f"lacks {rows - len(kept):,} of {rows:,} rows up to step {step:,}"
+        if damaged and curves.exists():
+            self._set_aside(curves, damaged)
+        elif damaged:
+            warnings.warn(f"{curves} {damaged}; the run goes on without them", stacklevel=2)
+        elif found and step == 0:
+            before = curves.with_name("scalars.csv.before")
+            warnings.warn(
+                f"{self.path} has no checkpoint: it starts anew, its curves are kept in {before}", stacklevel=2
+            )
+            os.replace(curves, before)
+        if found or curves.exists():
+            text = "".join([",".join(COLUMNS) + "\n", *(_row(*row) for row in kept)])
+            write_atomically(curves, text.encode())
         self._open(step)
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        """Says that a file is damaged and keeps it under another name."""
+        kept = path.with_name(f"{path.name}.damaged")
+        warnings.warn(f"{path} {why}; the run goes on without that, the damaged file is kept as {kept}", stacklevel=3)
+        os.replace(path, kept)
 
     def flush(self) -> None:
         """Puts the curves on the disk: before a checkpoint, so that it never knows more than they do."""
@@ -164,11 +204,16 @@ class RunFolder:
             self._board.flush()
 
     def write(self, name: str, text: str) -> None:
-        """Writes a small file of the run, such as its split or its results, whole or not at all."""
+        """Writes a small file of the run, such as a report on its data, whole or not at all."""
         if self.world.is_main:
             path = self.path / name
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, text.encode())
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes plain values, such as results, with a digest: see :func:`~adaptive_margin.stored.write_json`."""
+        if self.world.is_main:
+            write_json(self.path / name, content)
 
     def _close_curves(self) -> None:
         if self._file is not None:
@@ -200,37 +245,71 @@ class RunFolder:
         check: Callable[[RunFolder], None] | None,
     ) -> None:
         """Checks that the folder is ours, and writes down what was asked and where it runs."""
+        self._check(config, resume, may_change, outcomes, check)  # nothing is written or removed before that
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
+        self._check(config, resume, may_change, outcomes, check)  # another process may have been here meanwhile
         remove_temporaries(self.path)
         there = self.path / "config.yaml"
-        if there.exists():
-            if not resume:
-                raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
-            self._check_same(config, may_change)
-            if check is not None and self.checkpoints.files():
-                check(self)
-            if there.read_text(encoding="utf-8") != to_yaml(config):
-                for name in outcomes:
-                    (self.path / name).unlink(missing_ok=True)
-        elif names := sorted(entry.name for entry in self.path.iterdir() if entry.name != LOCK):
-            found = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-            raise RunFolderError(
-                f"{self.path} holds other files ({found}) and no run: choose another folder, or empty it"
-            )
+        if there.exists() and there.read_text(encoding="utf-8") != to_yaml(config):
+            for name in outcomes:
+                (self.path / name).unlink(missing_ok=True)
         history = self.path / "environment.json"
         here = environment(self.world)
         if history.exists():
-            first = json.loads(history.read_text(encoding="utf-8"))
-            here = {**first, "resumed": [*first.get("resumed", []), here]}
+            try:
+                first = read_json(history)
+                here = {**first, "resumed": [*first.get("resumed", []), here]}
+            except (DamagedFileError, TypeError) as error:
+                why = error.why if isinstance(error, DamagedFileError) else "is damaged: resumed is no list"
+                self._set_aside(history, why)
         self.write("config.yaml", to_yaml(config))  # first: a folder that has it is a run, whatever else it lacks
-        self.write("environment.json", json.dumps(here, indent=2) + "\n")
+        write_json(history, here, indent=2)
+
+    def _check(
+        self,
+        config: Any,
+        resume: bool,
+        may_change: Collection[str],
+        outcomes: Collection[str],
+        check: Callable[[RunFolder], None] | None,
+    ) -> None:
+        """Raises unless the folder holds nothing, or a run that can go on so; changes nothing."""
+        if not self.path.exists():
+            return
+        if not (self.path / "config.yaml").exists():
+            names = {entry.name for entry in self.path.iterdir()} - {
+                LOCK,
+                *(path.name for path in temporaries(self.path)),
+            }
+            if names:
+                found = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+                raise RunFolderError(
+                    f"{self.path} holds other files ({found}) and no run: choose another folder, or empty it"
+                )
+            return
+        if not resume:
+            raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
+        self._check_same(config, may_change)
+        if self.checkpoints.files():
+            if check is not None:
+                check(self)
+        elif results := [name for name in outcomes if (self.path / name).exists()]:
+            raise RunFolderError(
+                f"{self.path} holds a run that came to its end ({', '.join(results)}), and its checkpoints are gone: "
+                f"restore {self.checkpoints.folder}, choose another folder, or remove {' and '.join(results)} to train "
+                "from the beginning"
+            )
 
     def _check_same(self, config: Any, may_change: Collection[str]) -> None:
-        import yaml
-
-        was = yaml.safe_load((self.path / "config.yaml").read_text(encoding="utf-8")) or {}
-        check_same_run(self.path, was, yaml.safe_load(to_yaml(config)), may_change)
+        try:
+            was = plain(read_options(self.path / "config.yaml"))
+        except (ConfigError, TypeError) as error:
+            remedy = "restore it from a backup, or choose another folder"
+            raise RunFolderError(
+                f"{self.path} holds a run whose config.yaml cannot be read ({error}): {remedy}"
+            ) from None
+        check_same_run(self.path, was, plain(config), may_change)
 
     def _open(self, step: int) -> io.FileIO:
         if self._file is None:
@@ -241,6 +320,7 @@ class RunFolder:
             path = self.path / "scalars.csv"
             if not path.exists():
                 write_atomically(path, (",".join(COLUMNS) + "\n").encode())
+            self.rows = len(_rows(path)[0])
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open between rows
             self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         return self._file
@@ -274,16 +354,62 @@ def read_scalars(path: str | Path) -> dict[str, Curve]:
 
     Args:
         path: of a run folder or its ``scalars.csv``; a run that is writing at the moment can be read too.
+
+    Warns:
+        UserWarning: rows are damaged; they are left out.
     """
     path = Path(path)
-    lines = (path / "scalars.csv" if path.is_dir() else path).read_text(encoding="utf-8").split("\n")[1:-1]
+    path = path / "scalars.csv" if path.is_dir() else path
+    rows, damaged = _rows(path)
+    if damaged:
+        warnings.warn(f"{path} {damaged}; what is damaged is left out", stacklevel=2)
     curves: dict[str, Curve] = {}
-    for step, name, value, seconds in csv.reader(lines):
+    for step, name, value, seconds in rows:
         curve = curves.setdefault(name, Curve([], [], []))
         curve.steps.append(int(step))
         curve.values.append(float(value))
         curve.seconds.append(float(seconds))
     return curves
+
+
+def _row(*cells: object) -> str:
+    """A line of ``scalars.csv``."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return f"{text.getvalue()},{zlib.crc32(text.getvalue().encode()):08x}\n"
+
+
+def _cells(line: bytes, checked: bool) -> list[str] | None:
+    """Step, name, value and seconds of a line; None where it is damaged."""
+    try:
+        text = line.decode()
+        if checked:
+            text, _, checksum = text.rpartition(",")
+            if checksum != f"{zlib.crc32(text.encode()):08x}":
+                return None
+        (cells,) = csv.reader([text])
+        step, _, value, seconds = cells
+        int(step), float(value), float(seconds)
+    except (ValueError, csv.Error):
+        return None
+    return cells
+
+
+def _rows(path: Path) -> tuple[list[list[str]], str]:
+    """The whole rows of ``scalars.csv``, and what is wrong with it, if anything is."""
+    head, *lines = path.read_bytes().split(b"\n")
+    torn = lines.pop() if lines else b""  # of a process that was killed, and no damage
+    checked = head != UNCHECKED.encode()
+    read = [_cells(line, checked) for line in lines]
+    bad = [number for number, row in enumerate(read, 2) if row is None]
+    if b"\0" in torn:
+        bad.append(len(lines) + 2)
+    damaged = (
+        "is damaged: its first line is not what was written" if head != ",".join(COLUMNS).encode() and checked else ""
+    )
+    if bad:
+        damaged = f"is damaged in {len(bad):,} of {len(lines):,} rows, first in line {bad[0]:,}"
+    return [row for row in read if row is not None], damaged
 
 
 def environment(world: World) -> dict[str, Any]:

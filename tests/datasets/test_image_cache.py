@@ -5,9 +5,11 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 import shutil
 import signal
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -52,7 +54,6 @@ def test_the_cache_has_the_decoded_images(tmp_path):
     assert [number_of(image) for image in cache.take([7, 3, 7])] == [7, 3, 7]
     direct = Image.open(tmp_path / "data" / "5.png").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
     assert np.array_equal(cache.take([5])[0], np.asarray(direct))
-    assert cache.damaged() == []
     assert files(tmp_path / "cache") == {"images.u8", "index.json"}
 
 
@@ -139,7 +140,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, spoil):
     records = pictures(tmp_path / "data", 5)
     cache = ImageCache.open(records, tmp_path / "cache", size=SIZE)
     spoil(cache.folder)
-    with pytest.warns(RuntimeWarning, match="is damaged .* and is built again"):
+    with pytest.warns(RuntimeWarning, match="is damaged .*; that is built again"):
         again = ImageCache.open(records, tmp_path / "cache", size=SIZE)
     assert [number_of(image) for image in again.take(range(5))] == list(range(5))
 
@@ -152,13 +153,81 @@ def test_a_missing_part_is_built_again(tmp_path):
     assert number_of(again.take([4])[0]) == 4
 
 
-def test_flipped_bytes_are_found_on_request(tmp_path):
-    records = pictures(tmp_path / "data", BLOCK + 10)
-    cache = ImageCache.open(records, tmp_path / "cache", size=8)
+@pytest.mark.parametrize(
+    ("start", "length", "again"),
+    [
+        (BLOCK + 3, 1, [1]),  # one picture of the second block
+        (0, BLOCK + 5, [0, 1]),
+        (2 * BLOCK, 10, [2]),  # the last block, which is shorter
+    ],
+    ids=["a picture", "half of it", "the end"],
+)
+def test_a_cache_that_was_zeroed_is_decoded_again_where_it_was(tmp_path, monkeypatch, start, length, again):
+    count = 2 * BLOCK + 10
+    records = pictures(tmp_path / "data", count)
+    cache = ImageCache.open(records, tmp_path / "cache", size=16)
+    whole = cache.images.tobytes()
+    each = 16 * 16 * 3
     with open(cache.folder / "images.u8", "r+b") as file:
-        file.seek((BLOCK + 3) * 8 * 8 * 3)
-        file.write(b"\x07")
-    assert ImageCache.open(records, tmp_path / "cache", size=8).damaged() == [BLOCK]
+        file.seek(start * each)
+        file.write(bytes(length * each))
+    decoded = []
+    original = module.read_face
+
+    def watch(record, exif):
+        decoded.append(int(record.key[3:]))
+        return original(record, exif)
+
+    monkeypatch.setattr(module, "read_face", watch)
+    with pytest.warns(RuntimeWarning, match=rf"{len(again)} of 3 blocks of images.u8 do not have their checksums"):
+        mended = ImageCache.open(records, tmp_path / "cache", size=16)
+    rows = [row for block in again for row in range(block * BLOCK, min(count, (block + 1) * BLOCK))]
+    assert sorted(decoded) == rows
+    assert mended.images.tobytes() == whole
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ImageCache.open(records, tmp_path / "cache", size=16)
+    assert files(tmp_path / "cache") == {"images.u8", "index.json"}
+
+
+def test_no_flipped_bit_is_trained_on(tmp_path):
+    records = pictures(tmp_path / "data", 12, damaged=(3,))
+    cache = ImageCache.open(records, tmp_path / "cache", size=8, skip_unreadable=1)
+    expected, draw = cache.take(range(11)), random.Random(0)
+    for name in ["images.u8", "index.json"] * 15:
+        path = cache.folder / name
+        data = bytearray(path.read_bytes())
+        place = draw.randrange(8 * len(data))
+        data[place // 8] ^= 1 << place % 8
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = ImageCache.open(records, tmp_path / "cache", size=8, skip_unreadable=1)
+        assert again.slots.tolist() == cache.slots.tolist()
+        assert np.array_equal(again.take(range(11)), expected)
+
+
+def test_unreadable_rows_of_a_damaged_cache_are_remembered(tmp_path):
+    records = pictures(tmp_path / "data", BLOCK + 10, damaged=(2, BLOCK + 1))
+    cache = ImageCache.open(records, tmp_path / "cache", size=16, skip_unreadable=2)
+    with open(cache.folder / "images.u8", "r+b") as file:
+        file.write(b"\xff")
+    with pytest.warns(RuntimeWarning, match="1 of 2 blocks"):
+        again = ImageCache.open(records, tmp_path / "cache", size=16, skip_unreadable=2)
+    assert again.unreadable == cache.unreadable
+    assert set(again.unreadable) == {"row2", f"row{BLOCK + 1}"}
+
+
+def test_a_cache_from_before_its_index_had_a_digest(tmp_path):
+    records = pictures(tmp_path / "data", 5)
+    cache = ImageCache.open(records, tmp_path / "cache", size=SIZE)
+    index = json.loads((cache.folder / "index.json").read_text())
+    assert index.pop("sha256")
+    (cache.folder / "index.json").write_text(json.dumps(index))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = ImageCache.open(records, tmp_path / "cache", size=SIZE)
+    assert [number_of(image) for image in again.take(range(5))] == list(range(5))
 
 
 FORK = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -212,7 +281,6 @@ def test_a_killed_build_goes_on_where_it_stopped(tmp_path, monkeypatch):
     cache = ImageCache.open(records, tmp_path / "cache", size=16)
     assert sorted(decoded) == sorted(f"row{number}" for number in range(done * BLOCK, count))
     assert [number_of(image) for image in cache.take(range(count))] == [number % 256 for number in range(count)]
-    assert cache.damaged() == []
     assert files(tmp_path / "cache") == {"images.u8", "index.json"}
 
 
@@ -254,7 +322,6 @@ def test_an_interrupted_build_trusts_only_what_its_checksums_say(tmp_path, monke
     cache = ImageCache.open(records, tmp_path / "cache", size=16, workers=1)
     assert min(decoded) == kept * BLOCK
     assert [number_of(image) for image in cache.take(range(count))] == [number % 256 for number in range(count)]
-    assert cache.damaged() == []
 
 
 def _edit(path: Path, change) -> None:

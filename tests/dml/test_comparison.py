@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 import runpy
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
-from adaptive_margin.dml import report
 from adaptive_margin.dml.comparison import holm, paired
 from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.report import write_report
 from adaptive_margin.dml.results import compare, read_runs, standard_pairs, summary, table
-from adaptive_margin.dml.trainer import run
+from adaptive_margin.dml.trainer import load_embeddings, run
+from adaptive_margin.stored import DamagedFileError, read_arrays, write_arrays, write_json
 
 from .steps import few
 
@@ -65,7 +69,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_rows_tables_and_page(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     rows = read_runs(grid)
     assert {(row["loss"], row["arm"], row["seed"]) for row in rows} == {
         ("contrastive", arm, seed) for arm in ("default", "chernoff") for seed in (0, 1)
@@ -88,15 +92,20 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path, monkeypatch: pytest.Mo
         assert wanted in written
     assert "http" not in written  # nothing is fetched
 
-    def gone(row: object) -> None:
-        raise FileNotFoundError(2, "No such file or directory", "data")
-
-    monkeypatch.setattr(report, "_images", gone)  # the data set lies elsewhere now
+    (place,) = grid.glob("*/*/default/seed-0")
+    kept = read_arrays(place / "embeddings.npz")
+    assert kept["pictures"].shape == (8, 7, 20, 20, 1)
+    write_arrays(place / "embeddings.npz", {name: kept[name] for name in ("embeddings", "labels", "rows")})
     write_report(grid, page)
     without = page.read_text()
-    assert "Without pictures: [Errno 2] No such file or directory" in without
+    assert "Without pictures: the run was made before they were kept" in without
     assert "maps of the embeddings" in without
-    assert "class='query'" not in without
+    content = bytearray((place / "embeddings.npz").read_bytes())
+    content[len(content) // 2] ^= 1
+    (place / "embeddings.npz").write_bytes(content)
+    write_report(grid, page)
+    assert re.search(r"Left out: .*default/seed-0/embeddings\.npz is damaged.*train the run again", page.read_text())
+
     merged = tmp_path / "merged"
     merged.mkdir()
     plain = [{name: value for name, value in row.items() if name != "folder"} for row in rows]
@@ -117,6 +126,110 @@ def finished(out: Path, config: DMLConfig, figure: float = 0.5, weights: str = "
     }
     out.mkdir(parents=True)
     (out / "result.json").write_text(json.dumps(result))
+
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def crafted(out: Path, change: dict[str, Any], config: dict[str, Any]) -> None:
+    finished(out, ROTH2020)
+    result = json.loads((out / "result.json").read_text())
+    result["config"] |= config
+    write_json(out / "result.json", result | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "config"),
+    [
+        ({}, {"seed": HOSTILE}),
+        ({}, {"margin": HOSTILE}),
+        ({"seconds": HOSTILE}, {}),
+        ({"test": {"recall_at_1": HOSTILE}}, {}),
+        ({"test": HOSTILE}, {}),
+        ({"weights": 3}, {}),
+        ({"data": {"name": 3}}, {}),
+        ({"curves": {"margin": {"values": [HOSTILE] * 4}}}, {}),
+        ({"config": {"loss": "margin"}}, {}),
+        ({"folds": []}, {}),
+    ],
+)
+def test_a_crafted_result_is_named(tmp_path: Path, change: dict[str, Any], config: dict[str, Any]) -> None:
+    crafted(tmp_path / "run", change, config)
+    with pytest.raises(DamagedFileError, match=r"result.json does not hold the result of a run; train"):
+        read_runs(tmp_path)
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    crafted(tmp_path / "run", {}, {})
+    path = tmp_path / "run" / "result.json"
+    path.write_text(path.read_text().replace("0.5", "0.6", 1))
+    with pytest.raises(DamagedFileError, match=r"result.json is damaged: .*; train the run again, or move it away"):
+        read_runs(tmp_path)
+
+
+def test_nothing_in_a_result_becomes_markup(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for arm, margin in (("one", "adaptive"), ("two", "default")):
+            change = {"weights": HOSTILE, "data": {"name": HOSTILE}, "test": {"recall_at_1": 0.5, HOSTILE: 0.5}}
+            config = {"seed": seed, "margin": margin, "neighbourhood": HOSTILE, "units": HOSTILE, "loss": HOSTILE}
+            selected = {"selected": {"by": HOSTILE, "step": 1, "score": 0.5}}
+            crafted(tmp_path / f"{arm}-{seed}", change | selected, config)
+    write_report(tmp_path, tmp_path / "page.html", ["recall_at_1", HOSTILE])
+    text = (tmp_path / "page.html").read_text()
+    assert text.count(html.escape(HOSTILE)) > 10
+    assert "<img src=x" not in text
+
+
+def test_a_page_is_made_of_its_runs_alone(tmp_path: Path) -> None:
+    """A stranger's run says where pictures and a cache lie: neither is looked at."""
+    for number in range(6):
+        (tmp_path / "private" / f"class{number}").mkdir(parents=True)
+        for picture in range(4):
+            pixels = np.full((20, 20, 3), 40 * number + picture, np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "private" / f"class{number}" / f"{picture}.png")
+    before = sorted(tmp_path.rglob("*"))
+    root, cache = str(tmp_path / "private"), str(tmp_path / "planted")
+    config = {"root": root, "cache": cache, "resize": 18, "size": 16, "out": root}
+    runs = tmp_path / "runs"
+    crafted(runs / "one", {"data": {"name": "private"}}, config)
+    embeddings = {"embeddings": np.eye(12, 8, dtype=np.float16), "labels": np.arange(12) // 4, "rows": np.arange(12)}
+    write_arrays(runs / "one" / "embeddings.npz", embeddings)
+    write_report(runs, tmp_path / "runs" / "page.html")
+    text = (runs / "page.html").read_text()
+    assert "maps of the embeddings" in text
+    assert "class='query'" not in text
+    assert sorted(path for path in tmp_path.rglob("*") if runs not in (path, *path.parents)) == before
+    row = {**read_runs(runs)[0], "folder": str(runs / "one")}
+    (tmp_path / "merged").mkdir()
+    write_json(tmp_path / "merged" / "grid.json", {"runs": [row]})  # its folder is one of the writer's disk
+    assert "maps of the embeddings" not in _page(tmp_path / "merged")
+
+
+def _page(folder: Path) -> str:
+    write_report(folder, folder / "page.html")
+    return (folder / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("embeddings", np.eye(12, 8)[0]),
+        ("embeddings", np.full((12, 8), np.nan)),
+        ("labels", np.arange(3)),
+        ("examples", np.array([[0, 99]])),
+        ("examples", np.array([[0, 1, 2]])),
+        ("pictures", np.zeros((1, 2, 4, 4, 2), np.uint8)),
+        ("pictures", np.zeros((1, 2, 4, 4, 3))),
+    ],
+)
+def test_crafted_embeddings_are_named(tmp_path: Path, name: str, value: np.ndarray) -> None:
+    whole = {"embeddings": np.eye(12, 8), "labels": np.arange(12) // 4, "examples": np.array([[0, 1]])}
+    whole |= {"pictures": np.zeros((1, 2, 4, 4, 3), np.uint8)}
+    write_arrays(tmp_path / "embeddings.npz", whole)
+    assert load_embeddings(tmp_path)[0].shape == (12, 8)
+    write_arrays(tmp_path / "embeddings.npz", whole | {name: value})
+    with pytest.raises(DamagedFileError, match=r"embeddings.npz does not hold the embeddings of a run; delete"):
+        load_embeddings(tmp_path)
 
 
 @pytest.mark.parametrize("preset", [ROTH2020, WU2017])

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from adaptive_margin.dml.backbones import build_network
-from adaptive_margin.dml.config import PRESETS, SMALL, WU2017, DMLConfig
+from adaptive_margin.dml.config import OF_PROXIES, PRESETS, SMALL, WU2017, DMLConfig
 from adaptive_margin.dml.objectives import LOSSES, build_objective
 from adaptive_margin.training.command_line import parse
 
@@ -33,6 +33,24 @@ ALL = {**PRESETS, "small": SMALL}
 def test_an_option_that_does_nothing_is_refused(preset: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(ALL[preset], **options)
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_a_batch_that_cannot_teach_is_refused(loss: str) -> None:
+    with pytest.raises(ValueError, match="classes must be at least 2, got 1; negatives come from other classes"):
+        DMLConfig(loss=loss, classes=1)  # type: ignore[arg-type]
+    numbers = torch.Generator().manual_seed(0)
+    x = torch.nn.functional.normalize(torch.randn(8, 128, generator=numbers), dim=1).requires_grad_()
+    objective = build_objective(replace(SMALL, loss=loss, embedding_size=128), classes=8)
+    value = objective(x, torch.arange(8))  # one image a class
+    if loss in OF_PROXIES:
+        DMLConfig(loss=loss, per_class=1)  # type: ignore[arg-type]
+        (gradient,) = torch.autograd.grad(value, x)
+        assert gradient.abs().sum() > 1
+    else:
+        with pytest.raises(ValueError, match=rf"per_class must be at least 2 for {loss}, got 1; a batch without two"):
+            DMLConfig(loss=loss, per_class=1)  # type: ignore[arg-type]
+        assert value.item() == 0  # at every step
 
 
 @pytest.mark.parametrize("preset", ALL)

@@ -21,9 +21,10 @@ from adaptive_margin.dml.datasets import load_class_folders
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.recipe import said
-from adaptive_margin.dml.results import row_of
+from adaptive_margin.dml.results import read_result, row_of
 from adaptive_margin.dml.trainer import DMLJob, default_folder, load_embeddings, run
-from adaptive_margin.training import RunFolderError, World
+from adaptive_margin.stored import DamagedFileError
+from adaptive_margin.training import CheckpointError, RunFolderError, World
 from adaptive_margin.training.command_line import parse
 
 from . import stand_ins
@@ -135,6 +136,41 @@ def test_a_result_of_other_images_under_the_same_name_is_refused(tmp_path: Path)
             run(config, data)
     with pytest.raises(ValueError, match=r"data must be 'digits \w+', the data set at hand, got 'digits elsewhere'"):
         run(replace(config, data="digits elsewhere"), others)
+
+
+def test_whatever_is_damaged_or_gone_is_named(tmp_path: Path) -> None:
+    config = replace(few(tmp_path, "contrastive"), epochs=1)
+    result = run(config, digits())
+    place, checkpoints = tmp_path / "result.json", tmp_path / "checkpoints"
+    content, embedded = place.read_text(), (tmp_path / "embeddings.npz").read_bytes()
+
+    place.write_text(content.replace('"recall_at_1": 0.', '"recall_at_1": 0.9', 1))
+    with pytest.warns(UserWarning, match=r"result.json is damaged: .*; the run goes on to its end again"):
+        again = run(config, digits())
+    assert again["test"] == result["test"] == read_result(tmp_path)["test"]
+
+    spoilt = bytearray(embedded)
+    spoilt[len(spoilt) // 2] ^= 4
+    (tmp_path / "embeddings.npz").write_bytes(spoilt)
+    with pytest.raises(DamagedFileError, match=r"embeddings.npz is damaged: .*; delete the folder and train"):
+        load_embeddings(tmp_path)
+
+    place.unlink()
+    (best,) = checkpoints.glob("best-*")
+    content = best.read_bytes()
+    best.unlink()
+    with pytest.raises(CheckpointError, match=r"best evaluation, after step 4, is not in .*; restore it from a backup"):
+        run(config, digits())  # and not measure the last network as if it were the best
+    best.write_bytes(content)
+    assert run(config, digits())["test"] == result["test"]
+
+    (tmp_path / "result.json").write_bytes(b"\0" * 100)
+    checkpoints.rename(tmp_path / "old")
+    curves = (tmp_path / "scalars.csv").read_bytes()
+    message = "came to its end .*, and its checkpoints are gone"
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(RunFolderError, match=message):
+        run(config, digits())
+    assert (tmp_path / "scalars.csv").read_bytes() == curves
 
 
 def test_without_validation_nothing_looks_at_the_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

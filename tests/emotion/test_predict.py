@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from adaptive_margin.datasets.transforms import paper_transform
-from adaptive_margin.emotion.model_file import Preprocessing, save_model
+from adaptive_margin.emotion.model_file import Preprocessing
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.predict import (
     COLUMNS,
@@ -26,7 +26,6 @@ from adaptive_margin.emotion.predict import (
     cut,
     followed,
     free_corner,
-    load_network,
     output_names,
     predict,
     summary,
@@ -464,30 +463,3 @@ def test_faces_are_followed() -> None:
     assert [len(trail) for trail in trails] == [24, 2, 1]
     faces, trails = followed([b], [a, b], [[(0, 0)], [(1, 1)]])
     assert (faces, trails) == ([b], [[(1, 1), (0.2, 0.2)]])
-
-
-def test_networks_from_a_file_a_folder_and_a_checkpoint(tmp_path: Path) -> None:
-    from adaptive_margin.training.checkpoints import Checkpoints
-
-    run = tmp_path / "run"
-    (run / "checkpoints").mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"checkpoint must be a run folder with model.pt or checkpoints"):
-        load_network(run)
-    (run / "config.yaml").write_text("encoder: small\nresize: 48\nsize: 40\ndropout: 0.5\n")
-    path = Checkpoints(run / "checkpoints").save(7, {"job": {"net": dict(NET.state_dict())}})
-    x = torch.randn(2, 3, 40, 40)
-    save_model(tmp_path / "other" / "model.pt", NET, HOW)
-    best = Checkpoints(run / "checkpoints").save_best(5, {"net": dict(NET.state_dict())}, 0.5)  # the job's state alone
-    for source in (run, path, best, tmp_path / "other", tmp_path / "other" / "model.pt"):
-        net, how = load_network(source)
-        assert not net.training
-        assert (how.resize, how.size) == (48, 40)
-        torch.testing.assert_close(net(x), NET(x))
-    with pytest.raises(ValueError, match="which is not there"):
-        load_network(tmp_path / "nowhere.pt")
-    (run / "config.yaml").unlink()
-    with pytest.raises(ValueError, match="checkpoint must be a whole checkpoint of a run"):
-        load_network(path)
-    (tmp_path / "text.pt").write_text("no model")
-    with pytest.raises(ValueError, match="must be a model file"):
-        load_network(tmp_path / "text.pt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -9,15 +10,30 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
 from adaptive_margin.emotion.published import TABLE_1, TABLE_2, TABLE_3, TABLE_4, published_row, published_table
-from adaptive_margin.emotion.report import _facts, _figures, _lead, _leakage, tell, write_report
+from adaptive_margin.emotion.report import (
+    _bound,
+    _config,
+    _facts,
+    _figures,
+    _lead,
+    _leakage,
+    _Missing,
+    _title,
+    tell,
+    write_report,
+)
 from adaptive_margin.emotion.runs import figure, read_runs
+from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
 
 from .runs import PEOPLE, ablation, damage, forget, write_run
 
@@ -72,14 +88,14 @@ def test_figures_beside_the_paper(report: Path) -> None:
 )
 def test_what_is_counted_and_drawn_is_called_what_it_is(age: str, kind: str, kinds: str, tmp_path: Path) -> None:
     path = write_run(tmp_path, "caf", 0, critic="caf") / "result.json"
-    result = json.loads(path.read_text())
+    result = read_json(path)
     assert result["test"].pop("identities") == PEOPLE
     assert (result["test"].pop("identity"), result["test"]["interval_by"]) == ("person", "person")
     if age == "new":
         result["test"] |= {"identity": kind, "identities": PEOPLE, "interval_by": kind}
     else:
         result["test"]["people"] = PEOPLE
-    path.write_text(json.dumps(result | {"independent": kind}))
+    write_json(path, result | {"independent": kind})
     story = tell(*read_runs(tmp_path))
     assert dict(_facts(story))["tested on"] == f"30 images of 6 {kinds}"
     assert f"on {kinds} not seen in training" in _lead(story)
@@ -91,9 +107,9 @@ def test_what_is_counted_and_drawn_is_called_what_it_is(age: str, kind: str, kin
 
 def test_a_test_part_that_shares_some_with_training_is_not_called_unseen(tmp_path: Path) -> None:
     path = write_run(tmp_path, "caf", 0, critic="caf") / "result.json"
-    result = json.loads(path.read_text())
+    result = read_json(path)
     result["test"]["identity"] = "source video"
-    path.write_text(json.dumps(result | {"independent": "nothing"}))
+    write_json(path, result | {"independent": "nothing"})
     assert "on source videos of which some were seen in training (" in _lead(tell(*read_runs(tmp_path)))
 
 
@@ -102,9 +118,9 @@ def test_leakage_is_compared_by_map_at_r(tmp_path: Path) -> None:
     for arm, figures in (("none", (0.5, 0.7)), ("caf", (0.25, 0.40))):
         for seed, figure_of_seed in enumerate(figures):
             path = next(folder.glob(f"runs/{arm}/seed{seed}/result.json"))
-            result = json.loads(path.read_text())
+            result = read_json(path)
             result["leakage"]["unseen"]["map_at_r"] = figure_of_seed
-            path.write_text(json.dumps(result))
+            write_json(path, result)
     rows = section(write_report(folder).read_text(), "leakage").split("<tr")
     row = next(row for row in rows if "</span>" in row and "0.325" in row)  # the mean of caf's two
     assert "0.275" in row  # of -0.25 and -0.30
@@ -244,3 +260,126 @@ def test_in_a_browser(report: Path, tmp_path: Path, width: int) -> None:
     assert found["width"] == width
     assert found["scroll"] <= width
     assert "CONSOLE" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One run, to be copied and spoilt."""
+    folder = tmp_path_factory.mktemp("whole")
+    write_run(folder, "caf", 0, critic="caf")
+    return folder
+
+
+@pytest.fixture
+def place(whole: Path, tmp_path: Path) -> Path:
+    """A copy of that run: its own folder."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "runs" / "caf" / "seed0"
+
+
+def told(folder: Path) -> tuple[list[str], str]:
+    """What of the runs in a folder could not be read, and the page's parts but for its charts."""
+    story = tell(*read_runs(folder))
+    parts = [_title(story), _lead(story), *(value for _, value in _facts(story))]
+    for part in (_figures, _leakage, _bound, _config):
+        with contextlib.suppress(_Missing):
+            parts.append(part(story))
+    return story.problems, "".join(parts)
+
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def test_nothing_in_a_run_becomes_markup(place: Path, tmp_path: Path) -> None:
+    result = read_json(place / "result.json")
+    result["test"] |= {"identity": HOSTILE, "interval_by": HOSTILE}
+    write_json(place / "result.json", result | {"arm": HOSTILE, "independent": HOSTILE})
+    config = yaml.safe_load((place / "config.yaml").read_text())
+    config |= dict.fromkeys(("dataset", "encoder", "margin", "seed", HOSTILE), HOSTILE)
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    names = ("device", "platform", "threads", "cuda", "started", "commit")
+    here = read_json(place / "environment.json") | dict.fromkeys(names, HOSTILE) | {"command": [HOSTILE]}
+    write_json(place / "environment.json", here)
+    place.rename(place.parent / "a <b> run")  # its seed is not in its name now
+    text = write_report(tmp_path).read_text()
+    assert f"a bootstrap of the one run by {html.escape(HOSTILE)}" in text
+    assert text.count(html.escape(HOSTILE)) > 20
+    assert "<img src=x" not in text
+    assert not any("onerror" in attributes for _, attributes in Page(text).tags)
+    assert "config.yaml: seed is no whole number" in section(text, "unread")
+
+
+@pytest.mark.parametrize(
+    ("name", "crafted"),
+    [
+        ("prediction", np.zeros((3, 2), np.float32)),
+        ("prediction", np.full((30, 2), np.nan, np.float32)),
+        ("prediction", np.full((30, 2), "x")),
+        ("truth", np.zeros((30, 3), np.float32)),
+        ("person", np.zeros(30)),
+        ("row", np.zeros((), np.int64)),
+        ("feature_index", np.array([10**9])),
+        ("best", np.array([-1])),
+        ("best_images", np.zeros((12, 96, 96), np.uint8)),
+        ("worst_images", np.zeros((12, 96, 96, 3))),
+        ("video_name", np.array(["a", "b"])),
+        ("video_strip", np.array([0, 1, 2, 3, 400])),
+        ("row", None),
+    ],
+)
+def test_a_crafted_archive_is_named_and_the_rest_told(
+    place: Path, tmp_path: Path, name: str, crafted: np.ndarray | None
+) -> None:
+    shutil.copytree(place, tmp_path / "runs" / "none" / "seed0")  # one seed each: compared row by row
+    (tmp_path / "runs" / "none" / "seed0" / "config.yaml").write_text("critic: none\n")
+    none = tmp_path / "runs" / "none" / "seed0" / "result.json"
+    write_json(none, read_json(none) | {"arm": "none"})
+    arrays = read_arrays(place / "evaluation.npz")
+    arrays.pop(name)
+    write_arrays(place / "evaluation.npz", arrays | ({} if crafted is None else {name: crafted}))
+    (problem,), text = told(tmp_path)
+    assert re.match(rf"caf/seed0/evaluation.npz cannot be read: .*got .*{name}", problem)
+    assert "one pair, no interval" in text  # the figures of result.json, which is whole
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"test": []},
+        {"test": {"figures": {"ccc": {"mean": "0.5"}}}},
+        {"test": {"figures": {"ccc": 0.5}}},
+        {"test": {"figures": {"ccc": {"mean": 10**400}}}},
+        {"test": {"intervals": {"ccc": {"mean": [0.1]}}}},
+        {"test": {"intervals": None}},
+        {"leakage": {"unseen": {"map_at_r": "x"}}},
+        {"seed": "0"},
+        {"arm": 3},
+    ],
+)
+def test_a_crafted_result_is_named_and_the_rest_told(place: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    write_json(place / "result.json", read_json(place / "result.json") | change)
+    (problem,), text = told(tmp_path)
+    assert re.match(rf"caf/seed0/result.json cannot be read: .*got {next(iter(change))}", problem)
+    assert "No run here has been evaluated yet." in text
+
+
+def test_an_interval_that_is_not_defined(place: Path, tmp_path: Path) -> None:
+    result = read_json(place / "result.json")
+    result["test"]["intervals"]["ccc"]["mean"] = [None, None]  # as NaN is written
+    write_json(place / "result.json", result)
+    problems, text = told(tmp_path)
+    assert problems == []
+    assert f"<td>{result['test']['figures']['ccc']['mean']:.3f}</td>" in text
+
+
+def test_a_flipped_bit_is_named_and_the_rest_told(place: Path, tmp_path: Path) -> None:
+    names = ("environment.json", "result.json", "evaluation.npz")
+    for name in names:
+        data = bytearray((place / name).read_bytes())
+        data[len(data) // 2] ^= 1
+        (place / name).write_bytes(data)
+    problems, text = told(tmp_path)
+    assert len(problems) == 3
+    for name, problem in zip(names, problems, strict=True):
+        assert re.match(rf"caf/seed0/{name} cannot be read: .*{name} is damaged", problem)
+    assert "not markup" in text  # of config.yaml

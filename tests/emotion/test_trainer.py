@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
 import signal
@@ -20,9 +19,10 @@ import torch
 from adaptive_margin.datasets import Split
 from adaptive_margin.datasets import export as exports
 from adaptive_margin.emotion.data import load_data
-from adaptive_margin.emotion.model_file import load_model
-from adaptive_margin.emotion.trainer import EmotionJob, run
-from adaptive_margin.training.checkpoints import Checkpoints
+from adaptive_margin.emotion.model_file import load_model, load_network
+from adaptive_margin.emotion.trainer import OUTCOMES, EmotionJob, run
+from adaptive_margin.stored import read_json
+from adaptive_margin.training.checkpoints import CheckpointError, Checkpoints
 from adaptive_margin.training.loop import NonFiniteError
 from adaptive_margin.training.run_folder import RunFolderError, read_scalars
 from adaptive_margin.training.world import World
@@ -71,7 +71,7 @@ def test_a_run_leaves_all_that_it_says(tmp_path: Path) -> None:
     parts = [set(people) for people in split.parts.values()]
     assert sum(map(len, parts)) == len(set().union(*parts))
 
-    written = json.loads((result.folder / "result.json").read_text())
+    written = read_json(result.folder / "result.json")
     assert written["seed"] == config.seed
     assert set(written["test"]["figures"]) >= {"rmse", "sagr", "pcc", "ccc"}
     assert set(written["leakage"]) == {"unseen", "seen"}
@@ -247,6 +247,46 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path) -> None:
     run(config, data=data, world=World())
     with pytest.raises(RunFolderError, match=r"critic: 'caf' there, 'none' now"):
         run(tiny(output=str(tmp_path / "run"), iterations=2, critic="none"), data=data, world=World())
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_whatever_is_damaged_or_gone_has_a_remedy_that_works(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = tiny(output=str(folder), keep="best", iterations=6, critic="none")
+    data = load_data(config)
+    run(config, data=data, world=World())
+    for file in [folder / "model.pt", *(folder / "checkpoints").iterdir()]:
+        load_network(file)  # each can be given where a trained network is asked for
+
+    (best,) = (folder / "checkpoints").glob("best-*")
+    best.rename(tmp_path / best.name)
+    before = _contents(folder)
+    with pytest.raises(CheckpointError, match=r"after step \d, is not in .*checkpoints; pass --keep last to take"):
+        run(config, data=data, world=World())
+    assert {name: before[name] for name in OUTCOMES} == {name: _contents(folder)[name] for name in OUTCOMES}
+    last = dataclasses.replace(config, keep="last")
+    assert run(last, data=data, world=World()).summary.steps == 6
+
+    for name in ("rows.json", "environment.json"):
+        content = bytearray((folder / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / name).write_bytes(content)
+    (folder / "scalars.csv").write_bytes((folder / "scalars.csv").read_bytes().replace(b"val/ccc,", b"val/ccd,", 1))
+    with pytest.warns(UserWarning, match="is damaged") as said:
+        longer = run(dataclasses.replace(last, iterations=8), data=data, world=World())
+    assert longer.summary.resumed_from == 6
+    for name in ("rows.json", "environment.json", "scalars.csv"):
+        assert any(f"{name} is damaged" in str(each.message) for each in said)
+    assert read_json(folder / "rows.json") == {part: len(getattr(data, part)) for part in ("train", "val", "test")}
+
+    shutil.rmtree(folder / "checkpoints")
+    before = _contents(folder)
+    with pytest.raises(RunFolderError, match=r"came to its end .*model\.pt.*, and its checkpoints are gone: restore"):
+        run(dataclasses.replace(last, iterations=8), data=data, world=World())
+    assert _contents(folder) == before
 
 
 def test_step_sizes_follow_from_the_step_alone() -> None:

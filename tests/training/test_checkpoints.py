@@ -5,17 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from adaptive_margin.stored import short_digest
 from adaptive_margin.training import CheckpointError, Checkpoints, DiskSpaceError, write_atomically
 from adaptive_margin.training.checkpoints import check_plain
+
+from .processes import finish, needs_processes, start
 
 
 def state(value: float) -> dict[str, object]:
@@ -189,13 +194,64 @@ def test_a_failure_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pytest.
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"file": b"old"}
 
 
+def die_while_it_saves(folder: Path) -> None:
+    os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    Checkpoints(folder).save(1, state(1))
+
+
+@needs_processes
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".step-000000001-0123456789abcdef.pt.99.tmp").write_bytes(b"half")
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".notes.txt.tmp").write_text("mine too")
+    assert finish(start(die_while_it_saves, tmp_path)) == [-signal.SIGKILL]
+    (half,) = names(tmp_path) - {"notes.txt", ".notes.txt.tmp"}
+    assert half.startswith(".unfinished-")
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.latest() is None
     file = checkpoints.save(1, state(1))
-    assert names(tmp_path) == {file.name, "notes.txt"}
+    assert names(tmp_path) == {file.name, "notes.txt", ".notes.txt.tmp"}
+
+
+class Foreign:
+    """What ``weights_only`` refuses to make."""
+
+    def __reduce__(self) -> Any:
+        return (os.mkdir, ("ran",))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"step": 2, "state": Foreign()}, "holds more than tensors and plain values"),
+        ([1, 2], "holds no mapping but list"),
+        ({"step": 2}, "is no checkpoint of step 2, whatever its name says"),
+        ({"step": 1, "state": {}}, "is no checkpoint of step 2, whatever its name says"),
+    ],
+)
+def test_a_crafted_one_of_a_valid_name_is_damaged_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: object, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, state(1))
+    for kind in ("step", "best"):
+        torch.save(content, tmp_path / "crafted.pt")
+        digest = short_digest((tmp_path / "crafted.pt").read_bytes())
+        os.rename(tmp_path / "crafted.pt", checkpoints.folder / f"{kind}-000000002-{digest}.pt")
+    with pytest.warns(UserWarning, match=message):
+        assert values(checkpoints) == (1, 1.0)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.best()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_renamed_one_is_not_taken_for_another_step(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state(1))
+    newest = checkpoints.save(2, state(2))
+    newest.rename(tmp_path / newest.name.replace("000000002", "000000009"))
+    with pytest.warns(UserWarning, match="is no checkpoint of step 9"):
+        assert values(checkpoints) == (1, 1.0)
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import signal
+import termios
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +17,14 @@ import pytest
 import torch
 
 from adaptive_margin.training import (
+    CheckpointError,
     Checkpoints,
     NonFiniteError,
     RunFolder,
     RunFolderError,
     Stopped,
     World,
+    best_state,
     ignore_interrupts,
     read_scalars,
     seed_everything,
@@ -128,7 +133,7 @@ def test_killed_again_and_again_while_it_saves(tmp_path: Path, unbroken: dict[st
 
 
 @needs_processes
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_stopped_by_a_signal(tmp_path: Path, unbroken: dict[str, Any], number: signal.Signals) -> None:
     errors = tmp_path / "errors"
     process = start(run_and_die, tmp_path / "run", {"slow": 0.05})
@@ -157,24 +162,76 @@ def test_a_second_interrupt_ends_at_once(tmp_path: Path) -> None:
     assert "KeyboardInterrupt" in (tmp_path / "errors").read_text()
 
 
+def run_in_a_terminal(path: Path, terminal: str) -> None:
+    os.setsid()
+    descriptor = os.open(terminal, os.O_RDWR)
+    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)
+    for stream in range(3):
+        os.dup2(descriptor, stream)
+    run(path, slow=0.05)
+
+
 @needs_processes
-def test_what_a_stopped_run_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_terminal_that_is_gone(tmp_path: Path, unbroken: dict[str, Any]) -> None:
+    """A dropped connection: SIGHUP, and whatever is said from then on is an error."""
+    ours, theirs = os.openpty()
+    process = start(run_in_a_terminal, tmp_path / "run", os.ttyname(theirs))
+    _wait_for_a_row(tmp_path / "run")
+    os.close(theirs)
+    os.close(ours)
+    assert finish(process) == [128 + signal.SIGHUP]
+    found = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert found is not None
+    assert 3 <= found[0] < STEPS
+    assert run(tmp_path / "run").resumed_from == found[0]
+    assert_same(outcome(tmp_path / "run"), unbroken)
+
+
+@needs_processes
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+@pytest.mark.parametrize("kind", ["ignored", "handled"])
+def test_a_signal_that_the_caller_ignores_or_handles_stays_the_callers(tmp_path: Path, name: str, kind: str) -> None:
+    number, came = getattr(signal, name), []
+
     class Interrupted(Toy):
         def step(self, step: int) -> Mapping[str, Any]:
             if step == 5:
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
             return super().step(step)
 
-    before = signal.getsignal(signal.SIGINT)
+    handler = signal.SIG_IGN if kind == "ignored" else lambda *_: came.append(number)  # as nohup does
+    before, world = signal.signal(number, handler), World()
+    try:
+        with RunFolder(tmp_path, {}, world=world) as folder:
+            options = {"steps": 9, "checkpoint_every": 9, "evaluate_every": 9, "log_every": 9}
+            assert train(Interrupted(world), folder=folder, world=world, **options).steps == 9
+        assert signal.getsignal(number) is handler
+    finally:
+        signal.signal(number, before)
+    assert came == ([] if kind == "ignored" else [number])
+
+
+@needs_processes
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_what_a_stopped_run_says(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    number = getattr(signal, name)
+
+    class Interrupted(Toy):
+        def step(self, step: int) -> Mapping[str, Any]:
+            if step == 5:
+                os.kill(os.getpid(), number)
+            return super().step(step)
+
+    before = signal.getsignal(number)
     world = World()
     folder = RunFolder(tmp_path, {}, world=world)
     with pytest.raises(Stopped) as error:
         train(
             Interrupted(world), steps=9, folder=folder, world=world, checkpoint_every=9, evaluate_every=9, log_every=9
         )
-    assert error.value.code == 130
+    assert error.value.code == 128 + number
     assert f"stopped after step 6 of 9, saved in {tmp_path}; the same command" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(number) is before
 
 
 def test_a_step_that_the_signal_breaks_is_not_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,6 +284,36 @@ def test_a_finished_run_does_nothing_and_says_so(tmp_path: Path, capsys: pytest.
     assert files == {path: path.read_bytes() for path in files}
     assert run(tmp_path, steps=10).resumed_from == 8
     with pytest.raises(RunFolderError, match=r"steps must be at least the 10 that .*, got 8; ask for as many"):
+        run(tmp_path, steps=8)
+
+
+@pytest.mark.parametrize("damage", ["gone", "renamed", "cut short", "of another step"])
+def test_the_best_is_had_or_missed(tmp_path: Path, damage: str) -> None:
+    summary = run(tmp_path, steps=14)
+    with RunFolder(tmp_path, {"seed": 3, "steps": 14}, world=World()) as folder:
+        state = best_state(folder, summary, world=World(), remedy="do this")
+        _, expected, _ = folder.checkpoints.best() or (0, {}, 0.0)
+        assert_same(state, expected)
+        (best,) = folder.checkpoints.folder.glob("best-*")
+        if damage == "gone":
+            best.unlink()
+        elif damage == "renamed":
+            best.rename(best.with_name("mine.pt"))
+        elif damage == "cut short":
+            os.truncate(best, 1000)
+        else:
+            folder.checkpoints.save_best(1, state, -9.0)
+        message = r"is damaged.*; do this$" if damage == "cut short" else r"after step \d+, is not in .*; do this$"
+        with pytest.raises(CheckpointError, match=message):
+            best_state(folder, summary, world=World(), remedy="do this")
+        with pytest.raises(CheckpointError, match="no evaluation had a score that is a number; do this"):
+            best_state(folder, replace(summary, best=None, best_step=None), world=World(), remedy="do this")
+
+
+def test_a_checkpoint_of_another_trainer(tmp_path: Path) -> None:
+    run(tmp_path, steps=4)
+    Checkpoints(tmp_path / "checkpoints").save(5, {"job": {}, "mine": 1})
+    with pytest.raises(CheckpointError, match=r"of step 5 .* is of another trainer: it lacks random, window"):
         run(tmp_path, steps=8)
 
 

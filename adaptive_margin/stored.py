@@ -1,0 +1,195 @@
+"""Files that know what they hold: each kind is written in one way, with a digest inside, and read in one way.
+
+JSON has the digest of its content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it behind everything else,
+as the comment that the zip format allows there: ``torch.load`` and ``numpy.load`` read them as they read any other. All
+of them appear whole or not at all. What was written before there were digests is read as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .atomic import write_atomically
+
+MARK = b"adaptive-margin sha256:"
+DIGITS = 64
+NAMED = re.compile(r".+-([0-9a-f]{16})\.pt")
+"""A file that has the beginning of its digest in its name, as checkpoints do."""
+RESTORE = "restore it from a backup, or write it again"
+
+
+class DamagedFileError(ValueError):
+    """A file does not hold what was written into it, or nothing of its kind; the message names it.
+
+    Attributes:
+        path: the file.
+        why: what is wrong with it, as the end of a sentence that begins with the path.
+    """
+
+    def __init__(self, path: Path, why: str, remedy: str = RESTORE) -> None:
+        super().__init__(path, why, remedy)
+        self.path, self.why, self.remedy = path, why, remedy
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.why}; {self.remedy}"
+
+
+def write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
+    """Writes plain values as JSON, with their digest.
+
+    Args:
+        path: the file; its folder has to exist.
+        content: anything that JSON has words for; no key ``"sha256"``.
+        indent: as :func:`json.dumps` takes it.
+
+    Raises:
+        DiskSpaceError, OSError: as :func:`~adaptive_margin.atomic.write_atomically`.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "result.json"
+        >>> write_json(path, {"figure": 0.1, "classes": (3, 5)})
+        >>> read_json(path)
+        {'figure': 0.1, 'classes': [3, 5]}
+        >>> path.write_text(path.read_text().replace("0.1", "0.2")) > 0
+        True
+        >>> read_json(path)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ...
+        adaptive_margin.stored.DamagedFileError: .../result.json is damaged: ...
+    """
+    plain = json.loads(json.dumps(content))  # as it will be read: tuples are lists then, and keys are text
+    text = json.dumps({**plain, "sha256": _digest(plain)}, indent=indent, ensure_ascii=False) + "\n"
+    write_atomically(path, text.encode("utf-8", "backslashreplace"))  # \udc80 is JSON's word for itself
+
+
+def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
+    """What :func:`write_json` wrote, without the digest; a file that never had one is taken as it is.
+
+    Raises:
+        DamagedFileError: it is not what was written.
+        OSError: it cannot be read.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:  # no text, no JSON, or too deep
+        raise DamagedFileError(path, f"is damaged: {_in_brief(error)}", remedy) from error
+    if not isinstance(content, dict):
+        raise DamagedFileError(path, f"holds no mapping but {type(content).__name__}", remedy)
+    digest = content.pop("sha256", None)
+    if digest is not None and digest != _digest(content):
+        raise DamagedFileError(path, "is damaged: its content does not have the checksum that is in it", remedy)
+    return content
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Writes named arrays as ``.npz``, compressed, with a digest.
+
+    Raises:
+        DiskSpaceError, OSError: as :func:`~adaptive_margin.atomic.write_atomically`.
+    """
+    memory = io.BytesIO()
+    np.savez_compressed(memory, allow_pickle=False, **arrays)
+    write_atomically(path, sealed(memory))
+
+
+def read_arrays(path: Path, remedy: str = RESTORE) -> dict[str, NDArray[Any]]:
+    """What :func:`write_arrays` wrote, by name; runs no code.
+
+    Raises:
+        DamagedFileError: it is not what was written.
+        OSError: it cannot be read.
+    """
+    data = _unsealed(path, remedy)
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return {name: stored[name] for name in stored.files}
+    except Exception as error:  # numpy, zipfile and zlib each raise their own
+        raise DamagedFileError(path, f"is damaged, or no archive of arrays: {_in_brief(error)}", remedy) from error
+
+
+def tensors(content: Mapping[str, Any]) -> memoryview:
+    """What ``torch.save`` makes of tensors and plain values, with a digest: the bytes of a file."""
+    memory = io.BytesIO()
+    torch.save(dict(content), memory)
+    return sealed(memory)
+
+
+def read_tensors(path: Path, device: str | torch.device = "cpu", remedy: str = RESTORE) -> dict[str, Any]:
+    """What was made by :func:`tensors`, or by ``torch.save`` of a mapping; holds no more, and runs no code.
+
+    Where the name ends in a digest, as a checkpoint's does, the file must have that one too.
+
+    Args:
+        path: the file.
+        device: where tensors go.
+        remedy: what to do about a damaged one.
+
+    Raises:
+        DamagedFileError: it is not what was written, or holds something else.
+        OSError: it cannot be read.
+    """
+    data = _unsealed(path, remedy)
+    named = NAMED.fullmatch(path.name)
+    if named is not None and short_digest(data) != named[1]:
+        what = f"is damaged: its {len(data):,} bytes do not have the checksum in its name"
+        raise DamagedFileError(path, what, remedy)
+    try:
+        content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    except Exception as error:  # torch, pickle and zipfile each raise their own
+        why = f"is damaged, or holds more than tensors and plain values ({type(error).__name__}: {_in_brief(error)})"
+        raise DamagedFileError(path, why, remedy) from error
+    if not isinstance(content, dict):
+        raise DamagedFileError(path, f"holds no mapping but {type(content).__name__}", remedy)
+    return content
+
+
+def short_digest(data: bytes | memoryview) -> str:
+    """The beginning of a file's SHA-256, for its name: 16 hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def sealed(archive: io.BytesIO) -> memoryview:
+    """A zip archive without a comment, and now with one: the digest of all that stands before it.
+
+    Raises:
+        ValueError: the archive has a comment, or is none.
+    """
+    end = bytes(archive.getbuffer()[-22:])  # the record at a zip's end; its last two bytes: how long the comment is
+    if not end.startswith(b"PK\5\6") or not end.endswith(b"\0\0"):
+        raise ValueError("not a zip archive without a comment")
+    archive.seek(-2, os.SEEK_END)
+    archive.write(struct.pack("<H", len(MARK) + DIGITS) + MARK)
+    archive.write(hashlib.sha256(archive.getbuffer()).hexdigest().encode())
+    return archive.getbuffer()
+
+
+def _unsealed(path: Path, remedy: str) -> bytes:
+    """The bytes of an archive, which are what was written where a digest says so."""
+    data = path.read_bytes()
+    head, digest = memoryview(data)[:-DIGITS], data[-DIGITS:]
+    if head[-len(MARK) :] == MARK and hashlib.sha256(head).hexdigest().encode() != digest:
+        what = f"is damaged: its {len(data):,} bytes do not have the checksum that is in them"
+        raise DamagedFileError(path, what, remedy)
+    return data
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    """Of plain values, however they are spaced and ordered in a file."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _in_brief(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].partition(". ")[0]
