@@ -268,7 +268,7 @@ def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[nn.Modul
     held = stand_in.__dict__
     for name, value in module.__dict__.items():
         bound = isinstance(value, MethodType) and value.__self__ is module
-        held[name] = MethodType(value.__func__, stand_in) if bound else value
+        held[name] = value.__func__.__get__(stand_in) if bound else value  # torch.compile can follow this
     held.update(values)  # in the place of the class's attribute, or of a submodule, too
     before = dict(held)
     try:
