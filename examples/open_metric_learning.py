@@ -43,7 +43,9 @@ class WithAdaptiveMargin(nn.Module):
     def __init__(self, criterion: Any, margin: Margin | None = None) -> None:
         super().__init__()
         if criterion.tri_loss.margin is None:
-            raise ValueError("criterion.tri_loss.margin must be a number, got None; the soft triplet loss has no margin")
+            raise ValueError(
+                "criterion.tri_loss.margin must be a number, got None; the soft triplet loss has no margin"
+            )
         self.criterion = criterion
         self.margin = AdaptiveMargin() if margin is None else margin
         self.current = 0.0

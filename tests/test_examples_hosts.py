@@ -179,16 +179,19 @@ def test_the_sentence_loss_in_sentence_transformers(tmp_path: Path) -> None:
     features = [model.preprocess([row[name] for row in rows[:8]]) for name in ("anchor", "positive", "negative")]
     embedded = torch.cat([model(dict(feature))["sentence_embedding"] for feature in features])
     first = torch.arange(8)
-    expected = AdaptiveMarginLoss(losses.TripletMarginLoss())(
-        embedded, indices_tuple=(first, first + 8, first + 16)
-    )
+    expected = AdaptiveMarginLoss(losses.TripletMarginLoss())(embedded, indices_tuple=(first, first + 8, first + 16))
     torch.testing.assert_close(loss(features), expected)
     before = [weight.detach().clone() for weight in model.parameters()]
     trainer = library.SentenceTransformerTrainer(
         model=model,
         args=library.SentenceTransformerTrainingArguments(
-            output_dir=str(tmp_path), max_steps=3, per_device_train_batch_size=8, report_to="none", use_cpu=True,
-            save_strategy="no", learning_rate=0.1,
+            output_dir=str(tmp_path),
+            max_steps=3,
+            per_device_train_batch_size=8,
+            report_to="none",
+            use_cpu=True,
+            save_strategy="no",
+            learning_rate=0.1,
         ),
         train_dataset=datasets.Dataset.from_list(rows),
         loss=loss,

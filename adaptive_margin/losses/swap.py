@@ -255,7 +255,7 @@ def for_host(value: Value, swap: Swap) -> Value:
 
 
 @contextmanager
-def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[nn.Module]:
+def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Any]:
     """A stand-in for a module with other attributes, or methods, for the length of a ``with`` block.
 
     The module itself is never changed: other threads call it, and this, at the same time. The stand-in is a shallow

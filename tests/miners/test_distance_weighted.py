@@ -121,9 +121,9 @@ def test_an_upper_cutoff_below_the_lower_one_draws_evenly_from_the_near_negative
 def test_labels_of_any_dtype(miner, dtype):
     x, labels = torch.randn(8, 4), torch.arange(8) % 2
     mined = []
-    for given in (labels.to(dtype), labels):
+    for y in (labels.to(dtype), labels):
         torch.manual_seed(0)
-        mined.append(miner()(x, given, x.clone(), given.clone()))
+        mined.append(miner()(x, y, x.clone(), y.clone()))
     assert all(map(torch.equal, *mined))
 
 
