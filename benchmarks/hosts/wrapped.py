@@ -23,9 +23,11 @@ def stand_in(stock: type, wrapper: type, attribute: str) -> type:
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             given = inspect.signature(stock).bind(*args, **kwargs)
             given.apply_defaults()
-            margin = given.arguments[attribute]
+            places = given.arguments, given.arguments.get("kwargs", {})
+            place = places[0] if attribute in places[0] else places[1]
+            margin = place.get(attribute) if attribute in place else getattr(stock(*args, **kwargs), attribute)
             if isinstance(margin, (int, float)):  # not one a class, nor learned
-                given.arguments[attribute] = 0.9 * margin + 0.01
+                place[attribute] = 0.9 * margin + 0.01
             return wrapper(stock(*given.args, **given.kwargs), ConstantMargin(margin))
 
         def __instancecheck__(cls, instance: Any) -> bool:
