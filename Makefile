@@ -2,6 +2,7 @@
 #   make demo   install what the demo needs and run it
 #   make test   install what the tests need; lint, types, wheel, docs, tests
 #   make docs   build the documentation into site/
+#   make hosts  the examples of other libraries with those libraries, in an environment of their own
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -9,7 +10,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs wheel clean
+.PHONY: help demo test lint types docs wheel hosts clean
 
 help:
 	@grep -E '^#  ' Makefile | sed 's/^#  //'
@@ -50,5 +51,10 @@ wheel: $(VENV)/.dev
 	@rm -rf dist
 	$(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
 
+hosts:
+	$(PYTHON) -m venv $(VENV)-hosts
+	$(VENV)-hosts/bin/python -m pip install --quiet --disable-pip-version-check -e '.[hosts]' pytest hypothesis
+	$(VENV)-hosts/bin/python -m pytest -m hosts tests/test_examples_hosts.py
+
 clean:
-	rm -rf $(VENV) dist site build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-hosts dist site build .pytest_cache .mypy_cache .ruff_cache .hypothesis

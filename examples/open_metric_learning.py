@@ -33,11 +33,19 @@ class WithAdaptiveMargin(nn.Module):
         criterion: called with features and labels; its ``tri_loss.margin`` is what the batch decides. It is the
             caller's own and has its margin back after each call.
         margin: by default :class:`AdaptiveMargin`. It is a squared distance of unit vectors, and OML's distance is not
-            squared: its root is taken. Features should be normalised, as OML's extractors do on request.
+            squared: its root is taken. Features should be normalised, as OML's extractors do on request. A margin in
+            the loss's own unit (``ConstantMargin``, ``LinearMargin``) is taken as OML takes its number.
+
+    Raises:
+        ValueError: OML's soft triplet loss (``margin=None``), which has no margin that could be exchanged.
     """
 
     def __init__(self, criterion: Any, margin: Margin | None = None) -> None:
         super().__init__()
+        if criterion.tri_loss.margin is None:
+            raise ValueError(
+                "criterion.tri_loss.margin must be a number, got None; the soft triplet loss has no margin"
+            )
         self.criterion = criterion
         self.margin = AdaptiveMargin() if margin is None else margin
         self.current = 0.0
@@ -48,8 +56,8 @@ class WithAdaptiveMargin(nn.Module):
 
         # The whole recipe.
         own = self.criterion.tri_loss.margin
-        alpha = self.margin(features, labels)
-        self.criterion.tri_loss.margin = self.current = float(alpha.sqrt())
+        alpha = float(self.margin(features, labels))
+        self.criterion.tri_loss.margin = self.current = alpha if self.margin.unit == "own" else alpha**0.5
         try:
             return self.criterion(features, labels)
         finally:

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from pytorch_metric_learning import losses
 from torch import Tensor
 from torch.nn.functional import normalize, pairwise_distance
 
-from adaptive_margin import AdaptiveMargin
+from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ConstantMargin, LinearMargin
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -104,6 +105,12 @@ def test_the_oml_criterion_has_the_margin_of_the_batch_and_then_its_own() -> Non
         torch.testing.assert_close(adaptive(features, given), expected)
     torch.testing.assert_close(criterion(features, labels), torch.relu(torch.cat(gaps) + 0.2).mean())
 
+    for own in (ConstantMargin(0.2), LinearMargin(0.2)):  # in OML's unit, as OML would take it
+        value = example["WithAdaptiveMargin"](example["TripletLossWithMiner"](margin=0.7), own)(features, labels)
+        torch.testing.assert_close(value, torch.relu(torch.cat(gaps) + 0.2).mean())
+    with pytest.raises(ValueError, match="margin must be a number, got None; the soft triplet loss has no margin"):
+        example["WithAdaptiveMargin"](example["TripletLossWithMiner"](margin=None))
+
     class Failing(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -117,3 +124,114 @@ def test_the_oml_criterion_has_the_margin_of_the_batch_and_then_its_own() -> Non
     with pytest.raises(KeyboardInterrupt):
         example["WithAdaptiveMargin"](failing)(features, labels)
     assert failing.tri_loss.margin == 0.2
+
+
+# With the real libraries: the extra `hosts`
+
+
+@pytest.mark.hosts
+def test_the_oml_criterion_in_open_metric_learning() -> None:
+    pytest.importorskip("oml")
+    from oml.losses.triplet import TripletLossWithMiner
+    from oml.miners.inbatch_all_tri import AllTripletsMiner
+    from oml.miners.inbatch_hard_tri import HardTripletsMiner
+
+    example = load("open_metric_learning")
+    wrap = example["WithAdaptiveMargin"]
+    features, labels = normalize(torch.randn(24, 8)), torch.arange(24) % 4
+    root = AdaptiveMargin()(features, labels).sqrt().item()
+    for miner in (AllTripletsMiner(), HardTripletsMiner()):
+        criterion = TripletLossWithMiner(margin=0.3, miner=miner)
+        for margin, number in ((None, root), (ConstantMargin(0.2), 0.2), (LinearMargin(0.2), 0.2)):
+            expected = TripletLossWithMiner(margin=number, miner=miner)(features, labels)
+            torch.testing.assert_close(wrap(criterion, margin)(features, labels), expected)
+            torch.testing.assert_close(wrap(criterion, margin)(features, labels.tolist()), expected)
+        assert criterion.tri_loss.margin == 0.3
+    ours = example["TripletLossWithMiner"](margin=0.3)(features, labels)  # the stand-in is true to it
+    torch.testing.assert_close(ours, TripletLossWithMiner(margin=0.3, miner=AllTripletsMiner())(features, labels))
+    with pytest.raises(ValueError, match="the soft triplet loss has no margin"):
+        wrap(TripletLossWithMiner(margin=None))
+
+
+@pytest.mark.hosts
+def test_the_sentence_loss_in_sentence_transformers(tmp_path: Path) -> None:
+    library = pytest.importorskip("sentence_transformers")
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("accelerate")
+    from sentence_transformers.models import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    example = load("embedding_triplets")
+    words = [f"{kind}{i}" for kind in ("red", "blue", "of") for i in range(20)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["?", *words])}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = library.SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer, embedding_weights=torch.randn(61, 8).numpy())], device="cpu"
+    )
+    rows = [
+        {
+            name: " ".join(f"{topic}{(7 * i + j + k) % 20}" for j in range(4)) + f" of{i % 20}"
+            for k, (name, topic) in enumerate(zip(("anchor", "positive", "negative"), topics, strict=True))
+        }
+        for i, topics in enumerate([("red", "red", "blue"), ("blue", "blue", "red")] * 16)
+    ]
+    loss = example["AdaptiveTripletLoss"](model)
+    features = [model.preprocess([row[name] for row in rows[:8]]) for name in ("anchor", "positive", "negative")]
+    embedded = torch.cat([model(dict(feature))["sentence_embedding"] for feature in features])
+    first = torch.arange(8)
+    expected = AdaptiveMarginLoss(losses.TripletMarginLoss())(embedded, indices_tuple=(first, first + 8, first + 16))
+    torch.testing.assert_close(loss(features), expected)
+    before = [weight.detach().clone() for weight in model.parameters()]
+    trainer = library.SentenceTransformerTrainer(
+        model=model,
+        args=library.SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=3,
+            per_device_train_batch_size=8,
+            report_to="none",
+            use_cpu=True,
+            save_strategy="no",
+            learning_rate=0.1,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        loss=loss,
+    )
+    trainer.train()
+    assert any(not torch.equal(weight, old) for weight, old in zip(model.parameters(), before, strict=True))
+    assert 0 < loss.loss.current_margin < 3
+
+
+@pytest.mark.hosts
+def test_a_loss_with_weights_in_lightning(tmp_path: Path) -> None:
+    lightning = pytest.importorskip("lightning")
+
+    class Model(lightning.LightningModule):  # type: ignore[name-defined, misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = torch.nn.Linear(8, 8)
+            self.loss = AdaptiveMarginLoss(losses.ArcFaceLoss(4, 8), LinearMargin(20, 1), collect_stats=True)
+
+        def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
+            value: Tensor = self.loss(self.network(batch[0]), batch[1])
+            self.log("margin", self.loss.current_margin)
+            return value
+
+        def on_train_epoch_end(self) -> None:
+            self.loss.margin.step_epoch()  # type: ignore[operator]
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    data = torch.utils.data.TensorDataset(torch.randn(32, 8), torch.arange(32) % 4)
+    loader = torch.utils.data.DataLoader(data, batch_size=8)
+    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    model = Model()
+    before = model.loss.W.detach().clone()
+    trainer = lightning.Trainer(max_epochs=2, enable_checkpointing=False, **options)
+    trainer.fit(model, loader)
+    assert not torch.equal(model.loss.W, before)
+    assert trainer.callback_metrics["margin"].item() == pytest.approx(torch.deg2rad(torch.tensor(21.0)).item())
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    again = Model.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert again.loss.margin.epoch == 2
+    assert torch.equal(again.loss.W, model.loss.W)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -40,8 +42,8 @@ def distance_log_weights(
         distances: :math:`d`, L2 distances between unit vectors, shape ``(B, R)``.
         different: where the classes differ, bool, shape ``(B, R)``.
         dimension: :math:`D`, the features of the vectors.
-        cutoff: the smallest distance that is told apart, in (0, 1.999).
-        nonzero_loss_cutoff: the upper cutoff, above ``cutoff``; None for no such cutoff.
+        cutoff: the smallest distance that is told apart, in [0, 1.999). At 0 negatives at distance 0 take all draws.
+        nonzero_loss_cutoff: the upper cutoff; None for no such cutoff. One up to ``cutoff`` tells no distances apart.
 
     Returns:
         Shape ``(B, R)``, dtype of ``distances``: the log-weight, :math:`-\infty` where it must not be drawn.
@@ -57,7 +59,7 @@ def distance_log_weights(
         tensor([[0.4387, 0.4387, 0.1226, 0.0000]])
     """
     check_cutoffs(cutoff, nonzero_loss_cutoff)
-    r = distances.clamp(cutoff, LARGEST_DISTANCE)
+    r = distances.clamp(max(cutoff, torch.finfo(distances.dtype).tiny), LARGEST_DISTANCE)
     log_weights = r.log().mul_(2.0 - dimension)
     log_weights -= r.square_().mul_(-0.25).log1p_().mul_((dimension - 3) / 2)
     if nonzero_loss_cutoff is None:
@@ -70,9 +72,8 @@ def distance_log_weights(
 
 def check_cutoffs(cutoff: float, nonzero_loss_cutoff: float | None) -> None:
     """Raises what :func:`distance_log_weights` documents."""
-    if not 0 < cutoff < LARGEST_DISTANCE:
-        expected = f"above 0 and below {LARGEST_DISTANCE}, a distance between unit vectors"
+    if not 0 <= cutoff < LARGEST_DISTANCE:
+        expected = f"at least 0 and below {LARGEST_DISTANCE}, a distance between unit vectors"
         raise ValueError(problem("cutoff", expected, cutoff, "the paper uses 0.5"))
-    if nonzero_loss_cutoff is not None and not nonzero_loss_cutoff > cutoff:
-        expected = f"above cutoff ({cutoff}), or None"
-        raise ValueError(problem("nonzero_loss_cutoff", expected, nonzero_loss_cutoff, "the authors' code uses 1.4"))
+    if nonzero_loss_cutoff is not None and math.isnan(nonzero_loss_cutoff):
+        raise ValueError(problem("nonzero_loss_cutoff", "a number, or None", "nan", "the authors' code uses 1.4"))

@@ -36,7 +36,7 @@ from .transparent import Transparent
 
 
 class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base=BaseMetricLossFunction, table=LOSSES):
-    r"""Gives a loss of pytorch-metric-learning the margin of the batch, and takes it back after each call.
+    r"""Computes a loss of pytorch-metric-learning at the margin of the batch.
 
     .. math:: \ell_{\hat\alpha}(Z, y), \qquad \hat\alpha = \mathrm{MI} + \Delta \text{ of this batch}
 
@@ -44,8 +44,10 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     supplement replaces the number; ``units`` says what else a squared distance can mean to a loss.
 
     The wrapped loss is the caller's own object, with its reducer, distance, regularisers, weights and statistics. It is
-    never copied and left as it was found, also when a call raises. The margin sees embeddings as the loss's distance
-    does: normalised where it normalises.
+    never changed: a shallow copy of this call alone has the margin, so that threads can share a loss. What the wrapped
+    loss has is read and set through this one (``loss.W``, ``loss.scale = 1``); ``alpha``, ``mi``, ``delta`` and ``k``
+    are the margin's, of the last call. The margin sees embeddings as the loss's distance does: normalised where it
+    normalises.
 
     Args:
         loss: one of :meth:`supported`, or a subclass of one.
@@ -73,13 +75,16 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         anchor or pair reach the losses whose formula takes them (contrastive, triplet, margin loss).
 
     Raises:
-        TypeError: the loss has no margin of this kind; the message says why and what is supported.
-        ValueError: units that mean nothing to the loss, a granularity it cannot take, shapes that do not fit, NaN or
-            infinity in the embeddings, a loss or a gradient without a finite value.
+        TypeError: the loss has no margin of this kind (the message says why and what is supported), labels that are no
+            whole numbers.
+        ValueError: units that mean nothing to the loss, a granularity it cannot take, shapes that do not fit,
+            references that the loss would take for the batch, NaN or infinity in the embeddings, a loss or a gradient
+            without a finite value. In float16, and under autocast in float16, what is not finite is handed on to the
+            loss scaler.
 
-    A loss with weights (ArcFace, ProxyAnchor, …) gets batches in the dtype of its weights: the host would turn the
-    weights half, for good, on the first half-precision batch. A loss on an L_p distance gets bfloat16 as float32: the
-    host's distance has no kernel for it.
+    A loss with weights (ArcFace, ProxyAnchor, …) gets half-precision batches in the dtype of its weights: the host
+    would turn the weights half, for good. A loss on an L_p distance gets bfloat16 as float32: the host's distance has
+    no kernel for it.
 
     Example:
         >>> from pytorch_metric_learning import losses

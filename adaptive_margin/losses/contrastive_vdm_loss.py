@@ -48,14 +48,15 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         repulsion: w, at least 0.
         regularizer: ``"none"``; ``"chi2"``, the third term of Eq. (3), which the paper leaves out; or ``"fisher"``, the
             constraint :math:`\Omega = 1` of Fisher GAN, whose multiplier is a buffer, in ``state_dict``, and moves with
-            every call in training mode (not inside :mod:`torch.func`, whose functions change nothing). Processes do not share it: in a ``DistributedLossWrapper`` all see the joined
-            batch and agree; with ``efficient=True`` each has its own rows, and a multiplier of its own.
+            every call in training mode (not inside :mod:`torch.func`, whose functions change nothing). Processes do
+            not share it: in a ``DistributedLossWrapper`` all see the joined batch and agree; with ``efficient=True``
+            each has its own rows, and a multiplier of its own.
         compact_label: only this label is pulled together, and pairs across are those of it and all others: with groups
             1 (strong) and 0 (weak), ``compact_label=1`` is the paper's two-group loss. ``None`` pulls every class
             together.
         ignore_label: rows of this label take part in nothing. By default -1 with a ``compact_label`` (an
-            ``OtsuGrouper`` gives it to samples of neither group), else ``None``: all labels are classes, as to the host;
-            on CUDA that also spares one wait for the device a call.
+            ``OtsuGrouper`` gives it to samples of neither group), else ``None``: all labels are classes, as to the
+            host; on CUDA that also spares one wait for the device a call.
         regularizer_weight: :math:`\lambda` of ``"chi2"``.
         penalty: :math:`\rho` of ``"fisher"``, the step of its multiplier. The authors' released code has 1e-6.
         pair_memory: ``"tiled"`` computes value and gradient in tiles, in memory that grows with the batch; ``"pairs"``
@@ -98,7 +99,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         repulsion: float = 1.0,
         regularizer: Regularizer = "none",
         compact_label: int | None = None,
-        ignore_label: int | None | Literal["auto"] = "auto",
+        ignore_label: int | Literal["auto"] | None = "auto",
         regularizer_weight: float = 1.0,
         penalty: float = FISHER_PENALTY,
         pair_memory: Literal["auto", "tiled", "pairs"] = "auto",

@@ -25,7 +25,6 @@ from ..functional.dependence import at_least_float32
 from ..functional.pair_tiles import Distance
 from ..margins.base import IndicesTuple
 
-
 HALF = {torch.float16, torch.bfloat16}
 
 

@@ -19,6 +19,7 @@ from ..functional.checks import is_blind, problem
 from ..functional.dependence import check_choice
 from ..margins import AttainableRule, AutoRule, ConstantMargin, Margin
 from . import geometry
+from .geometry import Formula
 
 Units = Literal["geometry", "replace", "sqrt", "offset"]
 Scale = Literal["distance", "squared distance", "power of a distance", "similarity", "ratio", "cosine", "angle"]
@@ -66,9 +67,9 @@ class Swap:
     attribute: str
     role: Literal["gap", "threshold"]
     scale: Scale
-    geometry: geometry.Formula
+    geometry: Formula
     elementwise: bool = False
-    geometry_of_chosen: geometry.Formula | None = None
+    geometry_of_chosen: Formula | None = None
     relaxes: bool = True
     attributes: Callable[[nn.Module, Value], dict[str, Value]] | None = None
 
@@ -352,7 +353,7 @@ def for_host(value: Value, swap: Swap) -> Value:
 
 
 @contextmanager
-def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[nn.Module]:
+def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Any]:
     """A stand-in for a module with other attributes, or methods, for the length of a ``with`` block.
 
     The module itself is never changed: other threads call it, and this, at the same time. The stand-in is a shallow
@@ -365,7 +366,7 @@ def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[nn.Modul
     held = stand_in.__dict__
     for name, value in module.__dict__.items():
         bound = isinstance(value, MethodType) and value.__self__ is module
-        held[name] = MethodType(value.__func__, stand_in) if bound else value
+        held[name] = value.__func__.__get__(stand_in) if bound else value  # torch.compile can follow this
     held.update(values)  # in the place of the class's attribute, or of a submodule, too
     before = dict(held)
     try:

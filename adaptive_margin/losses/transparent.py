@@ -16,8 +16,8 @@ STATISTICS = ("alpha", "mi", "eta", "delta", "k")
 """Of a margin's last call; read on the wrapper too."""
 
 
-class TakesMargin(nn.Module):
-    """A module whose ``margin`` means at any time what it means in the constructor: a module, a number or None."""
+class TakesMargin:
+    """For modules whose ``margin`` means at any time what it means in the constructor: a module, a number or None."""
 
     margin: Margin
 
@@ -51,6 +51,7 @@ class Transparent(TakesMargin):
     wrapper. Subclasses say in their class statement where they keep the module, and which can be there.
     """
 
+    _modules: dict[str, Any]
     _wraps: ClassVar[str]
     _table: ClassVar[Mapping[str, Swap]]
 
@@ -80,7 +81,7 @@ class Transparent(TakesMargin):
             source = modules["margin"] if self._is_statistic(name) else modules[wraps]
             if hasattr(source, name):
                 return getattr(source, name)
-        return super().__getattr__(name)
+        return super().__getattr__(name)  # type: ignore[misc]
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What the wrapped module has, and the wrapper has not, is set there."""
@@ -100,7 +101,12 @@ class Transparent(TakesMargin):
 
     def _is_own(self, name: str) -> bool:
         of_class = getattr(type(self), name, None)
-        return name == "margin" or name in self.__dict__ or name in self._modules or not isinstance(of_class, _Forwarded | None)
+        return (
+            name == "margin"
+            or name in self.__dict__
+            or name in self._modules
+            or not isinstance(of_class, _Forwarded | None)
+        )
 
     def _is_statistic(self, name: str) -> bool:
         return name in STATISTICS and hasattr(self._modules.get("margin"), name)
@@ -111,4 +117,4 @@ class Transparent(TakesMargin):
         for name in getattr(self, self._wraps).state_dict():
             if prefix + name in state_dict and inside + name not in state_dict:
                 state_dict[inside + name] = state_dict.pop(prefix + name)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[misc]

@@ -20,10 +20,10 @@ COUNTS = {"num_pos_pairs", "num_neg_pairs", "num_triplets"}
 
 
 class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner, table=MINERS):
-    r"""Gives a miner the margin of the batch, and takes it back after each call.
+    r"""Mines at the margin of the batch.
 
     Source: Kim & Song, AAAI 2021, "DML with adaptive margin". As :class:`~adaptive_margin.AdaptiveMarginLoss`, for the
-    miners whose threshold is a margin. The wrapped miner is the caller's own object and left as it was found.
+    miners whose threshold is a margin. The wrapped miner is the caller's own object and never changed.
 
     Args:
         miner: one of :meth:`supported`, or a subclass of one.

@@ -9,6 +9,7 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from ..functional.neighbours import TILE_ENTRIES, check_tile_entries, row_tiles
+from ..losses.host_inputs import as_classes
 from ._inputs import check_mining, in_single_precision
 
 STATISTICS = (
@@ -64,6 +65,7 @@ class TiledBatchHardMiner(BaseMiner):
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The triplets ``(anchor, positive, negative)`` of this batch."""
+        labels, ref_labels = as_classes(labels, ref_labels)
         check_mining(embeddings, labels, ref_emb, ref_labels)
         return super().forward(embeddings, labels, ref_emb, ref_labels)
 

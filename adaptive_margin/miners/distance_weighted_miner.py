@@ -12,6 +12,7 @@ from torch import Tensor
 from ..functional.checks import problem
 from ..functional.distance_weights import check_cutoffs, distance_log_weights
 from ..functional.neighbours import check_tile_entries, row_tiles
+from ..losses.host_inputs import as_classes
 from ._inputs import check_mining, in_single_precision
 
 TILE_ENTRIES = 1 << 21  # an entry takes about 40 bytes here: its distance, weight and cumulative weight
@@ -39,8 +40,9 @@ class TiledDistanceWeightedMiner(BaseMiner):
     largest are zero. On CUDA there is one synchronisation, for the number of triplets.
 
     Args:
-        cutoff: distances below it count as equal to it, in (0, 1.999): it bounds the variance of the draws.
+        cutoff: distances below it count as equal to it, in [0, 1.999): it bounds the variance of the draws.
         nonzero_loss_cutoff: negatives at this distance or farther are not drawn (if another is there); None: all are.
+            Up to ``cutoff`` it leaves distances that are not told apart: a uniform draw.
             The default suits a margin loss at beta 1.2 and margin 0.2, where they have no loss.
         triplets_per_anchor: None: one for each positive; or a number, whose positives are drawn uniformly with
             replacement.
@@ -96,6 +98,7 @@ class TiledDistanceWeightedMiner(BaseMiner):
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The triplets ``(anchor, positive, negative)`` of this batch."""
+        labels, ref_labels = as_classes(labels, ref_labels)
         check_mining(embeddings, labels, ref_emb, ref_labels)
         return super().forward(embeddings, labels, ref_emb, ref_labels)
 
@@ -106,7 +109,7 @@ class TiledDistanceWeightedMiner(BaseMiner):
         own = ref_labels is labels
         embeddings, ref_emb = in_single_precision(embeddings, ref_emb)
         tiles = list(row_tiles(len(embeddings), len(ref_emb), self.tile_entries))
-        anchors, positives, ends = self._pairs(labels.long(), ref_labels.long(), own, tiles)
+        anchors, positives, ends = self._pairs(labels, ref_labels, own, tiles)
         negatives = torch.empty_like(anchors)
         uniforms = torch.rand(len(anchors), dtype=torch.float64, device=anchors.device)
         begin = 0

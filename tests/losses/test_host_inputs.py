@@ -394,9 +394,7 @@ def test_the_hosts_with_weights_are_these() -> None:
 @pytest.mark.parametrize("name", WEIGHTY)
 @pytest.mark.parametrize("margin", [0.3, AdaptiveMargin(), AdaptiveMargin(detach=False)], ids=["0.3", "", "gradient"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_a_half_batch_leaves_weights_and_optimiser_alone(
-    name: str, margin: Any, dtype: torch.dtype
-) -> None:
+def test_a_half_batch_leaves_weights_and_optimiser_alone(name: str, margin: Any, dtype: torch.dtype) -> None:
     loss = AdaptiveMarginLoss(HOSTS[name].build(), margin)
     optimiser = torch.optim.Adam(loss.parameters(), lr=0.01)
     before = [weight.detach().clone() for weight in loss.parameters()]

@@ -107,6 +107,22 @@ def test_what_takes_no_reference_says_so(name: str) -> None:
         AdaptiveMarginLoss(HOSTS[name].build())(*batch(), None, *batch(seed=1))
 
 
+@pytest.mark.parametrize("margin", [0.3, None], ids=["constant", "adaptive"])
+def test_swapped_triplets_take_no_references(margin: Any) -> None:
+    loss = AdaptiveMarginLoss(losses.TripletMarginLoss(swap=True), margin)
+    embeddings, labels = batch()
+    reference, ref_labels = batch(8, seed=1)
+    with pytest.raises(ValueError, match=r"ref_emb must be None, got a tensor; .*swap=True.* issue 748"):
+        loss(embeddings, labels, None, reference, ref_labels)
+    with pytest.raises(ValueError, match="issue 748"):
+        losses.CrossBatchMemory(loss, FEATURES)(embeddings, labels)
+    assert torch.equal(loss(embeddings, labels, None, embeddings, labels), loss(embeddings, labels))
+    if margin is not None:  # the host's own value where it is right
+        assert torch.equal(loss(embeddings, labels), losses.TripletMarginLoss(0.3, swap=True)(embeddings, labels))
+    loss.swap = False
+    assert torch.isfinite(loss(embeddings, labels, None, reference, ref_labels))
+
+
 @pytest.mark.parametrize("name", HOSTS)
 def test_a_wrapped_loss_is_admitted_where_it_is_admitted_by_itself(name: str) -> None:
     for build in (lambda loss: losses.CrossBatchMemory(loss, FEATURES), losses.SelfSupervisedLoss):

@@ -109,7 +109,6 @@ def test_a_validation_thread_beside_training_sees_the_stock_loss() -> None:
     expected = stock(embeddings, labels).item()
     seen = []
 
-
     def validate(module: Any, _: Any) -> None:
         if module is not stock:  # in the middle of a call
             thread = threading.Thread(target=lambda: seen.append(stock(embeddings, labels)))

@@ -143,7 +143,7 @@ WRONG = [
     ({"embeddings": torch.ones(3, 2).long()}, TypeError, "embeddings must be floating point"),
     ({"embeddings": torch.full((3, 2), math.nan)}, ValueError, "embeddings must be finite"),
     ({"labels": torch.zeros(2).long()}, ValueError, r"labels must be as long as embeddings \(3 rows\), got 2 labels"),
-    ({"labels": torch.zeros(3)}, TypeError, "labels must be integers"),
+    ({"labels": torch.full((3,), 0.5)}, TypeError, "labels must be integers"),
     ({"labels": None}, TypeError, "labels must be a torch.Tensor, got NoneType"),
     ({"ref_emb": torch.randn(2, 2)}, ValueError, "ref_emb, ref_labels must be given together.*only one of them"),
     ({"ref_labels": torch.zeros(2).long()}, ValueError, "ref_emb, ref_labels must be given together"),

@@ -11,7 +11,7 @@ from scipy.stats import chi2, chisquare
 from torch.testing import assert_close
 
 from adaptive_margin.functional import distance_log_weights
-from adaptive_margin.miners import TiledDistanceWeightedMiner
+from adaptive_margin.miners import TiledBatchHardMiner, TiledDistanceWeightedMiner
 from adaptive_margin.miners.distance_weighted_miner import draw
 
 from ..references.sampling import negative_log_probabilities_slow, positive_pairs_slow
@@ -91,6 +91,42 @@ def test_opposite_equal_and_zero_points(dimension, upper):
     assert bool((p[a, n] > 0).all())
 
 
+def test_no_lower_cutoff_is_the_formula_down_to_distance_zero():
+    # 1/q at 0.2 and 0.4, for D = 4: r^-2 (1 - r²/4)^-½
+    x = torch.tensor([0.0, 0.2, 0.4]).mul(0.5).asin().mul(2)  # chords of these lengths
+    x = torch.stack([x.cos(), x.sin(), 0 * x, 0 * x], dim=1)
+    labels = torch.tensor([0, 1, 2])
+    p = probabilities(x, labels, cutoff=0.0).exp()
+    expected = torch.tensor([25 / 0.99**0.5, 6.25 / 0.96**0.5])
+    assert_close(p[0, 1:], expected / expected.sum(), rtol=1e-5, atol=0)
+    twice = torch.cat([x, x[:1]])  # and a copy of the anchor, of another class: nothing is as rare
+    labels = torch.tensor([0, 1, 2, 3])
+    assert_close(probabilities(twice, labels, cutoff=0.0)[0].exp(), torch.tensor([0.0, 0, 0, 1]), rtol=0, atol=1e-6)
+    labels = torch.tensor([0, 1, 0, 1])
+    _, _, n = TiledDistanceWeightedMiner(cutoff=0)(twice, labels)
+    assert n.tolist()[0] == 3
+
+
+def test_an_upper_cutoff_below_the_lower_one_draws_evenly_from_the_near_negatives():
+    x = torch.tensor([0.0, 0.1, 0.2, 1.0]).mul(0.5).asin().mul(2)
+    x = torch.stack([x.cos(), x.sin(), 0 * x, 0 * x], dim=1)
+    p = probabilities(x, torch.tensor([0, 1, 2, 3]), cutoff=0.5, upper=0.3).exp()
+    assert_close(p[0], torch.tensor([0.0, 0.5, 0.5, 0.0]), rtol=0, atol=1e-6)
+    assert_close(p[3, :3], torch.full((3,), 1 / 3), rtol=0, atol=1e-6)  # none is near: all of them
+    assert len(TiledDistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=0.3)(x, torch.tensor([0, 0, 1, 1]))[0]) == 4
+
+
+@pytest.mark.parametrize("miner", [TiledDistanceWeightedMiner, TiledBatchHardMiner])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.uint8, torch.int16, torch.bool], ids=str)
+def test_labels_of_any_dtype(miner, dtype):
+    x, labels = torch.randn(8, 4), torch.arange(8) % 2
+    mined = []
+    for y in (labels.to(dtype), labels):
+        torch.manual_seed(0)
+        mined.append(miner()(x, y, x.clone(), y.clone()))
+    assert all(map(torch.equal, *mined))
+
+
 def test_the_stock_weights_are_not_finite_where_these_are():
     # At a distance of exactly 2 the stock miner's log-weight is infinite, and the row loses its draws.
     x = torch.eye(512)[[0, 0, 0, 0]] * torch.tensor([[1.0], [1.0], [-1.0], [-1.0]])
@@ -102,10 +138,10 @@ def test_the_stock_weights_are_not_finite_where_these_are():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cutoff": 0.0}, "cutoff must be above 0 and below 1.999.*got 0.0"),
-        ({"cutoff": 2.0}, "cutoff must be above 0 and below 1.999"),
-        ({"cutoff": math.nan}, "cutoff must be above 0"),
-        ({"nonzero_loss_cutoff": 0.5}, r"nonzero_loss_cutoff must be above cutoff \(0.5\), or None, got 0.5"),
+        ({"cutoff": -0.1}, "cutoff must be at least 0 and below 1.999.*got -0.1"),
+        ({"cutoff": 2.0}, "cutoff must be at least 0 and below 1.999"),
+        ({"cutoff": math.nan}, "cutoff must be at least 0"),
+        ({"nonzero_loss_cutoff": math.nan}, "nonzero_loss_cutoff must be a number, or None, got nan"),
         ({"triplets_per_anchor": 0}, "triplets_per_anchor must be an integer >= 1 or None, got 0"),
         ({"triplets_per_anchor": "all"}, "triplets_per_anchor must be an integer >= 1 or None, got 'all'"),
         ({"tile_entries": 0}, "tile_entries must be an integer >= 1"),
