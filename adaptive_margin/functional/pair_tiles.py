@@ -20,7 +20,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_labels, check_matrix, check_same_features, is_blind, problem
+from .checks import check_finite, check_fits, check_labels, check_matrix, check_same_features, is_blind, problem
 from .dependence import at_least_float32, check_choice
 
 Distance = Literal["squared_l2", "l2", "cosine", "dot"]
@@ -519,7 +519,7 @@ def _add_listed(
     """Adds the hinges of pairs (i, j) of sorted rows, from the differences of the caller's rows."""
     inside = kind == "inside"
     step = max(1, TILE_ENTRIES["cpu"] // rows.x.shape[1])
-    for i_part, j_part in zip(i.split(step), j.split(step), strict=True):
+    for i_part, j_part in zip(torch.split(i, step), torch.split(j, step), strict=True):
         x = rows.given[i_part if layout.rows.order is None else layout.rows.order[i_part]]
         y = cols.given[j_part if layout.cols.order is None else layout.cols.order[j_part]]
         difference = x - y
@@ -906,6 +906,7 @@ def _check_squares(argument: str, rows: _Rows, labels: Tensor | None, ignore_lab
 NEVER_WITHIN = {"squared_l2": 0.0, "cosine": -1.0}
 """The margin that no pair inside is within, in closed form; a similarity counts as its negative."""
 
+UNIT = "pass a number in the unit of the distance"
 SMALLER = "normalise or scale the embeddings, or pass them in float64"
 
 
@@ -982,14 +983,14 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
             gradients.insert(0, pull.mul_(4))
     else:
         edge = margin.new_full((), options.pos_margin)
-        tie = _tie_inside(rows, edge, options)
-        weights = torch.sub(d, edge if tie is None else (edge + tie)[:, None]).clamp_(min=0)
+        ties = _tie_inside(rows, edge, options)
+        weights = torch.sub(d, edge if ties is None else (edge + ties)[:, None]).clamp_(min=0)
         total = _wide(weights.mul_(same.fill_diagonal_(0)).sum())
         weights.sign_()
         count = inside
-        if tie is not None:
+        if ties is not None:
             active_of = weights.sum(1)
-            total, count = total + _wide(active_of.dot(tie)), _wide(active_of.sum())
+            total, count = total + _wide(active_of.dot(ties)), _wide(active_of.sum())
         attraction, scale = _mean_of(total, count)
         if options.gradients:
             gradients.insert(0, _gradient_of_small(weights, x, d, options.distance, 2 * scale))
@@ -1059,6 +1060,8 @@ class _PairTerms(torch.autograd.Function):
         saved = ctx.saved_tensors
         weights, at = upstream[: ctx.terms], ctx.terms
         of_rows = _combine(weights, saved[:at])
+        if of_rows is not None and ctx.terms == 3 and not is_blind(of_rows):
+            _check_gradient(of_rows, torch.finfo(of_rows.dtype).max)  # fourth powers of distances
         of_cols = of_margin = None
         if ctx.has_columns:
             of_cols = _combine(weights, saved[at : at + ctx.terms])
@@ -1222,6 +1225,7 @@ def terms_of(
     labels = None if labels is None else labels.long()  # an unsigned 255 equals an ignore_label of -1
     ref_labels = None if ref_labels is None else ref_labels.long()
     margin = as_margin(margin, x)
+    check_fits("pos_margin", options.pos_margin, x.dtype, UNIT)
     if options.distance == "cosine":
         x = _unit("embeddings", x, labels, options.ignore_label)
         y = None if y is None else _unit("ref_emb", y, ref_labels, options.ignore_label)
@@ -1238,8 +1242,7 @@ def terms_of(
 def as_margin(margin: float | Tensor, x: Tensor) -> Tensor:
     """A margin as a finite tensor of ``x``'s dtype and device, of shape ``()`` or one value a row."""
     if not isinstance(margin, Tensor):
-        if not math.isfinite(margin):
-            raise ValueError(problem("margin", "finite", margin, "pass a number in the unit of the distance"))
+        check_fits("margin", margin, x.dtype, UNIT)
         return x.new_full((), margin)
     if margin.shape not in ((), (len(x),)):
         expected = f"one number, or one per row: of shape () or ({len(x)},)"

@@ -144,11 +144,17 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
         """The loss of this batch."""
         check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         guard = GradientGuard(type(self).__name__)
-        batch = _watched(guard, embeddings)
+        batch = self._watched(guard, embeddings)
         if ref_emb is not None:
-            ref_emb = batch if ref_emb is embeddings else _watched(guard, ref_emb)
+            ref_emb = batch if ref_emb is embeddings else self._watched(guard, ref_emb)
         value = super().forward(batch, labels, indices_tuple, ref_emb, ref_labels)
         return guard.note(check_loss(value, type(self).__name__))
+
+    def _watched(self, guard: GradientGuard, x: Tensor) -> Tensor:
+        """All is computed in float32: what can leave it is Ω, and float16 the gradient of a row that vanishes before it
+        is normalised.
+        """
+        return guard.watch(x) if x.dtype == torch.float16 or self.regularizer != "none" else x
 
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
@@ -378,11 +384,6 @@ class ContrastiveVDMLoss(BaseMetricLossFunction):
             f"repulsion={self.repulsion}, regularizer={self.regularizer!r}, compact_label={self.compact_label}, "
             f"pair_memory={self.pair_memory!r}"
         )
-
-
-def _watched(guard: GradientGuard, x: Tensor) -> Tensor:
-    """All is computed in float32, and the gradient of a row that vanishes before it is normalised fits no float16."""
-    return guard.watch(x) if x.dtype == torch.float16 else x
 
 
 def _reduced(value: Tensor) -> dict[str, Any]:
