@@ -65,6 +65,13 @@ def check_number(argument: str, value: object, expected: str, remedy: str) -> fl
     raise TypeError(problem(argument, expected, repr(value), remedy))
 
 
+def check_fits(argument: str, value: float, dtype: torch.dtype, remedy: str) -> None:
+    """Raises a ``ValueError`` unless a number is finite, also in ``dtype``."""
+    if not abs(value) <= torch.finfo(dtype).max:
+        expected = f"finite in {dtype}" if math.isfinite(value) else "finite"
+        raise ValueError(problem(argument, expected, value, remedy))
+
+
 def is_blind(x: Tensor) -> bool:
     """Whether looking at the values of ``x`` would wait for a device, or break a compiled graph or a transformation."""
     return x.device.type != "cpu" or torch.compiler.is_compiling() or is_transforming()
@@ -121,9 +128,19 @@ def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings
     if len(labels) != rows:
         expected = f"as long as {of} ({rows} rows)"
         raise ValueError(problem(argument, expected, f"{len(labels)} labels", f"pass one label per row of {of}"))
+    if labels.dtype == torch.uint64:  # as int64 they would be negative: -1, that of no group, among them
+        _check_below_2_63(argument, labels)
     if labels.is_floating_point() or labels.is_complex():
         remedy = "group continuous targets first, with OtsuGrouper for instance"
         raise TypeError(problem(argument, "integers", labels.dtype, remedy))
+
+
+def _check_below_2_63(argument: str, labels: Tensor) -> None:
+    negative = labels.view(torch.int64) < 0
+    if is_blind(labels):
+        torch._assert_async(~negative.any(), f"{argument} must be below 2**63")
+    elif bool(negative.any()):
+        raise ValueError(problem(argument, "below 2**63", "a larger one", "number the labels from 0"))
 
 
 def check_indices(argument: str, indices: Tensor, rows: int, of: str = "embeddings") -> None:

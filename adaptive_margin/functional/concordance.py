@@ -6,6 +6,8 @@ Population statistics throughout (divide by :math:`N`, never :math:`N - 1`), as 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,8 +36,8 @@ def root_mean_square_error(target: Tensor, prediction: Tensor, *, dtype: torch.d
         >>> root_mean_square_error(torch.tensor([0.0, 0.0]), torch.tensor([3.0, 4.0]))
         tensor(3.5355)
     """
-    y, p, result = _pair(target, prediction, dtype)
-    return _rmse(y, p).to(result)
+    y, p, finish = _pair(target, prediction, dtype)
+    return finish(_rmse(y, p))
 
 
 def sign_agreement(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -62,8 +64,8 @@ def sign_agreement(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | N
         >>> sign_agreement(torch.tensor([0.3, -0.2, 0.0, 0.0]), torch.tensor([0.1, 0.1, 0.0, 0.1]))
         tensor(0.5000)
     """
-    y, p, result = _pair(target, prediction, dtype)
-    return (y.sign() == p.sign()).to(y.dtype).mean(dim=0).to(result)
+    y, p, finish = _pair(target, prediction, dtype)
+    return finish((y.sign() == p.sign()).to(y.dtype).mean(dim=0))
 
 
 def pearson_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -89,8 +91,8 @@ def pearson_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.dtyp
         >>> pearson_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([10.0, 30.0, 20.0]))
         tensor(0.5000)
     """
-    y, p, result = _pair(target, prediction, dtype)
-    return _pcc(y, p).to(result)
+    y, p, finish = _pair(target, prediction, dtype)
+    return finish(_pcc(y, p))
 
 
 def concordance_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -120,8 +122,8 @@ def concordance_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.
         >>> concordance_correlation(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([2.0, 3.0, 4.0]))
         tensor(0.5714)
     """
-    y, p, result = _pair(target, prediction, dtype)
-    return _ccc(y, p).to(result)
+    y, p, finish = _pair(target, prediction, dtype)
+    return finish(_ccc(y, p))
 
 
 def affect_loss(
@@ -143,7 +145,8 @@ def affect_loss(
 
     Returns:
         The loss, 0-dim. Finite with finite gradients for every finite input: a batch of one, constant labels, constant
-        or perfect predictions.
+        or perfect predictions. A gradient beyond float16, that of a correlation of float16 predictions that hardly
+        differ, keeps its direction at the largest size that fits, unless the loss was scaled up.
 
     Raises:
         ValueError: as :func:`root_mean_square_error`; ``correlation_weight`` is negative or not finite.
@@ -156,13 +159,15 @@ def affect_loss(
     if not 0 <= correlation_weight < math.inf:
         remedy = "the paper's is 0.5"
         raise ValueError(problem("correlation_weight", "finite and at least 0", correlation_weight, remedy))
-    y, p, result = _pair(target, prediction, dtype)
+    y, p, finish = _pair(target, prediction, dtype)
     from_correlation = 2 - _pcc(y, p).mean() - _ccc(y, p).mean()
-    return (_rmse(y, p).sum() + correlation_weight * from_correlation).to(result)
+    return finish(_rmse(y, p).sum() + correlation_weight * from_correlation)
 
 
-def _pair(target: Tensor, prediction: Tensor, dtype: torch.dtype | None) -> tuple[Tensor, Tensor, torch.dtype]:
-    """Both sides, checked, in the dtype to compute in; and the dtype of the result."""
+def _pair(
+    target: Tensor, prediction: Tensor, dtype: torch.dtype | None
+) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
+    """Both sides, checked, in the dtype to compute in; and what brings a figure to the dtype of the result."""
     for argument, x in (("target", target), ("prediction", prediction)):
         if not isinstance(x, Tensor):
             raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))
@@ -179,10 +184,60 @@ def _pair(target: Tensor, prediction: Tensor, dtype: torch.dtype | None) -> tupl
     result = torch.promote_types(target.dtype, prediction.dtype) if dtype is None else dtype
     result = result if result.is_floating_point else torch.get_default_dtype()
     compute = torch.promote_types(result, torch.float32)
-    y, p = target.to(compute), prediction.to(compute)
+    upstream: list[Tensor] = []
+    narrow = [x.dtype == torch.float16 and x.requires_grad for x in (target, prediction)]
+    y, p = (
+        _Widened.apply(x, compute, upstream) if fits else x.to(compute)
+        for x, fits in zip((target, prediction), narrow, strict=True)
+    )
     check_finite("target", y)
     check_finite("prediction", p)
-    return y, p, result
+
+    def finish(value: Tensor) -> Tensor:
+        noted: Tensor = _Noted.apply(value, upstream) if any(narrow) else value
+        return noted.to(result)
+
+    return y, p, finish
+
+
+class _Widened(torch.autograd.Function):
+    """float16 in a wider dtype. A gradient that float16 cannot hold keeps its direction and is as large as it can be.
+
+    Where the loss was scaled up, overflow is what tells the loss scaler to take a smaller scale: it stays.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, dtype: torch.dtype, upstream: list[Tensor]) -> Tensor:
+        return x.to(dtype)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, _, ctx.upstream = inputs
+        ctx.dtype = x.dtype
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        limit = 0.999 * torch.finfo(ctx.dtype).max  # less what rounding could add
+        factor = (limit / gradient.abs().amax()).clamp(max=1)
+        scaled = ctx.upstream[-1] > 1
+        return (gradient * torch.where(scaled, 1.0, factor)).to(ctx.dtype), None, None
+
+
+class _Noted(torch.autograd.Function):
+    """The identity, which notes how large the gradient that reaches it is."""
+
+    @staticmethod
+    def forward(x: Tensor, upstream: list[Tensor]) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.upstream = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        ctx.upstream.append(gradient.detach().abs().amax())
+        return gradient, None
 
 
 # Squares of labels near 1e-20 underflow in float32 and those near 1e18, summed, overflow. So each formula divides by

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_matrix, check_same_features, problem
+from .checks import check_matrix, check_same_features, is_blind, problem
 from .dependence import check_choice
-from .pair_tiles import Options, PairTerms, terms_of
+from .pair_tiles import SMALLER, Options, PairTerms, terms_of
 
 Regularizer = Literal["none", "chi2", "fisher"]
 REGULARIZERS = ("none", "chi2", "fisher")
@@ -92,6 +92,11 @@ def vdm_contrastive_loss(
     loss = terms.attraction + repulsion * terms.repulsion
     if regularizer != "none":
         loss = loss + regularization(terms, regularizer, regularizer_weight, multiplier, penalty)
+    fits = f"small enough for a loss that fits {loss.dtype}"
+    if is_blind(loss):
+        torch._assert_async(torch.isfinite(loss.detach()), f"strong and weak must be {fits}")
+    elif not math.isfinite(loss.item()):
+        raise ValueError(problem("strong and weak", fits, f"one of {loss.item()}", SMALLER))
     return loss
 
 

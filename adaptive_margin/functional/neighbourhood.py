@@ -17,6 +17,7 @@ from torch import Tensor
 from .checks import check_labels, check_matrix, check_number, check_same_features, is_blind, largest_magnitude, problem
 from .dependence import at_least_float32, common_scale
 from .groups import group_index
+from .ties import settle, undecided
 
 Significant = Callable[[Tensor, Tensor, int, Tensor, float], Tensor]
 """``significant(share, k, n, labels, confidence)``: where a share of own labels among k neighbours is evidence."""
@@ -211,7 +212,9 @@ def empirical_bias_k(
 
     Distances are computed for a tile of rows at a time and never stored whole. Among equal distances (copies, entries
     on a grid) other labels come first: a tie is no evidence, and the result does not depend on the order of the
-    samples. Distances too small for the arithmetic to tell from 0 are 0.
+    samples. Distances too small for the arithmetic to tell from 0 are 0, and on a CPU those that differ by the rounding
+    of the entries alone are equal: steps of 0.1, 1/3 or 1/255 are a grid too (on CUDA, and for a bound of your own,
+    equal is what is computed as equal).
 
     Args:
         embeddings: shape ``(B, D)``, as they come.
@@ -301,6 +304,7 @@ def _sizes_on_host(
     required = required_counts(significant, n - itself, most, n, np.count_nonzero(group_sizes), confidence)
     if itself and len(required.of_nearest) == 0:
         return torch.full((n,), n - 1)
+    given = x
     x, y = _centred(x, y)
     labels_dtype = np.min_scalar_type(len(group_sizes))  # small ones compare faster
     label, ref_label = index.numpy().astype(labels_dtype), ref_index.numpy().astype(labels_dtype)
@@ -308,53 +312,66 @@ def _sizes_on_host(
     buffer, flags = torch.empty(rows, n, dtype=x.dtype), np.empty((rows, n), dtype=np.bool_)
     y_squares = _squares(y)
     copies = _first_copies(y, y_squares)
-    sizes = np.empty(len(x), dtype=np.int64)
+    work = partial(_first_of_tile, ref_label, required)
+    sizes, x_squares, tied = np.empty(len(x), dtype=np.int64), y_squares if itself else _squares(x), []
     threads = min(torch.get_num_threads(), rows * n // ENTRIES_A_THREAD)
     with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
         for start in _tile_starts(x, y):
             squares = _tile_squares(x, y, y_squares, start, copies, buffer)
             tile = slice(start, start + len(squares))
             sizes[tile] = n - 1 if itself else _leave_out_copy(squares, index[tile, None] == ref_index).numpy()
-            parts = (_keys(squares).numpy(), flags[: len(squares)], label[tile], sizes[tile])  # keys in the buffer
+            own = (label[tile], sizes[tile], x_squares.numpy()[tile])
+            parts: tuple[Array, ...] = (_keys(squares).numpy(), flags[: len(squares)], *own)  # keys in the buffer
             if pool is None:
-                first_significant(*parts, ref_label, required)
+                tied.append(work(*parts))
             else:  # numpy lets go of the interpreter while it sorts
-                shares = (np.array_split(part, threads) for part in parts)
-                work = partial(first_significant, ref_label=ref_label, required=required)
-                list(pool.map(work, *shares))
+                tied += pool.map(work, *(np.array_split(part, threads) for part in parts))
+    near_ties = torch.from_numpy(np.flatnonzero(np.concatenate(tied)))
+    if len(near_ties):
+        settle(x, y, given[0] - x[0], near_ties, index, ref_index, required.of_nearest, sizes)
     return torch.from_numpy(sizes)
 
 
 def first_significant(
-    key: Array, flag: Array, label: Array, sizes: Array, ref_label: Array, required: Required
-) -> None:
-    """Lowers ``sizes`` to the first k whose nearest k hold the own labels required; overwrites key and flag."""
+    key: Array,
+    flag: Array,
+    label: Array,
+    sizes: Array,
+    ref_label: Array,
+    required: Required,
+    squares: Array | None = None,
+) -> Array:
+    """Lowers ``sizes`` to the first k whose nearest k hold the own labels required; overwrites key and flag.
+
+    Returns for which rows the k-th neighbour may be as far as the next, given the squared norms of the rows.
+    """
     reach = len(required.of_nearest)
     if reach == 0:
-        return
+        return np.zeros(len(key), dtype=np.bool_)
     np.equal(label[:, None], ref_label, out=flag)
     np.bitwise_or(key, flag, out=key)
     if reach < key.shape[1] // 2:  # sorting the near ones alone takes less time
         key.partition(reach, axis=1)
-        key = key[:, :reach]
+        key = key[:, : reach + 1]
     key.sort(axis=1)
-    own, flag = key[:, :reach], flag[:, :reach]
-    np.bitwise_and(own, 1, out=own)
-    if reach < 2 * NEAR:
-        _first_reached(own, required.of_nearest, sizes)
-        return
-    found = _first_reached(own[:, :NEAR].copy(), required.of_nearest[:NEAR], sizes)
-    if found.all():
-        return
-    runs = np.packbits(np.not_equal(own, 0, out=flag), axis=1)
-    own_so_far = np.cumsum(_count_flags(runs), axis=1, dtype=np.int32)
-    undecided = np.flatnonzero((own_so_far >= required.in_run).any(1) & ~found)
-    if 2 * len(undecided) > len(own):  # copying them takes longer than looking at all
-        _first_reached(own, required.of_nearest, sizes)
-    elif len(undecided):
-        theirs = sizes[undecided]
-        _first_reached(own[undecided], required.of_nearest, theirs)
-        sizes[undecided] = theirs
+    near = reach if reach < 2 * NEAR else NEAR
+    found = _first_reached(key[:, :near] & 1, required.of_nearest[:near], sizes)
+    if near < reach and not found.all():
+        own, flag = key[:, :reach], flag[:, :reach]
+        runs = np.packbits(np.bitwise_and(own, 1, out=flag, casting="unsafe"), axis=1)
+        own_so_far = np.cumsum(_count_flags(runs), axis=1, dtype=np.int32)
+        open_ones = np.flatnonzero((own_so_far >= required.in_run).any(1) & ~found)
+        if len(open_ones):
+            theirs = sizes[open_ones]
+            found[open_ones] = _first_reached(own[open_ones] & 1, required.of_nearest, theirs)
+            sizes[open_ones] = theirs
+    return found if squares is None else undecided(key, sizes, found, squares)
+
+
+def _first_of_tile(
+    ref_label: Array, required: Required, key: Array, flag: Array, label: Array, sizes: Array, squares: Array
+) -> Array:
+    return first_significant(key, flag, label, sizes, ref_label, required, squares)
 
 
 def _first_reached(own: Array, required: Array, sizes: Array) -> Array:

@@ -71,13 +71,16 @@ def check_search(
 
 
 def _check_norms(argument: str, x: Tensor) -> None:
-    """Finite values whose squared norms are finite in float32: one number a row, where isfinite(x) would copy x."""
-    norms = _squared_norms(x)
+    """Finite values whose squared distances are finite in float32: one number a row, where isfinite(x) would copy x.
+
+    A squared distance is at most four times the larger of two squared norms.
+    """
+    norms = _squared_norms(x).mul_(4)
     if x.is_cuda or bool(torch.isfinite(norms).all()):
         check_finite(argument, norms)
         return
     check_finite(argument, x)
-    expected = "small enough for squared norms in float32, below 3.4e38"
+    expected = "small enough for squared distances in float32, of norms below 9.2e18"
     raise ValueError(problem(argument, expected, f"values up to {float(x.abs().max()):.3g}", "scale them down"))
 
 

@@ -20,10 +20,10 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import check_finite, check_labels, check_matrix, check_same_features, is_blind, problem
+from .checks import check_finite, check_fits, check_labels, check_matrix, check_same_features, is_blind, problem
 from .dependence import at_least_float32, check_choice
 
-Distance = Literal["squared_l2", "l2", "cosine"]
+Distance = Literal["squared_l2", "l2", "cosine", "dot"]
 Kind = Literal["inside", "across"]
 Number = float | Tensor
 """A Python number where looking at data is free (CPU), a 0-dim tensor where it would wait for the device."""
@@ -37,6 +37,17 @@ SMALL = 256
 
 TRITON = os.environ.get("ADAPTIVE_MARGIN_TRITON") == "1"
 """Whether a fused kernel takes the pairs across groups on CUDA. Off: it has not been measured on a GPU yet."""
+
+UNCLEAR = 2.0**-12
+"""Pairs whose distance, or the margin it is compared with, rounding could change by this share are computed again from
+the differences of their rows, where looking is free."""
+
+ROUNDING = 4
+"""Of a squared distance by products of coordinates, in units in the last place of the two squared norms: the most that
+was seen, whatever the number of coordinates."""
+
+FAR_OFF = 16
+"""Squared distances from the mean above so many times their median have drawn the mean away from the others."""
 
 NO_GROUP = torch.iinfo(torch.int64).max
 """The group of rows that take part in nothing, where dropping them would wait for the device."""
@@ -274,6 +285,8 @@ class _Rows(NamedTuple):
 
     x: Tensor
     squares: Tensor
+    given: Tensor  # the caller's rows, in the caller's order
+    largest: float  # square; infinite where looking would wait
 
 
 class _Gradient:
@@ -296,6 +309,12 @@ class _Gradient:
             sums, totals = self.of_columns
             sums[left:right].addmm_(weights.t(), self.x[top:bottom])
             totals[left:right].add_(weights.sum(0))
+
+    def add_listed(self, pulls: Tensor, i: Tensor, j: Tensor) -> None:
+        """Adds w_ij (x_i - y_j) of listed pairs, for which no weight is to be added."""
+        self.of_rows[0].index_add_(0, i, pulls, alpha=-1)
+        if self.of_columns:
+            self.of_columns[0].index_add_(0, j, pulls)
 
     def finish(self, distance: str, factor: Number) -> list[Tensor]:
         """The gradient for rows (and, of two sets, for columns), times ``factor``, in the buffers of the sums."""
@@ -325,19 +344,98 @@ class _Sums:
         self.total_of: Tensor | None = None
 
 
-def _distances(rows: _Rows, cols: _Rows, tile: _Tile, distance: str, buffers: _Buffers) -> Tensor:
-    """Distances of a tile's rows and columns, in the first buffer; a similarity counts as the distance -s."""
+def _distances(
+    rows: _Rows, cols: _Rows, tile: _Tile, distance: str, unclear: Tensor | None, buffers: _Buffers
+) -> tuple[Tensor, Tensor | None]:
+    """Distances of a tile's rows and columns, in the first buffer; a similarity counts as the distance -s.
+
+    Beside them which are too inexact: those whose square is up to ``unclear``; None where none is.
+    """
     out = buffers.take(0, tile)
     x, y = rows.x[tile.top : tile.bottom], cols.x[tile.left : tile.right]
     if distance == "cosine":
-        return torch.mm(x, y.t(), out=out).neg_()
+        return torch.mm(x, y.t(), out=out).neg_(), None
     squares = rows.squares[tile.top : tile.bottom, None]
     torch.add(squares, cols.squares[tile.left : tile.right], out=out).addmm_(x, y.t(), alpha=-2).clamp_(min=0)
+    near = None
+    if unclear is not None:
+        near = out <= unclear[tile.top : tile.bottom, None]
+        if rows is cols and tile.left < tile.bottom:
+            near.diagonal(tile.top - tile.left).fill_(False)  # a row and itself are no pair
+        near = near if bool(near.any()) else None
     if distance == "squared_l2":
-        return out
-    # Equal rows must be at distance 0 and not at the root of a rounding error, which is no small number.
-    told_apart = torch.gt(out, squares * (8 * torch.finfo(x.dtype).eps), out=buffers.take(1, tile))
-    return out.mul_(told_apart).sqrt_()
+        return out, near
+    if out.device.type != "cpu":
+        # Equal rows must be at distance 0 and not at the root of a rounding error, which is no small number.
+        told_apart = torch.gt(out, squares * (8 * torch.finfo(x.dtype).eps), out=buffers.take(1, tile))
+        out.mul_(told_apart)
+    return out.sqrt_(), near
+
+
+def _tie(squares: Tensor, margin: Tensor, distance: str) -> Tensor:
+    """How near to the margin a distance from each row equals it: the rounding of the distances there.
+
+    Where |x - y|² is m, |y|² is at most 2|x|² + 2m. Below half the margin nothing is equal to it.
+    """
+    rounding, tiny = ROUNDING * torch.finfo(squares.dtype).eps, torch.finfo(squares.dtype).tiny
+    if distance == "cosine":
+        return torch.full_like(squares, 2 * rounding)
+    m = margin.abs().clamp_(min=tiny) if margin.ndim or is_blind(margin) else max(abs(margin.item()), tiny)
+    if distance == "squared_l2":
+        return (squares * (3 * rounding)).add_(m * (2 * rounding)).clamp_(max=m / 2)
+    return (squares * (1.5 * rounding)).add_(m * m * rounding).div_(m).clamp_(max=m / 2)
+
+
+def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distance: Distance | None) -> Tensor:
+    """How near to the margin the distances of listed pairs equal it: what tiles take for equal.
+
+    Args:
+        x: rows as the distance sees them, shape ``(B, D)``.
+        y: the rows of the pairs' other ends, or ``x`` itself.
+        anchors: the row of each pair, shape ``(P,)``.
+        margin: of all pairs or of each, 0-dim or ``(P,)``.
+        distance: as for :func:`pair_terms`; ``"dot"`` for :math:`D^2 = 2 - 2s`, None for any other.
+
+    Returns:
+        Shape ``(P,)``, or 0-dim where neither rows nor margins differ.
+    """
+    x, y, margin = x.detach(), y.detach(), margin.detach()
+    rounding = ROUNDING * torch.finfo(x.dtype).eps
+    if distance is None:
+        return margin.abs() * rounding
+    if distance == "dot":
+        return margin.new_full((), 4 * rounding)
+    rows, _ = _from_centre(x, y, x, y, None, distance)
+    return _tie(rows.squares[anchors], margin, distance)
+
+
+def _tie_inside(rows: _Rows, margin: Tensor, options: Options) -> Tensor | None:
+    """:func:`_tie` of a margin for pairs inside: None for a mean over all of them, and at a margin of 0 of copies."""
+    if not options.over_active:
+        return None
+    if options.distance == "squared_l2":
+        return rows.squares * (3 * ROUNDING * torch.finfo(rows.x.dtype).eps)
+    return _tie(rows.squares, margin, options.distance)
+
+
+def _unclear(kind: Kind, rows: _Rows, margin: Tensor, options: Options) -> Tensor | None:
+    """The squared distance from each row up to which those by products of coordinates are too inexact.
+
+    A squared distance is as inexact as squared norms are rounded. Across groups, and squared, it is the margin that
+    has to be large beside that; elsewhere the distance itself, but where small ones hardly matter.
+    """
+    if options.distance == "cosine" or rows.x.device.type != "cpu":
+        return None
+    rounding = 2 * ROUNDING * torch.finfo(rows.x.dtype).eps
+    if options.distance == "l2" or (kind == "inside" and options.over_active):
+        return rows.squares * (rounding / UNCLEAR)
+    if kind == "inside":
+        return None
+    low, high = (bound.item() for bound in torch.aminmax(margin.abs())) if margin.ndim else (abs(margin.item()),) * 2
+    if rounding * rows.largest <= UNCLEAR * low:
+        return None
+    inexact = rows.squares * rounding
+    return torch.where(inexact > UNCLEAR * low, inexact + high, -1.0)
 
 
 def _hinge_sums(
@@ -346,10 +444,13 @@ def _hinge_sums(
     """Sums of (d - m)₊ over the pairs inside groups, or of (m - d)₊ over those across groups, and their gradients.
 
     A margin of each row (0-dim otherwise) holds for pairs across groups, and each counts once from either end: of two
-    sets, from its row.
+    sets, from its row. A pair on the margin, as far as rounding lets one see, has no hinge.
     """
-    fused = TRITON and kind == "across" and options.distance == "squared_l2" and not options.second_moment
-    if fused and (made := _fused_sums(layout, rows, cols, margin, options)) is not None:
+    inside = kind == "inside"
+    tie = _tie_inside(rows, margin, options) if inside else _tie(rows.squares, margin, options.distance)
+    edge = margin if tie is None else margin + tie if inside else margin - tie
+    fused = TRITON and not inside and options.distance == "squared_l2" and not options.second_moment
+    if fused and tie is not None and (made := _fused_sums(layout, rows, cols, margin, tie, options)) is not None:
         return made
     sums = _Sums()
     look = rows.x.device.type == "cpu"
@@ -362,32 +463,39 @@ def _hinge_sums(
             sums.active_of, sums.total_of = torch.zeros_like(margin), torch.zeros_like(margin)
     height, entries = TILE_ROWS[device], TILE_ENTRIES[device]
     buffers = _Buffers(rows.x, min(entries, len(rows.x) * len(cols.x)))
+    unclear = _unclear(kind, rows, margin, options)
     for tile in layout.tiles(kind, height, entries):
-        d = _distances(rows, cols, tile, options.distance, buffers)
+        d, near = _distances(rows, cols, tile, options.distance, unclear, buffers)
         mask = layout.mask(kind, tile, buffers.take(1, tile)) if tile.masked else None
+        if near is not None:
+            d.masked_fill_(near, -torch.inf if inside else torch.inf)
+            i, j = (near if mask is None else near.logical_and_(mask)).nonzero().unbind(1)
+            _add_listed(sums, kind, layout, rows, cols, i + tile.top, j + tile.left, margin, sides, options)
         for side in sides:
-            edge = slice(tile.top, tile.bottom) if side == "row" else slice(tile.left, tile.right)
-            m = margin if margin.ndim == 0 else margin[edge, None] if side == "row" else margin[edge]
+            at = slice(tile.top, tile.bottom) if side == "row" else slice(tile.left, tile.right)
+            m = edge if edge.ndim == 0 else edge[at, None] if side == "row" else edge[at]
             d_is_needed = len(sides) > 1 or options.distance == "l2"
             h = buffers.take(2, tile) if d_is_needed else d
-            h = (torch.sub(d, m, out=h) if kind == "inside" else torch.sub(m, d, out=h)).clamp_(min=0)
+            h = (torch.sub(d, m, out=h) if inside else torch.sub(m, d, out=h)).clamp_(min=0)
             if mask is not None:
                 h.mul_(mask)
             part = _wide(h.sum())
             if look and part == 0:
                 continue  # no active pair: nothing to add to anything
-            sums.total = sums.total + part
             if options.second_moment:
-                w = buffers.take(3, tile)
-                sums.squares = sums.squares + _wide(torch.mul(h, h, out=w).sum())
-                torch.sign(h, out=w)
+                w = torch.sign(h, out=buffers.take(3, tile))
+                if tie is not None:
+                    h.addcmul_(w, tie[at, None] if side == "row" else tie[at])
+                sums.squares = sums.squares + _wide(torch.linalg.vector_norm(h).double().square())
             else:
                 w = h.sign_()
-            sums.active = sums.active + _wide(w.sum())
+            active = w.sum(1 if side == "row" else 0)
+            sums.total = sums.total + part + (0.0 if tie is None else _wide(active.dot(tie[at])))
+            sums.active = sums.active + _wide(active.sum())
             if sums.active_of is not None and sums.total_of is not None:
-                sums.active_of[edge].add_(w.sum(1 if side == "row" else 0))
+                sums.active_of[at].add_(active)
                 if options.second_moment:
-                    sums.total_of[edge].add_(h.sum(1 if side == "row" else 0))
+                    sums.total_of[at].add_(h.sum(1 if side == "row" else 0))
             for gradient, weights in ((sums.gradient, w), (sums.square_gradient, h)):
                 if gradient is not None:
                     if options.distance == "l2":
@@ -396,7 +504,50 @@ def _hinge_sums(
     return sums
 
 
-def _fused_sums(layout: _Layout, rows: _Rows, cols: _Rows, margin: Tensor, options: Options) -> _Sums | None:
+def _add_listed(
+    sums: _Sums,
+    kind: Kind,
+    layout: _Layout,
+    rows: _Rows,
+    cols: _Rows,
+    i: Tensor,
+    j: Tensor,
+    margin: Tensor,
+    sides: Sequence[str],
+    options: Options,
+) -> None:
+    """Adds the hinges of pairs (i, j) of sorted rows, from the differences of the caller's rows."""
+    inside = kind == "inside"
+    step = max(1, TILE_ENTRIES["cpu"] // rows.x.shape[1])
+    for i_part, j_part in zip(torch.split(i, step), torch.split(j, step), strict=True):
+        x = rows.given[i_part if layout.rows.order is None else layout.rows.order[i_part]]
+        y = cols.given[j_part if layout.cols.order is None else layout.cols.order[j_part]]
+        difference = x - y
+        d = torch.linalg.vector_norm(difference, dim=1)
+        d = d if options.distance == "l2" else d.square()
+        for side in sides:
+            at = i_part if side == "row" else j_part
+            m = margin if margin.ndim == 0 else margin[at]
+            h = d - m if inside else m - d
+            w = (h > 8 * torch.finfo(d.dtype).eps * m.abs()).to(d.dtype)
+            h.mul_(w)
+            sums.total = sums.total + _wide(h.sum())
+            sums.active = sums.active + _wide(w.sum())
+            if options.second_moment:
+                sums.squares = sums.squares + _wide(torch.linalg.vector_norm(h).double().square())
+            if sums.active_of is not None and sums.total_of is not None:
+                sums.active_of.index_add_(0, at, w)
+                sums.total_of.index_add_(0, at, h)
+            for gradient, weights in ((sums.gradient, w), (sums.square_gradient, h)):
+                if gradient is not None:
+                    if options.distance == "l2":
+                        weights = (weights / d).nan_to_num_(0.0, 0.0, 0.0)
+                    gradient.add_listed(difference * weights[:, None], i_part, j_part)
+
+
+def _fused_sums(
+    layout: _Layout, rows: _Rows, cols: _Rows, margin: Tensor, tie: Tensor, options: Options
+) -> _Sums | None:
     """:func:`_hinge_sums` across groups by one Triton kernel, which meets each pair of one set from either end.
 
     None where the kernel does not serve: other dtypes, too many features, a CPU without ``TRITON_INTERPRET=1``.
@@ -408,7 +559,7 @@ def _fused_sums(layout: _Layout, rows: _Rows, cols: _Rows, margin: Tensor, optio
     if not runs or x.dtype != torch.float32 or x.shape[1] > MOST_FEATURES:
         return None
     groups, others = layout.rows.groups, layout.cols.groups
-    own = hinge_rows(x, y, groups, others, margin, NO_GROUP, "batch" if margin.ndim == 0 else "row")
+    own = hinge_rows(x, y, groups, others, margin, tie, NO_GROUP, "batch" if margin.ndim == 0 else "row")
     ends = 0.5 if layout.symmetric and margin.ndim == 0 else 1.0
     sums = _Sums()
     sums.total = _wide(own.loss.sum(dtype=torch.float64)) * ends
@@ -420,7 +571,8 @@ def _fused_sums(layout: _Layout, rows: _Rows, cols: _Rows, margin: Tensor, optio
     sums.gradient = _Gradient(x, y, options.ref_gradients)
     parts = [(sums.gradient.of_rows, own)]
     if sums.gradient.of_columns and (margin.ndim == 1 or not layout.symmetric):
-        far = hinge_rows(y, x, others, groups, margin, NO_GROUP, "batch" if margin.ndim == 0 else "column")
+        edges = margin.expand(len(x)) if margin.ndim == 0 else margin
+        far = hinge_rows(y, x, others, groups, edges, tie, NO_GROUP, "column")
         parts.append((sums.gradient.of_columns, far))  # those of the rows, where both sides are one set
     for (weighted, active), made in parts:
         weighted.add_(made.weighted)
@@ -468,29 +620,27 @@ def _measure(
         for the margin. :func:`_shapes` says the same.
     """
     if y is None and 0 < len(x) <= SMALL and not options.second_moment:
-        return _measure_small(x, margin, labels, options)
+        small = _measure_small(x, margin, labels, options)
+        if small is not None:
+            return small
     layout = _layout(x, y, labels, ref_labels, options)
     if len(layout.rows.groups) == 0 or len(layout.cols.groups) == 0:
         return [x.new_zeros(shape, dtype=dtype) for shape, dtype in _shapes(x, y, margin, options)]
     xs = _in_order(x, layout.rows)
     ys = xs if y is None else _in_order(y, layout.cols)
     by_row = margin if margin.ndim == 0 or layout.rows.order is None else margin.index_select(0, layout.rows.order)
-    if options.distance != "cosine":
-        centre = _mean(ys, layout.cols)
-        xs = xs - centre
-        ys = xs if y is None else ys - centre
-    rows = cols = _rows(xs)
-    _check_squares("embeddings", rows, x, labels, options.ignore_label)
+    valid = None if layout.cols.values is not None else layout.cols.groups != NO_GROUP
+    rows, cols = _from_centre(xs, ys, x, x if y is None else y, valid, options.distance)
+    _check_squares("embeddings", rows, labels, options.ignore_label)
     if y is not None:
-        cols = _rows(ys)
-        _check_squares("ref_emb", cols, y, ref_labels, options.ignore_label)
+        _check_squares("ref_emb", cols, ref_labels, options.ignore_label)
     pairs = layout.counts()
     across = _hinge_sums("across", layout, rows, cols, by_row, options)
     repulsion = _repulsion(across, by_row, options)
     attraction, second_moment = _inside(layout, rows, cols, pairs, across, by_row, options)
     terms = [attraction, repulsion, second_moment]
-    values = [_value(term.value, x) for term in terms]
     _check_values([term.value for term in terms], x.dtype)
+    values = [_value(term.value, x) for term in terms]
     active = across.active * (2 if layout.symmetric and margin.ndim == 0 else 1)
     counts = _counts(*pairs, active) if options.counts else x.new_zeros(3, dtype=torch.int64)
     if not options.gradients:
@@ -540,9 +690,30 @@ def _in_order(x: Tensor, side: _Side) -> Tensor:
     return x if side.values is not None else torch.where((side.groups != NO_GROUP)[:, None], x, 0.0)
 
 
-def _mean(x: Tensor, side: _Side) -> Tensor:
-    """The mean of the rows that take part; the others are zeros, of :func:`_in_order`."""
-    return x.mean(0) if side.values is not None else x.sum(0) / (side.groups != NO_GROUP).sum().clamp_(min=1)
+def _from_centre(
+    x: Tensor, y: Tensor, given: Tensor, ref_given: Tensor, valid: Tensor | None, distance: str
+) -> tuple[_Rows, _Rows]:
+    """Rows and columns from the mean of the columns, all of them or the valid; similarities from where they are."""
+    if distance == "cosine":
+        rows = _rows(x, given)
+        return rows, rows if y is x else _rows(y, ref_given)
+    centre = y.mean(0) if valid is None else y.sum(0) / valid.sum().clamp_(min=1)
+    cols = _rows(y - centre, ref_given)
+    near = _near_rows(cols, valid)
+    if near is not None:
+        centre = torch.where(near[:, None], y, 0.0).sum(0) / near.sum().clamp_(min=1)
+        cols = _rows(y - centre, ref_given)
+    return cols if y is x else _rows(x - centre, given), cols
+
+
+def _near_rows(rows: _Rows, valid: Tensor | None) -> Tensor | None:
+    """Which rows are near, where a few others may have drawn the mean away from them; None where they have not."""
+    squares = rows.squares
+    if squares.device.type == "cpu":
+        median = squares.median()
+        return squares <= median if rows.largest > FAR_OFF * median.item() else None
+    near = squares <= FAR_OFF * (squares if valid is None else squares.masked_fill(~valid, torch.nan)).nanmedian()
+    return near if valid is None else near & valid
 
 
 def _back_in_place(gradient: Tensor, side: _Side, like: Tensor) -> Tensor:
@@ -556,8 +727,9 @@ def _back_in_place(gradient: Tensor, side: _Side, like: Tensor) -> Tensor:
     return gradient.index_select(0, places)  # in parallel, where index_copy_ is not
 
 
-def _rows(x: Tensor) -> _Rows:
-    return _Rows(x, torch.linalg.vector_norm(x, dim=1).square_())
+def _rows(x: Tensor, given: Tensor) -> _Rows:
+    squares = torch.linalg.vector_norm(x, dim=1).square_()
+    return _Rows(x, squares, given, squares.amax().item() if squares.device.type == "cpu" else math.inf)
 
 
 def _value(number: Number, like: Tensor) -> Tensor:
@@ -596,21 +768,26 @@ def _inside(
     options: Options,
 ) -> tuple[_Term, _Term]:
     """Attraction, and the second moment, whose other half comes from the pairs across groups."""
-    closed_form = options.distance == "squared_l2" and not options.over_active
+    closed_form = not options.over_active and options.pos_margin == NEVER_WITHIN.get(options.distance)
     own = _meeting(layout.cols.groups, layout.cols.groups)
     met = own if layout.symmetric else _meeting(layout.rows.groups, layout.cols.groups)
-    if options.distance != "cosine":
-        rows, cols = _centred_on_groups(rows.x, cols.x, met, own)
+    centred = rows, cols
+    if options.distance != "cosine" or closed_form:
+        centred = _centred_on_groups(rows, cols, met, own)
     second_moment = _Term(0.0, [])
     inside = _Sums()
     if not closed_form or options.second_moment:
         pos_margin = margin.new_full((), options.pos_margin)
-        inside = _hinge_sums("inside", layout, rows, cols, pos_margin, options, first_order=not closed_form)
+        pair = (rows, cols) if options.distance == "cosine" else centred
+        inside = _hinge_sums("inside", layout, *pair, pos_margin, options, first_order=not closed_form)
     if options.second_moment:
         second_moment = _second_moment(inside, across, pairs, layout.symmetric, margin, options)
     if closed_form:
         _, scale = _mean_of(0.0, pairs[0])
-        return _inside_in_closed_form(layout, rows, cols, met, own, scale, options), second_moment
+        term = _inside_in_closed_form(layout, *centred, met, own, scale, options)
+        if options.distance == "cosine":
+            _of_similarities(term, layout, rows, cols, met, scale, options)
+        return term, second_moment
     value, scale = _mean_of(inside.total, inside.active if options.over_active else pairs[0])
     gradients = [] if inside.gradient is None else inside.gradient.finish(options.distance, scale)
     return _Term(value, gradients), second_moment
@@ -647,15 +824,16 @@ def _meeting(groups: Tensor, others: Tensor) -> _Meeting:
     return _Meeting(first if groups is others else first.clamp_(max=len(others) - 1), partners)
 
 
-def _centred_on_groups(x: Tensor, y: Tensor, met: _Meeting, own: _Meeting) -> tuple[_Rows, _Rows]:
+def _centred_on_groups(rows: _Rows, columns: _Rows, met: _Meeting, own: _Meeting) -> tuple[_Rows, _Rows]:
     """Rows and columns from the mean of the columns of their group, where small distances inside it are exact."""
+    x, y = rows.x, columns.x
     sums = torch.zeros_like(y).index_add_(0, own.first, y)
     centres = sums.index_select(0, own.first).div_(own.partners[:, None])
-    cols = _rows(torch.sub(y, centres, out=centres))
+    cols = _rows(torch.sub(y, centres, out=centres), columns.given)
     if met is own:
         return cols, cols
     centres = sums.index_select(0, met.first).div_(met.partners.clamp(min=1)[:, None])
-    return _rows(torch.sub(x, centres, out=centres)), cols
+    return _rows(torch.sub(x, centres, out=centres), rows.given), cols
 
 
 def _inside_in_closed_form(
@@ -683,14 +861,41 @@ def _inside_in_closed_form(
     return _Term(_wide(total), gradients)
 
 
-def _check_squares(argument: str, rows: _Rows, given: Tensor, labels: Tensor | None, ignore_label: int | None) -> None:
+def _of_similarities(
+    term: _Term, layout: _Layout, rows: _Rows, cols: _Rows, met: _Meeting, scale: Number, options: Options
+) -> None:
+    """Turns the mean squared distance of unit rows into that of 1 - s, where some rows are shorter: 0, above all.
+
+    1 - x·y = ½ (|x - y|² + (1 - |x|²) + (1 - |y|²)). The gradient of a unit row along itself comes to nothing.
+    """
+    weights = layout.pulled(layout.rows, met.partners).to(rows.x.dtype)
+    weights = (weights - (weights > 0).to(weights.dtype) if layout.symmetric else weights).mul_(scale)
+    sides = [(rows, weights)]
+    if not layout.symmetric:
+        met_by = _meeting(layout.cols.groups, layout.rows.groups)
+        sides.append((cols, layout.pulled(layout.cols, met_by.partners).to(rows.x.dtype).mul_(scale)))
+    for side, weight in sides:
+        term.value = term.value + _wide((weight * _shortness(side)).sum())
+    term.value = 0.5 * term.value
+    for gradient, (side, weight) in zip(term.gradients, sides, strict=False):
+        short = _shortness(side) > 0
+        gradient.mul_(0.5).addcmul_(side.x, (weight * short)[:, None], value=-1)
+
+
+def _shortness(rows: _Rows) -> Tensor:
+    """1 - |x|², and 0 where that is the rounding of a unit row."""
+    shortness = 1 - rows.squares
+    return shortness.mul_(shortness > 64 * torch.finfo(shortness.dtype).eps)
+
+
+def _check_squares(argument: str, rows: _Rows, labels: Tensor | None, ignore_label: int | None) -> None:
     """Raises where a squared norm is no number: that of NaN, of infinity, or of a number too large to be squared."""
-    largest, dtype = rows.squares.amax(), rows.x.dtype  # NaN and infinity come through
+    dtype, given = rows.x.dtype, rows.given
     limit = torch.finfo(dtype).max / 4  # no squared distance is larger than four squares
-    if largest.device.type != "cpu":
+    if given.device.type != "cpu":
         message = f"{argument} must be finite and small enough to be squared in {dtype}"
-        torch._assert_async(largest <= limit, message)
-    elif not largest.item() <= limit:
+        torch._assert_async(rows.squares.amax() <= limit, message)
+    elif not rows.largest <= limit:  # NaN and infinity come through
         if labels is not None and ignore_label is not None:
             given = torch.where((labels != ignore_label)[:, None], given, 0.0)
         check_finite(argument, given)
@@ -698,6 +903,10 @@ def _check_squares(argument: str, rows: _Rows, given: Tensor, labels: Tensor | N
         raise ValueError(problem(argument, f"small enough to be squared in {dtype}", got, SMALLER))
 
 
+NEVER_WITHIN = {"squared_l2": 0.0, "cosine": -1.0}
+"""The margin that no pair inside is within, in closed form; a similarity counts as its negative."""
+
+UNIT = "pass a number in the unit of the distance"
 SMALLER = "normalise or scale the embeddings, or pass them in float64"
 
 
@@ -715,28 +924,40 @@ def _check_values(values: list[Number], dtype: torch.dtype) -> None:
 # --- few rows ---------------------------------------------------------------------------------------------------------
 
 
-def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Options) -> list[Tensor]:
-    """:func:`_measure` of one small set, without its second moment: a few operations on the matrix of all pairs."""
+def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Options) -> list[Tensor] | None:
+    """:func:`_measure` of one small set, without its second moment: a few operations on the matrix of all pairs.
+
+    None where some distances need more care than products of coordinates give them.
+    """
     labels = _side_of_sizes(options.sizes or (), x.device).groups if labels is None else labels
     given = x
     x, same, valid = _pairs_of_small(x, labels, options)
     if options.distance != "cosine":
         x = x - x.mean(0)
-    rows = _rows(x)
-    _check_squares("embeddings", rows, given, labels, options.ignore_label)
+    rows = _rows(x, given)
+    _check_squares("embeddings", rows, labels, options.ignore_label)
+    closed_form = not options.over_active and options.distance == "squared_l2" and options.pos_margin == 0
+    kind: Kind = "inside" if options.over_active else "across"
+    unclear = _unclear(kind, rows, margin, options)
     whole = _Tile(0, len(x), 0, len(x), True)
-    d = _distances(rows, rows, whole, options.distance, _Buffers(x, len(x) ** 2))
+    d, near = _distances(rows, rows, whole, options.distance, unclear, _Buffers(x, len(x) ** 2))
+    if near is not None:
+        near = near & (same == 0) if closed_form else near
+        if bool((near if valid is None else near & valid[:, None] & valid).any()):
+            return None
 
-    weights = torch.sub(margin if margin.ndim == 0 else margin[:, None], d)
+    tie = _tie(rows.squares, margin, options.distance)
+    weights = torch.sub((margin - tie)[:, None], d)
     weights.sub_(same, alpha=torch.finfo(x.dtype).max).clamp_(min=0)  # pairs inside are out of reach
     if valid is not None:
         weights.mul_(valid[:, None]).mul_(valid)
     total = _wide(weights.sum())
-    active = _wide(weights.sign_().sum())  # of ordered pairs, here and below
+    active_of = weights.sign_().sum(1)  # of ordered pairs, here and below
+    total, active = total + _wide(active_of.dot(tie)), _wide(active_of.sum())
     repulsion, scale = _mean_of(total, active)
     gradients, of_margin = [], []
     if options.margin_gradients:
-        of_margin = [weights.sum(1) * scale if margin.ndim == 1 else _value(active * scale, x)]
+        of_margin = [active_of * scale if margin.ndim == 1 else _value(active * scale, x)]
     if options.gradients:
         if margin.ndim == 1:
             weights, scale = weights + weights.t(), 0.5 * scale
@@ -751,7 +972,7 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
     rows_in = len(x) if valid is None else _wide(valid.sum())
     members = _wide(same.diagonal().sum()) if options.only_first else rows_in
     inside = together - members
-    if options.distance == "squared_l2" and not options.over_active:
+    if closed_form:
         _, scale = _mean_of(0.0, inside)
         # The sum over ordered pairs is 2 · sum of n |x_i - mean of the group|², the gradient 4n times that difference.
         sizes = partners.clamp(min=1) if options.only_first or valid is not None else partners
@@ -761,10 +982,16 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
         if options.gradients:
             gradients.insert(0, pull.mul_(4))
     else:
-        weights = torch.sub(d, options.pos_margin).clamp_(min=0).mul_(same.fill_diagonal_(0))
-        total = _wide(weights.sum())
+        edge = margin.new_full((), options.pos_margin)
+        ties = _tie_inside(rows, edge, options)
+        weights = torch.sub(d, edge if ties is None else (edge + ties)[:, None]).clamp_(min=0)
+        total = _wide(weights.mul_(same.fill_diagonal_(0)).sum())
         weights.sign_()
-        attraction, scale = _mean_of(total, _wide(weights.sum()) if options.over_active else inside)
+        count = inside
+        if ties is not None:
+            active_of = weights.sum(1)
+            total, count = total + _wide(active_of.dot(ties)), _wide(active_of.sum())
+        attraction, scale = _mean_of(total, count)
         if options.gradients:
             gradients.insert(0, _gradient_of_small(weights, x, d, options.distance, 2 * scale))
     _check_values([attraction, repulsion], x.dtype)
@@ -833,6 +1060,8 @@ class _PairTerms(torch.autograd.Function):
         saved = ctx.saved_tensors
         weights, at = upstream[: ctx.terms], ctx.terms
         of_rows = _combine(weights, saved[:at])
+        if of_rows is not None and ctx.terms == 3 and not is_blind(of_rows):
+            _check_gradient(of_rows, torch.finfo(of_rows.dtype).max)  # fourth powers of distances
         of_cols = of_margin = None
         if ctx.has_columns:
             of_cols = _combine(weights, saved[at : at + ctx.terms])
@@ -935,7 +1164,7 @@ def pair_terms(
         ref_labels: their labels, shape ``(R,)``.
         distance: d: ``"squared_l2"``, ``"l2"``, or ``"cosine"``: the similarity s of the normalised rows, which counts
             as the distance -s; both margins are then similarities, and the hinges :math:`(\beta - s)_+`,
-            :math:`(s - \alpha)_+`.
+            :math:`(s - \alpha)_+`; or ``"dot"``, the same of rows that come normalised, none longer than 1.
         pos_margin: :math:`\beta`.
         over_active: whether the attraction is a mean over the pairs with :math:`d > \beta`, or over all pairs inside.
         second_moment: whether :math:`\Omega` is wanted (it needs more products).
@@ -961,7 +1190,8 @@ def pair_terms(
         >>> counts
         tensor([1, 2, 2])
     """
-    check_choice("distance", distance, ("squared_l2", "l2", "cosine"))
+    if distance != "dot":
+        check_choice("distance", distance, ("squared_l2", "l2", "cosine"))
     if not math.isfinite(pos_margin):
         raise ValueError(problem("pos_margin", "finite", pos_margin, "stock losses use 0 for distances"))
     check_matrix("embeddings", embeddings)
@@ -995,10 +1225,12 @@ def terms_of(
     labels = None if labels is None else labels.long()  # an unsigned 255 equals an ignore_label of -1
     ref_labels = None if ref_labels is None else ref_labels.long()
     margin = as_margin(margin, x)
-    if options.distance == "cosine":  # a similarity s counts as the distance -s
-        margin, options = -margin, options.but(pos_margin=-options.pos_margin)
+    check_fits("pos_margin", options.pos_margin, x.dtype, UNIT)
+    if options.distance == "cosine":
         x = _unit("embeddings", x, labels, options.ignore_label)
         y = None if y is None else _unit("ref_emb", y, ref_labels, options.ignore_label)
+    if options.distance in ("cosine", "dot"):  # a similarity s counts as the distance -s
+        margin, options = -margin, options.but(pos_margin=-options.pos_margin, distance="cosine")
     ref_gradients = y is not None and y.requires_grad
     gradients = torch.is_grad_enabled() and (x.requires_grad or margin.requires_grad or ref_gradients)
     options = options.but(
@@ -1010,8 +1242,7 @@ def terms_of(
 def as_margin(margin: float | Tensor, x: Tensor) -> Tensor:
     """A margin as a finite tensor of ``x``'s dtype and device, of shape ``()`` or one value a row."""
     if not isinstance(margin, Tensor):
-        if not math.isfinite(margin):
-            raise ValueError(problem("margin", "finite", margin, "pass a number in the unit of the distance"))
+        check_fits("margin", margin, x.dtype, UNIT)
         return x.new_full((), margin)
     if margin.shape not in ((), (len(x),)):
         expected = f"one number, or one per row: of shape () or ({len(x)},)"
@@ -1029,7 +1260,7 @@ def _unit(argument: str, x: Tensor, labels: Tensor | None, ignore_label: int | N
     """Rows divided by their norms, as ``torch.nn.functional.normalize`` does."""
     norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     if len(x) > 0:
-        _check_squares(argument, _Rows(x, norms.detach().square()), x, labels, ignore_label)
+        _check_squares(argument, _rows(x.detach(), x), labels, ignore_label)
     unit: Tensor = x / norms.clamp(min=1e-12)
     return unit
 
@@ -1060,7 +1291,7 @@ def pair_hinge_means(
         labels: integers, shape ``(B,)``.
         pos_margin: :math:`m_+`.
         neg_margin: :math:`m_-`: a number, a 0-dim tensor, or one per anchor, shape ``(B,)``.
-        distance: ``"l2"``, ``"squared_l2"`` or ``"cosine"`` (a similarity). The gradient of L2 at distance 0 is 0.
+        distance: ``"l2"``, ``"squared_l2"``, or a similarity, ``"cosine"`` or ``"dot"``. At L2 0 the gradient is 0.
         ref_emb: pairs take their second row from here, shape ``(R, D)``: all of them, as the host does where the
             reference set is given.
         ref_labels: their labels, shape ``(R,)``.

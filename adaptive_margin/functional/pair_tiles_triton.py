@@ -20,7 +20,7 @@ MOST_FEATURES = 256
 
 @triton.jit  # type: ignore[untyped-decorator]
 def _hinge_kernel(  # type: ignore[no-untyped-def]
-    x, y, x_group, y_group, margin, loss, active, weighted,
+    x, y, x_group, y_group, margin, tie, loss, active, weighted,
     rows, columns, features, no_group,
     MARGIN_OF: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
@@ -34,6 +34,7 @@ def _hinge_kernel(  # type: ignore[no-untyped-def]
         bound = tl.load(margin) + tl.zeros((BLOCK, 1), tl.float32)
     else:
         bound = tl.load(margin + row, row_in & (MARGIN_OF == "row"), 0.0)[:, None]
+    least = tl.load(tie + row, row_in & (MARGIN_OF != "column"), 0.0)[:, None]
     loss_sum = tl.zeros((BLOCK,), tl.float32)
     active_sum = tl.zeros((BLOCK,), tl.int32)
     gradient = tl.zeros((BLOCK, WIDTH), tl.float32)
@@ -48,9 +49,10 @@ def _hinge_kernel(  # type: ignore[no-untyped-def]
         square = tl.maximum(x_square[:, None] + y_square[None, :] - 2.0 * product, 0.0)
         if MARGIN_OF == "column":
             bound = tl.load(margin + column, column_in, 0.0)[None, :]
+            least = tl.load(tie + column, column_in, 0.0)[None, :]
         gap = bound - square
         pair = (own[:, None] != other[None, :]) & (own != no_group)[:, None] & (other != no_group)[None, :]
-        on = pair & (gap > 0)
+        on = pair & (gap > least)
         loss_sum += tl.sum(tl.where(on, gap, 0.0), 1)
         active_sum += tl.sum(on.to(tl.int32), 1)
         gradient += tl.dot(on.to(tl.float32), y_tile, input_precision="ieee")
@@ -73,6 +75,7 @@ def hinge_rows(
     x_group: Tensor,
     y_group: Tensor,
     margin: Tensor,
+    tie: Tensor,
     no_group: int,
     margin_of: Literal["batch", "row", "column"] = "batch",
 ) -> RowSums:
@@ -84,6 +87,7 @@ def hinge_rows(
         x_group: int64 of shape ``(N,)``.
         y_group: int64 of shape ``(R,)``.
         margin: :math:`\alpha`, 0-dim, ``(N,)`` or ``(R,)``.
+        tie: how far below its margin a squared distance has to be, at least 0, ``(N,)``, or ``(R,)`` for ``"column"``.
         no_group: rows of this group take part in nothing.
         margin_of: which of the three: ``"batch"``, ``"row"`` or ``"column"``.
 
@@ -99,7 +103,7 @@ def hinge_rows(
     launch: Any = _hinge_kernel[(triton.cdiv(rows, block),)]
     launch(
         x.contiguous(), y.contiguous(), x_group.contiguous(), y_group.contiguous(), margin.contiguous(),
-        loss, active, weighted, rows, len(y), features, no_group,
+        tie.contiguous(), loss, active, weighted, rows, len(y), features, no_group,
         MARGIN_OF=margin_of, BLOCK=block, WIDTH=width,
     )  # fmt: skip
     return RowSums(loss, active, weighted)

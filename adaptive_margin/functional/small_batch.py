@@ -18,6 +18,7 @@ from .checks import is_blind
 from .dependence import Bandwidth, correlations_of_moments, power_of_two
 from .groups import index_on_host
 from .neighbourhood import PURE, Significant, first_significant, required_counts, rounding_of_squares
+from .ties import settle
 
 Array = NDArray[Any]
 
@@ -110,7 +111,8 @@ def _sizes(x: Array, index: Array, counts: Array, confidence: float, significant
     centre = np.add.reduce(x) / x.dtype.type(n)
     spread = float(np.abs(x - centre).max())
     step = max(power_of_two(spread) / 8, 2.0**-64)
-    x = x - np.round(centre / step) * step
+    offset = np.round(centre / step) * step
+    x = x - offset
     norms = np.einsum("ij,ij->i", x, x)
     ordered = np.sort(norms)
     if (ordered[1:] == ordered[:-1]).any():
@@ -126,5 +128,9 @@ def _sizes(x: Array, index: Array, counts: Array, confidence: float, significant
     key = squares.view(np.int32 if squares.dtype == np.float32 else np.int64)
     key &= -2
     label = index.astype(np.min_scalar_type(len(counts)))  # small ones compare faster
-    first_significant(key, np.empty(key.shape, dtype=np.bool_), label, sizes, label, required)
+    flag = np.empty(key.shape, dtype=np.bool_)
+    tied = np.flatnonzero(first_significant(key, flag, label, sizes, label, required, norms))
+    if len(tied):
+        groups, at = torch.from_numpy(index), torch.from_numpy(tied)
+        settle(rows, rows, torch.from_numpy(offset), at, groups, groups, required.of_nearest, sizes)
     return sizes

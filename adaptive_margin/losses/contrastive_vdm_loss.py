@@ -16,7 +16,7 @@ from torch import Tensor
 from ..functional.checks import is_blind, is_transforming, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, is_constrained, regularization
 from ..functional.dependence import at_least_float32, check_choice
-from ..functional.pair_tiles import Options, PairTerms, terms_of
+from ..functional.pair_tiles import Options, PairTerms, terms_of, ties_of_pairs
 from ..margins import ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import GradientGuard, as_classes, check_batch, distance_in_tiles, labels_from_indices
@@ -153,10 +153,16 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         ref_emb = embeddings if itself else guard.settled(ref_emb)
         labels, ref_labels = as_classes(labels, ref_labels)
         check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        batch = _watched(guard, embeddings)
+        batch = self._watched(guard, embeddings)
         if ref_emb is not None:
-            ref_emb = batch if itself else _watched(guard, ref_emb)
+            ref_emb = batch if itself else self._watched(guard, ref_emb)
         return guard.note(super().forward(batch, labels, indices_tuple, ref_emb, ref_labels))
+
+    def _watched(self, guard: GradientGuard, x: Tensor) -> Tensor:
+        """All is computed in float32: what can leave it is Ω, and float16 the gradient of a row that vanishes before it
+        is normalised.
+        """
+        return guard.watch(x) if x.dtype == torch.float16 or self.regularizer != "none" else x
 
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
@@ -212,16 +218,22 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         alpha = self._margin_of(seen, labels, None, ref_seen, ref_labels, kept)
         groups, ref_groups = self._groups(labels), self._groups(ref_labels)
         all_count = self.ignore_label is None or not (unseen or kept)
-        power_one = isinstance(self.distance, LpDistance) and self.distance.power == 1
+        distance = distance_in_tiles(self.distance)
+        assert distance is not None
+        similarity = distance == "dot"  # D² = 2 - 2s: half of it is within 1 - s, and half the margin
         options = Options(
-            distance="l2" if power_one else "squared_l2",
+            distance=distance,
+            pos_margin=1.0 if similarity else 0.0,
             second_moment=self.regularizer != "none",
             only_first=self.compact_label is not None,
             ignore_label=None if all_count else self.ignore_label if self.compact_label is None else -1,
             counts=self.collect_stats or self.regularizer != "none",
         )
         other = (None, None) if itself else (ref_seen, ref_groups)
-        terms = terms_of(seen, other[0], alpha, groups, other[1], options)
+        terms = terms_of(seen, other[0], 1 - alpha / 2 if similarity else alpha, groups, other[1], options)
+        if similarity:
+            attraction, repulsion, second_moment, counts = terms
+            terms = PairTerms(2 * attraction, 2 * repulsion, 4 * second_moment, counts)
         return self._loss_dict(terms, _reduced(terms.attraction), _reduced(self.repulsion * terms.repulsion))
 
     @property
@@ -256,7 +268,9 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         if self.distance.is_inverted:
             distances = 2 - 2 * distances  # squared distance of unit vectors
         attraction = distances[a1, p]
-        hinge = torch.relu(alpha - distances[a2, n])
+        hinge = alpha - distances[a2, n]
+        ties = ties_of_pairs(seen, ref_seen, a2, alpha, distance_in_tiles(self.distance))
+        hinge = torch.where(hinge > ties, hinge, 0.0)  # a pair on the margin is not within it
         listed = torch.tensor([len(a1), len(a2)], device=hinge.device)
         pairs = torch.cat([listed, (hinge.detach() > 0).sum()[None]])
         omega = 0.5 * (_mean(attraction.square()) + _mean(hinge.square()))
@@ -379,11 +393,6 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             f"repulsion={self.repulsion}, regularizer={self.regularizer!r}, compact_label={self.compact_label}, "
             f"pair_memory={self.pair_memory!r}"
         )
-
-
-def _watched(guard: GradientGuard, x: Tensor) -> Tensor:
-    """All is computed in float32, and the gradient of a row that vanishes before it is normalised fits no float16."""
-    return guard.watch(x) if x.dtype == torch.float16 else x
 
 
 def _reduced(value: Tensor) -> dict[str, Any]:

@@ -156,9 +156,11 @@ def as_seen(host: nn.Module, embeddings: Tensor, ref_emb: Tensor | None) -> tupl
 
 
 def distance_in_tiles(distance: Any) -> Distance | None:
-    """What the tiles of :func:`~adaptive_margin.functional.pair_terms` call a distance of the host; None for others."""
+    """What the tiles of :func:`~adaptive_margin.functional.pair_terms` call a distance of the host, of rows as that has
+    normalised them; None for others.
+    """
     if type(distance) is CosineSimilarity:
-        return "cosine"
+        return "dot"
     if type(distance) is not LpDistance or distance.p != 2:
         return None
     names: dict[float, Distance] = {1: "l2", 2: "squared_l2"}

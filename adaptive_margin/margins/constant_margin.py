@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from ..functional.checks import problem
+from ..functional.checks import check_fits
 from .base import IndicesTuple, Margin
 
 
@@ -30,8 +28,7 @@ class ConstantMargin(Margin):
 
     def __init__(self, value: float = 0.2, collect_stats: bool | None = None) -> None:
         super().__init__(collect_stats=collect_stats)
-        if not math.isfinite(value):
-            raise ValueError(problem("value", "finite", value, "the paper's best constant is 0.2"))
+        check_fits("value", value, torch.float64, "the paper's best constant is 0.2")
         self.value = float(value)
         self.add_to_recordable_attributes(name="value", is_stat=False)
 
@@ -44,6 +41,7 @@ class ConstantMargin(Margin):
         ref_labels: Tensor | None = None,
     ) -> Tensor:
         """The constant, as a 0-dim tensor of the embeddings' dtype and device."""
+        check_fits("value", self.value, embeddings.dtype, "the paper's best constant is 0.2")
         return torch.full((), self.value, dtype=embeddings.dtype, device=embeddings.device)
 
     def extra_repr(self) -> str:

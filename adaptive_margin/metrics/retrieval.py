@@ -7,17 +7,29 @@ from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..functional.checks import check_labels, problem
+from ..functional.checks import check_finite, check_labels, check_matrix, largest_magnitude, problem
+from ..functional.dependence import at_least_float32, common_scale
 from ..functional.neighbours import TILE_ENTRIES, Metric, check_search, neighbour_tiles
 from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information
 
 Search = Literal["tiled", "faiss"]
 Clustering = Literal["kmeans", "faiss", "sklearn"]
 ClusterFunction = Callable[[Tensor, int], Tensor]
+Array = Tensor | NDArray[Any]
+
+AT_R = ("r_precision", "mean_average_precision_at_r")
+AGREEMENTS = ("NMI", "AMI")
+ALIASES = {"precision_at_1": "recall_at_1"}
+"""The host's name for one of ours."""
+
+SQUARED = 2.0**-40
+"""Entries between this and its inverse have squares, and sums of squares, that float32 holds."""
 
 
 class RetrievalMetrics:
@@ -53,10 +65,13 @@ class RetrievalMetrics:
             references and leaves ties as faiss finds them.
         seed: of ``"kmeans"``, ``"faiss"`` and ``"sklearn"``.
         tile_entries: distances held at once by ``"tiled"``.
+        include: the figures that are wanted, by name; all of them without. What none asks for is not computed. The
+            host's ``"precision_at_1"`` is ``recall_at_1`` under that name.
+        exclude: those that are not.
 
     Raises:
-        TypeError: an embedding is not a floating-point tensor, or a label not a tensor of integers.
-        ValueError: a wrong option, shape or device, or an embedding that is not finite.
+        TypeError: embeddings or labels are neither a tensor nor an array of numbers, or labels are not whole.
+        ValueError: a wrong option, a figure that is none, shape or device, or an embedding that is not finite.
         ImportError: faiss or scikit-learn was asked for and is not installed.
 
     Example:
@@ -78,6 +93,8 @@ class RetrievalMetrics:
         search: Search = "tiled",
         seed: int = 0,
         tile_entries: int = TILE_ENTRIES,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> None:
         if not isinstance(ks, Sequence):
             raise TypeError(
@@ -103,24 +120,31 @@ class RetrievalMetrics:
         self.tile_entries = tile_entries
         self.counted_queries = 0
         self.lone_queries = 0
+        self._names = [*(f"recall_at_{k}" for k in self.ks), *(AT_R if at_r else ())]
+        self._names += AGREEMENTS if clustering is not None else ()
+        self._names = self._chosen(include, exclude)
 
     @torch.no_grad()
     def __call__(
         self,
-        query: Tensor,
-        query_labels: Tensor,
-        reference: Tensor | None = None,
-        reference_labels: Tensor | None = None,
+        query: Array,
+        query_labels: Array,
+        reference: Array | None = None,
+        reference_labels: Array | None = None,
         ref_includes_query: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> dict[str, float]:
         """The figures of these embeddings.
 
         Args:
-            query: shape ``(Q, D)``, any floating dtype; computed in float32.
-            query_labels: integers of shape ``(Q,)``.
+            query: shape ``(Q, D)``, a tensor or an array of numbers of any dtype and scale; computed in float32.
+            query_labels: shape ``(Q,)``, whole numbers of any dtype.
             reference: shape ``(R, D)``, a gallery. Without it every query searches the other queries.
-            reference_labels: integers of shape ``(R,)``.
+            reference_labels: shape ``(R,)``.
             ref_includes_query: the first ``Q`` references are the queries, in their order, as in the host.
+            include: of this object's figures those that are wanted in this call; all without.
+            exclude: those that are not.
 
         Returns:
             Python floats: ``recall_at_<k>`` for every k, ``r_precision``, ``mean_average_precision_at_r``, and with
@@ -129,42 +153,56 @@ class RetrievalMetrics:
         if (reference is None) != (reference_labels is None):
             got = "only one of them"
             raise ValueError(problem("reference, reference_labels", "given together or not at all", got, "pass both"))
-        check_search(query, reference, self.distance, ref_includes_query, self.tile_entries)
-        check_labels("query_labels", query_labels, len(query), "query")
+        names = self._chosen(include, exclude)
         exclude_self = reference is None or ref_includes_query
+        query, reference = _scaled(_rows("query", query), None if reference is None else _rows("reference", reference))
+        check_search(query, reference, self.distance, ref_includes_query, self.tile_entries)
+        query_labels = _classes("query_labels", query_labels, query, "query")
         if reference is None or reference_labels is None:
             reference, reference_labels = query, query_labels
-        check_labels("reference_labels", reference_labels, len(reference), "reference")
-        query_labels, reference_labels = query_labels.to(query.device), reference_labels.to(query.device)
+        else:
+            reference_labels = _classes("reference_labels", reference_labels, reference, "reference")
         if ref_includes_query and not torch.equal(query_labels, reference_labels[: len(query)]):
             expected = "query_labels followed by the other references' labels when ref_includes_query is True"
             remedy = "put the queries first, in their order, or pass ref_includes_query=False"
             raise ValueError(problem("reference_labels", expected, "another beginning", remedy))
 
         # Labels become 0 … C - 1, so that the size of each query's class is one look-up.
-        names, codes = torch.unique(torch.cat([query_labels, reference_labels]), return_inverse=True)
+        classes, codes = torch.unique(torch.cat([query_labels, reference_labels]), return_inverse=True)
         query_codes, reference_codes = codes[: len(query)], codes[len(query) :]
-        relevant = torch.bincount(reference_codes, minlength=len(names))[query_codes] - int(exclude_self)  # (Q,), R
-        figures = self._retrieval(query, query_codes, reference, reference_codes, relevant, exclude_self)
-        if self.clustering is not None:
+        relevant = torch.bincount(reference_codes, minlength=len(classes))[query_codes] - int(exclude_self)  # (Q,), R
+        figures = self._retrieval(names, query, query_codes, reference, reference_codes, relevant, exclude_self)
+        if not {*AGREEMENTS}.isdisjoint(names):
             figures |= self._agreement(query, query_codes)
-        return figures
+        return {name: figures[ALIASES.get(name, name)] for name in names}
 
     def get_accuracy(
         self,
-        query: Tensor,
-        query_labels: Tensor,
-        reference: Tensor | None = None,
-        reference_labels: Tensor | None = None,
+        query: Array,
+        query_labels: Array,
+        reference: Array | None = None,
+        reference_labels: Array | None = None,
         ref_includes_query: bool = False,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
     ) -> dict[str, float]:
         """The figures, under the name by which the host's testers ask their ``accuracy_calculator``."""
-        return self(query, query_labels, reference, reference_labels, ref_includes_query)
+        return self(query, query_labels, reference, reference_labels, ref_includes_query, include, exclude)
 
     def get_curr_metrics(self) -> list[str]:
         """The names of the figures, for the host's testers."""
-        at_r = ["r_precision", "mean_average_precision_at_r"] if self.at_r else []
-        return [f"recall_at_{k}" for k in self.ks] + at_r + (["NMI", "AMI"] if self.clustering is not None else [])
+        return list(self._names)
+
+    def _chosen(self, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+        """The figures that are included, or all, less those that are excluded."""
+        known = {*self._names, *(alias for alias, name in ALIASES.items() if name in self._names)}
+        for argument, names in (("include", include), ("exclude", exclude)):
+            if isinstance(names, str) or not isinstance(names, Sequence):
+                raise TypeError(problem(argument, "a sequence of names", repr(names), "('recall_at_1',) for instance"))
+            if unknown := [name for name in names if name not in known]:
+                remedy = "ks, at_r and clustering say which figures there are"
+                raise ValueError(problem(argument, f"among {', '.join(sorted(known))}", ", ".join(unknown), remedy))
+        return [name for name in dict.fromkeys(include or self._names) if name not in exclude]
 
     def description(self) -> str:
         """What the host's testers add to the name of their results: nothing."""
@@ -172,6 +210,7 @@ class RetrievalMetrics:
 
     def _retrieval(
         self,
+        names: Sequence[str],
         query: Tensor,
         query_codes: Tensor,
         reference: Tensor,
@@ -182,17 +221,18 @@ class RetrievalMetrics:
         counted = relevant > 0
         self.counted_queries = int(counted.sum())
         self.lone_queries = len(query) - self.counted_queries
-        figures = dict.fromkeys([f"recall_at_{k}" for k in self.ks], math.nan)
-        if self.at_r:
-            figures |= {"r_precision": math.nan, "mean_average_precision_at_r": math.nan}
-        deepest = int(relevant.max()) if self.at_r and len(query) > 0 else 0
-        k = min(max([*self.ks, deepest], default=0), len(reference) - int(exclude_self))
+        wanted = {ALIASES.get(name, name) for name in names}
+        ks = [k for k in self.ks if f"recall_at_{k}" in wanted]
+        at_r = not wanted.isdisjoint(AT_R)
+        figures = dict.fromkeys([*(f"recall_at_{k}" for k in ks), *(AT_R if at_r else ())], math.nan)
+        deepest = int(relevant.max()) if at_r and len(query) > 0 else 0
+        k = min(max([*ks, deepest], default=0), len(reference) - int(exclude_self))
         if self.counted_queries == 0 or k < 1:
             return figures
         # Ranks are 1-based. Sums stay on the device, in float64, until every tile is done.
         sums = torch.zeros(len(figures), dtype=torch.float64, device=query.device)
         rank = torch.arange(1, k + 1, device=query.device)
-        cut = torch.tensor(self.ks, device=query.device)
+        cut = torch.tensor(ks, device=query.device)
         search = neighbour_tiles if self.search == "tiled" else _faiss_tiles
         for start, _, indices in search(query, reference, k, self.distance, exclude_self, self.tile_entries):
             rows = slice(start, start + len(indices))
@@ -200,8 +240,8 @@ class RetrievalMetrics:
             keep = counted[rows].unsqueeze(1)
             first = torch.where(hits.any(dim=1), hits.int().argmax(dim=1) + 1, k + 1).unsqueeze(1)
             found = (first <= cut) & keep  # (r, ks); a k beyond the references is 1 for every kept row
-            sums[: len(self.ks)] += found.sum(dim=0)
-            if self.at_r:
+            sums[: len(ks)] += found.sum(dim=0)
+            if at_r:
                 r = relevant[rows].unsqueeze(1)
                 upto, within = rank[:deepest], hits[:, :deepest]
                 within = within & (upto <= r)
@@ -209,7 +249,7 @@ class RetrievalMetrics:
                 scores = torch.stack([within.sum(dim=1).double(), (precision * within).sum(dim=1)], dim=1) / r.clamp(
                     min=1
                 )
-                sums[len(self.ks) :] += scores.sum(dim=0)  # 0 for a lone query, whose r is 0
+                sums[len(ks) :] += scores.sum(dim=0)  # 0 for a lone query, whose r is 0
         return dict(zip(figures, (sums / self.counted_queries).tolist(), strict=True))
 
     def _agreement(self, query: Tensor, query_codes: Tensor) -> dict[str, float]:
@@ -230,6 +270,37 @@ class RetrievalMetrics:
             "NMI": normalized_mutual_information(query_codes, clusters),
             "AMI": adjusted_mutual_information(query_codes, clusters),
         }
+
+
+def _rows(argument: str, x: Array) -> Tensor:
+    """A matrix of floats; the host takes arrays and integers too."""
+    x = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+    if isinstance(x, Tensor) and not x.is_floating_point() and not x.is_complex():
+        x = x.float()
+    check_matrix(argument, x)
+    return x
+
+
+def _classes(argument: str, labels: Array, rows: Tensor, of: str) -> Tensor:
+    """One class a row; the host's testers hand them over as floats."""
+    labels = torch.from_numpy(labels) if isinstance(labels, np.ndarray) else labels
+    if isinstance(labels, Tensor) and labels.is_floating_point() and bool((labels == labels.trunc()).all()):
+        check_finite(argument, labels)
+        labels = labels.long()
+    check_labels(argument, labels, len(rows), of)
+    return labels.to(rows.device).long()
+
+
+def _scaled(query: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """Both divided by one power of two where their squares could leave float32: no figure changes with the scale."""
+    largest = [largest_magnitude("query", query).double()]
+    if reference is not None:
+        largest.append(largest_magnitude("reference", reference).double().to(query.device))
+    scale = common_scale(*largest)
+    if SQUARED <= scale.item() <= 1 / SQUARED or max(each.item() for each in largest) == 0:
+        return query, reference
+    x, *y = ((at_least_float32(rows) / scale).float() for rows in (query, reference) if rows is not None)
+    return x, (y[0] if y else None)
 
 
 def _faiss() -> ModuleType:

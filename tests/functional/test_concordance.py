@@ -291,3 +291,25 @@ def test_cuda_loss_agrees_and_does_not_synchronise():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert_close(loss.cpu(), F.affect_loss(y, p))
+
+
+@with_gradient
+@pytest.mark.parametrize("scale", [1e-6, 1e-5, 1e-2, 1e3])
+def test_a_float16_gradient_fits_and_keeps_its_direction(figure, scale):
+    torch.manual_seed(0)
+    y, p = ((scale * torch.randn(4, 2)).half().requires_grad_() for _ in range(2))
+    figure(y, p).sum().backward()
+    exact = [x.detach().double().requires_grad_() for x in (y, p)]
+    figure(*exact).sum().backward()
+    for x, true in zip((y, p), exact, strict=True):
+        largest = true.grad.abs().max()
+        expected = true.grad * min(1.0, 65439 / largest.item())
+        assert_close(x.grad.double(), expected, rtol=2e-3, atol=1e-3 * float(expected.abs().max()))
+
+
+def test_a_scaled_loss_overflows_for_its_scaler():
+    torch.manual_seed(0)
+    y, p = ((1e-6 * torch.randn(4, 2)).half() for _ in range(2))
+    loss = F.affect_loss(y, p.requires_grad_())
+    (loss.float() * 2.0**12).backward()
+    assert not torch.isfinite(p.grad).all()

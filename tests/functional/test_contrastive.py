@@ -10,7 +10,9 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
+from adaptive_margin import ContrastiveVDMLoss
 from adaptive_margin.functional import pair_tiles, vdm_contrastive_loss
+from adaptive_margin.functional.contrastive import Regularizer
 from tests.references.contrastive import pair_terms_slow
 
 
@@ -183,3 +185,35 @@ def test_nothing_on_cuda_waits_for_the_device(rows: int) -> None:
         for regularizer in ("none", "chi2", "fisher"):
             loss = vdm_contrastive_loss(strong, weak, margin, 1.0, regularizer, multiplier=multiplier)
             assert loss.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("regularizer", ["none", "chi2", "fisher"])
+@pytest.mark.parametrize("exponent", range(0, 39, 2))
+def test_large_groups_have_a_finite_loss_and_gradient_or_an_error(
+    exponent: int, regularizer: Regularizer, dtype: torch.dtype
+) -> None:
+    torch.manual_seed(0)
+    strong = (torch.randn(5, 3) * 10.0**exponent).to(dtype).requires_grad_()
+    weak = torch.zeros(4, 3, dtype=dtype)
+    message = ""
+    try:
+        loss = vdm_contrastive_loss(strong, weak, 1.0, regularizer=regularizer)
+        loss.backward()
+    except ValueError as error:
+        message = str(error)
+    if exponent < 4 or not message:
+        assert torch.isfinite(loss)
+        assert strong.grad is not None
+        assert torch.isfinite(strong.grad).all()
+        assert exponent < 20
+    else:
+        assert "small enough" in message
+
+
+def test_a_margin_that_its_dtype_cannot_hold_is_named() -> None:
+    x = torch.randn(4, 3)
+    with pytest.raises(ValueError, match=r"margin must be finite in torch\.float32, got 1e"):
+        vdm_contrastive_loss(x, x, 1e39)
+    with pytest.raises(ValueError, match=r"value must be finite in torch\.float32, got 1e"):
+        ContrastiveVDMLoss(1e39)(x, torch.tensor([0, 0, 1, 1]))

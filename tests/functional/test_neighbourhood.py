@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from adaptive_margin import AdaptiveMargin
 from adaptive_margin import functional as F
 from adaptive_margin.functional import neighbourhood
 from tests.references import margin as slow
@@ -598,3 +599,52 @@ def test_any_batch_has_sizes(seed, rows, features, labels, exponent, dtype, leve
     assert ((k >= 1) & (k <= max(1, others))).all()
     shuffled = torch.randperm(rows)
     assert torch.equal(F.empirical_bias_k(x[shuffled], y[shuffled], significant=rule, **kwargs), k[shuffled])
+
+
+def grid_sizes(grid, labels, significant):
+    """K of each row, one neighbour at a time, by whole numbers: in a tie, other labels first."""
+    n, classes = len(grid), len(labels.unique())
+    squares = (grid[:, None] - grid).square().sum(2)
+    sizes = []
+    for i in range(n):
+        others = sorted((int(squares[i, j]), bool(labels[i] == labels[j])) for j in range(n) if j != i)
+        own = torch.tensor([flag for _, flag in others], dtype=torch.float64).cumsum(0)
+        k = torch.arange(1, n, dtype=torch.float64)
+        passed = significant((own / k)[None], k, n, torch.tensor(float(classes)).double(), 0.05)[0]
+        sizes.append(int(passed.int().argmax()) + 1 if passed.any() else n - 1)
+    return sizes
+
+
+@pytest.mark.parametrize("significant", [F.released_significant, F.chernoff_significant, F.hoeffding_significant])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("step", [0.1, 1 / 3, 1 / 255])
+@pytest.mark.parametrize("with_ref", [False, True])
+def test_equal_distances_on_any_grid_are_equal(step, dtype, significant, with_ref):
+    for seed, (n, features, levels) in enumerate(((64, 2, 6), (64, 3, 4), (128, 2, 11), (40, 16, 3))):
+        torch.manual_seed(seed)
+        labels = torch.arange(n) % 4
+        grid = torch.randint(0, levels, (n, features)) + 2 * labels[:, None]
+        x = grid.to(dtype) * step
+        expected = grid_sizes(grid, labels, significant)
+        order = torch.randperm(n)
+        for rows, transposed in ((torch.arange(n), False), (order, False), (order, True)):
+            given = x[rows].T.contiguous().T if transposed else x[rows]
+            reference = {"ref_emb": x.clone(), "ref_labels": labels.clone()} if with_ref else {}
+            sizes = F.empirical_bias_k(given, labels[rows], significant=significant, **reference)
+            if with_ref:  # of n references and not n - 1 others: but for a size that is none's
+                reached = torch.tensor([expected[row] < n - 1 for row in rows.tolist()])
+                assert torch.equal(sizes[reached], torch.tensor(expected)[rows][reached])
+            else:
+                assert sizes.tolist() == [expected[row] for row in rows.tolist()]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_released_margin_of_a_grid_does_not_depend_on_the_order(dtype):
+    margin = AdaptiveMargin(neighbourhood="released")
+    for seed in range(12):
+        torch.manual_seed(seed)
+        step = (0.1, 1 / 3, 1 / 255)[seed % 3]
+        x, labels = torch.randint(0, 6, (64, 1 + seed % 4)).to(dtype) * step, torch.randint(0, 4, (64,))
+        order = torch.randperm(64)
+        assert_close(margin(x[order], labels[order]), margin(x, labels), rtol=1e-6, atol=0)
+        assert_close(margin(x.T.contiguous().T, labels), margin(x, labels), rtol=1e-6, atol=0)

@@ -520,3 +520,46 @@ def test_finite_or_an_error_at_any_scale(rows, features, exponent, dtype, classe
         return  # the loss scaler's business
     assert torch.isfinite(value)
     assert torch.isfinite(gradient).all()
+
+
+# --- rows of no direction, pairs on the margin ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+@pytest.mark.parametrize("with_ref", [False, True])
+@pytest.mark.parametrize("regularizer", ["none", "chi2"])
+def test_a_zero_row_is_at_squared_distance_2_under_cosine(pair_memory, with_ref, regularizer):
+    x = torch.tensor([[0.0, 0.0], [3.0, 0.0], [0.0, 2.0], [4e-13, 0.0]], dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 1])
+    loss = ContrastiveVDMLoss(
+        3.0, distance=distances.CosineSimilarity(), pair_memory=pair_memory, regularizer=regularizer
+    )
+    ref = (None, x.clone(), labels.clone()) if with_ref else ()
+    value, gradient = value_and_gradient(loss, x, labels, *ref)
+    # The host divides a row by 1e-12 at least: 2 - 2s is 2, 2 inside and 2, 2, 2 and 2 - 0.8 across.
+    inside, across = [2.0, 2.0], [1.0, 1.0, 1.0, 1.8]
+    if with_ref:
+        inside = [*inside, *inside, 2.0, 0.0, 0.0, 2 - 2 * 0.16]  # and of each row with itself
+        across = [*across, *across]
+    expected = sum(inside) / len(inside) + sum(across) / len(across)
+    if regularizer == "chi2":
+        squares = [sum(d * d for d in kind) / len(kind) for kind in (inside, across)]
+        expected += 0.25 * 0.5 * sum(squares)
+    assert_close(value.item(), expected, rtol=1e-12, atol=0)
+    listed = ContrastiveVDMLoss(
+        3.0, distance=distances.CosineSimilarity(), pair_memory="pairs", regularizer=regularizer
+    )
+    assert_close(gradient, value_and_gradient(listed, x, labels, *ref)[1], rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("pair_memory", ["tiled", "pairs"])
+@pytest.mark.parametrize("power", [1, 2])
+def test_a_pair_on_the_margin_is_not_within_it(pair_memory, power):
+    x = torch.eye(6).repeat(4, 1) / 2**0.5  # copies, and pairs at distance 1, as far as float32 has it
+    distance = squared_l2(power=power)
+    loss = ContrastiveVDMLoss(1.0, distance=distance, pair_memory=pair_memory, collect_stats=True)
+    labels = torch.arange(24) % 5
+    copies = (x[:, None] == x).all(2)[labels[:, None] != labels]
+    loss(x, labels)
+    assert loss.active_pairs == copies.sum()  # and not one of the others
+    assert_close(loss(x, labels), torch.tensor(1.0 + 1.0))  # no copies inside the groups: at 1, and across at 0

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pytorch_metric_learning.distances import CosineSimilarity
-from pytorch_metric_learning.testers import GlobalEmbeddingSpaceTester
+from pytorch_metric_learning.testers import GlobalEmbeddingSpaceTester, GlobalTwoStreamEmbeddingSpaceTester
 from pytorch_metric_learning.utils.accuracy_calculator import AccuracyCalculator
 from pytorch_metric_learning.utils.inference import CustomKNN
 from sklearn.metrics import adjusted_mutual_info_score, normalized_mutual_info_score
@@ -321,6 +321,98 @@ def test_in_the_place_of_the_testers_calculator():
     assert {name: figures[f"{name}_level0"] for name in expected} == expected
 
 
+class TwoViews(torch.utils.data.Dataset):
+    """Rows, each with another view of it: what the host's two-stream tester reads."""
+
+    def __init__(self, x, views, labels):
+        self.rows = list(zip(x, views, labels.tolist(), strict=True))
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, i):
+        return self.rows[i]
+
+
+def test_in_the_hosts_two_stream_tester_whose_labels_are_floats():
+    torch.manual_seed(0)
+    x, labels = torch.randn(30, 4), torch.arange(30) % 5
+    views = x + 0.7 * torch.randn(30, 4)
+    metrics = RetrievalMetrics()
+    tester = GlobalTwoStreamEmbeddingSpaceTester(
+        accuracy_calculator=metrics, normalize_embeddings=False, dataloader_num_workers=0
+    )
+    figures = tester.test({"val": TwoViews(x, views, labels)}, 0, torch.nn.Identity())["val"]
+    expected = metrics(x, labels, views, labels)
+    assert {name: figures[f"{name}_level0"] for name in expected} == expected
+
+
+def test_arrays_integers_and_labels_of_every_dtype():
+    x, labels = torch.tensor([[0, 0], [1, 0], [1, 1], [5, 5]]), torch.tensor([0, 0, 1, 1])
+    expected = RetrievalMetrics()(x.float(), labels)
+    for dtype in (torch.int8, torch.uint8, torch.int32, torch.float16, torch.float64, torch.bool, torch.uint64):
+        assert RetrievalMetrics()(x, labels.to(dtype)) == expected
+    assert RetrievalMetrics()(x.numpy(), labels.numpy()) == expected
+    assert RetrievalMetrics()(x.double().numpy(), labels.numpy(), x.numpy(), labels.float().numpy(), True) == expected
+
+
+def test_included_figures_are_those_of_the_stock_calculator():
+    torch.manual_seed(0)
+    x, labels = torch.randn(60, 4), torch.arange(60) % 7
+    everything = RetrievalMetrics(ks=(1, 2), clustering="kmeans")(x, labels)
+    names = ("precision_at_1", "mean_average_precision_at_r")
+    stock = AccuracyCalculator(include=names, k="max_bin_count", device=torch.device("cpu"))
+    metrics = RetrievalMetrics(include=names)
+    assert metrics.get_curr_metrics() == list(names)
+    assert metrics(x, labels) == pytest.approx(stock.get_accuracy(x, labels), abs=1e-12)
+    assert metrics.get_accuracy(x, labels, exclude=names[1:]) == {names[0]: everything["recall_at_1"]}
+    some = RetrievalMetrics(ks=(1, 2), clustering="kmeans", exclude=("recall_at_2", "r_precision", "AMI"))
+    assert list(some(x, labels)) == ["recall_at_1", "mean_average_precision_at_r", "NMI"]
+    assert some(x, labels) == {name: everything[name] for name in some.get_curr_metrics()}
+    assert some(x, labels, include=["NMI"]) == {"NMI": everything["NMI"]}
+
+
+@pytest.mark.parametrize("distance", ["squared_l2", "cosine"])
+@pytest.mark.parametrize("search", ["tiled", "faiss"])
+@pytest.mark.parametrize(
+    ("scale", "dtype"),
+    [
+        (1e-30, torch.float32),
+        (1.7e19, torch.float32),
+        (1e38, torch.float32),
+        (1e18, torch.float64),
+        (1e300, torch.float64),
+    ],
+)
+def test_figures_do_not_change_with_the_scale(scale, dtype, search, distance):
+    torch.manual_seed(0)
+    x, labels = torch.randn(60, 128, dtype=dtype), torch.arange(60) % 3
+    x = (x + 0.3 * labels[:, None]) / 8
+    metrics = RetrievalMetrics(ks=(1,), distance=distance, search=search, clustering="kmeans")
+    expected = metrics(x, labels)
+    assert 0.4 < expected["recall_at_1"] < 1
+    assert metrics(x * scale, labels) == pytest.approx(expected, abs=0.02)  # another rounding
+    assert metrics(x * scale, labels, x.clone() * scale, labels, True) == metrics(x * scale, labels)
+
+
+def test_a_search_refuses_distances_beyond_float32():
+    x = 1.7e19 * torch.tensor([[1.0, 0.0], [-1.0, 0.0]])  # squared norms of 2.9e38, and a squared distance of 1.2e39
+    with pytest.raises(ValueError, match="query must be small enough for squared distances in float32"):
+        nearest_neighbours(x)
+
+
+@pytest.mark.parametrize("distance", ["squared_l2", "cosine"])
+@pytest.mark.parametrize("clustering", ["kmeans", "faiss", "sklearn"])
+def test_no_query_or_no_reference(distance, clustering):
+    metrics = RetrievalMetrics(distance=distance, clustering=clustering)
+    x, labels = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+    nothing, none = x[:0], labels[:0]
+    for sets in ((nothing, none), (nothing, none, x, labels), (nothing, none, nothing, none, True)):
+        assert all(math.isnan(figure) for figure in metrics(*sets).values())
+    figures = metrics(x, labels, nothing, none)
+    assert {name for name in figures if not math.isnan(figures[name])} == {"NMI", "AMI"}
+
+
 @pytest.mark.parametrize(
     ("options", "arguments", "error", "message"),
     [
@@ -332,7 +424,12 @@ def test_in_the_place_of_the_testers_calculator():
         ({"tile_entries": 0}, {}, ValueError, "tile_entries must be an integer >= 1"),
         ({}, {"query": torch.full((4, 2), math.inf)}, ValueError, "query must be finite"),
         ({}, {"query_labels": torch.zeros(3).long()}, ValueError, r"query_labels must be as long as query \(4 rows\)"),
-        ({}, {"query_labels": torch.zeros(4)}, TypeError, "query_labels must be integers"),
+        ({}, {"query_labels": torch.full((4,), 0.5)}, TypeError, "query_labels must be integers"),
+        ({}, {"query_labels": torch.full((4,), torch.inf)}, ValueError, "query_labels must be finite"),
+        ({}, {"query_labels": torch.tensor([2**64 - 1] * 4, dtype=torch.uint64)}, ValueError, r"below 2\*\*63"),
+        ({"include": ("recall",)}, {}, ValueError, "include must be among .*precision_at_1.*, got recall;"),
+        ({"exclude": ("NMI",)}, {}, ValueError, "exclude must be among .*, got NMI; .* clustering"),
+        ({}, {"include": "recall_at_1"}, TypeError, "include must be a sequence of names"),
         ({}, {"query_labels": [0, 0, 1, 1]}, TypeError, "query_labels must be a torch.Tensor, got list"),
         ({}, {"reference": torch.randn(2, 2)}, ValueError, "reference, reference_labels must be given together"),
         ({}, {"reference_labels": torch.zeros(2).long()}, ValueError, "must be given together"),
