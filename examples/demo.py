@@ -151,7 +151,9 @@ class Outcome:
     def table(self) -> str:
         """Losses down; margins, gain on the loss's own and regret against the best across."""
         lines = ["Unseen classes, per cent, mean over seeds (constant). Gains and regrets: points, mean of the paired"]
-        lines += ["differences [its 95 % interval], p after Holm's correction for three losses."]
+        lines += [
+            "differences [its 95 % interval], p after Holm's correction for three losses, 0.001 or less as 0.001."
+        ]
         line = "{:<12}{:>13}{:>15}{:>10}{:>31}{:>31}".format
         for metric, name in METRICS.items():
             head = ("own", "best of eight", "adaptive", "gain: adaptive - own", "regret: best - adaptive")
@@ -160,7 +162,7 @@ class Outcome:
             for loss in SQUARED:
                 means = {arm: f"{mean(self.scores(loss, arm, metric).values()):.1f}" for arm in ARMS}
                 shown = [f"{means[arm]} ({self.margin(loss, arm):g})" for arm in ("own", "best")]
-                found = [f"{each[loss][0]}  p {each[loss][1]:.3f}" for each in differences]
+                found = [f"{each[loss][0]}  p={max(each[loss][1], 0.001):.3f}" for each in differences]
                 lines.append(line(loss, *shown, means["adaptive"], *found))
         return "\n".join(lines)
 
@@ -168,7 +170,7 @@ class Outcome:
         """What a user learns, gains and losses alike: those of which Holm's p is below 0.05."""
 
         def said(losses: list[str]) -> str:
-            return " and ".join(losses) if len(losses) < len(SQUARED) else "all"
+            return " and ".join(f"{loss} loss" for loss in losses) if len(losses) < len(SQUARED) else "all three losses"
 
         parts = []
         for metric, name in METRICS.items():
@@ -181,8 +183,10 @@ class Outcome:
                 better, worse = ([loss for loss, gap in sure if sign * gap > 0] for sign in (1, -1))
                 parts.append(f"{words} for {said(better) or 'none'} and worse for {said(worse) or 'none'}")
             gap, loss = max((-each.mean, loss) for loss, (each, _) in found)
-            parts[-1] = f"better {parts[-1]} (largest regret {gap:+.1f} points, {loss})"
-        return f"Untuned, the adaptive margin is {', '.join(parts[:2])}; {', '.join(parts[2:])}. Counted: p < 0.05."
+            parts[-1] = f"better {parts[-1]} (largest regret {gap:+.1f} points, {loss} loss)"
+        return (
+            f"Untuned, the adaptive margin is {', '.join(parts[:2])}; {', '.join(parts[2:])}. That is where p < 0.05."
+        )
 
 
 def pixels() -> dict[str, float]:
