@@ -92,24 +92,20 @@ def impurities(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor) -> Tensor
     itself = y is x
     alone = 1 - sizes.to(x.dtype) / n  # of a class without a neighbourhood
     if is_blind(x):
-        own, wanted = _own_in_sorted_tiles(x, index, y, ref_index, sizes)
+        own, wanted = _own_in_sorted_tiles(x, index, y, ref_index)
     else:
         own, wanted = _own_in_partial_tiles(x, index, y, ref_index, sizes, itself)
     return torch.where(wanted > 0, 1 - own / wanted.clamp(min=1), alone)
 
 
-def _own_in_sorted_tiles(
-    x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, sizes: Tensor
-) -> tuple[Tensor, Tensor]:
+def _own_in_sorted_tiles(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor) -> tuple[Tensor, Tensor]:
     """Own labels among as many nearest as each row's class has others, and that many; without waiting for a device."""
     x, y = _centred(x, y)
     y_squares = _squares(y)
     found, wanted = [], []
     for start in _tile_starts(x, y):
-        squares, own, everybody = _tile(x, index, y, y_squares, ref_index, start, None)
-        rows = sizes[start : start + len(squares)]
-        missing = 1 if isinstance(everybody, int) else len(y) - everybody[:, 0]  # itself, or its copy
-        k = (rows - missing).clamp(min=0)
+        squares, own, _ = _tile(x, index, y, y_squares, ref_index, start, None)
+        k = own.sum(1)  # without itself, or its copy
         nearest = _by_distance(squares, own).cumsum(1, dtype=x.dtype)
         found.append(nearest.gather(1, (k - 1).clamp(min=0)[:, None])[:, 0])
         wanted.append(k)
@@ -136,8 +132,8 @@ def _own_in_partial_tiles(
         np.equal(label[tile, None], ref_label, out=flag)
         if not itself:
             own = torch.from_numpy(flag)
-            others = sizes[tile] - (len(y) - _leave_out_copy(squares, own))
-            wanted[tile] = others.clamp(min=0).numpy()
+            _leave_out_copy(squares, own)
+            wanted[tile] = own.sum(1).numpy()
         key = _keys(squares).numpy()
         np.bitwise_or(key, flag, out=key)
         found[tile] = _own_of_nearest(key, wanted[tile])
