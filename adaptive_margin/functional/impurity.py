@@ -106,8 +106,11 @@ def impurities(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, every: in
         return x.new_ones(len(rows))
     alone = 1 - sizes.to(x.dtype) / n  # of a class without a neighbourhood
     x, y = _centred(x, y)
-    count = _count_in_sorted_tiles if is_blind(x) else _count_on_host
-    own, wanted = count(x[rows], index[rows], y, ref_index, sizes, rows if itself else None)
+    places = rows if itself else None
+    if is_blind(x):
+        own, wanted = _count_in_sorted_tiles(x[rows], index[rows], y, ref_index, places)
+    else:
+        own, wanted = _count_on_host(x[rows], index[rows], y, ref_index, sizes, places)
     return torch.where(wanted > 0, 1 - own.to(x.dtype) / wanted.clamp(min=1), alone)
 
 
@@ -115,9 +118,7 @@ Counts = tuple[Tensor, Tensor]
 """Own labels among as many nearest as each row's class has others, and that many."""
 
 
-def _count_in_sorted_tiles(
-    x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, sizes: Tensor, places: Tensor | None
-) -> Counts:
+def _count_in_sorted_tiles(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, places: Tensor | None) -> Counts:
     """Without waiting for a device, and in compiled code."""
     y_squares = _squares(y)
     found, wanted = [], []
@@ -125,21 +126,21 @@ def _count_in_sorted_tiles(
         squares = _tile_squares(x, y, y_squares, start, None)
         tile = slice(start, start + len(squares))
         own = index[tile, None] == ref_index
-        missing = _leave_out(squares, own, None if places is None else places[tile])
-        k = (sizes[tile] - missing).clamp(min=0)
+        _leave_out(squares, own, None if places is None else places[tile])
+        k = own.sum(1)  # without itself, or its copy
         nearest = _by_distance(squares, own).cumsum(1, dtype=torch.int32)
         found.append(nearest.gather(1, (k - 1).clamp(min=0)[:, None])[:, 0])
         wanted.append(k)
     return torch.cat(found), torch.cat(wanted)
 
 
-def _leave_out(squares: Tensor, own: Tensor, places: Tensor | None) -> Tensor | int:
-    """Takes each row out of its own neighbours, or one exact copy of it where it is not among them; how many went."""
+def _leave_out(squares: Tensor, own: Tensor, places: Tensor | None) -> None:
+    """Takes each row out of its own neighbours, or one exact copy of it where it is not among them."""
     if places is None:
-        return squares.shape[1] - _leave_out_copy(squares, own)
-    squares.scatter_(1, places[:, None], torch.inf)
-    own.scatter_(1, places[:, None], False)
-    return 1
+        _leave_out_copy(squares, own)
+    else:
+        squares.scatter_(1, places[:, None], torch.inf)
+        own.scatter_(1, places[:, None], False)
 
 
 def _count_on_host(
@@ -160,8 +161,8 @@ def _count_on_host(
         own = None if members is not None and places is not None else index[tile, None] == ref_index
         if places is None:
             assert own is not None
-            missing = len(y) - _leave_out_copy(squares, own)
-            wanted[tile] = (sizes[tile] - missing).clamp(min=0)
+            _leave_out_copy(squares, own)
+            wanted[tile] = own.sum(1)
         key = _keys(squares).numpy()
         if members is None:
             assert own is not None

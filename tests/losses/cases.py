@@ -34,32 +34,41 @@ def _less_similar(own: float) -> Translation:
     return lambda alpha: own - alpha / 2
 
 
-def _on_distance(own: float) -> dict[str, Translation]:
-    return {"sqrt": math.sqrt, "replace": _same, "offset": _plus(own)}
+def _part(of: float) -> Translation:
+    return lambda alpha: alpha / of
+
+
+def _angle(part: float) -> Translation:
+    return lambda alpha: math.degrees(math.acos(1 - alpha / 2)) / part
+
+
+def _on_distance(own: float, geometry: Translation) -> dict[str, Translation]:
+    return {"geometry": geometry, "sqrt": math.sqrt, "replace": _same, "offset": _plus(own)}
 
 
 def _at_distance(own: float) -> dict[str, Translation]:
-    return {"offset": _plus(own), "sqrt": math.sqrt, "replace": _same}
+    return {"geometry": math.sqrt, "offset": _plus(own), "sqrt": math.sqrt, "replace": _same}
 
 
 def _on_angle(own_degrees: float) -> dict[str, Translation]:
     return {
+        "geometry": _angle(2),
         "offset": lambda alpha: own_degrees + math.degrees(alpha),
         "replace": math.degrees,
         "sqrt": lambda alpha: math.degrees(math.sqrt(alpha)),
     }
 
 
-def _on_cosine(own: float) -> dict[str, Translation]:
-    return {"offset": _plus(own), "replace": _same}
+def _on_cosine(own: float, geometry: Translation) -> dict[str, Translation]:
+    return {"geometry": geometry, "offset": _plus(own), "replace": _same}
 
 
 def _at_ratio(own: float) -> dict[str, Translation]:
-    return {"offset": _plus(own), "replace": _same}
+    return {"geometry": _same, "offset": _plus(own), "replace": _same}
 
 
 def _at_similarity(own: float) -> dict[str, Translation]:
-    return {"offset": _less_similar(own), "replace": _similarity}
+    return {"geometry": _similarity, "offset": _less_similar(own), "replace": _similarity}
 
 
 @dataclass(frozen=True)
@@ -67,7 +76,7 @@ class Host:
     """A loss of pytorch-metric-learning and what its constructor's margin must be for an adaptive margin α̂.
 
     ``translations`` is written from method.md (§2, Units) and the hosts' papers, not from the table under test; its
-    first entry is the default. ``numbers`` are margins as the constructor takes them, none of them the default.
+    first entry is the default of a margin that leads, its second of one that waits for evidence. ``numbers`` are margins as the constructor takes them, none of them the default.
     """
 
     name: str
@@ -95,29 +104,29 @@ HOSTS = {
     host.name: host
     for host in (
         Host("ContrastiveLoss", "neg_margin", _at_distance(1), (0.7, 2), elementwise=True, **_PAIRS),
-        Host("TripletMarginLoss", "margin", _on_distance(0.05), (0.0, 0.3, 1), elementwise=True, **_PAIRS),
+        Host("TripletMarginLoss", "margin", _on_distance(0.05, _part(4)), (0.0, 0.3, 1), elementwise=True, **_PAIRS),
         Host(
-            "MarginLoss", "margin", _on_distance(0.2), (0.0, 0.4), {"beta": 1.25}, elementwise=True, **_PAIRS
+            "MarginLoss", "margin", _on_distance(0.2, math.sqrt), (0.0, 0.4), {"beta": 1.25}, elementwise=True, **_PAIRS
         ),  # the host holds beta in float32: 1.25 is the same number there
         Host("LiftedStructureLoss", "neg_margin", _at_distance(1), (0.5, 1.5), **_PAIRS),
         Host("GeneralizedLiftedStructureLoss", "neg_margin", _at_distance(1), (0.5, 1.5), **_PAIRS),
         Host("SignalToNoiseRatioContrastiveLoss", "neg_margin", _at_ratio(1), (2.5, 4), elementwise=True, **_PAIRS),
-        Host("CosFaceLoss", "margin", _on_cosine(0.35), (0.0, 0.1, 1), weights="W", **_CLASSES),
+        Host("CosFaceLoss", "margin", _on_cosine(0.35, _part(2)), (0.0, 0.1, 1), weights="W", **_CLASSES),
         Host("ArcFaceLoss", "margin", _on_angle(28.6), (0.0, 10, 57.3, 150.0), weights="W", **_CLASSES),
         Host("SubCenterArcFaceLoss", "margin", _on_angle(28.6), (0.0, 10, 150.0), weights="W", **_CLASSES),
-        Host("SoftTripleLoss", "margin", _on_cosine(0.01), (0.0, 0.3), weights="fc", **_CLASSES),
-        Host("ProxyAnchorLoss", "margin", _on_cosine(0.1), (0.0, 0.3), weights="proxies", **_CLASSES),
+        Host("SoftTripleLoss", "margin", _on_cosine(0.01, _part(2)), (0.0, 0.3), weights="fc", **_CLASSES),
+        Host("ProxyAnchorLoss", "margin", _on_cosine(0.1, _part(4)), (0.0, 0.3), weights="proxies", **_CLASSES),
         Host("MultiSimilarityLoss", "base", _at_similarity(0.5), (0.0, 0.8), **_PAIRS),
-        Host("CircleLoss", "m", _on_cosine(0.4), (0.1, 0.25), **_PAIRS),
+        Host("CircleLoss", "m", _on_cosine(0.4, lambda alpha: 0.5 - alpha / 4), (0.1, 0.25), **_PAIRS),
         Host("TupletMarginLoss", "margin", _on_angle(5.73), (0.0, 30, 57.3), **_PAIRS),
         Host(
-            "RankedListLoss", "margin", _on_distance(0.4), (0.1, 0.7), {"margin": 0.4, "Tn": 4}, tuples=False
+            "RankedListLoss", "margin", _on_distance(0.4, _part(2)), (0.1, 0.7), {"margin": 0.4, "Tn": 4}, tuples=False
         ),  # the host has no default margin
         Host("ThresholdConsistentMarginLoss", "margin_minus", _at_similarity(0.5), (-0.5, 0.2)),
         Host(
             "ManifoldLoss",
             "margin",
-            _on_cosine(5e-4),
+            _on_cosine(5e-4, _part(2)),
             (0.1, 0.3),
             {"l": FEATURES, "K": CLASSES},
             labels=False,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -132,7 +133,7 @@ def test_an_adaptive_margin_equals_the_stock_loss_built_with_it(host: Host, kind
     results = []
     for units, translated in host.translations.items():
         stock = call(host.build(F64, margin=translated(alpha)), *args, **kwargs)
-        ours = AdaptiveMarginLoss(host.build(F64), units=units, collect_stats=True)
+        ours = AdaptiveMarginLoss(host.build(F64), AdaptiveMargin(), units, collect_stats=True)
         assert_near(call(ours, *args, **kwargs), stock)
         own = translated(alpha)
         expected = (
@@ -141,8 +142,9 @@ def test_an_adaptive_margin_equals_the_stock_loss_built_with_it(host: Host, kind
         assert ours.current_margin == pytest.approx(expected, rel=1e-12)
         results.append(stock.value.item())
         if len(results) == 1:  # the first of the units is the default
-            assert_near(call(AdaptiveMarginLoss(host.build(F64)), *args, **kwargs), stock)
-    assert len(set(results)) == len(results), "units that all give the same loss test nothing"
+            assert_near(call(AdaptiveMarginLoss(host.build(F64), AdaptiveMargin()), *args, **kwargs), stock)
+    meanings = {translated(alpha) for translated in host.translations.values()}
+    assert len(set(results)) == len(meanings) > 1, "units that all give the same loss test nothing"
 
 
 def test_the_manifold_losses_random_classes_are_the_margins_too() -> None:
@@ -152,61 +154,51 @@ def test_the_manifold_losses_random_classes_are_the_margins_too() -> None:
     classes = torch.cat((torch.arange(4), torch.randint(0, 4, (8,))))[torch.randperm(12)]
     alpha = alpha_of(embeddings, classes)
     ours = AdaptiveMarginLoss(host.build(F64))
-    assert_near(call(ours, embeddings), call(host.build(F64, margin=alpha + 5e-4), embeddings))
+    assert_near(call(ours, embeddings), call(host.build(F64, margin=alpha / 2), embeddings))
     assert alpha != alpha_of(embeddings, classes.roll(1))
 
 
-DISTANCES: dict[str, tuple[Any, dict[str, Any]]] = {
-    # the distance, and the threshold and the gap that α̂ means with it, own margin m: {units: (threshold, gap)}
+Meaning = Callable[[float, float], float]
+A: Meaning = lambda a, m: a  # noqa: E731
+ROOT: Meaning = lambda a, m: math.sqrt(a)  # noqa: E731
+MORE: Meaning = lambda a, m: m + a  # noqa: E731
+HALF: Meaning = lambda a, m: a / 2  # noqa: E731
+QUARTER: Meaning = lambda a, m: a / 4  # noqa: E731
+SIMILARITY: Meaning = lambda a, m: 1 - a / 2  # noqa: E731
+LESS: Meaning = lambda a, m: m - a / 2  # noqa: E731
+DISTANCES: dict[str, tuple[Any, dict[str, tuple[Meaning, Meaning, Meaning]]]] = {
+    # the distance, and what α̂ means with it, own margin m: {units: (threshold, gap of triplets, margin loss's)}
     "D": (
         distances.LpDistance(),
         {
-            "default": (lambda a, m: m + a, lambda a, m: math.sqrt(a)),
-            "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
-            "replace": (lambda a, m: a, lambda a, m: a),
-            "offset": (lambda a, m: m + a, lambda a, m: m + a),
+            "default": (ROOT, QUARTER, ROOT),
+            "sqrt": (ROOT, ROOT, ROOT),
+            "replace": (A, A, A),
+            "offset": (MORE, MORE, MORE),
         },
     ),
     "D squared": (
         distances.LpDistance(power=2),
-        {
-            "default": (lambda a, m: m + a, lambda a, m: a),
-            "replace": (lambda a, m: a, lambda a, m: a),
-            "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
-            "offset": (lambda a, m: m + a, lambda a, m: m + a),
-        },
+        {"default": (A, A, A), "replace": (A, A, A), "sqrt": (ROOT, ROOT, ROOT), "offset": (MORE, MORE, MORE)},
     ),
     "raw D": (
         distances.LpDistance(normalize_embeddings=False),
-        {
-            "default": (lambda a, m: m + a, lambda a, m: math.sqrt(a)),
-            "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
-        },
+        {"default": (ROOT, QUARTER, ROOT), "sqrt": (ROOT, ROOT, ROOT)},
     ),
     "cosine": (
         distances.CosineSimilarity(),
-        {
-            "default": (lambda a, m: m - a / 2, lambda a, m: a),
-            "replace": (lambda a, m: 1 - a / 2, lambda a, m: a),
-            "offset": (lambda a, m: m - a / 2, lambda a, m: m + a),
-        },
+        {"default": (SIMILARITY, HALF, HALF), "replace": (SIMILARITY, A, A), "offset": (LESS, MORE, MORE)},
     ),
     "dot product": (
         distances.DotProductSimilarity(),
-        {
-            "default": (lambda a, m: m - a / 2, lambda a, m: a),
-            "replace": (lambda a, m: 1 - a / 2, lambda a, m: a),
-            "offset": (lambda a, m: m - a / 2, lambda a, m: m + a),
-        },
+        {"default": (SIMILARITY, HALF, HALF), "replace": (SIMILARITY, A, A), "offset": (LESS, MORE, MORE)},
     ),
     "raw dot product": (
         distances.DotProductSimilarity(normalize_embeddings=False),
-        {"offset": (lambda a, m: m - a / 2, lambda a, m: m + a)},
+        {"default": (LESS, A, A), "offset": (LESS, MORE, MORE)},
     ),
-    "noise to signal": (
-        distances.SNRDistance(),
-        {"default": (lambda a, m: m + a, lambda a, m: a), "replace": (lambda a, m: a, lambda a, m: a)},
-    ),
+    "L1": (distances.LpDistance(p=1), {"default": (MORE, ROOT, ROOT), "offset": (MORE, MORE, MORE)}),
+    "noise to signal": (distances.SNRDistance(), {"default": (A, A, A), "replace": (A, A, A)}),
 }
 THRESHOLDS = ("ContrastiveLoss", "LiftedStructureLoss", "GeneralizedLiftedStructureLoss", "MultiSimilarityLoss")
 
@@ -217,11 +209,11 @@ def test_the_margin_means_what_the_distance_given_to_the_loss_says(name: str, di
     host, (metric, meanings) = HOSTS[name], DISTANCES[distance]
     embeddings, labels = batch(dtype=F64)
     alpha = AdaptiveMargin()(metric.maybe_normalize(embeddings), labels).item()
-    own = 0.3
+    own, place = 0.3, 0 if name in THRESHOLDS else 1 if name == "TripletMarginLoss" else 2
     for units, of in meanings.items():
-        translated = of[0 if name in THRESHOLDS else 1](alpha, own)
-        stock = call(host.build(distance=metric, margin=translated), embeddings, labels)
-        ours = AdaptiveMarginLoss(host.build(distance=metric, margin=own), units=None if units == "default" else units)
+        stock = call(host.build(distance=metric, margin=of[place](alpha, own)), embeddings, labels)
+        wrapped = host.build(distance=metric, margin=own)
+        ours = AdaptiveMarginLoss(wrapped, AdaptiveMargin(), units=None if units == "default" else units)  # type: ignore[arg-type]
         assert_near(call(ours, embeddings, labels), stock)
 
 
@@ -343,11 +335,11 @@ def _lists(*tensors: Tensor) -> list[tuple[int, ...]]:
 
 @pytest.mark.parametrize("granularity", ["anchor", "pair"])
 @pytest.mark.parametrize("kind", ["plain", "triplets", "pairs", "reference", "reference pairs"])
-@pytest.mark.parametrize("units", ["sqrt", "replace", "offset"])
+@pytest.mark.parametrize("units", ["geometry", "sqrt", "replace", "offset"])
 @pytest.mark.parametrize("host", ELEMENTWISE.values(), ids=ELEMENTWISE)
 def test_a_margin_for_each_anchor_or_pair_matches_the_loop(host: Host, granularity: Any, kind: str, units: Any) -> None:
     if units not in host.translations:
-        with pytest.raises(ValueError, match="units must be 'replace' or 'offset'"):
+        with pytest.raises(ValueError, match="units must be 'geometry', 'replace' or 'offset'"):
             AdaptiveMarginLoss(host.build(), units=units)
         return
     (embeddings, labels), kwargs = inputs(host, kind, F64)
@@ -652,7 +644,7 @@ def test_compute_loss_is_the_wrapped_losses_dictionary() -> None:
     loss = AdaptiveMarginLoss(stock)
     alpha = AdaptiveMargin()(normalize(embeddings), labels).item()
     ours = loss.compute_loss(embeddings, labels, None, embeddings, labels)
-    expected = losses.ContrastiveLoss(neg_margin=1 + alpha).compute_loss(embeddings, labels, None, embeddings, labels)
+    expected = losses.ContrastiveLoss(neg_margin=math.sqrt(alpha)).compute_loss(embeddings, labels, None, embeddings, labels)
     assert ours.keys() == expected.keys() == set(loss.sub_loss_names())
     for name, part in ours.items():
         torch.testing.assert_close(part["losses"], expected[name]["losses"])
@@ -720,7 +712,7 @@ def test_statistics_are_recorded_where_asked_for() -> None:
     loss = AdaptiveMarginLoss(losses.TripletMarginLoss(), AdaptiveMargin(collect_stats=True), collect_stats=True)
     assert "current_margin" in loss._record_these_stats
     loss(embeddings, labels)
-    assert loss.current_margin == pytest.approx(math.sqrt(loss.margin.alpha))  # type: ignore[arg-type]
+    assert loss.current_margin == pytest.approx(loss.margin.alpha / 4)  # type: ignore[arg-type]
     assert loss.margin.alpha == pytest.approx(loss.margin.mi + loss.margin.delta)  # type: ignore[operator]
     with pytest.raises(ValueError, match="embeddings must be finite"):
         loss(embeddings * math.nan, labels)

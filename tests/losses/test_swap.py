@@ -23,7 +23,10 @@ def test_the_table_lists_every_host_with_its_constructor_argument() -> None:
     for name, row in supported.items():
         assert row.attribute == HOSTS[name].attribute
         assert row.attribute in _arguments(getattr(losses, name))
-        assert row.units == next(iter(HOSTS[name].translations)), f"{name} has another default"
+        leading, waiting = list(HOSTS[name].translations)[:2]
+        assert row.units == leading == "geometry"
+        waits = AdaptiveMargin(neighbourhood="hoeffding")
+        assert AdaptiveMarginLoss(HOSTS[name].build(), waits).units == waiting, f"{name} has another default"
         assert row.elementwise == HOSTS[name].elementwise
 
 
@@ -140,7 +143,7 @@ def test_a_margin_that_is_not_finite_is_refused(number: float) -> None:
         AdaptiveMarginLoss(losses.TripletMarginLoss(), number)
 
 
-DEFAULTS = [  # distance, units for a gap
+DEFAULTS = [  # distance, units for a gap of a margin that waits for evidence; of one that leads: geometry
     (distances.LpDistance(), "sqrt"),
     (distances.LpDistance(normalize_embeddings=False), "sqrt"),
     (distances.LpDistance(power=2), "replace"),
@@ -152,23 +155,34 @@ DEFAULTS = [  # distance, units for a gap
 
 @pytest.mark.parametrize(("distance", "gap"), DEFAULTS)
 def test_the_default_units_follow_role_and_distance(distance: object, gap: str) -> None:
-    assert AdaptiveMarginLoss(losses.TripletMarginLoss(distance=distance)).units == gap
-    assert AdaptiveMarginLoss(losses.ContrastiveLoss(distance=distance)).units == "offset"
-    assert AdaptiveMarginMiner(miners.TripletMarginMiner(distance=distance)).units == gap
-    assert AdaptiveMarginMiner(miners.PairMarginMiner(distance=distance)).units == "offset"
+    for neighbourhood in ("hoeffding", "auto", "remaining", "attainable"):
+        margin, waits = AdaptiveMargin(neighbourhood=neighbourhood), neighbourhood == "hoeffding"
+        expected = (gap, "offset") if waits else ("geometry", "geometry")
+        for of_gap, of_threshold in (
+            (
+                AdaptiveMarginLoss(losses.TripletMarginLoss(distance=distance), margin),
+                AdaptiveMarginLoss(losses.ContrastiveLoss(distance=distance), margin),
+            ),
+            (
+                AdaptiveMarginMiner(miners.TripletMarginMiner(distance=distance), margin),
+                AdaptiveMarginMiner(miners.PairMarginMiner(distance=distance), margin),
+            ),
+        ):
+            assert (of_gap.units, of_threshold.units) == expected
 
 
 @pytest.mark.parametrize(("distance", "gap"), DEFAULTS)
 def test_the_default_units_follow_a_distance_assigned_later(distance: object, gap: str) -> None:
-    loss = AdaptiveMarginLoss(losses.ContrastiveLoss(pos_margin=1, neg_margin=0))
-    miner = AdaptiveMarginMiner(miners.TripletMarginMiner())
+    waits = AdaptiveMargin(neighbourhood="hoeffding")
+    loss = AdaptiveMarginLoss(losses.ContrastiveLoss(pos_margin=1, neg_margin=0), waits)
+    miner = AdaptiveMarginMiner(miners.TripletMarginMiner(), waits)
     loss.distance = miner.distance = distance
     assert loss.loss.distance is loss.distance is distance
     assert miner.miner.distance is miner.distance is distance
     assert loss.units == "offset"
     assert miner.units == gap
     embeddings, labels = batch()
-    fresh = AdaptiveMarginLoss(losses.ContrastiveLoss(pos_margin=1, neg_margin=0, distance=distance))
+    fresh = AdaptiveMarginLoss(losses.ContrastiveLoss(pos_margin=1, neg_margin=0, distance=distance), waits)
     assert torch.equal(loss(embeddings, labels), fresh(embeddings, labels))
 
 
@@ -192,7 +206,7 @@ def test_units_can_be_assigned_and_are_checked() -> None:
     loss = AdaptiveMarginLoss(losses.ContrastiveLoss(), units="replace")
     loss.units = "offset"
     assert loss.units == "offset"
-    with pytest.raises(ValueError, match="units must be one of 'replace', 'sqrt', 'offset', got 'root'"):
+    with pytest.raises(ValueError, match="units must be one of 'geometry', 'replace', 'sqrt', 'offset', got 'root'"):
         loss.units = "root"
     assert loss.units == "offset"
 
@@ -200,13 +214,13 @@ def test_units_can_be_assigned_and_are_checked() -> None:
 def test_margins_in_the_losses_own_unit_replace_by_default() -> None:
     for margin in (0.2, ConstantMargin(0.2), LinearMargin()):
         assert AdaptiveMarginLoss(losses.TripletMarginLoss(), margin).units == "replace"
-    assert AdaptiveMarginLoss(losses.TripletMarginLoss(), AdaptiveMargin()).units == "sqrt"
+    assert AdaptiveMarginLoss(losses.TripletMarginLoss(), AdaptiveMargin()).units == "geometry"
 
 
 @pytest.mark.parametrize("name", ["MultiSimilarityLoss", "CosFaceLoss", "SignalToNoiseRatioContrastiveLoss"])
 def test_a_root_means_nothing_to_similarities_cosines_and_ratios(name: str) -> None:
     attribute = HOSTS[name].attribute
-    with pytest.raises(ValueError, match=f"units must be 'replace' or 'offset' for {name}, whose {attribute} is a "):
+    with pytest.raises(ValueError, match=f"units must be 'geometry', 'replace' or 'offset' for {name}, whose {attribute} is a "):
         AdaptiveMarginLoss(HOSTS[name].build(), units="sqrt")
 
 
@@ -224,7 +238,7 @@ def test_a_similarity_without_norm_has_no_threshold_to_replace() -> None:
 
 @pytest.mark.parametrize("units", ["root", "", 1, True])
 def test_unknown_units_are_refused(units: object) -> None:
-    with pytest.raises(ValueError, match="units must be one of 'replace', 'sqrt', 'offset', got"):
+    with pytest.raises(ValueError, match="units must be one of 'geometry', 'replace', 'sqrt', 'offset', got"):
         AdaptiveMarginLoss(losses.TripletMarginLoss(), units=units)
 
 

@@ -127,7 +127,7 @@ def test_statistics_of_the_last_call_are_read_on_the_wrapper() -> None:
     loss(*batch())
     assert (loss.alpha, loss.mi, loss.delta, loss.k) == (margin.alpha, margin.mi, margin.delta, margin.k)
     assert loss.alpha == pytest.approx(loss.mi + loss.delta)
-    assert loss.current_margin == pytest.approx(0.5 - loss.alpha / 2)
+    assert loss.current_margin == pytest.approx(1 - loss.alpha / 2)
     with pytest.raises(AttributeError, match=r"alpha must be read only.*; set \.loss\.alpha to change that of Multi"):
         loss.alpha = 4
     loss.loss.alpha = 4

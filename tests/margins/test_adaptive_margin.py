@@ -16,14 +16,18 @@ from torch.testing import assert_close
 
 from adaptive_margin import (
     AdaptiveMargin,
+    AttainableRule,
+    AutoRule,
     CentredKernelAlignment,
     ChernoffRule,
     Dependence,
     GaussianCorrelation,
     HoeffdingRule,
+    Independence,
     Margin,
     NeighbourhoodRule,
     ReleasedRule,
+    RemainingRule,
 )
 from adaptive_margin import functional as F
 from adaptive_margin.functional import neighbourhood
@@ -181,7 +185,8 @@ def test_classes_without_pairs_have_no_information():
     a, n = pairs_of(y, y)
     a, n = a[y[a] == 1], n[y[a] == 1]
     for dependence in ("gaussian", "alignment"):
-        alpha = AdaptiveMargin(granularity="anchor", dependence=dependence)(x, y, (a, a, n))
+        margin = AdaptiveMargin(granularity="anchor", dependence=dependence, neighbourhood="hoeffding")
+        alpha = margin(x, y, (a, a, n))
         delta = F.confidence_term(30, F.empirical_bias_k(x, y).double())
         assert torch.equal(alpha[y != 1], delta[y != 1])
         assert (alpha[y == 1] > delta[y == 1]).all()
@@ -250,7 +255,13 @@ def test_the_released_zip_depends_on_the_order_and_all_pairs_do_not():
 def test_names_choose_strategies():
     margin = AdaptiveMargin()
     assert isinstance(margin.dependence, GaussianCorrelation)
-    assert isinstance(margin.neighbourhood, HoeffdingRule)
+    assert isinstance(margin.neighbourhood, AutoRule)
+    assert isinstance(margin.neighbourhood.few, HoeffdingRule)
+    assert isinstance(margin.neighbourhood.many, RemainingRule)
+    assert isinstance(AdaptiveMargin(neighbourhood="hoeffding").neighbourhood, HoeffdingRule)
+    assert isinstance(AdaptiveMargin(neighbourhood="remaining").neighbourhood, RemainingRule)
+    assert isinstance(AdaptiveMargin(neighbourhood="attainable").neighbourhood, AttainableRule)
+    assert isinstance(AdaptiveMargin(dependence="none").dependence, Independence)
     assert isinstance(AdaptiveMargin(dependence="alignment").dependence, CentredKernelAlignment)
     assert isinstance(AdaptiveMargin(neighbourhood="chernoff").neighbourhood, ChernoffRule)
     assert isinstance(AdaptiveMargin(neighbourhood="released").neighbourhood, ReleasedRule)
@@ -611,7 +622,7 @@ def test_is_a_margin_in_squared_distance():
     assert margin.unit == "squared distance"
     assert margin.granularity == "anchor"
     assert margin.state_dict() == {}
-    assert "confidence=0.05, granularity='anchor', neighbourhood=HoeffdingRule" in repr(margin)
+    assert "confidence=0.05, granularity='anchor', neighbourhood=AutoRule" in repr(margin)
 
 
 def test_copies_and_pickles():
@@ -672,7 +683,7 @@ def test_inside_no_grad_and_inference_mode():
         ({"max_mi": "2.5"}, TypeError, r"max_mi must be positive or None, got '2.5'; "),
         ({"pairing": "random"}, ValueError, r"pairing must be one of 'all', 'zip', got 'random'; pick one of them"),
         ({"granularity": "class"}, ValueError, r"granularity must be one of 'batch', 'anchor', 'pair', got 'class'; "),
-        ({"dependence": "hsic"}, ValueError, r"dependence must be one of 'gaussian', 'alignment' or a Dependence, got"),
+        ({"dependence": "hsic"}, ValueError, r"dependence must be one of 'gaussian', 'alignment', 'none' or a Dependence"),
         (
             {"dependence": MeanGap},
             ValueError,
@@ -681,7 +692,7 @@ def test_inside_no_grad_and_inference_mode():
         (
             {"neighbourhood": "knn"},
             ValueError,
-            r"neighbourhood must be one of 'hoeffding', 'chernoff', 'released' or a N",
+            r"neighbourhood must be one of 'auto', 'remaining', 'attainable', 'hoeffding', 'chernoff', 'released' or a N",
         ),
         (
             {"neighbourhood": None},

@@ -58,7 +58,11 @@ def test_the_table_lists_every_miner_with_its_constructor_argument() -> None:
         "PairMarginMiner": ("neg_margin", "offset"),
         "MultiSimilarityMiner": ("epsilon", "replace"),
     }
-    assert {name: (row.attribute, row.units) for name, row in supported.items()} == expected
+    assert {name: row.attribute for name, row in supported.items()} == {name: it for name, (it, _) in expected.items()}
+    for name, (_, waiting) in expected.items():
+        stock = getattr(miners, name)()
+        assert AdaptiveMarginMiner(stock).units == supported[name].units == "geometry"
+        assert AdaptiveMarginMiner(stock, AdaptiveMargin(neighbourhood="hoeffding")).units == waiting
     for name, row in supported.items():
         assert row.attribute in inspect.signature(getattr(miners, name).__init__).parameters
 
@@ -115,7 +119,7 @@ DISTANCES: list[tuple[Any, dict[str, Any]]] = [
     (
         distances.LpDistance(),
         {
-            "default": (lambda a, m: m + a, lambda a, m: math.sqrt(a)),
+            "default": (lambda a, m: math.sqrt(a), lambda a, m: a / 4),
             "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
             "replace": (lambda a, m: a, lambda a, m: a),
             "offset": (lambda a, m: m + a, lambda a, m: m + a),
@@ -124,7 +128,7 @@ DISTANCES: list[tuple[Any, dict[str, Any]]] = [
     (
         distances.LpDistance(power=2),
         {
-            "default": (lambda a, m: m + a, lambda a, m: a),
+            "default": (lambda a, m: a, lambda a, m: a),
             "replace": (lambda a, m: a, lambda a, m: a),
             "sqrt": (lambda a, m: math.sqrt(a), lambda a, m: math.sqrt(a)),
         },
@@ -132,14 +136,14 @@ DISTANCES: list[tuple[Any, dict[str, Any]]] = [
     (
         distances.CosineSimilarity(),
         {
-            "default": (lambda a, m: m - a / 2, lambda a, m: a),
+            "default": (lambda a, m: 1 - a / 2, lambda a, m: a / 2),
             "replace": (lambda a, m: 1 - a / 2, lambda a, m: a),
             "offset": (lambda a, m: m - a / 2, lambda a, m: m + a),
         },
     ),
     (
         distances.SNRDistance(),
-        {"default": (lambda a, m: m + a, lambda a, m: a), "replace": (lambda a, m: a, lambda a, m: a)},
+        {"default": (lambda a, m: a, lambda a, m: a), "offset": (lambda a, m: m + a, lambda a, m: m + a)},
     ),
 ]
 
@@ -279,7 +283,7 @@ def test_statistics() -> None:
     assert quiet.num_triplets == quiet.miner.num_triplets == len(mined[0])
     miner = AdaptiveMarginMiner(miners.PairMarginMiner(), AdaptiveMargin(collect_stats=True), collect_stats=True)
     mined = miner(embeddings, labels)
-    assert miner.current_margin == pytest.approx(0.8 + miner.margin.alpha)  # type: ignore[arg-type]
+    assert miner.current_margin == pytest.approx(math.sqrt(miner.margin.alpha))  # type: ignore[arg-type]
     assert (miner.num_pos_pairs, miner.num_neg_pairs) == (len(mined[0]), len(mined[2]))
     assert "current_margin" in miner._record_these_stats
     with pytest.raises(ValueError, match="embeddings must be finite"):
