@@ -214,9 +214,7 @@ def test_nothing_given_is_changed(path: str) -> None:
 
 @pytest.mark.parametrize("reference", [False, True])
 @pytest.mark.parametrize("per_class", [3, 40])
-def test_many_tiles_are_one(
-    path: str, monkeypatch: pytest.MonkeyPatch, reference: bool, per_class: int
-) -> None:
+def test_many_tiles_are_one(path: str, monkeypatch: pytest.MonkeyPatch, reference: bool, per_class: int) -> None:
     y = torch.arange(120) // per_class
     x = torch.randn(120, 3, dtype=F64) + y[:, None] % 4
     more: dict[str, Any] = {"ref_emb": torch.cat([x[::3], x + 0.1]), "ref_labels": torch.cat([y[::3], y])}
@@ -247,7 +245,11 @@ def test_margins_of_odd_batches_are_finite(neighbourhood: Any, granularity: Any,
     for rows in (1, 2, 3, 9):
         x = (size * torch.randn(rows, 3)).requires_grad_()
         for labels in (torch.zeros(rows, dtype=torch.uint8), torch.arange(rows) - 5, torch.arange(rows) % 3):
-            for more in ((), (None, x.detach()[:1].double(), labels[:1]), (None, size * torch.ones(4, 3), labels[:1].expand(4) - 1)):
+            for more in (
+                (),
+                (None, x.detach()[:1].double(), labels[:1]),
+                (None, size * torch.ones(4, 3), labels[:1].expand(4) - 1),
+            ):
                 alpha = margin(x, labels, *more)
                 assert torch.isfinite(alpha).all()
                 assert (alpha >= 0).all()

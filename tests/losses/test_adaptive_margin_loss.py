@@ -644,7 +644,9 @@ def test_compute_loss_is_the_wrapped_losses_dictionary() -> None:
     loss = AdaptiveMarginLoss(stock)
     alpha = AdaptiveMargin()(normalize(embeddings), labels).item()
     ours = loss.compute_loss(embeddings, labels, None, embeddings, labels)
-    expected = losses.ContrastiveLoss(neg_margin=math.sqrt(alpha)).compute_loss(embeddings, labels, None, embeddings, labels)
+    expected = losses.ContrastiveLoss(neg_margin=math.sqrt(alpha)).compute_loss(
+        embeddings, labels, None, embeddings, labels
+    )
     assert ours.keys() == expected.keys() == set(loss.sub_loss_names())
     for name, part in ours.items():
         torch.testing.assert_close(part["losses"], expected[name]["losses"])

@@ -220,7 +220,9 @@ def test_margins_in_the_losses_own_unit_replace_by_default() -> None:
 @pytest.mark.parametrize("name", ["MultiSimilarityLoss", "CosFaceLoss", "SignalToNoiseRatioContrastiveLoss"])
 def test_a_root_means_nothing_to_similarities_cosines_and_ratios(name: str) -> None:
     attribute = HOSTS[name].attribute
-    with pytest.raises(ValueError, match=f"units must be 'geometry', 'replace' or 'offset' for {name}, whose {attribute} is a "):
+    with pytest.raises(
+        ValueError, match=f"units must be 'geometry', 'replace' or 'offset' for {name}, whose {attribute} is a "
+    ):
         AdaptiveMarginLoss(HOSTS[name].build(), units="sqrt")
 
 
