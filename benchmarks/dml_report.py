@@ -1,8 +1,8 @@
 """The results of many runs: tables on the screen, and a page with curves, examples and a map.
 
-python benchmarks/dml_report.py runs/grid                        # writes runs/grid/report.html
-python benchmarks/dml_report.py benchmarks/dml/results --print   # the committed numbers, tables only
-python benchmarks/dml_report.py benchmarks/dml/results --print --metrics nmi r_precision recall_at_8    # other figures
+python benchmarks/dml_report.py runs                 # writes runs/report.html
+python benchmarks/dml_report.py runs --print         # tables only
+python benchmarks/dml_report.py runs --print --metrics NMI r_precision recall_at_8    # other figures
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from adaptive_margin.dml.report import METRICS, chosen_metrics, write_report
-from adaptive_margin.dml.results import read_runs, summary, table
+from adaptive_margin.dml.results import read_runs, table
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,16 +21,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder of run folders, or of a merged grid.json")
     parser.add_argument("--page", type=Path, help="the page; FOLDER/report.html unless given")
     parser.add_argument("--print", action="store_true", help="tables only")
-    parser.add_argument("--summary", action="store_true", help="the tables of the documentation only")
     parser.add_argument("--metrics", nargs="+", help=f"test figures that get tables; {' '.join(METRICS)} unless given")
     options = parser.parse_args(argv)
     try:
         rows = read_runs(options.folder)
         metrics = chosen_metrics(rows, options.metrics) if options.metrics else METRICS
-        if options.summary:
-            for metric in metrics:
-                print(summary(rows, metric))
-            return 0
         for metric in metrics:
             print(table(rows, metric))
         if not options.print:

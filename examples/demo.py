@@ -189,6 +189,12 @@ class Outcome:
         )
 
 
+def said(outcome: Outcome, untrained: dict[str, float]) -> str:
+    """The table, what the pixels alone find, and the line."""
+    without = ", ".join(f"{name} {100 * untrained[metric]:.1f}" for metric, name in METRICS.items())
+    return f"{outcome.table()}\n\nPixels, without any network: {without}.\n\n{outcome.lesson()}"
+
+
 def pixels() -> dict[str, float]:
     """What the test images' pixels would score as embeddings, which is without learning anything."""
     data = fonts()
@@ -251,7 +257,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=160, help="training steps of each network (160)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="networks at a time (2)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
+    parser.add_argument("--print", type=Path, help="what an earlier run found: its results.json; trains nothing")
     options = parser.parse_args(argv)
+    if options.print:
+        found = json.loads(options.print.read_text(encoding="utf-8"))
+        print(said(Outcome(found["rows"], found["best"]), found["pixels"]))
+        return 0
     for name, least, most in (("seeds", 2, TUNING_SEED), ("steps", 1, 100_000), ("jobs", 1, 60)):
         if not least <= getattr(options, name) <= most:
             parser.error(f"--{name} must be from {least} to {most}, got {getattr(options, name)}")
@@ -274,8 +285,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"Wrote their numbers to {output / FILES[0]}." if rows else "Nothing was written.")
         return 130
     outcome, untrained = Outcome(rows, best), pixels()
-    without = ", ".join(f"{name} {100 * untrained[metric]:.1f}" for metric, name in METRICS.items())
-    print(f"\n{outcome.table()}\n\nPixels, without any network: {without}.\n\n{outcome.lesson()}\n")
+    print(f"\n{said(outcome, untrained)}\n")
     seconds = round(time.perf_counter() - began, 1)
     write_numbers(output, rows, complete=True, seconds=seconds, jobs=options.jobs, best=best, pixels=untrained)
     draw(outcome, output / FILES[1])

@@ -229,7 +229,7 @@ def _pictures(rows: Sequence[Row], data: str) -> str:
     for row in kept:
         first.setdefault(row["loss"], []).append(row)
     loss = max(first, key=lambda name: len({row["arm"] for row in first[name]}))
-    wanted = ("default", "chernoff", "chosen", "hoeffding", "tuned")
+    wanted = ("default", "auto", "remaining", "attainable", "tuned")
     chosen = sorted(first[loss], key=lambda row: (wanted.index(row["arm"]) if row["arm"] in wanted else 9, row["seed"]))
     by_arm = list({row["arm"]: row for row in reversed(chosen)}.values())[::-1][:2]
     parts = [f"<h2>{html.escape(data)}: what is found</h2>", *damaged, _neighbours(loss, by_arm)]

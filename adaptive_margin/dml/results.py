@@ -221,7 +221,7 @@ def compare(
 
 def arms_of(rows: Iterable[Row], data: str) -> list[str]:
     """The measured arms of a data set, in the order of a table."""
-    order = ("default", "tuned", "hoeffding", "chernoff", "chosen")
+    order = ("default", "tuned", "auto", "remaining", "attainable", "hoeffding", "chernoff")
     found = {row["arm"] for row in rows if row["data"] == data and row["test"] is not None and row["loss"] != "none"}
     return [arm for arm in order if arm in found] + sorted(found - set(order))
 
@@ -309,55 +309,6 @@ def caution(comparisons: int) -> str:
         f"{comparisons} comparisons: were there no difference anywhere, {chance:.1f} would be expected to say better "
         f"or worse. Holm's p is corrected for their number; {none}"
     )
-
-
-ADAPTIVE = ("hoeffding", "chernoff", "chosen")
-EXPLAINING = ("chosen", "matched constant", "confidence alone", "alignment", "anchor", "pair")
-
-
-def summary(rows: Sequence[Row], metric: str) -> str:
-    """The two tables of the documentation for each data set, in Markdown.
-
-    First the margins of each loss, and what the adaptive ones gain on its own and on its tuned one: paired differences
-    with 95 % intervals, in bold where they exclude 0. Then the arms that explain them and what adapting gains on a
-    constant as high, losses that adapt in other ways, and what finds neighbours without training.
-    """
-    lines = []
-    for data in dict.fromkeys(row["data"] for row in rows):
-        losses = [loss for loss in losses_of(rows, data) if by_seed(rows, data, loss, "tuned", metric)]
-        if not losses:  # nothing is tuned and measured yet
-            continue
-        gains = [f"{arm} − {base}" for arm in ADAPTIVE for base in ("default", "tuned")]
-        lines += [f"#### {data}: {named(metric)}, test classes, per cent", ""]
-        lines += ["| loss | default | tuned | " + " | ".join((*ADAPTIVE, *gains)) + " |", "|---" * 12 + "|"]
-        for loss in losses:
-            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in ("default", "tuned", *ADAPTIVE)]
-            for arm in ADAPTIVE:
-                cells += [_gain(rows, data, loss, arm, base, metric) for base in ("default", "tuned")]
-            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
-        heads = (*EXPLAINING, "chosen − matched constant")
-        lines += ["", "| loss | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-        for loss in losses:
-            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in EXPLAINING]
-            cells.append(_gain(rows, data, loss, "chosen", "matched constant", metric))
-            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
-        rivals = [("auto-margin", "default"), ("dynamic-soft-margin", "default"), ("margin", "learned beta")]
-        rivals += [("none", name) for name in sorted({row["arm"] for row in rows if row["loss"] == "none"})]
-        said = [
-            f"{name if loss == 'none' else f'{loss} ({name})'} {spread(found.values())}"
-            for loss, name in rivals
-            if (found := by_seed(rows, data, loss, name, metric))
-        ]
-        lines += ["", f"Beside them: {'; '.join(said)}.", ""]
-    return "\n".join(lines)
-
-
-def _gain(rows: Sequence[Row], data: str, loss: str, arm: str, baseline: str, metric: str) -> str:
-    made = compare(rows, [(data, loss, arm, baseline)], metric)
-    if not made:
-        return ""
-    comparison = made[0][1]
-    return str(comparison) if comparison.verdict == "no difference seen" else f"**{comparison}**"
 
 
 def named(metric: str) -> str:

@@ -21,7 +21,7 @@ from adaptive_margin.dml.comparison import holm, paired
 from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.report import write_report
-from adaptive_margin.dml.results import compare, read_runs, standard_pairs, summary, table
+from adaptive_margin.dml.results import compare, read_runs, standard_pairs, table
 from adaptive_margin.dml.trainer import load_embeddings, run
 from adaptive_margin.stored import DamagedFileError, read_arrays, write_arrays, write_json
 
@@ -79,10 +79,6 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     text = table(rows, "recall_at_1")
     assert "| contrastive | " in text
     assert "One comparison: were there no difference" in text
-    assert "| contrastive |" not in summary(rows, "recall_at_1")  # no arm was tuned here
-    tuned = [{**row, "arm": "tuned"} for row in rows if row["arm"] == "default"]
-    row = next(line for line in summary([*rows, *tuned], "recall_at_1").split("\n") if line.startswith("| contrastive"))
-    assert row.split(" | ")[1] == row.split(" | ")[2] != ""
     page = tmp_path / "report.html"
     command = [sys.executable, "benchmarks/dml_report.py", str(grid), "--page", str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
