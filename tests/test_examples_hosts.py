@@ -79,7 +79,7 @@ def test_the_sentence_loss_is_a_triplet_loss_with_the_margin_of_the_batch() -> N
     rows = torch.arange(16)
     groups = torch.cat([rows, rows, 100 + rows])  # anchor and positive belong together
     alpha = AdaptiveMargin()(torch.cat(unit), groups, (rows, rows + 16, rows + 32))
-    losses = torch.relu(gap + alpha / 4)
+    losses = torch.relu(gap + 2**0.5 - (2 - alpha).sqrt())
     value = example["AdaptiveTripletLoss"](Model())(features)
     torch.testing.assert_close(value, losses[losses > 0].mean())
     value.backward()

@@ -52,7 +52,7 @@ def _at_distance(own: float) -> dict[str, Translation]:
 
 def _on_angle(own_degrees: float) -> dict[str, Translation]:
     return {
-        "geometry": _angle(2),
+        "geometry": _angle(4),
         "offset": lambda alpha: own_degrees + math.degrees(alpha),
         "replace": math.degrees,
         "sqrt": lambda alpha: math.degrees(math.sqrt(alpha)),
@@ -90,6 +90,7 @@ class Host:
     reference: bool = False  # takes another set of embeddings to compare with
     weights: str | None = None  # the parameter that is cast to the dtype of each batch
     elementwise: bool = False
+    of_chosen: dict[str, Translation] = field(default_factory=dict)  # what differs where the caller lists triplets
 
     def build(self, dtype: torch.dtype = torch.float32, **kwargs: Any) -> Any:
         """The stock loss: the same weights every time; ``margin=`` is given under its own name."""
@@ -99,13 +100,22 @@ class Host:
         return getattr(losses, self.name)(**{**self.kwargs, **kwargs}).to(dtype)
 
 
+_CHOSEN: dict[str, Translation] = {"geometry": lambda alpha: math.sqrt(2) - math.sqrt(max(2 - alpha, 0))}
 _PAIRS: dict[str, Any] = {"reference": True}
 _CLASSES: dict[str, Any] = {"kwargs": SIZES}
 HOSTS = {
     host.name: host
     for host in (
         Host("ContrastiveLoss", "neg_margin", _at_distance(1), (0.7, 2), elementwise=True, **_PAIRS),
-        Host("TripletMarginLoss", "margin", _on_distance(0.05, _part(4)), (0.0, 0.3, 1), elementwise=True, **_PAIRS),
+        Host(
+            "TripletMarginLoss",
+            "margin",
+            _on_distance(0.05, _part(4)),
+            (0.0, 0.3, 1),
+            elementwise=True,
+            of_chosen=_CHOSEN,
+            **_PAIRS,
+        ),
         Host(
             "MarginLoss", "margin", _on_distance(0.2, math.sqrt), (0.0, 0.4), {"beta": 1.25}, elementwise=True, **_PAIRS
         ),  # the host holds beta in float32: 1.25 is the same number there

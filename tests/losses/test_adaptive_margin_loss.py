@@ -131,7 +131,9 @@ def test_an_adaptive_margin_equals_the_stock_loss_built_with_it(host: Host, kind
     args, kwargs = inputs(host, kind, F64)
     alpha = alpha_of(*args, **kwargs)
     results = []
-    for units, translated in host.translations.items():
+    chosen = host.of_chosen if "indices_tuple" in kwargs else {}
+    translations = {**host.translations, **chosen}
+    for units, translated in translations.items():
         stock = call(host.build(F64, margin=translated(alpha)), *args, **kwargs)
         ours = AdaptiveMarginLoss(host.build(F64), AdaptiveMargin(), units, collect_stats=True)
         assert_near(call(ours, *args, **kwargs), stock)
@@ -143,7 +145,7 @@ def test_an_adaptive_margin_equals_the_stock_loss_built_with_it(host: Host, kind
         results.append(stock.value.item())
         if len(results) == 1:  # the first of the units is the default
             assert_near(call(AdaptiveMarginLoss(host.build(F64), AdaptiveMargin()), *args, **kwargs), stock)
-    meanings = {translated(alpha) for translated in host.translations.values()}
+    meanings = {translated(alpha) for translated in translations.values()}
     assert len(set(results)) == len(meanings) > 1, "units that all give the same loss test nothing"
 
 
@@ -232,7 +234,7 @@ def test_raw_embeddings_have_another_margin_than_normalised_ones() -> None:
 
 def test_half_precision_embeddings_are_normalised_in_float32_for_the_margin() -> None:
     embeddings, labels = batch(dtype=torch.bfloat16)
-    loss = AdaptiveMarginLoss(losses.MultiSimilarityLoss(), units="offset", collect_stats=True)
+    loss = AdaptiveMarginLoss(losses.MultiSimilarityLoss(), AdaptiveMargin(), "offset", collect_stats=True)
     loss(embeddings, labels)
     alpha = AdaptiveMargin()(normalize(embeddings.float()), labels).item()
     assert loss.current_margin == pytest.approx(0.5 - alpha / 2, rel=1e-6)
@@ -375,7 +377,8 @@ def test_a_margin_for_each_anchor_or_pair_matches_the_loop(host: Host, granulari
         by_anchor = margin(seen, labels, mined, *given).tolist()
         alphas = [by_anchor[a] for a, _ in anchored]
     assert len({round(alpha, 6) for alpha in alphas}) > 1, "one margin for all tests nothing"
-    margins = [host.translations[units](alpha) for alpha in alphas]
+    translations = {**host.translations, **(host.of_chosen if mined is not None else {})}
+    margins = [translations[units](alpha) for alpha in alphas]
     z, ref = embeddings.tolist(), reference.tolist()
     if host.name == "TripletMarginLoss":
         expected = slow.triplet(z, ref, triplets, margins)
@@ -621,7 +624,7 @@ def test_the_margin_sees_the_reference() -> None:
     margins = []
     for seed in (1, 2):
         ref_emb, ref_labels = batch(9, seed=seed, dtype=F64)
-        loss = AdaptiveMarginLoss(losses.MultiSimilarityLoss(), units="replace", collect_stats=True)
+        loss = AdaptiveMarginLoss(losses.MultiSimilarityLoss(), AdaptiveMargin(), "replace", collect_stats=True)
         loss(embeddings, labels, None, ref_emb, ref_labels)
         expected = AdaptiveMargin()(normalize(embeddings), labels, None, normalize(ref_emb), ref_labels)
         assert loss.current_margin == pytest.approx(1 - expected.item() / 2)
