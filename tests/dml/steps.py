@@ -20,6 +20,7 @@ def few(out: Path, loss: str = "margin") -> DMLConfig:
         out=out,
         loss=loss,
         margin="adaptive" if loss != "auto-margin" else "default",
+        neighbourhood="attainable" if loss == "proxy-anchor" else "auto",  # smooth: rounding tips no neighbour over
         learn_beta=loss == "margin",
         loss_optimizer="sgd" if loss == "margin" else "same",
         loss_rate=0.01,

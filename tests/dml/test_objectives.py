@@ -89,17 +89,16 @@ def adaptive_margin_of(objective: torch.nn.Module) -> AdaptiveMargin:
     return next(module for module in objective.modules() if isinstance(module, AdaptiveMargin))
 
 
-def test_the_default_rule_follows_the_role_of_the_margin() -> None:
-    thresholds = ("contrastive", "contrastive-distance", "lifted", "multi-similarity")
+def test_the_default_rule_leads() -> None:
     for loss in WITH_MARGIN:
-        rule = "hoeffding" if loss in thresholds else "chernoff"
+        rule = "attainable" if loss == "multi-similarity" else "remaining"  # its one threshold must not relax
         config = replace(CONFIG, loss=loss, margin="adaptive")
         found, said = (value_and_gradient(each, batch()) for each in (config, replace(config, neighbourhood=rule)))
         torch.testing.assert_close(found, said, rtol=0, atol=0)
-        assert type(adaptive_margin_of(build_objective(config, 6)).neighbourhood) is NEIGHBOURHOODS[rule]
+        assert type(adaptive_margin_of(build_objective(config, 6)).neighbourhood) is NEIGHBOURHOODS["auto"]
         asked = build_objective(replace(config, neighbourhood="released"), 6)
         assert type(adaptive_margin_of(asked).neighbourhood) is NEIGHBOURHOODS["released"]
-        assert arm_of(vars(config)) == rule
+        assert arm_of(vars(config)) == "auto"
         assert arm_of(vars(replace(config, neighbourhood="released"))) == "released"
 
 

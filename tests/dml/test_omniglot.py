@@ -16,7 +16,6 @@ from PIL import Image
 from adaptive_margin.datasets.errors import LayoutError
 from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.omniglot import OMNIGLOT_COUNTS, omniglot
-from adaptive_margin.dml.report import _images
 
 SMALL1, SMALL2 = "images_background_small1", "images_background_small2"
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
@@ -253,10 +252,3 @@ def test_the_recipe_trains_on_it(
     result = json.loads((tmp_path / "run" / "result.json").read_text(encoding="utf-8"))
     assert result["data"]["test"] == {"images": 15, "classes": 5}
     assert result["data"]["train"]["classes"] + result["data"]["validation"]["classes"] == 5
-
-
-def test_the_report_finds_the_pictures_again(tmp_path: Path) -> None:
-    data = both(tmp_path / "data")
-    config = {"root": str(tmp_path / "data"), "cache": None, "resize": 20, "size": 16, "crop_to_box": False, "seed": 0}
-    (tmp_path / "result.json").write_text(json.dumps({"config": config}), encoding="utf-8")
-    np.testing.assert_array_equal(_images({"data": data.name, "folder": str(tmp_path)}), data.pixels)

@@ -56,7 +56,7 @@ CASES: dict[str, tuple[dict[str, object], Loss, object]] = {
         {"learn_beta": True, "loss_rate": 0.05, "loss_optimizer": "sgd", "margin": "adaptive"},
         lambda classes: AdaptiveMarginLoss(
             losses.MarginLoss(margin=0.2, beta=1.2, learn_beta=True, num_classes=classes),
-            AdaptiveMargin(neighbourhood="chernoff"),
+            AdaptiveMargin(),
         ),
         TiledDistanceWeightedMiner(cutoff=0.5, nonzero_loss_cutoff=1.4),
     ),
