@@ -347,27 +347,44 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
-    """For each question and loss: MAP@R at the best evaluation, and Recall@1 there, mean over seeds, per cent."""
+    """For each question and loss: MAP@R at the best evaluation, and Recall@1 there, mean over seeds, per cent.
+
+    A column has the seeds that all of its arms have; an arm that has none of them is left out, and a loss without rows.
+    """
     lines = []
     for question, losses in QUESTIONS.items():
         lines += [f"### {question}", ""]
         for loss, arms in losses.items():
-            settings = [(data, steps) for data in DATA for steps in sorted(STEPS)]
-            heads = [f"{data}, {steps} steps" for data, steps in settings]
-            lines += [f"| {loss} | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+            columns = {}
+            for data in DATA:
+                for steps in sorted(STEPS):
+                    found = {arm: _scores(rows, loss, data, steps, arm) for arm in arms}
+                    seeds = set.intersection(*(set(scores) for scores in found.values() if scores), set(SEEDS))
+                    if any(found.values()):
+                        head = f"{data}, {steps} steps ({len(seeds)})"
+                        columns[head] = {arm: _cell(scores, seeds) for arm, scores in found.items()}
+            if not columns:
+                lines += [f"{loss}: not run yet.", ""]
+                continue
+            lines += [f"| {loss} | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
             for arm in arms:
                 name = arm if isinstance(arm, str) else ", ".join(arm)
-                lines.append(f"| {name} | " + " | ".join(_cell(rows, loss, *where, arm) for where in settings) + " |")
+                lines.append(f"| {name} | " + " | ".join(cells[arm] for cells in columns.values()) + " |")
             lines.append("")
     return "\n".join([*lines, "MAP@R / Recall@1 of validation classes where MAP@R is best, mean (number of seeds)."])
 
 
-def _cell(rows: dict[str, dict[str, Any]], loss: str, data: str, steps: int, arm: Arm) -> str:
-    found = [rows[key] for seed in SEEDS if (key := Trial(loss, data, steps, seed, arm).key) in rows]
-    if not found:
+def _scores(rows: dict[str, dict[str, Any]], loss: str, data: str, steps: int, arm: Arm) -> dict[int, list[float]]:
+    """The best evaluation of each seed."""
+    keys = {seed: Trial(loss, data, steps, seed, arm).key for seed in SEEDS}
+    return {seed: max(rows[key]["validation"]) for seed, key in keys.items() if key in rows}
+
+
+def _cell(scores: dict[int, list[float]], seeds: set[int]) -> str:
+    if not seeds & scores.keys():
         return ""
-    score, recall = np.mean([max(row["validation"]) for row in found], axis=0) * 100
-    return f"{score:.1f} / {recall:.1f} ({len(found)})"
+    score, recall = np.mean([scores[seed] for seed in seeds], axis=0) * 100
+    return f"{score:.1f} / {recall:.1f}"
 
 
 def main(argv: list[str] | None = None) -> int:
