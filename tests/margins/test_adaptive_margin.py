@@ -961,3 +961,26 @@ def test_any_batch_has_a_margin(
     if alpha.requires_grad:
         (grad,) = torch.autograd.grad(alpha.sum(), x, allow_unused=True)
         assert grad is None or grad.isfinite().all()
+
+
+# --- large batches ----------------------------------------------------------------------------------------------------
+
+
+def test_a_large_batch_is_judged_by_evenly_spaced_anchors():
+    x, y = batch(50, 3, 7)
+    by_anchor = AdaptiveMargin(neighbourhood="remaining", granularity="anchor", dependence="none")(x, y)
+    for anchors, every in ((10, 5), (25, 2), (26, 1), (50, 1), ("all", 1), (1, 50)):
+        margin = AdaptiveMargin(neighbourhood=RemainingRule(anchors=anchors), dependence="none")
+        assert_close(margin(x, y), by_anchor[::every].mean(), rtol=0, atol=1e-12)
+    reference, ref_y = batch(60, 3, 7)
+    by_anchor = AdaptiveMargin(neighbourhood="remaining", granularity="anchor", dependence="none")(
+        x, y, None, reference, ref_y
+    )
+    margin = AdaptiveMargin(neighbourhood=AutoRule(many=RemainingRule(anchors=10)), dependence="none")
+    assert_close(margin(x, y, None, reference, ref_y), by_anchor[::5].mean(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("anchors", [0, -3, 1.5, "some", None])
+def test_anchors_that_are_none(anchors):
+    with pytest.raises(ValueError, match="anchors must be 'all' or at least 1, got"):
+        RemainingRule(anchors=anchors)
