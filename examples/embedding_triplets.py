@@ -99,11 +99,11 @@ def main(steps: int = 200, seeds: int = 3, triplets: int = 64) -> dict[str, list
             "margin 0.05": 0.05,
             "margin 0.2": 0.2,
             "margin 0.8": 0.8,
-            # Without labels a group is a pair. No bound finds a group of two significant among so many sentences, and Δ
-            # stays at its floor: the margin is little more than MI, one a batch or one a triplet...
+            # Without labels a group is a pair, and what is missing is the share of sentences whose nearest neighbour is
+            # not their partner...
             "adaptive": AdaptiveMargin(),
             "one a triplet": AdaptiveMargin(granularity="pair"),
-            # ... but the authors' released rule counts an anchor whose nearest neighbour is its positive.
+            # ... and of the rules that wait for evidence the authors' released one alone is satisfied with a pair.
             "adaptive, released rule": AdaptiveMargin(neighbourhood="released"),
         }.items():
             torch.manual_seed(seed)

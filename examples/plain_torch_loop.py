@@ -89,7 +89,7 @@ def main(steps: int = 300, seeds: int = 3, classes: int = 64) -> dict[str, list[
             "margin 0.1": 0.1,
             "margin 0.4": 0.4,
             "margin 1.6": 1.6,
-            "adaptive": AdaptiveMargin(neighbourhood="chernoff", collect_stats=True),  # for many small classes
+            "adaptive": AdaptiveMargin(collect_stats=True),
         }.items():
             net, margins = train(x[seen], labels[seen], margin, steps, seed)
             with torch.no_grad():
