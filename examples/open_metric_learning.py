@@ -32,8 +32,8 @@ class WithAdaptiveMargin(nn.Module):
     Args:
         criterion: called with features and labels; its ``tri_loss.margin`` is what the batch decides. It is the
             caller's own and has its margin back after each call.
-        margin: by default :class:`AdaptiveMargin`. It is a squared distance of unit vectors, and OML's triplet loss has a
-            gap between distances: a quarter, as for all triplets of a batch (``docs/units.md``). Features should be
+        margin: by default :class:`AdaptiveMargin`. It is a squared distance of unit vectors, and OML's triplet loss has
+            a gap between distances: a quarter, as for all triplets of a batch (``docs/units.md``). Features should be
             normalised, as OML's extractors do on request. A margin in the loss's own unit (``ConstantMargin``,
             ``LinearMargin``) is taken as OML takes its number.
 
