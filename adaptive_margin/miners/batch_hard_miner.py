@@ -82,23 +82,26 @@ class TiledBatchHardMiner(BaseMiner):
         never_positive, never_negative = (torch.inf, -torch.inf) if inverted else (-torch.inf, torch.inf)
         positive, negative = (torch.empty(rows, dtype=torch.int64, device=embeddings.device) for _ in range(2))
         positive_distance, negative_distance = (embeddings.new_empty(rows) for _ in range(2))
+        complete = torch.empty(rows, dtype=torch.bool, device=embeddings.device)  # a positive and a negative are there
         for start, end in row_tiles(rows, references, self.tile_entries):
             # The host's products stay in single precision where the caller's forward pass is under autocast.
             with torch.autocast(embeddings.device.type, enabled=False):
                 distances = self.distance(embeddings[start:end], ref_emb)  # (r, R)
+            largest = torch.finfo(distances.dtype).max
+            distances = distances.clamp(-largest, largest)  # SNR's of a constant row is infinite, and not masked
             same = labels[start:end].unsqueeze(1) == ref_labels.unsqueeze(0)
             among_negatives = distances.masked_fill(same, never_negative)
+            complete[start:end] = (same.sum(1) > int(own)) & ~same.all(1)
             among_positives = distances.masked_fill_(same.logical_not_(), never_positive)
             if own:
                 among_positives[:, start:end].fill_diagonal_(never_positive)
-            for out, index, values, largest in (
+            for out, index, values, farthest in (
                 (positive_distance, positive, among_positives, not inverted),
                 (negative_distance, negative, among_negatives, inverted),
             ):
-                hardest = values.max(dim=1) if largest else values.min(dim=1)
+                hardest = values.max(dim=1) if farthest else values.min(dim=1)
                 out[start:end], index[start:end] = hardest.values, hardest.indices
-        # Infinite where every reference was masked.
-        anchor = (positive_distance.isfinite() & negative_distance.isfinite()).nonzero().squeeze(1)
+        anchor = complete.nonzero().squeeze(1)
         if self.collect_stats:
             self._record(positive_distance[anchor], negative_distance[anchor])
         return anchor, positive[anchor], negative[anchor]

@@ -177,3 +177,18 @@ def test_cuda_equals_the_cpu():
     x, labels = torch.randn(300, 16), torch.randint(0, 20, (300,))
     expected = triplets(TiledBatchHardMiner()(x.double(), labels))
     assert triplets(TiledBatchHardMiner(tile_entries=5000)(x.double().cuda(), labels.cuda())) == expected
+
+
+def test_infinite_distances_are_distances():
+    x, labels = torch.randn(12, 4), torch.arange(12) // 3
+    x[0] = 1.0  # without variance: SNR's distances from it are infinite
+    distance = {"distance": SNRDistance()}
+    assert triplets(TiledBatchHardMiner(**distance)(x, labels)) == triplets(
+        miners.BatchHardMiner(**distance)(x, labels)
+    )
+    beyond = 1e30 * torch.randn(12, 4)  # squares beyond float32
+    anchors, positives, negatives = TiledBatchHardMiner(distance=LpDistance(normalize_embeddings=False))(beyond, labels)
+    assert anchors.tolist() == list(range(12))
+    assert (labels[positives] == labels[anchors]).all()
+    assert (labels[negatives] != labels[anchors]).all()
+    assert (positives != anchors).all()
