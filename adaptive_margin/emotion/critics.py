@@ -32,6 +32,9 @@ GROUPINGS = ("otsu", "kmeans2", "kmeans3", "kmeans5")
 STRONG, WEAK = 1, 0
 """The groups, as :class:`~adaptive_margin.OtsuGrouper` numbers them."""
 
+FISHER_GAN_PENALTY = 0.01
+"""The default ρ of :class:`FisherObjective`, which is also the step of its multiplier."""
+
 RATIO_RIDGE = 1e-3
 """What is added to the diagonal of the weak kernel matrix, as in the code of Generative Ratio Matching's authors."""
 
@@ -136,7 +139,7 @@ class FisherObjective(nn.Module):
     outputs = 1
     multiplier: Tensor
 
-    def __init__(self, penalty: float = FISHER_PENALTY) -> None:
+    def __init__(self, penalty: float = FISHER_GAN_PENALTY) -> None:
         super().__init__()
         if not 0 <= penalty < math.inf:
             raise ValueError(problem("penalty", "a number of at least 0", penalty, "the default is a good start"))
@@ -445,7 +448,7 @@ def build_critic(
     if name == "caf":
         objective = ContrastiveObjective(build_margin(margin, constant), repulsion, regularizer, penalty)
     elif name == "fisher":
-        objective = FisherObjective(FISHER_PENALTY if penalty is None else penalty)
+        objective = FisherObjective(FISHER_GAN_PENALTY if penalty is None else penalty)
     else:
         objective = SphereObjective() if name == "sphere" else RatioObjective()
     return Critic(build_critic_network(features, objective.outputs, dropout), objective, normalize)

@@ -14,7 +14,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
 from ..functional.checks import is_blind, is_transforming, problem
-from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, is_constrained, regularization
+from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, multiplier_step, regularization
 from ..functional.dependence import at_least_float32, check_choice
 from ..functional.pair_tiles import Options, PairTerms, terms_of, ties_of_pairs
 from ..margins import ConstantMargin, LinearMargin, Margin
@@ -58,7 +58,9 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             ``OtsuGrouper`` gives it to samples of neither group), else ``None``: all labels are classes, as to the
             host; on CUDA that also spares one wait for the device a call.
         regularizer_weight: :math:`\lambda` of ``"chi2"``.
-        penalty: :math:`\rho` of ``"fisher"``, the step of its multiplier. The authors' released code has 1e-6.
+        penalty: :math:`\rho` of ``"fisher"``; its multiplier moves by :math:`\min(\rho, 0.01) \min(\Omega - 1, 1)` a
+            step. 10 keeps :math:`\Omega` within 0.5 to 2 where groups overlap; where they separate completely nothing
+            can, since f is 0 there. The authors' released code has 1e-6.
         pair_memory: ``"tiled"`` computes value and gradient in tiles, in memory that grows with the batch; ``"pairs"``
             lists all pairs as the host does; ``"auto"`` takes tiles where distance, reducer and margin allow: squared
             or plain L2 or cosine, no reducer of your own, no index tuple, no margin a pair.
@@ -309,8 +311,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             value = regularization(terms, self.regularizer, self.regularizer_weight, multiplier, self.penalty)
             losses["reg_loss"] = _reduced(value)
         if self.regularizer == "fisher" and self.training and torch.is_grad_enabled() and not is_transforming():
-            gap = (terms.second_moment.detach() - 1) * is_constrained(terms)  # dual ascent
-            self.multiplier_value += self.penalty * gap.to(self.multiplier_value)
+            self.multiplier_value += multiplier_step(terms, self.penalty).to(self.multiplier_value)  # dual ascent
         if self.collect_stats:
             self.active_pairs = float(terms.counts[2])
             self.omega, self.multiplier = float(terms.second_moment.detach()), float(self.multiplier_value)

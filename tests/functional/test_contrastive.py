@@ -79,7 +79,7 @@ def test_gradcheck(regularizer: str) -> None:
     multiplier = torch.tensor(0.4, dtype=torch.float64, requires_grad=True)
 
     def loss(strong: Tensor, weak: Tensor, margin: Tensor, multiplier: Tensor) -> Tensor:
-        return vdm_contrastive_loss(strong, weak, margin, 0.7, regularizer, multiplier=multiplier)
+        return vdm_contrastive_loss(strong, weak, margin, 0.7, regularizer, multiplier=multiplier, penalty=0.1)
 
     inputs = (strong, weak, margin, multiplier if regularizer == "fisher" else multiplier.detach())
     assert torch.autograd.gradcheck(loss, inputs)

@@ -638,9 +638,10 @@ def test_equal_distances_on_any_grid_are_equal(step, dtype, significant, with_re
                 assert sizes.tolist() == [expected[row] for row in rows.tolist()]
 
 
+@pytest.mark.parametrize("rule", ["released", "hoeffding"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_the_released_margin_of_a_grid_does_not_depend_on_the_order(dtype):
-    margin = AdaptiveMargin(neighbourhood="released")
+def test_a_margin_of_a_grid_does_not_depend_on_the_order(dtype, rule):
+    margin = AdaptiveMargin(neighbourhood=rule)
     for seed in range(12):
         torch.manual_seed(seed)
         step = (0.1, 1 / 3, 1 / 255)[seed % 3]
