@@ -127,11 +127,22 @@ def _count_in_sorted_tiles(x: Tensor, index: Tensor, y: Tensor, ref_index: Tenso
         tile = slice(start, start + len(squares))
         own = index[tile, None] == ref_index
         _leave_out(squares, own, None if places is None else places[tile])
+        squares = torch.where(own, squares, _nearer(squares, _squares(x[tile])[:, None]))
         k = own.sum(1)  # without itself, or its copy
         nearest = _by_distance(squares, own).cumsum(1, dtype=torch.int32)
         found.append(nearest.gather(1, (k - 1).clamp(min=0)[:, None])[:, 0])
         wanted.append(k)
     return torch.cat(found), torch.cat(wanted)
+
+
+TIE = 4
+"""Roundings within which squared distances are equal: those of entries on a grid of 0.1, and of the products."""
+
+
+def _nearer(squares: Tensor, lengths: Tensor) -> Tensor:
+    """Squared distances to other labels, less what rounding can make of equal ones: in a tie others come first."""
+    eps = TIE * torch.finfo(squares.dtype).eps
+    return squares.mul(1 - eps).sub_(2 * eps * lengths).clamp_(min=0)
 
 
 def _leave_out(squares: Tensor, own: Tensor, places: Tensor | None) -> None:
@@ -163,14 +174,15 @@ def _count_on_host(
             assert own is not None
             _leave_out_copy(squares, own)
             wanted[tile] = own.sum(1)
-        key = _keys(squares).numpy()
+        lengths = _squares(x[tile])[:, None]
         if members is None:
             assert own is not None
+            key = _keys(torch.where(own, squares, _nearer(squares, lengths))).numpy()
             np.bitwise_or(key, own.numpy(), out=key)
             count = _own_of_nearest(key, wanted[tile].numpy())
         else:
             theirs = members[index[tile].numpy().clip(max=len(members) - 1)]
-            count = _own_by_comparison(key, theirs, wanted[tile].numpy())
+            count = _own_by_comparison(squares.numpy(), theirs, wanted[tile].numpy(), lengths.numpy())
         found[tile] = torch.from_numpy(count)
     return found, wanted
 
@@ -192,19 +204,20 @@ def _members(ref_index: Tensor) -> Array:
     return members
 
 
-def _own_by_comparison(key: Array, members: Array, wanted: Array) -> Array:
-    """How many of each row's ``members`` are among the ``wanted`` smallest keys; in a tie others come first.
+def _own_by_comparison(squares: Array, members: Array, wanted: Array, lengths: Array) -> Array:
+    """How many of each row's ``members`` are among its ``wanted`` nearest; in a tie others come first.
 
     The t-th nearest member is, where t of the row's own and the others up to its distance are no more than wanted.
     """
-    last = np.iinfo(key.dtype).max
-    mine = np.where(members >= 0, np.take_along_axis(key, members.clip(min=0), axis=1), last)
+    mine = np.where(members >= 0, np.take_along_axis(squares, members.clip(min=0), axis=1), np.inf)
     mine.sort(axis=1)
-    found = np.zeros(len(key), dtype=np.int64)
-    flags = np.empty(key.shape, dtype=np.bool_)
+    eps = TIE * np.finfo(squares.dtype).eps
+    reach = ((mine + 2 * eps * lengths) / (1 - eps)).astype(squares.dtype)  # as far are others that tie with it
+    found = np.zeros(len(squares), dtype=np.int64)
+    flags = np.empty(squares.shape, dtype=np.bool_)
     for t in range(1, int(wanted.max()) + 1):
-        at = mine[:, t - 1, None]
-        up_to = np.less_equal(key, at, out=flags).sum(1, dtype=np.int32)
+        at = reach[:, t - 1, None]
+        up_to = np.less_equal(squares, at, out=flags).sum(1, dtype=np.int32)
         others = up_to - (mine <= at).sum(1)
         inside = (t + others <= wanted) & (t <= wanted)
         if not inside.any():

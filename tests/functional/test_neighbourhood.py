@@ -638,7 +638,7 @@ def test_equal_distances_on_any_grid_are_equal(step, dtype, significant, with_re
                 assert sizes.tolist() == [expected[row] for row in rows.tolist()]
 
 
-@pytest.mark.parametrize("rule", ["released", "hoeffding"])
+@pytest.mark.parametrize("rule", ["released", "hoeffding", "remaining"])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_a_margin_of_a_grid_does_not_depend_on_the_order(dtype, rule):
     margin = AdaptiveMargin(neighbourhood=rule)
