@@ -59,8 +59,9 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             host; on CUDA that also spares one wait for the device a call.
         regularizer_weight: :math:`\lambda` of ``"chi2"``.
         penalty: :math:`\rho` of ``"fisher"``; its multiplier moves by :math:`\min(\rho, 0.01) \min(\Omega - 1, 1)` a
-            step. 10 keeps :math:`\Omega` within 0.5 to 2 where groups overlap; where they separate completely nothing
-            can, since f is 0 there. The authors' released code has 1e-6.
+            step. 10 keeps :math:`\Omega` within 0.5 to 2 in most steps where groups overlap and the margin is a
+            constant; where they separate completely nothing can, since f is 0 there. The authors' released code has
+            1e-6.
         pair_memory: ``"tiled"`` computes value and gradient in tiles, in memory that grows with the batch; ``"pairs"``
             lists all pairs as the host does; ``"auto"`` takes tiles where distance, reducer and margin allow: squared
             or plain L2 or cosine, no reducer of your own, no index tuple, no margin a pair.
