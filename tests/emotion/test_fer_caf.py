@@ -56,7 +56,7 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
     assert stopped.wait(60) == 130
     assert not (tmp_path / "out" / "results.json").exists()
 
-    said, error = (going_on := start(tmp_path, *words)).communicate(timeout=120)
+    said, error = (going_on := start(tmp_path, *words)).communicate(timeout=400)
     assert going_on.returncode == 0, error[-2000:]
     assert "difference from 'none', seed by seed" in said
     assert "identity in the features of unseen people" in said
@@ -82,7 +82,7 @@ def test_processes_of_torchrun_train_one_run_after_the_other(tmp_path: Path) -> 
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=400,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert ended.stdout.count("difference from 'none', seed by seed") == 1
@@ -94,7 +94,7 @@ def test_processes_of_torchrun_train_one_run_after_the_other(tmp_path: Path) -> 
 
 
 def test_a_root_that_is_no_data_set_is_said(tmp_path: Path) -> None:
-    said, error = (wrong := start(tmp_path, "--dataset", "afew-va", "--root", str(tmp_path))).communicate(timeout=60)
+    said, error = (wrong := start(tmp_path, "--dataset", "afew-va", "--root", str(tmp_path))).communicate(timeout=200)
     assert wrong.returncode == 2, said
     assert error.startswith("error: ")
     assert str(tmp_path) in error
@@ -176,7 +176,7 @@ def test_the_paper_preset_follows_backbone_and_data_set(fer_caf: ModuleType, tmp
 
 
 def test_an_unknown_backbone_is_said_before_anything_is_trained(tmp_path: Path) -> None:
-    said, error = (wrong := start(tmp_path, "--backbone", "resnet19")).communicate(timeout=60)
+    said, error = (wrong := start(tmp_path, "--backbone", "resnet19")).communicate(timeout=200)
     assert wrong.returncode == 2, said
     assert error.startswith("error: encoder must be")
     assert "did you mean 'resnet18'" in error
@@ -274,7 +274,7 @@ def test_a_run_that_fails_is_reported_and_the_others_go_on(tmp_path: Path, broke
     (tmp_path / "out" / "runs").mkdir(parents=True)
     (tmp_path / "out" / "runs" / broken).write_text("in the way")
     words = ("--arms", "none", "caf", "--seeds", "1", "--iterations", "4", "--jobs", "1", "--device", "cpu")
-    said, error = (ended := start(tmp_path, *words)).communicate(timeout=120)
+    said, error = (ended := start(tmp_path, *words)).communicate(timeout=400)
     assert ended.returncode == 1, error[-2000:]
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert list(results["failed"]) == [f"{broken}/0"]
