@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 from . import __version__
+from .functional.checks import problem
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -127,6 +130,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     _checkpoint(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="the file to write, such as model.onnx")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference allowed (default 1e-4)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
     parser.set_defaults(run=_export)
 
 
@@ -134,6 +138,13 @@ def _export(options: argparse.Namespace) -> int:
     from .emotion.export_onnx import export_onnx
     from .emotion.model_file import load_network
 
+    output, checkpoint = Path(options.output), Path(options.checkpoint)
+    sources = [path for path in (checkpoint, checkpoint / "model.pt") if path.exists()]
+    if output.exists() and any(map(output.samefile, sources)):
+        raise ValueError(problem("output", "another file than the checkpoint", output, "pass another --output"))
+    if os.path.lexists(output) and not options.overwrite:
+        remedy = "pass another --output, or --overwrite to replace it"
+        raise ValueError(problem("output", "a file that is not there yet", output, remedy))
     net, preprocessing = load_network(options.checkpoint)
     worst = export_onnx(net, preprocessing, options.output, tolerance=options.tolerance)
     size = preprocessing.size

@@ -167,8 +167,7 @@ def sealed(archive: io.BytesIO) -> memoryview:
     Raises:
         ValueError: the archive has a comment, or is none.
     """
-    end = bytes(archive.getbuffer()[-22:])  # the record at a zip's end; its last two bytes: how long the comment is
-    if not end.startswith(b"PK\5\6") or not end.endswith(b"\0\0"):
+    if not _ends_without_comment(archive.getbuffer()):
         raise ValueError("not a zip archive without a comment")
     archive.seek(-2, os.SEEK_END)
     archive.write(struct.pack("<H", len(MARK) + DIGITS) + MARK)
@@ -176,11 +175,20 @@ def sealed(archive: io.BytesIO) -> memoryview:
     return archive.getbuffer()
 
 
+def _ends_without_comment(data: bytes | memoryview) -> bool:
+    end = bytes(data[-22:])  # the record at a zip's end; its last two bytes: how long the comment is
+    return end.startswith(b"PK\5\6") and end.endswith(b"\0\0")
+
+
 def _unsealed(path: Path, remedy: str) -> bytes:
     """The bytes of an archive, which are what was written where a digest says so."""
     data = path.read_bytes()
     head, digest = memoryview(data)[:-DIGITS], data[-DIGITS:]
-    if head[-len(MARK) :] == MARK and hashlib.sha256(head).hexdigest().encode() != digest:
+    if head[-len(MARK) :] == MARK:
+        damaged = hashlib.sha256(head).hexdigest().encode() != digest
+    else:  # of before there were digests; or the end is cut off or overwritten, which torch.load does not mind
+        damaged = data.startswith(b"PK") and not _ends_without_comment(data)
+    if damaged:
         what = f"is damaged: its {len(data):,} bytes do not have the checksum that is in them"
         raise DamagedFileError(path, what, remedy)
     return data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,24 @@ def test_predict(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "source must be a file or folder" in capsys.readouterr().err
     (tmp_path / "broken.png").write_bytes(b"")
     assert main([*words[:1], str(tmp_path / "broken.png"), *words[2:], "--crops"]) == 1
+
+
+def test_export_replaces_no_file_unasked_and_never_its_checkpoint(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, mine = model.read_bytes(), tmp_path / "mine.onnx"
+    mine.write_bytes(b"mine")
+    for output, words, expected in (
+        (mine, [], "output must be a file that is not there yet, got .*; pass another --output, or --overwrite"),
+        (model, [], "output must be another file than the checkpoint"),
+        (model, ["--overwrite"], "output must be another file than the checkpoint"),
+    ):
+        assert main(["export-onnx", "--checkpoint", str(model), "--output", str(output), *words]) == 1
+        assert re.search(expected, capsys.readouterr().err)
+    assert (model.read_bytes(), mine.read_bytes()) == (before, b"mine")
+    pytest.importorskip("onnxruntime")
+    assert main(["export-onnx", "--checkpoint", str(model), "--output", str(mine), "--overwrite"]) == 0
+    assert mine.read_bytes() != b"mine"
 
 
 def test_report_and_check_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -109,6 +109,18 @@ def test_larger_damage(tmp_path: Path, kind: str, damage: str) -> None:
     assert error.value.path == path
 
 
+@pytest.mark.parametrize("kind", ["tensors", "arrays"])
+def test_an_archive_without_its_end_is_refused_though_others_read_it(tmp_path: Path, kind: str) -> None:
+    write, read = KINDS[kind]
+    path = tmp_path / "file"
+    write(path)
+    whole = path.read_bytes()
+    for ending in (whole[:-1], whole[:-64], whole[:-86], whole[:-87], whole[:-1] + b"\0", whole[:-100] + bytes(100)):
+        path.write_bytes(ending)
+        with pytest.raises(DamagedFileError, match=r"file is damaged"):
+            read(path)
+
+
 def test_files_from_before_there_were_digests(tmp_path: Path) -> None:
     torch.save({"weight": WEIGHTS}, tmp_path / "old.pt")
     np.savez(tmp_path / "old.npz", weight=WEIGHTS.numpy())

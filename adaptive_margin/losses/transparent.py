@@ -47,7 +47,8 @@ class Transparent(TakesMargin):
     """A wrapper of a host module: what the module has is read and set through it, its methods too.
 
     In this order a name is the wrapper's own (``margin``, ``units``, what :class:`torch.nn.Module` has), a statistic of
-    the margin's last call (read only), or the wrapped module's. A checkpoint of the wrapped module alone loads into the
+    the margin's last call (read only), or the wrapped module's. What the margin takes the place of in each call
+    (``neg_margin``, for instance) is read only, too. A checkpoint of the wrapped module alone loads into the
     wrapper. Subclasses say in their class statement where they keep the module, and which can be there.
     """
 
@@ -94,7 +95,14 @@ class Transparent(TakesMargin):
             remedy = f"set .{self._wraps}.{name} to change that of {type(wrapped).__name__}"
             raise AttributeError(problem(name, "read only, as of the margin's last call", repr(value), remedy))
         else:
+            before = getattr(wrapped, name)
             setattr(wrapped, name, value)
+            if name in self.exchange.values(wrapped, 0.0):  # ranked-list loss's own boundary is its own once it is set
+                setattr(wrapped, name, before)
+                host = self.exchange.host
+                expected = f"left to the margin, which takes its place in {host} in each call"
+                remedy = f"set .margin, or .{self._wraps}.{self.exchange.attribute} for what units='offset' adds to"
+                raise AttributeError(problem(name, expected, repr(value), remedy))
 
     def _default_margin(self) -> Margin:
         return AdaptiveMargin(neighbourhood=self.exchange.rule)

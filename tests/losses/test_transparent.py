@@ -58,6 +58,27 @@ def test_what_is_set_on_the_wrapper_is_set_on_the_host(name: str) -> None:
     assert_identical(call(ours, *args), call(stock, *args))
 
 
+@pytest.mark.parametrize("name", HOSTS)
+def test_what_each_call_replaces_cannot_be_set_on_the_wrapper(name: str) -> None:
+    loss = AdaptiveMarginLoss(HOSTS[name].build(), 0.3)
+    for replaced in set(loss.exchange.values(loss.loss, 0.3)) - {"margin"}:
+        before = getattr(loss.loss, replaced)
+        if name == "RankedListLoss":  # a boundary of its own takes the place of the derived one
+            loss.alpha = before + 0.3
+            assert loss.loss.alpha == before + 0.3
+            continue
+        with pytest.raises(AttributeError, match=rf"{replaced} must be left to the margin, .* got 0\.9; set \.margin"):
+            setattr(loss, replaced, 0.9)
+        assert getattr(loss.loss, replaced) == before
+
+
+def test_the_margin_of_a_wrapped_miner_cannot_be_set_on_the_wrapper() -> None:
+    miner = AdaptiveMarginMiner(miners.PairMarginMiner(neg_margin=0.8), 0.3)
+    with pytest.raises(AttributeError, match=r"neg_margin must be left .* or \.miner\.neg_margin for what units="):
+        miner.neg_margin = 0.5
+    assert miner.miner.neg_margin == miner.neg_margin == 0.8
+
+
 def test_the_weight_of_a_regulariser_is_the_wrapped_losses() -> None:
     ours, stock = (
         build(losses.TripletMarginLoss(margin=0.2, embedding_regularizer=regularizers.LpRegularizer()))
