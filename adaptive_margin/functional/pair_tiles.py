@@ -46,7 +46,7 @@ ROUNDING = 4
 """Of a squared distance by products of coordinates, in units in the last place of the two squared norms: the most that
 was seen, whatever the number of coordinates."""
 
-FAR_OFF = 16
+FAR_OFF = 3
 """Squared distances from the mean above so many times their median have drawn the mean away from the others."""
 
 NO_GROUP = torch.iinfo(torch.int64).max
@@ -383,7 +383,7 @@ def _tie(squares: Tensor, margin: Tensor, distance: str) -> Tensor:
     m = margin.abs().clamp_(min=tiny) if margin.ndim or is_blind(margin) else max(abs(margin.item()), tiny)
     if distance == "squared_l2":
         return (squares * (3 * rounding)).add_(m * (2 * rounding)).clamp_(max=m / 2)
-    return (squares * (1.5 * rounding)).add_(m * m * rounding).div_(m).clamp_(max=m / 2)
+    return (squares * (1.5 * rounding / m)).add_(m * rounding).clamp_(max=m / 2)
 
 
 def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distance: Distance | None) -> Tensor:
@@ -410,8 +410,10 @@ def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distanc
 
 
 def _tie_inside(rows: _Rows, margin: Tensor, options: Options) -> Tensor | None:
-    """:func:`_tie` of a margin for pairs inside: None for a mean over all of them, and at a margin of 0 of copies."""
-    if not options.over_active:
+    """:func:`_tie` of a margin for pairs inside, at a margin of 0 that of copies; None where none is needed: in a mean
+    over all of them, and of copies under L2, which are at 0.
+    """
+    if not options.over_active or (options.distance == "l2" and options.pos_margin == 0):
         return None
     if options.distance == "squared_l2":
         return rows.squares * (3 * ROUNDING * torch.finfo(rows.x.dtype).eps)
@@ -431,11 +433,19 @@ def _unclear(kind: Kind, rows: _Rows, margin: Tensor, options: Options) -> Tenso
         return rows.squares * (rounding / UNCLEAR)
     if kind == "inside":
         return None
-    low, high = (bound.item() for bound in torch.aminmax(margin.abs())) if margin.ndim else (abs(margin.item()),) * 2
+    low, high = _bounds(margin)
     if rounding * rows.largest <= UNCLEAR * low:
         return None
     inexact = rows.squares * rounding
     return torch.where(inexact > UNCLEAR * low, inexact + high, -1.0)
+
+
+def _bounds(margin: Tensor) -> tuple[float, float]:
+    """The smallest and the largest size of a margin."""
+    if margin.ndim == 0:
+        return (abs(margin.item()),) * 2
+    low, high = torch.aminmax(margin.abs())
+    return low.item(), high.item()
 
 
 def _hinge_sums(
@@ -941,10 +951,17 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
     unclear = _unclear(kind, rows, margin, options)
     whole = _Tile(0, len(x), 0, len(x), True)
     d, near = _distances(rows, rows, whole, options.distance, unclear, _Buffers(x, len(x) ** 2))
+    listed = None
     if near is not None:
-        near = near & (same == 0) if closed_form else near
-        if bool((near if valid is None else near & valid[:, None] & valid).any()):
-            return None
+        near = near & (same == 0) if closed_form else near | near.t()
+        near = near if valid is None else near & valid[:, None] & valid
+        if bool(near.any()):
+            rounding = 2 * ROUNDING * torch.finfo(x.dtype).eps * rows.largest
+            if options.distance != "l2" or rounding > UNCLEAR * _bounds(margin)[0] ** 2:
+                return None  # to the margin all pairs are near
+            i, j = near.nonzero().unbind(1)
+            listed = _Listed(i, j, given[i] - given[j])
+            d.index_put_((i, j), torch.linalg.vector_norm(listed.differences, dim=1))
 
     tie = _tie(rows.squares, margin, options.distance)
     weights = torch.sub((margin - tie)[:, None], d)
@@ -961,7 +978,7 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
     if options.gradients:
         if margin.ndim == 1:
             weights, scale = weights + weights.t(), 0.5 * scale
-        gradients = [_gradient_of_small(weights, x, d, options.distance, -2 * scale)]
+        gradients = [_gradient_of_small(weights, x, d, listed, options.distance, -2 * scale)]
 
     if options.only_first:
         same.mul_((labels == 0)[:, None])
@@ -987,13 +1004,13 @@ def _measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Op
         weights = torch.sub(d, edge if ties is None else (edge + ties)[:, None]).clamp_(min=0)
         total = _wide(weights.mul_(same.fill_diagonal_(0)).sum())
         weights.sign_()
-        count = inside
+        count = _wide(weights.sum()) if options.over_active and ties is None else inside
         if ties is not None:
             active_of = weights.sum(1)
             total, count = total + _wide(active_of.dot(ties)), _wide(active_of.sum())
         attraction, scale = _mean_of(total, count)
         if options.gradients:
-            gradients.insert(0, _gradient_of_small(weights, x, d, options.distance, 2 * scale))
+            gradients.insert(0, _gradient_of_small(weights, x, d, listed, options.distance, 2 * scale))
     _check_values([attraction, repulsion], x.dtype)
     counts = x.new_zeros(3, dtype=torch.int64)
     if options.counts:
@@ -1013,11 +1030,26 @@ def _pairs_of_small(x: Tensor, labels: Tensor, options: Options) -> tuple[Tensor
     return torch.where(valid[:, None], x, 0.0), same, valid
 
 
-def _gradient_of_small(weights: Tensor, x: Tensor, d: Tensor, distance: str, factor: Number) -> Tensor:
+def _gradient_of_small(
+    weights: Tensor, x: Tensor, d: Tensor, listed: _Listed | None, distance: str, factor: Number
+) -> Tensor:
     """Sums of w_ij ∂d_ij/∂x_i, of symmetric weights, times ``factor``."""
     if distance == "l2":
         weights = weights.div_(d).nan_to_num_(0.0, 0.0, 0.0)  # at distance 0 the gradient is 0
-    return _Gradient.finished(x, torch.mm(weights, x), weights.sum(1), distance, factor)
+    if listed is None:
+        return _Gradient.finished(x, torch.mm(weights, x), weights.sum(1), distance, factor)
+    pulls = listed.differences * weights[listed.i, listed.j][:, None]
+    weights.index_put_((listed.i, listed.j), weights.new_zeros(()))
+    sums = torch.mm(weights, x).index_add_(0, listed.i, pulls, alpha=-1)
+    return _Gradient.finished(x, sums, weights.sum(1), distance, factor)
+
+
+class _Listed(NamedTuple):
+    """Pairs (i, j) of a small set that are too near for products of coordinates."""
+
+    i: Tensor
+    j: Tensor
+    differences: Tensor  # x_i - x_j
 
 
 # --- autograd ---------------------------------------------------------------------------------------------------------
