@@ -42,6 +42,9 @@ weights. Another ``root`` must hold the same data: see :func:`check_same_data`."
 OUTCOMES = ("model.pt", "result.json", "evaluation.npz")
 """What a finished run leaves; a longer one must not be taken for finished by them."""
 
+OUTCOME_OPTIONS = ("iterations", "keep", "evaluate_every")
+"""Those of ``MAY_CHANGE`` on which the outcomes depend."""
+
 
 class EmotionJob:
     """The state of a run, and one step of it: a ``Job`` of :func:`adaptive_margin.training.train`.
@@ -342,8 +345,8 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         data = load_data(config, world)
     job = EmotionJob(config, data, world)
     check = functools.partial(check_goes_on, config=config, data=data)
-    options: dict[str, Any] = {"may_change": MAY_CHANGE, "outcomes": OUTCOMES, "check": check}
-    with RunFolder(config.output, config, world=world, **options) as folder:
+    allowed = {"may_change": MAY_CHANGE, "outcomes": OUTCOMES, "outcome_options": OUTCOME_OPTIONS}
+    with RunFolder(config.output, config, world=world, check=check, **allowed) as folder:
         for name, split in data.splits.items():
             if world.is_main:
                 split.write(folder.path / "splits" / name)

@@ -155,6 +155,7 @@ def train(
     run.resume()
     check_length(folder, run.done, steps)
     if run.done == steps:
+        folder.check_curves(run.done, run.rows)
         if world.is_main:
             print(f"{folder.path}: all {steps:,} steps were done before; nothing to do", file=sys.stderr)
         return run.summary()

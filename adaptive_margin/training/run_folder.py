@@ -29,6 +29,7 @@ from .world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
 LOCK = ".lock"
+CURVES, COUNT = "scalars.csv", "scalars.json"
 COLUMNS = ("step", "name", "value", "seconds", "checksum")
 UNCHECKED = ",".join(COLUMNS[:-1])
 """First line of a ``scalars.csv`` from before its rows had checksums."""
@@ -60,6 +61,7 @@ class RunFolder:
     ``environment.json`` versions, device, threads, commit, command line and time, of the start and of each resumption
     ``scalars.csv``      curves: step, name, value, seconds, checksum of the row; a resumed run's equals an unbroken
                          one's but for seconds and, therefore, checksums
+    ``scalars.json``     how many rows it has at least: one whose end is gone is recognised
     ``tensorboard/``     the same for TensorBoard
     ``checkpoints/``     see :class:`~adaptive_margin.training.Checkpoints`
     ===================  ==============================================================================================
@@ -75,8 +77,9 @@ class RunFolder:
         resume: go on with a run of the same configuration that is there; False refuses it.
         may_change: options, by their full names, that may differ when a run goes on, such as its length or the number
             of data workers; ``config.yaml`` then takes the new ones.
-        outcomes: files that say what a finished run came to: a run that goes on with other options loses them first,
-            so that nobody takes them for its own.
+        outcomes: files that say what a finished run came to. A run that goes on with other ``outcome_options`` sets
+            them aside first, as ``NAME.before``, so that nobody takes them for its own.
+        outcome_options: those of ``may_change`` on which the outcomes depend, such as the run's length.
         keep: checkpoints kept.
         check: called by the main rank, with this folder, before a run goes on that has checkpoints and before anything
             is written; raises a :class:`RunFolderError` where something beside the configuration is not as it was.
@@ -109,6 +112,7 @@ class RunFolder:
         resume: bool = True,
         may_change: Collection[str] = (),
         outcomes: Collection[str] = (),
+        outcome_options: Collection[str] = (),
         keep: int = 2,
         check: Callable[[RunFolder], None] | None = None,
     ) -> None:
@@ -121,7 +125,7 @@ class RunFolder:
         wrong: str | None = None
         if world.is_main:
             try:
-                self._claim(config, resume, may_change, outcomes, check)
+                self._claim(config, resume, may_change, outcomes, outcome_options, check)
             except RunFolderError as error:
                 wrong = str(error)
                 self.close()
@@ -151,7 +155,7 @@ class RunFolder:
                 data = data[file.write(data) :]
         except OSError as error:
             if error.errno in FULL:
-                raise DiskSpaceError(self.path / "scalars.csv", len(data), None, error.errno) from error
+                raise DiskSpaceError(self.path / CURVES, len(data), None, error.errno) from error
             raise
         self.rows += len(values)
         for name, value in values.items():
@@ -171,11 +175,10 @@ class RunFolder:
         if not self.world.is_main:
             return
         self._close_curves()
-        curves = self.path / "scalars.csv"
+        curves = self.path / CURVES
         found, damaged = _rows(curves) if curves.exists() else ([], "")
         kept = [row for row in found if int(row[0]) <= step]
-        if rows is not None and len(kept) < rows and not damaged:
-            damaged = f"lacks {rows - len(kept):,} of {rows:,} rows up to step {step:,}"
+        damaged = damaged or _lacking(len(kept), rows, step)
         if damaged and curves.exists():
             self._set_aside(curves, damaged)
         elif damaged:
@@ -186,10 +189,31 @@ class RunFolder:
                 f"{self.path} has no checkpoint: it starts anew, its curves are kept in {before}", stacklevel=2
             )
             os.replace(curves, before)
+        self._write_count(len(kept))  # before they are fewer
         if found or curves.exists():
             text = "".join([",".join(COLUMNS) + "\n", *(_row(*row) for row in kept)])
             write_atomically(curves, text.encode())
         self._open(step)
+
+    def check_curves(self, step: int, rows: int | None) -> None:
+        """Looks at the curves of a run that has nothing left to do, and leaves them as they are.
+
+        Args:
+            step: steps done.
+            rows: how many there were at that step, if it is known.
+
+        Warns:
+            UserWarning: rows are damaged or missing.
+        """
+        if not self.world.is_main:
+            return
+        curves = self.path / CURVES
+        found, damaged = _rows(curves) if curves.exists() else ([], "")
+        if damaged := damaged or _lacking(len(found), rows, step):
+            warnings.warn(f"{curves} {damaged}; the rest of the run is whole", stacklevel=2)
+
+    def _write_count(self, rows: int) -> None:
+        write_json(self.path / COUNT, {"rows": rows})
 
     def _set_aside(self, path: Path, why: str) -> None:
         """Says that a file is damaged and keeps it under another name."""
@@ -202,6 +226,7 @@ class RunFolder:
         if self._file is not None:
             os.fsync(self._file.fileno())
             self._board.flush()
+            self._write_count(self.rows)
 
     def write(self, name: str, text: str) -> None:
         """Writes a small file of the run, such as a report on its data, whole or not at all."""
@@ -242,6 +267,7 @@ class RunFolder:
         resume: bool,
         may_change: Collection[str],
         outcomes: Collection[str],
+        outcome_options: Collection[str],
         check: Callable[[RunFolder], None] | None,
     ) -> None:
         """Checks that the folder is ours, and writes down what was asked and where it runs."""
@@ -251,9 +277,12 @@ class RunFolder:
         self._check(config, resume, may_change, outcomes, check)  # another process may have been here meanwhile
         remove_temporaries(self.path)
         there = self.path / "config.yaml"
-        if there.exists() and there.read_text(encoding="utf-8") != to_yaml(config):
-            for name in outcomes:
-                (self.path / name).unlink(missing_ok=True)
+        if there.exists():
+            was, now = flat(plain(read_options(there))), flat(plain(config))
+            if any(was.get(name) != now.get(name) for name in outcome_options):
+                for path in (self.path / name for name in outcomes):
+                    if path.exists():
+                        os.replace(path, path.with_name(f"{path.name}.before"))
         history = self.path / "environment.json"
         here = environment(self.world)
         if history.exists():
@@ -317,7 +346,7 @@ class RunFolder:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
                 raise ImportError(MISSING_EXTRA.format(what="logging", package="TensorBoard")) from error
-            path = self.path / "scalars.csv"
+            path = self.path / CURVES
             if not path.exists():
                 write_atomically(path, (",".join(COLUMNS) + "\n").encode())
             self.rows = len(_rows(path)[0])
@@ -356,13 +385,15 @@ def read_scalars(path: str | Path) -> dict[str, Curve]:
         path: of a run folder or its ``scalars.csv``; a run that is writing at the moment can be read too.
 
     Warns:
-        UserWarning: rows are damaged; they are left out.
+        UserWarning: rows are damaged, and left out, or missing.
     """
     path = Path(path)
-    path = path / "scalars.csv" if path.is_dir() else path
+    path = path / CURVES if path.is_dir() else path
+    written = _count(path.with_name(COUNT)) if path.name == CURVES else None  # first: rows only become more
     rows, damaged = _rows(path)
+    damaged = damaged or _lacking(len(rows), written)
     if damaged:
-        warnings.warn(f"{path} {damaged}; what is damaged is left out", stacklevel=2)
+        warnings.warn(f"{path} {damaged}; the curves are shown without them", stacklevel=2)
     curves: dict[str, Curve] = {}
     for step, name, value, seconds in rows:
         curve = curves.setdefault(name, Curve([], [], []))
@@ -410,6 +441,22 @@ def _rows(path: Path) -> tuple[list[list[str]], str]:
     if bad:
         damaged = f"is damaged in {len(bad):,} of {len(lines):,} rows, first in line {bad[0]:,}"
     return [row for row in read if row is not None], damaged
+
+
+def _lacking(found: int, written: int | None, step: int | None = None) -> str:
+    """What is wrong where fewer rows are there than were written; empty where nothing is, or it is not known."""
+    if written is None or found >= written:
+        return ""
+    return f"lacks {written - found:,} of {written:,} rows" + ("" if step is None else f" up to step {step:,}")
+
+
+def _count(path: Path) -> int | None:
+    """The number of rows written down; None where none is, as in older runs."""
+    try:
+        rows = read_json(path)["rows"] if path.exists() else None
+    except (DamagedFileError, KeyError, TypeError):
+        return None
+    return rows if isinstance(rows, int) else None
 
 
 def environment(world: World) -> dict[str, Any]:

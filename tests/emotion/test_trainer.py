@@ -267,6 +267,11 @@ def test_whatever_is_damaged_or_gone_has_a_remedy_that_works(tmp_path: Path) -> 
     with pytest.raises(CheckpointError, match=r"after step \d, is not in .*checkpoints; pass --keep last to take"):
         run(config, data=data, world=World())
     assert {name: before[name] for name in OUTCOMES} == {name: _contents(folder)[name] for name in OUTCOMES}
+    moved = tmp_path / "moved"
+    shutil.copytree(folder, moved)
+    with pytest.raises(CheckpointError, match="pass --keep last"):
+        run(dataclasses.replace(config, output=str(moved), log_every=2), data=data, world=World())
+    assert {name: before[name] for name in OUTCOMES} == {name: _contents(moved)[name] for name in OUTCOMES}
     last = dataclasses.replace(config, keep="last")
     assert run(last, data=data, world=World()).summary.steps == 6
 

@@ -227,7 +227,7 @@ def test_damaged_curves_are_named_and_the_others_kept(tmp_path: Path, damage: st
     spoil(curves, damage)
     spoilt = curves.read_bytes()
     if not damage.startswith("cut"):  # whose end nobody else knows
-        with pytest.warns(UserWarning, match=f"scalars.csv {said}.*; what is damaged is left out"):
+        with pytest.warns(UserWarning, match=f"scalars.csv {said}.*; the curves are shown without them"):
             found = read_scalars(tmp_path)
         assert all(value == step / 7 for step, value in zip(*found["x"][:2], strict=True)) if found else kept == 0
     with open_folder(tmp_path) as folder:
@@ -342,13 +342,45 @@ def test_no_space_for_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_outcomes_of_a_shorter_run_are_not_a_longer_ones(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"world": World(), "may_change": ["steps"], "outcomes": ["result.json", "model.pt"]}
-    with RunFolder(tmp_path, {"steps": 4}, **options) as folder:
+    options: dict[str, Any] = {
+        "world": World(),
+        "may_change": ["steps", "device"],
+        "outcomes": ["result.json", "model.pt"],
+        "outcome_options": ["steps"],
+    }
+    with RunFolder(tmp_path, {"steps": 4, "device": "cuda"}, **options) as folder:
         folder.write("result.json", "{}")
         folder.write("other.json", "{}")
         folder.checkpoints.save(4, {})
-    with RunFolder(tmp_path, {"steps": 4}, **options):
+    with RunFolder(tmp_path, {"steps": 4, "device": "cpu"}, **options):  # bears on nothing: they stay
         assert (tmp_path / "result.json").exists()
-    with RunFolder(tmp_path, {"steps": 8}, **options):
+    with RunFolder(tmp_path, {"steps": 8, "device": "cpu"}, **options):
         assert not (tmp_path / "result.json").exists()
+        assert (tmp_path / "result.json.before").read_text() == "{}"  # nothing is lost
+        assert not (tmp_path / "model.pt.before").exists()
         assert (tmp_path / "other.json").exists()
+
+
+def test_curves_whose_end_is_gone(tmp_path: Path) -> None:
+    with open_folder(tmp_path) as folder:
+        for step in range(1, 9):
+            folder.log(step, {"x": float(step)}, seconds=0)
+        folder.flush()
+        folder.log(9, {"x": 9.0}, seconds=0)  # since the last checkpoint
+    curves = tmp_path / "scalars.csv"
+    assert len(read_scalars(tmp_path)["x"].steps) == 9
+    whole = curves.read_bytes().splitlines(keepends=True)
+    curves.write_bytes(b"".join(whole[:9]))  # a process killed after the checkpoint: no damage
+    assert len(read_scalars(curves)["x"].steps) == 8
+    curves.write_bytes(b"".join(whole[:5]))
+    with pytest.warns(UserWarning, match="scalars.csv lacks 4 of 8 rows; the curves are shown without them"):
+        assert len(read_scalars(tmp_path)["x"].steps) == 4
+    with open_folder(tmp_path) as folder:
+        with pytest.warns(UserWarning, match="scalars.csv lacks 4 of 8 rows up to step 8; the rest of the run is wh"):
+            folder.check_curves(8, 8)
+        assert curves.read_bytes() == b"".join(whole[:5])
+        with pytest.warns(UserWarning, match="lacks 4 of 8 rows up to step 8; the run goes on without"):
+            folder.resume_at(8, 8)
+        assert len(read_scalars(tmp_path)["x"].steps) == 4  # said once: now it is what the run has
+    (tmp_path / "scalars.json").write_bytes(b"nonsense")
+    assert len(read_scalars(tmp_path)["x"].steps) == 4
