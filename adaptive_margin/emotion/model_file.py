@@ -131,7 +131,7 @@ def load_network(
     """The network of a model file, a run's checkpoint, or a run folder: its ``model.pt``, else its newest checkpoint.
 
     Where a folder's ``model.pt`` is damaged, the checkpoint that it was made of is taken; where that is, the one
-    before.
+    before; where no other is whole, the best one.
 
     Raises:
         ValueError: there is none, or it is damaged.
@@ -160,18 +160,19 @@ def load_network(
 def _checkpoint(folder: Path, best: bool) -> tuple[int, Mapping[str, Any]]:
     """Step and state of a run's best or newest checkpoint that is whole."""
     checkpoints = Checkpoints(folder / "checkpoints")
-    try:
-        if best:
-            try:
-                if (found := checkpoints.best()) is not None:
-                    return found[:2]
-            except CheckpointError as error:
-                warnings.warn(f"{error}: that is taken", stacklevel=3)
-        if (newest := checkpoints.latest()) is not None:
-            return newest
-    except CheckpointError as error:
-        raise ValueError(problem("checkpoint", "one that can be read", str(error), REMEDY)) from error
-    raise ValueError(problem("checkpoint", "a run folder with model.pt or checkpoints", folder, REMEDY))
+    problems = []
+    for find in (checkpoints.best, checkpoints.latest) if best else (checkpoints.latest, checkpoints.best):
+        try:
+            found = find()
+        except CheckpointError as error:
+            problems.append(str(error))
+            continue
+        if found is not None:
+            for said in problems:
+                warnings.warn(f"{said}: checkpoint of step {found[0]:,} is taken", stacklevel=3)
+            return found[:2]
+    expected = "one that can be read" if problems else "a run folder with model.pt or checkpoints"
+    raise ValueError(problem("checkpoint", expected, "; ".join(problems) or folder, REMEDY))
 
 
 def _options(config: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence, Set
 from types import ModuleType
 from typing import Any, Literal, get_args
 
@@ -27,6 +27,10 @@ AT_R = ("r_precision", "mean_average_precision_at_r")
 AGREEMENTS = ("NMI", "AMI")
 ALIASES = {"precision_at_1": "recall_at_1"}
 """The host's name for one of ours."""
+
+HOSTS = {"mean_average_precision", "mean_average_precision_at_r", "mean_reciprocal_rank", "precision_at_1"}
+HOSTS |= {"r_precision", "NMI", "AMI"}
+"""The figures of the host's AccuracyCalculator."""
 
 SQUARED = 2.0**-40
 """Entries between this and its inverse have squares, and sums of squares, that float32 holds."""
@@ -67,7 +71,7 @@ class RetrievalMetrics:
         tile_entries: distances held at once by ``"tiled"``.
         include: the figures that are wanted, by name; all of them without. What none asks for is not computed. The
             host's ``"precision_at_1"`` is ``recall_at_1`` under that name.
-        exclude: those that are not.
+        exclude: those that are not; the host's figures that are not computed anyway may be among them.
 
     Raises:
         TypeError: embeddings or labels are neither a tensor nor an array of numbers, or labels are not whole.
@@ -93,8 +97,8 @@ class RetrievalMetrics:
         search: Search = "tiled",
         seed: int = 0,
         tile_entries: int = TILE_ENTRIES,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        include: Collection[str] = (),
+        exclude: Collection[str] = (),
     ) -> None:
         if not isinstance(ks, Sequence):
             raise TypeError(
@@ -132,8 +136,8 @@ class RetrievalMetrics:
         reference: Array | None = None,
         reference_labels: Array | None = None,
         ref_includes_query: bool = False,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        include: Collection[str] = (),
+        exclude: Collection[str] = (),
     ) -> dict[str, float]:
         """The figures of these embeddings.
 
@@ -183,8 +187,8 @@ class RetrievalMetrics:
         reference: Array | None = None,
         reference_labels: Array | None = None,
         ref_includes_query: bool = False,
-        include: Sequence[str] = (),
-        exclude: Sequence[str] = (),
+        include: Collection[str] = (),
+        exclude: Collection[str] = (),
     ) -> dict[str, float]:
         """The figures, under the name by which the host's testers ask their ``accuracy_calculator``."""
         return self(query, query_labels, reference, reference_labels, ref_includes_query, include, exclude)
@@ -193,16 +197,18 @@ class RetrievalMetrics:
         """The names of the figures, for the host's testers."""
         return list(self._names)
 
-    def _chosen(self, include: Sequence[str], exclude: Sequence[str]) -> list[str]:
+    def _chosen(self, include: Collection[str], exclude: Collection[str]) -> list[str]:
         """The figures that are included, or all, less those that are excluded."""
         known = {*self._names, *(alias for alias, name in ALIASES.items() if name in self._names)}
-        for argument, names in (("include", include), ("exclude", exclude)):
-            if isinstance(names, str) or not isinstance(names, Sequence):
-                raise TypeError(problem(argument, "a sequence of names", repr(names), "('recall_at_1',) for instance"))
-            if unknown := [name for name in names if name not in known]:
+        for argument, names, allowed in (("include", include, known), ("exclude", exclude, known | HOSTS)):
+            if isinstance(names, str) or not isinstance(names, Collection):
+                raise TypeError(problem(argument, "a collection of names", repr(names), "('recall_at_1',) say"))
+            if unknown := [name for name in names if name not in allowed]:
                 remedy = "ks, at_r and clustering say which figures there are"
-                raise ValueError(problem(argument, f"among {', '.join(sorted(known))}", ", ".join(unknown), remedy))
-        return [name for name in dict.fromkeys(include or self._names) if name not in exclude]
+                raise ValueError(problem(argument, f"among {', '.join(sorted(allowed))}", ", ".join(unknown), remedy))
+        wanted = sorted(include) if isinstance(include, Set) else include  # a set has no order of its own
+        left_out = {ALIASES.get(name, name) for name in exclude}
+        return [name for name in dict.fromkeys(wanted or self._names) if ALIASES.get(name, name) not in left_out]
 
     def description(self) -> str:
         """What the host's testers add to the name of their results: nothing."""

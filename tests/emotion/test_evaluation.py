@@ -222,5 +222,5 @@ def test_errors(tmp_path: Path) -> None:
         read_evaluation(tmp_path)
     (tmp_path / "result.json").unlink()
     (tmp_path / "evaluation.npz").write_bytes(b"PK\x03\x04 damaged")
-    with pytest.raises(ValueError, match=r"evaluation.npz is damaged, or no archive of arrays.*evaluate the run again"):
+    with pytest.raises(ValueError, match=r"evaluation.npz is damaged: .*; evaluate the run again"):
         read_evaluation(tmp_path)

@@ -177,13 +177,24 @@ def test_a_damaged_model_of_a_run_folder(run: Path, nets: list[EmotionNet]) -> N
     os.truncate(best, 1000)
     with pytest.warns(UserWarning, match=rf"{best.name} is damaged.*: restore it .*, or use the newest") as warned:
         assert torch.equal(answer(run), nets[2](X))
-    assert any("that is taken" in str(each.message) for each in warned)
+    assert any("checkpoint of step 3 is taken" in str(each.message) for each in warned)
     flip(two, 8 * 100_000)
     with pytest.warns(UserWarning, match=f"{two.name} is damaged.*; the one before it is tried"):
         assert torch.equal(answer(run), nets[1](X))
     one.write_bytes(bytes(one.stat().st_size))
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(ValueError, match="none of the 2 checkpoints"):
         load_network(run)
+
+
+def test_the_best_checkpoint_stands_in_where_no_other_is_whole(run: Path, nets: list[EmotionNet]) -> None:
+    (run / "model.pt").unlink()
+    _, one, two = sorted((run / "checkpoints").iterdir())
+    one.unlink()
+    os.truncate(two, 1000)
+    with pytest.warns(UserWarning, match=f"none of the 1 checkpoints .*{two.name}.*: checkpoint of step .* is taken"):
+        assert torch.equal(answer(run), nets[0](X))
+    two.unlink()
+    assert torch.equal(answer(run), nets[0](X))
 
 
 def test_a_folder_without_a_network(tmp_path: Path) -> None:

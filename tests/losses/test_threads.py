@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -39,6 +40,7 @@ def in_threads(call: Callable[[int], Any], looks: Callable[[], bool]) -> tuple[l
         good = True
         while not over.is_set():
             good &= looks()
+            time.sleep(1e-5)  # else it would hold the interpreter for as long as it is let
         clean.append(good)
 
     watcher = threading.Thread(target=watch)

@@ -21,6 +21,7 @@ from adaptive_margin.metrics import (
     kmeans,
     normalized_mutual_information,
 )
+from adaptive_margin.metrics.retrieval import HOSTS
 
 from ..references.retrieval import mutual_informations_slow, neighbours_slow, retrieval_slow
 
@@ -370,6 +371,14 @@ def test_included_figures_are_those_of_the_stock_calculator():
     assert list(some(x, labels)) == ["recall_at_1", "mean_average_precision_at_r", "NMI"]
     assert some(x, labels) == {name: everything[name] for name in some.get_curr_metrics()}
     assert some(x, labels, include=["NMI"]) == {"NMI": everything["NMI"]}
+    assert RetrievalMetrics(include=set(names)).get_curr_metrics() == sorted(names)  # as many a script of the host's
+    assert metrics(x, labels, exclude={"precision_at_1"}) == {names[1]: everything[names[1]]}
+
+
+def test_what_is_not_computed_can_be_excluded_as_in_the_stock_calculator():
+    names = AccuracyCalculator().get_curr_metrics()
+    assert set(names) == HOSTS
+    assert RetrievalMetrics(ks=(1, 2), exclude=names).get_curr_metrics() == ["recall_at_2"]
 
 
 @pytest.mark.parametrize("distance", ["squared_l2", "cosine"])
@@ -428,8 +437,8 @@ def test_no_query_or_no_reference(distance, clustering):
         ({}, {"query_labels": torch.full((4,), torch.inf)}, ValueError, "query_labels must be finite"),
         ({}, {"query_labels": torch.tensor([2**64 - 1] * 4, dtype=torch.uint64)}, ValueError, r"below 2\*\*63"),
         ({"include": ("recall",)}, {}, ValueError, "include must be among .*precision_at_1.*, got recall;"),
-        ({"exclude": ("NMI",)}, {}, ValueError, "exclude must be among .*, got NMI; .* clustering"),
-        ({}, {"include": "recall_at_1"}, TypeError, "include must be a sequence of names"),
+        ({"exclude": ("NMY",)}, {}, ValueError, "exclude must be among .*, got NMY; .* clustering"),
+        ({}, {"include": "recall_at_1"}, TypeError, "include must be a collection of names"),
         ({}, {"query_labels": [0, 0, 1, 1]}, TypeError, "query_labels must be a torch.Tensor, got list"),
         ({}, {"reference": torch.randn(2, 2)}, ValueError, "reference, reference_labels must be given together"),
         ({}, {"reference_labels": torch.zeros(2).long()}, ValueError, "must be given together"),
