@@ -18,6 +18,9 @@ next round, which is tuned first.
     python benchmarks/dml_grid.py --print
 
 Rows go to ``benchmarks/dml/results/grid.jsonl`` (``--results``) one by one; what is there is not run again.
+
+The network is a small one that learns from nothing. With ``--network pretrained`` it is one that ImageNet taught (see
+``dml_pretrained.py``), and the rows go to ``grid-pretrained.jsonl``.
 """
 
 from __future__ import annotations
@@ -34,6 +37,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import digits, fonts
@@ -44,7 +48,9 @@ from adaptive_margin.dml.trainer import DMLJob, load_pixels
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.training import World, environment
 
-RESULTS = Path(__file__).parent / "dml" / "results" / "grid.jsonl"
+RESULTS = Path(__file__).parent / "dml" / "results"
+FILES = {"small": "grid.jsonl", "pretrained": "grid-pretrained.jsonl"}
+"""Results of each network."""
 GRID_LOSSES = (
     "contrastive",
     "triplet-distance",
@@ -161,14 +167,33 @@ def images_of(data: str, root: Path | None) -> LabelledImages:
     return omniglot(root)
 
 
-def train(item: tuple[Run, Path | None]) -> dict[str, Any]:
-    """Trains one network on one thread; its row."""
-    run, root = item
-    torch.set_num_threads(1)
+@cache
+def features_of(data: str, root: Path | None) -> Tensor:
+    """A data set's features, computed once a process."""
+    from dml_pretrained import features  # beside this file
+
+    return features(images_of(data, root))
+
+
+def job_of(run: Run, network: str, root: Path | None) -> DMLJob:
+    """What there is to train."""
     config, data = run.config(), images_of(run.cell.data, root)
-    began = time.process_time()
     split = split_classes(data, validation=config.validation, seed=config.seed)
-    job = DMLJob(config, data, load_pixels(data, config), split, World())
+    pixels = load_pixels(data, config)
+    if network == "small":
+        return DMLJob(config, data, pixels, split, World())
+    from dml_pretrained import FeatureJob
+
+    return FeatureJob(features_of(run.cell.data, root), config, data, pixels, split, World())
+
+
+def train(item: tuple[Run, str, Path | None]) -> dict[str, Any]:
+    """Trains one network on one thread; its row."""
+    run, network, root = item
+    torch.set_num_threads(1)
+    began = time.process_time()
+    job = job_of(run, network, root)
+    config = job.config
     every = EVALUATE_EVERY[run.cell.steps]
     curve, margins, best = [], [], None
     for step in range(run.cell.steps):
@@ -221,10 +246,10 @@ class Results:
         self._write(row)
         self.rows[tuple(row[name] for name in ("loss", "data", "batches", "steps", "margin", "seed"))] = row
 
-    def begin(self) -> None:
+    def begin(self, network: str) -> None:
         """Says once for all rows that follow what they were made with."""
         found = environment(World())
-        head = {name: found[name] for name in ("versions", "device", "commit", "started")}
+        head = {"network": network, **{name: found[name] for name in ("versions", "device", "commit", "started")}}
         preset = {name: str(value) for name, value in vars(SMALL).items() if name not in ("out", "root")}
         self._write({**head, "threads": "one a network", "preset": preset})
 
@@ -264,7 +289,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--omniglot", type=Path, help="folder of Omniglot's archives")
     parser.add_argument("--rounds", type=int, default=min(6, len(SETTINGS)), help=f"from 1 to {len(SETTINGS)}")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to go on with")
+    parser.add_argument("--network", choices=FILES, default="small", help="what is trained")
+    parser.add_argument("--results", type=Path, help="file of rows to go on with (default: the network's, see above)")
     parser.add_argument("--print", action="store_true", help="tables of what is there, in Markdown; runs nothing")
     parser.add_argument("--figure", type=Path, help="with --print: where to draw the regret of every cell")
     options = parser.parse_args(argv)
@@ -272,7 +298,8 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--rounds must be from 1 to {len(SETTINGS)}, got {options.rounds}")
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {options.jobs}")
-    results = Results(options.results)
+    place = options.results or RESULTS / FILES[options.network]
+    results = Results(place)
     if options.print:
         from dml_regret import draw, report  # beside this file
 
@@ -285,15 +312,15 @@ def main(argv: list[str] | None = None) -> int:
         for stage in stages(options.rounds, results):
             todo = [run for run in stage if not results.has(run)]
             if todo and not done:
-                results.begin()
-            for row in pool.imap_unordered(train, [(run, options.omniglot) for run in todo]):
+                results.begin(options.network)
+            for row in pool.imap_unordered(train, [(run, options.network, options.omniglot) for run in todo]):
                 results.add(row)
                 done += 1
                 each = (time.monotonic() - began) / done
                 where = f"{row['loss']} {row['data']} {row['batches']} {row['steps']}"
                 what = f"{where} {row['margin']} seed {row['seed']}: {max(row['validation'])[0]:.3f}"
                 print(f"{what}; {done} done now, {each:.1f} s each", flush=True)
-    print(f"{len(results.rows)} rows in {options.results}")
+    print(f"{len(results.rows)} rows in {place}")
     return 0
 
 

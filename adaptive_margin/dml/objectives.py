@@ -20,6 +20,7 @@ from ..margins.adaptive_margin import NeighbourhoodName
 from ..miners import AdaptiveMarginMiner, TiledDistanceWeightedMiner
 from .competitors import AutoMarginLoss, DynamicSoftMargin
 from .config import DMLConfig, LossName
+from .lifted import PairwiseLiftedStructureLoss
 
 
 @dataclass(frozen=True)
@@ -224,7 +225,7 @@ def _build_loss(config: DMLConfig, classes: int, margin: Any, epoch_steps: int) 
             learn_beta=bool(config.learn_beta),
             num_classes=classes if config.learn_beta else None,
         ),
-        "lifted": lambda: losses.LiftedStructureLoss(neg_margin=margin),
+        "lifted": lambda: PairwiseLiftedStructureLoss(neg_margin=margin),
         "multi-similarity": lambda: losses.MultiSimilarityLoss(alpha=2, beta=50, base=margin),
         "cosface": lambda: losses.CosFaceLoss(classes, size, margin=margin),
         "arcface": lambda: losses.ArcFaceLoss(classes, size, margin=margin),

@@ -82,7 +82,8 @@ def test_every_loss_has_the_same_tuning_budget_and_its_default_in_reach() -> Non
 def test_plain_losses_are_the_hosts(loss: str, stock: torch.nn.Module) -> None:
     embeddings = batch()
     value, _ = value_and_gradient(replace(CONFIG, loss=loss), embeddings)
-    torch.testing.assert_close(value, stock(embeddings, LABELS), rtol=0, atol=0)
+    rounding = 1e-6 if loss == "lifted" else 0  # its sums are taken in another order
+    torch.testing.assert_close(value, stock(embeddings, LABELS), rtol=rounding, atol=0)
 
 
 def adaptive_margin_of(objective: torch.nn.Module) -> AdaptiveMargin:
@@ -105,7 +106,8 @@ def test_the_default_rule_leads() -> None:
 def test_hosts_in_the_table_are_what_is_built() -> None:
     for loss, row in LOSSES.items():
         built = build_objective(replace(CONFIG, loss=loss), 6).loss
-        assert type(built).__name__ == row.host or (row.host is None and type(built).__name__ not in SWAPS)
+        names = {kind.__name__ for kind in type(built).__mro__}
+        assert row.host in names if row.host else not names & set(SWAPS)
 
 
 def test_statistics_are_what_the_loss_saw() -> None:
