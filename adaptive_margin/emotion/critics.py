@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import AdaptiveMargin, ConstantMargin, ContrastiveVDMLoss, KMeansGrouper, LinearMargin, Margin, OtsuGrouper
-from ..functional.checks import problem
+from ..functional.checks import at_least_float32, check_choice, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer
-from ..functional.dependence import at_least_float32, check_choice
 from ..grouping import Grouper
 from .nets import build_critic_network
 

@@ -187,3 +187,14 @@ def _is_there(module: str) -> bool:
         return find_spec(module) is not None
     except ImportError:
         return False
+
+
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(problem(argument, f"one of {', '.join(map(repr, choices))}", repr(value), "pick one of them"))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32, anything finer stays."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_matrix, check_same_features, is_blind, problem
-from .dependence import check_choice
-from .pair_tiles import SMALLER, Options, PairTerms, terms_of
+from .checks import check_choice, check_matrix, check_same_features, is_blind, problem
+from .pair_tiles import terms_of
+from .pair_tiles.options import SMALLER, Options, PairTerms
 
 Regularizer = Literal["none", "chi2", "fisher"]
 REGULARIZERS = ("none", "chi2", "fisher")

@@ -13,8 +13,7 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import check_labels, is_transforming, problem
-from ..functional.dependence import check_choice
+from ..functional.checks import check_choice, check_labels, is_transforming, problem
 from ..functional.pair_tiles import pair_hinge_means
 from ..margins import ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple

@@ -13,10 +13,11 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import is_blind, is_transforming, problem
+from ..functional.checks import at_least_float32, check_choice, is_blind, is_transforming, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, multiplier_step, regularization
-from ..functional.dependence import at_least_float32, check_choice
-from ..functional.pair_tiles import Options, PairTerms, terms_of, ties_of_pairs
+from ..functional.pair_tiles import terms_of
+from ..functional.pair_tiles.options import Options, PairTerms
+from ..functional.pair_tiles.rows import ties_of_pairs
 from ..margins import ConstantMargin, LinearMargin, Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import GradientGuard, as_classes, check_batch, distance_in_tiles, labels_from_indices

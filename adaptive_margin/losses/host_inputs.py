@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..functional.checks import (
     assert_blindly,
+    at_least_float32,
     check_labels,
     check_matrix,
     check_same_features,
@@ -21,8 +22,7 @@ from ..functional.checks import (
     largest_magnitude,
     problem,
 )
-from ..functional.dependence import at_least_float32
-from ..functional.pair_tiles import Distance
+from ..functional.pair_tiles.options import Distance
 from ..margins.base import IndicesTuple
 
 HALF = {torch.float16, torch.bfloat16}

@@ -15,8 +15,7 @@ from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.distances import LpDistance, SNRDistance
 from torch import Tensor, nn
 
-from ..functional.checks import is_blind, problem
-from ..functional.dependence import check_choice
+from ..functional.checks import check_choice, is_blind, problem
 from ..margins import AttainableRule, AutoRule, ConstantMargin, Margin
 from . import geometry
 from .geometry import Formula

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from adaptive_margin.datasets import LabelFileError, LayoutError, UnreadableError, load_afew_va, verify_images
-from adaptive_margin.datasets.export import export_afew_va
 from adaptive_margin.datasets.images import read_face
 
+from .export import export_afew_va
 from .faces import number_of, numbered, samples
 
 

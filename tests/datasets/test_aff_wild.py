@@ -12,11 +12,11 @@ pytest.importorskip("cv2", reason="videos need OpenCV")
 from adaptive_margin.datasets import LabelFileError, LayoutError, UnreadableError, load_aff_wild
 from adaptive_margin.datasets.aff_wild import decide_indexing, read_box, read_labels, read_pts, survey_aff_wild
 from adaptive_margin.datasets.errors import UnwritableError
-from adaptive_margin.datasets.export import export_aff_wild
 from adaptive_margin.datasets.images import read_face, read_image
 from adaptive_margin.datasets.video import count_frames, extract
 from adaptive_margin.training.expected_errors import is_expected
 
+from .export import export_aff_wild
 from .faces import forbid_writing, number_of, samples
 from .videos import damage_avi, skip_in_avi
 

@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..functional.checks import problem
-from .affectnet import COLUMNS
-from .known import CLASS_MEANS
-from .layout import one_of
-from .records import Box
-from .report import (
+from adaptive_margin.datasets.affectnet import COLUMNS
+from adaptive_margin.datasets.known import CLASS_MEANS
+from adaptive_margin.datasets.layout import one_of
+from adaptive_margin.datasets.records import Box
+from adaptive_margin.datasets.report import (
     BAD_ANNOTATION,
     CATEGORY,
     INCOMPLETE,
@@ -34,7 +33,8 @@ from .report import (
     SURPLUS,
     SplitReport,
 )
-from .video import opencv
+from adaptive_margin.datasets.video import opencv
+from adaptive_margin.functional.checks import problem
 
 Pixels = npt.NDArray[np.uint8]
 
