@@ -9,7 +9,7 @@ from pytorch_metric_learning.losses import LiftedStructureLoss
 from torch import Tensor
 
 
-class PairwiseLiftedStructureLoss(LiftedStructureLoss):
+class PairwiseLiftedStructureLoss(LiftedStructureLoss):  # type: ignore[misc]
     r"""Lifted structure loss with the sum over negatives taken once for each anchor.
 
     .. math:: \ell_{ij} = \tfrac12 \max(0,\ D_{ij} - m^+ + \log(S_i + S_j))^2, \qquad

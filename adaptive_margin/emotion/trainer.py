@@ -345,7 +345,7 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         data = load_data(config, world)
     job = EmotionJob(config, data, world)
     check = functools.partial(check_goes_on, config=config, data=data)
-    allowed = {"may_change": MAY_CHANGE, "outcomes": OUTCOMES, "outcome_options": OUTCOME_OPTIONS}
+    allowed: dict[str, Any] = {"may_change": MAY_CHANGE, "outcomes": OUTCOMES, "outcome_options": OUTCOME_OPTIONS}
     with RunFolder(config.output, config, world=world, check=check, **allowed) as folder:
         for name, split in data.splits.items():
             if world.is_main:
