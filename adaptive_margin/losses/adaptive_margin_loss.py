@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..functional.checks import check_choice, check_labels, is_transforming, problem
 from ..functional.pair_tiles import pair_hinge_means
-from ..margins import ConstantMargin, LinearMargin, Margin
+from ..margins import Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import (
     GradientGuard,
@@ -184,8 +184,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             why_not = "the host takes a single pair of each kind for none"
         if self.pair_memory == "tiled" and why_not:
             raise ValueError(problem("pair_memory", "'auto' or 'pairs'", "'tiled'", why_not))
-        constant = isinstance(self.margin, ConstantMargin | LinearMargin)
-        return not why_not and (self.pair_memory == "tiled" or not constant)
+        return not why_not and (self.pair_memory == "tiled" or self.margin.needs_batch)
 
     def _why_not_tiled(self) -> str:
         """What keeps this loss from tiles, whatever the batch; empty where nothing does."""
@@ -203,7 +202,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
 
     def _margin_of_rows(self, seen: Tensor, ref_seen: Tensor | None, labels: Any, ref_labels: Any) -> Value:
         """The margin in the loss's unit: one number, or one for each row."""
-        if isinstance(self.margin, ConstantMargin | LinearMargin):
+        if not self.margin.needs_batch:
             return self._translated(self.margin.value)
         alpha = self._alpha_of_seen(seen, labels, None, ref_seen, ref_labels)
         return self._translated(alpha, labels, ref_labels)
@@ -283,7 +282,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         ref_labels: Tensor | None,
     ) -> tuple[Any, Value]:
         """The margin in the loss's unit, beside the indices that it belongs to where there is more than one."""
-        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not look at the batch
+        if not self.margin.needs_batch:
             return indices_tuple, self._translated(self.margin.value)
         if self.exchange.host == "ManifoldLoss":
             indices_tuple = self._meta_classes(embeddings, indices_tuple)
@@ -314,14 +313,14 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     ) -> Tensor:
         if is_own_reference(embeddings, groups, ref_emb, ref_groups):
             ref_emb = ref_groups = None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
             seen, ref_seen = as_seen(self.loss, embeddings, ref_emb)
         return self._alpha_of_seen(seen, groups, indices_tuple, ref_seen, ref_groups)
 
     def _alpha_of_seen(
         self, seen: Tensor, groups: Any, indices_tuple: Any, ref_seen: Tensor | None, ref_groups: Any
     ) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
             alpha: Tensor = self.margin(seen, groups, indices_tuple, ref_seen, ref_groups)
             return alpha
 

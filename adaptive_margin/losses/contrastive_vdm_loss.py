@@ -18,7 +18,7 @@ from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options,
 from ..functional.pair_tiles import terms_of
 from ..functional.pair_tiles.options import Options, PairTerms
 from ..functional.pair_tiles.rows import ties_of_pairs
-from ..margins import ConstantMargin, LinearMargin, Margin
+from ..margins import Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import GradientGuard, as_classes, check_batch, distance_in_tiles, labels_from_indices
 from .reduction import SumOfReduced
@@ -217,7 +217,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         ref_seen = seen if itself else self.distance.maybe_normalize(ref_emb)
         self.distance.reset_stats()
         self.distance.set_default_stats(embeddings, ref_emb, seen, ref_seen)  # as its matrix would have
-        unseen = self._constant and is_blind(labels)  # nothing else has to wait for the device
+        unseen = not self.margin.needs_batch and is_blind(labels)  # nothing else has to wait for the device
         kept = None if unseen else self._kept(labels, ref_labels)
         alpha = self._margin_of(seen, labels, None, ref_seen, ref_labels, kept)
         groups, ref_groups = self._groups(labels), self._groups(ref_labels)
@@ -240,10 +240,6 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             terms = PairTerms(2 * attraction, 2 * repulsion, 4 * second_moment, counts)
         return self._loss_dict(terms, _reduced(terms.attraction), _reduced(self.repulsion * terms.repulsion))
 
-    @property
-    def _constant(self) -> bool:
-        return isinstance(self.margin, ConstantMargin | LinearMargin)
-
     def _groups(self, labels: Tensor) -> Tensor:
         """Labels as tiles take them: with a compact label, 0 for it, 1 for the rest and -1 for what is ignored."""
         if self.compact_label is None:
@@ -262,7 +258,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         given = indices_tuple if indices_tuple is None else (a1, p, a2, n)
         if self.margin.granularity == "pair":
             given = (a1, p, a2, n)
-        kept = None if self._constant else self._kept(labels, ref_labels)
+        kept = self._kept(labels, ref_labels) if self.margin.needs_batch else None
         alpha = self._margin_of(seen, labels, given, ref_seen, ref_labels, kept)
         if self.margin.granularity == "anchor":
             alpha = alpha[a2]
@@ -324,10 +320,10 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor, both_kept: Kept
     ) -> Tensor:
         """The margin of the rows that count, one a row also for those that do not."""
-        if self._constant:
+        if not self.margin.needs_batch:
             alpha = self.margin(seen)
         else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
                 alpha = self._margin_of_kept(seen, labels, indices_tuple, ref_seen, ref_labels, both_kept)
         if self.collect_stats:
             self.alpha = float(alpha.detach().mean()) if alpha.numel() else 0.0

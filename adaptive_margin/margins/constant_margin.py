@@ -26,6 +26,8 @@ class ConstantMargin(Margin):
         tensor(0.2000)
     """
 
+    needs_batch = False
+
     def __init__(self, value: float = 0.2, collect_stats: bool | None = None) -> None:
         super().__init__(collect_stats=collect_stats)
         check_fits("value", value, torch.float64, "the paper's best constant is 0.2")

@@ -33,6 +33,7 @@ class LinearMargin(Margin):
         tensor(0.2000)
     """
 
+    needs_batch = False
     epoch: Tensor
 
     def __init__(self, start: float = 0.1, slope: float = 5e-3, collect_stats: bool | None = None) -> None:
@@ -46,7 +47,7 @@ class LinearMargin(Margin):
         self.add_to_recordable_attributes(list_of_names=["start", "slope", "value"], is_stat=False)
 
     @property
-    def value(self) -> float:
+    def value(self) -> float:  # type: ignore[override]
         """The margin of the present epoch."""
         return self.start + int(self.epoch) * self.slope
 

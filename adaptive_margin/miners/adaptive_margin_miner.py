@@ -13,7 +13,7 @@ from ..functional.checks import problem
 from ..losses.host_inputs import as_classes, as_seen, check_batch, host_dtype, is_own_reference
 from ..losses.swap import MINERS, Swap, Units, Value, exchanged, for_host, in_host_unit, resolve_units
 from ..losses.transparent import Transparent
-from ..margins import ConstantMargin, LinearMargin, Margin
+from ..margins import Margin
 
 COUNTS = {"num_pos_pairs", "num_neg_pairs", "num_triplets"}
 """What every miner of the host notes."""
@@ -88,7 +88,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         given, labels = labels, labels.to(embeddings.device)
         if ref_labels is not None:
             ref_labels = labels if ref_labels is given else ref_labels.to(embeddings.device)
-        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not look at the batch
+        if not self.margin.needs_batch:
             value: Value = self.margin.value
         elif len(embeddings) == 0:
             value = 0.0
