@@ -243,7 +243,8 @@ def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Mo
     unbounded = scale == "similarity" and not module.distance.normalize_embeddings  # type: ignore[union-attr]
     if units == "replace" and margin.unit != "own" and swap.role == "threshold" and unbounded:
         expected = "'offset' for similarities of embeddings that are not normalised"
-        raise ValueError(problem("units", expected, "'replace'", "normalise them, or shift the loss's own margin"))
+        remedy = "normalise them, or shift the loss's own margin with units='offset'"
+        raise ValueError(problem("units", expected, "'replace'", remedy))
     return units
 
 
