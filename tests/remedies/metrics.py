@@ -19,7 +19,7 @@ from adaptive_margin.metrics.student import student_interval
 
 from .following import follow
 
-X = torch.randn(40, 4, generator=torch.Generator().manual_seed(0))
+X = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 5
 TARGET = np.linspace(-0.9, 0.9, 20).reshape(10, 2)
 GUESS = TARGET[::-1] * 0.5 + 0.1
@@ -28,7 +28,7 @@ GUESS = TARGET[::-1] * 0.5 + 0.1
 def affect(target: object = TARGET, prediction: object = GUESS, labels: tuple[str, ...] = ("valence", "arousal")) -> bool:
     metrics = AffectMetrics(labels)
     metrics.update(target, prediction)
-    return set(metrics.compute()) == {*labels, "mean"}
+    return set(metrics.compute()["ccc"]) == {*labels, "mean"}
 
 
 def interval(target: object = TARGET[:, 0], prediction: object = GUESS[:, 0], **options: object) -> bool:
@@ -37,7 +37,7 @@ def interval(target: object = TARGET[:, 0], prediction: object = GUESS[:, 0], **
 
 
 def leakage(people: object = Y, **options: object) -> bool:
-    return 0 <= identity_leakage(X, people, **{"resamples": 10, **options}).accuracy <= 1
+    return 0 <= identity_leakage(X, people, **{"resamples": 10, **options}).probe_accuracy <= 1
 
 
 def retrieval(*args: object, wanted: str = "recall_at_1", **options: object) -> bool:
@@ -84,7 +84,7 @@ CASES = [
         lambda: affect(prediction=torch.complex(torch.tensor(GUESS), torch.tensor(GUESS))),
         lambda: affect(prediction=torch.complex(torch.tensor(GUESS), torch.tensor(GUESS)).real),
     ),
-    follow("pass one row per sample", lambda: affect(TARGET[0], GUESS[0]), lambda: affect(TARGET[:1], GUESS[:1])),
+    follow("pass one row per sample", lambda: affect(TARGET[0], GUESS[0]), lambda: affect(TARGET[:2], GUESS[:2])),
     follow(
         "no predictions have both; pass their precision as rounding",
         lambda: rmse_bounds(pcc=0.5, label_sd=0.4, ccc=0.505),
@@ -132,8 +132,7 @@ CASES = [
     ),
     follow(
         "number the people, -1 for unknown",
-        lambda: leakage(["ann", "bob", "cem", "dee"] * 10),
-        lambda: leakage(np.unique(["ann", "bob", "cem", "dee"] * 10, return_inverse=True)[1]),
+        lambda: leakage(["ann", "bob", "cem", "dee", ""] * 8),
         lambda: leakage(torch.where(Y == 4, -1, Y)),
     ),
     follow(
