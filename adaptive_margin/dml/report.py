@@ -95,7 +95,8 @@ def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS) -> 
     """
     rows = read_runs(folder)
     if not any(row["test"] for row in rows):
-        raise ValueError(problem("the folder", "one with runs that measured the test", folder, "finish a run first"))
+        remedy = "finish one without --no-measure first"
+        raise ValueError(problem("the folder", "one with runs that measured the test", folder, remedy))
     sets = list(dict.fromkeys(row["data"] for row in rows if row["test"]))
     parts = [
         f"<h1>Metric learning: fixed and adaptive margins on {html.escape(', '.join(sets))}</h1>",

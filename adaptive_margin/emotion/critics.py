@@ -334,7 +334,7 @@ class Critic(nn.Module):
     def __init__(self, network: nn.Module, objective: Objective, normalize: bool = False) -> None:
         super().__init__()
         if normalize and objective.outputs == 1:
-            remedy = "a score of length 1 says only its sign"
+            remedy = "leave normalize out: a score of length 1 says only its sign"
             raise ValueError(problem("normalize", "False for a critic with one output", True, remedy))
         self.network = network
         self.objective = objective

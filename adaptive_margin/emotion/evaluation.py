@@ -140,7 +140,7 @@ def evaluate(
 
     row, truth, prediction, features, feature_row = _predict(net, batches, kept, world or World())
     if not len(row):
-        raise ValueError(problem("batches", "of one row or more", "none", "the data set is empty"))
+        raise ValueError(problem("batches", "of one row or more", "none", "pass a data set with rows"))
     for argument, values in (("people", column), ("videos", names), ("frames", numbers)):
         if len(values) and row[-1] >= len(values):
             expected = f"one for every row of the data set, up to row {row[-1]}"

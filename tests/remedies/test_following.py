@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from . import faces, functional, losses, metrics, training
+from . import dml, emotion, faces, functional, losses, metrics, training
 from .following import Case, called, refusal, sites
 
-AREAS = {each.__name__.rpartition(".")[2]: each.CASES for each in (functional, losses, metrics, training, faces)}
+AREAS = {each.__name__.rpartition(".")[2]: each.CASES for each in (functional, losses, metrics, training, dml, emotion, faces)}
 CASES = [(area, case) for area, cases in AREAS.items() for case in cases]
 
 
