@@ -99,7 +99,7 @@ def vdm_contrastive_loss(
     if is_blind(loss):
         torch._assert_async(torch.isfinite(loss.detach()), f"strong and weak must be {fits}")
     elif not math.isfinite(loss.item()):
-        raise ValueError(problem("strong and weak", fits, f"one of {loss.item()}", SMALLER))
+        raise ValueError(problem("strong and weak", fits, f"one of {loss.item()}", f"{SMALLER}, or lower the weights"))
     return loss
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import re
 import sys
@@ -28,6 +27,7 @@ from adaptive_margin.emotion.nets import build_encoder, check_encoder, check_siz
 from adaptive_margin.emotion.predict import Predictor, find_files, predict
 from adaptive_margin.emotion.runs import read_runs
 from adaptive_margin.faces import draw_faces, sample_identities
+from adaptive_margin.stored import write_json
 from adaptive_margin.training import Checkpoints
 
 from ..emotion.runs import Recorded
@@ -69,7 +69,7 @@ def evaluated(folder: Path, **extra: Any) -> bool:
 def spoilt_result(folder: Path, **changes: Any) -> None:
     evaluated(folder)
     path = folder / "result.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    write_json(path, read_result(folder) | changes)
     read_result(folder)
 
 
@@ -262,7 +262,7 @@ CASES = [
         lambda: build_encoder("resnet18").features == 512,
     ),
     follow(
-        "'resnet18' has DEFAULT and IMAGENET1K_V1",
+        "'resnet18' has IMAGENET1K_V1 and DEFAULT",
         lambda: check_encoder("resnet18", "IMAGENET"),
         lambda: check_encoder("resnet18", "DEFAULT") is None,
         lambda: check_encoder("resnet18", "IMAGENET1K_V1") is None,

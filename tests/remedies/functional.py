@@ -62,6 +62,7 @@ class _EveryoneRule(NeighbourhoodRule):
 
 
 BIG = X * 1e15
+FAR = torch.tensor([[-9e18], [9e18]])
 HALF = torch.tensor([[-6e4], [6e4]], dtype=torch.float16)
 
 CASES = [
@@ -213,9 +214,12 @@ CASES = [
         lambda: finite(F.vdm_contrastive_loss(X[:2], X[2:], 1.0)),
     ),
     follow(
-        "normalise or scale the embeddings, or pass them in float64",
-        lambda: F.vdm_contrastive_loss(X[:2] * 1e18, X[2:] * 1e18, 1.0, repulsion=3e38, regularizer="chi2"),
-        lambda: finite(F.vdm_contrastive_loss(unit(X[:2] * 1e18), unit(X[2:] * 1e18), 1.0)),
+        "normalise or scale the embeddings, or pass them in float64, or lower the weights",
+        lambda: F.vdm_contrastive_loss(FAR, -FAR, 3e38),
+        lambda: finite(F.vdm_contrastive_loss(unit(FAR), unit(-FAR), 3e38)),
+        lambda: finite(F.vdm_contrastive_loss(FAR / 9e18, -FAR / 9e18, 3e38)),
+        lambda: finite(F.vdm_contrastive_loss(FAR.double(), -FAR.double(), 3e38)),
+        lambda: finite(F.vdm_contrastive_loss(FAR, -FAR, 3e38, repulsion=0.0)),
     ),
     follow(
         "normalise or scale the embeddings, or pass them in float64",
@@ -417,6 +421,11 @@ CASES = [
         "pass a miner's output",
         lambda: AdaptiveMargin(granularity="pair")(X, Y, (PAIRS[0], PAIRS[1], PAIRS[2][:1])),
         lambda: AdaptiveMargin(granularity="pair")(X, Y, PAIRS).shape == (2,),
+    ),
+    follow(
+        "move it to the embeddings' device",
+        lambda: AdaptiveMargin(granularity="pair")(X, Y, tuple(each.to("meta") for each in PAIRS)),
+        lambda: AdaptiveMargin(granularity="pair")(X, Y, tuple(each.to(X.device) for each in PAIRS)).shape == (2,),
     ),
     follow(
         "the paper uses start=0.1, slope=0.005",
