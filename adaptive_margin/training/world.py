@@ -69,7 +69,9 @@ class World:
             count = torch.cuda.device_count()
             index = local if chosen.index is None else chosen.index
             if index >= count:
-                fewer = f"torchrun --nproc-per-node {count}" if chosen.index is None else f"the last is cuda:{count - 1}"
+                fewer = (
+                    f"torchrun --nproc-per-node {count}" if chosen.index is None else f"the last is cuda:{count - 1}"
+                )
                 remedy = fewer if count else "pass device cpu"
                 raise ValueError(problem("device", f"one of {count} CUDA devices", f"number {index}", remedy))
             chosen = torch.device("cuda", index)

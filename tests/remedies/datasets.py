@@ -507,7 +507,9 @@ CASES = [
         lambda: unknown().identity_codes(),
         lambda: PEOPLE.identity_codes().tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2],
     ),
-    follow("pass what the loaders returned", lambda: concatenate([]), lambda: len(concatenate([loaded().records])) == 4),
+    follow(
+        "pass what the loaders returned", lambda: concatenate([]), lambda: len(concatenate([loaded().records])) == 4
+    ),
     follow(
         "keep data sets apart: their labels differ",
         lambda: concatenate([PEOPLE, unknown()]),
@@ -557,7 +559,9 @@ CASES = [
     follow(
         "name the parts to test on",
         lambda: group_folds(PEOPLE, 3).train_test(PEOPLE, "test"),
-        lambda: [*map(len, group_folds(PEOPLE, 3).train_test(PEOPLE, next(iter(group_folds(PEOPLE, 3).parts))))] == [6, 3],
+        lambda: (
+            [*map(len, group_folds(PEOPLE, 3).train_test(PEOPLE, next(iter(group_folds(PEOPLE, 3).parts))))] == [6, 3]
+        ),
     ),
     follow(
         "update adaptive-margin, or make a new split",

@@ -205,7 +205,11 @@ CASES = [
         lambda: config(score="recall_at_3", ks=(1, 3)),
         lambda: config(score="recall_at_4"),
     ),
-    follow("pass --no-freeze-batch-norm", lambda: config(weights="none"), lambda: config(weights="none", freeze_batch_norm=False)),
+    follow(
+        "pass --no-freeze-batch-norm",
+        lambda: config(weights="none"),
+        lambda: config(weights="none", freeze_batch_norm=False),
+    ),
     follow(
         "pass --margin adaptive too, or leave it out",
         lambda: config(granularity="anchor"),
@@ -265,9 +269,13 @@ CASES = [
     follow(
         "pass --resize as the images are",
         lambda: Pixels(np.zeros((2, 24, 24, 1), dtype=np.uint8), SMALL, CPU),
-        lambda: Pixels(np.zeros((2, 24, 24, 1), dtype=np.uint8), replace(SMALL, resize=24), CPU).config.resize == 20,
+        lambda: Pixels(np.zeros((2, 24, 24, 1), dtype=np.uint8), replace(SMALL, resize=24), CPU).config.resize == 24,
     ),
-    follow("train both arms with them", lambda: paired({0: 0.5}, {0: 0.4}), lambda: paired({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.4}).n == 2),
+    follow(
+        "train both arms with them",
+        lambda: paired({0: 0.5}, {0: 0.4}),
+        lambda: paired({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.4}).n == 2,
+    ),
     follow("pass the steps of an epoch", lambda: AutoMarginLoss(0), lambda: AutoMarginLoss(10).epoch == 10),
     follow(
         "leave it out: it has no margin to compare",
@@ -286,9 +294,7 @@ CASES = [
         lambda: network("small", channels=1),
         lambda: network("resnet18", channels=3),
     ),
-    follow(
-        "pip install timm, or choose resnet50", lambda: without_timm("vit-small"), lambda: without_timm("resnet50")
-    ),
+    follow("pip install timm, or choose resnet50", lambda: without_timm("vit-small"), lambda: without_timm("resnet50")),
     follow(
         "pass the path of one that is there",
         lambda: network("resnet18", weights="imagenet"),

@@ -267,7 +267,9 @@ CASES = [
         lambda: check_encoder("resnet18", "DEFAULT") is None,
         lambda: check_encoder("resnet18", "IMAGENET1K_V1") is None,
     ),
-    follow("63 is the least that it takes", lambda: check_size("alexnet", 20), lambda: check_size("alexnet", 63) is None),
+    follow(
+        "63 is the least that it takes", lambda: check_size("alexnet", 20), lambda: check_size("alexnet", 63) is None
+    ),
     follow("did you mean timm:resnet18d?", lambda: timm("timm:resnet18"), lambda: timm("timm:resnet18d")),
     follow(
         "save the backbone's own state_dict with torch.save",

@@ -14,7 +14,6 @@ from adaptive_margin import (
     AdaptiveMarginLoss,
     AdaptiveMarginMiner,
     ContrastiveVDMLoss,
-    LinearMargin,
     Margin,
     OtsuGrouper,
     TiledBatchHardMiner,
@@ -41,7 +40,9 @@ def ok(loss: Any, x: Tensor = X, y: Any = Y, *args: Any, **kwargs: Any) -> bool:
     return math.isfinite(value.item()) and bool(torch.isfinite(x.grad).all())
 
 
-def ours(host: Any = CONTRASTIVE, margin: Any = None, *, host_options: dict[str, Any] | None = None, **options: Any) -> Any:
+def ours(
+    host: Any = CONTRASTIVE, margin: Any = None, *, host_options: dict[str, Any] | None = None, **options: Any
+) -> Any:
     return AdaptiveMarginLoss(host(**(host_options or {})), margin, **options)
 
 
@@ -180,9 +181,7 @@ CASES = [
     follow(
         "ThresholdConsistentMarginLoss takes all pairs from embeddings",
         lambda: ours(losses.ThresholdConsistentMarginLoss)(X, Y, ref_emb=REF, ref_labels=REF_Y),
-        lambda: ok(
-            ours(losses.ThresholdConsistentMarginLoss), torch.cat([UNIT(X), UNIT(REF)]), torch.cat([Y, REF_Y])
-        ),
+        lambda: ok(ours(losses.ThresholdConsistentMarginLoss), torch.cat([UNIT(X), UNIT(REF)]), torch.cat([Y, REF_Y])),
     ),
     follow(
         "use swap=False",
@@ -283,7 +282,9 @@ CASES = [
     follow(
         "normalise them, or shift the loss's own margin with units='offset'",
         lambda: ours(CONTRASTIVE, host_options={**PLAIN_COSINE, "pos_margin": 1, "neg_margin": 0}, units="replace"),
-        lambda: ok(ours(CONTRASTIVE, host_options={"distance": COSINE(), "pos_margin": 1, "neg_margin": 0}, units="replace")),
+        lambda: ok(
+            ours(CONTRASTIVE, host_options={"distance": COSINE(), "pos_margin": 1, "neg_margin": 0}, units="replace")
+        ),
         lambda: ok(ours(CONTRASTIVE, host_options={**PLAIN_COSINE, "pos_margin": 1, "neg_margin": 0}, units="offset")),
     ),
     follow(

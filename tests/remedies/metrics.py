@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from adaptive_margin import RetrievalMetrics
-from adaptive_margin.functional import concordance_correlation, root_mean_square_error
+from adaptive_margin.functional import root_mean_square_error
 from adaptive_margin.metrics.affect import AffectMetrics, bootstrap_interval, feasible, rmse_bounds
 from adaptive_margin.metrics.clustering import kmeans
 from adaptive_margin.metrics.identity_leakage import identity_leakage
@@ -25,7 +25,9 @@ TARGET = np.linspace(-0.9, 0.9, 20).reshape(10, 2)
 GUESS = TARGET[::-1] * 0.5 + 0.1
 
 
-def affect(target: object = TARGET, prediction: object = GUESS, labels: tuple[str, ...] = ("valence", "arousal")) -> bool:
+def affect(
+    target: object = TARGET, prediction: object = GUESS, labels: tuple[str, ...] = ("valence", "arousal")
+) -> bool:
     metrics = AffectMetrics(labels)
     metrics.update(target, prediction)
     return set(metrics.compute()["ccc"]) == {*labels, "mean"}

@@ -95,7 +95,7 @@ def normalised(rows: int) -> bool:
 def placed(device: str, gpus: int = 0, rank: int = 0) -> bool:
     """Where a process of a machine with as many GPUs computes; there are none here, and nothing is put on them."""
     with (
-        mock.patch("torch.cuda.device_count", lambda: gpus),
+        mock.patch("torch.cuda.device_count", return_value=gpus),
         mock.patch("torch.cuda.set_device"),
         mock.patch.dict(os.environ, {"LOCAL_RANK": str(rank)}),
     ):
