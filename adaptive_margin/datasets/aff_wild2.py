@@ -84,7 +84,7 @@ def edition_labels(root: str | os.PathLike[str], edition: str | os.PathLike[str]
     if len(found) != 1:
         got = f"{str(edition)!r}" + (f" with {len(found)} of them" if found else "")
         there = [relative(folder, Path(root)) for folder in find_annotations(Path(root), split)]
-        remedy = f"in the root are {', '.join(there)}" if there else "the root has none either"
+        remedy = f"in the root are {', '.join(there)}" if there else "the root has none either: unpack them there"
         raise LayoutError(problem("annotations", f"a folder with one edition's {split} labels", got, remedy))
     return found[0]
 

@@ -311,7 +311,8 @@ class _Run:
             raise NonFiniteError(self.done, where, self.advice())
 
     def advice(self) -> str:
-        return f"the same command goes on from {self.last_checkpoint()}: try a lower learning rate, or clip_norm"
+        other = "a lower learning rate or clipped gradients make another run: choose another folder for it"
+        return f"the same command goes on from {self.last_checkpoint()}; {other}"
 
     def last_checkpoint(self) -> str:
         files = self.folder.checkpoints.files()

@@ -345,6 +345,11 @@ CASES = [
         lambda folder: afew(folder, same_actor=[("person 0", "person 1")]),
     ),
     follow(
+        "names there are 'person 0', 'person 1'",
+        lambda folder: afew(folder, same_actor=[("person 0", " ")]),
+        lambda folder: afew(folder, same_actor=[("person 0", "person 1")]),
+    ),
+    follow(
         "1.3 leaves some forehead", lambda folder: afew(folder, margin=0.5), lambda folder: afew(folder, margin=1.3)
     ),
     follow("put the file where it belongs", exchanged, exchanged),
@@ -365,6 +370,11 @@ CASES = [
     follow("delete the folder: it is made again", boxes, lambda folder: boxes(folder, delete=True)),
     # aff_wild2.py
     follow("in the root are ", lambda folder: edition(folder, "4th"), those_there),
+    follow(
+        "the root has none either: unpack them there",
+        lambda folder: edition_labels(folder, "4th", "train"),
+        lambda folder: edition(folder, EDITIONS[0]).is_dir(),
+    ),
     follow(
         "choose one with annotations= (training: --annotations)",
         lambda folder: wild2(folder, *EDITIONS),

@@ -270,6 +270,12 @@ CASES = [
     follow(
         "63 is the least that it takes", lambda: check_size("alexnet", 20), lambda: check_size("alexnet", 63) is None
     ),
+    follow(
+        "did you mean 'small' or 'resnet18' or 'alexnet'?",
+        lambda: check_encoder("?"),
+        *(lambda name=name: check_encoder(name) is None for name in ("small", "resnet18", "alexnet")),
+    ),
+    follow("see timm.list_models()", lambda: timm("timm:?"), lambda: timm("timm:vit_small")),
     follow("did you mean timm:resnet18d?", lambda: timm("timm:resnet18"), lambda: timm("timm:resnet18d")),
     follow(
         "save the backbone's own state_dict with torch.save",

@@ -102,14 +102,18 @@ def called(call: Call, folder: Path) -> Any:
 
 
 def refusal(case: Case, folder: Path) -> Said:
-    """What the wrong call is told: the sentence that reached the caller, or was printed for the reader of a command."""
+    """What the wrong call is told: the sentence that reached the caller, or was printed for the reader of a command.
+
+    Where no sentence of ``problem`` is in it, the whole message counts as the remedy.
+    """
     printed = io.StringIO()
     with listening() as heard, contextlib.redirect_stderr(printed):
         try:
-            message = f"nothing was raised, got {called(case.wrong, folder)!r}"
+            result = called(case.wrong, folder)
         except (Exception, SystemExit) as error:
-            message = str(error)
-    message += printed.getvalue()
+            message = f"{error}{printed.getvalue()}"
+        else:
+            message = printed.getvalue()
+            assert message, f"nothing was raised, got {result!r}"
     reached = [said for said in heard if said.text in message]
-    assert reached, message
-    return reached[-1]
+    return reached[-1] if reached else Said(message, message, "", 0)

@@ -174,6 +174,22 @@ CASES = [
         lambda: ok(tiled(), X, Y),
     ),
     follow(
+        "the host leaves some pairs out where embeddings or labels alone are their own reference",
+        lambda: tiled()(X, Y, ref_emb=X, ref_labels=Y.flip(0)),
+        lambda: ok(auto(), X, Y, ref_emb=X, ref_labels=Y.flip(0)),
+        lambda: ok(ours(pair_memory="pairs"), X, Y, ref_emb=X, ref_labels=Y.flip(0)),
+    ),
+    follow(
+        "tiles make their own gradient, which torch.func does not see",
+        lambda: torch.func.grad(lambda x: tiled(0.5)(x, Y))(X),
+        lambda: torch.func.grad(lambda x: auto(0.5)(x, Y))(X).shape == X.shape,
+    ),
+    follow(
+        "the host takes a single pair of each kind for none",
+        lambda: tiled()(X[:1], Y[:1], ref_emb=REF[:2], ref_labels=REF_Y[:2]),
+        lambda: math.isfinite(auto()(X[:1], Y[:1], ref_emb=REF[:2], ref_labels=REF_Y[:2])),
+    ),
+    follow(
         "lower K",
         lambda: ours(losses.ManifoldLoss, host_options={"l": 8, "K": 20})(X),
         lambda: ok(ours(losses.ManifoldLoss, host_options={"l": 8, "K": 4}), X, None),
