@@ -34,7 +34,7 @@ from adaptive_margin.datasets.aff_wild import read_box, read_pts
 from adaptive_margin.datasets.aff_wild2 import edition_labels, read_labels
 from adaptive_margin.datasets.affectnet_reduced import read_landmarks
 from adaptive_margin.datasets.batches import CachedBatches
-from adaptive_margin.datasets.check import check, main
+from adaptive_margin.datasets.check import check, detect, main
 from adaptive_margin.datasets.export import (
     export_afew_va,
     export_aff_wild,
@@ -429,8 +429,8 @@ CASES = [
     # check.py
     follow(
         "pass the folder of a data set",
-        lambda folder: check(folder / "none"),
-        lambda folder: checked(folder),
+        lambda folder: detect(folder / "none"),
+        lambda folder: checked(folder) and detect(folder / "AffectNet") == ["affectnet-2017"],
     ),
     follow(
         "None decodes all",

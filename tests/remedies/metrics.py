@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -175,7 +176,7 @@ CASES = [
     follow(
         "or use search='tiled' and clustering='kmeans'",
         lambda: retrieval_without_faiss(search="faiss", clustering="faiss"),
-        lambda: retrieval(search="faiss", clustering="faiss"),  # installed
+        lambda: not find_spec("faiss") or retrieval(search="faiss", clustering="faiss"),
         lambda: retrieval_without_faiss(search="tiled", clustering="kmeans"),
     ),
     follow(

@@ -39,15 +39,13 @@ def options(folder: Path, text: str) -> bool:
     return from_yaml(Options, folder / "options.yaml") == Options(width=3)
 
 
-def trained(
-    folder: Path, name: str = "run", *, rate: float = 0.1, resume: bool = True, steps: int = 6, **faults: Any
-) -> bool:
+def trained(folder: Path, name: str = "run", *, rate: float = 0.1, resume: bool = True, **faults: Any) -> bool:
     seed_everything(0)
     world, every = World(), {"checkpoint_every": 2, "evaluate_every": 2, "log_every": 1}
     config = {"rate": rate, "seed": 0}
     with RunFolder(folder / name, config, world=world, resume=resume, outcomes=["result.json"]) as place:
-        summary = train(Toy(world, **faults), steps=steps, folder=place, world=world, score="score", **every)
-    return summary.steps == steps
+        summary = train(Toy(world, **faults), steps=6, folder=place, world=world, score="score", **every)
+    return summary.steps == 6
 
 
 def then(change: Callable[[Path], object], **again: Any) -> Callable[[Path], bool]:

@@ -25,6 +25,7 @@ def _name(area: str, case: Case) -> str:
     return f"{area}-{re.sub(r'[^a-z0-9]+', '-', case.says.lower()).strip('-')[:60]}"
 
 
+@pytest.mark.filterwarnings("ignore")  # a run that starts anew says so
 @pytest.mark.parametrize("case", [pytest.param(case, id=_name(area, case)) for area, case in CASES])
 def test_a_remedy_works(case: Case, tmp_path: Path) -> None:
     said = refusal(case, tmp_path)
@@ -33,6 +34,7 @@ def test_a_remedy_works(case: Case, tmp_path: Path) -> None:
         assert bool(called(right, tmp_path))
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_each_place_that_makes_a_message_has_a_case(tmp_path: Path) -> None:
     """But for those of :data:`NOT_FOLLOWED`; where one of these got its case, it has to go from there."""
     heard = []
