@@ -31,7 +31,7 @@ FORMAT = 1
 EXTREMES = 12  # best and worst predictions that are kept as pictures
 STRIP = 8  # frames of the video that are kept as pictures
 SIDE = 96  # of these pictures, pixels
-AGAIN = "evaluate the run again"
+AGAIN = "evaluate the run again: the command that trained it does"
 LEAKAGE = tuple(f"{name}{end}" for name in ("recall_at_1", "map_at_r") for end in ("", "_chance"))
 LEAKAGE += tuple(f"probe_{end}" for end in ("accuracy", "low", "high", "chance"))
 

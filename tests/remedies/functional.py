@@ -25,6 +25,7 @@ from .following import follow
 
 X = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.8, 0.6], [-1.0, 0.0]])
 Y = torch.tensor([0, 1, 0, 1, 1])
+NAMES = ["cat", "dog", "cat", "dog", "dog"]
 AFFECT = torch.tensor([[0.1, 0.0], [-0.9, 0.4], [0.2, 0.1], [0.7, -0.6], [0.0, 0.1]])
 PAIRS = torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([1, 0])  # triplets (a, p, n)
 IMPURITY = F.neighbourhood_impurity
@@ -91,6 +92,11 @@ CASES = [
         "convert it with torch.as_tensor",
         lambda: IMPURITY(X, [0, 1, 0, 1, 1]),
         lambda: IMPURITY(X, torch.as_tensor([0, 1, 0, 1, 1])).shape == (5,),
+    ),
+    follow(
+        "convert it with torch.as_tensor; names become numbers with np.unique(names, return_inverse=True)[1]",
+        lambda: IMPURITY(X, NAMES),
+        lambda: IMPURITY(X, torch.as_tensor(np.unique(NAMES, return_inverse=True)[1])).shape == (5,),
     ),
     follow("pass one integer label per row", lambda: IMPURITY(X, Y[:, None]), lambda: IMPURITY(X, Y).shape == (5,)),
     follow(
@@ -183,6 +189,7 @@ CASES = [
         lambda: NEAREST(X, k=4)[0].shape == (5, 4),
         lambda: NEAREST(X, torch.cat([X, X]), k=5)[0].shape == (5, 5),
     ),
+    follow("pass a positive whole number", lambda: NEAREST(X, k=0), lambda: NEAREST(X, k=1)[0].shape == (5, 1)),
     # concordance.py
     follow(
         "the paper's is 0.5",
