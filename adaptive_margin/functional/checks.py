@@ -118,11 +118,13 @@ def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     return high.new_full((), number)
 
 
+TO_LABELS = "convert it with torch.as_tensor; names become numbers with np.unique(names, return_inverse=True)[1]"
+
+
 def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings") -> None:
     """Raises unless ``labels`` is one integer label for each of ``rows`` rows."""
     if not isinstance(labels, Tensor):
-        remedy = "convert it with torch.as_tensor; names become numbers with np.unique(names, return_inverse=True)[1]"
-        raise TypeError(problem(argument, "a torch.Tensor", type(labels).__name__, remedy))
+        raise TypeError(problem(argument, "a torch.Tensor", type(labels).__name__, TO_LABELS))
     if labels.ndim != 1:
         remedy = "pass one integer label per row"
         raise ValueError(problem(argument, "one-dimensional", f"shape {tuple(labels.shape)}", remedy))
