@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_matrix, check_same_features, is_blind, problem
-from .dependence import check_choice
+from .checks import check_fits, check_matrix, check_same_features, is_blind, problem
+from .dependence import at_least_float32, check_choice
 from .pair_tiles import SMALLER, Options, PairTerms, terms_of
 
 Regularizer = Literal["none", "chi2", "fisher"]
@@ -82,9 +82,9 @@ def vdm_contrastive_loss(
         >>> vdm_contrastive_loss(strong, weak, margin=1.0, regularizer="chi2")  # + ¼ · ½ (1⁴ + (0.75² + 0²) / 2)
         tensor(1.9102)
     """
-    check_options(repulsion, regularizer, regularizer_weight, penalty)
     check_matrix("strong", strong)
     check_matrix("weak", weak)
+    check_options(repulsion, regularizer, regularizer_weight, penalty, dtype=at_least_float32(strong).dtype)
     check_same_features("weak", weak, "strong", strong)
     x = torch.cat([strong, weak.to(strong)])
     fisher = regularizer == "fisher"
@@ -103,13 +103,21 @@ def vdm_contrastive_loss(
     return loss
 
 
-def check_options(repulsion: float, regularizer: str, regularizer_weight: float, penalty: float) -> None:
-    """Raises unless these are options of :func:`vdm_contrastive_loss`."""
+def check_options(
+    repulsion: float,
+    regularizer: str,
+    regularizer_weight: float,
+    penalty: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """Raises unless these are options of :func:`vdm_contrastive_loss`, for embeddings of this dtype."""
     check_choice("regularizer", regularizer, REGULARIZERS)
     numbers = (("repulsion", repulsion), ("regularizer_weight", regularizer_weight), ("penalty", penalty))
     for argument, number in numbers:
         if not 0 <= number < math.inf:
             raise ValueError(problem(argument, "a number of at least 0", number, "the default is a good start"))
+        check_fits(argument, number, dtype, "the default is a good start")
 
 
 def regularization(
