@@ -131,17 +131,37 @@ def regularization(
     omega = terms.second_moment
     if regularizer == "chi2":
         return 0.25 * regularizer_weight * omega
-    gap = (omega - 1) * is_constrained(terms)
-    return multiplier * gap + 0.5 * penalty * gap * gap
+    return fisher_constraint((omega - 1) * is_constrained(terms), multiplier, penalty)
 
 
 def multiplier_step(terms: PairTerms, penalty: float) -> Tensor:
-    r"""What the multiplier grows by: :math:`\min(\rho, 0.01) \min(\Omega - 1, 1)`, 0 where nothing is constrained.
+    """What the multiplier grows by: :func:`fisher_ascent`, 0 where nothing is constrained."""
+    return fisher_ascent(terms.second_moment.detach() - 1, penalty) * is_constrained(terms)
 
-    A gap is at least -1; without a bound from above a batch far out would outweigh hundreds of steps back.
+
+def fisher_constraint(gap: Tensor, multiplier: float | Tensor, penalty: float) -> Tensor:
+    r"""The augmented Lagrangian of Ω = 1, to be minimised: :math:`\Lambda g + \tfrac\rho2 g^2` of g = Ω - 1.
+
+    Source: Mroueh & Sercu 2017 (Fisher GAN), Eq. (9), with the signs of a minimisation.
+
+    Example:
+        >>> fisher_constraint(torch.tensor(0.5), multiplier=2.0, penalty=10.0)
+        tensor(2.2500)
     """
-    gap = (terms.second_moment.detach() - 1).clamp(max=1) * is_constrained(terms)
-    return min(penalty, MULTIPLIER_STEP) * gap
+    return multiplier * gap + 0.5 * penalty * gap * gap
+
+
+def fisher_ascent(gap: Tensor, penalty: float) -> Tensor:
+    r"""What its multiplier grows by: :math:`\min(\rho, 0.01) \min(g, 1)`.
+
+    Differs from the source, which steps by :math:`\rho g`: that drives Ω in cycles. A gap is at least -1; without a
+    bound from above a batch far out would outweigh hundreds of steps back.
+
+    Example:
+        >>> fisher_ascent(torch.tensor([-0.5, 30.0]), penalty=10.0)
+        tensor([-0.0050,  0.0100])
+    """
+    return min(penalty, MULTIPLIER_STEP) * gap.clamp(max=1)
 
 
 def is_constrained(terms: PairTerms) -> Tensor:
