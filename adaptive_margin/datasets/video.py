@@ -397,8 +397,8 @@ def read_extraction(
 def damaged_files(folder: Path, done: Extraction) -> list[str]:
     """Names of the files of an extraction that are not what was written: all of them are read, and none is trusted.
 
-    A zeroed or half-zeroed JPEG can decode to a picture of sorts, so that no decoder would notice. A frame that is gone is
-    missing, and not among them.
+    A zeroed or half-zeroed JPEG can decode to a picture of sorts, so that no decoder would notice. A frame that is gone
+    is missing, and not among them.
     """
 
     def differs(name: str) -> bool:
