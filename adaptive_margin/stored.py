@@ -2,7 +2,8 @@
 
 JSON has the digest of its content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it behind everything else,
 as the comment that the zip format allows there: ``torch.load`` and ``numpy.load`` read them as they read any other. All
-of them appear whole or not at all. What was written before there were digests is read as it is.
+of them appear whole or not at all. What was written before there were digests is read as it is; a file whose digest is
+there under a damaged name is not taken for one.
 """
 
 from __future__ import annotations
@@ -91,8 +92,9 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
         raise DamagedFileError(path, f"is damaged: {_in_brief(error)}", remedy) from error
     if not isinstance(content, dict):
         raise DamagedFileError(path, f"holds no mapping but {type(content).__name__}", remedy)
+    damaged = "sha256" not in content and _ends_in_digest(content)
     digest = content.pop("sha256", None)
-    if digest is not None and digest != _digest(content):
+    if damaged or (digest is not None and digest != _digest(content)):
         raise DamagedFileError(path, "is damaged: its content does not have the checksum that is in it", remedy)
     return content
 
@@ -214,6 +216,12 @@ def _unsealed(path: Path, remedy: str) -> bytes:
         what = f"is damaged: its {len(data):,} bytes do not have the checksum that is in them"
         raise DamagedFileError(path, what, remedy)
     return data
+
+
+def _ends_in_digest(content: Mapping[str, Any]) -> bool:
+    """Whether the last value looks like a digest: one whose key is damaged, for no older file ends so."""
+    last = next(reversed(content.values()), None) if content else None
+    return isinstance(last, str) and len(last) == DIGITS and set(last) <= set("0123456789abcdef")
 
 
 def _digest(content: Mapping[str, Any]) -> str:
