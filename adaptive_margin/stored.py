@@ -220,7 +220,7 @@ def _unsealed(path: Path, remedy: str) -> bytes:
 
 def _ends_in_digest(content: Mapping[str, Any]) -> bool:
     """Whether the last value looks like a digest: one whose key is damaged, for no older file ends so."""
-    last = next(reversed(content.values()), None) if content else None
+    last = list(content.values())[-1] if content else None
     return isinstance(last, str) and len(last) == DIGITS and set(last) <= set("0123456789abcdef")
 
 
