@@ -60,6 +60,8 @@ def check_number(argument: str, value: object, expected: str, remedy: str) -> fl
     try:
         if not isinstance(value, str):
             return float(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
     except (TypeError, ValueError, RuntimeError):
         pass
     raise TypeError(problem(argument, expected, repr(value), remedy))
