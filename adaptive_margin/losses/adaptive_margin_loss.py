@@ -30,7 +30,7 @@ from .host_inputs import (
 )
 from .host_wrappers import look_inside
 from .reduction import reduced_sum
-from .swap import LOSSES, Swap, Units, Value, exchanged, for_host, in_host_unit, resolve_units
+from .swap import LOSSES, Swap, Units, Value, check_margin_fits, exchanged, for_host, in_host_unit, resolve_units
 from .transparent import Transparent
 
 
@@ -77,9 +77,9 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         TypeError: the loss has no margin of this kind (the message says why and what is supported), labels that are no
             whole numbers.
         ValueError: units that mean nothing to the loss, a granularity it cannot take, shapes that do not fit,
-            references that the loss would take for the batch, NaN or infinity in the embeddings, a loss or a gradient
-            without a finite value. In float16, and under autocast in float16, what is not finite is handed on to the
-            loss scaler.
+            references that the loss would take for the batch, NaN or infinity in the embeddings, a margin that is not
+            finite (in a call: in the dtype of the batch), a loss or a gradient without a finite value. In float16, and
+            under autocast in float16, what is not finite is handed on to the loss scaler.
 
     A loss with weights (ArcFace, ProxyAnchor, …) gets half-precision batches in the dtype of its weights: the host
     would turn the weights half, for good. A loss on an L_p distance gets bfloat16 as float32: the host's distance has
@@ -161,6 +161,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             indices_tuple, margin = None, self._margin_of_rows(*seen, labels, ref_labels)
         else:
             indices_tuple, margin = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
+        check_margin_fits(self.margin, margin, seen[0].dtype if tiled else batch.dtype)
         values: dict[str, Any] = self.exchange.values(self.loss, margin)
         if tiled:
             given = batch, batch if ref_emb is None else ref_emb
@@ -360,6 +361,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     ) -> dict[str, Any]:
         """The wrapped loss's dictionary of unreduced losses at the margin of this batch."""
         indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        check_margin_fits(self.margin, value, embeddings.dtype)
         with exchanged(self.loss, self.exchange.values(self.loss, value)) as loss:
             loss_dict: dict[str, Any] = loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
             return loss_dict

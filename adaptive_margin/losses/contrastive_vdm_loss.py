@@ -13,15 +13,16 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import at_least_float32, check_choice, is_blind, is_transforming, problem
+from ..functional.checks import at_least_float32, check_choice, check_fits, is_blind, is_transforming, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, multiplier_step, regularization
 from ..functional.pair_tiles import terms_of
 from ..functional.pair_tiles.options import Options, PairTerms
 from ..functional.pair_tiles.rows import ties_of_pairs
-from ..margins import Margin
+from ..margins import ConstantMargin, Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import GradientGuard, as_classes, check_batch, distance_in_tiles, labels_from_indices
 from .reduction import SumOfReduced
+from .swap import UNIT, check_margin_fits
 from .transparent import TakesMargin
 
 Kept = tuple[Tensor, Tensor] | None
@@ -181,6 +182,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         if ref_emb is embeddings and not itself:
             ref_emb = ref_emb.view_as(ref_emb)  # with labels of its own it is another set, and below another object
         embeddings = at_least_float32(embeddings)
+        check_options(self.repulsion, self.regularizer, self.regularizer_weight, self.penalty, dtype=embeddings.dtype)
         ref_emb = embeddings if itself else at_least_float32(ref_emb).to(embeddings)
         if labels is None:
             labels, ref_labels = self._labels_of_pairs(embeddings, indices_tuple, ref_emb)
@@ -320,6 +322,8 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor, both_kept: Kept
     ) -> Tensor:
         """The margin of the rows that count, one a row also for those that do not."""
+        if isinstance(self.margin, ConstantMargin):
+            check_fits("margin", self.margin.value, seen.dtype, UNIT)
         if not self.margin.needs_batch:
             alpha = self.margin(seen)
         else:
@@ -327,6 +331,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
                 alpha = self._margin_of_kept(seen, labels, indices_tuple, ref_seen, ref_labels, both_kept)
         if self.collect_stats:
             self.alpha = float(alpha.detach().mean()) if alpha.numel() else 0.0
+        check_margin_fits(self.margin, alpha, seen.dtype)
         return alpha.to(seen.dtype)
 
     def _margin_of_kept(

@@ -177,7 +177,9 @@ def check_loss(value: Any, of: str) -> Any:
     if is_blind(value):
         assert_blindly(torch.isfinite(value.detach()).all(), f"the value of {of} must be finite")
     elif not (math.isfinite(value.item()) if value.numel() == 1 else torch.isfinite(value.detach()).all()):
-        remedy = "its formula has no value here: look for identical or vanishing embeddings, or too large a scale"
+        remedy = (
+            "its formula has no value here: look for identical or vanishing embeddings, or too large a scale or margin"
+        )
         got = value.item() if value.numel() == 1 else f"NaN or infinity among {value.numel()}"
         raise ValueError(problem(f"the value of {of}", "finite", got, remedy))
     return value

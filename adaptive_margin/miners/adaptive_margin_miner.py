@@ -11,7 +11,17 @@ from torch import Tensor
 
 from ..functional.checks import problem
 from ..losses.host_inputs import as_classes, as_seen, check_batch, host_dtype, is_own_reference
-from ..losses.swap import MINERS, Swap, Units, Value, exchanged, for_host, in_host_unit, resolve_units
+from ..losses.swap import (
+    MINERS,
+    Swap,
+    Units,
+    Value,
+    check_margin_fits,
+    exchanged,
+    for_host,
+    in_host_unit,
+    resolve_units,
+)
 from ..losses.transparent import Transparent
 from ..margins import Margin
 
@@ -39,7 +49,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
     Raises:
         TypeError: the miner has no margin of this kind; the message says what is supported.
         ValueError: units that mean nothing to the miner, one margin an anchor or a pair, shapes that do not fit, NaN
-            or infinity.
+            or infinity, a margin that is not finite (in a call: in the dtype of the batch).
 
     Example:
         >>> from pytorch_metric_learning import miners
@@ -100,6 +110,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         value = for_host(value, self.exchange)
         value = in_host_unit(value, self._units, self.margin, self.exchange, self.miner, labels, ref_labels)
         value = for_host(value, self.exchange)
+        check_margin_fits(self.margin, value, embeddings.dtype)
         if self.collect_stats:
             self.current_margin = float(value)
         with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:

@@ -133,7 +133,8 @@ def _check(samples: Sequence[Sample], *, videos: bool = False) -> None:
             )
         one_of(f"samples[{place}].split", sample.split, ("train", "validation"))
         if videos and (sample.video is None):
-            raise ValueError(problem(f"samples[{place}].video", "named", None, "this layout is made of videos"))
+            remedy = "this layout is made of videos: name one"
+            raise ValueError(problem(f"samples[{place}].video", "named", None, remedy))
 
 
 def _by_split(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
