@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..functional.checks import problem
 from ..stored import DamagedFileError, read_json, write_json
 from .layout import VIDEO_SUFFIXES, Folders
 from .records import Box
@@ -415,13 +414,6 @@ def damaged_files(folder: Path, done: Extraction) -> list[str]:
 
 
 def read_boxes(folder: Path) -> dict[int, Box]:
-    """The boxes kept beside extracted frames: frame number → (left, top, right, bottom) in pixels of the whole frame.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    table = np.load(folder / "boxes.npy", allow_pickle=False)
-    if table.ndim != 2 or table.shape[1] != 5:
-        remedy = "delete the folder: it is made again"
-        raise ValueError(problem(f"{folder / 'boxes.npy'}", "a table of five columns", table.shape, remedy))
+    """The boxes beside extracted frames: frame number → (left, top, right, bottom), pixels of the whole frame."""
+    table = np.load(folder / "boxes.npy", allow_pickle=False)  # checked by damaged_files
     return {int(row[0]): (row[1], row[2], row[3], row[4]) for row in table.tolist()}

@@ -176,18 +176,6 @@ def points(folder: Path, text: str, box: bool = False) -> bool:
 BOX = "version: 1\nn_points: 2\n{\n10 20\n30 40\n}\n"
 
 
-def boxes(folder: Path, delete: bool = False) -> bool:
-    """Extracted frames whose table of boxes is another; deleted, they are made again."""
-    if delete:
-        for path in sorted((folder / "frames").rglob("boxes.npy")):
-            shutil.rmtree(path.parent)
-        return wild(folder)
-    wild(folder)
-    for path in (folder / "frames").rglob("boxes.npy"):
-        np.save(path, np.zeros((3, 4)))
-    return wild(folder)
-
-
 def wild2(folder: Path, *editions: str, **options: Any) -> bool:
     root = folder / "Aff-Wild2"
     for edition in editions if not root.exists() else ():
@@ -367,7 +355,6 @@ CASES = [
     ),
     follow("1 keeps all frames", lambda folder: wild(folder, every=0), lambda folder: wild(folder, every=1)),
     follow("unpack the archive", without_labels, unpacked_again),
-    follow("delete the folder: it is made again", boxes, lambda folder: boxes(folder, delete=True)),
     # aff_wild2.py
     follow("in the root are ", lambda folder: edition(folder, "4th"), those_there),
     follow(

@@ -17,6 +17,7 @@ from torch import Tensor, distributed, nn
 from adaptive_margin.command import main
 from adaptive_margin.emotion.model_file import Preprocessing, save_model
 from adaptive_margin.emotion.nets import emotion_net
+from adaptive_margin.stored import check_page
 from adaptive_margin.training import Checkpoints, RunFolder, World, backward_and_step, seed_everything, train
 from adaptive_margin.training.checkpoints import check_plain
 from adaptive_margin.training.command_line import parse
@@ -122,7 +123,24 @@ def export_onto_another(folder: Path) -> None:
     export(folder, "mine.onnx")
 
 
+def occupied(folder: Path) -> Path:
+    """A file that is no report."""
+    (folder / "notes.txt").write_text("mine")
+    return folder / "notes.txt"
+
+
 CASES = [
+    follow(
+        "pass the name of a file in it",
+        check_page,
+        lambda folder: check_page(folder / "report.html") is None,
+    ),
+    follow(
+        "pass another --output, or --overwrite (overwrite=True) to replace it",
+        lambda folder: check_page(occupied(folder)),
+        lambda folder: check_page(folder / "report.html") is None,
+        lambda folder: check_page(occupied(folder), overwrite=True) is None,
+    ),
     follow(
         "2 leave one to fall back to",
         lambda folder: Checkpoints(folder, keep=0),
