@@ -1,15 +1,15 @@
-"""Three losses, each with its own margin, the best of eight constants, and one that nobody tuned: ``make demo``.
+"""Three losses, each with its default margin, the best of eight constants, and an untuned one: ``make demo``.
 
-The data are characters of 16 fonts, distorted: 255 classes, half of them for the test, which no network sees. There the
-pixels find 17 % of the nearest neighbours right, so a network has something to learn. A small one learns to embed the
-other half, once with each margin:
+The data are distorted characters of 16 fonts: 255 classes, half of them for the test, which no network sees. On raw
+pixels 17 % of the nearest neighbours of the test classes are right, so there is something to learn. A small network is
+trained on the other half, once with each margin:
 
-- ``own``: the constant that the loss comes with;
-- ``best``: that of eight constants which is best on validation classes, with a seed that nothing else uses;
+- ``own``: the default constant of the loss;
+- ``best``: the one of eight constants that is best on validation classes, with a seed that nothing else uses;
 - ``adaptive``: ``AdaptiveMarginLoss(loss)`` with its defaults.
 
-Five seeds draw initialisation, batches and crops, the same for the three. The network after the last step is the one
-that is measured, once.
+Five seeds determine initialisation, batches and crops, the same for all three margins. The network after the last step
+is measured, once.
 
     python examples/demo.py [--seeds 5] [--steps 160] [--jobs 2] [--output runs/demo]
 """
