@@ -253,11 +253,11 @@ def write_numbers(output: Path, rows: Sequence[Row], **more: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, measures, prints and draws; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="how many, 2 or more to have an interval (5)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, at least 2 for an interval (5)")
     parser.add_argument("--steps", type=int, default=160, help="training steps of each network (160)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="networks at a time (2)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
-    parser.add_argument("--print", type=Path, help="what an earlier run found: its results.json; trains nothing")
+    parser.add_argument("--print", type=Path, help="print the tables of this results.json; trains nothing")
     options = parser.parse_args(argv)
     if options.print:
         found = json.loads(options.print.read_text(encoding="utf-8"))

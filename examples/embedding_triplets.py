@@ -138,5 +138,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200, help="training steps of each margin")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--triplets", type=int, default=64, help="in a batch")
+    parser.add_argument("--triplets", type=int, default=64, help="triplets per batch")
     main(**vars(parser.parse_args()))

@@ -113,5 +113,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="training steps of each margin")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--classes", type=int, default=64, help="half of them are trained on; at least 32")
+    parser.add_argument("--classes", type=int, default=64, help="half of them are for training; at least 32")
     main(**vars(parser.parse_args()))

@@ -235,8 +235,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_marg
     """
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Says which data set lies in a folder, which rows of it can be used, and how it compares with "
-        "what is known of the real one.",
+        description="Says which data set a folder contains, which of its rows can be used, and how it compares with "
+        "the known figures of the real one.",
     )
     parser.add_argument("root", help="the folder of AffectNet, AFEW-VA, Aff-Wild or Aff-Wild2")
     parser.add_argument(
@@ -253,8 +253,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_marg
     )
     parser.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
     parser.add_argument("--index-dir", help="where to keep the index of AffectNet's reduced release (default: ROOT)")
-    parser.add_argument("--json", metavar="FILE", help="write the report there as well")
-    parser.add_argument("--strict", action="store_true", help="fail where a known figure differs, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
+    parser.add_argument("--strict", action="store_true", help="also fail if a known figure differs")
     options = parser.parse_args(argv)
     try:
         decode = {"all": None, "none": 0}.get(options.decode, options.decode)

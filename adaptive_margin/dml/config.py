@@ -1,4 +1,4 @@
-"""What a run of metric learning can be asked, and the published protocols as presets."""
+"""The options of a metric-learning run, and the published protocols as presets."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ LossName = Literal[
     "auto-margin",
 ]
 OF_PROXIES = ("cosface", "arcface", "proxy-anchor", "soft-triple")
-"""Losses that compare images with learned vectors of classes, and not with each other."""
+"""Losses that compare images with learned vectors of classes instead of with each other."""
 Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
 ONLY_SIZE = {"small": 16, "vit-small": 224}
-"""What these backbones must be given, pixels."""
+"""The only image size that these backbones accept, pixels."""
 LEAST_SIZE = {"googlenet": 15}
 MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
-"""Options that a run may be given anew when it goes on, or when its result is found again."""
+"""Options that may change when a run resumes, or when its finished result is read again."""
 ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
-"""What belongs to the adaptive margin alone; two fixed margins do not differ in it."""
+"""Options of the adaptive margin only; runs with a fixed margin do not differ in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,64 +47,65 @@ class DMLConfig:
     Attributes:
         root: folder of the data set; not needed for the embedded ones.
         data: name of the data set, and a fingerprint of its files, labels and test classes; filled in by the run, which
-            does not go on with others.
-        out: folder of the run; ``runs/DATA-LOSS-ARM-seedN`` unless given.
-        download: fetch the data set into ``root`` if pytorch-metric-learning knows where from.
-        cache: folder for decoded images; ``root/../cache-NAME`` unless given.
-        loss: what is minimised, with the sampling that belongs to it.
-        margin: ``default`` is the loss's own, a number is one in the loss's own unit, ``adaptive`` is the batch's.
-        neighbourhood: rule for K of the adaptive margin; ``auto`` takes evidence for two labels and what remains for
-            more.
-        granularity: one adaptive margin a batch, an anchor or a pair.
-        units: how the adaptive margin enters the loss; ``default`` is AdaptiveMarginLoss's.
+            does not resume with different data.
+        out: folder of the run; by default ``runs/DATA-LOSS-ARM-seedN``.
+        download: download the data set into ``root`` if pytorch-metric-learning has its address.
+        cache: folder for decoded images; by default ``root/../cache-NAME``.
+        loss: the loss to minimise, with the sampling that belongs to it.
+        margin: ``default`` is the loss's own, a number is a constant in the loss's own unit, ``adaptive`` follows the
+            batch.
+        neighbourhood: rule for K of the adaptive margin; ``auto`` uses the evidence rule for two labels and the
+            remaining rule for more.
+        granularity: one adaptive margin per batch, per anchor or per pair.
+        units: how the loss uses the adaptive margin; ``default`` is the default of AdaptiveMarginLoss.
         confidence: c of the adaptive margin.
         max_mi: cap of its mutual information.
-        dependence: how its mutual information is estimated; ``none`` leaves the confidence term alone.
-        learn_beta: a boundary of its own for each class, learned; True is for the margin loss alone, ``auto`` learns it
-            there and leaves the other losses alone.
-        beta: boundary of the margin loss, at the beginning where it is learned.
-        nonzero_loss_cutoff: distance from which distance-weighted sampling draws no negatives; None draws them all.
-        triplets_per_anchor: of distance-weighted sampling; None makes one for each positive.
-        backbone: network that makes features; ``small`` is for images of 16 pixels.
-        weights: ``torchvision`` (or timm) pretrained ones, ``none``, or a path to a state dict.
+        dependence: how its mutual information is estimated; ``none`` uses only the confidence term.
+        learn_beta: learn a separate boundary for each class; True is only for the margin loss, ``auto`` means True for
+            the margin loss and False for the others.
+        beta: boundary of the margin loss; its initial value if it is learned.
+        nonzero_loss_cutoff: distance-weighted sampling draws no negatives beyond this distance; None means no limit.
+        triplets_per_anchor: triplets per anchor in distance-weighted sampling; None makes one for each positive.
+        backbone: network that computes the features; ``small`` is for images of 16 pixels.
+        weights: ``torchvision`` for pretrained weights (also timm's), ``none``, or a path to a state dict.
         embedding_size: dimension of the embeddings, which have unit norm.
-        freeze_batch_norm: batch norms keep the statistics they came with.
-        crop_to_box: cut images to the box that the data set gives, in training and test alike.
-        augment: ``resized-crop``: of random area and shape; ``crop``: of fixed size.
-        area: smallest share of the image that ``resized-crop`` takes.
+        freeze_batch_norm: batch norms keep their initial statistics.
+        crop_to_box: crop images to the data set's bounding box, in training and test.
+        augment: ``resized-crop``: crops of random area and shape; ``crop``: crops of fixed size.
+        area: smallest share of the image that ``resized-crop`` may take.
         resize: side of the decoded squares, pixels.
-        size: side of what the network sees, pixels.
+        size: side of the network's input, pixels.
         flip: probability of mirroring in training.
-        classes: in a batch.
-        per_class: images of each; at least 2 where the loss compares images with each other.
-        epochs: how often the training images pass, or how many rounds of ``steps_per_epoch``.
-        steps_per_epoch: None makes it training images over batch.
-        optimizer: of everything but the learned boundaries.
-        learning_rate: of the embedding layer, and of the backbone times ``backbone_rate``.
-        backbone_rate: factor on the learning rate of the backbone.
+        classes: number of classes per batch.
+        per_class: images per class in a batch; at least 2 if the loss compares images with each other.
+        epochs: number of passes over the training images, or of rounds of ``steps_per_epoch``.
+        steps_per_epoch: steps per epoch; None means the number of training images divided by the batch size.
+        optimizer: optimiser of everything except the learned boundaries.
+        learning_rate: learning rate of the embedding layer; the backbone's is this times ``backbone_rate``.
+        backbone_rate: factor for the learning rate of the backbone.
         loss_rate: learning rate of proxies or learned boundaries.
-        loss_optimizer: of them; ``same`` as the network's.
-        weight_decay: of the network.
+        loss_optimizer: optimiser of proxies or learned boundaries; ``same`` is the network's.
+        weight_decay: weight decay of the network.
         adam_epsilon: Adam's epsilon.
         halve_at: epochs after which every learning rate is halved.
         schedule: ``constant`` (with ``halve_at``) or ``cosine`` to zero.
-        validation: share of the training classes held out to choose by.
-        folds: number of class-disjoint folds, each its own network; 0 holds ``validation`` out once.
-        select: which evaluation's network is measured: the best on ``validation``, on ``test``, or the ``last``.
-        score: the figure that ``select`` compares.
+        validation: share of the training classes held out for model selection.
+        folds: number of class-disjoint folds, with one network each; 0 means a single hold-out of size ``validation``.
+        select: which network is measured: that of the best evaluation on ``validation`` or ``test``, or the ``last``.
+        score: the metric that ``select`` compares.
         evaluate_every: epochs between evaluations.
-        skip_unreadable: share of the images that may be missing or damaged; those are left out of every part, and
-            named in the result.
-        ks: the k of every Recall@k.
-        clustering: NMI and AMI at the end.
-        faiss: search and cluster with faiss, where installed.
-        seed: of everything random; arms of one seed see the same batches.
-        device: ``auto`` takes CUDA where there is one.
+        skip_unreadable: share of the images that may be missing or damaged; they are left out of every part and listed
+            in the result.
+        ks: the values of k for Recall@k.
+        clustering: compute NMI and AMI at the end.
+        faiss: search and cluster with faiss, if installed.
+        seed: random seed of everything; arms with the same seed see the same batches.
+        device: ``auto`` uses CUDA if available.
         precision: ``float32``, ``bfloat16`` or ``float16`` (mixed).
-        channels_last: memory layout that convolutions like.
-        checkpoint_every: steps between checkpoints; 0 makes it an epoch.
-        measure: measure the test classes at the end; tuning leaves them alone.
-        keep_embeddings: keep the test embeddings and some small pictures, for the report's examples and map.
+        channels_last: use the channels-last memory layout, which is often faster for convolutions.
+        checkpoint_every: steps between checkpoints; 0 means one per epoch.
+        measure: evaluate the test classes at the end; switch off for tuning.
+        keep_embeddings: save the test embeddings and some small pictures, for the report's examples and map.
     """
 
     root: Path | None = None
