@@ -1,4 +1,4 @@
-"""The command ``adaptive-margin``: what is done with trained networks and with data, rather than training itself."""
+"""The command ``adaptive-margin``: everything for trained networks and data except the training itself."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; ``adaptive-margin --help`` explains it.
 
     Args:
-        argv: arguments without the program's name; those of the process unless given.
+        argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        0 when all went well, 1 when something could not be done, 130 after Ctrl-C. A wrong option ends the process with
+        0 on success, 1 if something could not be done, 130 after Ctrl-C. A wrong option ends the process with
         status 2.
     """
     parser = argparse.ArgumentParser(

@@ -308,11 +308,11 @@ def in_host_unit(
 def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn.Module, chosen: bool = False) -> Value:
     r"""A margin in the host's own unit.
 
-    ``"geometry"`` takes it for the squared distance of unit vectors that it is (:mod:`.geometry`); ``"replace"`` takes
-    the number as it is, ``"sqrt"`` its root, ``"offset"`` adds it to the host's own margin. A *threshold on a
-    similarity* lies where the squared distance of unit vectors is :math:`\hat\alpha`: :math:`D^2 = 2 - 2s`, so
-    :math:`s = 1 - \hat\alpha/2`, and an offset is :math:`-\hat\alpha/2`: more margin is less similarity. A margin in
-    the host's own unit (``ConstantMargin``) is taken as its constructor would take it: degrees for angles.
+    ``"geometry"`` converts it from a squared distance of unit vectors (:mod:`.geometry`); ``"replace"`` uses the number
+    unchanged, ``"sqrt"`` its root, ``"offset"`` adds it to the host's own margin. A *threshold on a similarity* lies
+    where the squared distance of unit vectors is :math:`\hat\alpha`: :math:`D^2 = 2 - 2s`, so :math:`s = 1 -
+    \hat\alpha/2`, and an offset is :math:`-\hat\alpha/2`, because more margin means less similarity. A margin in the
+    host's own unit (``ConstantMargin``) has the same meaning as in the host's constructor: degrees for angles.
     """
     scale = swap.scale_of(module)
     own = getattr(module, swap.attribute)
@@ -330,9 +330,9 @@ def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn
 
 
 class HostScalar(Tensor):
-    """A 0-dim margin that numpy's functions, which the host calls on margins, answer with torch's.
+    """A 0-dim margin for which numpy's functions, which the host calls on margins, use torch's.
 
-    ``np.sin`` of a tensor copies it to the CPU and fails where it needs a gradient.
+    ``np.sin`` of a tensor copies it to the CPU and fails if it needs a gradient.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -343,7 +343,7 @@ class HostScalar(Tensor):
 
 
 def for_host(value: Value, swap: Swap) -> Value:
-    """A number where nothing has to wait for it and no gradient flows, else a tensor that the host can handle."""
+    """A number if this needs no synchronisation and no gradient flows, else a tensor that the host can handle."""
     if not isinstance(value, Tensor) or value.ndim:
         return value
     if not value.requires_grad and not is_blind(value):
@@ -355,11 +355,11 @@ def for_host(value: Value, swap: Swap) -> Value:
 
 @contextmanager
 def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Any]:
-    """A stand-in for a module with other attributes, or methods, for the length of a ``with`` block.
+    """A stand-in for a module with other attributes, or methods, for the duration of a ``with`` block.
 
-    The module itself is never changed: other threads call it, and this, at the same time. The stand-in is a shallow
-    copy, of this call alone. It shares parameters, buffers, submodules and hooks, methods that the module keeps as
-    attributes are its own, and what else is written to it (statistics) goes to the module in the end.
+    The module itself is never changed, because other threads may call it at the same time. The stand-in is a shallow
+    copy for this call only. It shares parameters, buffers, submodules and hooks, but has its own versions of methods
+    that the module keeps as attributes. Anything else written to it (statistics) is copied to the module at the end.
     """
     if missing := [name for name in values if not hasattr(module, name)]:
         raise KeyError(missing)
