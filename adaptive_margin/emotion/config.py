@@ -29,7 +29,7 @@ LOADER_OPTIONS = {
     "same_actor": ("afew-va",),
     "annotations": ("aff-wild2",),
 }
-"""Options that only some data sets have, and which."""
+"""Options that only some data sets have, with these data sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,7 +229,7 @@ class EmotionConfig:
 
 
 def _check_loader_options(config: EmotionConfig) -> None:
-    """An option of another data set's loader would be ignored in silence."""
+    """Rejects options of another data set's loader, which would be silently ignored."""
     for name, datasets in LOADER_OPTIONS.items():
         value = getattr(config, name)
         if value != getattr(EmotionConfig, name) and config.dataset not in datasets:
