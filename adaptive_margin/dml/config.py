@@ -207,7 +207,7 @@ class DMLConfig:
         self._refuse_what_does_nothing()
 
     def _refuse_what_does_nothing(self) -> None:
-        """An option that somebody gave and nothing reads is a run that is not what they think."""
+        """Rejects options that have no effect, because the run would not be what its user expects."""
         for name in ADAPTIVE_OPTIONS:
             value, default = getattr(self, name), getattr(DMLConfig, name)
             if self.margin != "adaptive" and value != default:
@@ -227,7 +227,7 @@ class DMLConfig:
             raise ValueError(problem("halve_at", "empty with the cosine schedule", self.halve_at, remedy))
 
     def _is_of_a_preset(self, name: str) -> bool:
-        """Whether nobody need have asked for an option's value, since it is the default or a preset's."""
+        """Whether the value of an option need not come from the user, because it is the default or that of a preset."""
         value = getattr(self, name)
         if value == getattr(DMLConfig, name):
             return True
