@@ -28,7 +28,7 @@ class _Patch(NamedTuple):
 
 
 def paint_layers(s: Scene) -> None:
-    """Paints everything except the parts of the face, and returns the maps that those need."""
+    """Paints everything except the parts of the face, and stores the maps that those need in the scene."""
     n, size, side = s.n, s.size, len(s.coarse.at)
     half = Whole(s.camera.head(), s.coarse)
     u, v = on_turned_face(s, half)

@@ -3,7 +3,7 @@
 Rows are sorted by group, so that the pairs (i, j), i < j, of two groups fill rectangles of the distance matrix whose
 borders are known. Each rectangle is computed a tile at a time: a matrix product gives the distances, the hinge turns
 them into losses, and two more products, of the tile's weights with the rows, add to the gradient in the same pass.
-No tile outlives its turn. The squared distances inside a group need no tile at all:
+Each tile is then dropped. The squared distances inside a group need no tile at all:
 
     sum over i < j of |x_i - x_j|² = n · sum over i of |x_i - mean|²
 """
@@ -26,35 +26,36 @@ from .dependence import at_least_float32, check_choice
 Distance = Literal["squared_l2", "l2", "cosine", "dot"]
 Kind = Literal["inside", "across"]
 Number = float | Tensor
-"""A Python number where looking at data is free (CPU), a 0-dim tensor where it would wait for the device."""
+"""A Python number if reading data is free (CPU), a 0-dim tensor if it would wait for the device."""
 
 TILE_ROWS = {"cpu": 512, "cuda": 2048}
 TILE_ENTRIES = {"cpu": 2**19, "cuda": 2**22}
 """A tile of float32 is 2 MiB on a CPU, where it stays in the cache, and 16 MiB on a GPU; at most four are held."""
 
 SMALL = 256
-"""Up to as many rows, one square matrix of all pairs takes less time than sorting rows and finding tiles."""
+"""Up to this number of rows, one square matrix of all pairs is faster than sorting rows and finding tiles."""
 
 TRITON = os.environ.get("ADAPTIVE_MARGIN_TRITON") == "1"
 """Whether a fused kernel takes the pairs across groups on CUDA. Off: it has not been measured on a GPU yet."""
 
 UNCLEAR = 2.0**-12
-"""Pairs whose distance, or the margin it is compared with, rounding could change by this share are computed again from
-the differences of their rows, where looking is free."""
+"""If rounding could change a pair's distance, or the margin it is compared with, by this share, the pair is computed
+again from the differences of its rows, provided that reading data is free."""
 
 ROUNDING = 4
 """Of a squared distance by products of coordinates, in units in the last place of the two squared norms: the most that
 was seen, whatever the number of coordinates."""
 
 FAR_OFF = 3
-"""Squared distances from the mean above so many times their median have drawn the mean away from the others."""
+"""Rows whose squared distance from the mean exceeds this many times the median have pulled the mean away from the
+others."""
 
 NO_GROUP = torch.iinfo(torch.int64).max
-"""The group of rows that take part in nothing, where dropping them would wait for the device."""
+"""The group of left-out rows, if dropping them would wait for the device."""
 
 
 class PairTerms(NamedTuple):
-    """What contrastive losses are made of; see :func:`pair_terms`."""
+    """The terms of contrastive losses; see :func:`pair_terms`."""
 
     attraction: Tensor
     repulsion: Tensor
@@ -63,7 +64,7 @@ class PairTerms(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What is to be measured: all that is not a tensor."""
+    """The options of a measurement: everything that is not a tensor."""
 
     distance: str = "squared_l2"
     pos_margin: float = 0.0
@@ -89,15 +90,15 @@ class Options(NamedTuple):
 
 
 def count_pairs(sizes: Tensor, ref_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Numbers of pairs inside groups and across groups.
+    """The numbers of pairs inside groups and across groups.
 
     Args:
         sizes: rows in each group, integers of shape ``(G,)``.
         ref_sizes: rows of a reference set in each group; a pair then takes one row from either set.
 
     Returns:
-        Two 0-dim int64 tensors: pairs inside a group (unordered, no row with itself, where there is no reference set)
-        and pairs across groups. Exact up to 2³¹ rows: 65,536 rows already have more pairs than int32 holds.
+        Two 0-dim int64 tensors: pairs inside a group (without a reference set: unordered, no row with itself) and pairs
+        across groups. Exact up to 2³¹ rows: 65,536 rows already have more pairs than int32 holds.
 
     Example:
         >>> count_pairs(torch.tensor([32768, 32768], dtype=torch.int32))
@@ -393,11 +394,11 @@ def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distanc
         x: rows as the distance sees them, shape ``(B, D)``.
         y: the rows of the pairs' other ends, or ``x`` itself.
         anchors: the row of each pair, shape ``(P,)``.
-        margin: of all pairs or of each, 0-dim or ``(P,)``.
+        margin: margin of all pairs or of each pair, 0-dim or ``(P,)``.
         distance: as for :func:`pair_terms`; ``"dot"`` for :math:`D^2 = 2 - 2s`, None for any other.
 
     Returns:
-        Shape ``(P,)``, or 0-dim where neither rows nor margins differ.
+        Shape ``(P,)``, or 0-dim if neither rows nor margins differ.
     """
     x, y, margin = x.detach(), y.detach(), margin.detach()
     rounding = ROUNDING * torch.finfo(x.dtype).eps
@@ -1174,7 +1175,7 @@ def pair_terms(
     ignore_label: int | None = None,
     counts: bool = True,
 ) -> PairTerms:
-    r"""The terms of a contrastive loss over all pairs, without an index of pairs and without a matrix of distances.
+    r"""The terms of a contrastive loss over all pairs, without a list of pairs and without a matrix of distances.
 
     .. math::
         \text{attraction} = \operatorname{mean}_{\text{inside}} (d_{ij} - \beta)_+, \qquad
@@ -1182,36 +1183,36 @@ def pair_terms(
         \Omega = \tfrac12 \operatorname{mean}_{\text{inside}} d_{ij}^2
                 + \tfrac12 \operatorname{mean}_{\text{across}} (\alpha_i - d_{ij})_+^2
 
-    Pairs inside are those of one label, pairs across those of two. A mean over no pairs is 0.
+    Pairs inside have the same label, pairs across have different labels. A mean over no pairs is 0.
 
     Source: Kim & Song 2021, Eq. (4) and (7); the tiles are this library's.
 
     Args:
         embeddings: shape ``(B, D)``. Half precision is computed in float32.
         labels: integers, shape ``(B,)``.
-        margin: :math:`\alpha`: a number, a 0-dim tensor, or one per row, shape ``(B,)``. One per row counts each pair
-            across once from either end, with that end's margin.
-        ref_emb: pairs take one row from ``embeddings`` and one from here, shape ``(R, D)``, instead: all of them, also
-            where both rows are the same.
+        margin: :math:`\alpha`: a number, a 0-dim tensor, or one per row, shape ``(B,)``. With one per row, each pair
+            across counts twice, once with the margin of each row.
+        ref_emb: pairs take one row from ``embeddings`` and one from here, shape ``(R, D)``, instead: all such pairs,
+            even if both rows are the same.
         ref_labels: their labels, shape ``(R,)``.
         distance: d: ``"squared_l2"``, ``"l2"``, or ``"cosine"``: the similarity s of the normalised rows, which counts
-            as the distance -s; both margins are then similarities, and the hinges :math:`(\beta - s)_+`,
-            :math:`(s - \alpha)_+`; or ``"dot"``, the same of rows that come normalised, none longer than 1.
+            as the distance -s; both margins are then similarities, and the hinges are :math:`(\beta - s)_+` and
+            :math:`(s - \alpha)_+`; or ``"dot"``, the same for rows that are already normalised, none longer than 1.
         pos_margin: :math:`\beta`.
         over_active: whether the attraction is a mean over the pairs with :math:`d > \beta`, or over all pairs inside.
-        second_moment: whether :math:`\Omega` is wanted (it needs more products).
+        second_moment: whether to compute :math:`\Omega` (it needs more products).
         only_first: labels are 0 and 1, and only label 0 has pairs inside.
-        ignore_label: rows with this label take part in nothing.
-        counts: whether the numbers of pairs are wanted; zeros otherwise.
+        ignore_label: rows with this label are left out of everything.
+        counts: whether to count the pairs; zeros otherwise.
 
     Returns:
-        ``attraction``, ``repulsion``, ``second_moment`` (0 unless wanted): 0-dim, float32 or float64; and ``counts``:
-        int64, shape ``(3,)``: the pairs inside (unordered, without ``ref_emb``), those across, and the ordered
-        (anchor, negative) pairs within the margin. Each term has a gradient for the embeddings, for ``ref_emb`` and for
-        the margin; not a second one: asking for it raises.
+        ``attraction``, ``repulsion``, ``second_moment`` (0 unless requested): 0-dim, float32 or float64; and
+        ``counts``: int64, shape ``(3,)``: the pairs inside (unordered, without ``ref_emb``), those across, and the
+        ordered (anchor, negative) pairs within the margin. Each term has a gradient for the embeddings, for ``ref_emb``
+        and for the margin. There is no second derivative; requesting one raises an error.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, numbers too large for their squares. On CUDA and in
+        ValueError: shapes that do not match, NaN or infinity, numbers whose squares overflow. On CUDA and in
             compiled code the last two are device-side assertions, so that nothing waits for the device.
 
     Example:
@@ -1272,7 +1273,7 @@ def terms_of(
 
 
 def as_margin(margin: float | Tensor, x: Tensor) -> Tensor:
-    """A margin as a finite tensor of ``x``'s dtype and device, of shape ``()`` or one value a row."""
+    """A margin as a finite tensor of ``x``'s dtype and device, of shape ``()`` or with one value per row."""
     if not isinstance(margin, Tensor):
         check_fits("margin", margin, x.dtype, UNIT)
         return x.new_full((), margin)
@@ -1312,27 +1313,28 @@ def pair_hinge_means(
         \operatorname{mean}_{>0}\, (d_{ij} - m_+)_+ \text{ over pairs of one label}, \qquad
         \operatorname{mean}_{>0}\, (m_- - d_{ij})_+ \text{ over pairs of two}
 
-    each over the pairs whose hinge is above 0, and 0 where none is; for similarities :math:`(m_+ - s_{ij})_+` and
+    each over the pairs whose hinge is above 0, and 0 if there are none; for similarities :math:`(m_+ - s_{ij})_+` and
     :math:`(s_{ij} - m_-)_+`.
 
     Source: Hadsell, Chopra & LeCun 2006, as in pytorch-metric-learning 2.9.
 
     Args:
-        embeddings: shape ``(B, D)``, normalised by the caller where the distance is to be one of normalised rows;
-            ``"cosine"`` does so itself.
+        embeddings: shape ``(B, D)``. For a distance of normalised rows the caller must normalise them, except for
+            ``"cosine"``.
         labels: integers, shape ``(B,)``.
         pos_margin: :math:`m_+`.
         neg_margin: :math:`m_-`: a number, a 0-dim tensor, or one per anchor, shape ``(B,)``.
-        distance: ``"l2"``, ``"squared_l2"``, or a similarity, ``"cosine"`` or ``"dot"``. At L2 0 the gradient is 0.
-        ref_emb: pairs take their second row from here, shape ``(R, D)``: all of them, as the host does where the
-            reference set is given.
+        distance: ``"l2"``, ``"squared_l2"``, or a similarity, ``"cosine"`` or ``"dot"``. At an L2 distance of 0 the
+            gradient is 0.
+        ref_emb: pairs take their second row from here, shape ``(R, D)``: all such pairs, as in the host with a
+            reference set.
         ref_labels: their labels, shape ``(R,)``.
 
     Returns:
         Two 0-dim tensors, float32 or float64, with gradients for all tensor arguments.
 
     Raises:
-        ValueError: as :func:`pair_terms`.
+        ValueError: as for :func:`pair_terms`.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [1.5]])

@@ -1,8 +1,8 @@
-"""The hinge of all pairs in one kernel: distances, losses and gradients of a tile never leave the chip.
+"""The hinge of all pairs in one kernel: distances, losses and gradients of a tile stay on the chip.
 
 Optional: importing this module needs Triton, which comes with PyTorch's CUDA builds; :mod:`.pair_tiles` imports it only
-where ``ADAPTIVE_MARGIN_TRITON=1`` asks for it. No GPU has measured it yet. ``TRITON_INTERPRET=1`` runs the kernel on a
-CPU, slowly: so it is tested.
+if ``ADAPTIVE_MARGIN_TRITON=1`` is set. It has not been measured on a GPU yet. ``TRITON_INTERPRET=1`` runs the kernel on
+a CPU, slowly; the tests use this.
 """
 
 from __future__ import annotations
@@ -83,13 +83,13 @@ def hinge_rows(
 
     Args:
         x: shape ``(N, D)``, float32, D at most :data:`MOST_FEATURES`.
-        y: shape ``(R, D)``; may be ``x`` itself: then every pair is met twice, once from either end.
+        y: shape ``(R, D)``; may be ``x`` itself: then every pair is visited twice, once from each row.
         x_group: int64 of shape ``(N,)``.
         y_group: int64 of shape ``(R,)``.
         margin: :math:`\alpha`, 0-dim, ``(N,)`` or ``(R,)``.
-        tie: how far below its margin a squared distance has to be, at least 0, ``(N,)``, or ``(R,)`` for ``"column"``.
-        no_group: rows of this group take part in nothing.
-        margin_of: which of the three: ``"batch"``, ``"row"`` or ``"column"``.
+        tie: how far below its margin a squared distance must be, at least 0, ``(N,)``, or ``(R,)`` for ``"column"``.
+        no_group: rows of this group are left out of everything.
+        margin_of: whose margin it is: ``"batch"``, ``"row"`` or ``"column"``.
 
     Returns:
         :class:`RowSums`: the gradient for row i is :math:`-2(\text{active}_i x_i - \text{weighted}_i)`.
