@@ -65,7 +65,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
             os.replace(temporary, path)
         flush_folder(path.parent)
     except BaseException as error:
-        free = _free(path.parent)  # before the removal, which would hide what was wrong
+        free = _free(path.parent)  # before the removal, which would hide the cause
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -113,7 +113,7 @@ def _new(path: Path) -> tuple[Path, BinaryIO]:
         _lock(file.fileno(), wait=True)
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
-        file.close()  # taken for a killed process's before it was locked
+        file.close()  # mistaken for that of a killed process before it was locked
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_check(commands)
     words = list(sys.argv[1:] if argv is None else argv)
     run: Callable[[], int] = partial(_check, words[1:])
-    if words[:1] != ["check"]:  # it has a parser of its own
+    if words[:1] != ["check"]:  # it has its own parser
         options = parser.parse_args(words)
         run = partial(options.run, options)
     try:

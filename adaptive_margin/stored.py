@@ -186,7 +186,7 @@ def _unsealed(path: Path, remedy: str) -> bytes:
     head, digest = memoryview(data)[:-DIGITS], data[-DIGITS:]
     if head[-len(MARK) :] == MARK:
         damaged = hashlib.sha256(head).hexdigest().encode() != digest
-    else:  # of before there were digests; or the end is cut off or overwritten, which torch.load does not mind
+    else:  # from before digests existed; or the end is truncated or overwritten, which torch.load accepts
         damaged = data.startswith(b"PK") and not _ends_without_comment(data)
     if damaged:
         what = f"is damaged: its {len(data):,} bytes do not have the checksum that is in them"

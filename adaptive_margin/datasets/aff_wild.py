@@ -416,7 +416,7 @@ def _read_video(
     if have is not None and boxes_folder is not None:
         found = read_boxes(extracted)
         numbered = {os.path.splitext(name)[0] for name in listings.names(boxes_folder) if name.lower().endswith(".pts")}
-        if len(numbered) != len(found):  # damaged files are looked at again: they are few
+        if len(numbered) != len(found):  # damaged files are read again, since there are few
             boxes = _read_boxes(boxes_folder, listings)
     if boxes is not None:
         found, damaged = boxes.found, boxes.damaged

@@ -153,7 +153,7 @@ def _placed(
     steps = np.diff(stamps)
     if len(stamps) < 2 or not np.isfinite(stamps).all() or stamps[0] < 0 or (steps < 0).any() or not steps.any():
         return counted, usual, True
-    single = np.median((steps / (failed[1:] + 1))[steps > 0])  # a frame's duration, also where every second is damaged
+    single = np.median((steps / (failed[1:] + 1))[steps > 0])  # a frame's duration, even if every second one is damaged
     common = float(np.rint(steps / single).sum() / steps.sum())  # exact, though each step may be rounded
     for rate in (common, usual):
         places = stamps * rate
@@ -201,7 +201,7 @@ def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uin
     for number, frame in decode(path, times):
         for skipped in range(expected, number):
             if last is None or skipped in lost:
-                last = None  # what was to be seen there is not known
+                last = None  # its picture is unknown
             else:
                 yield skipped, last
         yield number, frame

@@ -138,7 +138,7 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
 
         make = getattr(models, backbone)
         enum = models.get_model_weights(backbone)
-        chosen = enum.IMAGENET1K_V1  # what the published results began with
+        chosen = enum.IMAGENET1K_V1  # the initial weights of the published results
         extra = {"aux_logits": False, "init_weights": True} if backbone == "googlenet" else {}
 
         def build(pretrained: bool) -> Any:
@@ -163,7 +163,7 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
         convention = network.pretrained_cfg
         return nn.Sequential(FromImageNet(convention["mean"], convention["std"]), network), width, source
     if backbone == "googlenet":  # its published weights are for images of mean 0.5 and deviation 0.5; this makes them
-        network.transform_input = True  # from images normalised as ImageNet's, also where weights come from a file
+        network.transform_input = True  # from ImageNet's normalisation, even if the weights come from a file
     network.fc = nn.Identity()
     return network, width, source
 

@@ -242,9 +242,9 @@ class DMLConfig:
 ROTH2020 = DMLConfig(
     # Roth et al. 2020, Revisiting Training Strategies and Generalization Performance in Deep Metric Learning: ResNet50,
     # frozen batch norm, 128 dimensions, Adam 1e-5 for all without a schedule, weight decay 4e-4, 56 classes x 2, 150
-    # epochs (100 on SOP), random resized crop 224 and flip, margin 0.2, beta 1.2 learned at 5e-4, sampling cut off
-    # below 0.5 and not above, one triplet an anchor. The authors report the best test epoch: --select test
-    # --validation 0.
+    # epochs (100 on SOP), random resized crop 224 and flip, margin 0.2, beta 1.2 learned at 5e-4, sampling with a
+    # lower cutoff of 0.5 and no upper one, one triplet per anchor. The authors report the best test epoch:
+    # --select test --validation 0.
     learn_beta="auto",
     nonzero_loss_cutoff=None,
     triplets_per_anchor=1,
@@ -252,10 +252,10 @@ ROTH2020 = DMLConfig(
 WU2017 = replace(
     ROTH2020,
     # Wu et al. 2017, Sampling Matters in Deep Embedding Learning, as in the authors' example for MXNet Gluon: batches
-    # of 70 with 5 images a class, 20 epochs of 200 steps, Adam 1e-4 (pretrained convolutions times 0.01), epsilon
-    # 1e-7, weight decay 1e-4, halved after epochs 12, 14, 16, 18; beta a class by SGD 0.1 with momentum 0.9;
-    # negatives beyond 1.4 not drawn; images cut to the ground-truth box, resized to 256. The authors report the best
-    # test epoch.
+    # of 70 with 5 images per class, 20 epochs of 200 steps, Adam 1e-4 (pretrained convolutions times 0.01), epsilon
+    # 1e-7, weight decay 1e-4, halved after epochs 12, 14, 16, 18; one beta per class by SGD 0.1 with momentum 0.9;
+    # negatives beyond 1.4 not drawn; images cropped to the ground-truth box, resized to 256. The authors report the
+    # best test epoch.
     nonzero_loss_cutoff=1.4,
     triplets_per_anchor=None,
     freeze_batch_norm=False,
@@ -277,12 +277,13 @@ REALITY_CHECK = replace(
     ROTH2020,
     # Musgrave et al. 2020, A Metric Learning Reality Check: Inception with frozen batch norm, 128 dimensions, RMSprop
     # 1e-6 (momentum 0.9, weight decay 1e-4), 8 classes x 4, random resized crop 227 of at least 0.16 of the area, four
-    # class-disjoint folds of the training classes, chosen by MAP@R on the fold's validation classes; figures of the
-    # folds' networks one by one (128 dimensions) and concatenated (512). theirs stops after 9 evaluations without a
-    # better one: here a run goes on to the end and takes its best. Their backbone is BN-Inception, which torchvision
-    # lacks: GoogLeNet here. Beta and its rate are what their search found for the margin loss with a beta a class on
-    # CUB (configs of their powerful-benchmarker, branch metric-learning; Cars' and SOP's are in the recipes). The
-    # margin found with them, 0.0779, would be another loss's too, so it is not the preset's: pass --margin 0.0779.
+    # class-disjoint folds of the training classes, selected by MAP@R on the fold's validation classes; figures of the
+    # networks of the folds separately (128 dimensions) and concatenated (512). Their training stops after 9 evaluations
+    # without improvement; here a run goes to its end and uses its best network. Their backbone is BN-Inception, which
+    # torchvision lacks: GoogLeNet here. Beta and its rate are those that their search found for the margin loss with
+    # one beta per class on CUB (configs of their powerful-benchmarker, branch metric-learning; those of Cars and SOP
+    # are in the recipes). The margin found with them, 0.0779, would also apply to other losses, so it is not part of the
+    # preset: pass --margin 0.0779.
     backbone="googlenet",
     triplets_per_anchor=None,
     nonzero_loss_cutoff=1.4,
@@ -299,8 +300,8 @@ REALITY_CHECK = replace(
     folds=4,
 )
 SMALL = DMLConfig(
-    # For the embedded sets on one CPU core, our own choice: a network of 97,000 parameters from scratch, learning
-    # rate 2e-3 falling to zero as a cosine, proxies ten times that.
+    # Our own choice for the built-in data sets on one CPU core: a network of 97,000 parameters from scratch, learning
+    # rate 2e-3 with cosine decay to zero, ten times that for proxies.
     backbone="small",
     weights="none",
     embedding_size=64,

@@ -36,7 +36,7 @@ class PairwiseLiftedStructureLoss(LiftedStructureLoss):  # type: ignore[misc]
         both = torch.logaddexp(sums[anchors], sums[positives])
         both = torch.where(anchors == positives, sums[anchors], both)  # a reference may have an anchor's number
         has = torch.zeros(count, dtype=torch.bool, device=others.device).index_fill_(0, others, True)
-        both = both.masked_fill(~(has[anchors] | has[positives]), 0)  # as the host, where a pair has no negative
+        both = both.masked_fill(~(has[anchors] | has[positives]), 0)  # as in the host, if a pair has no negative
         losses = torch.relu(both + self.distance.margin(pos_pairs, self.pos_margin)) ** 2 / 2  # each pair comes twice
         return {"loss": {"losses": losses, "indices": (anchors, positives), "reduction_type": "pos_pair"}}
 

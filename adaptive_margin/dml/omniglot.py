@@ -136,7 +136,7 @@ def _sources(top: Path) -> list[tuple[str, Path]]:
 
 def _archive(path: Path) -> Iterator[tuple[str, list[str], bytes]]:
     """Name for messages, path components and content of each file in an archive."""
-    packed = io.BytesIO(path.read_bytes())  # whatever goes wrong from here on is the content's fault, not the system's
+    packed = io.BytesIO(path.read_bytes())  # from here on, errors come from the content, not from the system
     try:
         with zipfile.ZipFile(packed) as archive:
             for member in archive.infolist():
@@ -170,7 +170,7 @@ def _ink(where: str, content: bytes) -> Bytes:
     try:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow has for damaged files
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for damaged files
         raise LayoutError(problem(where, "an image", f"no such ({error})", "get the original archive")) from error
     if pixels.shape != (DRAWN, DRAWN):
         got = f"{pixels.shape[1]}×{pixels.shape[0]}"

@@ -74,7 +74,7 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
         with World.from_environment(None if config.device == "auto" else config.device) as joined:
             return run(config, data, world=joined)
     identity = f"{data.name} {data.fingerprint}"
-    if config.skip_unreadable:  # a run does not go on where other images can be read
+    if config.skip_unreadable:  # a run does not resume if different images are readable
         unreadable = load_images(data, config)[1]
         if unreadable:
             rows = hashlib.sha256(",".join(map(str, unreadable)).encode()).hexdigest()[:12]
@@ -83,7 +83,7 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
         raise ValueError(problem("data", f"{identity!r}, the data set at hand", repr(config.data), "leave it out"))
     out = config.out or default_folder(config, data)
     config = replace(config, data=identity, out=out)
-    _metrics(config)  # what is not installed is said now, not after an epoch
+    _metrics(config)  # report missing packages now, not after an epoch
     if config.folds == 0:
         split = split_classes(data, validation=config.validation, seed=config.seed)
         return run_split(config, data, split, out, world=world)
@@ -253,11 +253,11 @@ class DMLJob:
         self.objective.train()
         records = (step + 1) % self.log_every == 0
         self.objective.record(records)
-        torch.manual_seed(_number(self.config.seed, step))  # what dropout draws, for this rank's share
+        torch.manual_seed(_number(self.config.seed, step))  # dropout's draws, for this rank's share
         with autocast(self.world.device, self.config.precision):
             own = self.network(images)
         embeddings = self.world.gather(own, len(rows))
-        torch.manual_seed(_number(self.config.seed, step))  # what the miner draws: the same on every rank, in every arm
+        torch.manual_seed(_number(self.config.seed, step))  # the miner's draws: the same on every rank and in every arm
         loss = self.objective(embeddings, targets)
         if not loss.requires_grad:  # no pair and no triplet was in reach
             loss = loss + 0 * embeddings.sum()

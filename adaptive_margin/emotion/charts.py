@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
-INK, FAINT = "#0a0b0c", "#0d0e0f"  # stand for the page's own colours, which replace them in the SVG
+INK, FAINT = "#0a0b0c", "#0d0e0f"  # placeholders for the page's own colours, which replace them in the SVG
 PALETTE = ("#3b82c4", "#2f9e6e", "#9b6bd1", "#d1495b", "#1b9aaa", "#c2588f", "#8a8f98", "#7a9e2f")
 BASELINE = "#bf7430"
 PEOPLE = (*PALETTE, BASELINE, "#5f6fd6", "#a5765a", "#d9b430")  # as many people as can be told apart

@@ -24,7 +24,7 @@ Detector = Callable[[NDArray[np.uint8]], list[Box]]
 """RGB picture, uint8, ``(H, W, 3)`` → (left, top, right, bottom) of each face in pixels, the largest first."""
 
 SMALLEST = 24  # pixels: the cascade was trained on squares of 20
-SHARE = 32  # of the picture's shorter side: down to a 32nd is looked for unless the caller says otherwise
+SHARE = 32  # of the picture's shorter side: the default for the smallest face is 1/32
 REMEDY = (
     "pip install 'opencv-python-headless>=4.9,<5' (the extra 'fer' asks for it; OpenCV 5 has no face detector without "
     "a download), or cut the faces out yourself and pass --crops"

@@ -39,7 +39,7 @@ COLUMNS = ("source", "frame", "face", "left", "top", "right", "bottom", "valence
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
 TRAIL = 24  # frames of a video whose points stay in the inset, fading
 CODEC = "mp4v"  # of the videos that are written
-UNEVEN_RATE = 30.0  # frames a second of what is written for a video whose frames are not evenly spaced
+UNEVEN_RATE = 30.0  # frame rate of the output for a video whose frames are not evenly spaced
 LEAST = 256  # smaller pictures are enlarged before anything is written on them
 
 Bytes = NDArray[np.uint8]
@@ -201,7 +201,7 @@ def free_corner(shape: Sequence[int], faces: Sequence[Face]) -> int:
         left, top = (0.0 if corner % 2 else width - side), (height - side if corner > 1 else 0.0)
         shared = 0.0
         for face in faces:
-            x0, y0, x1, y1 = enlarged(face.box, 0.7)  # what was cut out is wider than the face
+            x0, y0, x1, y1 = enlarged(face.box, 0.7)  # the crop is wider than the face
             w, h = min(x1, left + side) - max(x0, left), min(y1, top + side) - max(y0, top)
             shared += max(0.0, w) * max(0.0, h)
         return shared
@@ -521,7 +521,7 @@ def _video(
     before: list[Face] = []
     trails: list[list[tuple[float, float]]] = []
     found = written = 0
-    corner: int | None = None  # where the first faces left one free; it does not jump about
+    corner: int | None = None  # a corner that is free in the first frame with faces; it stays there
     try:
         for number, frame in decode(path, times):
             picture = np.ascontiguousarray(frame[:, :, ::-1])
@@ -546,7 +546,7 @@ def _video(
                 written = max(written, end)
     finally:
         if writer is not None:
-            writer.release()  # also after Ctrl-C: what was written can be played
+            writer.release()  # also after Ctrl-C, so that the file can be played
     if not times.numbers:
         raise ImageError(path, "undecodable", "no frame of it can be decoded")
     if times.lost:

@@ -190,7 +190,7 @@ def sections(story: Story) -> list[Section]:
             made.append(Section(name, title, body=make(story)))
         except _Missing as reason:
             made.append(Section(name, title, missing=str(reason)))
-        except Exception as error:  # a report of what is there is worth more than none
+        except Exception as error:  # a partial report is better than none
             made.append(Section(name, title, missing=f"It could not be made: {type(error).__name__}: {error}."))
     return made
 

@@ -253,7 +253,7 @@ def read_runs(folder: str | Path, leave_out: Collection[str | Path] = ()) -> tup
     whole = [place for place in places if not any(other != place and other in place.parents for other in places[1:])]
     ignored = {Path(place).resolve() for place in leave_out}
     whole = [place for place in whole if place.resolve() not in ignored]
-    places = [p for p in whole if p != root] or whole  # a folder of runs may keep a summary of its own
+    places = [p for p in whole if p != root] or whole  # a folder of runs may have its own summary
     if not places:
         expected = "a run, or runs as ARM/seedN, with config.yaml or result.json"
         raise ValueError(problem("folder", f"one that holds {expected}", root, "pass the --output of a run"))
@@ -276,7 +276,7 @@ def _read(place: Path, problems: list[str]) -> Run:
     def attempt(name: str, read: Any, otherwise: Any) -> Any:
         try:
             return read() if (place / name).exists() else otherwise
-        except Exception as error:  # a report says what it could not read, whatever that is
+        except Exception as error:  # a report lists everything that it could not read
             problems.append(f"{place.parent.name}/{place.name}/{name} cannot be read: {str(error).splitlines()[0]}")
             return otherwise
 

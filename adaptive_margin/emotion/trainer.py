@@ -342,7 +342,7 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             return run(config, data=data, world=joined)
     check_size(config.encoder, config.size)
     if data is None:
-        if config.pretrained is not None:  # what does not fit is said before images are decoded
+        if config.pretrained is not None:  # report mismatches before images are decoded
             build_encoder(config.encoder, config.pretrained)
         data = load_data(config, world)
     job = EmotionJob(config, data, world)

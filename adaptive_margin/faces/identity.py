@@ -100,13 +100,13 @@ class FaceIdentity(Table):
     glasses_round: Floats  # 1 round, 0 square
     glasses_thickness: Floats
     glasses_colour: Floats
-    # how this person's face looks when nothing is felt
+    # this person's resting face
     rest_corner: Floats  # mouth corners, in units of a full smile
     rest_brow: Floats  # brows up or down
     rest_frown: Floats
     rest_lids: Floats  # upper lids up or down
     rest_open: Floats  # lips habitually apart
-    # how this person shows what is felt
+    # how this person shows feelings
     expressivity: Floats  # multiplies every action unit
     brow_gain: Floats
     eye_gain: Floats

@@ -192,7 +192,7 @@ def paint_mouth(s: Scene) -> None:
         ends *= 0.35
         stack.under(ends, dark, light)
 
-    # what an open mouth shows: teeth, tongue, dark
+    # inside an open mouth: teeth, tongue, dark
     hole = band(w.y, upper_in, lower_in, pu)
     hole *= within
     inside_light = np.clip(light, 0.45, 1.08)

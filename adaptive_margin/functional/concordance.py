@@ -221,7 +221,7 @@ class _Widened(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        limit = 0.999 * torch.finfo(ctx.dtype).max  # less what rounding could add
+        limit = 0.999 * torch.finfo(ctx.dtype).max  # minus what rounding could add
         factor = (limit / gradient.abs().amax()).clamp(max=1)
         scaled = ctx.upstream[-1] > 1
         return (gradient * torch.where(scaled, 1.0, factor)).to(ctx.dtype), None, None
@@ -251,7 +251,7 @@ class _Noted(torch.autograd.Function):
 
 def _deviations(x: Tensor) -> tuple[Tensor, Tensor]:
     """Deviations from the mean, exactly 0 for a constant column, and the largest magnitude among them."""
-    x = x - x[:1].detach()  # loses nothing where the spread is small beside the offset
+    x = x - x[:1].detach()  # no loss of precision if the spread is small compared with the offset
     x = x - x.mean(dim=0, keepdim=True)
     return x, x.detach().abs().amax(dim=0)
 

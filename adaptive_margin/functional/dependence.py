@@ -72,7 +72,7 @@ def common_scale(*largest: Tensor) -> Tensor:
     It is a power of two, so the division is exact and equal distances stay equal.
     """
     scale = largest[0] if len(largest) == 1 else torch.stack(largest).amax()
-    if not is_blind(scale):  # looking is free, and quicker
+    if not is_blind(scale):  # reading is free here, and faster
         number = scale.item()
         divisor = power_of_two(number) if number >= torch.finfo(scale.dtype).tiny else number
         return scale.new_full((), divisor or 1.0)

@@ -289,7 +289,7 @@ def neighbourhood_sizes(
     for start in _tile_starts(x, y):
         squares, own, everybody = _tile(x, index, y, y_squares, ref_index, start, copies)
         share = _by_distance(squares, own)[:, :largest].cumsum(1, dtype=x.dtype).div_(k)
-        passed = significant(share, k, n, labels, confidence) | (k >= everybody)  # where none is, all of them
+        passed = significant(share, k, n, labels, confidence) | (k >= everybody)  # all of them if there is none
         sizes.append(passed.to(torch.uint8).argmax(1) + 1)
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes)
 

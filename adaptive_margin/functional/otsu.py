@@ -156,7 +156,7 @@ def _best_split(sums: Tensor, counts: Tensor, n: int, allowed: Tensor) -> Tensor
     variance = torch.where(allowed, variance, -torch.ones_like(variance))
     best = variance.amax(dim=0, keepdim=True)
     tied = allowed & (variance >= best * (1 - rounding(variance)))
-    return tied.to(torch.uint8).argmax(dim=0, keepdim=True)  # the first of them; 0 where no split is allowed
+    return tied.to(torch.uint8).argmax(dim=0, keepdim=True)  # the first of them; 0 if no split is allowed
 
 
 def _halfway(lower: Tensor, upper: Tensor) -> Tensor:

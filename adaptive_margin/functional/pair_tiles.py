@@ -287,7 +287,7 @@ class _Rows(NamedTuple):
     x: Tensor
     squares: Tensor
     given: Tensor  # the caller's rows, in the caller's order
-    largest: float  # square; infinite where looking would wait
+    largest: float  # square; infinite if reading it would wait
 
 
 class _Gradient:

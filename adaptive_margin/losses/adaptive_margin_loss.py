@@ -137,7 +137,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         """The wrapped loss with the margin of this batch: the value that its reducer returns."""
         self.reset_stats()
         guard = GradientGuard(self.exchange.host)
-        itself = ref_emb is embeddings  # what is the same stays the same: the host leaves self-comparisons out
+        itself = ref_emb is embeddings  # identical objects stay identical: the host then leaves out self-comparisons
         embeddings = guard.settled(embeddings)
         ref_emb = embeddings if itself else guard.settled(ref_emb)
         labels, ref_labels = as_classes(labels, ref_labels)
@@ -286,7 +286,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         ref_labels: Tensor | None,
     ) -> tuple[Any, Value]:
         """The margin in the loss's unit and, if there is more than one, the indices to which they belong."""
-        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not look at the batch
+        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not depend on the batch
             return indices_tuple, self._translated(self.margin.value)
         if self.exchange.host == "ManifoldLoss":
             indices_tuple = self._meta_classes(embeddings, indices_tuple)

@@ -177,7 +177,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         ref_labels = labels if own else ref_labels
         itself = ref_emb is embeddings and ref_labels is labels
         if ref_emb is embeddings and not itself:
-            ref_emb = ref_emb.view_as(ref_emb)  # with labels of its own it is another set, and below another object
+            ref_emb = ref_emb.view_as(ref_emb)  # with its own labels it is a different set: make it another object
         embeddings = at_least_float32(embeddings)
         ref_emb = embeddings if itself else at_least_float32(ref_emb).to(embeddings)
         if labels is None:

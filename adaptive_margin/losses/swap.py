@@ -299,9 +299,7 @@ def in_host_unit(
     waiting = translate(alpha, _evidence_units(swap, module), margin, swap, module)
     if leads is False:
         return waiting
-    leading = translate(
-        alpha, resolved, margin, swap, module, chosen
-    )  # looking at the labels would wait for the device
+    leading = translate(alpha, resolved, margin, swap, module, chosen)  # reading the labels would wait for the device
     return torch.where(torch.as_tensor(leads), torch.as_tensor(leading), torch.as_tensor(waiting))
 
 
@@ -368,7 +366,7 @@ def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Any]:
     for name, value in module.__dict__.items():
         bound = isinstance(value, MethodType) and value.__self__ is module
         held[name] = value.__func__.__get__(stand_in) if bound else value  # torch.compile can follow this
-    held.update(values)  # in the place of the class's attribute, or of a submodule, too
+    held.update(values)  # also replaces an attribute of the class, or a submodule
     before = dict(held)
     try:
         yield stand_in

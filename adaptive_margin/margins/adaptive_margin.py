@@ -147,7 +147,7 @@ class AdaptiveMargin(Margin):
         super().__init__(collect_stats=collect_stats)
         check_confidence(confidence)
         check_bandwidth(bandwidth)
-        mutual_information(torch.zeros(()), max_mi)  # raises where max_mi is no cap
+        mutual_information(torch.zeros(()), max_mi)  # raises if max_mi is not a valid cap
         check_choice("pairing", pairing, ("all", "zip"))
         check_choice("granularity", granularity, ("batch", "anchor", "pair"))
         self.confidence = confidence

@@ -234,7 +234,7 @@ class AutoRule(NeighbourhoodRule):
             of_one: Tensor = getattr(self.many if leads else self.few, what)(x, index, y, ref_index, c)
             return of_one
         many, few = (getattr(rule, what)(x, index, y, ref_index, c).double() for rule in (self.many, self.few))
-        return torch.where(leads, many, few)  # looking first would wait for the device
+        return torch.where(leads, many, few)  # checking first would wait for the device
 
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
         """With three labels or more."""

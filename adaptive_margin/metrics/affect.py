@@ -262,7 +262,7 @@ def rmse_bounds(pcc: float, label_sd: float, ccc: float | None = None, rounding:
         t = max(1.0, r / c)
         return label_sd * math.sqrt(2 * r * (1 / c - 1) * (t + side * math.sqrt(t * t - 1)))
 
-    nearest = 2 * r * r / (1 + r * r)  # the CCC of the best line, where the lower bound is that of PCC alone
+    nearest = 2 * r * r / (1 + r * r)  # the CCC of the best linear fit, at which the lower bound is that of PCC alone
     return rmse(min(max(nearest, least), most), -1), rmse(least, 1)
 
 

@@ -208,7 +208,7 @@ class RetrievalMetrics:
             if unknown := [name for name in names if name not in allowed]:
                 remedy = "ks, at_r and clustering say which figures there are"
                 raise ValueError(problem(argument, f"among {', '.join(sorted(allowed))}", ", ".join(unknown), remedy))
-        wanted = sorted(include) if isinstance(include, Set) else include  # a set has no order of its own
+        wanted = sorted(include) if isinstance(include, Set) else include  # a set is unordered
         left_out = {ALIASES.get(name, name) for name in exclude}
         return [name for name in dict.fromkeys(wanted or self._names) if ALIASES.get(name, name) not in left_out]
 

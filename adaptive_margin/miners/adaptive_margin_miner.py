@@ -88,7 +88,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         given, labels = labels, labels.to(embeddings.device)
         if ref_labels is not None:
             ref_labels = labels if ref_labels is given else ref_labels.to(embeddings.device)
-        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not look at the batch
+        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not depend on the batch
             value: Value = self.margin.value
         elif len(embeddings) == 0:
             value = 0.0

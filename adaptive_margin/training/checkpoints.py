@@ -124,7 +124,7 @@ class Checkpoints:
             CheckpointError: it is damaged.
         """
         problems = []
-        for step, path in reversed(self._found("best")):  # two where a process was killed between writing and removing
+        for step, path in reversed(self._found("best")):  # two if a process was killed between writing and removing
             content = _read(path, step)
             if isinstance(content, dict):
                 return step, content["state"], content["score"]

@@ -86,5 +86,5 @@ def parse(
     try:
         config = read(presets[chosen.preset])
         return config if preset_for is None else read(preset_for(chosen.preset, config))
-    except (ValueError, OSError, ImportError) as error:  # a config file, or what the configuration itself refuses
+    except (ValueError, OSError, ImportError) as error:  # from a config file, or from the configuration itself
         first.error(str(error))

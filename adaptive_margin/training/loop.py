@@ -478,7 +478,7 @@ def _signals(world: World) -> Iterator[_Stop]:
         else:
             stop.signal = number
             if world.is_main:
-                with suppress(OSError):  # the terminal may be what is gone
+                with suppress(OSError):  # the terminal itself may be gone
                     os.write(2, b"\nfinishing this step, then saving; Ctrl-C ends at once\n")
 
     others = (getattr(signal, name, None) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"))

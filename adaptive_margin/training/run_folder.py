@@ -389,7 +389,7 @@ def read_scalars(path: str | Path) -> dict[str, Curve]:
     """
     path = Path(path)
     path = path / CURVES if path.is_dir() else path
-    written = _count(path.with_name(COUNT)) if path.name == CURVES else None  # first: rows only become more
+    written = _count(path.with_name(COUNT)) if path.name == CURVES else None  # first, as the number of rows only grows
     rows, damaged = _rows(path)
     damaged = damaged or _lacking(len(rows), written)
     if damaged:

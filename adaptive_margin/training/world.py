@@ -97,7 +97,7 @@ class World:
     ) -> None:
         if self.joined and dist.is_initialized():
             if error is None:
-                dist.barrier()  # else a process that is done first can tear down what the last one still needs
+                dist.barrier()  # otherwise the first process to finish can tear down what the last one still needs
             dist.destroy_process_group()
 
     def shard(self, n: int) -> slice:
