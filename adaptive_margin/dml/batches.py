@@ -79,7 +79,8 @@ class Pixels:
 
     def training(self, rows: Integers, mine: slice, generator: torch.Generator) -> Tensor:
         """This process's share ``mine`` of a batch, augmented exactly as a single process would augment the whole
-        batch."""
+        batch.
+        """
         config, count = self.config, len(rows)
         if config.augment == "crop":
             crops = random_crops(count, config.resize, config.size, generator, flip=config.flip)[mine]

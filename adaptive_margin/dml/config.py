@@ -282,8 +282,8 @@ REALITY_CHECK = replace(
     # without improvement; here a run goes to its end and uses its best network. Their backbone is BN-Inception, which
     # torchvision lacks: GoogLeNet here. Beta and its rate are those that their search found for the margin loss with
     # one beta per class on CUB (configs of their powerful-benchmarker, branch metric-learning; those of Cars and SOP
-    # are in the recipes). The margin found with them, 0.0779, would also apply to other losses, so it is not part of the
-    # preset: pass --margin 0.0779.
+    # are in the recipes). The margin found with them, 0.0779, would also apply to other losses, so it is not part of
+    # the preset: pass --margin 0.0779.
     backbone="googlenet",
     triplets_per_anchor=None,
     nonzero_loss_cutoff=1.4,

@@ -607,7 +607,8 @@ def _numbers(cells: Sequence[str], path: Path) -> list[float]:
 
 def _all_folders(folder: Path, above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> list[Path]:
     """``folder`` and its subfolders at any depth; a link back to one ``above`` would never end, so it is only
-    counted."""
+    counted.
+    """
     identity = _identity(folder)
     if identity in above:
         passed_over["links in a circle"] += 1

@@ -119,7 +119,8 @@ class EmotionJob:
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """Takes the step after ``step`` others; this number determines its position in the data and its learning
-        rates."""
+        rates.
+        """
         config, iteration = self.config, self.iteration
         epoch, position = divmod(step, len(self.batches))
         if step != self._next_step or position == 0:

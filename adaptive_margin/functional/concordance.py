@@ -170,7 +170,8 @@ def _pair(
     target: Tensor, prediction: Tensor, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     """Both sides, checked, in the dtype for the computation; and a function that converts a figure to the dtype of the
-    result."""
+    result.
+    """
     for argument, x in (("target", target), ("prediction", prediction)):
         if not isinstance(x, Tensor):
             raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))

@@ -88,7 +88,8 @@ class Grouper(ModuleWithRecords):
 
     def label_thresholds(self, values: Tensor) -> Tensor:
         r""":math:`\delta_l`, shape ``(L,)``, of labels in columns, shape ``(N, L)``; to be implemented by a
-        subclass."""
+        subclass.
+        """
         raise NotImplementedError
 
     @property
@@ -99,7 +100,8 @@ class Grouper(ModuleWithRecords):
     @property
     def thresholds(self) -> Tensor:
         r""":math:`\delta_l`, shape ``(L,)``, in the labels' unit: fitted, or of the last call; a single 0 before
-        either."""
+        either.
+        """
         return self.fixed_thresholds if self.fitted else self._last_thresholds
 
     @property

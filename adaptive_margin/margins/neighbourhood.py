@@ -89,7 +89,8 @@ class NeighbourhoodRule:
 
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
         """Whether it leads for these labels; a 0-dim bool tensor if a Python bool would need a device
-        synchronisation."""
+        synchronisation.
+        """
         return self.may_lead
 
 

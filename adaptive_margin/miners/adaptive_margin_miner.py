@@ -111,7 +111,8 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
     @property
     def units(self) -> Units:
         """How the miner uses the margin: as requested, or the default for this margin and the miner's current
-        distance."""
+        distance.
+        """
         return resolve_units(self._units, self.margin, self.exchange, self.miner)
 
     @units.setter

@@ -50,7 +50,8 @@ class Job(Protocol):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main
-        rank."""
+        rank.
+        """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores such a state, whose tensors are on the CPU; called on every rank."""
@@ -74,7 +75,8 @@ class NonFiniteError(RuntimeError):
 
 class Stopped(SystemExit):
     """The run was stopped by Ctrl-C or another signal and has saved its state; its code is 128 + the signal's
-    number."""
+    number.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)

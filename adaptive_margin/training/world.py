@@ -102,7 +102,8 @@ class World:
 
     def shard(self, n: int) -> slice:
         """This process's rows of a global batch of ``n``: contiguous, and at most one row more than any other process
-        has."""
+        has.
+        """
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def gather(self, tensor: Tensor, total: int | None = None) -> Tensor:
