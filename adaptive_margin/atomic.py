@@ -117,9 +117,7 @@ def _new(path: Path) -> tuple[Path, BinaryIO]:
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Locks an open file until it is closed or its process ends; False if another process has it, or locks are not
-    supported.
-    """
+    """Locks an open file until it is closed or its process ends; False if another has it or locks are not supported."""
     if sys.platform == "win32":
         return wait
     import fcntl

@@ -281,9 +281,7 @@ def _box(landmarks: object, margin: float, stretch: float) -> Box | None:
 
 
 def _stretch(clip: Path, images: Mapping[str, str]) -> float:
-    """The factor by which to widen the frames of a clip, which all have the same size: the first readable one
-    decides.
-    """
+    """The factor by which to widen the frames of a clip, all of one size: the first readable one decides."""
     for name in sorted(images.values(), key=natural):
         try:
             return ANAMORPHIC_STRETCH if read_image(clip / name).size == ANAMORPHIC else 1.0

@@ -71,9 +71,7 @@ def find_list(root: Path, split: str) -> Path | None:
 
 
 def find_images(root: Path, split: str) -> Path | None:
-    """The folder to which the paths of a split's list are relative, or ``None``: a folder that contains numbered
-    folders.
-    """
+    """The folder to which the paths of a split's list are relative: one with numbered folders; or ``None``."""
     kind = "automatic" if split == "automatic" else "train"
     for folder in _places(root, _OUTER[kind], _IMAGES[kind]):
         if any(inner.name.isdecimal() for inner in subfolders(folder)):
@@ -206,9 +204,7 @@ def _columns(first: Sequence[str]) -> dict[str, int] | None:
 
 
 def _is_headerless(first: Sequence[str]) -> bool:
-    """Whether the first line is already a row: nine cells, with a path, an expression and two numbers in the right
-    places.
-    """
+    """Whether the first line is already a row: nine cells, with path, expression and two numbers in place."""
     if len(first) != len(COLUMNS) or "/" not in first[0].replace("\\", "/"):
         return False
     return integer(first[6]) is not None and not any(math.isnan(number(cell)) for cell in first[7:])

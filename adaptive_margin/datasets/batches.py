@@ -190,9 +190,7 @@ class CachedBatches:
 
     @classmethod
     def of(cls, cache: ImageCache, rows: Sequence[int] | Integers | None = None, **options: Any) -> CachedBatches:
-        """Batches of some rows of a cache (positions in ``cache.records``); the ``rows`` of a batch are indices into
-        these.
-        """
+        """Batches of some rows of a cache (positions in ``cache.records``); a batch's ``rows`` index these."""
         where = np.arange(len(cache), dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
         return cls(cache.images, cache.records.labels[where], slots=cache.slots[where], **options)
 

@@ -336,9 +336,7 @@ class _Build:
             raise CacheSpaceError(self.place.parent, self.total, free) from error
 
     def _reserve(self, file: int) -> None:
-        """Reserves all the space at once, so that a disk that is too small is detected before the work, not after
-        it.
-        """
+        """Reserves all the space at once, so that a disk that is too small is detected before the work starts."""
         status = os.fstat(file)
         held = getattr(status, "st_blocks", 0) * 512  # blocks, not length: a hole holds no space
         if self.total - held > shutil.disk_usage(self.place).free:

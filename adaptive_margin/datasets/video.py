@@ -193,9 +193,7 @@ def decode(path: Path, times: Timeline | None = None) -> Iterator[tuple[int, npt
 
 
 def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Like :func:`decode`, but each number without a frame gets the frame that is still shown; lost numbers get
-    none.
-    """
+    """Like :func:`decode`, but numbers without a frame get the frame that is still shown; lost numbers get none."""
     lost = frozenset(times.lost)
     last: npt.NDArray[np.uint8] | None = None
     expected = 1
@@ -356,9 +354,7 @@ def extract(
 def read_extraction(
     folder: Path, *, video: Path | None, boxes_changed: int, context: float | None, every: int
 ) -> Extraction | None:
-    """The extraction in ``folder``, or ``None`` if there is none, or it was made from another video or in another
-    way.
-    """
+    """The extraction in ``folder``; ``None`` if there is none, or if it was made differently or from another video."""
     try:
         plain = json.loads((folder / "frames.json").read_text())
         made = plain.pop("format"), plain.pop("context"), plain.pop("every")

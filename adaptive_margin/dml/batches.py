@@ -78,9 +78,7 @@ class Pixels:
         self.images, self.config, self.device = images, config, device
 
     def training(self, rows: Integers, mine: slice, generator: torch.Generator) -> Tensor:
-        """This process's share ``mine`` of a batch, augmented exactly as a single process would augment the whole
-        batch.
-        """
+        """This process's share ``mine`` of a batch, augmented as a single process would augment the whole batch."""
         config, count = self.config, len(rows)
         if config.augment == "crop":
             crops = random_crops(count, config.resize, config.size, generator, flip=config.flip)[mine]

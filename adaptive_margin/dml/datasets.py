@@ -311,9 +311,7 @@ class UnsafeArchiveError(ValueError):
 
 
 class _GuardedTar(tarfile.TarFile):
-    """A tar archive that is unpacked only if all of it stays in the folder, on every Python version: 3.14 is the first
-    that does so by default.
-    """
+    """A tar archive that is unpacked only if all of it stays in the folder; Python's own default since 3.14."""
 
     def extractall(self, path: Any = ".", members: Any = None, **options: Any) -> None:
         for member in self.getmembers():
@@ -606,9 +604,7 @@ def _numbers(cells: Sequence[str], path: Path) -> list[float]:
 
 
 def _all_folders(folder: Path, above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> list[Path]:
-    """``folder`` and its subfolders at any depth; a link back to one ``above`` would never end, so it is only
-    counted.
-    """
+    """``folder`` and its subfolders at any depth; a link back to one ``above``, which would never end, is counted."""
     identity = _identity(folder)
     if identity in above:
         passed_over["links in a circle"] += 1

@@ -58,9 +58,7 @@ class LabelledImages:
 
     @property
     def fingerprint(self) -> str:
-        """A fingerprint of files, labels and test classes (of pixels if they are in memory), different for different
-        data sets.
-        """
+        """A fingerprint of files, labels and test classes (of pixels if in memory) that identifies the data set."""
         digest = hashlib.sha256("\n".join((*self.class_names, "", *self.paths)).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
         digest.update(json.dumps(sorted(self.test_classes)).encode())

@@ -135,9 +135,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
 
 
 def _options(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result depends on in addition to data, loss, margin and seed; for an adaptive margin also its own
-    options.
-    """
+    """What a result depends on besides data, loss, margin and seed; for an adaptive margin also its own options."""
     config = result["config"]
     left_out = {*MAY_CHANGE, "loss", "margin", "seed", "measure"}
     if config["margin"] != "adaptive":
@@ -240,9 +238,7 @@ def weights_of(rows: Iterable[Row], data: str) -> str:
 
 
 def table(rows: Sequence[Row], metric: str) -> str:
-    """A Markdown table with losses as rows and margins as columns, mean ± standard deviation over seeds; then the
-    comparisons.
-    """
+    """A Markdown table, losses by margins, with mean ± standard deviation over seeds; then the comparisons."""
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
         arms = arms_of(rows, data)

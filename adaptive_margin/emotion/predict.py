@@ -455,9 +455,7 @@ def _keep_sources(files: Sequence[Path], targets: Sequence[Path]) -> None:
 
 
 def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None:
-    """Raises if a target exists and may not be replaced, or if it is behind a link that leads out of the output
-    folder.
-    """
+    """Raises if a target exists and may not be replaced, or is behind a link that leads out of the output folder."""
     around = output.resolve()
     there = []
     for target in targets:
@@ -474,9 +472,7 @@ def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """A key that is the same for two names of one file: links, or names that differ in case on a case-insensitive
-    disk.
-    """
+    """A key that all names of one file share: links, or names that differ in case on a case-insensitive disk."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino
 

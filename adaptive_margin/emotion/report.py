@@ -90,9 +90,7 @@ class Story:
 
     @property
     def identity(self) -> str:
-        """The unit that the parts do not share: ``"person"``, ``"actor"``, ``"video"``, ``"source video"`` or
-        ``"picture"``.
-        """
+        """The unit that no parts share: ``"person"``, ``"actor"``, ``"video"``, ``"source video"`` or ``"picture"``."""
         results = [run.result for arm in (self.main, *self.arms) for run in arm.runs if run.result]
         return identity_of(results[0]) if results else "person"
 

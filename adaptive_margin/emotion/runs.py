@@ -92,9 +92,7 @@ class Arm:
 
 
 def collapsed(run: Run) -> str:
-    """The message for a run whose predictions lie on a line because the regressor's units have died; empty
-    otherwise.
-    """
+    """The message for a run whose predictions lie on a line, because the regressor's units have died; else empty."""
     if "prediction" not in run.arrays:
         return ""
     guess = run.arrays["prediction"].astype(np.float64)

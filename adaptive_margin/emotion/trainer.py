@@ -118,9 +118,7 @@ class EmotionJob:
         return self.batches.wait_seconds
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
-        """Takes the step after ``step`` others; this number determines its position in the data and its learning
-        rates.
-        """
+        """Takes the step after ``step`` others; this number determines the data and the learning rates."""
         config, iteration = self.config, self.iteration
         epoch, position = divmod(step, len(self.batches))
         if step != self._next_step or position == 0:

@@ -60,9 +60,7 @@ def paint_layers(s: Scene) -> None:
 
 
 class _Composition(NamedTuple):
-    """The inputs of :func:`_compose` for every picture: numbers of shape ``(n,)`` and colours of shape ``(n, 3, 1,
-    1)``.
-    """
+    """Inputs of :func:`_compose` for every picture: numbers of shape ``(n,)``, colours of shape ``(n, 3, 1, 1)``."""
 
     density: F32
     background: F32

@@ -144,9 +144,7 @@ def _check_below_2_63(argument: str, labels: Tensor) -> None:
 
 
 def check_indices(argument: str, indices: Tensor, rows: int, of: str = "embeddings") -> None:
-    """Raises unless ``indices`` are indices into ``rows`` rows; if reading them would wait, behaves like
-    :func:`check_finite`.
-    """
+    """Raises unless ``indices`` are indices into ``rows`` rows; if reading would wait, like :func:`check_finite`."""
     expected, remedy = "a one-dimensional tensor of integers", "pass a miner's output"
     if not isinstance(indices, Tensor):
         raise TypeError(problem(argument, expected, type(indices).__name__, remedy))

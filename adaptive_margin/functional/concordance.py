@@ -169,9 +169,7 @@ def affect_loss(
 def _pair(
     target: Tensor, prediction: Tensor, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Both sides, checked, in the dtype for the computation; and a function that converts a figure to the dtype of the
-    result.
-    """
+    """Both sides, checked, in the dtype for the computation; and a function to the dtype of the result."""
     for argument, x in (("target", target), ("prediction", prediction)):
         if not isinstance(x, Tensor):
             raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))

@@ -87,9 +87,7 @@ class Grouper(ModuleWithRecords):
         self.add_to_recordable_attributes(list_of_names=["share_strong", "share_weak", "share_neither"], is_stat=True)
 
     def label_thresholds(self, values: Tensor) -> Tensor:
-        r""":math:`\delta_l`, shape ``(L,)``, of labels in columns, shape ``(N, L)``; to be implemented by a
-        subclass.
-        """
+        r""":math:`\delta_l`, shape ``(L,)``, of labels in columns, shape ``(N, L)``; a subclass implements it."""
         raise NotImplementedError
 
     @property
@@ -99,9 +97,7 @@ class Grouper(ModuleWithRecords):
 
     @property
     def thresholds(self) -> Tensor:
-        r""":math:`\delta_l`, shape ``(L,)``, in the labels' unit: fitted, or of the last call; a single 0 before
-        either.
-        """
+        r""":math:`\delta_l`, shape ``(L,)``, in the labels' unit: fitted or of the last call; one 0 before either."""
         return self.fixed_thresholds if self.fitted else self._last_thresholds
 
     @property

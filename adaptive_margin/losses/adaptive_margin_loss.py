@@ -370,9 +370,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
 
     @property
     def units(self) -> Units:
-        """How the loss uses the margin: as requested, or the default for this margin and the loss's current
-        distance.
-        """
+        """How the loss uses the margin: as requested, or the default for this margin and the current distance."""
         return resolve_units(self._units, self.margin, self.exchange, self.loss)
 
     @units.setter

@@ -71,9 +71,7 @@ def gap_of_chosen_triplets(alpha: Value, scale: str, module: Any) -> Value:
 
 
 def cosine_gap(alpha: Value, scale: str, module: Any) -> Value:
-    r"""Between the cosines of a sample's own class and of other classes: :math:`\hat\alpha/2` (CosFace, SoftTriple,
-    manifold).
-    """
+    r"""Between the cosines of the own and of other classes: :math:`\hat\alpha/2` (CosFace, SoftTriple, manifold)."""
     return alpha / 2
 
 

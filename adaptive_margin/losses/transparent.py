@@ -17,9 +17,7 @@ STATISTICS = ("alpha", "mi", "eta", "delta", "k")
 
 
 class TakesMargin:
-    """For modules whose ``margin`` can be set at any time, with the same meaning as in the constructor: a module, a
-    number or None.
-    """
+    """For modules whose ``margin`` can be set at any time, as in the constructor: a module, a number or None."""
 
     margin: Margin
 

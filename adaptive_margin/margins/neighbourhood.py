@@ -88,9 +88,7 @@ class NeighbourhoodRule:
     """Whether its margin is large from the start, for some labels at least, so that it can take a loss's own place."""
 
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
-        """Whether it leads for these labels; a 0-dim bool tensor if a Python bool would need a device
-        synchronisation.
-        """
+        """Whether it leads for these labels; a 0-dim bool tensor if a Python bool would wait for a device."""
         return self.may_lead
 
 

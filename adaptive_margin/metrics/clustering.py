@@ -87,9 +87,7 @@ def _random_rows(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor
 
 
 def _plus_plus(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Each centre is a row, drawn with probability proportional to its squared distance from the nearest centre so
-    far.
-    """
+    """Each centre is a row, drawn with probability proportional to its squared distance from the nearest centre."""
     uniforms = torch.rand(clusters, generator=generator, dtype=torch.float64).to(x.device)
     norms = x.square().sum(dim=1)
     centres = torch.empty(clusters, x.shape[1], device=x.device)

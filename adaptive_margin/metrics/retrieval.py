@@ -300,9 +300,7 @@ def _classes(argument: str, labels: Array, rows: Tensor, of: str) -> Tensor:
 
 
 def _scaled(query: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both divided by one power of two if their squares could overflow float32: the figures do not depend on the
-    scale.
-    """
+    """Both divided by one power of two if their squares could leave float32: the figures do not depend on the scale."""
     largest = [largest_magnitude("query", query).double()]
     if reference is not None:
         largest.append(largest_magnitude("reference", reference).double().to(query.device))

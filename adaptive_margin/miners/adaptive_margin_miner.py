@@ -110,9 +110,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
 
     @property
     def units(self) -> Units:
-        """How the miner uses the margin: as requested, or the default for this margin and the miner's current
-        distance.
-        """
+        """How the miner uses the margin: as requested, or the default for this margin and the current distance."""
         return resolve_units(self._units, self.margin, self.exchange, self.miner)
 
     @units.setter

@@ -49,9 +49,7 @@ class Job(Protocol):
         """Named figures of the current model; called on every rank."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main
-        rank.
-        """
+        """All that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main rank."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores such a state, whose tensors are on the CPU; called on every rank."""
@@ -74,9 +72,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Stopped(SystemExit):
-    """The run was stopped by Ctrl-C or another signal and has saved its state; its code is 128 + the signal's
-    number.
-    """
+    """The run was stopped by Ctrl-C or another signal and has saved its state; its code is 128 + the signal."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -460,9 +460,7 @@ def _count(path: Path) -> int | None:
 
 
 def environment(world: World) -> dict[str, Any]:
-    """What a result depends on in addition to its configuration: versions, device, threads, commit, command line,
-    time.
-    """
+    """What a result depends on besides its configuration: versions, device, threads, commit, command line, time."""
     from .. import __version__
 
     versions = {"python": platform.python_version(), "adaptive-margin": __version__}
@@ -514,9 +512,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """The commit of this library's checkout, followed by ``+`` if files differ from it; None if the library was
-    installed.
-    """
+    """The commit of this library's checkout, with ``+`` if files differ from it; None if the library was installed."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

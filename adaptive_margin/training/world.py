@@ -101,9 +101,7 @@ class World:
             dist.destroy_process_group()
 
     def shard(self, n: int) -> slice:
-        """This process's rows of a global batch of ``n``: contiguous, and at most one row more than any other process
-        has.
-        """
+        """This process's rows of a global batch of ``n``: contiguous, at most one more than any other process has."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def gather(self, tensor: Tensor, total: int | None = None) -> Tensor:
