@@ -160,14 +160,17 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         allow_abbrev=False,
     )
     parser.add_argument("folder", metavar="DIR", help="a run folder, or a folder with runs/ARM/seedN")
-    parser.add_argument("--output", metavar="FILE", help="the file to write (default: DIR/report.html)")
+    parser.add_argument(
+        "--output", metavar="FILE", help="the file to write (default: DIR/report.html); an earlier report is replaced"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a file there that is no earlier report")
     parser.set_defaults(run=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
     from .emotion.report import write_report
 
-    print(write_report(options.folder, options.output))
+    print(write_report(options.folder, options.output, overwrite=options.overwrite))
     return 0
 
 

@@ -1,8 +1,9 @@
 """Files that carry their own digest, with one way to write and one way to read each kind.
 
-JSON files have the digest of their content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it at the end, as
-the comment that the zip format allows there; ``torch.load`` and ``numpy.load`` read them like any other. All are
-written atomically. Files written before digests existed are read without a check.
+JSON has the digest of its content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it behind everything else,
+as the comment that the zip format allows there: ``torch.load`` and ``numpy.load`` read them as they read any other. All
+of them appear whole or not at all. What was written before there were digests is read as it is; a file whose digest is
+there under a damaged name is not taken for one.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ import torch
 from numpy.typing import NDArray
 
 from .atomic import write_atomically
+from .functional.checks import problem
 
+GENERATOR = '<meta name="generator" content="adaptive-margin">'
+"""What every report has in its head, so that a later one may take its place."""
 MARK = b"adaptive-margin sha256:"
 DIGITS = 64
 NAMED = re.compile(r".+-([0-9a-f]{16})\.pt")
@@ -88,10 +92,30 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
         raise DamagedFileError(path, f"is damaged: {_in_brief(error)}", remedy) from error
     if not isinstance(content, dict):
         raise DamagedFileError(path, f"holds no mapping but {type(content).__name__}", remedy)
+    damaged = "sha256" not in content and _ends_in_digest(content)
     digest = content.pop("sha256", None)
-    if digest is not None and digest != _digest(content):
+    if damaged or (digest is not None and digest != _digest(content)):
         raise DamagedFileError(path, "is damaged: its content does not have the checksum that is in it", remedy)
     return content
+
+
+def check_page(path: Path, overwrite: bool = False) -> None:
+    """Raises a ``ValueError`` where a report would be written over a file that is none, unless told to.
+
+    Args:
+        path: of the report.
+        overwrite: any file may be replaced.
+    """
+    if path.is_dir():
+        raise ValueError(problem("output", "a file", f"the folder {path}", "pass the name of a file in it"))
+    if not os.path.lexists(path) or overwrite:
+        return
+    with open(path, "rb") as file:
+        head = file.read(2**12)
+    older = b"<title>Metric learning on " in head or (b"<title>" in head and b":root { --page: " in head)
+    if GENERATOR.encode() not in head and not older:
+        remedy = "pass another --output, or --overwrite (overwrite=True) to replace it"
+        raise ValueError(problem("output", "a file that is not there yet, or an earlier report", path, remedy))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -192,6 +216,12 @@ def _unsealed(path: Path, remedy: str) -> bytes:
         what = f"is damaged: its {len(data):,} bytes do not have the checksum that is in them"
         raise DamagedFileError(path, what, remedy)
     return data
+
+
+def _ends_in_digest(content: Mapping[str, Any]) -> bool:
+    """Whether the last value looks like a digest: one whose key is damaged, for no older file ends so."""
+    last = list(content.values())[-1] if content else None
+    return isinstance(last, str) and len(last) == DIGITS and set(last) <= set("0123456789abcdef")
 
 
 def _digest(content: Mapping[str, Any]) -> str:

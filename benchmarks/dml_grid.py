@@ -39,6 +39,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adaptive_margin import AdaptiveMarginLoss
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import digits, fonts
 from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
@@ -148,7 +149,10 @@ def arms(cell: Cell, tuned_here: float, tuned_elsewhere: float) -> dict[str, flo
     assert own is not None
     constants = {"default": own, "tuned here": tuned_here, "tuned elsewhere": tuned_elsewhere}
     evidence = {"evidence": "hoeffding"} if cell.loss in EVIDENCE_LOSSES else {}
-    return {**constants, "remaining": "remaining", "attainable": "attainable", **evidence}
+    host = LOSSES[cell.loss].host
+    relaxes = host is None or AdaptiveMarginLoss.supported()[host].relaxes
+    adaptive = {"adaptive": "remaining" if relaxes else "attainable"}
+    return {**constants, **adaptive, "remaining": "remaining", "attainable": "attainable", **evidence}
 
 
 def comparing(cell: Cell, tuned_here: float, tuned_elsewhere: float) -> list[Run]:
@@ -301,14 +305,16 @@ def main(argv: list[str] | None = None) -> int:
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, got {options.jobs}")
     place = options.results or RESULTS / FILES[options.network]
-    results = Results(place)
     if options.print:
-        from dml_regret import draw, report  # beside this file
+        from dml_regret import draw, measured_cells, report  # beside this file
 
-        print(report(results))
+        places = {options.network: place} if options.results else {name: RESULTS / file for name, file in FILES.items()}
+        cells = [cell for name, file in places.items() for cell in measured_cells(Results(file), name)]
+        print(report(cells))
         if options.figure:
-            draw(results, options.figure)
+            draw(cells, options.figure)
         return 0
+    results = Results(place)
     with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=60) as pool:  # memory grows
         began, done = time.monotonic(), 0
         for stage in stages(options.rounds, results):

@@ -1,6 +1,7 @@
 """The results of the grid: gains over each loss's own default, and regret against the tuned constant.
 
-``python benchmarks/dml_grid.py --print`` prints the tables; ``--figure FILE`` draws a dot for every cell.
+``python benchmarks/dml_grid.py --print`` prints the tables of all networks together; ``--figure FILE`` draws a dot for
+every cell.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from dml_grid import Cell, Results
 
 METRICS = ("mean_average_precision_at_r", "recall_at_1")
-ARMS = ("default", "tuned elsewhere", "remaining", "attainable", "evidence")
+ARMS = ("default", "tuned elsewhere", "adaptive", "remaining", "attainable", "evidence")
 """Compared with the constant that was tuned here."""
 
 
@@ -29,11 +30,13 @@ class Measured:
     """A cell of which every seed of every arm is there.
 
     Attributes:
+        network: what was trained.
         cell: which.
         margins: the margin of each arm.
         rows: by arm and seed.
     """
 
+    network: str
     cell: Cell
     margins: Mapping[str, float | str]
     rows: Mapping[str, Mapping[int, dict[str, Any]]]
@@ -52,8 +55,8 @@ class Measured:
         return 100 * float(np.mean([max(curve) - curve[-1] for curve in curves]))
 
 
-def measured_cells(results: Results) -> list[Measured]:
-    """The finished cells, in the order of rounds."""
+def measured_cells(results: Results, network: str = "small") -> list[Measured]:
+    """The finished cells of a network, in the order of rounds."""
     from dml_grid import GRID_LOSSES, SEEDS, SETTINGS, Run, arms, cell_of
 
     found = []
@@ -69,17 +72,18 @@ def measured_cells(results: Results) -> list[Measured]:
                 rows = {
                     arm: {seed: results.rows[run.key] for seed, run in by_seed.items()} for arm, by_seed in runs.items()
                 }
-                found.append(Measured(cell, margins, rows))
+                found.append(Measured(network, cell, margins, rows))
     return found
 
 
-def report(results: Results) -> str:
+def report(cells: Sequence[Measured]) -> str:
     """Every table, in Markdown."""
-    cells = measured_cells(results)
     if not cells:
         return "No cell is finished yet."
     seeds = len(cells[0].rows["default"])
-    lines = [f"{len(cells)} cells, {seeds} seeds each; figures of test classes, per cent.", ""]
+    networks = [each.network for each in cells]
+    parts = " and ".join(f"{networks.count(name)} with the {name} network" for name in dict.fromkeys(networks))
+    lines = [f"{len(cells)} cells, {parts}; {seeds} seeds each; figures of test classes, per cent.", ""]
     for metric in METRICS:
         lines += [*headline(cells, metric), "", *gains(cells, metric), ""]
     lines += [*falls(cells), "", *every_cell(cells, METRICS[0])]
@@ -88,7 +92,7 @@ def report(results: Results) -> str:
 
 def headline(cells: Sequence[Measured], metric: str) -> list[str]:
     """Mean regret of each arm against the constant tuned in the same cell, with an interval over cells."""
-    lines = [f"### Regret against the constant tuned here, {named(metric)}", ""]
+    lines = [f"**Regret against the constant tuned here, {named(metric)}**", ""]
     lines += ["| margin | cells | mean regret [95 %] | worst cell |", "|---|---|---|---|"]
     for arm in ARMS:
         regrets = [cell.mean("tuned here", metric) - cell.mean(arm, metric) for cell in cells if arm in cell.rows]
@@ -100,7 +104,7 @@ def headline(cells: Sequence[Measured], metric: str) -> list[str]:
 
 def gains(cells: Sequence[Measured], metric: str, baseline: str = "default") -> list[str]:
     """How many cells each arm is better and worse in than the loss's own default, after correction."""
-    lines = [f"### Against the loss's own default, {named(metric)}", ""]
+    lines = [f"**Against the loss's own default, {named(metric)}**", ""]
     lines += ["| margin | cells | mean gain [95 %] | better | no difference seen | worse |", "|---" * 6 + "|"]
     for arm in ("tuned here", *ARMS[1:]):
         differing = [cell for cell in cells if arm in cell.rows]
@@ -131,7 +135,7 @@ def corrected(cells: Sequence[Measured], arm: str, baseline: str, metric: str) -
 def falls(cells: Sequence[Measured]) -> list[str]:
     """What long training costs: validation MAP@R at the end, below its best."""
     long = [cell for cell in cells if cell.cell.steps == max(each.cell.steps for each in cells)]
-    lines = [f"### Validation MAP@R after {long[0].cell.steps} steps, below its best on the way", ""]
+    lines = [f"**Validation MAP@R after {long[0].cell.steps} steps, below its best on the way**", ""]
     lines += ["| margin | cells | mean fall | largest |", "|---|---|---|---|"]
     for arm in ("default", "tuned here", *ARMS[1:]):
         found = [cell.fall(arm) for cell in long if arm in cell.rows]
@@ -142,30 +146,32 @@ def falls(cells: Sequence[Measured]) -> list[str]:
 
 def every_cell(cells: Sequence[Measured], metric: str) -> list[str]:
     """One line a cell."""
-    arms = ("default", "tuned here", *ARMS[1:])
-    lines = [f"### Every cell, {named(metric)}: mean over seeds", ""]
-    lines += ["| loss | data | batches | steps | " + " | ".join(arms) + " |", "|---" * (4 + len(arms)) + "|"]
-    for cell in sorted(cells, key=lambda each: (each.cell.loss, each.cell.data, each.cell.batches, each.cell.steps)):
+    arms = ("default", "tuned here", *(arm for arm in ARMS[1:] if arm != "adaptive"))
+    lines = [f"**Every cell, {named(metric)}: mean over seeds**", ""]
+    lines += ["| network | loss | data | batches | steps | " + " | ".join(arms) + " |", "|---" * (5 + len(arms)) + "|"]
+    for cell in sorted(cells, key=lambda each: (each.cell.loss, each.network, *vars(each.cell).values())):
         where = cell.cell
         figures = []
         for arm in arms:
             margin = cell.margins.get(arm)
             constant = f" ({margin:g})" if isinstance(margin, float) else ""
             figures.append(f"{cell.mean(arm, metric):.1f}{constant}" if arm in cell.rows else "")
-        lines.append(f"| {where.loss} | {where.data} | {where.batches} | {where.steps} | " + " | ".join(figures) + " |")
+        begins = f"| {cell.network} | {where.loss} | {where.data} | {where.batches} | {where.steps} | "
+        lines.append(begins + " | ".join(figures) + " |")
     return lines
 
 
-def draw(results: Results, path: Path) -> None:
+def draw(cells: Sequence[Measured], path: Path) -> None:
     """A dot for every cell: regret against the constant tuned there, for each margin that nobody tuned there."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    cells = measured_cells(results)
-    arms = ("default", "tuned elsewhere", "attainable", "remaining")
+    arms = ("default", "tuned elsewhere", "adaptive")
     losses = list(dict.fromkeys(cell.cell.loss for cell in cells))
+    networks = list(dict.fromkeys(cell.network for cell in cells))
+    shapes = dict(zip(networks, "o^", strict=False))
     colours = dict(zip(losses, plt.get_cmap("tab10").colors, strict=False))
     figure, panels = plt.subplots(1, len(METRICS), figsize=(10, 4.4), layout="constrained")
     spread = np.random.default_rng(0)
@@ -174,7 +180,8 @@ def draw(results: Results, path: Path) -> None:
             for cell in cells:
                 regret = cell.mean("tuned here", metric) - cell.mean(arm, metric)
                 at = place + spread.uniform(-0.2, 0.2)
-                panel.plot(at, regret, "o", color=colours[cell.cell.loss], markersize=5, alpha=0.8)
+                shape = shapes[cell.network]
+                panel.plot(at, regret, shape, color=colours[cell.cell.loss], markersize=5, alpha=0.8)
             regrets = [cell.mean("tuned here", metric) - cell.mean(arm, metric) for cell in cells]
             panel.plot([place - 0.3, place + 0.3], [np.mean(regrets)] * 2, color="black", linewidth=2)
         panel.axhline(0, color="grey", linewidth=0.8)
@@ -182,6 +189,9 @@ def draw(results: Results, path: Path) -> None:
         panel.set_ylabel(f"regret in {named(metric)}, points")
         panel.set_title(f"{named(metric)}: below 0 is better than tuning here", fontsize=10)
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=colours[loss], label=loss) for loss in losses]
+    for network in networks if len(networks) > 1 else ():
+        label = f"{network} network"
+        handles.append(plt.Line2D([], [], marker=shapes[network], linestyle="", color="grey", label=label))
     handles.append(plt.Line2D([], [], color="black", linewidth=2, label="mean of the cells"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -57,6 +57,7 @@ from adaptive_margin.emotion.runs import (
 )
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.functional.checks import problem
+from adaptive_margin.stored import check_page
 from adaptive_margin.training import (
     ConfigError,
     NonFiniteError,
@@ -436,6 +437,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         one = next(iter(configs.values()))
         if one.pretrained is not None:  # what does not fit is said before images are decoded
             build_encoder(one.encoder, one.pretrained)
+        check_page(asked.output / "report.html")  # before hours of training
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with World.from_environment(one.device) as world, said_plainly():
             if world.is_main:

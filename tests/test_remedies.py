@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import re
 from collections.abc import Iterator
+from importlib.metadata import metadata
 from pathlib import Path
 
 import adaptive_margin
@@ -81,4 +82,15 @@ def test_every_keyword_of_a_message_is_a_parameter() -> None:
                 if name not in known:
                     unknown.append(f"{file}: {name}= in {text[:80]!r}")
     assert mentioned > 10
+    assert unknown == []
+
+
+def test_every_extra_of_a_message_can_be_installed() -> None:
+    known, unknown = set(metadata("adaptive-margin").get_all("Provides-Extra") or ()), []
+    mentioned = 0
+    for file, text in messages():
+        for extras in re.findall(r"adaptive-margin\[([a-z,]+)\]", text):
+            mentioned += 1
+            unknown += [f"{file}: {extra}" for extra in extras.split(",") if extra not in known]
+    assert mentioned > 5
     assert unknown == []

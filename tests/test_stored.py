@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -202,3 +203,26 @@ def test_what_somebody_is_writing_is_left_alone(tmp_path: Path, monkeypatch: pyt
     assert len(seen) == 1
     assert TEMPORARY.fullmatch(seen[0].name)
     assert {path.name for path in tmp_path.iterdir()} == {"file", ".mine.tmp"}
+
+
+def test_every_flipped_bit_of_a_json_file_is_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    write_json(path, {"figure": 0.1, "names": ["a", "b"], "none": None}, indent=1)
+    good = path.read_bytes()
+    passed = []
+    for at in range(len(good)):
+        for bit in range(8):
+            path.write_bytes(good[:at] + bytes([good[at] ^ 1 << bit]) + good[at + 1 :])
+            with contextlib.suppress(DamagedFileError):
+                passed.append((at, read_json(path)))
+    path.write_bytes(good)
+    assert all(
+        good[at] in b" \n" and content == read_json(path) for at, content in passed
+    )  # other spaces, same content
+
+
+def test_files_older_than_digests_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    for content in ({}, {"rows": 3}, {"key": "ab" * 32, "rows": 3}, {"commit": "ab" * 20}):
+        path.write_text(json.dumps(content))
+        assert read_json(path) == content

@@ -125,8 +125,8 @@ def joined_names(pairs: Iterable[tuple[str, str]], known: Iterable[str]) -> dict
         names = [normalise_actor(text) or "" for text in pair]
         for text, name in zip(pair, names, strict=True):
             if name not in there:
-                near = shorten([repr(other) for other in difflib.get_close_matches(name, there, n=3)])
-                remedy = f"near it are {near}" if near else "take names as the report of the data lists them"
+                near = difflib.get_close_matches(name, there, n=3)
+                remedy = f"{'near it' if near else 'names there'} are {shorten([repr(each) for each in near or there])}"
                 raise ValueError(problem("same_actor", "pairs of names that clips have", repr(text), remedy))
         spelling, other = (target.setdefault(name, name) for name in names)
         target.update({name: other for name, now in target.items() if now == spelling})

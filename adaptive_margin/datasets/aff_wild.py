@@ -3,13 +3,14 @@
 The labels of the test videos were never released. People are not identified: the video is the identity, so a split by
 identity is video-independent, and some people appear in several videos.
 
-The difficulty is to assign labels to frames. For some videos the numbers of label lines, of frames that decode, and of
-``.pts`` files differ. The rule for each video: if lines and frames agree within 2 % (or two), line k is frame k, and
-the longer list is truncated. If instead lines and boxes agree, and there are more frames than either, line k is the
-k-th frame that has a box. Otherwise the video is refused, as is a video that is cut short. Every choice that is not
-obvious is in the report's notes. Frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`): a
-damaged frame loses its own line and shifts no other, and the line of a skipped frame gets the picture that is shown at
-its time.
+The trap is which label belongs to which frame. Number of label lines, of frames that decode, and of ``.pts`` files
+differ for some videos. For each video: if lines and frames agree within 2 % (or two), line k is frame k, and what is
+too long is cut; if instead lines and boxes agree, and there are more frames than either, line k is the k-th frame that
+has a box; if neither, the video is refused, as is one that is cut short. Each choice that is not plain is in the
+report's notes. Frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`): a damaged frame costs
+its own line and shifts no other, and the line of a frame that was skipped gets the picture that is shown at its time.
+Label files hold no times: in a video of variable rate, whose time stamps lie on no grid, lines and frames are counted,
+and the report's notes name it with how many labels another reading would give to another frame.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import contextlib
 import errno
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,6 +28,7 @@ import numpy.typing as npt
 from filelock import FileLock
 
 from ..functional.checks import problem
+from ..stored import DamagedFileError
 from .errors import LabelFileError, UnwritableError
 from .images import Progress
 from .layout import VIDEO_SUFFIXES, Folders, checked_root, first_nested, natural, one_of, wrong_layout
@@ -51,6 +53,7 @@ from .video import (
     Extraction,
     Timeline,
     container_says,
+    damaged_files,
     extract,
     find_video,
     frame_name,
@@ -244,8 +247,9 @@ def load_aff_wild(
     """The usable frames of Aff-Wild's training videos; their frames are extracted the first time.
 
     Extraction reads each video once, in order, at its native rate (:mod:`~adaptive_margin.datasets.video`), and keeps
-    an area of twice the box around each face: about 20 KB per frame instead of 200. It can be interrupted safely, and
-    later calls use the extracted frames, even after the videos have been deleted.
+    around each face twice its box: some 20 KB a frame in place of 200. It is safe to interrupt, and later calls use
+    what is there, also after the videos were deleted. They read all of it once and compare checksums: what is damaged
+    is in the report's notes and extracted again, or, without its video, unreadable.
 
     Args:
         root: the folder with ``annotations``, ``bboxes`` and ``videos``, in any of the known spellings.
@@ -381,6 +385,69 @@ def _ids(names: Iterable[str], suffixes: tuple[str, ...] = (".txt",)) -> set[str
     return {os.path.splitext(name)[0] for name in names if name.lower().endswith(suffixes)}
 
 
+def _extracted(
+    folder: Path, video: Path | None, boxes_changed: int, context: float | None, every: int
+) -> tuple[Extraction | None, list[str]]:
+    """What can be used of a video's extraction, and which of its files are damaged.
+
+    Where the video is there its frames are extracted again rather than used in part.
+    """
+    try:
+        have = read_extraction(folder, video=video, boxes_changed=boxes_changed, context=context, every=every)
+    except DamagedFileError:
+        return None, ["frames.json"]
+    wrong = [] if have is None else damaged_files(folder, have)
+    return (None if wrong and (video is not None or "boxes.npy" in wrong) else have), wrong
+
+
+def _uneven(seen: Extraction | Timeline) -> tuple[Sequence[int], Sequence[float], float] | None:
+    """Numbers and seconds of frames that were counted, and the video's end; None where time stamps number them."""
+    if isinstance(seen, Timeline):
+        return None if seen.even else (seen.numbers, seen.seconds, seen.duration)
+    if not seen.uneven:
+        return None
+    numbers, seconds = zip(*seen.uneven, strict=True)
+    return numbers, seconds, seen.duration
+
+
+def could_be_off(
+    lines: int, order: Sequence[int] | None, numbers: Sequence[int], seconds: Sequence[float], duration: float
+) -> tuple[int, int, float]:
+    """How far counting label lines can be from timing them, in a video whose frames are not evenly spaced.
+
+    Label files hold no times. Here a line's time is what it would be if annotators' tools had sampled the whole video
+    evenly, and its frame the one shown then.
+
+    Args:
+        lines: of labels.
+        order: number of the frame of each line; None where line k is frame k.
+        numbers: of the frames, increasing.
+        seconds: when each is shown.
+        duration: when the last one disappears.
+
+    Returns:
+        How many lines would be of another frame, by how many numbers at most, by how many seconds at most.
+
+    Example:
+        >>> could_be_off(4, None, [1, 2, 3, 4], [0.0, 1.0, 2.0, 3.0], 4.0)
+        (0, 0, 0.0)
+        >>> could_be_off(4, None, [1, 2, 3, 4], [0.0, 0.1, 0.2, 0.3], 4.0)  # the last frame is shown for most of it
+        (3, 2, 2.4)
+    """
+    counted = np.arange(1, lines + 1) if order is None else np.array(order[:lines])
+    counted = counted[counted <= numbers[-1]]
+    times = (np.arange(len(counted)) + 0.5) * duration / lines
+    begins, known = np.array(seconds), np.array(numbers)
+    timed = known[np.clip(np.searchsorted(begins, times, side="right") - 1, 0, None)]
+    place = np.clip(np.searchsorted(known, counted), 0, len(known) - 1)
+    ends = np.append(begins[1:], duration)
+    apart = np.maximum(np.maximum(begins[place] - times, times - ends[place]), 0.0)
+    gaps = np.abs(timed - counted)
+    if not len(gaps):
+        return 0, 0, 0.0
+    return int((gaps > 0).sum()), int(gaps.max()), round(float(apart.max()), 3)
+
+
 def _read_video(
     work: _Work,
     video: str,
@@ -405,9 +472,14 @@ def _read_video(
     context = CONTEXT if crop == "box" else None
     path = find_video(layout.videos, video, listings)
     extracted = frames / video
-    have = read_extraction(extracted, video=path, boxes_changed=changed, context=context, every=every)
+    have, wrong = _extracted(extracted, path, changed, context, every)
+    if wrong:
+        again = "what is left of it is used" if have is not None else "" if path is None else "it is extracted again"
+        tally.note(f"video {video}: {extracted / wrong[0]} and {len(wrong) - 1:,} other files are damaged; {again}")
     if have is None and path is None:
-        tally.drop(MISSING, f"{video}: no video of that name", lines)
+        tally.drop(
+            MISSING, f"{video}: no video of that name" + (", and its extraction is damaged" * bool(wrong)), lines
+        )
         return
     boxes = None if boxes_folder is None else _read_boxes(boxes_folder, listings) if have is None else None
     found: dict[int, Box] | None = None
@@ -453,7 +525,13 @@ def _read_video(
         tally.drop(REFUSED, f"{video}: {choice.note}", lines)
         return
     order = sorted({**(found or {}), **damaged}) if choice.how == "face" else None
-    there = None if done is None else Folders().names(extracted)
+    there = None if done is None else Folders().names(extracted) - frozenset(wrong if have is not None else ())
+    if seen is not None and (uneven := _uneven(seen)):
+        off, most, seconds = could_be_off(lines, order, *uneven)
+        kind = "frame with a face" if order else "frame"
+        what = f"its time stamps lie on no grid, so label line k is taken for its k-th {kind}"
+        bound = f"{off:,} of {lines:,} labels would be of another frame, by up to {most:,} frames or {seconds:.2f} s"
+        tally.note(f"video {video}: {what}; were labels evenly spaced in time, {bound}")
     for line in range(lines):
         number = line + 1 if order is None else order[line] if line < len(order) else 0
         key = f"{video}/{number:06d}"
@@ -478,6 +556,9 @@ def _read_video(
                     tally.drop(NO_FACE, f"{key}: the box {box} is outside the frame")
                     continue
                 box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
+            if there is not None and have is not None and frame_name(number) in wrong:
+                tally.drop(UNDECODABLE, f"{key}: {extracted.name}/{frame_name(number)} is not what was extracted")
+                continue
             if there is not None and frame_name(number) not in there:
                 tally.drop(MISSING, f"{key}: {extracted.name}/{frame_name(number)} (delete the folder to extract anew)")
                 continue

@@ -84,7 +84,7 @@ def edition_labels(root: str | os.PathLike[str], edition: str | os.PathLike[str]
     if len(found) != 1:
         got = f"{str(edition)!r}" + (f" with {len(found)} of them" if found else "")
         there = [relative(folder, Path(root)) for folder in find_annotations(Path(root), split)]
-        remedy = f"in the root are {', '.join(there)}" if there else "the root has none either"
+        remedy = f"in the root are {', '.join(there)}" if there else "the root has none either: unpack them there"
         raise LayoutError(problem("annotations", f"a folder with one edition's {split} labels", got, remedy))
     return found[0]
 
@@ -186,9 +186,9 @@ def load_aff_wild2(
     Args:
         root: the folder with the annotations and the crops.
         split: ``"train"`` or ``"validation"``.
-        annotations: the folder of label files, if ``root`` has several editions.
-        crops: the folders of crops, if they are elsewhere; searched in this order.
-        every: keep only frames 1, 1 + every, 1 + 2·every …, because neighbouring frames hardly differ.
+        annotations: the folder of label files, where several editions lie in ``root``; below the root, or in full.
+        crops: the folders of crops, where they are elsewhere; searched in this order.
+        every: keep only frames 1, 1 + every, 1 + 2·every …: neighbours hardly differ.
         skip_unreadable: how many annotated lines may belong to videos without crops: a number, or a share of them.
 
     Returns:
@@ -204,7 +204,8 @@ def load_aff_wild2(
     one_of("split", split, SPLITS)
     base, crop_folders = _places(root, every, crops)
     if annotations is not None:
-        folder = checked_root(annotations, "Aff-Wild2's label files", LAYOUT)
+        given = Path(annotations)
+        folder = checked_root(given if given.is_dir() else base / given, "Aff-Wild2's label files", LAYOUT)
     else:
         found = find_annotations(base, split)
         if not found:

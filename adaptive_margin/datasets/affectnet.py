@@ -235,8 +235,8 @@ def _rows(path: Path, tally: Tally, where: dict[str, int]) -> Iterator[tuple[int
                     yield row, reader.line_num, cells
                     row += 1
         except csv.Error as error:
-            what = f"{path} line {reader.line_num}"
-            raise LabelFileError(problem(what, "comma-separated text", error, "the file is damaged")) from error
+            what, remedy = f"{path} line {reader.line_num}", "use the list as it was released"
+            raise LabelFileError(problem(what, "comma-separated text", error, remedy)) from error
 
 
 def _box(cells: Sequence[str], where: dict[str, int], crop: str, margin: float) -> Box | None:

@@ -175,7 +175,8 @@ class Split:
         try:
             plain = json.loads(Path(path).read_text(encoding="utf-8"))
             if plain["format"] != FORMAT:
-                raise LabelFileError(problem(f"{path}", f"a split file of format {FORMAT}", plain["format"], "update"))
+                remedy = "update adaptive-margin, or make a new split"
+                raise LabelFileError(problem(f"{path}", f"a split file of format {FORMAT}", plain["format"], remedy))
             split = cls(
                 dataset=plain["dataset"],
                 protocol=plain["protocol"],
@@ -260,7 +261,7 @@ def group_folds(records: Records, folds: int = 5, *, seed: int = 0, unit: str = 
     sizes = _sizes(units_of(records, unit))
     if not 2 <= folds <= len(sizes):
         expected = f"from 2 to the number of {unit} units ({len(sizes)})"
-        raise ValueError(problem("folds", expected, folds, "make fewer folds"))
+        raise ValueError(problem("folds", expected, folds, "choose a number in that range"))
     rng = np.random.default_rng(seed)
     names = sorted(sizes, key=lambda name: (-sizes[name], name))
     order = [
@@ -316,9 +317,8 @@ def group_holdout(records: Records, share: float = 0.2, *, seed: int = 0, unit: 
     _check_share(share)
     sizes = _sizes(units_of(records, unit))
     if len(sizes) < 2:
-        raise ValueError(
-            problem("records", f"of at least two {unit} units", len(sizes), "there is nothing to hold out")
-        )
+        remedy = "pass records of more: there is nothing to hold out"
+        raise ValueError(problem("records", f"of at least two {unit} units", len(sizes), remedy))
     wanted = share * len(records)
     names = list(sizes)
     held: list[str] = []

@@ -8,11 +8,12 @@ stamps, like Aff-Wild's ``.pts`` files. Nothing is resampled.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..functional.checks import problem
+from ..stored import DamagedFileError, read_json, write_json
 from .layout import VIDEO_SUFFIXES, Folders
 from .records import Box
 
-FORMAT = 2
+FORMAT = 3
+DELETE = "delete the folder: with the video beside the labels its frames are extracted again"
 _QUALITY = 95
 _TRIES = 64  # failed reads in a row that are not yet the end, whatever the container states
 _MOST_TRIES = 4096  # and those that are, whatever it states
@@ -243,8 +245,11 @@ class Extraction:
         repeated: how many frames were left out because another has their number.
         width: of the frames, pixels.
         height: likewise.
-        boxes: how many ``.pts`` files were read; −1 if whole frames were kept.
-        folder_changed: modification time of the folder with these files.
+        boxes: how many ``.pts`` files were read; −1 where whole frames were kept.
+        folder_changed: time of change of the folder with these files.
+        uneven: number and second of each frame, where time stamps are on no grid and frames were counted; else empty.
+        duration: when the last frame disappears, seconds.
+        checksums: CRC-32 of each file written, by name.
     """
 
     video: str
@@ -260,6 +265,9 @@ class Extraction:
     height: int
     boxes: int
     folder_changed: int
+    uneven: tuple[tuple[int, float], ...]
+    duration: float
+    checksums: dict[str, int]
 
 
 def region(box: Box, context: float, width: int, height: int) -> tuple[int, int, int, int] | None:
@@ -308,6 +316,7 @@ def extract(
     draft = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(draft, ignore_errors=True)  # of an extraction that was killed; the caller holds the lock
     draft.mkdir(parents=True)
+    checksums: dict[str, int] = {}
     try:
         width, height = 0, 0
         for number, frame in shown(video, times):
@@ -322,10 +331,13 @@ def extract(
             good, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
             if not good:
                 raise OSError(f"{video}: frame {number} of shape {frame.shape} cannot be written as JPEG")
-            (draft / frame_name(number)).write_bytes(data.tobytes())  # unlike imwrite, this reports a full disk
+            file = draft / frame_name(number)
+            file.write_bytes(data.tobytes())  # unlike imwrite, this reports a full disk
+            checksums[file.name] = zlib.crc32(data.tobytes())
         if boxes is not None:
             table = np.array([(number, *boxes[number]) for number in sorted(boxes)], dtype=np.float64).reshape(-1, 5)
             np.save(draft / "boxes.npy", table)
+            checksums["boxes.npy"] = zlib.crc32((draft / "boxes.npy").read_bytes())
         done = Extraction(
             video=video.name,
             length=status.st_size,
@@ -340,9 +352,12 @@ def extract(
             height=height,
             boxes=-1 if boxes is None else len(boxes),
             folder_changed=boxes_changed,
+            uneven=() if times.even else tuple(zip(times.numbers, times.seconds, strict=True)),
+            duration=times.duration,
+            checksums=checksums,
         )
         plain = {"format": FORMAT, "context": context if boxes is not None else None, "every": every, **asdict(done)}
-        (draft / "frames.json").write_text(json.dumps(plain, indent=1))
+        write_json(draft / "frames.json", plain, indent=1)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(draft, folder)
     except BaseException:
@@ -354,12 +369,20 @@ def extract(
 def read_extraction(
     folder: Path, *, video: Path | None, boxes_changed: int, context: float | None, every: int
 ) -> Extraction | None:
-    """The extraction in ``folder``; ``None`` if there is none, or if it was made differently or from another video."""
+    """What lies in ``folder``, or ``None`` where nothing does, or something made from another video or otherwise.
+
+    Raises:
+        DamagedFileError: ``frames.json`` is not what was written.
+    """
     try:
-        plain = json.loads((folder / "frames.json").read_text())
+        plain = read_json(folder / "frames.json", DELETE)
         made = plain.pop("format"), plain.pop("context"), plain.pop("every")
-        done = Extraction(**{**plain, "lost": tuple(int(number) for number in plain["lost"])})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        lost = tuple(int(number) for number in plain["lost"])
+        uneven = tuple((int(number), float(second)) for number, second in plain["uneven"])
+        done = Extraction(**{**plain, "lost": lost, "uneven": uneven})
+    except DamagedFileError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError):  # nothing there, or of another format
         return None
     if made != (FORMAT, context, every) or (done.boxes >= 0 and done.folder_changed != boxes_changed):
         return None
@@ -370,14 +393,27 @@ def read_extraction(
     return done
 
 
-def read_boxes(folder: Path) -> dict[int, Box]:
-    """The boxes stored beside extracted frames: frame number → (left, top, right, bottom) in pixels of the whole frame.
+def damaged_files(folder: Path, done: Extraction) -> list[str]:
+    """Names of the files of an extraction that are not what was written: all of them are read, and none is trusted.
 
-    Raises:
-        ValueError: the file is damaged.
+    A zeroed or half-zeroed JPEG can decode to a picture of sorts, so that no decoder would notice. A frame that is gone
+    is missing, and not among them.
     """
-    table = np.load(folder / "boxes.npy", allow_pickle=False)
-    if table.ndim != 2 or table.shape[1] != 5:
-        remedy = "delete the folder: it is made again"
-        raise ValueError(problem(f"{folder / 'boxes.npy'}", "a table of five columns", table.shape, remedy))
+
+    def differs(name: str) -> bool:
+        try:
+            return zlib.crc32((folder / name).read_bytes()) != done.checksums[name]
+        except FileNotFoundError:
+            return name == "boxes.npy"
+        except OSError:
+            return True
+
+    names = sorted(done.checksums)
+    with ThreadPoolExecutor() as pool:
+        return [name for name, wrong in zip(names, pool.map(differs, names), strict=True) if wrong]
+
+
+def read_boxes(folder: Path) -> dict[int, Box]:
+    """The boxes beside extracted frames: frame number → (left, top, right, bottom), pixels of the whole frame."""
+    table = np.load(folder / "boxes.npy", allow_pickle=False)  # checked by damaged_files
     return {int(row[0]): (row[1], row[2], row[3], row[4]) for row in table.tolist()}

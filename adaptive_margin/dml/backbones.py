@@ -158,7 +158,7 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
             raise FetchError(f"weights {source} could not be fetched ({error}); {remedy}") from error
     else:
         network = build(False)
-        source = "none" if weights == "none" else _load(network, Path(weights))
+        source = "none" if weights == "none" else _load(network, Path(weights), backbone)
     if backbone == "vit-small":
         convention = network.pretrained_cfg
         return nn.Sequential(FromImageNet(convention["mean"], convention["std"]), network), width, source
@@ -168,18 +168,21 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
     return network, width, source
 
 
-def _load(network: nn.Module, path: Path) -> str:
+def _load(network: nn.Module, path: Path, backbone: Backbone) -> str:
+    remedy = f"pass {backbone}'s own state dict, or the backbone that they are of"
     if not path.is_file():
-        raise ValueError(problem("weights", "'torchvision', 'none' or a file", path, "see where the file lies"))
+        raise ValueError(
+            problem("weights", "'torchvision', 'none' or a file", path, "pass the path of one that is there")
+        )
     try:
         state = read_tensors(path)
         state = state.get("state_dict", state)
         unknown = network.load_state_dict(state, strict=False)
     except Exception as error:  # zipfile, pickle and torch each raise their own
         expected = "a state dict of the whole network"
-        raise ValueError(problem(f"the weights in {path}", expected, str(error), "another backbone?")) from error
+        raise ValueError(problem(f"the weights in {path}", expected, str(error), remedy)) from error
     missing = [name for name in unknown.missing_keys if not name.startswith(("fc.", "head."))]
     if missing:
         got = f"{len(missing)} missing, such as {missing[0]}"
-        raise ValueError(problem(f"the weights in {path}", "those of the whole network", got, "another backbone?"))
+        raise ValueError(problem(f"the weights in {path}", "those of the whole network", got, remedy))
     return f"file {path.name}, sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}"

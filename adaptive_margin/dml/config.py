@@ -171,7 +171,7 @@ class DMLConfig:
         positive = ("classes", "per_class", "epochs", "embedding_size", "size", "evaluate_every")
         for name in positive:
             if getattr(self, name) < 1:
-                raise ValueError(problem(name, "at least 1", getattr(self, name), "see --help"))
+                raise ValueError(problem(name, "at least 1", getattr(self, name), "leave it out for the default"))
         if self.classes < 2:
             raise ValueError(problem("classes", "at least 2", self.classes, "negatives come from other classes"))
         if self.per_class < 2 and self.loss not in OF_PROXIES:

@@ -165,7 +165,7 @@ def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) ->
     """
     row = LOSSES[config.loss]
     if row.default is None and config.margin != "default":
-        remedy = "compare it as it is"
+        remedy = "leave it out: it has no margin to compare"
         raise ValueError(problem("margin", f"'default' for {config.loss}", repr(config.margin), remedy))
     value = config.margin if isinstance(config.margin, float) else row.default
     loss = _build_loss(config, classes, value, epoch_steps)

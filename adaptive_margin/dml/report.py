@@ -14,7 +14,7 @@ import torch
 
 from ..atomic import write_atomically
 from ..functional.checks import problem
-from ..stored import DamagedFileError
+from ..stored import GENERATOR, DamagedFileError, check_page
 from .labelled_images import Bytes
 from .results import (
     Row,
@@ -79,23 +79,26 @@ def chosen_metrics(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]
     return tuple(known[name.lower()] for name in names)
 
 
-def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS) -> list[Row]:
+def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS, *, overwrite: bool = False) -> list[Row]:
     """Writes the page of the runs below ``folder``; returns their rows.
 
     It uses only the content of the run folders: paths in a run's files are not followed. Text from a run never becomes
     markup.
 
     Args:
-        folder: folder of runs.
-        page: file to write.
-        metrics: test figures to show in tables.
+        folder: of runs.
+        page: file to write; an earlier report is replaced.
+        metrics: test figures that get tables.
+        overwrite: replace any file.
 
     Raises:
-        ValueError: there are no finished runs.
+        ValueError: there are no finished runs, or the file is there and no report.
     """
+    check_page(page, overwrite)
     rows = read_runs(folder)
     if not any(row["test"] for row in rows):
-        raise ValueError(problem("the folder", "one with runs that measured the test", folder, "finish a run first"))
+        remedy = "finish one without --no-measure first"
+        raise ValueError(problem("the folder", "one with runs that measured the test", folder, remedy))
     sets = list(dict.fromkeys(row["data"] for row in rows if row["test"]))
     parts = [
         f"<h1>Metric learning: fixed and adaptive margins on {html.escape(', '.join(sets))}</h1>",
@@ -111,7 +114,7 @@ def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS) -> 
         parts += [f"<h2>{html.escape(data)}: margins and recalls</h2>", _trajectories(rows, data), _recalls(rows, data)]
     parts += [_pictures(rows, data) for data in sets]
     body = "\n".join(part for part in parts if part)
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    head = f'<meta charset="utf-8">{GENERATOR}<meta name="viewport" content="width=device-width, initial-scale=1">'
     title = f"<title>Metric learning on {html.escape(', '.join(sets))}</title>"
     head = f'<!doctype html>\n<html lang="en"><head>{head}{title}<style>{STYLE}</style></head>'
     text = f"{head}\n<body>\n{body}\n</body></html>\n"

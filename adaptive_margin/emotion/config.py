@@ -6,9 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..functional.checks import problem
+from ..functional.checks import check_choice, problem
 from ..functional.contrastive import Regularizer
-from ..functional.dependence import check_choice
 from ..training.optimisation import Precision
 from .critics import CRITICS, GROUPINGS, MARGINS, CriticName, GroupingName, MarginName
 from .nets import check_encoder

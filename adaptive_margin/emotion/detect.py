@@ -72,7 +72,8 @@ def face_detector(smallest: int | None = None) -> Detector:
     def detect(image: NDArray[np.uint8]) -> list[Box]:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             got = f"{image.dtype} of shape {image.shape}"
-            raise ValueError(problem("image", "RGB bytes of shape (H, W, 3)", got, "open it with read_image"))
+            remedy = "open it with np.asarray(read_image(path))"
+            raise ValueError(problem("image", "RGB bytes of shape (H, W, 3)", got, remedy))
         if min(image.shape[:2]) < SMALLEST:
             return []
         grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)

@@ -31,7 +31,7 @@ FORMAT = 1
 EXTREMES = 12  # best and worst predictions that are kept as pictures
 STRIP = 8  # frames of the video that are kept as pictures
 SIDE = 96  # of these pictures, pixels
-AGAIN = "evaluate the run again"
+AGAIN = "evaluate the run again: the command that trained it does"
 LEAKAGE = tuple(f"{name}{end}" for name in ("recall_at_1", "map_at_r") for end in ("", "_chance"))
 LEAKAGE += tuple(f"probe_{end}" for end in ("accuracy", "low", "high", "chance"))
 
@@ -141,7 +141,7 @@ def evaluate(
 
     row, truth, prediction, features, feature_row = _predict(net, batches, kept, world or World())
     if not len(row):
-        raise ValueError(problem("batches", "of one row or more", "none", "the data set is empty"))
+        raise ValueError(problem("batches", "of one row or more", "none", "pass a data set with rows"))
     for argument, values in (("people", column), ("videos", names), ("frames", numbers)):
         if len(values) and row[-1] >= len(values):
             expected = f"one for every row of the data set, up to row {row[-1]}"

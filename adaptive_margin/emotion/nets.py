@@ -372,7 +372,7 @@ def _timm(name: str) -> Any:
         raise ImportError(f"encoder 'timm:{name}' needs timm: pip install timm") from error
     if name not in timm.list_models():
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)
-        remedy = f"did you mean {' or '.join(near)}?" if near else "see timm.list_models()"
+        remedy = f"did you mean {' or '.join(f'timm:{each}' for each in near)}?" if near else "see timm.list_models()"
         raise ValueError(problem("encoder", "a model of timm", repr(name), remedy))
     return timm
 

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..atomic import write_atomically
+from ..stored import GENERATOR, check_page
 from . import charts, published
 from .nets import LABELS
 from .runs import (
@@ -110,24 +111,31 @@ class Story:
 
 
 def write_report(
-    folder: str | Path, output: str | Path | None = None, *, leave_out: Collection[str | Path] = ()
+    folder: str | Path,
+    output: str | Path | None = None,
+    *,
+    leave_out: Collection[str | Path] = (),
+    overwrite: bool = False,
 ) -> Path:
     """Writes the report of a folder of runs.
 
     Sections whose data are missing or damaged are left out, with a sentence that says so.
 
     Args:
-        folder: folder of one run, or of runs as ``runs/ARM/seedN``, each with some of ``config.yaml``,
-            ``environment.json``, ``scalars.csv``, ``result.json`` and ``evaluation.npz``.
-        output: the file; ``report.html`` in the folder unless given.
-        leave_out: folders of runs to leave out, such as those that could not resume with the requested options.
+        folder: of one run, or of runs as ``runs/ARM/seedN``, each with some of ``config.yaml``, ``environment.json``,
+            ``scalars.csv``, ``result.json`` and ``evaluation.npz``.
+        output: the file; ``report.html`` in the folder unless given. An earlier report is replaced.
+        leave_out: folders of runs that are not part of it, such as those that could not go on as they were asked to.
+        overwrite: replace any file.
 
     Returns:
         The file.
 
     Raises:
-        ValueError: there is no run.
+        ValueError: no run is there, or the file is there and no report.
     """
+    path = Path(folder) / "report.html" if output is None else Path(output)
+    check_page(path, overwrite)
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     arms, problems = read_runs(folder, leave_out)
@@ -140,6 +148,7 @@ def write_report(
         lstrip_blocks=True,
     )
     text = environment.get_template("report.html.j2").render(
+        generator=GENERATOR,
         title=_title(story),
         lead=_lead(story),
         facts=_facts(story),
@@ -147,7 +156,6 @@ def write_report(
         problems=problems,
         made=time.strftime("%Y-%m-%d %H:%M"),
     )
-    path = Path(folder) / "report.html" if output is None else Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, text.encode())
     return path

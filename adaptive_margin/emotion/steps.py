@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from ..functional.checks import at_least_float32
 from ..functional.concordance import affect_loss
-from ..functional.dependence import at_least_float32
 from ..grouping import Grouper
 from ..training.optimisation import Precision, autocast, backward_and_step
 from ..training.world import World

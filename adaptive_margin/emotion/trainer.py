@@ -370,8 +370,8 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         net = job.iteration.net
         rows = np.random.default_rng(0).permutation(len(data.train))[:SEEN_ROWS]
         test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
-        result: dict[str, Any] = {}
-        if world.is_main:
+
+        def write() -> dict[str, Any]:
             save_model(folder.path / "model.pt", net, job.preprocessing, config=config.plain())
             extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
             shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
@@ -379,5 +379,6 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
                 shown["video"], shown["video_pictures"] = evaluate_drawn_video(
                     net, people=config.people, resize=config.resize, size=config.size, seed=config.split_seed
                 )
-            result = write_evaluation(folder.path, test, **shown)
-        return Result(folder=folder.path, summary=summary, net=net, result=world.broadcast_object(result))
+            return write_evaluation(folder.path, test, **shown)
+
+        return Result(folder=folder.path, summary=summary, net=net, result=world.from_main(write))

@@ -163,7 +163,9 @@ class FacesDataset:
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
         """One picture ``(size, size, 3)``, its ``(valence, arousal)`` and its person."""
         if not -len(self) <= index < len(self):
-            raise IndexError(problem("index", f"between {-len(self)} and {len(self) - 1}", index, "use len(dataset)"))
+            raise IndexError(
+                problem("index", f"between {-len(self)} and {len(self) - 1}", index, "stop before len(dataset)")
+            )
         if "images" in self.__dict__:
             image = self.images[index]
         else:

@@ -135,7 +135,7 @@ def check_seed(argument: str, seed: object) -> int:
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
         raise TypeError(problem(argument, "an integer", type(seed).__name__, "pass a number such as 0"))
     if not 0 <= int(seed) < 2**64:
-        raise ValueError(problem(argument, "in [0, 2**64)", int(seed), "pass a non-negative number"))
+        raise ValueError(problem(argument, "in [0, 2**64)", int(seed), "choose a number in that range"))
     return int(seed)
 
 

@@ -31,7 +31,8 @@ from .neighbourhood import (
 )
 from .neighbours import nearest_neighbours
 from .otsu import otsu_threshold, otsu_thresholds
-from .pair_tiles import PairTerms, pair_hinge_means, pair_terms
+from .pair_tiles import pair_hinge_means, pair_terms
+from .pair_tiles.options import PairTerms
 
 __all__ = [
     "PairTerms",

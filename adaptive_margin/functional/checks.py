@@ -60,6 +60,8 @@ def check_number(argument: str, value: object, expected: str, remedy: str) -> fl
     try:
         if not isinstance(value, str):
             return float(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer of more than 308 digits
+        return math.inf if value > 0 else -math.inf  # type: ignore[operator]
     except (TypeError, ValueError, RuntimeError):
         pass
     raise TypeError(problem(argument, expected, repr(value), remedy))
@@ -118,10 +120,13 @@ def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     return high.new_full((), number)
 
 
+TO_LABELS = "convert it with torch.as_tensor; names become numbers with np.unique(names, return_inverse=True)[1]"
+
+
 def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings") -> None:
     """Raises unless ``labels`` is one integer label for each of ``rows`` rows."""
     if not isinstance(labels, Tensor):
-        raise TypeError(problem(argument, "a torch.Tensor", type(labels).__name__, "convert it with torch.as_tensor"))
+        raise TypeError(problem(argument, "a torch.Tensor", type(labels).__name__, TO_LABELS))
     if labels.ndim != 1:
         remedy = "pass one integer label per row"
         raise ValueError(problem(argument, "one-dimensional", f"shape {tuple(labels.shape)}", remedy))
@@ -187,3 +192,14 @@ def _is_there(module: str) -> bool:
         return find_spec(module) is not None
     except ImportError:
         return False
+
+
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(problem(argument, f"one of {', '.join(map(repr, choices))}", repr(value), "pick one of them"))
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32, anything finer stays."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

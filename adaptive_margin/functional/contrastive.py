@@ -8,9 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .checks import check_matrix, check_same_features, is_blind, problem
-from .dependence import check_choice
-from .pair_tiles import SMALLER, Options, PairTerms, terms_of
+from .checks import at_least_float32, check_choice, check_fits, check_matrix, check_same_features, is_blind, problem
+from .pair_tiles import terms_of
+from .pair_tiles.options import SMALLER, Options, PairTerms
 
 Regularizer = Literal["none", "chi2", "fisher"]
 REGULARIZERS = ("none", "chi2", "fisher")
@@ -83,9 +83,9 @@ def vdm_contrastive_loss(
         >>> vdm_contrastive_loss(strong, weak, margin=1.0, regularizer="chi2")  # + ¼ · ½ (1⁴ + (0.75² + 0²) / 2)
         tensor(1.9102)
     """
-    check_options(repulsion, regularizer, regularizer_weight, penalty)
     check_matrix("strong", strong)
     check_matrix("weak", weak)
+    check_options(repulsion, regularizer, regularizer_weight, penalty, dtype=at_least_float32(strong).dtype)
     check_same_features("weak", weak, "strong", strong)
     x = torch.cat([strong, weak.to(strong)])
     fisher = regularizer == "fisher"
@@ -100,17 +100,25 @@ def vdm_contrastive_loss(
     if is_blind(loss):
         torch._assert_async(torch.isfinite(loss.detach()), f"strong and weak must be {fits}")
     elif not math.isfinite(loss.item()):
-        raise ValueError(problem("strong and weak", fits, f"one of {loss.item()}", SMALLER))
+        raise ValueError(problem("strong and weak", fits, f"one of {loss.item()}", f"{SMALLER}, or lower the weights"))
     return loss
 
 
-def check_options(repulsion: float, regularizer: str, regularizer_weight: float, penalty: float) -> None:
-    """Raises unless these are options of :func:`vdm_contrastive_loss`."""
+def check_options(
+    repulsion: float,
+    regularizer: str,
+    regularizer_weight: float,
+    penalty: float,
+    *,
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    """Raises unless these are options of :func:`vdm_contrastive_loss`, for embeddings of this dtype."""
     check_choice("regularizer", regularizer, REGULARIZERS)
     numbers = (("repulsion", repulsion), ("regularizer_weight", regularizer_weight), ("penalty", penalty))
     for argument, number in numbers:
         if not 0 <= number < math.inf:
             raise ValueError(problem(argument, "a number of at least 0", number, "the default is a good start"))
+        check_fits(argument, number, dtype, "the default is a good start")
 
 
 def regularization(
@@ -124,17 +132,37 @@ def regularization(
     omega = terms.second_moment
     if regularizer == "chi2":
         return 0.25 * regularizer_weight * omega
-    gap = (omega - 1) * is_constrained(terms)
-    return multiplier * gap + 0.5 * penalty * gap * gap
+    return fisher_constraint((omega - 1) * is_constrained(terms), multiplier, penalty)
 
 
 def multiplier_step(terms: PairTerms, penalty: float) -> Tensor:
-    r"""The increment of the multiplier: :math:`\min(\rho, 0.01) \min(\Omega - 1, 1)`, 0 if nothing is constrained.
+    """What the multiplier grows by: :func:`fisher_ascent`, 0 where nothing is constrained."""
+    return fisher_ascent(terms.second_moment.detach() - 1, penalty) * is_constrained(terms)
 
-    :math:`\Omega - 1` is at least -1; without an upper bound, one extreme batch would outweigh hundreds of steps back.
+
+def fisher_constraint(gap: Tensor, multiplier: float | Tensor, penalty: float) -> Tensor:
+    r"""The augmented Lagrangian of Ω = 1, to be minimised: :math:`\Lambda g + \tfrac\rho2 g^2` of g = Ω - 1.
+
+    Source: Mroueh & Sercu 2017 (Fisher GAN), Eq. (9), with the signs of a minimisation.
+
+    Example:
+        >>> fisher_constraint(torch.tensor(0.5), multiplier=2.0, penalty=10.0)
+        tensor(2.2500)
     """
-    gap = (terms.second_moment.detach() - 1).clamp(max=1) * is_constrained(terms)
-    return min(penalty, MULTIPLIER_STEP) * gap
+    return multiplier * gap + 0.5 * penalty * gap * gap
+
+
+def fisher_ascent(gap: Tensor, penalty: float) -> Tensor:
+    r"""What its multiplier grows by: :math:`\min(\rho, 0.01) \min(g, 1)`.
+
+    Differs from the source, which steps by :math:`\rho g`: that drives Ω in cycles. A gap is at least -1; without a
+    bound from above a batch far out would outweigh hundreds of steps back.
+
+    Example:
+        >>> fisher_ascent(torch.tensor([-0.5, 30.0]), penalty=10.0)
+        tensor([-0.0050,  0.0100])
+    """
+    return min(penalty, MULTIPLIER_STEP) * gap.clamp(max=1)
 
 
 def is_constrained(terms: PairTerms) -> Tensor:

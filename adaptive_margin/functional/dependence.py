@@ -10,7 +10,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import check_finite, check_matrix, check_number, check_same_features, is_blind, largest_magnitude, problem
+from .checks import (
+    at_least_float32,
+    check_choice,
+    check_finite,
+    check_matrix,
+    check_number,
+    check_same_features,
+    is_blind,
+    largest_magnitude,
+    problem,
+)
 from .groups import group_sums, rows_at_once
 
 Bandwidth = float | Literal["std"]
@@ -26,17 +36,6 @@ def check_bandwidth(bandwidth: object) -> None:
     number = math.nan if isinstance(bandwidth, str) else check_number("bandwidth", bandwidth, expected, remedy)
     if not 0 < number < math.inf:
         raise ValueError(problem("bandwidth", expected, repr(bandwidth), remedy))
-
-
-def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(problem(argument, f"one of {', '.join(map(repr, choices))}", repr(value), "pick one of them"))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Converts half precision to float32; other dtypes are unchanged."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def gaussian_kernel(*groups: Tensor, bandwidth: Bandwidth = "std") -> tuple[Tensor, ...]:

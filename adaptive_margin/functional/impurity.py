@@ -9,8 +9,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import check_labels, check_matrix, check_same_features, is_blind, largest_magnitude, problem
-from .dependence import at_least_float32, common_scale
+from .checks import (
+    at_least_float32,
+    check_labels,
+    check_matrix,
+    check_same_features,
+    is_blind,
+    largest_magnitude,
+    problem,
+)
+from .dependence import common_scale
 from .groups import class_sizes, group_index
 from .neighbourhood import (
     _by_distance,

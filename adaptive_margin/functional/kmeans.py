@@ -66,9 +66,9 @@ def kmeans_centers(values: Tensor, k: int = 2) -> Tensor:
     .. math:: \min_{c_1, \dots, c_k} \sum_{i=1}^N \min_j (x_i - c_j)^2
 
     Clusters of numbers are intervals of the sorted sample, so the optimum has an exact dynamic program,
-    :math:`D_m(j) = \min_i D_{m-1}(i) + \mathrm{SSE}(x_{(i+1)}, \dots, x_{(j)})`, whose minimisers grow with :math:`j`:
-    :math:`O(k N \log N)`. Optima that agree to rounding are ties, and the lowest split wins; with ``k=2`` the
-    clusters are the two groups of :func:`~adaptive_margin.functional.otsu_threshold`.
+    :math:`D_m(j) = \min_i D_{m-1}(i) + \mathrm{SSE}(x_{(i+1)}, \dots, x_{(j)})`, in :math:`O(k N^2)`. Optima that agree
+    to rounding count as tied, and the lowest split wins; with ``k=2`` the clusters are the two groups of
+    :func:`~adaptive_margin.functional.otsu_threshold`.
 
     Source: Wang & Song 2011 (the dynamic program); Kim & Song 2021, Ablation Study.
 
@@ -133,32 +133,12 @@ def _centers(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def _add_cluster(cost: Tensor, spread: Callable[[Tensor, Tensor], Tensor], tie: Tensor) -> tuple[Tensor, Tensor]:
-    r"""One stage of the dynamic program: the new :math:`D(j)` and its first minimiser, for every :math:`j` and column.
-
-    Minimisers grow with :math:`j`, so those of every second :math:`j` bracket the ones between: from one :math:`j` to
-    all of them in :math:`\log_2 N` halvings of the stride, each looking at no more than :math:`2 N` candidates. The
-    brackets of one stride lie end to end in a row of fixed width, so nothing here depends on the data's shape.
-    """
-    columns, n = cost.shape[0], cost.shape[1] - 1
+    """One more cluster: the new cost D(j) and its first minimiser, for every j and column."""
     total = torch.full_like(cost, torch.inf)
     start = torch.zeros(cost.shape, dtype=torch.int64, device=cost.device)
-    stride = 1 << (n.bit_length() - 1)
-    while stride:
-        j = torch.arange(stride, n + 1, 2 * stride, device=cost.device).expand(columns, -1)  # (L, M)
-        low = start.gather(1, j - stride)
-        high = torch.where(j + stride <= n, start.gather(1, (j + stride).clamp(max=n)), j - 1).minimum(j - 1)
-        length = high - low + 1
-        stop = length.cumsum(dim=1)
-        slot = torch.arange(n + j.shape[1], device=cost.device).repeat(columns, 1)  # (L, N + M)
-        inside = slot < stop[:, -1:]
-        owner = torch.searchsorted(stop, slot, right=True).clamp_(max=j.shape[1] - 1)
-        i = torch.where(inside, slot + (low - stop + length).gather(1, owner), low[:, -1:])
-        candidate = cost.gather(1, i) + spread(i, j.gather(1, owner))
-        candidate = torch.where(inside, candidate, torch.inf)
-        best = torch.full_like(j, torch.inf, dtype=cost.dtype).scatter_reduce(1, owner, candidate, "amin")
-        near = inside & (candidate <= (best + tie).gather(1, owner))
-        first = torch.full_like(j, n).scatter_reduce(1, owner, torch.where(near, i, n), "amin")
-        total.scatter_(1, j, best)
-        start.scatter_(1, j, first)
-        stride //= 2
+    splits = torch.arange(cost.shape[1], device=cost.device).expand_as(cost)  # (L, N + 1)
+    for j in range(1, cost.shape[1]):
+        candidate = cost[:, :j] + spread(splits[:, :j], splits[:, j : j + 1].expand(-1, j))  # (L, j)
+        total[:, j] = candidate.amin(dim=1)
+        start[:, j] = (candidate <= total[:, j : j + 1] + tie).int().argmax(dim=1)
     return total, start

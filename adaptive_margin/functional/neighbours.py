@@ -201,7 +201,9 @@ def nearest_neighbours(
     available = len(reference) - int(exclude_self)
     if isinstance(k, bool) or not isinstance(k, int) or k < 1 or (len(query) > 0 and k > available):
         expected = f"an integer from 1 to the {max(0, available)} references that a query may find"
-        raise ValueError(problem("k", expected, k, "ask for fewer neighbours or pass more references"))
+        too_many = isinstance(k, int) and k > available
+        remedy = "ask for fewer neighbours or pass more references" if too_many else "pass a positive whole number"
+        raise ValueError(problem("k", expected, k, remedy))
     distances = torch.empty(len(query), k, dtype=torch.float32, device=query.device)
     indices = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
     for start, found, at in neighbour_tiles(query, reference, k, distance, exclude_self, tile_entries):

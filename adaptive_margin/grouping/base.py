@@ -185,7 +185,7 @@ class Grouper(ModuleWithRecords):
     def _raise_if_empty(self, groups: Tensor) -> None:
         for name, group in (("strong", 1), ("weak", 0)):
             if not bool((groups == group).any()):
-                remedy = "use larger batches, fit the thresholds, or on_empty='median'"
+                remedy = "use larger batches, or on_empty='median'"
                 got = f"no {name} sample among {len(groups)}"
                 raise ValueError(problem("av", "of strong and weak samples", got, remedy))
 

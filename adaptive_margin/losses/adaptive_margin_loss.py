@@ -13,10 +13,9 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import check_labels, is_transforming, problem
-from ..functional.dependence import check_choice
+from ..functional.checks import check_choice, check_labels, is_transforming, problem
 from ..functional.pair_tiles import pair_hinge_means
-from ..margins import ConstantMargin, LinearMargin, Margin
+from ..margins import Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import (
     GradientGuard,
@@ -31,7 +30,7 @@ from .host_inputs import (
 )
 from .host_wrappers import look_inside
 from .reduction import reduced_sum
-from .swap import LOSSES, Swap, Units, Value, exchanged, for_host, in_host_unit, resolve_units
+from .swap import LOSSES, Swap, Units, Value, check_margin_fits, exchanged, for_host, in_host_unit, resolve_units
 from .transparent import Transparent
 
 
@@ -79,10 +78,10 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     Raises:
         TypeError: the loss has no margin of this kind (the message says why and what is supported), or labels are not
             whole numbers.
-        ValueError: units that the loss cannot use, a granularity it does not support, shapes that do not match,
-            references that the loss would mistake for the batch, NaN or infinity in the embeddings, a loss or gradient
-            that is not finite. In float16, and under float16 autocast, values that are not finite are passed on to the
-            loss scaler.
+        ValueError: units that mean nothing to the loss, a granularity it cannot take, shapes that do not fit,
+            references that the loss would take for the batch, NaN or infinity in the embeddings, a margin that is not
+            finite (in a call: in the dtype of the batch), a loss or a gradient without a finite value. In float16, and
+            under autocast in float16, what is not finite is handed on to the loss scaler.
 
     For a loss with weights (ArcFace, ProxyAnchor, …) half-precision batches are cast to the dtype of its weights,
     because the host would permanently cast the weights to half precision. For a loss on an L_p distance bfloat16 is
@@ -164,6 +163,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             indices_tuple, margin = None, self._margin_of_rows(*seen, labels, ref_labels)
         else:
             indices_tuple, margin = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
+        check_margin_fits(self.margin, margin, seen[0].dtype if tiled else batch.dtype)
         values: dict[str, Any] = self.exchange.values(self.loss, margin)
         if tiled:
             given = batch, batch if ref_emb is None else ref_emb
@@ -187,8 +187,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             why_not = "the host takes a single pair of each kind for none"
         if self.pair_memory == "tiled" and why_not:
             raise ValueError(problem("pair_memory", "'auto' or 'pairs'", "'tiled'", why_not))
-        constant = isinstance(self.margin, ConstantMargin | LinearMargin)
-        return not why_not and (self.pair_memory == "tiled" or not constant)
+        return not why_not and (self.pair_memory == "tiled" or self.margin.needs_batch)
 
     def _why_not_tiled(self) -> str:
         """Why this loss cannot use tiles, for any batch; empty if it can."""
@@ -206,7 +205,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
 
     def _margin_of_rows(self, seen: Tensor, ref_seen: Tensor | None, labels: Any, ref_labels: Any) -> Value:
         """The margin in the loss's unit: one number, or one for each row."""
-        if isinstance(self.margin, ConstantMargin | LinearMargin):
+        if not self.margin.needs_batch:
             return self._translated(self.margin.value)
         alpha = self._alpha_of_seen(seen, labels, None, ref_seen, ref_labels)
         return self._translated(alpha, labels, ref_labels)
@@ -285,8 +284,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         ref_emb: Tensor | None,
         ref_labels: Tensor | None,
     ) -> tuple[Any, Value]:
-        """The margin in the loss's unit and, if there is more than one, the indices to which they belong."""
-        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not depend on the batch
+        """The margin in the loss's unit, beside the indices that it belongs to where there is more than one."""
+        if not self.margin.needs_batch:
             return indices_tuple, self._translated(self.margin.value)
         if self.exchange.host == "ManifoldLoss":
             indices_tuple = self._meta_classes(embeddings, indices_tuple)
@@ -317,14 +316,14 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     ) -> Tensor:
         if is_own_reference(embeddings, groups, ref_emb, ref_groups):
             ref_emb = ref_groups = None
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
             seen, ref_seen = as_seen(self.loss, embeddings, ref_emb)
         return self._alpha_of_seen(seen, groups, indices_tuple, ref_seen, ref_groups)
 
     def _alpha_of_seen(
         self, seen: Tensor, groups: Any, indices_tuple: Any, ref_seen: Tensor | None, ref_groups: Any
     ) -> Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
             alpha: Tensor = self.margin(seen, groups, indices_tuple, ref_seen, ref_groups)
             return alpha
 
@@ -364,6 +363,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     ) -> dict[str, Any]:
         """The wrapped loss's dictionary of unreduced losses with the margin of this batch."""
         indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        check_margin_fits(self.margin, value, embeddings.dtype)
         with exchanged(self.loss, self.exchange.values(self.loss, value)) as loss:
             loss_dict: dict[str, Any] = loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
             return loss_dict

@@ -13,14 +13,16 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import is_blind, is_transforming, problem
+from ..functional.checks import at_least_float32, check_choice, check_fits, is_blind, is_transforming, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, multiplier_step, regularization
-from ..functional.dependence import at_least_float32, check_choice
-from ..functional.pair_tiles import Options, PairTerms, terms_of, ties_of_pairs
-from ..margins import ConstantMargin, LinearMargin, Margin
+from ..functional.pair_tiles import terms_of
+from ..functional.pair_tiles.options import Options, PairTerms
+from ..functional.pair_tiles.rows import ties_of_pairs
+from ..margins import ConstantMargin, Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import GradientGuard, as_classes, check_batch, distance_in_tiles, labels_from_indices
 from .reduction import SumOfReduced
+from .swap import UNIT, check_margin_fits
 from .transparent import TakesMargin
 
 Kept = tuple[Tensor, Tensor] | None
@@ -179,6 +181,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         if ref_emb is embeddings and not itself:
             ref_emb = ref_emb.view_as(ref_emb)  # with its own labels it is a different set: make it another object
         embeddings = at_least_float32(embeddings)
+        check_options(self.repulsion, self.regularizer, self.regularizer_weight, self.penalty, dtype=embeddings.dtype)
         ref_emb = embeddings if itself else at_least_float32(ref_emb).to(embeddings)
         if labels is None:
             labels, ref_labels = self._labels_of_pairs(embeddings, indices_tuple, ref_emb)
@@ -215,7 +218,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         ref_seen = seen if itself else self.distance.maybe_normalize(ref_emb)
         self.distance.reset_stats()
         self.distance.set_default_stats(embeddings, ref_emb, seen, ref_seen)  # as its matrix would have
-        unseen = self._constant and is_blind(labels)  # nothing else has to wait for the device
+        unseen = not self.margin.needs_batch and is_blind(labels)  # nothing else has to wait for the device
         kept = None if unseen else self._kept(labels, ref_labels)
         alpha = self._margin_of(seen, labels, None, ref_seen, ref_labels, kept)
         groups, ref_groups = self._groups(labels), self._groups(ref_labels)
@@ -238,10 +241,6 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             terms = PairTerms(2 * attraction, 2 * repulsion, 4 * second_moment, counts)
         return self._loss_dict(terms, _reduced(terms.attraction), _reduced(self.repulsion * terms.repulsion))
 
-    @property
-    def _constant(self) -> bool:
-        return isinstance(self.margin, ConstantMargin | LinearMargin)
-
     def _groups(self, labels: Tensor) -> Tensor:
         """Labels as tiles take them: with a compact label, 0 for it, 1 for the rest and -1 for ignored rows."""
         if self.compact_label is None:
@@ -260,7 +259,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         given = indices_tuple if indices_tuple is None else (a1, p, a2, n)
         if self.margin.granularity == "pair":
             given = (a1, p, a2, n)
-        kept = None if self._constant else self._kept(labels, ref_labels)
+        kept = self._kept(labels, ref_labels) if self.margin.needs_batch else None
         alpha = self._margin_of(seen, labels, given, ref_seen, ref_labels, kept)
         if self.margin.granularity == "anchor":
             alpha = alpha[a2]
@@ -322,13 +321,16 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor, both_kept: Kept
     ) -> Tensor:
         """The margin of the rows that count, one a row also for those that do not."""
-        if self._constant:
+        if isinstance(self.margin, ConstantMargin):
+            check_fits("margin", self.margin.value, seen.dtype, UNIT)
+        if not self.margin.needs_batch:
             alpha = self.margin(seen)
         else:
-            with torch.set_grad_enabled(torch.is_grad_enabled() and not getattr(self.margin, "detach", False)):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
                 alpha = self._margin_of_kept(seen, labels, indices_tuple, ref_seen, ref_labels, both_kept)
         if self.collect_stats:
             self.alpha = float(alpha.detach().mean()) if alpha.numel() else 0.0
+        check_margin_fits(self.margin, alpha, seen.dtype)
         return alpha.to(seen.dtype)
 
     def _margin_of_kept(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..functional.checks import (
     assert_blindly,
+    at_least_float32,
     check_labels,
     check_matrix,
     check_same_features,
@@ -21,8 +22,7 @@ from ..functional.checks import (
     largest_magnitude,
     problem,
 )
-from ..functional.dependence import at_least_float32
-from ..functional.pair_tiles import Distance
+from ..functional.pair_tiles.options import Distance
 from ..margins.base import IndicesTuple
 
 HALF = {torch.float16, torch.bfloat16}
@@ -177,7 +177,9 @@ def check_loss(value: Any, of: str) -> Any:
     if is_blind(value):
         assert_blindly(torch.isfinite(value.detach()).all(), f"the value of {of} must be finite")
     elif not (math.isfinite(value.item()) if value.numel() == 1 else torch.isfinite(value.detach()).all()):
-        remedy = "its formula has no value here: look for identical or vanishing embeddings, or too large a scale"
+        remedy = (
+            "its formula has no value here: look for identical or vanishing embeddings, or too large a scale or margin"
+        )
         got = value.item() if value.numel() == 1 else f"NaN or infinity among {value.numel()}"
         raise ValueError(problem(f"the value of {of}", "finite", got, remedy))
     return value

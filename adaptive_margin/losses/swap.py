@@ -15,8 +15,7 @@ from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.distances import LpDistance, SNRDistance
 from torch import Tensor, nn
 
-from ..functional.checks import is_blind, problem
-from ..functional.dependence import check_choice
+from ..functional.checks import check_choice, check_fits, check_number, is_blind, problem
 from ..margins import AttainableRule, AutoRule, ConstantMargin, Margin
 from . import geometry
 from .geometry import Formula
@@ -24,6 +23,7 @@ from .geometry import Formula
 Units = Literal["geometry", "replace", "sqrt", "offset"]
 Scale = Literal["distance", "squared distance", "power of a distance", "similarity", "ratio", "cosine", "angle"]
 Value = float | Tensor
+UNIT = "pass a number in the unit of the loss or miner"
 
 
 def _itself(attribute: str) -> Callable[[nn.Module, Value], dict[str, Value]]:
@@ -209,7 +209,9 @@ def as_margin(margin: object, default: Callable[[], Margin]) -> Margin:
     if margin is None:
         return default()
     if isinstance(margin, Real) or (isinstance(margin, Tensor) and margin.ndim == 0):
-        return ConstantMargin(float(margin))
+        number = check_number("margin", margin, "a number", UNIT)
+        check_fits("margin", number, torch.float64, UNIT)
+        return ConstantMargin(number)
     if not isinstance(margin, Margin):
         expected = "a Margin or a number"
         remedy = "AdaptiveMargin() is the default; subclass adaptive_margin.Margin for your own"
@@ -244,7 +246,8 @@ def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Mo
     unbounded = scale == "similarity" and not module.distance.normalize_embeddings  # type: ignore[union-attr]
     if units == "replace" and margin.unit != "own" and swap.role == "threshold" and unbounded:
         expected = "'offset' for similarities of embeddings that are not normalised"
-        raise ValueError(problem("units", expected, "'replace'", "normalise them, or shift the loss's own margin"))
+        remedy = "normalise them, or shift the loss's own margin with units='offset'"
+        raise ValueError(problem("units", expected, "'replace'", remedy))
     return units
 
 
@@ -349,6 +352,24 @@ def for_host(value: Value, swap: Swap) -> Value:
     asks_numpy = swap.scale == "angle" and not torch.compiler.is_compiling()  # which traces numpy itself
     # other subclasses (fake tensors) cannot become this one
     return value.as_subclass(HostScalar) if asks_numpy and type(value) in (Tensor, nn.Parameter) else value
+
+
+def check_margin_fits(margin: Margin, value: Value, dtype: torch.dtype) -> None:
+    """Raises a ``ValueError`` that names the margin where it is not finite in the dtype that a host computes in.
+
+    Embeddings are finite by then, so nothing else could have made it so. Nothing waits for a device.
+
+    Args:
+        margin: a constant one is looked at in its own unit, too: degrees have smaller radians.
+        value: in the host's unit.
+        dtype: of the host's batch.
+    """
+    if isinstance(margin, ConstantMargin):
+        check_fits("margin", margin.value, dtype, UNIT)
+    if not isinstance(value, Tensor):
+        check_fits("margin", value, dtype, UNIT)
+    elif value.numel() and not is_blind(value):
+        check_fits("margin", value.detach().abs().amax().item(), dtype, UNIT)
 
 
 @contextmanager

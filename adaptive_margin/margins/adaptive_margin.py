@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from ..functional.checks import (
+    at_least_float32,
+    check_choice,
     check_indices,
     check_labels,
     check_matrix,
@@ -20,9 +22,7 @@ from ..functional.checks import (
 from ..functional.dependence import (
     Bandwidth,
     Pairing,
-    at_least_float32,
     check_bandwidth,
-    check_choice,
     common_scale,
     information_of,
     mutual_information,

@@ -22,6 +22,11 @@ class Margin(ModuleWithRecords):
 
     unit: Literal["squared distance", "own"] = "own"
     granularity: Granularity = "batch"
+    needs_batch: bool = True
+    """Whether the margin depends on the batch; if not, ``value`` has it without one."""
+    value: float
+    detach: bool = False
+    """Whether the margin has no gradient for the embeddings."""
     may_lead: bool = False
     """Whether there are labels for which :meth:`leads` says yes."""
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional.checks import check_fits
+from ..functional.checks import check_fits, check_number
 from .base import IndicesTuple, Margin
+
+REMEDY = "the paper's best constant is 0.2"
 
 
 class ConstantMargin(Margin):
@@ -19,17 +21,20 @@ class ConstantMargin(Margin):
             :class:`~adaptive_margin.AdaptiveMarginLoss` it acts as the same number given to the loss's constructor.
 
     Raises:
-        ValueError: ``value`` is not finite.
+        TypeError: ``value`` is no number.
+        ValueError: ``value`` is not finite, or, in a call, not in the dtype of the embeddings: 1e39 is in float64 only.
 
     Example:
         >>> ConstantMargin(0.2)(torch.randn(4, 8))
         tensor(0.2000)
     """
 
+    needs_batch = False
+
     def __init__(self, value: float = 0.2, collect_stats: bool | None = None) -> None:
         super().__init__(collect_stats=collect_stats)
-        check_fits("value", value, torch.float64, "the paper's best constant is 0.2")
-        self.value = float(value)
+        self.value = check_number("value", value, "a number", REMEDY)
+        check_fits("value", self.value, torch.float64, REMEDY)
         self.add_to_recordable_attributes(name="value", is_stat=False)
 
     def forward(
@@ -41,7 +46,7 @@ class ConstantMargin(Margin):
         ref_labels: Tensor | None = None,
     ) -> Tensor:
         """The constant, as a 0-dim tensor of the embeddings' dtype and device."""
-        check_fits("value", self.value, embeddings.dtype, "the paper's best constant is 0.2")
+        check_fits("value", self.value, embeddings.dtype, REMEDY)
         return torch.full((), self.value, dtype=embeddings.dtype, device=embeddings.device)
 
     def extra_repr(self) -> str:

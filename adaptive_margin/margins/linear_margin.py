@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
-from ..functional.checks import problem
+from ..functional.checks import check_fits, check_number, is_blind
 from .base import IndicesTuple, Margin
+
+REMEDY = "the paper uses start=0.1, slope=0.005"
 
 
 class LinearMargin(Margin):
@@ -21,7 +21,8 @@ class LinearMargin(Margin):
         slope: :math:`r`, added by every :meth:`step_epoch`.
 
     Raises:
-        ValueError: ``start`` or ``slope`` is not finite.
+        TypeError: ``start`` or ``slope`` is no number.
+        ValueError: ``start`` or ``slope`` is not finite; or, in a call, the margin is not in the embeddings' dtype.
 
     The epoch is a buffer: it is in ``state_dict`` and survives a checkpoint.
 
@@ -33,21 +34,21 @@ class LinearMargin(Margin):
         tensor(0.2000)
     """
 
+    needs_batch = False
     epoch: Tensor
 
     def __init__(self, start: float = 0.1, slope: float = 5e-3, collect_stats: bool | None = None) -> None:
         super().__init__(collect_stats=collect_stats)
-        for argument, number in (("start", start), ("slope", slope)):
-            if not math.isfinite(number):
-                raise ValueError(problem(argument, "finite", number, "the paper uses start=0.1, slope=0.005"))
-        self.start = float(start)
-        self.slope = float(slope)
+        self.start = check_number("start", start, "a number", REMEDY)
+        self.slope = check_number("slope", slope, "a number", REMEDY)
+        for argument, number in (("start", self.start), ("slope", self.slope)):
+            check_fits(argument, number, torch.float64, REMEDY)
         self.register_buffer("epoch", torch.zeros((), dtype=torch.int64))
         self.add_to_recordable_attributes(list_of_names=["start", "slope", "value"], is_stat=False)
 
     @property
-    def value(self) -> float:
-        """The margin of the current epoch."""
+    def value(self) -> float:  # type: ignore[override]
+        """The margin of the present epoch."""
         return self.start + int(self.epoch) * self.slope
 
     def step_epoch(self) -> None:
@@ -64,6 +65,8 @@ class LinearMargin(Margin):
     ) -> Tensor:
         """The margin of the current epoch, as a 0-dim tensor of the embeddings' dtype and device."""
         value = self.start + self.epoch.double() * self.slope  # not self.value, which waits for the device
+        if not is_blind(value):
+            check_fits("start + epoch * slope", value.item(), embeddings.dtype, REMEDY)
         return value.to(embeddings.device, embeddings.dtype)
 
     def extra_repr(self) -> str:

@@ -140,7 +140,7 @@ class AffectMetrics:
             ValueError: no sample has been seen.
         """
         if self.count == 0:
-            raise ValueError(problem("compute", "called after update", "no samples", "the test set is empty"))
+            raise ValueError(problem("compute", "called after update", "no samples", "pass it the test set first"))
         m = self._moments
         self._warn_where_constant()
         spread = m.square_y.sqrt() * m.square_p.sqrt()
@@ -256,7 +256,8 @@ def rmse_bounds(pcc: float, label_sd: float, ccc: float | None = None, rounding:
         return low, math.inf
     least, most = ccc - rounding, min(ccc + rounding, r)
     if least > r * (1 + 1e-9):
-        raise ValueError(problem("ccc", f"at most pcc ({pcc})", ccc, "no predictions have these figures"))
+        remedy = "no predictions have both; pass their precision as rounding, or look for a slip"
+        raise ValueError(problem("ccc", f"at most pcc ({pcc})", ccc, remedy))
 
     def rmse(c: float, side: int) -> float:
         t = max(1.0, r / c)

@@ -11,9 +11,19 @@ from torch import Tensor
 
 from ..functional.checks import problem
 from ..losses.host_inputs import as_classes, as_seen, check_batch, host_dtype, is_own_reference
-from ..losses.swap import MINERS, Swap, Units, Value, exchanged, for_host, in_host_unit, resolve_units
+from ..losses.swap import (
+    MINERS,
+    Swap,
+    Units,
+    Value,
+    check_margin_fits,
+    exchanged,
+    for_host,
+    in_host_unit,
+    resolve_units,
+)
 from ..losses.transparent import Transparent
-from ..margins import ConstantMargin, LinearMargin, Margin
+from ..margins import Margin
 
 COUNTS = {"num_pos_pairs", "num_neg_pairs", "num_triplets"}
 """Statistics that every miner of the host records."""
@@ -38,8 +48,8 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
 
     Raises:
         TypeError: the miner has no margin of this kind; the message says what is supported.
-        ValueError: units that the miner cannot use, one margin per anchor or pair, shapes that do not match, NaN or
-            infinity.
+        ValueError: units that mean nothing to the miner, one margin an anchor or a pair, shapes that do not fit, NaN
+            or infinity, a margin that is not finite (in a call: in the dtype of the batch).
 
     Example:
         >>> from pytorch_metric_learning import miners
@@ -88,7 +98,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         given, labels = labels, labels.to(embeddings.device)
         if ref_labels is not None:
             ref_labels = labels if ref_labels is given else ref_labels.to(embeddings.device)
-        if isinstance(self.margin, ConstantMargin | LinearMargin):  # they do not depend on the batch
+        if not self.margin.needs_batch:
             value: Value = self.margin.value
         elif len(embeddings) == 0:
             value = 0.0
@@ -100,6 +110,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         value = for_host(value, self.exchange)
         value = in_host_unit(value, self._units, self.margin, self.exchange, self.miner, labels, ref_labels)
         value = for_host(value, self.exchange)
+        check_margin_fits(self.margin, value, embeddings.dtype)
         if self.collect_stats:
             self.current_margin = float(value)
         with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:

@@ -12,7 +12,7 @@ from .optimisation import Precision, autocast, backward_and_step, gradient_scale
 from .progress import Progress
 from .randomness import random_states, restore_random_states, seed_everything
 from .run_folder import Curve, RunFolder, RunFolderError, environment, read_scalars
-from .world import GlobalBatchNorm, World, synchronise_batch_norm
+from .world import GlobalBatchNorm, MainProcessError, World, synchronise_batch_norm
 
 __all__ = [
     "CheckpointError",
@@ -22,6 +22,7 @@ __all__ = [
     "DiskSpaceError",
     "GlobalBatchNorm",
     "Job",
+    "MainProcessError",
     "NonFiniteError",
     "Precision",
     "Progress",

@@ -110,7 +110,8 @@ class Checkpoints:
             ValueError: the score is NaN.
         """
         if math.isnan(score):
-            raise ValueError(problem("score", "a number", score, "an undefined score is no best one"))
+            remedy = "an undefined score is no best one: save no best, or pass another score"
+            raise ValueError(problem("score", "a number", score, remedy))
         path = self._write("best", step, {"step": step, "score": float(score), "state": state})
         for _, file in self._found("best"):
             if file != path:

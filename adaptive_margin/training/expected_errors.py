@@ -23,6 +23,7 @@ from .checkpoints import CheckpointError
 from .config_files import ConfigError
 from .loop import NonFiniteError
 from .run_folder import RunFolderError
+from .world import MainProcessError
 
 EXPECTED = (
     CacheSpaceError,
@@ -34,6 +35,7 @@ EXPECTED = (
     LabelFileError,
     LayoutError,
     LeakError,
+    MainProcessError,  # which says itself what was wrong
     NonFiniteError,
     RunFolderError,
     UnreadableError,

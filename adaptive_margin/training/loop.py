@@ -227,18 +227,20 @@ def best_state(folder: RunFolder, summary: Summary, *, world: World, remedy: str
         CheckpointError: no evaluation had a defined score, or the best one's checkpoint is gone or damaged; on every
             rank.
     """
-    found: dict[str, Any] | str = "no evaluation had a score that is a number"
-    if world.is_main and summary.best_step is not None:
+
+    def read() -> dict[str, Any] | str:
+        if summary.best_step is None:
+            return "no evaluation had a score that is a number"
         try:
             best = folder.checkpoints.best()
-            if best is not None and best[0] == summary.best_step:
-                found = best[1]
-            else:
-                where = folder.checkpoints.folder
-                found = f"the checkpoint of the best evaluation, after step {summary.best_step:,}, is not in {where}"
         except CheckpointError as error:
-            found = str(error)
-    found = world.broadcast_object(found)
+            return str(error)
+        if best is not None and best[0] == summary.best_step:
+            return best[1]
+        where = folder.checkpoints.folder
+        return f"the checkpoint of the best evaluation, after step {summary.best_step:,}, is not in {where}"
+
+    found = world.from_main(read)
     if isinstance(found, str):
         raise CheckpointError(f"{found}; {remedy}")
     return found
@@ -277,8 +279,8 @@ class _Run:
         return self.seconds_before + time.perf_counter() - self.began
 
     def resume(self) -> None:
-        """Resumes from the newest intact checkpoint, which the main rank reads and sends to the others."""
-        found = self.world.broadcast_object(self.folder.checkpoints.latest() if self.world.is_main else None)
+        """From the newest whole checkpoint, which the main rank reads and sends to the others."""
+        found = self.world.from_main(self.folder.checkpoints.latest)
         if found is None:
             return
         self.done, state = found
@@ -314,7 +316,8 @@ class _Run:
             raise NonFiniteError(self.done, where, self.advice())
 
     def advice(self) -> str:
-        return f"the same command goes on from {self.last_checkpoint()}: try a lower learning rate, or clip_norm"
+        other = "a lower learning rate or clipped gradients make another run: choose another folder for it"
+        return f"the same command goes on from {self.last_checkpoint()}; {other}"
 
     def last_checkpoint(self) -> str:
         files = self.folder.checkpoints.files()
@@ -337,15 +340,18 @@ class _Run:
                 raise ValueError(problem("score", expected, self.score, "name one of them"))
             value = self.metrics[self.score]
             sign = 1 if self.higher_is_better else -1
-            if not math.isnan(value) and (self.best is None or sign * value > sign * self.best):
+            better = not math.isnan(value) and (self.best is None or sign * value > sign * self.best)
+            if better:
                 self.best, self.best_step = value, self.done
-                if self.world.is_main:
-                    self.folder.checkpoints.save_best(self.done, self.job.state_dict(), value)
+            self.world.from_main(
+                lambda: self.folder.checkpoints.save_best(self.done, self.job.state_dict(), value) if better else None
+            )
         return self.metrics
 
     def save(self) -> None:
         states = self.world.gather_object(random_states())
-        if self.world.is_main:
+
+        def write() -> None:
             self.folder.flush()
             state = {
                 "job": self.job.state_dict(),
@@ -358,6 +364,8 @@ class _Run:
                 "rows": self.folder.rows,
             }
             self.folder.checkpoints.save(self.done, state)
+
+        self.world.from_main(write)
 
     def summary(self) -> Summary:
         return Summary(

@@ -90,9 +90,11 @@ class RunFolder:
         rows: number of rows of the curves written so far.
 
     Raises:
-        RunFolderError: the folder holds a run with another configuration, a run that must not be resumed, a run that
-            ``check`` rejects, a finished run whose checkpoints are gone, or other files; or another process is training
-            there.
+        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, one that
+            ``check`` refuses, one that came to its end and whose checkpoints are gone, or other files; or another
+            process is training there.
+        MainProcessError: on the other ranks, where the main one could not write (a full disk, no permission) or failed
+            in another way, which it raises as it is.
 
     Example:
         >>> import tempfile
@@ -122,14 +124,18 @@ class RunFolder:
         self._file: io.FileIO | None = None
         self._board: Any = None
         self._lock: io.FileIO | None = None
-        wrong: str | None = None
-        if world.is_main:
+
+        def claim() -> str | None:
             try:
                 self._claim(config, resume, may_change, outcomes, outcome_options, check)
-            except RunFolderError as error:
-                wrong = str(error)
+            except BaseException as error:
                 self.close()
-        wrong = world.broadcast_object(wrong)  # every rank stops, or none
+                if not isinstance(error, RunFolderError):
+                    raise
+                return str(error)
+            return None
+
+        wrong = world.from_main(claim)  # every rank stops, or none
         if wrong is not None:
             raise RunFolderError(wrong)
 

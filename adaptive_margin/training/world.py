@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
@@ -26,6 +26,10 @@ from ..functional.checks import problem
 
 T = TypeVar("T")
 BUCKET_BYTES = 25 * 2**20  # large enough for full bandwidth, small enough to overlap with the copies
+
+
+class MainProcessError(RuntimeError):
+    """The main process could not do something that the others wait for; the message has its words."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,10 @@ class World:
             count = torch.cuda.device_count()
             index = local if chosen.index is None else chosen.index
             if index >= count:
-                remedy = f"torchrun --nproc-per-node {count}" if count else "pass device cpu"
+                fewer = (
+                    f"torchrun --nproc-per-node {count}" if chosen.index is None else f"the last is cuda:{count - 1}"
+                )
+                remedy = fewer if count else "pass device cpu"
                 raise ValueError(problem("device", f"one of {count} CUDA devices", f"number {index}", remedy))
             chosen = torch.device("cuda", index)
             torch.cuda.set_device(chosen)
@@ -175,6 +182,28 @@ class World:
         box = [thing]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def from_main(self, function: Callable[[], T]) -> T:
+        """What a function returns on rank 0, where alone it is called, on all of them.
+
+        Raises:
+            MainProcessError: on the others, where rank 0 raises, whatever it raises: nobody waits for what never comes.
+        """
+        if self.size == 1:
+            return function()
+        found: Any = None
+        error: BaseException | None = None
+        if self.is_main:
+            try:
+                found = function()
+            except BaseException as raised:
+                error = raised
+        found, why = self.broadcast_object((found, None if error is None else f"{type(error).__name__}: {error}"))
+        if error is not None:
+            raise error
+        if why is not None:
+            raise MainProcessError(f"the main process stopped: {why}")
+        return found  # type: ignore[no-any-return]
 
     def gather_object(self, thing: T) -> list[T]:
         """The objects of all processes, in the order of ranks, on all of them."""

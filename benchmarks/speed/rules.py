@@ -1,6 +1,7 @@
 """The cost of each rule of the margin with many classes, compared with the losses that use it.
 
-    python benchmarks/speed/rules.py        # a minute; writes results/rules.json
+    python benchmarks/speed/rules.py            # a minute; writes results/rules.json
+    python benchmarks/speed/rules.py --print    # its table, in Markdown
 
 Four images per class, 128 features, unit vectors scattered around the centre of their class. Every figure is the median
 over calls in one process; ratios are within that process. Losses are forward and backward.
@@ -47,29 +48,39 @@ def step(loss: Any, x: Tensor, labels: Tensor) -> Callable[[], None]:
     return call
 
 
+STOCK, TILES = "ContrastiveLoss of the host, squared L2", "ContrastiveVDMLoss, constant margin"
+
+
+def table(milliseconds: dict[str, dict[str, float]]) -> str:
+    """Milliseconds of each rule, and their share of the host's loss."""
+    lines = ["| rows | host's loss | tiles | " + " | ".join(RULES) + " |", "|---:" * (3 + len(RULES)) + "|"]
+    for rows, times in milliseconds.items():
+        cells = [f"{times[rule]:.1f} ({100 * times[rule] / times[STOCK]:.1f} %)" for rule in RULES]
+        lines.append(f"| {int(rows):,} | {times[STOCK]:.1f} | {times[TILES]:.1f} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--device", choices=["cpu"], default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rules.json")
+    parser.add_argument("--print", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
+    if arguments.print:
+        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["milliseconds"]))
+        return
     torch.set_num_threads(arguments.threads)
     squared = distances.LpDistance(power=2)
-    stock, tiles = "ContrastiveLoss of the host, squared L2", "ContrastiveVDMLoss, constant margin"
-    found = {}
+    found: dict[str, dict[str, float]] = {}
     for rows in SIZES:
         x, labels = batch(rows)
         calls = 50 if rows < 4096 else 7
         times = {rule: milliseconds(partial(AdaptiveMargin(neighbourhood=rule), x, labels), calls) for rule in RULES}
-        times[stock] = milliseconds(step(losses.ContrastiveLoss(distance=squared), x, labels), max(3, calls // 5))
-        times[tiles] = milliseconds(step(ContrastiveVDMLoss(margin=0.5), x, labels), calls)
-        found[rows] = times
-        shares = ", ".join(
-            f"{rule} {times[rule]:.2f} ms ({100 * times[rule] / times[stock]:.1f}% of the host's loss, "
-            f"{100 * times[rule] / times[tiles]:.0f}% of the tiles')"
-            for rule in RULES
-        )
-        print(f"N = {rows}: host {times[stock]:.1f} ms, tiles {times[tiles]:.1f} ms; {shares}", flush=True)
+        times[STOCK] = milliseconds(step(losses.ContrastiveLoss(distance=squared), x, labels), max(3, calls // 5))
+        times[TILES] = milliseconds(step(ContrastiveVDMLoss(margin=0.5), x, labels), calls)
+        found[str(rows)] = times
+    print(table(found))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps({"milliseconds": found, **about(arguments)}, indent=1) + "\n")
 

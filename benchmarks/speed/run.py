@@ -2,9 +2,9 @@
 
     python benchmarks/speed/run.py                  # N = 128 … 65,536 in two layouts: about an hour on two cores
     python benchmarks/speed/run.py --quick          # up to 2048, a few minutes
-    python benchmarks/speed/run.py --sizes 4096     # only this size; the others stay in the CSV
-    python benchmarks/speed/run.py --print          # the plot and the summary of the CSV python benchmarks/speed/run.py
-    --device cuda --triton --out benchmarks/speed/results/h100
+    python benchmarks/speed/run.py --sizes 4096     # a piece; the others stay as they are in the CSV
+    python benchmarks/speed/run.py --print          # the plot and the summary of what is in the CSV
+    python benchmarks/speed/run.py --device cuda --out benchmarks/speed/results/h100
 
 Every case runs in its own process, on the same generated embeddings: 128 features that vary in four directions, so that
 distances are spread out, scaled to a median squared distance of 1. The constant margin is 1, so half of all pairs lie
@@ -61,11 +61,9 @@ def dense_torch(x: Tensor, labels: Tensor) -> Tensor:
     return (d * same).sum() / (same.sum() - len(x)) + hinge.sum() / (hinge > 0).sum()
 
 
-TRITON = ", Triton"
 CASES: dict[str, Callable[[], Loss]] = {
     "ContrastiveVDMLoss, constant": lambda: ContrastiveVDMLoss(margin=MARGIN),
     "ContrastiveVDMLoss, adaptive": lambda: ContrastiveVDMLoss(),
-    "ContrastiveVDMLoss, constant" + TRITON: lambda: ContrastiveVDMLoss(margin=MARGIN),
     "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss(), units="sqrt"),
     "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
     "PML Contrastive": lambda: losses.ContrastiveLoss(),
@@ -137,8 +135,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 def in_its_own_process(case: str, layout: str, rows: int, arguments: argparse.Namespace) -> dict[str, object]:
     command = [sys.executable, __file__, "--measure", case, "--layout", layout, "--rows", str(rows)]
     command += ["--device", arguments.device, "--threads", str(arguments.threads), "--seconds", str(arguments.seconds)]
-    environment = {**os.environ, "ADAPTIVE_MARGIN_TRITON": str(int(case.endswith(TRITON)))}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     began = time.monotonic()
     while child.poll() is None:
         time.sleep(0.05)
@@ -292,7 +289,6 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="sizes up to 2048")
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
     parser.add_argument("--cases", nargs="+", choices=list(CASES), help="all of them by default")
-    parser.add_argument("--triton", action="store_true", help="also with the Triton kernel (CUDA only)")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to repeat a case, at least 3 calls")
@@ -312,7 +308,7 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
         return
     sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]
-    cases = arguments.cases or [case for case in CASES if arguments.triton or not case.endswith(TRITON)]
+    cases = arguments.cases or list(CASES)
     facts, results = about(arguments), read(arguments.out)
     for layout in [] if arguments.print else arguments.layouts:
         for n in sizes:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptive_margin.datasets.export import Sample
+from .export import Sample
 
 BITS = 8
 

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from adaptive_margin.datasets import LabelFileError, LayoutError, UnreadableError, load_afew_va, verify_images
-from adaptive_margin.datasets.export import export_afew_va
 from adaptive_margin.datasets.images import read_face
 
+from .export import export_afew_va
 from .faces import number_of, numbered, samples
 
 
@@ -83,7 +83,7 @@ def test_similar_names_are_listed_and_joined_on_request(tmp_path):
 @pytest.mark.parametrize("pair", [("person 0", "preson 1"), ("preson 1", "person 0"), ("person 0", " ")])
 def test_a_name_to_join_that_no_clip_has_is_refused(tmp_path, pair):
     export_afew_va(tmp_path, samples(4, videos=2, people=2))
-    near = "take names" if " " in pair else r"near it are 'person 1'"
+    near = "names there are 'person 0', 'person 1'" if " " in pair else r"near it are 'person 1'"
     with pytest.raises(ValueError, match=rf"same_actor must be .*, got '(preson 1| )'; {near}"):
         load_afew_va(tmp_path, same_actor=[pair])
 

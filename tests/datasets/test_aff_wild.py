@@ -10,15 +10,22 @@ import pytest
 pytest.importorskip("cv2", reason="videos need OpenCV")
 
 from adaptive_margin.datasets import LabelFileError, LayoutError, UnreadableError, load_aff_wild
-from adaptive_margin.datasets.aff_wild import decide_indexing, read_box, read_labels, read_pts, survey_aff_wild
+from adaptive_margin.datasets.aff_wild import (
+    could_be_off,
+    decide_indexing,
+    read_box,
+    read_labels,
+    read_pts,
+    survey_aff_wild,
+)
 from adaptive_margin.datasets.errors import UnwritableError
-from adaptive_margin.datasets.export import export_aff_wild
 from adaptive_margin.datasets.images import read_face, read_image
 from adaptive_margin.datasets.video import count_frames, extract
 from adaptive_margin.training.expected_errors import is_expected
 
+from .export import export_aff_wild
 from .faces import forbid_writing, number_of, samples
-from .videos import damage_avi, skip_in_avi
+from .videos import UNEVEN, damage_avi, jpeg, skip_in_avi, write
 
 
 @pytest.mark.parametrize("spelling", ["bboxes", "bboxs"])
@@ -346,3 +353,76 @@ def test_a_skipped_frame_shifts_no_label(tmp_path):
     pictures = [number_of(read_face(record)) for record in records]
     assert pictures == [7 if number == 8 else number for number in range(30)]
     assert "video 105: 1 numbers have no frame and show the one before, 0 frames are repeated" in report.notes
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["zeroed", "half zeroed"])
+def test_damaged_extracted_frames_are_extracted_again(tmp_path, half):
+    export_aff_wild(tmp_path, samples(12, videos=1))
+    first, _ = load_aff_wild(tmp_path)
+    file = tmp_path / "extracted_frames" / "faces" / "105" / "000004.jpg"
+    good = file.read_bytes()
+    file.write_bytes(good[: len(good) // 2 * half].ljust(len(good), b"\0"))
+    records, report = load_aff_wild(tmp_path)
+    assert file.read_bytes() == good
+    assert records.digest() == first.digest()
+    assert any("000004.jpg" in note and "damaged; it is extracted again" in note for note in report.notes)
+    assert not load_aff_wild(tmp_path).report.notes
+
+
+@pytest.mark.parametrize("name", ["000004.jpg", "boxes.npy", "frames.json"])
+def test_damaged_extracted_frames_without_their_video_are_not_used(tmp_path, name):
+    export_aff_wild(tmp_path, samples(12, videos=1))
+    load_aff_wild(tmp_path)
+    next((tmp_path / "videos" / "train").glob("*.avi")).unlink()
+    load_aff_wild(tmp_path)
+    file = tmp_path / "extracted_frames" / "faces" / "105" / name
+    file.write_bytes(bytes(len(file.read_bytes())))
+    with pytest.raises(
+        UnreadableError, match=r"000004\.jpg is not what" if "4" in name else "its extraction is damaged"
+    ):
+        load_aff_wild(tmp_path)
+    if "4" in name:
+        records, report = load_aff_wild(tmp_path, skip_unreadable=1)
+        assert 4 not in records.frame.tolist()
+        assert len(records) == 11
+        assert any("what is left of it is used" in note for note in report.notes)
+
+
+def uneven_root(root):
+    """Fourteen frames at variable rate, a label line for each."""
+    for label in ("valence", "arousal"):
+        folder = root / "annotations" / "train" / label
+        folder.mkdir(parents=True)
+        (folder / "105.txt").write_text("".join(f"{k / 20}\n" for k in range(14)))
+    write(root / "videos" / "train" / "105.mkv", [jpeg(number) for number in range(1, 15)], UNEVEN)
+    return root
+
+
+def test_a_video_without_a_grid_is_named_with_what_could_be_off(tmp_path):
+    root = uneven_root(tmp_path)
+    # were labels evenly spaced, line k would be the frame shown at (k - ½)/14 of 2.39 s
+    begins = [stamp / 1000 for stamp in UNEVEN]
+    shown = [sum(begin <= (k + 0.5) * 2.39 / 14 for begin in begins) for k in range(14)]
+    off = sum(frame != k + 1 for k, frame in enumerate(shown))
+    most = max(abs(frame - k - 1) for k, frame in enumerate(shown))
+    assert off > 5
+    survey = survey_aff_wild(root, decode=True, crop="none")
+    reports = [load_aff_wild(root, crop="none").report for _ in range(2)]  # extracted, and from what was
+    for report in (survey.report, *reports):
+        (note,) = [note for note in report.notes if "no grid" in note]
+        assert note.startswith(
+            "video 105: its time stamps lie on no grid, so label line k is taken for its k-th frame;"
+        )
+        assert f"{off} of 14 labels would be of another frame, by up to {most} frames" in note
+
+
+def test_a_video_on_a_grid_has_no_such_note(tmp_path):
+    root = uneven_root(tmp_path)
+    write(root / "videos" / "train" / "105.mkv", [jpeg(k) for k in range(1, 15)], [40 * k for k in range(14)])
+    assert not any("grid" in note for note in load_aff_wild(root, crop="none").report.notes)
+
+
+def test_labels_evenly_spaced_in_time_are_never_off_in_an_even_video():
+    seconds = [k / 30 for k in range(300)]
+    assert could_be_off(300, None, range(1, 301), seconds, 10.0) == (0, 0, 0.0)
+    assert could_be_off(150, range(2, 301, 2), range(1, 301), seconds, 10.0)[0] <= 150

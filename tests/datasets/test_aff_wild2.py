@@ -11,9 +11,9 @@ from adaptive_margin.datasets import (
     load_aff_wild2_list,
 )
 from adaptive_margin.datasets.aff_wild2 import read_labels, source_video
-from adaptive_margin.datasets.export import export_aff_wild2
 from adaptive_margin.datasets.images import read_face
 
+from .export import export_aff_wild2
 from .faces import number_of, samples
 
 

@@ -13,9 +13,9 @@ from adaptive_margin.datasets import (
     verify_images,
 )
 from adaptive_margin.datasets.affectnet import COLUMNS
-from adaptive_margin.datasets.export import Sample, export_affectnet_2017
 from adaptive_margin.datasets.images import read_face
 
+from .export import Sample, export_affectnet_2017
 from .faces import number_of, numbered, samples
 
 

@@ -11,9 +11,9 @@ from adaptive_margin.datasets import (
     verify_images,
 )
 from adaptive_margin.datasets.affectnet_reduced import read_landmarks
-from adaptive_margin.datasets.export import export_affectnet_reduced
 from adaptive_margin.datasets.images import read_face
 
+from .export import export_affectnet_reduced
 from .faces import number_of, samples
 
 TRAIN_IDS = ["0", "1", "3", "4", "7", "8", "10"]

@@ -10,13 +10,6 @@ from PIL import Image
 
 from adaptive_margin.datasets import LayoutError, LoadedSplit, load_affectnet_2017, load_affectnet_reduced
 from adaptive_margin.datasets.check import check, detect, main
-from adaptive_margin.datasets.export import (
-    Sample,
-    export_afew_va,
-    export_aff_wild2,
-    export_affectnet_2017,
-    export_affectnet_reduced,
-)
 from adaptive_margin.datasets.known import (
     AFFECTNET_TRAIN,
     AFFECTNET_VALIDATION,
@@ -30,6 +23,13 @@ from adaptive_margin.datasets.known import (
 from adaptive_margin.datasets.records import RecordBuilder
 from adaptive_margin.datasets.report import Tally
 
+from .export import (
+    Sample,
+    export_afew_va,
+    export_aff_wild2,
+    export_affectnet_2017,
+    export_affectnet_reduced,
+)
 from .faces import numbered, samples
 
 BOTH = [*samples(6), *samples(4, split="validation", start=40)]
@@ -50,7 +50,7 @@ def test_each_release_is_recognised(tmp_path):
 
 def test_aff_wild_is_checked_without_writing(tmp_path):
     pytest.importorskip("cv2", reason="videos need OpenCV")
-    from adaptive_margin.datasets.export import export_aff_wild
+    from .export import export_aff_wild
 
     expected = export_aff_wild(tmp_path, samples(32, videos=2), defects=True)["train"]
     before = sorted(path for path in tmp_path.rglob("*"))

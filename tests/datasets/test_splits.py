@@ -21,10 +21,10 @@ from adaptive_margin.datasets import (
     load_affectnet_2017,
     stratified_holdout,
 )
-from adaptive_margin.datasets.export import export_afew_va, export_affectnet_2017
 from adaptive_margin.datasets.records import RecordBuilder, Records
 from adaptive_margin.datasets.splits import quadrant, same_content
 
+from .export import export_afew_va, export_affectnet_2017
 from .faces import samples
 
 

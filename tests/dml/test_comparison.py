@@ -92,6 +92,12 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     kept = read_arrays(place / "embeddings.npz")
     assert kept["pictures"].shape == (8, 7, 20, 20, 1)
     write_arrays(place / "embeddings.npz", {name: kept[name] for name in ("embeddings", "labels", "rows")})
+    other = page.with_name("mine.html")
+    other.write_text("mine")
+    with pytest.raises(ValueError, match="or an earlier report"):
+        write_report(grid, other)
+    assert other.read_text() == "mine"
+    write_report(grid, other, overwrite=True)
     write_report(grid, page)
     without = page.read_text()
     assert "Without pictures: the run was made before they were kept" in without

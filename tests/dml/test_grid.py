@@ -111,7 +111,7 @@ def test_its_report(grid: ModuleType, pool: Pool, tmp_path: Path, capsys: pytest
     capsys.readouterr()
     assert grid.main(["--results", str(file), "--print", "--figure", str(figure)]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("4 cells, 2 seeds each")
+    assert printed.startswith("4 cells, 4 with the small network; 2 seeds each")
     assert figure.stat().st_size > 10_000
     import dml_regret
 

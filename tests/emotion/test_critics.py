@@ -14,6 +14,8 @@ from adaptive_margin.emotion.critics import (
     CRITICS,
     GROUPINGS,
     RATIO_RIDGE,
+    STRONG,
+    WEAK,
     ContrastiveObjective,
     Critic,
     FisherObjective,
@@ -29,6 +31,7 @@ from adaptive_margin.emotion.critics import (
     squared_mean_discrepancy,
 )
 from adaptive_margin.functional import vdm_contrastive_loss
+from adaptive_margin.functional.contrastive import fisher_ascent, fisher_constraint
 
 OBJECTIVES = {
     "caf": lambda: ContrastiveObjective(ConstantMargin(1.5)),
@@ -54,9 +57,9 @@ def test_fisher_by_hand() -> None:
     z, groups = torch.tensor([[2.0], [4.0], [1.0]]), torch.tensor([1, 1, 0])
     # means 3 and 1; Ω = ½ · 10 + ½ · 1 = 5.5, so -2 + 0 · 4.5 + ½ · 0.5 · 4.5²
     assert_close(fisher.critic_loss(z, groups), torch.tensor(-2 + 0.25 * 20.25))
-    assert float(fisher.multiplier) == 0.5 * 4.5
-    assert_close(fisher.critic_loss(z, groups), torch.tensor(-2 + 2.25 * 4.5 + 0.25 * 20.25))
-    assert fisher.statistics() == {"omega": 5.5, "multiplier": 4.5}
+    assert_close(float(fisher.multiplier), 0.01)  # neither ρ nor the gap lengthens its step
+    assert_close(fisher.critic_loss(z, groups), torch.tensor(-2 + 0.01 * 4.5 + 0.25 * 20.25))
+    assert fisher.statistics() == {"omega": 5.5, "multiplier": pytest.approx(0.02)}
     assert_close(fisher.adversarial_loss(z[2:], z[:2]), torch.tensor(-1.0))
 
 
@@ -70,7 +73,25 @@ def test_the_multiplier_moves_in_training_only() -> None:
     assert float(fisher.multiplier) == 0.0
 
 
-def test_fisher_learns_until_omega_is_one() -> None:
+@pytest.mark.parametrize("rate", [5e-4, 2e-3])
+def test_omega_stays_near_one(rate: float) -> None:
+    torch.manual_seed(0)
+    fisher, network = FisherObjective(), nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 1))
+    optimizer = torch.optim.Adam(network.parameters(), rate, betas=(0.5, 0.9))
+    omegas = []
+    for _ in range(500):
+        x = torch.randn(64, 8)
+        groups = ((x[:, :2].norm(dim=1) > 1.2) ^ (torch.rand(64) < 0.1)).long()
+        optimizer.zero_grad()
+        fisher.critic_loss(network(x), groups).backward()
+        optimizer.step()
+        omegas.append(fisher.statistics()["omega"])
+    omega = torch.tensor(omegas[-200:])
+    assert ((omega > 0.5) & (omega < 2)).double().mean() > 0.85  # a mean of 1 hides a cycle
+
+
+def test_omega_stays_near_one_while_the_critic_learns() -> None:
+    torch.manual_seed(0)
     fisher, network = FisherObjective(), nn.Sequential(nn.Linear(3, 16), nn.ReLU(), nn.Linear(16, 1))
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
     x = torch.randn(64, 3)
@@ -84,6 +105,17 @@ def test_fisher_learns_until_omega_is_one() -> None:
     with torch.no_grad():
         z = network(x)
     assert float(z[32:].mean() - z[:32].mean()) > 1.0
+
+
+def test_the_constraint_and_its_ascent_are_those_of_the_contrastive_loss() -> None:
+    gap = torch.linspace(-1, 30, 7)
+    for penalty in (0.0, 1e-6, 10.0):
+        fisher = FisherObjective(penalty)
+        for g in gap.tolist():
+            z, groups = torch.full((2, 1), (1 + g) ** 0.5), torch.tensor([STRONG, WEAK])  # equal means, Ω - 1 = g
+            before = fisher.multiplier.clone()
+            assert_close(fisher.critic_loss(z, groups), fisher_constraint(torch.tensor(g), before, penalty))
+            assert_close(fisher.multiplier - before, fisher_ascent(torch.tensor(g), penalty), atol=1e-6, rtol=1e-4)
 
 
 def test_sphere_by_hand() -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from adaptive_margin.datasets import LayoutError, Split
-from adaptive_margin.datasets import export as exports
 from adaptive_margin.emotion.config import EmotionConfig
 from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.training.world import World
 
+from ..datasets import export as exports
 from ..datasets.faces import forbid_writing, number_of, samples
 from .cases import tiny
 

@@ -19,6 +19,7 @@ import yaml
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from adaptive_margin.command import main
 from adaptive_margin.emotion.published import TABLE_1, TABLE_2, TABLE_3, TABLE_4, published_row, published_table
 from adaptive_margin.emotion.report import (
     _bound,
@@ -33,7 +34,7 @@ from adaptive_margin.emotion.report import (
     write_report,
 )
 from adaptive_margin.emotion.runs import figure, read_runs
-from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
+from adaptive_margin.stored import GENERATOR, read_arrays, read_json, write_arrays, write_json
 
 from .runs import PEOPLE, ablation, damage, forget, write_run
 
@@ -201,6 +202,24 @@ def test_a_single_run_elsewhere(tmp_path: Path) -> None:
     assert "Left out. The log of fisher has no MI" in text
     assert "resampled" not in section(text, "figures")
     assert "a bootstrap of the one run by person" in section(text, "figures")
+
+
+def test_only_an_earlier_report_is_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = write_run(tmp_path, "fisher", 3, critic="fisher")
+    for path in (tmp_path / "mine.html", place / "report.html"):
+        path.write_text("<!doctype html><title>mine</title>")
+        asked = ["report", str(place), *(["--output", str(path)] if path.name == "mine.html" else [])]
+        assert main(asked) == 1
+        assert "or an earlier report, got" in capsys.readouterr().err
+        assert path.read_text() == "<!doctype html><title>mine</title>"
+        assert main([*asked, "--overwrite"]) == 0
+        assert main(asked) == 0  # it is a report now
+        text = path.read_text()
+        path.write_text(text.replace(GENERATOR, ""))  # as older ones are
+        assert main(asked) == 0
+        assert GENERATOR in path.read_text()
+    with pytest.raises(ValueError, match="output must be a file, got the folder"):
+        write_report(place, tmp_path)
 
 
 def test_published_rows_are_the_papers() -> None:

@@ -17,7 +17,6 @@ import pytest
 import torch
 
 from adaptive_margin.datasets import Split
-from adaptive_margin.datasets import export as exports
 from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.model_file import load_model, load_network
 from adaptive_margin.emotion.trainer import OUTCOMES, EmotionJob, run
@@ -27,6 +26,7 @@ from adaptive_margin.training.loop import NonFiniteError
 from adaptive_margin.training.run_folder import RunFolderError, read_scalars
 from adaptive_margin.training.world import World
 
+from ..datasets import export as exports
 from ..datasets.faces import samples
 from .cases import tiny
 

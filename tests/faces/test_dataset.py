@@ -92,7 +92,7 @@ def test_errors(change: dict[str, object], error: type[Exception], message: str)
 
 
 def test_an_index_too_large() -> None:
-    with pytest.raises(IndexError, match="index must be between -2 and 1, got 2; use len"):
+    with pytest.raises(IndexError, match="index must be between -2 and 1, got 2; stop before len"):
         FacesDataset(1, 2, size=32)[2]
 
 

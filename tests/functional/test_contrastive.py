@@ -28,8 +28,8 @@ def _slow(strong: Tensor, weak: Tensor, margin: Tensor) -> tuple[Tensor, Tensor,
 
 @pytest.fixture(params=[256, 0], ids=["one-matrix", "tiles"])
 def _either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair_tiles, "SMALL", request.param)
-    monkeypatch.setitem(pair_tiles.TILE_ROWS, "cpu", 4)
+    monkeypatch.setattr(pair_tiles.measure, "SMALL", request.param)
+    monkeypatch.setitem(pair_tiles.layout.TILE_ROWS, "cpu", 4)
 
 
 @pytest.mark.usefixtures("_either_path")
@@ -215,5 +215,5 @@ def test_a_margin_that_its_dtype_cannot_hold_is_named() -> None:
     x = torch.randn(4, 3)
     with pytest.raises(ValueError, match=r"margin must be finite in torch\.float32, got 1e"):
         vdm_contrastive_loss(x, x, 1e39)
-    with pytest.raises(ValueError, match=r"value must be finite in torch\.float32, got 1e"):
+    with pytest.raises(ValueError, match=r"margin must be finite in torch\.float32, got 1e"):
         ContrastiveVDMLoss(1e39)(x, torch.tensor([0, 0, 1, 1]))

@@ -17,7 +17,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from adaptive_margin.functional import pair_hinge_means, pair_terms, pair_tiles
-from adaptive_margin.functional.pair_tiles import NO_GROUP, Options, count_pairs, terms_of
+from adaptive_margin.functional.pair_tiles import layout, terms_of
+from adaptive_margin.functional.pair_tiles.layout import NO_GROUP
+from adaptive_margin.functional.pair_tiles.options import Options, count_pairs
 from tests.references.contrastive import pair_terms_slow
 
 LABELS = {
@@ -39,12 +41,12 @@ TILES = {  # rows in one matrix, rows and entries of a tile, and whether looking
 @pytest.fixture(params=TILES)
 def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     small, rows, entries, look = TILES[request.param]
-    monkeypatch.setattr(pair_tiles, "SMALL", small)
-    monkeypatch.setitem(pair_tiles.TILE_ROWS, "cpu", rows)
-    monkeypatch.setitem(pair_tiles.TILE_ENTRIES, "cpu", entries)
+    monkeypatch.setattr(pair_tiles.measure, "SMALL", small)
+    monkeypatch.setitem(pair_tiles.layout.TILE_ROWS, "cpu", rows)
+    monkeypatch.setitem(pair_tiles.layout.TILE_ENTRIES, "cpu", entries)
     if not look:
-        side = pair_tiles._side
-        monkeypatch.setattr(pair_tiles, "_side", lambda labels, ignore, look: side(labels, ignore, False))
+        side = layout.side_of
+        monkeypatch.setattr(layout, "side_of", lambda labels, ignore, look: side(labels, ignore, False))
 
 
 CASES = [  # distance, pos_margin, over_active, second_moment, only_first
@@ -145,13 +147,13 @@ def test_a_second_derivative_is_refused() -> None:
 # --- layout -----------------------------------------------------------------------------------------------------------
 
 
-def _covered(layout: pair_tiles._Layout, kind: str, height: int, entries: int) -> Tensor:
-    seen = torch.zeros(len(layout.rows.groups), len(layout.cols.groups))
-    for tile in layout.tiles(kind, height, entries):
+def _covered(pairs: layout.Layout, kind: str, height: int, entries: int) -> Tensor:
+    seen = torch.zeros(len(pairs.rows.groups), len(pairs.cols.groups))
+    for tile in pairs.tiles(kind, height, entries):
         assert tile.bottom - tile.top in range(1, height + 1)
         assert 1 <= (tile.bottom - tile.top) * (tile.right - tile.left) <= max(entries, height)
         window = seen[tile.top : tile.bottom, tile.left : tile.right]
-        window += layout.mask(kind, tile, torch.empty_like(window)) if tile.masked else 1
+        window += pairs.mask(kind, tile, torch.empty_like(window)) if tile.masked else 1
     return seen
 
 
@@ -168,12 +170,12 @@ def test_every_pair_is_in_exactly_one_tile(
     labels = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     if only_first:
         labels = labels.clamp(max=1)
-    side = pair_tiles._side(labels, None, look)
-    layout = pair_tiles._Layout(side, side, True, only_first)
+    side = layout.side_of(labels, None, look)
+    pairs = layout.Layout(side, side, True, only_first)
     same = labels[:, None] == labels
     pulled = same & (labels == 0) if only_first else same
-    assert_close(_covered(layout, "inside", height, entries), pulled.float().triu(1))
-    assert_close(_covered(layout, "across", height, entries), (~same).float().triu())
+    assert_close(_covered(pairs, "inside", height, entries), pulled.float().triu(1))
+    assert_close(_covered(pairs, "across", height, entries), (~same).float().triu())
 
 
 @given(
@@ -185,24 +187,24 @@ def test_every_pair_is_in_exactly_one_tile(
 def test_every_pair_with_a_reference_is_in_exactly_one_tile(
     labels: list[int], ref_labels: list[int], height: int, look: bool
 ) -> None:
-    rows, cols = (pair_tiles._side(torch.tensor(x), None, look) for x in (labels, ref_labels))
-    layout = pair_tiles._Layout(rows, cols, False, False)
+    rows, cols = (layout.side_of(torch.tensor(x), None, look) for x in (labels, ref_labels))
+    pairs = layout.Layout(rows, cols, False, False)
     same = rows.groups[:, None] == cols.groups
-    assert_close(_covered(layout, "inside", height, 20), same.float())
-    assert_close(_covered(layout, "across", height, 20), (~same).float())
+    assert_close(_covered(pairs, "inside", height, 20), same.float())
+    assert_close(_covered(pairs, "across", height, 20), (~same).float())
 
 
 def test_two_groups_have_no_mixed_tile_across() -> None:
     labels = torch.arange(2000) % 2
-    side = pair_tiles._side(labels, None, True)
-    tiles = list(pair_tiles._Layout(side, side, True, False).tiles("across", 512, 2**18))
+    side = layout.side_of(labels, None, True)
+    tiles = list(layout.Layout(side, side, True, False).tiles("across", 512, 2**18))
     assert not any(tile.masked for tile in tiles)
     assert sum((t.bottom - t.top) * (t.right - t.left) for t in tiles) == 1000 * 1000
 
 
 def test_many_classes_are_mixed_only_along_the_diagonal() -> None:
-    side = pair_tiles._side(torch.arange(4096) // 4, None, True)
-    tiles = list(pair_tiles._Layout(side, side, True, False).tiles("across", 512, 2**19))
+    side = layout.side_of(torch.arange(4096) // 4, None, True)
+    tiles = list(layout.Layout(side, side, True, False).tiles("across", 512, 2**19))
     mixed = sum((t.bottom - t.top) * (t.right - t.left) for t in tiles if t.masked)
     assert mixed <= 4096 * 520
     heights = {t.top: t.bottom - t.top for t in tiles}
@@ -211,7 +213,7 @@ def test_many_classes_are_mixed_only_along_the_diagonal() -> None:
 
 def test_rows_to_ignore_are_dropped_or_kept_apart() -> None:
     labels = torch.tensor([2, -1, 0, 2])
-    looking, blind = (pair_tiles._side(labels, -1, look) for look in (True, False))
+    looking, blind = (layout.side_of(labels, -1, look) for look in (True, False))
     assert looking.groups.tolist() == [0, 2, 2]
     assert looking.starts == [0, 1, 3]
     assert blind.groups.tolist() == [0, 2, 2, NO_GROUP]
@@ -239,13 +241,13 @@ def test_counts_beyond_int32(dtype: torch.dtype) -> None:
 def test_the_layouts_counts_beyond_int32(look: bool) -> None:
     n = 100_000  # labels only: no matrix of pairs
     labels = torch.arange(n) % 2
-    side = pair_tiles._side(labels, None, look)
-    inside, across = pair_tiles._Layout(side, side, True, False).counts()
+    side = layout.side_of(labels, None, look)
+    inside, across = layout.Layout(side, side, True, False).counts()
     assert int(inside) == 2 * (50_000 * 49_999 // 2)
     assert int(across) == 50_000 * 50_000
-    strong, _ = pair_tiles._Layout(side, side, True, True).counts()
+    strong, _ = layout.Layout(side, side, True, True).counts()
     assert int(strong) == 50_000 * 49_999 // 2
-    inside, across = pair_tiles._Layout(side, side, False, False).counts()
+    inside, across = layout.Layout(side, side, False, False).counts()
     assert int(inside) == int(across) == 2 * 50_000 * 50_000
 
 
@@ -297,7 +299,7 @@ def test_tight_groups_far_apart_attract_and_never_repel(features: int) -> None:
 
 
 def test_tight_groups_keep_their_small_distances(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair_tiles, "SMALL", 0)
+    monkeypatch.setattr(pair_tiles.measure, "SMALL", 0)
     labels = torch.arange(64) % 2
     x = (torch.randn(64, 8) * 1e-4 + 3.0 * labels[:, None]).float()
     exact = pair_terms(x.double(), labels, 2.0).attraction

@@ -139,7 +139,7 @@ def test_what_is_neither_margin_nor_number_is_refused(margin: object) -> None:
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 def test_a_margin_that_is_not_finite_is_refused(number: float) -> None:
-    with pytest.raises(ValueError, match=r"value must be finite, got (nan|inf); "):
+    with pytest.raises(ValueError, match=r"margin must be finite, got (nan|inf); "):
         AdaptiveMarginLoss(losses.TripletMarginLoss(), number)
 
 

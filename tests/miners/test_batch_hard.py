@@ -192,3 +192,14 @@ def test_infinite_distances_are_distances():
     assert (labels[positives] == labels[anchors]).all()
     assert (labels[negatives] != labels[anchors]).all()
     assert (positives != anchors).all()
+
+
+@pytest.mark.parametrize("scale", [1e20, 1e37])
+@pytest.mark.parametrize("name", DISTANCES)
+def test_squares_that_overflow_leave_triplets_of_the_right_classes(name, scale):
+    x, labels = scale * torch.randn(64, 8, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 4
+    anchors, positives, negatives = TiledBatchHardMiner(**DISTANCES[name]())(x, labels)  # of NaN, infinities or zeros
+    assert anchors.tolist() == list(range(64))
+    assert (labels[positives] == labels[anchors]).all()
+    assert (labels[negatives] != labels[anchors]).all()
+    assert (positives != anchors).all()

@@ -339,7 +339,7 @@ def test_how_often_one_evaluates_changes_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_spoilt_loss_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
-    message = "loss was not finite in step 11; the same command goes on from the checkpoint of step 8: try"
+    message = "loss was not finite in step 11; the same command goes on from the checkpoint of step 8; a lower"
     with pytest.raises(NonFiniteError, match=message):
         run(tmp_path, nan=10)
     found = Checkpoints(tmp_path / "checkpoints").latest()
@@ -358,7 +358,7 @@ def test_a_spoilt_loss_before_the_first_checkpoint(tmp_path: Path) -> None:
 def test_a_spoilt_gradient_is_not_saved_with_its_finite_loss(
     tmp_path: Path, unbroken: dict[str, Any], step: int, kept: int
 ) -> None:
-    message = rf"net\.0\.weight was not finite in step {step}; .* goes on from the checkpoint of step {kept}: try"
+    message = rf"net\.0\.weight was not finite in step {step}; .* goes on from the checkpoint of step {kept}; a lower"
     with pytest.raises(NonFiniteError, match=message):
         run(tmp_path, nan_gradient=step - 1)
     checkpoints = Checkpoints(tmp_path / "checkpoints")

@@ -325,6 +325,26 @@ def test_all_ranks_refuse_together(tmp_path: Path) -> None:
     assert first == second
 
 
+def fail(world: World, path: Path, error: BaseException) -> tuple[str, str]:
+    def check(folder: RunFolder) -> None:
+        raise error
+
+    with pytest.raises(BaseException) as raised:  # noqa: PT011 - the ranks' differ
+        RunFolder(path, {"seed": 0}, world=world, check=check)
+    return type(raised.value).__name__, str(raised.value)
+
+
+@needs_processes
+@pytest.mark.parametrize("error", [OSError(errno.EACCES, "Permission denied"), MemoryError("too large")], ids=type)
+def test_no_rank_waits_for_a_main_rank_that_fails(tmp_path: Path, error: Exception) -> None:
+    with open_folder(tmp_path / "run", {"seed": 0}) as folder:
+        folder.checkpoints.save(1, {"a": 1})
+    (name, text), other = in_ranks(fail, tmp_path / "ranks", tmp_path / "run", error)
+    assert (name, text) == (type(error).__name__, str(error))
+    assert other == ("MainProcessError", f"the main process stopped: {name}: {text}")
+    open_folder(tmp_path / "run", {"seed": 0}).close()  # nothing is locked any more
+
+
 def test_no_space_for_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full:
         def write(self, data: bytes) -> int:

@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from ..functional.checks import problem
-from .affectnet import COLUMNS
-from .known import CLASS_MEANS
-from .layout import one_of
-from .records import Box
-from .report import (
+from adaptive_margin.datasets.affectnet import COLUMNS
+from adaptive_margin.datasets.known import CLASS_MEANS
+from adaptive_margin.datasets.layout import one_of
+from adaptive_margin.datasets.records import Box
+from adaptive_margin.datasets.report import (
     BAD_ANNOTATION,
     CATEGORY,
     INCOMPLETE,
@@ -34,7 +33,8 @@ from .report import (
     SURPLUS,
     SplitReport,
 )
-from .video import opencv
+from adaptive_margin.datasets.video import opencv
+from adaptive_margin.functional.checks import problem
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -133,7 +133,8 @@ def _check(samples: Sequence[Sample], *, videos: bool = False) -> None:
             )
         one_of(f"samples[{place}].split", sample.split, ("train", "validation"))
         if videos and (sample.video is None):
-            raise ValueError(problem(f"samples[{place}].video", "named", None, "this layout is made of videos"))
+            remedy = "this layout is made of videos: name one"
+            raise ValueError(problem(f"samples[{place}].video", "named", None, remedy))
 
 
 def _by_split(samples: Sequence[Sample]) -> dict[str, list[Sample]]:

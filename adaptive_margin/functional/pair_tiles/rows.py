@@ -1,0 +1,164 @@
+"""Rows from a centre that keeps their distances exact, and what rounding does to those distances."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..checks import check_finite, is_blind, problem
+from .options import SMALLER, Distance, Kind, Options
+
+UNCLEAR = 2.0**-12
+"""Pairs whose distance, or the margin it is compared with, rounding could change by this share are computed again from
+the differences of their rows, where looking is free."""
+
+
+ROUNDING = 4
+"""Of a squared distance by products of coordinates, in units in the last place of the two squared norms: the most that
+was seen, whatever the number of coordinates."""
+
+
+FAR_OFF = 3
+"""Squared distances from the mean above so many times their median have drawn the mean away from the others."""
+
+
+class Rows(NamedTuple):
+    """Rows and the squares of their norms, from a centre that makes differences exact."""
+
+    x: Tensor
+    squares: Tensor
+    given: Tensor  # the caller's rows, in the caller's order
+    largest: float  # square; infinite where looking would wait
+
+
+def rows_of(x: Tensor, given: Tensor) -> Rows:
+    """Rows with their squared norms; ``given`` are the same in the caller's order and place."""
+    squares = torch.linalg.vector_norm(x, dim=1).square_()
+    return Rows(x, squares, given, squares.amax().item() if squares.device.type == "cpu" else math.inf)
+
+
+def from_centre(
+    x: Tensor, y: Tensor, given: Tensor, ref_given: Tensor, valid: Tensor | None, distance: str
+) -> tuple[Rows, Rows]:
+    """Rows and columns from the mean of the columns, all of them or the valid; similarities from where they are."""
+    if distance == "cosine":
+        rows = rows_of(x, given)
+        return rows, rows if y is x else rows_of(y, ref_given)
+    centre = y.mean(0) if valid is None else y.sum(0) / valid.sum().clamp_(min=1)
+    cols = rows_of(y - centre, ref_given)
+    near = _near_rows(cols, valid)
+    if near is not None:
+        centre = torch.where(near[:, None], y, 0.0).sum(0) / near.sum().clamp_(min=1)
+        cols = rows_of(y - centre, ref_given)
+    return cols if y is x else rows_of(x - centre, given), cols
+
+
+def _near_rows(rows: Rows, valid: Tensor | None) -> Tensor | None:
+    """Which rows are near, where a few others may have drawn the mean away from them; None where they have not."""
+    squares = rows.squares
+    if squares.device.type == "cpu":
+        median = squares.median()
+        return squares <= median if rows.largest > FAR_OFF * median.item() else None
+    near = squares <= FAR_OFF * (squares if valid is None else squares.masked_fill(~valid, torch.nan)).nanmedian()
+    return near if valid is None else near & valid
+
+
+def tie_of(squares: Tensor, margin: Tensor, distance: str) -> Tensor:
+    """How near to the margin a distance from each row equals it: the rounding of the distances there.
+
+    Where |x - y|² is m, |y|² is at most 2|x|² + 2m. Below half the margin nothing is equal to it.
+    """
+    rounding, tiny = ROUNDING * torch.finfo(squares.dtype).eps, torch.finfo(squares.dtype).tiny
+    if distance == "cosine":
+        return torch.full_like(squares, 2 * rounding)
+    m = margin.abs().clamp_(min=tiny) if margin.ndim or is_blind(margin) else max(abs(margin.item()), tiny)
+    if distance == "squared_l2":
+        return (squares * (3 * rounding)).add_(m * (2 * rounding)).clamp_(max=m / 2)
+    return (squares * (1.5 * rounding / m)).add_(m * rounding).clamp_(max=m / 2)
+
+
+def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distance: Distance | None) -> Tensor:
+    """How near to the margin the distances of listed pairs equal it: what tiles take for equal.
+
+    Args:
+        x: rows as the distance sees them, shape ``(B, D)``.
+        y: the rows of the pairs' other ends, or ``x`` itself.
+        anchors: the row of each pair, shape ``(P,)``.
+        margin: of all pairs or of each, 0-dim or ``(P,)``.
+        distance: as for :func:`pair_terms`; ``"dot"`` for :math:`D^2 = 2 - 2s`, None for any other.
+
+    Returns:
+        Shape ``(P,)``, or 0-dim where neither rows nor margins differ.
+    """
+    x, y, margin = x.detach(), y.detach(), margin.detach()
+    rounding = ROUNDING * torch.finfo(x.dtype).eps
+    if distance is None:
+        return margin.abs() * rounding
+    if distance == "dot":
+        return margin.new_full((), 4 * rounding)
+    rows, _ = from_centre(x, y, x, y, None, distance)
+    return tie_of(rows.squares[anchors], margin, distance)
+
+
+def tie_inside(rows: Rows, margin: Tensor, options: Options) -> Tensor | None:
+    """:func:`tie_of` of a margin for pairs inside, at a margin of 0 that of copies.
+
+    None where none is needed: in a mean over all of them, and of copies under L2, which are at 0.
+    """
+    if not options.over_active or (options.distance == "l2" and options.pos_margin == 0):
+        return None
+    if options.distance == "squared_l2":
+        return rows.squares * (3 * ROUNDING * torch.finfo(rows.x.dtype).eps)
+    return tie_of(rows.squares, margin, options.distance)
+
+
+def unclear_of(kind: Kind, rows: Rows, margin: Tensor, options: Options) -> Tensor | None:
+    """The squared distance from each row up to which those by products of coordinates are too inexact.
+
+    A squared distance is as inexact as squared norms are rounded. Across groups, and squared, it is the margin that
+    has to be large beside that; elsewhere the distance itself, but where small ones hardly matter.
+    """
+    if options.distance == "cosine" or rows.x.device.type != "cpu":
+        return None
+    rounding = 2 * ROUNDING * torch.finfo(rows.x.dtype).eps
+    if options.distance == "l2" or (kind == "inside" and options.over_active):
+        return rows.squares * (rounding / UNCLEAR)
+    if kind == "inside":
+        return None
+    low, high = bounds_of(margin)
+    if rounding * rows.largest <= UNCLEAR * low:
+        return None
+    inexact = rows.squares * rounding
+    return torch.where(inexact > UNCLEAR * low, inexact + high, -1.0)
+
+
+def bounds_of(margin: Tensor) -> tuple[float, float]:
+    """The smallest and the largest size of a margin."""
+    if margin.ndim == 0:
+        return (abs(margin.item()),) * 2
+    low, high = torch.aminmax(margin.abs())
+    return low.item(), high.item()
+
+
+def shortness_of(rows: Rows) -> Tensor:
+    """1 - |x|², and 0 where that is the rounding of a unit row."""
+    shortness = 1 - rows.squares
+    return shortness.mul_(shortness > 64 * torch.finfo(shortness.dtype).eps)
+
+
+def check_squares(argument: str, rows: Rows, labels: Tensor | None, ignore_label: int | None) -> None:
+    """Raises where a squared norm is no number: that of NaN, of infinity, or of a number too large to be squared."""
+    dtype, given = rows.x.dtype, rows.given
+    limit = torch.finfo(dtype).max / 4  # no squared distance is larger than four squares
+    if given.device.type != "cpu":
+        message = f"{argument} must be finite and small enough to be squared in {dtype}"
+        torch._assert_async(rows.squares.amax() <= limit, message)
+    elif not rows.largest <= limit:  # NaN and infinity come through
+        if labels is not None and ignore_label is not None:
+            given = torch.where((labels != ignore_label)[:, None], given, 0.0)
+        check_finite(argument, given)
+        got = f"a largest absolute value of {given.detach().abs().max().item():.3g}"
+        raise ValueError(problem(argument, f"small enough to be squared in {dtype}", got, SMALLER))
