@@ -18,7 +18,7 @@ from adaptive_margin.dml.results import read_runs, table
 def main(argv: list[str] | None = None) -> int:
     """Prints the tables and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of run folders, or of a merged grid.json")
+    parser.add_argument("folder", type=Path, help="folder with run folders, or with a merged grid.json")
     parser.add_argument(
         "--page", type=Path, help="the page; FOLDER/report.html unless given; an earlier report is replaced"
     )

@@ -3,14 +3,14 @@
 The labels of the test videos were never released. People are not identified: the video is the identity, so a split by
 identity is video-independent, and some people appear in several videos.
 
-The trap is which label belongs to which frame. Number of label lines, of frames that decode, and of ``.pts`` files
-differ for some videos. For each video: if lines and frames agree within 2 % (or two), line k is frame k, and what is
-too long is cut; if instead lines and boxes agree, and there are more frames than either, line k is the k-th frame that
-has a box; if neither, the video is refused, as is one that is cut short. Each choice that is not plain is in the
-report's notes. Frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`): a damaged frame costs
-its own line and shifts no other, and the line of a frame that was skipped gets the picture that is shown at its time.
-Label files hold no times: in a video of variable rate, whose time stamps lie on no grid, lines and frames are counted,
-and the report's notes name it with how many labels another reading would give to another frame.
+The difficulty is to assign labels to frames. For some videos the numbers of label lines, of frames that decode, and of
+``.pts`` files differ. The rule for each video: if lines and frames agree within 2 % (or two), line k is frame k, and
+the longer list is truncated. If instead lines and boxes agree, and there are more frames than either, line k is the
+k-th frame that has a box. Otherwise the video is refused, as is a video that is cut short. Every choice that is not
+obvious is in the report's notes. Frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`): a
+damaged frame loses its own line and shifts no other, and the line of a skipped frame gets the picture that is shown at
+its time. Label files hold no times: in a video of variable rate, whose time stamps lie on no grid, lines and frames are
+counted, and the report's notes name it with how many labels another reading would give to another frame.
 """
 
 from __future__ import annotations
@@ -247,9 +247,9 @@ def load_aff_wild(
     """The usable frames of Aff-Wild's training videos; their frames are extracted the first time.
 
     Extraction reads each video once, in order, at its native rate (:mod:`~adaptive_margin.datasets.video`), and keeps
-    around each face twice its box: some 20 KB a frame in place of 200. It is safe to interrupt, and later calls use
-    what is there, also after the videos were deleted. They read all of it once and compare checksums: what is damaged
-    is in the report's notes and extracted again, or, without its video, unreadable.
+    an area of twice the box around each face: about 20 KB per frame instead of 200. It can be interrupted safely, and
+    later calls use the extracted frames, even after the videos have been deleted. They read all of it once and compare
+    checksums: what is damaged is in the report's notes and extracted again, or, without its video, unreadable.
 
     Args:
         root: the folder with ``annotations``, ``bboxes`` and ``videos``, in any of the known spellings.

@@ -187,8 +187,8 @@ def load_aff_wild2(
         root: the folder with the annotations and the crops.
         split: ``"train"`` or ``"validation"``.
         annotations: the folder of label files, where several editions lie in ``root``; below the root, or in full.
-        crops: the folders of crops, where they are elsewhere; searched in this order.
-        every: keep only frames 1, 1 + every, 1 + 2·every …: neighbours hardly differ.
+        crops: the folders of crops, if they are elsewhere; searched in this order.
+        every: keep only frames 1, 1 + every, 1 + 2·every …, because neighbouring frames hardly differ.
         skip_unreadable: how many annotated lines may belong to videos without crops: a number, or a share of them.
 
     Returns:

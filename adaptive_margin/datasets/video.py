@@ -245,8 +245,8 @@ class Extraction:
         repeated: how many frames were left out because another has their number.
         width: of the frames, pixels.
         height: likewise.
-        boxes: how many ``.pts`` files were read; −1 where whole frames were kept.
-        folder_changed: time of change of the folder with these files.
+        boxes: how many ``.pts`` files were read; −1 if whole frames were kept.
+        folder_changed: modification time of the folder with these files.
         uneven: number and second of each frame, where time stamps are on no grid and frames were counted; else empty.
         duration: when the last frame disappears, seconds.
         checksums: CRC-32 of each file written, by name.

@@ -124,8 +124,8 @@ class FisherObjective(nn.Module):
     ``ContrastiveVDMLoss(regularizer="fisher")``:
     :math:`\lambda \leftarrow \lambda + \min(\rho, 0.01) \min(\Omega - 1, 1)`.
 
-    Source: Mroueh & Sercu 2017 (Fisher GAN), Eq. (8) and (9) and Algorithm 1, with the sign of a minimisation; the
-    paper's Eq. (1), which leaves the constraint out for brevity. Differs from it: the multiplier's step, there
+    Source: Mroueh & Sercu 2017 (Fisher GAN), Eq. (8) and (9) and Algorithm 1, with the sign for minimisation; Kim &
+    Song's Eq. (1), which leaves out the constraint for brevity. Differs from it: the multiplier's step, there
     :math:`\rho(\Omega - 1)` with :math:`\rho` of 1e-6, smaller steps of the critic and many more of them.
 
     Args:

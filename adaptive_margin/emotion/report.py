@@ -122,10 +122,10 @@ def write_report(
     Sections whose data are missing or damaged are left out, with a sentence that says so.
 
     Args:
-        folder: of one run, or of runs as ``runs/ARM/seedN``, each with some of ``config.yaml``, ``environment.json``,
-            ``scalars.csv``, ``result.json`` and ``evaluation.npz``.
+        folder: folder of one run, or of runs as ``runs/ARM/seedN``, each with some of ``config.yaml``,
+            ``environment.json``, ``scalars.csv``, ``result.json`` and ``evaluation.npz``.
         output: the file; ``report.html`` in the folder unless given. An earlier report is replaced.
-        leave_out: folders of runs that are not part of it, such as those that could not go on as they were asked to.
+        leave_out: folders of runs to leave out, such as those that could not resume with the requested options.
         overwrite: replace any file.
 
     Returns:

@@ -155,8 +155,8 @@ def fisher_constraint(gap: Tensor, multiplier: float | Tensor, penalty: float) -
 def fisher_ascent(gap: Tensor, penalty: float) -> Tensor:
     r"""What its multiplier grows by: :math:`\min(\rho, 0.01) \min(g, 1)`.
 
-    Differs from the source, which steps by :math:`\rho g`: that drives Ω in cycles. A gap is at least -1; without a
-    bound from above a batch far out would outweigh hundreds of steps back.
+    Differs from the source, which steps by :math:`\rho g`: that drives Ω in cycles. :math:`\Omega - 1` is at least -1;
+    without an upper bound, one extreme batch would outweigh hundreds of steps back.
 
     Example:
         >>> fisher_ascent(torch.tensor([-0.5, 30.0]), penalty=10.0)

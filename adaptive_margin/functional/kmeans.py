@@ -67,7 +67,7 @@ def kmeans_centers(values: Tensor, k: int = 2) -> Tensor:
 
     Clusters of numbers are intervals of the sorted sample, so the optimum has an exact dynamic program,
     :math:`D_m(j) = \min_i D_{m-1}(i) + \mathrm{SSE}(x_{(i+1)}, \dots, x_{(j)})`, in :math:`O(k N^2)`. Optima that agree
-    to rounding count as tied, and the lowest split wins; with ``k=2`` the clusters are the two groups of
+    to rounding are ties, and the lowest split wins; with ``k=2`` the clusters are the two groups of
     :func:`~adaptive_margin.functional.otsu_threshold`.
 
     Source: Wang & Song 2011 (the dynamic program); Kim & Song 2021, Ablation Study.

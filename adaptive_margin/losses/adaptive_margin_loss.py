@@ -284,7 +284,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         ref_emb: Tensor | None,
         ref_labels: Tensor | None,
     ) -> tuple[Any, Value]:
-        """The margin in the loss's unit, beside the indices that it belongs to where there is more than one."""
+        """The margin in the loss's unit and, if there is more than one, the indices to which they belong."""
         if not self.margin.needs_batch:
             return indices_tuple, self._translated(self.margin.value)
         if self.exchange.host == "ManifoldLoss":

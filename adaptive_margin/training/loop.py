@@ -49,7 +49,9 @@ class Job(Protocol):
         """Named figures of the current model; called on every rank."""
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main rank."""
+        """Everything that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main
+        rank.
+        """
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores such a state, whose tensors are on the CPU; called on every rank."""
@@ -279,7 +281,7 @@ class _Run:
         return self.seconds_before + time.perf_counter() - self.began
 
     def resume(self) -> None:
-        """From the newest whole checkpoint, which the main rank reads and sends to the others."""
+        """Resumes from the newest intact checkpoint, which the main rank reads and sends to the others."""
         found = self.world.from_main(self.folder.checkpoints.latest)
         if found is None:
             return

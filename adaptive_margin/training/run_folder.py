@@ -90,9 +90,9 @@ class RunFolder:
         rows: number of rows of the curves written so far.
 
     Raises:
-        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, one that
-            ``check`` refuses, one that came to its end and whose checkpoints are gone, or other files; or another
-            process is training there.
+        RunFolderError: the folder holds a run with another configuration, a run that must not be resumed, a run that
+            ``check`` rejects, a finished run whose checkpoints are gone, or other files; or another process is training
+            there.
         MainProcessError: on the other ranks, where the main one could not write (a full disk, no permission) or failed
             in another way, which it raises as it is.
 
