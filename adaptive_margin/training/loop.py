@@ -49,9 +49,7 @@ class Job(Protocol):
         """Named figures of the current model; called on every rank."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main
-        rank.
-        """
+        """All that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main rank."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores such a state, whose tensors are on the CPU; called on every rank."""
