@@ -1,4 +1,4 @@
-"""Margins that the batch decides: a plugin for pytorch-metric-learning."""
+"""Margins that are computed from each batch: a plugin for pytorch-metric-learning."""
 
 from . import functional
 from .grouping import Grouper, KMeansGrouper, OtsuGrouper

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever kills the process that writes them."""
+"""Writes files that are either complete or absent, even if the writing process is killed."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-"""What the system says where no more bytes can be written: the disk, a quota, or the largest file allowed."""
+"""System errors when no more bytes can be written: the disk, a quota, or the largest file size is exhausted."""
 TEMPORARY = re.compile(r"\.unfinished-[0-9a-f]{16}")
-"""Name of a file that is being written, or was when its process was killed; nobody else's files have such names."""
+"""Name pattern of a file that is being written, or was when its process was killed; no other files have such names."""
 
 
 class DiskSpaceError(OSError):
-    """A file could not be written for want of space; nothing of it was left, and what was there before still is.
+    """A file could not be written because there is no space; no part of it remains, and a previous file is unchanged.
 
     Attributes:
         path: the file.
@@ -37,20 +37,20 @@ class DiskSpaceError(OSError):
 
 
 def write_atomically(path: Path, data: bytes | memoryview) -> None:
-    """Writes a file so that at any moment the old content or the new one is there, whole, also after a power cut.
+    """Writes a file so that at any moment either the old or the new content is there, complete, even after a power cut.
 
-    The bytes go into a new file beside it, ``.unfinished-RANDOM``, and to the disk; then it takes the name, and the
-    folder goes to the disk. If anything fails, that file is removed. Other writers of the same name, in this process or
-    on another machine, have files of their own, each locked as long as it is written, so that
-    :func:`remove_temporaries` leaves it alone.
+    The bytes are written to a new file beside it, ``.unfinished-RANDOM``, and synced to disk; then the file is renamed,
+    and the folder is synced. If anything fails, the temporary file is removed. Other writers of the same name, in this
+    process or on another machine, use their own temporary files. Each is locked while it is written, so that
+    :func:`remove_temporaries` does not remove it.
 
     Args:
-        path: the file; its folder has to exist.
+        path: the file; its folder must exist.
         data: all of its content.
 
     Raises:
         DiskSpaceError: the disk, a quota or the process's limit is exhausted.
-        OSError: anything else that the system refuses; it names the file.
+        OSError: any other error of the system; it names the file.
     """
     temporary: Path | None = None
     try:
@@ -65,7 +65,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
             os.replace(temporary, path)
         flush_folder(path.parent)
     except BaseException as error:
-        free = _free(path.parent)  # before the removal, which would hide what was wrong
+        free = _free(path.parent)  # before the removal, which would hide the cause
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
@@ -75,7 +75,7 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a power cut, where the system can."""
+    """Makes the names in a folder survive a power cut, if the system can do so."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -89,12 +89,12 @@ def flush_folder(folder: Path) -> None:
 
 
 def temporaries(folder: Path) -> list[Path]:
-    """Files in a folder that :func:`write_atomically` is writing, or was when its process was killed."""
+    """Files in a folder that :func:`write_atomically` is writing, or was writing when its process was killed."""
     return [path for path in folder.glob(".unfinished-*") if TEMPORARY.fullmatch(path.name)]
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Removes what killed processes left behind while they wrote; not what somebody is writing now."""
+    """Removes temporary files that killed processes left behind, but not files that are being written now."""
     for leftover in temporaries(folder):
         with contextlib.suppress(OSError):  # it is gone, or Windows keeps it for its writer
             descriptor = os.open(leftover, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
@@ -106,18 +106,18 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def _new(path: Path) -> tuple[Path, BinaryIO]:
-    """A file that was not there before, beside ``path``, open and locked; what lies or links there is never opened."""
+    """A newly created file beside ``path``, open and locked; existing files and links are never opened."""
     while True:
         temporary = path.with_name(f".unfinished-{secrets.token_hex(8)}")
         file = open(temporary, "xb")  # noqa: SIM115 - the caller closes it
         _lock(file.fileno(), wait=True)
         if os.fstat(file.fileno()).st_nlink:
             return temporary, file
-        file.close()  # taken for a killed process's before it was locked
+        file.close()  # mistaken for that of a killed process before it was locked
 
 
 def _lock(descriptor: int, *, wait: bool) -> bool:
-    """Locks an open file until it is closed or its process dies; False where another has it, or nothing can lock."""
+    """Locks an open file until it is closed or its process ends; False if another has it or locks are not supported."""
     if sys.platform == "win32":
         return wait
     import fcntl

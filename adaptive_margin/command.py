@@ -1,4 +1,4 @@
-"""The command ``adaptive-margin``: what is done with trained networks and with data, rather than training itself."""
+"""The command ``adaptive-margin``: everything for trained networks and data except the training itself."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; ``adaptive-margin --help`` explains it.
 
     Args:
-        argv: arguments without the program's name; those of the process unless given.
+        argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        0 when all went well, 1 when something could not be done, 130 after Ctrl-C. A wrong option ends the process with
+        0 on success, 1 if something could not be done, 130 after Ctrl-C. A wrong option ends the process with
         status 2.
     """
     parser = argparse.ArgumentParser(
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_check(commands)
     words = list(sys.argv[1:] if argv is None else argv)
     run: Callable[[], int] = partial(_check, words[1:])
-    if words[:1] != ["check"]:  # it has a parser of its own
+    if words[:1] != ["check"]:  # it has its own parser
         options = parser.parse_args(words)
         run = partial(options.run, options)
     try:
@@ -68,28 +68,26 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "predict",
         help="valence and arousal of the faces in images and videos",
         description="Finds faces, predicts valence and arousal of each, and writes a table (predictions.csv: a row for "
-        "each face and frame) and the images and videos with what was found drawn in.",
+        "each face and frame) and the images and videos with the results drawn in.",
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "source", metavar="IMAGE|FOLDER|VIDEO", help="what to look at; folders are searched to any depth"
-    )
+    parser.add_argument("source", metavar="IMAGE|FOLDER|VIDEO", help="the input; folders are searched to any depth")
     _checkpoint(parser)
     parser.add_argument("--output", default="predictions", metavar="DIR", help="where to write (default: predictions)")
-    parser.add_argument("--crops", action="store_true", help="each image is one face, cut out already: detect none")
+    parser.add_argument("--crops", action="store_true", help="each image is one face, already cropped; no detection")
     parser.add_argument(
         "--margin",
         type=float,
         default=1.5,
-        help="side of the square cut out for the network, over the detector's box (default 1.5)",
+        help="side of the network's crop, as a multiple of the detector's box (default 1.5)",
     )
     parser.add_argument("--no-pictures", action="store_true", help="write the table only")
-    parser.add_argument("--overwrite", action="store_true", help="replace files of these names that are there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files of these names")
     parser.add_argument(
         "--smallest-face",
         type=int,
         metavar="PX",
-        help="side of the smallest face to look for, at least 24 (default: a 32nd of the picture's shorter side)",
+        help="side of the smallest face to look for, at least 24 (default: 1/32 of the picture's shorter side)",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.set_defaults(run=_predict)
@@ -124,13 +122,13 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "export-onnx",
         help="write a trained network as ONNX, checked against PyTorch",
         description="Writes encoder and regressor as an ONNX file for batches of any size, and compares its output in "
-        "ONNX Runtime with PyTorch's before the file appears.",
+        "ONNX Runtime with PyTorch's before the file is written.",
         allow_abbrev=False,
     )
     _checkpoint(parser)
     parser.add_argument("--output", required=True, metavar="FILE", help="the file to write, such as model.onnx")
     parser.add_argument("--tolerance", type=float, default=1e-4, help="largest difference allowed (default 1e-4)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a file that is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     parser.set_defaults(run=_export)
 
 
@@ -179,7 +177,7 @@ def _report(options: argparse.Namespace) -> int:
 def _add_check(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     commands.add_parser(
         "check",
-        help="say which data set lies in a folder and which of its rows can be used",
+        help="say which data set a folder contains and which of its rows can be used",
         add_help=False,
     )
 

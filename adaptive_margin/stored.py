@@ -1,4 +1,4 @@
-"""Files that know what they hold: each kind is written in one way, with a digest inside, and read in one way.
+"""Files that carry their own digest, with one way to write and one way to read each kind.
 
 JSON has the digest of its content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it behind everything else,
 as the comment that the zip format allows there: ``torch.load`` and ``numpy.load`` read them as they read any other. All
@@ -30,12 +30,12 @@ GENERATOR = '<meta name="generator" content="adaptive-margin">'
 MARK = b"adaptive-margin sha256:"
 DIGITS = 64
 NAMED = re.compile(r".+-([0-9a-f]{16})\.pt")
-"""A file that has the beginning of its digest in its name, as checkpoints do."""
+"""The name of a file that contains the beginning of its digest, as for checkpoints."""
 RESTORE = "restore it from a backup, or write it again"
 
 
 class DamagedFileError(ValueError):
-    """A file does not hold what was written into it, or nothing of its kind; the message names it.
+    """A file does not contain what was written, or is not of the expected kind; the message names it.
 
     Attributes:
         path: the file.
@@ -54,9 +54,9 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int | None = None
     """Writes plain values as JSON, with their digest.
 
     Args:
-        path: the file; its folder has to exist.
-        content: anything that JSON has words for; no key ``"sha256"``.
-        indent: as :func:`json.dumps` takes it.
+        path: the file; its folder must exist.
+        content: anything that JSON can represent, without a key ``"sha256"``.
+        indent: as in :func:`json.dumps`.
 
     Raises:
         DiskSpaceError, OSError: as :func:`~adaptive_margin.atomic.write_atomically`.
@@ -80,7 +80,7 @@ def write_json(path: Path, content: Mapping[str, Any], indent: int | None = None
 
 
 def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
-    """What :func:`write_json` wrote, without the digest; a file that never had one is taken as it is.
+    """The content written by :func:`write_json`, without the digest; a file without a digest is read unchecked.
 
     Raises:
         DamagedFileError: it is not what was written.
@@ -130,7 +130,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 
 def read_arrays(path: Path, remedy: str = RESTORE) -> dict[str, NDArray[Any]]:
-    """What :func:`write_arrays` wrote, by name; runs no code.
+    """The arrays written by :func:`write_arrays`, by name; runs no code.
 
     Raises:
         DamagedFileError: it is not what was written.
@@ -145,21 +145,21 @@ def read_arrays(path: Path, remedy: str = RESTORE) -> dict[str, NDArray[Any]]:
 
 
 def tensors(content: Mapping[str, Any]) -> memoryview:
-    """What ``torch.save`` makes of tensors and plain values, with a digest: the bytes of a file."""
+    """The bytes of a file: the ``torch.save`` format for tensors and plain values, with a digest."""
     memory = io.BytesIO()
     torch.save(dict(content), memory)
     return sealed(memory)
 
 
 def read_tensors(path: Path, device: str | torch.device = "cpu", remedy: str = RESTORE) -> dict[str, Any]:
-    """What was made by :func:`tensors`, or by ``torch.save`` of a mapping; holds no more, and runs no code.
+    """Reads a file made by :func:`tensors`, or by ``torch.save`` of a mapping; accepts nothing else and runs no code.
 
-    Where the name ends in a digest, as a checkpoint's does, the file must have that one too.
+    If the file name ends in a digest, as for checkpoints, the file must match that one too.
 
     Args:
         path: the file.
-        device: where tensors go.
-        remedy: what to do about a damaged one.
+        device: device for the tensors.
+        remedy: what to do about a damaged file.
 
     Raises:
         DamagedFileError: it is not what was written, or holds something else.
@@ -186,10 +186,10 @@ def short_digest(data: bytes | memoryview) -> str:
 
 
 def sealed(archive: io.BytesIO) -> memoryview:
-    """A zip archive without a comment, and now with one: the digest of all that stands before it.
+    """Adds a comment to a zip archive that has none: the digest of everything before it.
 
     Raises:
-        ValueError: the archive has a comment, or is none.
+        ValueError: the archive has a comment, or the bytes are not an archive.
     """
     if not _ends_without_comment(archive.getbuffer()):
         raise ValueError("not a zip archive without a comment")
@@ -205,12 +205,12 @@ def _ends_without_comment(data: bytes | memoryview) -> bool:
 
 
 def _unsealed(path: Path, remedy: str) -> bytes:
-    """The bytes of an archive, which are what was written where a digest says so."""
+    """The bytes of an archive, verified if it has a digest."""
     data = path.read_bytes()
     head, digest = memoryview(data)[:-DIGITS], data[-DIGITS:]
     if head[-len(MARK) :] == MARK:
         damaged = hashlib.sha256(head).hexdigest().encode() != digest
-    else:  # of before there were digests; or the end is cut off or overwritten, which torch.load does not mind
+    else:  # from before digests existed; or the end is truncated or overwritten, which torch.load accepts
         damaged = data.startswith(b"PK") and not _ends_without_comment(data)
     if damaged:
         what = f"is damaged: its {len(data):,} bytes do not have the checksum that is in them"
@@ -225,7 +225,7 @@ def _ends_in_digest(content: Mapping[str, Any]) -> bool:
 
 
 def _digest(content: Mapping[str, Any]) -> str:
-    """Of plain values, however they are spaced and ordered in a file."""
+    """The digest of plain values, independent of spacing and order in the file."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -1,8 +1,8 @@
-"""Deep metric learning on Cars196: 98 models of cars train, 98 others are the test.
+"""Deep metric learning on Cars196: 98 car models for training, 98 others for the test.
 
     python benchmarks/dml_cars.py --root DIR [--download] --loss margin --margin adaptive
 
-Three layouts in circulation are recognised; see ``dml_cub.py`` for the options.
+Three common layouts are recognised; see ``dml_cub.py`` for the options.
 """
 
 from dataclasses import replace

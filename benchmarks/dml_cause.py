@@ -1,13 +1,13 @@
-"""Why the adaptive margin does what it does in metric learning: what MI and Δ answer to while a network learns.
+"""Why the adaptive margin behaves as it does in metric learning: what MI and Δ respond to while a network learns.
 
 On the drawn characters, batches of 32 classes × 4, one seed, for some losses and margins and at some steps:
 
-- MI of the batch, and MI of the same embeddings with their labels shuffled: what is left of it is not about the labels;
+- MI of the batch, and MI of the same embeddings with shuffled labels: what remains does not come from the labels;
 - Δ under both rules, and shuffled;
 - the length of the mean embedding (1: all point one way), the dimensions in use (participation ratio of the second
   moments), distances within and across classes, Recall@1 on validation classes.
 
-And the same, without a network, for embeddings made to order. Four minutes of one core:
+The same without a network, for constructed embeddings. Takes four minutes on one core:
 
     python benchmarks/dml_cause.py              # writes benchmarks/dml/results/cause.json
     python benchmarks/dml_cause.py --print      # the tables of the committed numbers
@@ -149,10 +149,10 @@ def tables(document: dict[str, Any]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="of training, at which to look")
-    parser.add_argument("--losses", nargs="+", help="some of the losses")
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="training steps at which to measure")
+    parser.add_argument("--losses", nargs="+", help="only these losses")
     parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--print", action="store_true", help="print the tables of the file that is there")
+    parser.add_argument("--print", action="store_true", help="print the tables of the existing file")
     options = parser.parse_args(argv)
     if options.print:
         print(tables(json.loads(options.out.read_text(encoding="utf-8"))))

@@ -1,13 +1,13 @@
 """How the default margin of many classes was chosen: candidates on validation classes, never on the test.
 
-Digits and characters, small networks from scratch, 240 and 960 steps, two seeds that no other benchmark has. A
-candidate is a squared distance of unit vectors (what Δ is, and which MI is added) and its unit in the loss. Losses that
-weigh all triplets are computed here where the candidate has one margin a triplet, or a second hinge.
+Digits and characters, small networks from scratch, 240 and 960 steps, two seeds that no other benchmark uses. A
+candidate is a squared distance of unit vectors (the form of Δ, and which MI is added) and its unit in the loss. If the
+candidate has one margin per triplet, or a second hinge, the loss over all triplets is computed here.
 
-    python benchmarks/dml_choose.py --jobs 2             # goes on where it was stopped
-    python benchmarks/dml_choose.py --print
+    python benchmarks/dml_choose.py --jobs 2             # continues where it was stopped python
+    benchmarks/dml_choose.py --print
 
-Rows go to ``benchmarks/dml/results/choices.jsonl``. Omniglot has no part in it: it confirms what was chosen.
+Rows go to ``benchmarks/dml/results/choices.jsonl``. Omniglot is not used here: it confirms the choice.
 """
 
 from __future__ import annotations
@@ -391,9 +391,9 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to go on with")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
     parser.add_argument("--losses", nargs="+", choices=[loss for part in QUESTIONS.values() for loss in part])
-    parser.add_argument("--print", action="store_true", help="the tables, in Markdown; runs nothing")
+    parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
     options = parser.parse_args(argv)
     rows = read(options.results)
     if options.print:

@@ -1,5 +1,5 @@
-"""Deep metric learning without a download: distorted digits in several orientations, 32 classes to train and 18
-others to measure.
+"""Deep metric learning without a download: distorted digits in several orientations, 32 classes for training and 18
+others for the test.
 
     python benchmarks/dml_digits.py --loss margin --margin adaptive
 

@@ -2,8 +2,8 @@
 
     python benchmarks/dml_folder.py --root DIR --loss proxy-anchor --margin adaptive
 
-Half of the classes, drawn by the seed, are the test; of the others a fifth is held out to choose by. See
-``dml_cub.py`` for the options.
+The seed draws half of the classes for the test; a fifth of the others is held out for validation. See ``dml_cub.py``
+for the options.
 """
 
 from adaptive_margin.dml.config import PRESETS, DMLConfig

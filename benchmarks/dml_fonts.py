@@ -1,5 +1,5 @@
-"""Deep metric learning without a download: distorted characters of matplotlib's fonts, 128 to train and 127 others to
-measure.
+"""Deep metric learning without a download: distorted characters of matplotlib's fonts, 128 classes for training and 127
+others for the test.
 
     python benchmarks/dml_fonts.py --loss margin --margin adaptive
 

@@ -1,25 +1,25 @@
-"""What a margin that nobody tuned costs: losses × data × batches × lengths of training, in one command that goes on
-wherever it was stopped.
+"""The cost of an untuned margin: losses × data × batches × lengths of training, in one command that can be stopped and
+resumed at any time.
 
 A cell is a loss in one setting: a data set, a composition of batches and a number of steps. In each cell:
 
 1. ``tune``: eight constants, one seed that no other run has (100), by MAP@R on validation classes.
 2. ``compare``: five seeds, measured once on the test classes at the evaluation that was best on validation classes:
    the loss's own constant (``default``), the constant that tuning chose here (``tuned here``), the one that tuning
-   chose in the loss's next cell (``tuned elsewhere``: what people do who tune once), ``remaining``, ``attainable``,
-   and Hoeffding's evidence for two losses.
+   chose in the loss's next cell (``tuned elsewhere``, as for people who tune once), ``remaining``, ``attainable``, and
+   Hoeffding's evidence for two losses.
 
 Cells come in rounds. Each round has every loss once, in settings that differ from loss to loss; round r + 1 gives a
-loss another data set, another composition and, as a rule, another length. So however many rounds there is time for,
-each loss has as many cells, and nothing was chosen by looking at results. The next cell of a loss is its cell of the
-next round, which is tuned first.
+loss another data set, another composition and, as a rule, another length. So after any number of rounds, every loss has
+the same number of cells, and no choice depends on results. The next cell of a loss is its cell of the next round, which
+is tuned first.
 
     python benchmarks/dml_grid.py --omniglot DIR --rounds 6 --jobs 2
     python benchmarks/dml_grid.py --print
 
-Rows go to ``benchmarks/dml/results/grid.jsonl`` (``--results``) one by one; what is there is not run again.
+Rows are added to ``benchmarks/dml/results/grid.jsonl`` (``--results``) one by one; rows that exist are not run again.
 
-The network is a small one that learns from nothing. With ``--network pretrained`` it is one that ImageNet taught (see
+The network is small and trained from scratch. With ``--network pretrained`` it is pretrained on ImageNet (see
 ``dml_pretrained.py``), and the rows go to ``grid-pretrained.jsonl``.
 """
 
@@ -293,9 +293,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--omniglot", type=Path, help="folder of Omniglot's archives")
     parser.add_argument("--rounds", type=int, default=min(6, len(SETTINGS)), help=f"from 1 to {len(SETTINGS)}")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
-    parser.add_argument("--network", choices=FILES, default="small", help="what is trained")
-    parser.add_argument("--results", type=Path, help="file of rows to go on with (default: the network's, see above)")
-    parser.add_argument("--print", action="store_true", help="tables of what is there, in Markdown; runs nothing")
+    parser.add_argument("--network", choices=FILES, default="small", help="the network to train")
+    parser.add_argument("--results", type=Path, help="file of rows to continue (default: the network's, see above)")
+    parser.add_argument(
+        "--print", action="store_true", help="print tables of the existing rows, in Markdown; runs nothing"
+    )
     parser.add_argument("--figure", type=Path, help="with --print: where to draw the regret of every cell")
     options = parser.parse_args(argv)
     if not 1 <= options.rounds <= len(SETTINGS):

@@ -1,9 +1,9 @@
-"""Deep metric learning on people's handwriting: the characters of half of Omniglot's alphabets train, those of the
-others are the test.
+"""Deep metric learning on handwriting: the characters of half of Omniglot's alphabets for training, those of the other
+half for the test.
 
     python benchmarks/dml_omniglot.py --root DIR --loss contrastive --margin adaptive
 
-DIR has the published archives, or the folders that they unpack to; nothing is written there. A small network from
+DIR contains the published archives or the folders unpacked from them; nothing is written there. A small network from
 scratch, ten seconds of one CPU core; see ``dml_cub.py`` for the options.
 """
 

@@ -1,8 +1,8 @@
-"""A network for the grid that was trained on ImageNet: EfficientNet-Lite0 as it is, and a linear layer that learns.
+"""A network for the grid that was pretrained on ImageNet: a frozen EfficientNet-Lite0 and a trainable linear layer.
 
-Its features of every image are computed once, at 64 pixels, without augmentation; a run trains the layer on them. So
-it costs little more than the loss, and asks whether a margin that suits features learned from nothing also suits
-features that are good already.
+Its features of every image are computed once, at 64 pixels, without augmentation; a run trains the layer on them. So a
+run costs little more than the loss. It tests whether a margin that suits features trained from scratch also suits
+features that are already good.
 
 The weights come from two packages, Apache License 2.0 by the LICENSE file in each (the metadata of the second names
 none); they are no dependency of this library:

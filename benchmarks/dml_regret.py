@@ -1,4 +1,4 @@
-"""What the grid says: gains on each loss's own default, and regret against the constant that tuning chose.
+"""The results of the grid: gains over each loss's own default, and regret against the tuned constant.
 
 ``python benchmarks/dml_grid.py --print`` prints the tables of all networks together; ``--figure FILE`` draws a dot for
 every cell.

@@ -18,13 +18,13 @@ from adaptive_margin.dml.results import read_runs, table
 def main(argv: list[str] | None = None) -> int:
     """Prints the tables and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="folder of run folders, or of a merged grid.json")
+    parser.add_argument("folder", type=Path, help="folder with run folders, or with a merged grid.json")
     parser.add_argument(
         "--page", type=Path, help="the page; FOLDER/report.html unless given; an earlier report is replaced"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a file there that is no earlier report")
     parser.add_argument("--print", action="store_true", help="tables only")
-    parser.add_argument("--metrics", nargs="+", help=f"test figures that get tables; {' '.join(METRICS)} unless given")
+    parser.add_argument("--metrics", nargs="+", help=f"test metrics to print tables for (default: {' '.join(METRICS)})")
     options = parser.parse_args(argv)
     try:
         rows = read_runs(options.folder)

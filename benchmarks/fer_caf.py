@@ -1,8 +1,8 @@
 """Does a critic help on people the network has never seen? The shape of the paper's Table 4.
 
-Trains the same network without a critic (the baseline) and with each critic and margin, several seeds each, tests all
-on people (or videos) that none of them was trained on, and says for every arm how far it is from the baseline, seed by
-seed, with a 95% interval.
+Trains the same network without a critic (the baseline) and with each critic and margin, several seeds each. All are
+tested on people (or videos) that none of them was trained on. Every arm's difference from the baseline is reported seed
+by seed, with a 95% interval.
 
     python benchmarks/fer_caf.py                        # drawn faces, nothing to download, minutes on two cores
     python benchmarks/fer_caf.py --preset faces         # more of them, disturbed, all arms, five seeds
@@ -12,7 +12,7 @@ seed, with a 95% interval.
 
 Everything goes to ``--output``: ``runs/ARM/seedN`` (checkpoints, curves, model, result of each run), ``results.json``
 (every figure of every seed, options, versions, command, commit), ``table.txt`` and ``report.html``. Ctrl-C saves and
-ends; the same command goes on from there. Nothing of the test part is looked at before the end of a run.
+stops; the same command continues from there. The test part is not used before the end of a run.
 """
 
 from __future__ import annotations
@@ -96,20 +96,28 @@ LOWER_IS_BETTER = ("rmse",)
 
 def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset", choices=DATASETS, help="faces, unless given here or in the file, need no --root")
+    parser.add_argument(
+        "--dataset", choices=DATASETS, help="default: the config file's, else faces, which need no --root"
+    )
     parser.add_argument("--root", help="folder of the data set")
-    parser.add_argument("--preset", choices=PRESETS, help="quick for faces, paper for data sets, unless given")
+    parser.add_argument("--preset", choices=PRESETS, help="default: quick for faces, paper for data sets")
     parser.add_argument("--config", type=Path, help="YAML file that changes the preset; flags change both")
     parser.add_argument("--backbone", help="encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, help="which; the first seven for quick, else all")
-    parser.add_argument("--seeds", type=int, help="how many: 3 for quick, else 5")
+    parser.add_argument(
+        "--arms", nargs="+", choices=ARMS, help="arms to train (default: the first seven for quick, else all)"
+    )
+    parser.add_argument("--seeds", type=int, help="number of seeds (default: 3 for quick, else 5)")
     parser.add_argument("--iterations", type=int, help="length of each run")
     parser.add_argument("--batch-size", type=int, help="images in a batch")
-    parser.add_argument("--device", help="cpu or cuda; cuda where there is one")
-    parser.add_argument("--jobs", type=int, help="runs at the same time; one a core (two at most), one on a GPU")
-    parser.add_argument("--output", type=Path, help="folder; runs/fer_caf/DATASET-PRESET unless given")
-    parser.add_argument("--results", type=Path, help="one more place for results.json")
-    parser.add_argument("--print", type=Path, metavar="RESULTS", help="print its table in Markdown, and train nothing")
+    parser.add_argument("--device", help="cpu or cuda; by default cuda if available")
+    parser.add_argument(
+        "--jobs", type=int, help="runs at the same time (default: one per core, two at most; one on a GPU)"
+    )
+    parser.add_argument("--output", type=Path, help="output folder (default: runs/fer_caf/DATASET-PRESET)")
+    parser.add_argument("--results", type=Path, help="also write results.json here")
+    parser.add_argument(
+        "--print", type=Path, metavar="RESULTS", help="print the table of this file in Markdown and train nothing"
+    )
     asked = parser.parse_args(argv)
     try:
         asked.file = {} if asked.config is None else read_options(asked.config)

@@ -1,9 +1,9 @@
-"""What a CAF iteration costs beside a plain regression iteration, and what the critic's own arithmetic costs.
+"""The cost of a CAF iteration compared with a plain regression iteration, and of the critic's own arithmetic.
 
     python benchmarks/fer_speed.py [--encoder resnet18] [--batch-size 128] [--size 224] [--device cuda] [--json FILE]
 
-Same networks, same batch, same device; rounds alternate between the arms and the median counts. A third of the images
-is weak, as about as many are among drawn faces. Aims: 2.3 times the plain iteration for ``order="paper"``, 1.2 times
+Same networks, same batch, same device; rounds alternate between the arms, and the median is reported. A third of the
+images is weak, about as many as among drawn faces. Aims: 2.3 times the plain iteration for ``order="paper"``, 1.2 times
 for ``"joint"``; grouping, margin and critic loss 5% of a plain iteration.
 """
 

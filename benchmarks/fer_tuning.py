@@ -1,9 +1,9 @@
-"""What the critic's training could be set to, on validation people alone: learning rates, orders, weights, batch norm.
+"""Settings for the critic's training, compared on validation people only: learning rates, orders, weights, batch norm.
 
-Every variant trains the same networks on the same drawn people (300, of whom 210 are trained on and 45 are for
-validation) as the baseline without a critic, seed by seed; each seed has people of its own, none of them those of
-``fer_caf.py``. Printed is the mean CCC and RMSE of valence and arousal on the validation people after the last step;
-test people are never printed. Finished runs are kept: the same command goes on from where it was stopped.
+Every variant trains the same networks on the same drawn people (300, of whom 210 are for training and 45 for
+validation) as the baseline without a critic, seed by seed. Each seed has its own people, different from those of
+``fer_caf.py``. The output is the mean CCC and RMSE of valence and arousal on the validation people after the last step;
+figures of test people are never printed. Finished runs are kept: the same command continues where it was stopped.
 
     python benchmarks/fer_tuning.py [--jobs 2] [--seeds 3] [--only "no critic" "caf, weak"]
     python benchmarks/fer_tuning.py --print         # the committed table

@@ -1,9 +1,9 @@
 """A continuous target drives stock pytorch-metric-learning losses.
 
-Those losses take class labels; a regression target has none. ``OtsuGrouper`` splits the target where its two halves
-differ most, and the groups are labels like any others. Here: generated recordings of a machine, whose wear from 0 to 1
-is to be read off whatever its speed and load are. Both shape the recording more than the wear does, so the nearest
-recordings are those of the same speed and load, until an embedding is trained on the groups.
+Those losses take class labels, which a regression target does not have. ``OtsuGrouper`` splits the target where its two
+halves differ most, and the groups serve as labels. The data are generated recordings of a machine. The task is to
+estimate its wear, from 0 to 1, at any speed and load. Speed and load shape the recording more than wear does, so the
+nearest recordings are those of the same speed and load, until an embedding is trained on the groups.
 
     python examples/continuous_targets.py      # under a minute on a CPU, no download
 """

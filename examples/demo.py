@@ -1,15 +1,15 @@
-"""Three losses, each with its own margin, the best of eight constants, and one that nobody tuned: ``make demo``.
+"""Three losses, each with its default margin, the best of eight constants, and an untuned one: ``make demo``.
 
-The data are characters of 16 fonts, distorted: 255 classes, half of them for the test, which no network sees. There the
-pixels find 17 % of the nearest neighbours right, so a network has something to learn. A small one learns to embed the
-other half, once with each margin:
+The data are distorted characters of 16 fonts: 255 classes, half of them for the test, which no network sees. On raw
+pixels 17 % of the nearest neighbours of the test classes are right, so there is something to learn. A small network is
+trained on the other half, once with each margin:
 
-- ``own``: the constant that the loss comes with;
-- ``best``: that of eight constants which is best on validation classes, with a seed that nothing else uses;
+- ``own``: the default constant of the loss;
+- ``best``: the one of eight constants that is best on validation classes, with a seed that nothing else uses;
 - ``adaptive``: ``AdaptiveMarginLoss(loss)`` with its defaults.
 
-Five seeds draw initialisation, batches and crops, the same for the three. The network after the last step is the one
-that is measured, once.
+Five seeds determine initialisation, batches and crops, the same for all three margins. The network after the last step
+is measured, once.
 
     python examples/demo.py [--seeds 5] [--steps 160] [--jobs 2] [--output runs/demo]
 """
@@ -253,11 +253,11 @@ def write_numbers(output: Path, rows: Sequence[Row], **more: Any) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, measures, prints and draws; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="how many, 2 or more to have an interval (5)")
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, at least 2 for an interval (5)")
     parser.add_argument("--steps", type=int, default=160, help="training steps of each network (160)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="networks at a time (2)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
-    parser.add_argument("--print", type=Path, help="what an earlier run found: its results.json; trains nothing")
+    parser.add_argument("--print", type=Path, help="print the tables of this results.json; trains nothing")
     options = parser.parse_args(argv)
     if options.print:
         found = json.loads(options.print.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Draws the pictures of docs/faces.md: people, what they feel, what disturbs, and a video.
+"""Draws the pictures of docs/faces.md: people, feelings, disturbances, and a video.
 
     python examples/draw_faces.py [FOLDER]
 

@@ -1,11 +1,11 @@
 """The margin for sentence-transformers-style triplets: anchor, positive and negative embeddings, no labels.
 
 Trainers of sentence embeddings call a loss with the features of the anchors, of the positives and of the negatives, and
-the loss runs the model on each. :class:`AdaptiveTripletLoss` has that call shape and goes where such a triplet loss
-went; neither this library nor this example depends on sentence-transformers. The margin needs no labels: what the
-triplets connect as anchor and positive belongs together.
+the loss runs the model on each. :class:`AdaptiveTripletLoss` has the same interface and can replace such a triplet
+loss; neither this library nor this example depends on sentence-transformers. The margin needs no labels: rows that a
+triplet connects as anchor and positive belong together.
 
-The sentences are generated: a handful of words of a topic among words that say nothing, embedded by a bag of words.
+The sentences are generated: a few words of a topic among uninformative words, embedded by a bag of words.
 
     python examples/embedding_triplets.py      # under a minute on a CPU, no download
 """
@@ -26,7 +26,7 @@ Features = dict[str, Tensor]
 
 
 class AdaptiveTripletLoss(nn.Module):
-    """A triplet loss of a sentence model whose margin every batch decides.
+    """A triplet loss for a sentence model, with the margin of each batch.
 
     Args:
         model: takes the features of a batch of sentences and returns a dictionary with ``"sentence_embedding"``.
@@ -138,5 +138,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200, help="training steps of each margin")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--triplets", type=int, default=64, help="in a batch")
+    parser.add_argument("--triplets", type=int, default=64, help="triplets per batch")
     main(**vars(parser.parse_args()))

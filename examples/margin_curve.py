@@ -1,9 +1,9 @@
 """MI, Δ and α̂ over the training of a small critic: Figure 2 of Kim & Song 2021, measured.
 
-The critic of the documentation's page on the margin: a network 32 → 64 → 32 → 16 with normalised output learns to tell
-strong from weak inputs, N = 128 a step, by the loss of Eq. (7) at the margin of the batch. The inputs stand for an
-encoder's features: magnitudes of random mixtures of eight latent factors, whose length is the intensity. The stronger
-half of a batch is "strong". ``tests/margins/test_figure_2.py`` trains the same critic.
+This is the critic of the documentation's page on the margin. A network 32 → 64 → 32 → 16 with normalised output learns
+to tell strong from weak inputs, N = 128 per step, with the loss of Eq. (7) and the margin of the batch. The inputs
+represent an encoder's features: magnitudes of random mixtures of eight latent factors, whose length is the intensity.
+The stronger half of a batch is labelled "strong". ``tests/margins/test_figure_2.py`` trains the same critic.
 
     python examples/margin_curve.py [--steps 1500] [--seeds 5] [--out runs/margin_curve]
 """

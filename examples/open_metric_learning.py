@@ -1,14 +1,15 @@
-"""The margin for users of open-metric-learning (OML): its triplet criterion, with a margin that every batch decides.
+"""The margin for users of open-metric-learning (OML): its triplet criterion with the margin of each batch.
 
-OML's ``TripletLossWithMiner(margin=…, miner=…)`` is called with features and labels, mines triplets, and hands anchor,
-positive and negative to its ``tri_loss``, a ``TripletLoss`` with a ``margin``. :class:`WithAdaptiveMargin` is called
-in the same way and sets that margin for the length of the call.
+OML's ``TripletLossWithMiner(margin=…, miner=…)`` is called with features and labels, mines triplets, and passes anchor,
+positive and negative to its ``tri_loss``, a ``TripletLoss`` with a ``margin``. :class:`WithAdaptiveMargin` is called in
+the same way and sets that margin for the duration of the call.
 
     criterion = WithAdaptiveMargin(oml.losses.TripletLossWithMiner(margin=0.2, miner=AllTripletsMiner()))
     loss = criterion(features, labels)
 
-So that nothing needs to be installed, the two classes of that call shape are written out below; with OML, leave them
-out. (OML also documents losses of pytorch-metric-learning: those take ``AdaptiveMarginLoss`` as it is.)
+The two classes with that interface are written out below, so that you need not install OML; if you have OML, leave them
+out. (OML's documentation also uses losses of pytorch-metric-learning: ``AdaptiveMarginLoss`` works with those
+directly.)
 
     python examples/open_metric_learning.py      # under a minute on a CPU, no download
 """
@@ -27,11 +28,11 @@ from adaptive_margin import AdaptiveMargin, Margin
 
 
 class WithAdaptiveMargin(nn.Module):
-    """A triplet criterion of OML's call shape, with the margin of the batch.
+    """A triplet criterion with OML's interface and the margin of the batch.
 
     Args:
-        criterion: called with features and labels; its ``tri_loss.margin`` is what the batch decides. It is the
-            caller's own and has its margin back after each call.
+        criterion: called with features and labels; the batch decides its ``tri_loss.margin``. It remains the caller's
+            object, and its margin is restored after each call.
         margin: by default :class:`AdaptiveMargin`. It is a squared distance of unit vectors, and OML's triplet loss has
             a gap between distances: a quarter, as for all triplets of a batch (``docs/units.md``). Features should be
             normalised, as OML's extractors do on request. A margin in the loss's own unit (``ConstantMargin``,
@@ -170,5 +171,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=200, help="training steps of each margin")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--classes", type=int, default=64, help="half of them are trained on; at least 32")
+    parser.add_argument("--classes", type=int, default=64, help="half of them are for training; at least 32")
     main(**vars(parser.parse_args()))

@@ -1,11 +1,11 @@
-"""The margin in a loop of plain PyTorch: no loss, miner or trainer of anyone's, one line for the margin.
+"""The margin in a plain PyTorch loop, without any library's loss, miner or trainer: one line for the margin.
 
-``AdaptiveMargin`` looks at a batch of embeddings and labels and says how large a squared distance should part its
-classes now. What is done with the number is the loop's own business: here it is the margin of PyTorch's
-``TripletMarginWithDistanceLoss``, whose distance is squared too.
+``AdaptiveMargin`` takes a batch of embeddings and labels and returns the squared distance that should currently
+separate its classes. The loop decides how to use this number: here it is the margin of PyTorch's
+``TripletMarginWithDistanceLoss``, whose distance is also squared.
 
-The data are generated: classes are points of a small space that is folded into a large one, half of the classes are
-trained on and the other half, never seen, is searched for nearest neighbours.
+The data are generated: classes are points of a small space that is folded into a large one. Half of the classes are for
+training; the nearest neighbours are searched among the other half, which is never seen in training.
 
     python examples/plain_torch_loop.py      # under a minute on a CPU, no download
 """
@@ -23,7 +23,7 @@ from adaptive_margin import AdaptiveMargin
 
 
 def folded_classes(classes: int, each: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Samples of shape (classes · each, 64) and their classes; what makes no difference varies more than what does."""
+    """Samples of shape (classes · each, 64) and their classes; irrelevant factors vary more than relevant ones."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(classes).repeat_interleave(each)
     matters = torch.randn(classes, 6, generator=generator)[labels]
@@ -113,5 +113,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=300, help="training steps of each margin")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--classes", type=int, default=64, help="half of them are trained on; at least 32")
+    parser.add_argument("--classes", type=int, default=64, help="half of them are for training; at least 32")
     main(**vars(parser.parse_args()))

@@ -32,7 +32,8 @@ LOADERS: dict[str, Callable[..., LoadedSplit]] = {
     "aff-wild": load_aff_wild,
     "aff-wild2": load_aff_wild2,
 }
-"""Release, as :func:`~adaptive_margin.datasets.check.detect` names it → its loader: ``(root, split, **options)``."""
+"""Name of a release, as in :func:`~adaptive_margin.datasets.check.detect` → its loader: ``(root, split,
+**options)``."""
 
 __all__ = [
     "EXPRESSIONS",

@@ -1,6 +1,6 @@
 """AFEW-VA: 600 film clips with valence and arousal for every frame, and the actor's name (Kossaifi et al. 2017).
 
-Labels are integers from −10 to 10 and are divided by 10; the corners lie outside the unit circle ((8, 8) has r = 1.13).
+Labels are integers from −10 to 10 and are divided by 10; the corners are outside the unit circle ((8, 8) has r = 1.13).
 There are no official splits: the literature uses five folds by actor
 (:func:`~adaptive_margin.datasets.splits.group_folds`).
 """
@@ -43,7 +43,7 @@ LAYOUT = """\
 
 
 def find_clips(root: Path) -> list[Path]:
-    """The folders of the clips, flat or in numbered parts, in order of number; ``*_cropped`` folders are passed over.
+    """The folders of the clips, flat or in numbered parts, in order of number; ``*_cropped`` folders are skipped.
 
     Raises:
         LabelFileError: a clip lies there twice.
@@ -75,7 +75,7 @@ def is_afew_va(root: Path) -> bool:
 
 
 def normalise_actor(text: object) -> str | None:
-    """An actor's name without differences of case, spacing and Unicode form; ``None`` where nothing is left.
+    """An actor's name without differences in case, spacing and Unicode form; ``None`` if nothing is left.
 
     Example:
         >>> normalise_actor("  Jane   DOE "), normalise_actor(""), normalise_actor(None)
@@ -88,7 +88,7 @@ def normalise_actor(text: object) -> str | None:
 
 
 def similar_names(names: list[str], closeness: float = 0.88) -> list[tuple[str, str]]:
-    """Pairs of names that may be two spellings of one, for a person to decide.
+    """Pairs of names that may be two spellings of one name; a human must decide.
 
     Example:
         >>> similar_names(["jane doe", "jane do", "john roe"])
@@ -106,14 +106,14 @@ def similar_names(names: list[str], closeness: float = 0.88) -> list[tuple[str, 
 
 
 def joined_names(pairs: Iterable[tuple[str, str]], known: Iterable[str]) -> dict[str, str]:
-    """What each name of some pairs is replaced by: names that pairs connect, over however many, are one person's.
+    """The replacement of each name in some pairs: names that are connected by a chain of pairs belong to one person.
 
     Args:
-        pairs: a spelling and the one to use for it, written in any way that :func:`normalise_actor` understands.
-        known: the normalised names that there are.
+        pairs: a spelling and the spelling to use instead, in any form that :func:`normalise_actor` accepts.
+        known: the existing names, normalised.
 
     Raises:
-        ValueError: a name that is not among them; those near it are listed.
+        ValueError: a name that is not among them; similar ones are listed.
 
     Example:
         >>> joined_names([("Jane Do", "Jane Doe"), ("jane  d.", "jane do")], ["jane do", "jane d.", "jane doe"])
@@ -145,29 +145,29 @@ def load_afew_va(
 ) -> LoadedSplit:
     """The usable frames of AFEW-VA.
 
-    Labels and images are joined on the frame's name, never by position. A clip without an actor's name is an identity
-    of its own, counted in a note: it cannot share a fold with the same person elsewhere.
+    Labels and images are joined on the frame's name, never by position. A clip without an actor's name is a separate
+    identity, counted in a note: it cannot be kept in one fold with other clips of the same person.
 
     Args:
         root: the folder with the clips, flat or in numbered parts.
         split: ``"all"``; there is no other.
         crop: ``"landmarks"`` for the square around the landmarks, ``"none"`` for the whole frame.
-        margin: side of that square over the landmarks' extent; 1.25 to 1.4 are in use.
-        aspect_fix: widen frames of 720 by 576 pixels to 960, as they were meant to be shown. Off in published results.
+        margin: side of that square, as a multiple of the landmarks' extent; 1.25 to 1.4 are common.
+        aspect_fix: widen frames of 720 by 576 pixels to 960, their intended display width. Off in published results.
         same_actor: spelling → the spelling to use for it, or pairs of these, for names that the report lists as
-            similar. Compared as the names of the clips are: without case, spacing and Unicode form.
-        skip_unreadable: how many frames may lack their image, or lie in a clip with a damaged JSON file: a number, or
+            similar. Compared like the names of the clips: without case, spacing and Unicode form.
+        skip_unreadable: how many frames may lack their image or belong to a clip with a damaged JSON file: a number, or
             a share of the frames.
 
     Returns:
-        ``(records, report)``; keys are ``"001/00000"``, the identity is the actor, ``frame`` counts from 0 as the
-        files do, ``raw`` has the integers.
+        ``(records, report)``; keys are ``"001/00000"``, the identity is the actor, ``frame`` counts from 0 like the
+        files, ``raw`` has the integers.
 
     Raises:
         LayoutError: there are no clips in ``root``.
         LabelFileError: a JSON file belongs to another clip, or a clip lies there twice.
         UnreadableError: more frames are unreadable than allowed.
-        ValueError: an unknown option, a name in ``same_actor`` that no clip has, or no frame that can be used.
+        ValueError: an unknown option, a name in ``same_actor`` that no clip has, or no usable frame.
     """
     one_of("split", split, SPLITS)
     one_of("crop", crop, ("landmarks", "none"))
@@ -265,12 +265,12 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _label(value: object) -> float:
-    """A label as the JSON has it; NaN for what is no number."""
+    """A label from the JSON; NaN if it is not a number."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
 
 
 def _box(landmarks: object, margin: float, stretch: float) -> Box | None:
-    """The face of a frame, or ``None`` where there are no 68 landmarks."""
+    """The face of a frame, or ``None`` if there are not 68 landmarks."""
     try:
         points = np.array(landmarks, dtype=np.float64)
     except (TypeError, ValueError):
@@ -281,7 +281,7 @@ def _box(landmarks: object, margin: float, stretch: float) -> Box | None:
 
 
 def _stretch(clip: Path, images: Mapping[str, str]) -> float:
-    """How much wider to show the frames of a clip, all of one size: the first that can be read decides."""
+    """The factor by which to widen the frames of a clip, all of one size: the first readable one decides."""
     for name in sorted(images.values(), key=natural):
         try:
             return ANAMORPHIC_STRETCH if read_image(clip / name).size == ANAMORPHIC else 1.0

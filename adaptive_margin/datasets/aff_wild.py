@@ -1,16 +1,16 @@
 """Aff-Wild, the challenge of 2017: YouTube reactions with valence and arousal for every frame (Zafeiriou et al. 2017).
 
-The labels of the test videos were never released. Nobody is named: the video is the identity, so a split by it is
-video-independent, and some people appear in several videos.
+The labels of the test videos were never released. People are not identified: the video is the identity, so a split by
+identity is video-independent, and some people appear in several videos.
 
-The trap is which label belongs to which frame. Number of label lines, of frames that decode, and of ``.pts`` files
-differ for some videos. For each video: if lines and frames agree within 2 % (or two), line k is frame k, and what is
-too long is cut; if instead lines and boxes agree, and there are more frames than either, line k is the k-th frame that
-has a box; if neither, the video is refused, as is one that is cut short. Each choice that is not plain is in the
-report's notes. Frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`): a damaged frame costs
-its own line and shifts no other, and the line of a frame that was skipped gets the picture that is shown at its time.
-Label files hold no times: in a video of variable rate, whose time stamps lie on no grid, lines and frames are counted,
-and the report's notes name it with how many labels another reading would give to another frame.
+The difficulty is to assign labels to frames. For some videos the numbers of label lines, of frames that decode, and of
+``.pts`` files differ. The rule for each video: if lines and frames agree within 2 % (or two), line k is frame k, and
+the longer list is truncated. If instead lines and boxes agree, and there are more frames than either, line k is the
+k-th frame that has a box. Otherwise the video is refused, as is a video that is cut short. Every choice that is not
+obvious is in the report's notes. Frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`): a
+damaged frame loses its own line and shifts no other, and the line of a skipped frame gets the picture that is shown at
+its time. Label files hold no times: in a video of variable rate, whose time stamps lie on no grid, lines and frames are
+counted, and the report's notes name it with how many labels another reading would give to another frame.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class Layout:
 
 
 def find_layout(root: Path) -> Layout | None:
-    """The parts of ``root`` in any of the known spellings, or ``None`` where there are no label folders."""
+    """The parts of ``root`` in any of the known spellings, or ``None`` if there are no label folders."""
     bases = [
         root,
         *(folder for folder in (first_nested(root, _OUTER), first_nested(root, {"Aff-Wild", "AffWild"})) if folder),
@@ -113,11 +113,11 @@ def is_aff_wild(root: Path) -> bool:
 
 @dataclass(frozen=True)
 class Indexing:
-    """Which frame each label line of a video belongs to.
+    """The frame to which each label line of a video belongs.
 
     Attributes:
         how: ``"frame"`` (line k is frame k), ``"face"`` (line k is the k-th frame with a box) or ``"refused"``.
-        note: why, where it is not plain; "" otherwise.
+        note: the reason, if it is not obvious; "" otherwise.
     """
 
     how: str
@@ -125,13 +125,14 @@ class Indexing:
 
 
 def decide_indexing(lines: int, frames: int, boxes: int | None, last: int = 0) -> Indexing:
-    """The rule of this module's head.
+    """The rule described at the top of this module.
 
     Args:
-        lines: of the label files.
-        frames: that decode.
-        boxes: ``.pts`` files, or ``None`` where there are none.
-        last: the highest frame number among them. Beyond the frames, the video is cut short, and nothing fits.
+        lines: lines of the label files.
+        frames: frames that decode.
+        boxes: ``.pts`` files, or ``None`` if there are none.
+        last: the highest frame number among them. If it is beyond the frames, the video is cut short, and nothing
+            matches.
 
     Example:
         >>> decide_indexing(lines=998, frames=1000, boxes=800)
@@ -160,9 +161,9 @@ def _slack(one: int, other: int) -> float:
 
 
 def read_labels(path: Path) -> npt.NDArray[np.float64]:
-    """The numbers of a label file, one a line, no header; a line that is not a number is NaN, so that none shifts.
+    """The numbers of a label file, one per line, no header; a line that is not a number is NaN, so that no line shifts.
 
-    Blank lines at the end, Windows line ends and exponents are understood.
+    Blank lines at the end, Windows line ends and exponents are accepted.
 
     Returns:
         Shape ``(lines,)``.
@@ -198,7 +199,7 @@ def read_pts(path: Path) -> npt.NDArray[np.float64]:
 
 
 def read_box(path: Path) -> Box:
-    """The box of a ``.pts`` file: its corners come in any order.
+    """The box of a ``.pts`` file, whose corners can be in any order.
 
     Raises:
         LabelFileError: it is not such a file, or the box has no extent.
@@ -246,32 +247,32 @@ def load_aff_wild(
     """The usable frames of Aff-Wild's training videos; their frames are extracted the first time.
 
     Extraction reads each video once, in order, at its native rate (:mod:`~adaptive_margin.datasets.video`), and keeps
-    around each face twice its box: some 20 KB a frame in place of 200. It is safe to interrupt, and later calls use
-    what is there, also after the videos were deleted. They read all of it once and compare checksums: what is damaged
-    is in the report's notes and extracted again, or, without its video, unreadable.
+    an area of twice the box around each face: about 20 KB per frame instead of 200. It can be interrupted safely, and
+    later calls use the extracted frames, even after the videos have been deleted. They read all of it once and compare
+    checksums: what is damaged is in the report's notes and extracted again, or, without its video, unreadable.
 
     Args:
         root: the folder with ``annotations``, ``bboxes`` and ``videos``, in any of the known spellings.
         split: ``"train"``; the test labels were never released.
         crop: ``"box"`` for the faces, ``"none"`` for whole frames.
-        frames_dir: where extracted frames are kept, ``extracted_frames`` in ``root`` unless given.
-        every: keep only frames 1, 1 + every, 1 + 2·every …: neighbours hardly differ.
+        frames_dir: folder for extracted frames; by default ``extracted_frames`` in ``root``.
+        every: keep only frames 1, 1 + every, 1 + 2·every …, because neighbouring frames hardly differ.
         skip_unreadable: how many label lines may belong to a missing or undecodable video, lack their other label
-            file, or have a damaged box file: a number, or a share of the lines. Damaged frames of a video that decodes
-            otherwise are counted and named, as refused videos are, and not limited.
-        progress: called with (videos done, of how many).
+            file, or have a damaged box file: a number, or a share of the lines. Damaged frames of a video that
+            otherwise decodes, and refused videos, are counted and named but not limited.
+        progress: called with (videos done, total).
 
     Returns:
-        ``(records, report)``; keys are ``"105/000417"``, identity and video are the id, ``frame`` counts from 1 as the
-        ``.pts`` files do, ``records.root`` is the folder of extracted frames.
+        ``(records, report)``; keys are ``"105/000417"``, identity and video are the id, ``frame`` counts from 1 like
+        the ``.pts`` files, ``records.root`` is the folder of extracted frames.
 
     Raises:
-        LayoutError: the folders are not there.
-        ImportError: videos are to be read and OpenCV is not installed.
+        LayoutError: the folders do not exist.
+        ImportError: videos must be read and OpenCV is not installed.
         UnreadableError: more lines are unreadable than allowed.
         UnwritableError: frames are missing and their folder cannot be written.
         OSError: the disk is full.
-        ValueError: an unknown option, or no frame that can be used.
+        ValueError: an unknown option, or no usable frame.
     """
     if split == "test":
         raise ValueError(problem("split", "'train'", "'test'", "its labels were never released: use group_holdout"))
@@ -302,7 +303,7 @@ _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock; none in a folder that cannot be written, where frames can only be read."""
+    """Holds a lock; not in a read-only folder, where frames can only be read."""
     lock = FileLock(path)
     try:
         lock.acquire()
@@ -316,15 +317,15 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSplit:
-    """What :func:`load_aff_wild` would find, without writing a frame: for the check command.
+    """What :func:`load_aff_wild` would find, without writing frames: for the check command.
 
     Args:
-        root: as there.
-        decode: read the videos to number their frames; otherwise what their containers state is believed.
-        crop: as there.
+        root: as in :func:`load_aff_wild`.
+        decode: read the videos to number their frames; otherwise trust the numbers in their containers.
+        crop: as in :func:`load_aff_wild`.
 
     Returns:
-        Records whose files need not exist, and the report.
+        Records, whose files need not exist, and the report.
     """
     base = checked_root(root, "Aff-Wild", LAYOUT)
     layout = find_layout(base)
@@ -487,7 +488,7 @@ def _read_video(
     if have is not None and boxes_folder is not None:
         found = read_boxes(extracted)
         numbered = {os.path.splitext(name)[0] for name in listings.names(boxes_folder) if name.lower().endswith(".pts")}
-        if len(numbered) != len(found):  # damaged files are looked at again: they are few
+        if len(numbered) != len(found):  # damaged files are read again, since there are few
             boxes = _read_boxes(boxes_folder, listings)
     if boxes is not None:
         found, damaged = boxes.found, boxes.damaged

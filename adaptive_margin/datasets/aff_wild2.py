@@ -1,9 +1,9 @@
 """Aff-Wild2, the valence–arousal track of the ABAW challenges (Kollias & Zafeiriou 2019 and later editions).
 
-A label file has a header and one ``valence,arousal`` a line; −5 marks a frame that was not annotated. Line k after the
-header is frame k and ``0000k.jpg`` of the supplied crops; a missing crop is a frame without a face. ``_left`` and
-``_right`` are other people in the same video. Nobody is named: the identity is the source video, without these suffixes
-and without part numbers. The official split is used; test labels are withheld.
+A label file has a header and one ``valence,arousal`` per line; −5 marks a frame that was not annotated. Line k after
+the header is frame k and ``0000k.jpg`` of the supplied crops; a missing crop means a frame without a face. ``_left``
+and ``_right`` are different people in the same video. People are not identified: the identity is the source video,
+without these suffixes and without part numbers. The official split is used; test labels are withheld.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _PARTS = {"train": {"Train_Set", "Training_Set"}, "validation": {"Validation_Set
 
 
 def find_annotations(root: Path, split: str) -> list[Path]:
-    """The folders of label files of a split, one for each edition that is there."""
+    """The folders of label files of a split, one for each existing edition."""
     found: list[Path] = []
     for base in (root, *subfolders(root)):
         for folder in nested(base, _TRACK, _PARTS[split]):
@@ -67,11 +67,11 @@ def edition_labels(root: str | os.PathLike[str], edition: str | os.PathLike[str]
 
     Args:
         root: the folder with the editions.
-        edition: folder of the edition, of its track or of one of its splits; below the root, or in full.
-        split: ``"train"`` or ``"validation"``, whichever split's folder ``edition`` is.
+        edition: folder of the edition, of its track or of one of its splits; relative to the root, or a full path.
+        split: ``"train"`` or ``"validation"``, even if ``edition`` is the folder of one split.
 
     Raises:
-        LayoutError: there are no labels of the split, or those of several editions; the message names what is there.
+        LayoutError: there are no labels of the split, or labels of several editions; the message names what was found.
     """
     one_of("split", split, SPLITS)
     place = Path(root, edition)
@@ -107,7 +107,7 @@ def is_aff_wild2(root: Path) -> bool:
 
 
 def source_video(name: str) -> str:
-    """The recording that a label file's name belongs to: without ``_left``, ``_right`` and part numbers.
+    """The recording to which the name of a label file belongs: without ``_left``, ``_right`` and part numbers.
 
     Example:
         >>> [source_video(name) for name in ("video45_3", "10-60-1280x720_right", "5-60-1920x1080-2", "102")]
@@ -120,11 +120,11 @@ def source_video(name: str) -> str:
 def read_labels(path: Path) -> tuple[npt.NDArray[np.float64], str]:
     """The label lines of a file.
 
-    Columns are taken by the header's names. A line that is not two numbers is NaN, so that none shifts; blank lines at
-    the end are not lines.
+    Columns are found by their names in the header. A line that is not two numbers is NaN, so that no line shifts; blank
+    lines at the end do not count.
 
     Returns:
-        (valence, arousal) of each line after the header, shape ``(lines, 2)``; and an oddity to report, or "".
+        (valence, arousal) of each line after the header, shape ``(lines, 2)``; and an anomaly to report, or "".
 
     Raises:
         LabelFileError: the first line is neither the header nor two numbers.
@@ -180,26 +180,26 @@ def load_aff_wild2(
 ) -> LoadedSplit:
     """The usable frames of a split of the valence–arousal track.
 
-    A frame without a crop has no face and is dropped as such. A video without a folder of crops is another matter: its
-    archive is missing, and its lines are unreadable.
+    A frame without a crop has no face and is dropped for that reason. A video without a folder of crops is different:
+    its archive is missing, and its lines count as unreadable.
 
     Args:
         root: the folder with the annotations and the crops.
         split: ``"train"`` or ``"validation"``.
         annotations: the folder of label files, where several editions lie in ``root``; below the root, or in full.
-        crops: the folders of crops, where they are elsewhere; searched in this order.
-        every: keep only frames 1, 1 + every, 1 + 2·every …: neighbours hardly differ.
+        crops: the folders of crops, if they are elsewhere; searched in this order.
+        every: keep only frames 1, 1 + every, 1 + 2·every …, because neighbouring frames hardly differ.
         skip_unreadable: how many annotated lines may belong to videos without crops: a number, or a share of them.
 
     Returns:
         ``(records, report)``; keys are ``"train/10-60-1280x720_left/00417"``, the identity is the source video,
-        ``frame`` counts from 1 as the crops do.
+        ``frame`` counts from 1 like the crops.
 
     Raises:
-        LayoutError: labels or crops are not there, or several editions are.
+        LayoutError: labels or crops do not exist, or there are several editions.
         LabelFileError: a label file without its header.
         UnreadableError: more lines lack their video's crops than allowed.
-        ValueError: an unknown option, or no frame that can be used.
+        ValueError: an unknown option, or no usable frame.
     """
     one_of("split", split, SPLITS)
     base, crop_folders = _places(root, every, crops)
@@ -241,12 +241,12 @@ def load_aff_wild2_list(
     every: int = 1,
     skip_unreadable: int | float = 0,
 ) -> LoadedSplit:
-    """The usable frames of a list ``image_location,valence,arousal``, as later editions have.
+    """The usable frames of a list ``image_location,valence,arousal``, the format of later editions.
 
     Args:
         root: the folder with the crops.
         path: the list; its locations are ``<video>/00001.jpg``.
-        split: what to call it in keys and report.
+        split: its name in keys and report.
         crops: as in :func:`load_aff_wild2`.
         every: likewise.
         skip_unreadable: likewise.
@@ -282,7 +282,7 @@ def load_aff_wild2_list(
 def _places(
     root: str | os.PathLike[str], every: int, crops: Sequence[str | os.PathLike[str]] | None
 ) -> tuple[Path, list[Path]]:
-    """Root and crop folders, looked up or as given."""
+    """Root and crop folders, as given or found."""
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(problem("every", "a whole number, at least 1", every, "1 keeps all frames"))
     base = checked_root(root, "Aff-Wild2", LAYOUT)
@@ -301,7 +301,7 @@ def _join(
     base: Path,
     every: int,
 ) -> None:
-    """Joins label lines and crops on the frame's number, and counts what does not join."""
+    """Joins label lines and crops on the frame number, and counts those without a match."""
     places = _Crops.find(crop_folders).folders
     listings = Folders()
     last: dict[str, int] = {}
@@ -347,7 +347,7 @@ def _numbered(names: Iterable[str]) -> dict[int, str]:
 
 
 def _prefix(folder: Path, base: Path) -> str:
-    """``folder`` as records name it: below the root where it lies there, else in full."""
+    """``folder`` as in records: relative if it is in the root, else the full path."""
     try:
         return relative(folder, base)
     except ValueError:

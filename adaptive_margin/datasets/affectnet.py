@@ -2,9 +2,9 @@
 
 Expression codes: 0 neutral, 1 happy, 2 sad, 3 surprise, 4 fear, 5 disgust, 6 anger, 7 contempt, 8 none, 9 uncertain,
 10 no face. Codes 9 and 10 have −2 in place of valence and arousal; 8 ("none" of the emotions) has real ones, so
-regression uses 0 to 8 while papers that also classify use 0 to 7: say which, the figures differ. The test set was never
-released and the validation set is everybody's test set: hold out part of training for choosing an epoch
-(:func:`~adaptive_margin.datasets.splits.stratified_holdout`). Nobody is named.
+regression uses 0 to 8, while papers that also classify use 0 to 7: say which, because the figures differ. The test set
+was never released, and everybody tests on the validation set: hold out part of training to choose an epoch
+(:func:`~adaptive_margin.datasets.splits.stratified_holdout`). People are not identified.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def find_list(root: Path, split: str) -> Path | None:
 
 
 def find_images(root: Path, split: str) -> Path | None:
-    """The folder that the paths of a split's list start from, or ``None``: one that has numbered folders in it."""
+    """The folder to which the paths of a split's list are relative: one with numbered folders; or ``None``."""
     kind = "automatic" if split == "automatic" else "train"
     for folder in _places(root, _OUTER[kind], _IMAGES[kind]):
         if any(inner.name.isdecimal() for inner in subfolders(folder)):
@@ -80,7 +80,7 @@ def find_images(root: Path, split: str) -> Path | None:
 
 
 def _places(root: Path, outer: str, names: str | Collection[str]) -> Iterator[Path]:
-    """Folders in which a part of the release may lie, the most specific first."""
+    """Folders that may contain a part of the release, the most specific first."""
     for base in (root, *nested(root, "AffectNet")):
         yield from nested(base, names)
         yield from nested(base, outer, names)
@@ -89,7 +89,7 @@ def _places(root: Path, outer: str, names: str | Collection[str]) -> Iterator[Pa
 
 
 def is_affectnet_2017(root: Path) -> bool:
-    """Whether ``root`` has one of this release's lists with the columns it should have."""
+    """Whether ``root`` has one of this release's lists with the right columns."""
     for split in SPLITS:
         path = find_list(root, split)
         if path is not None:
@@ -111,29 +111,29 @@ def load_affectnet_2017(
 ) -> LoadedSplit:
     """The usable rows of a list of the 2017 release.
 
-    Columns are read by name. Rows are keyed by split and row number, ``"train/000417"``, because a picture with several
-    faces has several rows. A row is dropped, and counted under the first reason that holds, when its labels are not
-    numbers, are −2, its expression is not asked for, it has no face box (width ≤ 0 or ``NULL``), or its file is
-    missing. A file that is there under another extension, or in another case, is taken and counted in a note.
+    Columns are read by name. The key of a row is its split and number, ``"train/000417"``, because a picture with
+    several faces has several rows. A row is dropped if its labels are not numbers or are −2, if its expression is not
+    requested, if it has no face box (width ≤ 0 or ``NULL``), or if its file is missing; it is counted under the first
+    reason that applies. A file that exists with another extension, or in another case, is used and counted in a note.
 
     Args:
         root: the folder with the lists and images, in either spelling of their names.
         split: ``"train"``, ``"validation"`` or ``"automatic"`` (the machine-made labels, which few papers use).
-        expressions: the codes to keep: 0 to 8, all that have labels, unless given.
+        expressions: the codes to keep; by default 0 to 8, all that have labels.
         crop: ``"box"`` for the list's face box, ``"landmarks"`` for the square around the landmarks,
             ``"none"`` for the stored image, a loose crop of the head.
-        margin: side of that square over the landmarks' extent.
+        margin: side of that square, as a multiple of the landmarks' extent.
         skip_unreadable: how many rows may lack their file: a number, or a share of the rows.
 
     Returns:
-        ``(records, report)``; the identity is ``None`` everywhere.
+        ``(records, report)``; all identities are ``None``.
 
     Raises:
-        LayoutError: lists or images are not there; :class:`DerivedCopyError` where ``root`` is another data set
-            made from AffectNet.
+        LayoutError: lists or images do not exist; :class:`DerivedCopyError` if ``root`` is another data set made from
+            AffectNet.
         LabelFileError: the list has other columns.
         UnreadableError: more rows lack their file than allowed.
-        ValueError: an unknown option, or no row that can be used.
+        ValueError: an unknown option, or no usable row.
     """
     one_of("split", split, SPLITS)
     one_of("crop", crop, ("box", "landmarks", "none"))
@@ -198,13 +198,13 @@ def load_affectnet_2017(
 
 
 def _columns(first: Sequence[str]) -> dict[str, int] | None:
-    """Where each column is, by its name in lower case; ``None`` where ``first`` is not the header."""
+    """The index of each column, by its name in lower case; ``None`` if ``first`` is not the header."""
     names = {name.strip().strip('"').casefold(): place for place, name in enumerate(first)}
     return names if all(name.casefold() in names for name in COLUMNS) else None
 
 
 def _is_headerless(first: Sequence[str]) -> bool:
-    """Whether the first line is already a row: nine cells, a path, an expression and two numbers where they belong."""
+    """Whether the first line is already a row: nine cells, with path, expression and two numbers in place."""
     if len(first) != len(COLUMNS) or "/" not in first[0].replace("\\", "/"):
         return False
     return integer(first[6]) is not None and not any(math.isnan(number(cell)) for cell in first[7:])
@@ -240,7 +240,7 @@ def _rows(path: Path, tally: Tally, where: dict[str, int]) -> Iterator[tuple[int
 
 
 def _box(cells: Sequence[str], where: dict[str, int], crop: str, margin: float) -> Box | None:
-    """The face of a row, or ``None`` where there is none (or none is wanted)."""
+    """The face of a row, or ``None`` if there is none (or none is requested)."""
     if crop == "none":
         return None
     x, y, width, height = (number(cells[where[name]]) for name in ("face_x", "face_y", "face_width", "face_height"))
@@ -256,5 +256,5 @@ def _box(cells: Sequence[str], where: dict[str, int], crop: str, margin: float) 
 
 
 def lists_in(root: Path) -> list[str]:
-    """The splits whose list is there."""
+    """The splits whose list exists."""
     return [split for split in SPLITS if find_list(root, split) is not None]

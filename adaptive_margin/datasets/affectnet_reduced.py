@@ -1,8 +1,8 @@
 """AffectNet, the reduced release of 2021 and later: 224-pixel face crops and one ``.npy`` file per annotation.
 
 Codes 0 to 7 only. Identifiers are row numbers of an older list: not contiguous, and the same numbers occur in both
-parts. Not to be mixed with the 2017 release: the crops differ, the validation set has one row less (3,999), and "none"
-is left out.
+parts. Do not mix this release with that of 2017: the crops differ, the validation set has one row fewer (3,999), and
+"none" is left out.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def is_affectnet_reduced(root: Path) -> bool:
 
 
 def index_name(split: str) -> str:
-    """The file that the labels of a split are kept in."""
+    """The name of the index file with the labels of a split."""
     return f"adaptive_margin_index_{split}.csv"
 
 
@@ -88,26 +88,26 @@ def load_affectnet_reduced(
     """The usable rows of a part of the reduced release.
 
     More than a million small files hold the labels. They are read once into an index, a CSV next to the data
-    (``adaptive_margin_index_<split>.csv``), which is used from then on as long as it lists exactly the identifiers that
-    are there and a sample of annotations still reads as indexed.
+    (``adaptive_margin_index_<split>.csv``), which is then used as long as it lists exactly the existing identifiers and
+    a sample of annotations still matches it.
 
     Args:
         root: the folder with ``train_set`` and ``val_set``.
         split: ``"train"`` or ``"validation"``.
-        expressions: the codes to keep: 0 to 7 unless given.
+        expressions: the codes to keep; by default 0 to 7.
         skip_unreadable: how many rows may lack their image or one of their annotations, or have a damaged one: a
             number, or a share of the rows.
-        index_dir: where the index is kept, if not in ``root``.
-        progress: called with (annotations read, of how many) while the index is made.
+        index_dir: folder of the index, if not ``root``.
+        progress: called with (annotations read, total) while the index is built.
 
     Returns:
-        ``(records, report)``; keys are ``"train/417"``, the identity is ``None`` everywhere.
+        ``(records, report)``; keys are ``"train/417"``, all identities are ``None``.
 
     Raises:
-        LayoutError: the folders are not there; :class:`DerivedCopyError` where ``root`` is another data set made
-            from AffectNet.
+        LayoutError: the folders do not exist; :class:`DerivedCopyError` if ``root`` is another data set made from
+            AffectNet.
         UnreadableError: more rows are damaged than allowed.
-        ValueError: an unknown option, or no row that can be used.
+        ValueError: an unknown option, or no usable row.
     """
     one_of("split", split, SPLITS)
     wanted = frozenset(int(code) for code in expressions)
@@ -158,7 +158,7 @@ def load_affectnet_reduced(
 
 
 def read_landmarks(record: Record) -> npt.NDArray[np.float32]:
-    """The 68 landmarks of a face of this release, read when asked for.
+    """The 68 landmarks of a face of this release, read on demand.
 
     Returns:
         x and y in pixels of the crop, shape ``(68, 2)``, whether stored flat, in pairs, or as text.
@@ -178,7 +178,7 @@ def read_landmarks(record: Record) -> npt.NDArray[np.float32]:
 
 
 class _Index:
-    """The labels of one part in one file, made once and checked whenever it is read."""
+    """The labels of one part in one file, built once and checked each time it is read."""
 
     def __init__(self, annotations: Path, folder: Path, split: str) -> None:
         self.annotations, self.split = annotations, split
@@ -237,7 +237,7 @@ class _Index:
         write_atomically(self.path, ("\n".join(lines) + "\n").encode())
 
     def _read(self) -> tuple[list[tuple[str, list[str | None], str]] | None, str]:
-        """The index, or ``None`` and why it cannot be used ("" where there is none)."""
+        """The index, or ``None`` and why it cannot be used ("" if there is none)."""
         try:
             text = self.path.read_text(encoding="utf-8")
         except FileNotFoundError:

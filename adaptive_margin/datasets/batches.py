@@ -1,4 +1,4 @@
-"""Batches of faces: from the image cache, augmented on the training device; or decoded one by one, as the paper did."""
+"""Batches of faces: from the image cache, augmented on the training device; or decoded one by one, as in the paper."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Batch(NamedTuple):
     """Faces ready for the network.
 
     Attributes:
-        images: float32, shape ``(B, 3, size, size)``, normalised, on the device asked for.
-        labels: (valence, arousal), float32, shape ``(B, 2)``, there too.
+        images: float32, shape ``(B, 3, size, size)``, normalised, on the requested device.
+        labels: (valence, arousal), float32, shape ``(B, 2)``, on the same device.
         rows: the position of each face in the records, int64, shape ``(B,)``, on the CPU.
     """
 
@@ -36,7 +36,8 @@ class Batch(NamedTuple):
 
 
 def seeded(*numbers: int) -> torch.Generator:
-    """A CPU generator that these numbers (not negative) determine: unlike their sum, each order gives another stream.
+    """A CPU generator determined by these non-negative numbers: unlike with their sum, each order gives a different
+    stream.
 
     Example:
         >>> torch.equal(torch.rand(3, generator=seeded(0, 1)), torch.rand(3, generator=seeded(0, 1)))
@@ -49,21 +50,21 @@ def seeded(*numbers: int) -> torch.Generator:
 
 
 class FaceImages(Dataset[tuple[Tensor, Tensor, int]]):
-    """Faces decoded with Pillow whenever they are asked for, in the paper's preprocessing.
+    """Faces decoded on demand with Pillow, with the paper's preprocessing.
 
-    For a ``DataLoader``. A face's random crop follows from (seed, epoch, row) alone: the number of workers and the
-    order do not change it.
+    For use with a ``DataLoader``. Only (seed, epoch, row) determine the random crop of a face: the number of workers
+    and the order do not change it.
 
     Args:
         records: the rows.
         train: random crop and flip rather than the centre.
         resize: the shorter side, pixels.
         size: the crop's side, pixels.
-        seed: of the crops.
-        exif: turn images as their EXIF orientation says; published results do not.
+        seed: random seed of the crops.
+        exif: rotate images according to their EXIF orientation; published results do not.
 
-    An image that is missing or damaged raises :class:`ImageError`: find such images beforehand with
-    :func:`verify_images`, which counts them and leaves them out.
+    A missing or damaged image raises :class:`ImageError`: find such images beforehand with :func:`verify_images`, which
+    counts them and leaves them out.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class FaceImages(Dataset[tuple[Tensor, Tensor, int]]):
         self._epoch = epoch  # shared: workers that persist must see it change
 
     def set_epoch(self, epoch: int) -> None:
-        """Says which epoch's crops are to be drawn, in this process and in its workers."""
+        """Sets the epoch for the random crops, in this process and in its workers."""
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
@@ -106,32 +107,32 @@ class FaceImages(Dataset[tuple[Tensor, Tensor, int]]):
 
 
 class CachedBatches:
-    """Batches out of decoded images, the same whatever the device and however many processes share the work.
+    """Batches of decoded images, the same on every device and for any number of processes.
 
-    Epoch ``e`` visits the rows in an order that (seed, e) determines, and batch ``b`` of it is cropped and mirrored by
-    (seed, e, b). So a run that was interrupted goes on with ``epoch(e, start=b)``, and with ``world_size`` processes
-    each rank gets its contiguous share of the very batch that one process would get.
+    (seed, e) determines the order of the rows in epoch ``e``, and (seed, e, b) the crops and flips of its batch ``b``.
+    So an interrupted run continues with ``epoch(e, start=b)``, and with ``world_size`` processes each rank gets a
+    contiguous share of the batch that a single process would get.
 
     Args:
         images: uint8, shape ``(slots, H, H, 3)``: a cache's memory map, or an array.
         labels: (valence, arousal) of each row, shape ``(N, 2)``.
-        slots: which image belongs to each row, shape ``(N,)``; row ``i`` is image ``i`` unless given.
-        batch_size: rows of a whole batch, over all processes.
-        train: shuffle, crop at random and mirror, rather than go in order and take the centre.
+        slots: which image belongs to each row, shape ``(N,)``; by default row ``i`` has image ``i``.
+        batch_size: rows in a whole batch, over all processes.
+        train: shuffle, crop at random and flip; otherwise keep the order and take centre crops.
         size: side of the crops, pixels.
-        seed: of order and crops.
-        device: where batches are wanted.
+        seed: random seed of order and crops.
+        device: device of the batches.
         rank: which process this is.
-        world_size: of how many.
+        world_size: number of processes.
         drop_last: leave out a last batch that is not full; the paper's code keeps it.
-        prefetch: batches read ahead by a thread; 0 reads in the caller's.
+        prefetch: batches read ahead by a thread; 0 reads in the caller's thread.
 
     Attributes:
-        wait_seconds: time spent waiting for images since the object was made.
+        wait_seconds: time spent waiting for images since the object was created.
 
     Raises:
         TypeError: images that are not uint8.
-        ValueError: shapes that do not fit, an empty list, or a number out of range.
+        ValueError: shapes that do not match, an empty list, or a number out of range.
 
     Example:
         >>> images = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
@@ -189,12 +190,12 @@ class CachedBatches:
 
     @classmethod
     def of(cls, cache: ImageCache, rows: Sequence[int] | Integers | None = None, **options: Any) -> CachedBatches:
-        """Batches of some rows of a cache (positions in ``cache.records``); ``rows`` of a batch count within these."""
+        """Batches of some rows of a cache (positions in ``cache.records``); a batch's ``rows`` index these."""
         where = np.arange(len(cache), dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
         return cls(cache.images, cache.records.labels[where], slots=cache.slots[where], **options)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
         full, rest = divmod(len(self.slots), self.batch_size)
         return full + (1 if rest and not self.drop_last else 0)
 
@@ -210,7 +211,7 @@ class CachedBatches:
 
         Args:
             epoch: which one, from 0.
-            start: how many batches to leave out at its beginning, when a run goes on where it stopped.
+            start: number of batches to skip at the beginning, when a run resumes.
 
         Raises:
             ValueError: a negative epoch, or a start beyond the epoch's end.
@@ -238,11 +239,11 @@ class CachedBatches:
 
     @property
     def _crops_while_reading(self) -> bool:
-        """On the CPU the bytes are copied anyway, so the crop is free there; a GPU cuts faster than it is fed."""
+        """On the CPU the bytes are copied anyway, so cropping is free; a GPU crops faster than it receives data."""
         return self.device.type == "cpu"
 
     def _read(self, order: Integers, epoch: int, number: int) -> tuple[Tensor, Crops, Integers]:
-        """Copies one batch out of the map: bytes ``(B, h, w, 3)``, where to cut them, and the rows."""
+        """Copies one batch from the memory map: bytes ``(B, h, w, 3)``, their crops, and the rows."""
         whole = order[number * self.batch_size : (number + 1) * self.batch_size]
         side = self.images.shape[1]
         if self.train:
@@ -264,7 +265,7 @@ class CachedBatches:
         return torch.from_numpy(cut), crops, rows
 
     def _finish(self, pixels: Tensor, crops: Crops, rows: Integers) -> Batch:
-        """What remains to be done on the device."""
+        """The remaining steps on the device."""
         images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, h, w), channels last in memory
         if not self._crops_while_reading:
             images = crop_flip(images, crops, self.size)
@@ -274,7 +275,7 @@ class CachedBatches:
 
 
 class _ReadAhead:
-    """An iterator that a thread runs ahead of; an error in it is raised where the item would have come."""
+    """An iterator that a thread reads ahead; an error in it is raised in place of the item."""
 
     def __init__(self, source: Iterator[Any], depth: int) -> None:
         self._items: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
@@ -316,7 +317,7 @@ class _ReadAhead:
         raise StopIteration
 
     def close(self) -> None:
-        """Ends the thread; what it had read is let go."""
+        """Ends the thread and drops the items that it has read."""
         self._over = True
         self._stop.set()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Reads a root, says which release it is, and what would become of every row: before a run is started on it.
+"""Reads a root before a run is started on it: which release it is, and which rows can be used.
 
 ``adaptive-margin check ROOT``, or ``python -m adaptive_margin.datasets.check ROOT``
 """
@@ -45,11 +45,11 @@ _LAYOUTS = {
 
 
 def detect(root: Path) -> list[str]:
-    """The releases that lie in ``root``, by name; usually one.
+    """The releases in ``root``, by name; usually one.
 
     Raises:
-        LayoutError: none does: the message shows every layout known and what was found.
-            :class:`DerivedCopyError` for a copy that is not the benchmark.
+        LayoutError: there is none; the message shows every known layout and what was found. :class:`DerivedCopyError`
+            for a copy that is not the benchmark.
     """
     if not root.is_dir():
         raise LayoutError(problem("root", "a folder", root, "pass the folder of a data set"))
@@ -67,11 +67,11 @@ class CheckReport:
 
     Attributes:
         root: what was checked.
-        releases: the releases that lie there.
+        releases: the releases that it contains.
         reports: one for each split that could be read.
-        decoded: "release, split" → how many images were decoded, of how many.
-        findings: figures beside the known ones, by "release, split".
-        fatal: what keeps a run from starting; empty for a root that can be trained on.
+        decoded: "release, split" → number of decoded images, and the total.
+        findings: figures compared with the known ones, by "release, split".
+        fatal: problems that prevent a run from starting; empty if the root can be used for training.
     """
 
     root: str
@@ -83,7 +83,7 @@ class CheckReport:
 
     @property
     def differences(self) -> int:
-        """How many known figures differ."""
+        """Number of known figures that differ."""
         return sum(not finding.agrees for findings in self.findings.values() for finding in findings)
 
     def to_dict(self) -> dict[str, Any]:
@@ -129,19 +129,19 @@ def check(
 ) -> CheckReport:
     """Reads all label files of a root and some or all of its images.
 
-    Nothing raises for what is wrong with the data: it is in the report.
+    Problems with the data raise no errors; they are in the report.
 
     Args:
         root: the folder.
         decode: how many images of each split to decode, drawn with a fixed seed; ``None`` for all, 0 for none. Videos
             are decoded, to number their frames, only with ``None``.
-        skip_unreadable: how many unreadable rows of a split a run would allow; more are fatal.
+        skip_unreadable: number of unreadable rows per split that a run would allow; more are fatal.
         workers: decoding threads.
-        index_dir: where the reduced release's index is kept, if not in ``root``.
-        progress: called with (images decoded, of how many) for each split.
+        index_dir: folder of the reduced release's index, if not ``root``.
+        progress: called with (images decoded, total) for each split.
 
     Returns:
-        The report; ``report.fatal`` is empty for a root that can be trained on.
+        The report; ``report.fatal`` is empty if the root can be used for training.
 
     Raises:
         ValueError, TypeError: an option out of range.
@@ -186,7 +186,7 @@ def check(
 
 
 def _splits(root: Path, release: str) -> list[str]:
-    """The splits of a release that are there; where an official one is not, it is looked for and so reported."""
+    """The existing splits of a release, and official ones that are missing, so that these are reported."""
     if release == affectnet.NAME:
         there = affectnet.lists_in(root)
         return [split for split in affectnet.SPLITS if split in there or split != "automatic"]
@@ -209,7 +209,7 @@ def _decode(
     decoded: dict[str, tuple[int, int]],
     progress: Progress | None,
 ) -> LoadedSplit:
-    """``loaded`` less the images that do not decode, as far as they were tried."""
+    """``loaded`` without the images that do not decode, among those that were tried."""
     rows = np.arange(len(loaded.records))
     if loaded.report.dataset == aff_wild.NAME:  # frames of a video need not have been extracted yet
         rows = np.array([row for row in rows if loaded.records[int(row)].path.exists()], dtype=np.int64)
@@ -226,17 +226,17 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_marg
     """The command line.
 
     Args:
-        argv: arguments, without the program's name; those of the process unless given.
+        argv: arguments, without the program's name; by default those of the process.
         prog: the program's name, for the help.
 
     Returns:
-        0 for a root that can be trained on, 1 where something is fatal (with ``--strict`` also where a known figure
+        0 if the root can be used for training, 1 if there is a fatal problem (with ``--strict`` also if a known figure
         differs). A wrong option ends the process with status 2.
     """
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Says which data set lies in a folder, which rows of it can be used, and how it compares with "
-        "what is known of the real one.",
+        description="Says which data set a folder contains, which of its rows can be used, and how it compares with "
+        "the known figures of the real one.",
     )
     parser.add_argument("root", help="the folder of AffectNet, AFEW-VA, Aff-Wild or Aff-Wild2")
     parser.add_argument(
@@ -253,8 +253,8 @@ def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_marg
     )
     parser.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
     parser.add_argument("--index-dir", help="where to keep the index of AffectNet's reduced release (default: ROOT)")
-    parser.add_argument("--json", metavar="FILE", help="write the report there as well")
-    parser.add_argument("--strict", action="store_true", help="fail where a known figure differs, too")
+    parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
+    parser.add_argument("--strict", action="store_true", help="also fail if a known figure differs")
     options = parser.parse_args(argv)
     try:
         decode = {"all": None, "none": 0}.get(options.decode, options.decode)

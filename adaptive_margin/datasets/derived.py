@@ -1,4 +1,4 @@
-"""Copies of AffectNet that go by its name and are not the benchmark: recognised, and refused with a reason."""
+"""Recognises copies of AffectNet that have its name but are not the benchmark, and rejects them with a reason."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ WANTED = (
 
 
 def refuse_derived_copy(root: Path) -> None:
-    """Raises if ``root`` is laid out as one of the derived copies; does nothing otherwise.
+    """Raises if ``root`` has the layout of one of the derived copies; does nothing otherwise.
 
-    Call it only where neither release was found: a release may have such files beside it.
+    Call it only if neither release was found: a release may have such files beside it.
 
     Raises:
         DerivedCopyError: images sorted into a folder per emotion (the 96 by 96 pixel version and AffectNet-HQ among
-            them), or a list with age, gender and race that divides the data anew.
+            them), or a list with age, gender and race that splits the data differently.
     """
     for path in _lists(root):
         columns = _header(path)

@@ -1,4 +1,4 @@
-"""What can be wrong with a data set, one class each, so that a caller can tell them apart."""
+"""Errors of data sets, one class for each kind, so that a caller can distinguish them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 
 
 class LayoutError(ValueError):
-    """The folder is not laid out as any known release is; the message shows what was expected and what was found."""
+    """The folder has no known layout; the message shows what was expected and what was found."""
 
 
 class DerivedCopyError(LayoutError):
-    """The folder is a derived copy that must not be taken for the benchmark."""
+    """The folder is a derived copy that must not be mistaken for the benchmark."""
 
 
 class LabelFileError(ValueError):
@@ -26,8 +26,8 @@ class UnreadableError(RuntimeError):
     Attributes:
         count: how many rows are unreadable.
         names: the first of them, each with its reason.
-        limit: how many were allowed.
-        rows: of how many.
+        limit: number allowed.
+        rows: total number of rows.
     """
 
     def __init__(self, what: str, count: int, names: Sequence[str], limit: int, rows: int, remedy: str) -> None:
@@ -42,7 +42,7 @@ class UnreadableError(RuntimeError):
 
 
 class FetchError(RuntimeError):
-    """A data set or pretrained weights could not be fetched; the message says how to do without the network."""
+    """A data set or pretrained weights could not be downloaded; the message says how to proceed without the network."""
 
 
 class ImageError(RuntimeError):
@@ -64,7 +64,7 @@ class ImageError(RuntimeError):
 
 
 class CacheSpaceError(OSError):
-    """The disk cannot hold the image cache; nothing of it was left there."""
+    """The disk cannot hold the image cache; no part of it was left there."""
 
     def __init__(self, folder: Path, needed: int, free: int) -> None:
         message = (

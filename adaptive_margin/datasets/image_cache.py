@@ -1,16 +1,16 @@
-"""Decoded faces in one file that every worker and process maps: decoding is paid once, not every epoch.
+"""Decoded faces in one file that every worker and process memory-maps: images are decoded once, not every epoch.
 
 A cache is a folder ``fer-<key>`` with ``images.u8`` (uint8, ``(N, size, size, 3)``, nothing else) and ``index.json``.
-The key is a hash of the list of images (path, length and time of change, box) and of how they are prepared; a cache
-made for anything else is never opened. Labels are not in it: they come from the records.
+The key is a hash of the list of images (path, length and modification time, box) and of their preparation; a cache made
+for anything else is never opened. Labels are not part of it: they come from the records.
 
-Building survives what goes wrong. It writes ``images.partial`` and, after each block is on the disk, one line with its
-checksum to ``progress.jsonl``; a build that was killed goes on after the last block whose checksum holds. A lock that
-the operating system releases with the process keeps a second build waiting for the first. The space is reserved before
-the first image is decoded. Only when all is written and synchronised are the two files renamed, ``index.json`` last.
+Building survives interruptions. It writes ``images.partial`` and, after each block is on disk, a line with its checksum
+to ``progress.jsonl``. A killed build resumes after the last block whose checksum is correct. A second build waits for
+the first at a lock, which the operating system releases if the process ends. The space is reserved before the first
+image is decoded. The two files are renamed only when everything is written and synced, ``index.json`` last.
 
-Whoever opens a cache reads all of it once and compares checksums: a damaged one becomes an unfinished one, and only the
-blocks that changed are decoded again.
+Opening a cache reads all of it once and compares checksums: a damaged cache becomes an unfinished one, and only the
+damaged blocks are decoded again.
 """
 
 from __future__ import annotations
@@ -51,10 +51,11 @@ Bytes = npt.NDArray[np.uint8]
 
 
 def cache_key(records: Records, size: int, exif: bool = False) -> str:
-    """What a cache of these images would be called: 64 hexadecimal digits.
+    """The key of a cache of these images: 64 hexadecimal digits.
 
-    Hashed are, in order, each file's path below the root, its length and time of change, box and stretch, then the
-    size, the EXIF option and the format. Labels and identities are not: relabelling keeps the cache.
+    The hash covers, in this order, each file's path relative to the root, its length and modification time, box and
+    stretch, then the size, the EXIF option and the format. Labels and identities are not included: relabelling keeps
+    the cache.
     """
     head = {"format": FORMAT, "dataset": records.dataset, "size": size, "exif": exif, "rows": len(records)}
     state = hashlib.sha256(json.dumps(head, sort_keys=True).encode())
@@ -93,17 +94,17 @@ class _Block:
 
 
 class ImageCache:
-    """The decoded images of a list of records, mapped into memory.
+    """The decoded images of a list of records, memory-mapped.
 
-    Make one with :meth:`open`. It can be sent to other processes: they map the same file, and the operating system
-    keeps one copy of it for all.
+    Create one with :meth:`open`. It can be sent to other processes: they map the same file, of which the operating
+    system keeps one copy for all.
 
     Attributes:
-        folder: where it lies.
-        records: the rows whose images could be read, in the order asked for.
+        folder: its folder.
+        records: the rows whose images could be read, in the requested order.
         unreadable: key of the row → why, for the others.
         size: side of the images, pixels.
-        slots: which image of the file belongs to each record, shape ``(len(records),)``.
+        slots: the index in the file of each record's image, shape ``(len(records),)``.
 
     Example:
         >>> import pathlib, tempfile
@@ -134,7 +135,7 @@ class ImageCache:
         return len(self.records)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the map: the other process opens its own."""
+        """The state without the map: the other process opens its own."""
         return {**self.__dict__, "_images": None}
 
     def take(self, rows: Sequence[int] | Integers) -> Bytes:
@@ -158,25 +159,25 @@ class ImageCache:
         workers: int | None = None,
         progress: Progress | None = None,
     ) -> ImageCache:
-        """The cache of these images below ``folder``, built now if it is not there, verified if it is.
+        """The cache of these images in ``folder``, built if it does not exist, verified if it does.
 
-        Each face is cut out, brought to ``size`` pixels on its shorter side, and of that the central square is
-        kept. Calls from several processes are safe: one builds, the others wait for it. Verifying reads the whole file,
-        as fast as the disk gives it; what is damaged is decoded again.
+        Each face is cropped and resized to ``size`` pixels on its shorter side, and the central square is kept. Calls
+        from several processes are safe: one builds, the others wait for it. Verification reads the whole file, at the
+        speed of the disk; damaged blocks are decoded again.
 
         Args:
             records: the rows; their images are cached in this order.
-            folder: where caches live; made if missing. N · size² · 3 bytes are needed there.
-            size: side of the cached squares, pixels. The paper crops 224 out of 256.
+            folder: folder for caches, created if necessary. It needs N · size² · 3 bytes of space.
+            size: side of the cached squares, pixels. The paper crops 224 from 256.
             skip_unreadable: how many images may be missing or damaged: a number, or a share of the rows. They
                 are left out of :attr:`records` and named in :attr:`unreadable`.
-            exif: turn images as their EXIF orientation says.
-            workers: threads that decode and verify; as many as there are processors unless given.
-            progress: called with (images done, of how many) after each block.
+            exif: rotate images according to their EXIF orientation.
+            workers: threads that decode and verify; by default the number of processors.
+            progress: called with (images done, total) after each block.
 
         Raises:
             ValueError: no records, or a size below 1.
-            UnreadableError: more images are unreadable than allowed. What was decoded is kept for the next call.
+            UnreadableError: more images are unreadable than allowed. The decoded images are kept for the next call.
             CacheSpaceError: the disk is too small or fills up; nothing is left there.
 
         Warns:
@@ -207,7 +208,7 @@ class ImageCache:
 
 
 def _complete(place: Path, key: str, rows: int, size: int, threads: int) -> dict[str, Any] | None:
-    """The index of a finished cache that holds what was put there; ``None`` where there is none that can be used."""
+    """The index of a finished, undamaged cache; ``None`` if there is none that can be used."""
     images = place / "images.u8"
     try:
         index = read_json(place / "index.json")
@@ -234,7 +235,7 @@ def _complete(place: Path, key: str, rows: int, size: int, threads: int) -> dict
 
 
 def _blocks(index: Mapping[str, Any]) -> list[_Block]:
-    """The blocks that an index knows."""
+    """The blocks listed in an index."""
     rows: dict[int, list[tuple[int, str]]] = {}
     for row, why in index["unreadable"]:
         rows.setdefault(int(row) // BLOCK, []).append((int(row), str(why)))
@@ -245,7 +246,7 @@ def _blocks(index: Mapping[str, Any]) -> list[_Block]:
 
 
 def _holds(images: Path, block: _Block, total: int, size: int) -> bool:
-    """Whether a file of ``total`` bytes has a block as it was written; not where the disk cannot read it."""
+    """Whether a block in a file of ``total`` bytes is as it was written; False if the disk cannot read it."""
     offset = block.first * size * size * 3
     try:
         with open(images, "rb", buffering=0) as file:
@@ -307,7 +308,7 @@ class _Build:
         return index
 
     def _take_back(self) -> None:
-        """Makes of a damaged cache an unfinished one, whose blocks are kept as far as they have their checksums."""
+        """Turns a damaged cache into an unfinished one; blocks with correct checksums are kept."""
         index, images = self.place / "index.json", self.place / "images.u8"
         if images.exists():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -324,7 +325,7 @@ class _Build:
 
     @contextlib.contextmanager
     def _space(self) -> Iterator[None]:
-        """Takes a full disk back to where it was, and says so."""
+        """On a full disk, removes what was written and raises."""
         try:
             yield
         except OSError as error:
@@ -335,7 +336,7 @@ class _Build:
             raise CacheSpaceError(self.place.parent, self.total, free) from error
 
     def _reserve(self, file: int) -> None:
-        """Takes all the space at once, so that a disk too small is found before the work and not after it."""
+        """Reserves all the space at once, so that a disk that is too small is detected before the work starts."""
         status = os.fstat(file)
         held = getattr(status, "st_blocks", 0) * 512  # blocks, not length: a hole holds no space
         if self.total - held > shutil.disk_usage(self.place).free:
@@ -349,7 +350,7 @@ class _Build:
         os.ftruncate(file, self.total)
 
     def _done(self) -> dict[int, _Block]:
-        """The blocks, by their first row, that an interrupted build left and whose bytes are what was logged."""
+        """The blocks of an interrupted build whose bytes match the log, by their first row."""
         blocks: dict[int, _Block] = {}
         try:
             lines = self.log.read_bytes().splitlines(keepends=True)
@@ -367,7 +368,7 @@ class _Build:
         return blocks
 
     def _decode(self, first: int, pool: ThreadPoolExecutor, file: RawIOBase) -> _Block:
-        """Decodes one block and puts it on the disk; a slot that cannot be read stays zero and is never served."""
+        """Decodes one block and writes it to disk; a slot that cannot be read stays zero and is never used."""
         count = min(BLOCK, len(self.records) - first)
         pixels = np.zeros((count, self.size, self.size, 3), dtype=np.uint8)
 
@@ -406,10 +407,10 @@ def _read(file: RawIOBase, length: int, offset: int) -> bytes:
 
 
 def cache_bytes(rows: int, size: int = 256) -> int:
-    """How long the image file of a cache is.
+    """Length of the image file of a cache, in bytes.
 
     Args:
-        rows: images.
+        rows: number of images.
         size: their side, pixels.
 
     Example:

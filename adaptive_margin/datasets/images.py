@@ -1,4 +1,4 @@
-"""One image from a file: decoded by content, RGB, the face cut out; or an error that says which file and why."""
+"""Reads one image from a file: decoded by content, in RGB, cropped to the face; or an error with file and reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Image.init()
 IMAGE_SUFFIXES = frozenset(
     suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in _STUBS
 )
-"""The endings of pictures, in small letters: those of everything that Pillow can open here."""
+"""File extensions of pictures, in lower case: all that Pillow can open here."""
 
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -39,7 +39,7 @@ _TURNS = {
 }
 
 Progress = Callable[[int, int], None]
-"""Called with (done, total) as work goes on."""
+"""Called with (done, total) as work progresses."""
 
 # What the machine lacks, not the file: such an error must stop the run, never drop a row.
 _OUR_FAULT = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.EINTR}
@@ -59,7 +59,7 @@ def check_decoder() -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``image`` in RGB whatever its mode; an alpha channel is left out, 16-bit grey is scaled to 8."""
+    """``image`` converted to RGB from any mode; an alpha channel is dropped, 16-bit grey is scaled to 8."""
     if image.mode == "RGB":
         return image
     if image.mode.startswith("I;16") or image.mode == "I":
@@ -71,24 +71,24 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: bool = False) -> Image.Image:
-    """Decodes an image file to RGB and cuts the face out.
+    """Decodes an image file to RGB and crops the face.
 
-    The decoder looks at the content, never at the extension. A file of a few kilobytes can hold a picture that fills
-    the memory: one of more pixels than Pillow warns of (``PIL.Image.MAX_IMAGE_PIXELS``, 89 million unless set) is
-    refused before it is decoded. A box is rounded to whole pixels and clamped
-    to the image, since published boxes stick out of it by a few.
+    The decoder uses the content, never the extension. A file of a few kilobytes can contain a picture that fills the
+    memory: a picture with more pixels than Pillow's limit for warnings (``PIL.Image.MAX_IMAGE_PIXELS``, 89 million by
+    default) is rejected before it is decoded. A box is rounded to whole pixels and clamped to the image, since
+    published boxes extend beyond it by a few pixels.
 
     Args:
         path: the file.
         box: (left, top, right, bottom) in pixels of the file; ``None`` for the whole image.
         stretch: widens the result by this factor, for pixels that are not square.
-        exif: turn the image as its EXIF orientation says, before the box; published results do not.
+        exif: rotate the image according to its EXIF orientation before applying the box; published results do not.
 
     Returns:
         The RGB image.
 
     Raises:
-        ImageError: the file is missing or cannot be decoded, or the box lies outside the image.
+        ImageError: the file is missing or cannot be decoded, or the box is outside the image.
         OSError: the machine failed (permissions, too many open files, a disk error).
     """
     try:
@@ -116,7 +116,7 @@ def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: b
 
 
 def _check_size(size: tuple[int, int]) -> None:
-    """Raises where a picture has more pixels than Pillow warns of."""
+    """Raises if a picture has more pixels than Pillow's limit for warnings."""
     most = Image.MAX_IMAGE_PIXELS
     if most is not None and size[0] * size[1] > most:
         remedy = "raise PIL.Image.MAX_IMAGE_PIXELS if it can be trusted"
@@ -124,7 +124,7 @@ def _check_size(size: tuple[int, int]) -> None:
 
 
 def _turned(image: Image.Image) -> Image.Image:
-    """``image`` turned by EXIF's tag 274 alone: no other tag is looked at, and none that is damaged matters."""
+    """``image`` rotated according to EXIF tag 274; other tags, even damaged ones, are ignored."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # EXIF that cannot be parsed makes Pillow raise nearly anything
@@ -148,18 +148,19 @@ def read_face(record: Record, exif: bool = False) -> Image.Image:
 
 
 def square_box(points: npt.NDArray[np.float64], margin: float, stretch: float = 1.0) -> Box:
-    """The square around landmarks, enlarged; square as shown, so narrower in pixels that are to be widened.
+    """The enlarged square around landmarks. It is square as displayed, so narrower in pixels that will be widened.
 
     Args:
         points: x and y in pixels, shape ``(P, 2)``.
-        margin: side of the square over the larger extent of the points, at least 1; 1.25 to 1.4 are in use.
+        margin: side of the square, as a multiple of the larger extent of the points, at least 1; 1.25 to 1.4 are
+            common.
         stretch: how much wider than stored a pixel is to be shown.
 
     Returns:
-        (left, top, right, bottom), which may stick out of the image.
+        (left, top, right, bottom), which may extend beyond the image.
 
     Raises:
-        ValueError: no points, one that is not finite, or points on one spot.
+        ValueError: no points, a point that is not finite, or all points in one place.
 
     Example:
         >>> square_box(np.array([[10.0, 20.0], [30.0, 60.0]]), margin=1.5)
@@ -184,11 +185,11 @@ def unreadable_rows(
     exif: bool = False,
     progress: Progress | None = None,
 ) -> dict[str, str]:
-    """Decodes images and says which cannot be.
+    """Decodes images and returns those that cannot be decoded.
 
     Args:
         records: the rows.
-        positions: which of them; all unless given.
+        positions: which of them; by default all.
         workers: threads; Pillow decodes outside Python's lock.
         exif: as in :func:`read_image`.
         progress: called with (done, total).
@@ -224,19 +225,19 @@ def verify_images(
     exif: bool = False,
     progress: Progress | None = None,
 ) -> LoadedSplit:
-    """Decodes every image once and leaves out, names and counts those that cannot be.
+    """Decodes every image once; leaves out, names and counts those that cannot be decoded.
 
-    The image cache does the same while it is built; this is for training without one.
+    The image cache does the same while it is built; this function is for training without a cache.
 
     Args:
-        loaded: what a loader returned.
+        loaded: the result of a loader.
         skip_unreadable: how many may be left out: a number, or a share of the rows.
         workers: threads.
         exif: as in :func:`read_image`.
         progress: called with (done, total).
 
     Raises:
-        UnreadableError: more than that.
+        UnreadableError: more are unreadable.
     """
     found = unreadable_rows(loaded.records, workers=workers, exif=exif, progress=progress)
     enforce(found, len(loaded.records), skip_unreadable, f"{loaded.report.dataset}, {loaded.report.split}")
@@ -244,7 +245,7 @@ def verify_images(
 
 
 def enforce(found: dict[str, str], rows: int, skip_unreadable: int | float, what: str) -> None:
-    """Raises an :class:`UnreadableError` where more rows are unreadable than allowed."""
+    """Raises an :class:`UnreadableError` if more rows are unreadable than allowed."""
     limit = allowed(skip_unreadable, rows)
     if len(found) > limit:
         names = [printable(f"{key}: {why}") for key, why in list(found.items())[:10]]

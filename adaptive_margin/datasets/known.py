@@ -1,8 +1,8 @@
-"""What is known about the real data sets, to hold a copy against: row counts, class counts, label statistics.
+"""Known figures of the real data sets, for comparison with a copy: row counts, class counts, label statistics.
 
-Sources: counts as public loaders and the papers print them; the label statistics of AffectNet's validation set computed
-from its 3,999 published labels. A figure that differs is a finding, not an error: an export, a subset or a later
-edition differs rightly, and a copy that is cut short differs too.
+Sources: the counts in public loaders and in the papers; label statistics of AffectNet's validation set, computed from
+its 3,999 published labels. A different figure is a finding, not an error: an export, a subset or a later edition can
+differ legitimately, but an incomplete copy differs too.
 """
 
 from __future__ import annotations
@@ -62,13 +62,13 @@ AFF_WILD2_FRAMES = {"train": 1_680_000, "validation": 382_000}
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure of a copy beside the known one.
+    """One figure of a copy, compared with the known one.
 
     Attributes:
-        what: which figure.
-        expected: the known one.
-        found: this copy's.
-        agrees: whether they are the same within the figure's own rounding.
+        what: name of the figure.
+        expected: the known value.
+        found: the value of this copy.
+        agrees: whether they agree within the rounding of the figure.
     """
 
     what: str
@@ -124,13 +124,13 @@ def _validation_labels(records: Records) -> list[Finding]:
 
 
 def compare_with_known(loaded: LoadedSplit) -> tuple[Finding, ...]:
-    """Holds a split against what is known of the real one.
+    """Compares a split with the known figures of the real one.
 
     Args:
-        loaded: what a loader returned, for all expressions that the release labels.
+        loaded: the result of a loader, for all expressions that the release labels.
 
     Returns:
-        One finding for each known figure; none for a split of which nothing is known.
+        One finding for each known figure; none for a split without known figures.
     """
     records, report = loaded
     if report.dataset == affectnet.NAME:
@@ -180,10 +180,10 @@ def _affectnet_2017(loaded: LoadedSplit) -> list[Finding]:
 
 
 def compare_splits(train: LoadedSplit, validation: LoadedSplit) -> tuple[Finding, ...]:
-    """Holds the two parts of AffectNet against each other.
+    """Compares the two parts of AffectNet with each other.
 
-    No picture of the 2017 release may be in both, and the balanced validation set is more negative in valence and
-    higher in arousal than training; in the reduced release numbers repeat and say nothing.
+    In the 2017 release no picture may be in both parts, and the balanced validation set has lower valence and higher
+    arousal than training. In the reduced release numbers repeat in both parts, so they show nothing.
     """
     findings = []
     if train.report.dataset == affectnet.NAME:

@@ -1,4 +1,4 @@
-"""Finding a release's folders in a root, and saying what was expected where they are not."""
+"""Finds a release's folders in a root, and describes the expected layout if they are missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov")
 
 
 def litter(name: str) -> bool:
-    """Whether a directory entry is something an operating system left there.
+    """Whether a directory entry is a file that an operating system left there.
 
     Example:
         >>> [litter(name) for name in (".DS_Store", "._00001.jpg", "Thumbs.db", "00001.jpg")]
@@ -29,7 +29,7 @@ def litter(name: str) -> bool:
 
 
 def natural(name: str) -> tuple[tuple[int, int, str], ...]:
-    """A sort key that puts numbers in order of size.
+    """A sort key that orders numbers by value.
 
     Example:
         >>> sorted(["10.png", "9.png", "a2", "a10"], key=natural)
@@ -40,7 +40,7 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def endings(names: Iterable[str]) -> dict[str, int]:
-    """How many of ``names`` there are of each ending, the commonest first; ``"none"`` where there is none.
+    """The number of ``names`` with each file extension, the commonest first; ``"none"`` for no extension.
 
     Example:
         >>> endings(["a.heic", "notes", "b.HEIC", "c.txt"])
@@ -50,7 +50,7 @@ def endings(names: Iterable[str]) -> dict[str, int]:
 
 
 def said_endings(counts: Mapping[str, int]) -> str:
-    """Such counts in one line.
+    """Such counts on one line.
 
     Example:
         >>> said_endings({".heic": 2, "none": 1})
@@ -70,7 +70,7 @@ class Folders:
         self._stems: dict[Path, dict[str, str | None]] = {}
 
     def names(self, folder: Path) -> frozenset[str]:
-        """The entries of ``folder`` without litter; nothing where there is no such folder."""
+        """The entries of ``folder`` without litter; empty if the folder does not exist."""
         if folder not in self._names:
             try:
                 self._names[folder] = frozenset(name for name in os.listdir(folder) if not litter(name))
@@ -106,7 +106,7 @@ class Folders:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether a directory entry is a folder, or a link that leads to one; a link that leads to itself is not."""
+    """Whether a directory entry is a folder or a link to one; a link to itself is not."""
     try:
         return entry.is_dir()
     except OSError as error:
@@ -116,7 +116,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders inside ``folder`` in natural order, without litter; nothing where there is no such folder."""
+    """The folders inside ``folder`` in natural order, without litter; empty if the folder does not exist."""
     try:
         with os.scandir(folder) as entries:
             found = [entry.name for entry in entries if not litter(entry.name) and is_folder(entry)]
@@ -126,14 +126,14 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def nested(root: Path, *levels: str | Iterable[str]) -> Iterator[Path]:
-    """Folders below ``root`` along ``levels``, each of which may be spelt several ways and may be doubled.
+    """Folders in ``root`` along ``levels``, each of which may have several spellings and may be doubled.
 
-    Archives that hold a folder of their own name unpack to ``train/train``; both depths are tried, the
-    deeper first, since the shallow one then holds nothing else. Case is ignored.
+    Archives that contain a folder with their own name unpack to ``train/train``. Both depths are tried, the deeper
+    first, since the outer folder then contains nothing else. Case is ignored.
 
     Args:
         root: where to start.
-        levels: a name for each level, or the names it goes by.
+        levels: a name for each level, or its alternative names.
 
     Example:
         >>> import pathlib, tempfile
@@ -164,7 +164,7 @@ def first_nested(root: Path, *levels: str | Iterable[str]) -> Path | None:
 
 
 def tree(root: Path, depth: int = 2, width: int = 6) -> str:
-    """What lies in ``root``, as an indented list that stays short however much there is."""
+    """The content of ``root``, as an indented list of limited length."""
     lines: list[str] = []
 
     def walk(folder: Path, indent: str, left: int) -> None:
@@ -190,7 +190,7 @@ def checked_root(root: str | os.PathLike[str], release: str, expected: str) -> P
     """``root`` as a path.
 
     Raises:
-        LayoutError: there is no such folder.
+        LayoutError: the folder does not exist.
     """
     path = Path(root)
     if not path.is_dir():
@@ -200,7 +200,7 @@ def checked_root(root: str | os.PathLike[str], release: str, expected: str) -> P
 
 
 def wrong_layout(root: Path, release: str, expected: str, missing: str) -> LayoutError:
-    """The error of a root in which ``missing`` is not there: the layout expected, and the one found."""
+    """The error for a root without ``missing``, with the expected layout and the one found."""
     return LayoutError(
         f"root must be the folder of {release}, got {root}, in which there is no {missing}.\n"
         f"Expected:\n{expected}\nFound:\n{tree(root)}"
@@ -221,5 +221,5 @@ def one_of(argument: str, value: str, choices: Sequence[str]) -> str:
 
 
 def relative(path: Path, root: Path) -> str:
-    """``path`` below ``root`` with forward slashes."""
+    """``path`` relative to ``root``, with forward slashes."""
     return path.relative_to(root).as_posix()

@@ -1,4 +1,4 @@
-"""Labelled faces as columns: where each image lies, what it is labelled, and who is on it."""
+"""Labelled faces as columns: the file, the labels and the person of each image."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ EXPRESSIONS = (
 
 
 class Strings:
-    """An immutable column of strings: one block of bytes, so that a million of them cost what their letters cost.
+    """An immutable column of strings in one block of bytes, so that a million strings need no more memory than their
+    letters.
 
     Example:
         >>> names = Strings(["a.png", "bé.png"])
@@ -70,11 +71,11 @@ class Strings:
 
 @dataclass(frozen=True, eq=False)
 class Categories:
-    """A column of names that repeat: one number a row, −1 for ``None``.
+    """A column of repeated names: one number per row, −1 for ``None``.
 
     Attributes:
-        codes: which name each row has, shape ``(N,)``; −1 where it has none.
-        names: the names, each once, in the order first met.
+        codes: the index of each row's name, shape ``(N,)``; −1 if it has none.
+        names: the names, each once, in order of first appearance.
 
     Example:
         >>> people = Categories.of(["ann", None, "ann", "bob"])
@@ -103,7 +104,7 @@ class Categories:
         return (self[index] for index in range(len(self)))
 
     def take(self, positions: Integers) -> Categories:
-        """The rows at ``positions``; names that no longer occur are let go."""
+        """The rows at ``positions``; names that no longer occur are dropped."""
         return Categories.of(self[int(index)] for index in positions)
 
 
@@ -112,17 +113,17 @@ class Record:
     """One labelled face.
 
     Attributes:
-        key: names the row in its data set, and stays the same wherever the data lies.
+        key: identifies the row in its data set, independent of where the data are stored.
         path: the image file.
-        valence: in the data set's scale brought to [−1, 1], never clipped.
+        valence: rescaled from the data set's scale to [−1, 1], never clipped.
         arousal: likewise.
-        raw: (valence, arousal) as the label file has them.
-        identity: who it is, or ``None`` where the data set does not say.
-        video: which video it is a frame of, or ``None``.
-        frame: the frame's number as the data set's own file names count, or ``None``.
+        raw: (valence, arousal) as in the label file.
+        identity: the person, or ``None`` if the data set does not say.
+        video: the video of the frame, or ``None``.
+        frame: the frame's number, counted as in the data set's file names, or ``None``.
         box: (left, top, right, bottom) of the face in pixels of the file, or ``None`` for the whole image.
         expression: AffectNet's code, or ``None``.
-        stretch: how much wider than stored a pixel is to be shown; 1 for square pixels.
+        stretch: the factor by which to widen a pixel for display; 1 for square pixels.
     """
 
     key: str
@@ -140,22 +141,22 @@ class Record:
 
 @dataclass(frozen=True, eq=False)
 class Records:
-    """The rows of a data set that can be used, as columns.
+    """The usable rows of a data set, as columns.
 
     Attributes:
         dataset: the release, ``"affectnet-2017"`` for instance.
-        root: the folder that ``path`` is relative to.
-        key: names the rows, each once.
+        root: the folder to which ``path`` is relative.
+        key: unique keys of the rows.
         path: image files relative to ``root``, with forward slashes.
-        labels: (valence, arousal) in that order, shape ``(N, 2)``, float32, in [−1, 1] unless the data say otherwise.
-        raw: the two numbers as the label file has them, shape ``(N, 2)``, float64.
-        identity: who; ``None`` where unknown.
-        video: which video; ``None`` for single images.
+        labels: (valence, arousal) in this order, shape ``(N, 2)``, float32, in [−1, 1] unless the data are outside.
+        raw: the two numbers as in the label file, shape ``(N, 2)``, float64.
+        identity: the person; ``None`` if unknown.
+        video: the video; ``None`` for single images.
         frame: the frame's number in its video, shape ``(N,)``; −1 for single images.
         box: left, top, right, bottom in pixels of the file, shape ``(N, 4)``, float32; NaN for the whole image.
-        expression: AffectNet's code, shape ``(N,)``, int16; −1 where there is none.
-        identity_kind: what an identity is: ``"actor"``, ``"video"``, ``"source video"``, or ``None`` where unknown.
-        stretch: how much wider than stored a pixel is to be shown, shape ``(N,)``; 1 for square pixels.
+        expression: AffectNet's code, shape ``(N,)``, int16; −1 if there is none.
+        identity_kind: the meaning of an identity: ``"actor"``, ``"video"``, ``"source video"``, or ``None`` if unknown.
+        stretch: the factor by which to widen a pixel for display, shape ``(N,)``; 1 for square pixels.
 
     Raises:
         ValueError: a column has another length, or two rows share a key.
@@ -222,7 +223,7 @@ class Records:
         return (self[index] for index in range(len(self)))
 
     def subset(self, positions: Sequence[int] | npt.NDArray[Any]) -> Records:
-        """The rows at ``positions`` (integers, or one bool a row), in that order.
+        """The rows at ``positions`` (integers, or one bool per row), in that order.
 
         Raises:
             ValueError: a mask of another length, or a position outside the rows.
@@ -254,7 +255,7 @@ class Records:
         )
 
     def identity_codes(self) -> Integers:
-        """One integer a row, equal where the identity is, shape ``(N,)``.
+        """One integer per row, equal for equal identities, shape ``(N,)``.
 
         Raises:
             ValueError: a row's identity is unknown.
@@ -279,7 +280,7 @@ class Records:
 
 
 class RecordBuilder:
-    """Collects rows one at a time and makes :class:`Records` of them."""
+    """Collects rows one at a time and builds :class:`Records` from them."""
 
     def __init__(self, dataset: str, root: Path, identity_kind: str | None = None) -> None:
         self.dataset, self.root, self.identity_kind = dataset, root, identity_kind
@@ -311,7 +312,7 @@ class RecordBuilder:
         expression: int | None = None,
         stretch: float = 1.0,
     ) -> None:
-        """Appends a row; ``path`` is relative to the root, ``raw`` is ``labels`` unless given."""
+        """Appends a row; ``path`` is relative to the root, ``raw`` is ``labels`` by default."""
         self._key.append(key)
         self._path.append(path)
         self._labels.append(labels)

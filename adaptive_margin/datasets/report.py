@@ -1,4 +1,4 @@
-"""What became of every row: read, used, or dropped and why."""
+"""Reports what happened to every row: used, or dropped and why."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MISSING = "missing file"
 UNDECODABLE = "undecodable"
 
 UNREADABLE = (INCOMPLETE, BAD_ANNOTATION, MISSING, UNDECODABLE)
-"""The reasons that ``skip_unreadable`` limits: the data set is damaged there, not merely unlabelled."""
+"""The reasons that ``skip_unreadable`` limits: these rows are damaged, not merely unlabelled."""
 
 EXAMPLES = 10  # how many rows of each reason a report names
 
@@ -69,7 +69,7 @@ class LabelSummary:
         high: largest value.
         mean: mean.
         sd: standard deviation (divided by the number of rows).
-        zeros: rows that are exactly 0, where the sign agreement SAGR cannot be met.
+        zeros: rows that are exactly 0, for which the sign agreement SAGR cannot be reached.
         beyond: rows outside [−1, 1].
     """
 
@@ -97,7 +97,7 @@ class LabelSummary:
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What a loader made of one split.
+    """The report of a loader on one split.
 
     Attributes:
         dataset: the release.
@@ -106,14 +106,14 @@ class SplitReport:
         rows_used: rows that became records.
         dropped: reason → rows; ``rows_read`` is always ``rows_used`` plus all of these.
         examples: reason → the first few rows dropped for it, by name.
-        identities: how many different ones, or ``None`` where nobody is named.
-        identity_kind: what an identity is (``"actor"``, ``"video"``), or ``None``.
-        videos: how many videos the rows used come from; 0 for single images.
+        identities: number of different identities, or ``None`` if people are not identified.
+        identity_kind: the meaning of an identity (``"actor"``, ``"video"``), or ``None``.
+        videos: number of videos of the used rows; 0 for single images.
         valence: summary over the rows used.
         arousal: likewise.
         outside_circle: rows used with valence² + arousal² > 1.
-        classes: expression code → rows read, empty where there are no codes.
-        notes: decisions taken and oddities met, one sentence each.
+        classes: expression code → rows read, empty if there are no codes.
+        notes: decisions and anomalies, one sentence each.
 
     Raises:
         ValueError: the rows do not add up.
@@ -192,13 +192,13 @@ class SplitReport:
 
 
 class LoadedSplit(NamedTuple):
-    """The usable rows of a split, and what became of the others."""
+    """The usable rows of a split, and the report on the others."""
 
     records: Records
     report: SplitReport
 
     def without(self, unreadable: Mapping[str, str]) -> LoadedSplit:
-        """The same split less rows that turned out to be unreadable later, counted and named.
+        """The same split without rows that later turned out to be unreadable; these are counted and named.
 
         Args:
             unreadable: key of the row → why (``"missing file"`` or ``"undecodable"``, with details after a colon).
@@ -226,7 +226,7 @@ class LoadedSplit(NamedTuple):
 
 
 def _statistics(records: Records) -> dict[str, Any]:
-    """The fields of a report that follow from the rows used."""
+    """The fields of a report that are computed from the used rows."""
     known = records.identity.codes >= 0
     labels = records.labels.astype(np.float64)
     return {
@@ -255,7 +255,7 @@ class Tally:
         self.rows_read += rows
 
     def drop(self, reason: str, name: str, rows: int = 1) -> None:
-        """Counts rows that cannot be used; ``name`` says which."""
+        """Counts rows that cannot be used; ``name`` identifies them."""
         if rows <= 0:
             return
         self.dropped[reason] = self.dropped.get(reason, 0) + rows
@@ -268,11 +268,11 @@ class Tally:
         self.classes[code] = self.classes.get(code, 0) + 1
 
     def note(self, text: str) -> None:
-        """Remembers a sentence for the report."""
+        """Adds a sentence to the notes of the report."""
         self.notes.append(printable(text))
 
     def finish(self, records: Records, skip_unreadable: int | float) -> LoadedSplit:
-        """Records and report together.
+        """Returns records and report.
 
         Raises:
             UnreadableError: more rows are unreadable than ``skip_unreadable`` allows.
@@ -306,7 +306,7 @@ def require_rows(loaded: LoadedSplit) -> LoadedSplit:
     """``loaded``, unless it is empty.
 
     Raises:
-        ValueError: no row can be used; the message says where they went.
+        ValueError: no row can be used; the message says why they were dropped.
     """
     if not len(loaded.records):
         got = "none" if not loaded.report.dropped else f"all dropped: {dict(loaded.report.dropped)}"
@@ -317,7 +317,7 @@ def require_rows(loaded: LoadedSplit) -> LoadedSplit:
 
 
 def shorten(names: Sequence[str], most: int = 5) -> str:
-    """The first few of ``names`` in one line.
+    """The first few of ``names`` on one line.
 
     Example:
         >>> shorten(["a", "b", "c"], most=2)

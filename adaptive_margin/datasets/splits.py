@@ -1,7 +1,7 @@
-"""Who is trained on and who is tested on: splits that keep a person on one side, written to a file and read back.
+"""Training and test splits that keep each person on one side, written to a file and read back.
 
 A split names *units*: identities, videos, pictures or single rows. All rows of a unit are in the same part. The file
-stays valid when rows are lost to unreadable images, and it says in words what the parts share and what they do not.
+stays valid when rows are lost to unreadable images, and it says in words which units the parts do and do not share.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from .report import shorten
 FORMAT = 1
 
 UNITS = ("identity", "video", "picture", "row")
-"""What a split may keep together: a person, a video, a picture (its path), or nothing (each row alone)."""
+"""The units that a split may keep together: a person, a video, a picture (its path), or nothing (single rows)."""
 
 
 def units_of(records: Records, unit: str) -> list[str]:
-    """The unit that each row belongs to.
+    """The unit to which each row belongs.
 
     Args:
         records: the rows.
@@ -62,11 +62,11 @@ class Split:
     """Parts of a data set, by unit.
 
     Attributes:
-        dataset: the release it was made for.
-        protocol: how it was made, in one line.
-        unit: what is kept together: ``"identity"``, ``"video"``, ``"picture"`` or ``"row"``.
-        independent: what the parts do not share: ``"actor"``, ``"video"``, ``"picture"``; ``"nothing"`` for a split
-            that leaks.
+        dataset: the release for which it was made.
+        protocol: how it was made, on one line.
+        unit: the unit whose rows stay together: ``"identity"``, ``"video"``, ``"picture"`` or ``"row"``.
+        independent: the unit that the parts do not share: ``"actor"``, ``"video"``, ``"picture"``; ``"nothing"`` for a
+            split that leaks.
         seed: of the draw.
         parts: name of the part → its units.
 
@@ -95,14 +95,14 @@ class Split:
 
     @property
     def leaks(self) -> bool:
-        """Whether near-identical rows may lie in different parts."""
+        """Whether nearly identical rows may be in different parts."""
         return self.independent == "nothing"
 
     def rows(self, records: Records) -> dict[str, Integers]:
         """The rows of each part, as positions in ``records`` in their order.
 
         Raises:
-            ValueError: records of another data set, or a unit that no part names.
+            ValueError: records of another data set, or a unit that is in no part.
         """
         if records.dataset != self.dataset:
             remedy = "make a split for each data set"
@@ -126,7 +126,7 @@ class Split:
         """The rows outside some parts and the rows inside them: one round of a cross-validation.
 
         Raises:
-            ValueError: a part that is not there, or all of them.
+            ValueError: a part that does not exist, or all of them.
         """
         chosen = {test} if isinstance(test, str) else set(test)
         unknown = chosen - set(self.parts)
@@ -139,12 +139,12 @@ class Split:
         return outside, inside
 
     def digest(self) -> str:
-        """SHA-256 of the parts: two runs with the same digest were split alike."""
+        """SHA-256 of the parts: two runs with the same digest have the same split."""
         plain = json.dumps({name: list(units) for name, units in self.parts.items()}, ensure_ascii=True)
         return hashlib.sha256(plain.encode()).hexdigest()
 
     def to_dict(self) -> dict[str, Any]:
-        """What is written to the file."""
+        """The content of the file."""
         return {
             "format": FORMAT,
             "dataset": self.dataset,
@@ -158,7 +158,7 @@ class Split:
         }
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Writes the split as JSON; the file appears whole or not at all."""
+        """Writes the split as JSON, atomically."""
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,10 +166,10 @@ class Split:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Split:
-        """Reads what :meth:`write` wrote, exactly.
+        """Reads a file written by :meth:`write` and restores the split exactly.
 
         Raises:
-            LabelFileError: not such a file, or one whose parts were changed since.
+            LabelFileError: not such a file, or a file whose parts were changed.
             LeakError: a unit in two parts.
         """
         try:
@@ -196,7 +196,7 @@ class Split:
 
 
 def check_apart(records: Records, parts: Mapping[str, Sequence[int] | Integers], unit: str) -> None:
-    """Raises unless parts of a data set share no unit: what a trainer asks before the first step.
+    """Raises if parts of a data set share a unit; a trainer checks this before the first step.
 
     Args:
         records: the rows.
@@ -227,7 +227,7 @@ def check_apart(records: Records, parts: Mapping[str, Sequence[int] | Integers],
 
 
 def _independence(records: Records, unit: str) -> str:
-    """What parts made of these units do not share, in the data set's own words."""
+    """The unit that parts made of these units do not share, in the data set's own terms."""
     return (records.identity_kind or unit) if unit == "identity" else unit
 
 
@@ -239,16 +239,16 @@ def _sizes(units: Sequence[str]) -> dict[str, int]:
 
 
 def group_folds(records: Records, folds: int = 5, *, seed: int = 0, unit: str = "identity") -> Split:
-    """Cross-validation with every person (or video) in one fold, the folds balanced by their number of rows.
+    """Cross-validation with every person (or video) in one fold, and folds balanced by their number of rows.
 
-    Units are taken from large to small, shuffled among about equals, and each goes to the fold that has the fewest
-    rows so far: no two folds differ by more rows than the largest unit has. AFEW-VA is reported so, with five folds
-    by actor (Kossaifi et al. 2017; the authors' lists were never published).
+    Units are taken from large to small, shuffled among units of similar size, and each goes to the fold with the fewest
+    rows so far. So no two folds differ by more rows than the largest unit has. Results on AFEW-VA are reported in this
+    way, with five folds by actor (Kossaifi et al. 2017; the authors' lists were never published).
 
     Args:
         records: the rows.
-        folds: how many.
-        seed: of the shuffle.
+        folds: number of folds.
+        seed: random seed of the shuffle.
         unit: ``"identity"`` or ``"video"``.
 
     Returns:
@@ -297,12 +297,13 @@ def _check_share(share: float) -> None:
 def group_holdout(records: Records, share: float = 0.2, *, seed: int = 0, unit: str = "video") -> Split:
     """Holds out whole videos (or people) with about ``share`` of the rows.
 
-    What can be done on Aff-Wild, whose test labels were never released: 80/20 by video. It is video-independent; the
-    data set does not say who is on a video, and some people appear in several.
+    For Aff-Wild, whose test labels were never released: 80/20 by video. The split is video-independent; the data set
+    does not say who is in a video, and some people appear in several.
 
     Args:
         records: the rows.
-        share: of the rows, to hold out. Units are drawn until the next would lead further away from it.
+        share: share of the rows to hold out. Units are drawn until the next one would move the total further away from
+            it.
         seed: of the draw.
         unit: ``"video"`` or ``"identity"``.
 
@@ -310,7 +311,7 @@ def group_holdout(records: Records, share: float = 0.2, *, seed: int = 0, unit: 
         Parts ``train`` and ``test``.
 
     Raises:
-        ValueError: a share that is none, a single unit, or an unknown identity.
+        ValueError: an invalid share, a single unit, or an unknown identity.
     """
     one_of("unit", unit, ("identity", "video"))
     _check_share(share)
@@ -344,7 +345,7 @@ def group_holdout(records: Records, share: float = 0.2, *, seed: int = 0, unit: 
 def frame_split(records: Records, share: float = 0.2, *, seed: int = 0) -> Split:
     """Holds out single frames at random. It leaks: neighbouring frames are nearly the same picture.
 
-    Only to compare with papers that did so. Every metric comes out too good; the split and its file say so
+    Use it only to compare with papers that did the same. Every metric is too good; the split and its file say so
     (``leaks`` is true, ``independent`` is ``"nothing"``), and a warning is issued.
 
     Args:
@@ -379,7 +380,7 @@ def frame_split(records: Records, share: float = 0.2, *, seed: int = 0) -> Split
 
 
 def quadrant(valence: float, arousal: float) -> int:
-    """The quarter of the valence–arousal plane: 0 positive/active, 1 negative/active, 2 negative/passive, 3 the last.
+    """The quadrant of the valence–arousal plane: 0 positive/active, 1 negative/active, 2 negative/passive, 3 the last.
 
     Zero counts as positive.
 
@@ -397,19 +398,18 @@ def stratified_holdout(
     seed: int = 0,
     same_picture: Mapping[str, str] | None = None,
 ) -> Split:
-    """An honest validation set for AffectNet, whose published one is everybody's test set.
+    """A separate validation set for AffectNet, whose published validation set is used as the test set by everybody.
 
-    Rows are stratified by expression and quarter of the valence–arousal plane; each stratum gives ``share`` of its
-    pictures, rounded so that the whole comes out right. All rows of one picture (several faces) are on one side.
-    AffectNet does not say who is on a picture, so this is not person-independent, and ``independent`` says
-    ``"picture"``.
+    Rows are stratified by expression and quadrant of the valence–arousal plane; each stratum gives ``share`` of its
+    pictures, rounded so that the total is right. All rows of one picture (several faces) are on one side. AffectNet
+    does not say who is in a picture, so this split is not person-independent, and ``independent`` is ``"picture"``.
 
     Args:
         records: the rows.
-        share: of the pictures, to hold out.
+        share: share of the pictures to hold out.
         seed: of the draw.
-        same_picture: path → a name for its content, where copies of a picture under several paths are to stay
-            together: see :func:`same_content`.
+        same_picture: path → a name for its content, if copies of a picture under several paths must stay together: see
+            :func:`same_content`.
 
     Returns:
         Parts ``train`` and ``validation``.
@@ -449,7 +449,7 @@ def stratified_holdout(
 
 
 def _largest_remainder(sizes: Mapping[tuple[int, int], int], share: float) -> dict[tuple[int, int], int]:
-    """``share`` of every stratum in whole numbers that add up to ``share`` of all, rounded."""
+    """``share`` of every stratum in whole numbers whose sum is the rounded ``share`` of all."""
     exact = {key: share * size for key, size in sizes.items()}
     quota = {key: int(value) for key, value in exact.items()}
     missing = round(share * sum(sizes.values())) - sum(quota.values())
@@ -474,7 +474,7 @@ def same_content(records: Records) -> dict[str, str]:
 
 
 def _groups(paths: Sequence[str], *features: Callable[[str], Hashable]) -> dict[str, str]:
-    """Path → the first path that agrees with it in every feature, for paths that are not alone."""
+    """Path → the first path that agrees with it in every feature, for paths that have such a match."""
     groups = [list(paths)]
     for feature in features:
         finer: list[list[str]] = []

@@ -1,4 +1,4 @@
-"""Numbers in label files, where a cell may hold anything, and names of files, which may too."""
+"""Numbers in cells of label files, and file names, both of which may contain anything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 
 def number(text: str | None) -> float:
-    """The number in a cell; NaN for ``NULL``, other text, nothing, and what is not finite.
+    """The number in a cell; NaN for ``NULL``, other text, an empty cell, and values that are not finite.
 
     Example:
         >>> [number(text) for text in (" -0.5", "1e-3", "NULL", "inf", "")]
@@ -21,7 +21,7 @@ def number(text: str | None) -> float:
 
 
 def integer(text: str | None) -> int | None:
-    """The whole number in a cell, which may be written as a decimal; ``None`` where there is none.
+    """The whole number in a cell, which may be written as a decimal; ``None`` if there is none.
 
     Example:
         >>> [integer(text) for text in ("3", "3.0", "3.5", "x")]
@@ -35,10 +35,10 @@ _REORDERS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2
 
 
 def printable(name: str) -> str:
-    r"""``name`` as it can be written anywhere: what is no text becomes an escape.
+    r"""``name`` in a form that can be written anywhere: characters that are not printable text are escaped.
 
-    File names may hold line ends, a terminal's commands, letters that reverse those after them, and bytes that are no
-    UTF-8, which Python keeps as surrogates that cannot be encoded.
+    File names may contain line ends, terminal commands, characters that reverse the text after them, and bytes that are
+    not UTF-8, which Python keeps as surrogates that cannot be encoded.
 
     Example:
         >>> print(printable("a\x1b[31m\nb\udcff é.jpg"))

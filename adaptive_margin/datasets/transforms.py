@@ -1,12 +1,12 @@
-r"""The paper's preprocessing, twice: image by image with Pillow, and in batches as tensor operations.
+r"""The paper's preprocessing in two versions: image by image with Pillow, and in batches as tensor operations.
 
 Training: shorter side to 256, a random 224 crop, a flip half of the time, ImageNet's normalisation. Evaluation: shorter
-side to 256, the centre 224, the same normalisation. Source: the authors' released code (the paper gives no sizes);
+side to 256, the 224 centre crop, the same normalisation. Source: the authors' released code (the paper gives no sizes);
 its colour jitter has all its arguments at zero, which changes nothing, and is left out.
 
 The two paths agree: on the same 256-pixel image with the same crop they give the same tensor to rounding, and
-evaluation takes the same pixels. What differs is an image that is not square: Pillow's path crops anywhere along its
-longer side, the cached one within the central square.
+evaluation takes the same pixels. They differ for images that are not square: the Pillow path crops anywhere along the
+longer side, the cached path within the central square.
 """
 
 from __future__ import annotations
@@ -92,12 +92,12 @@ def normalise(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tupl
 
 @dataclass(frozen=True, eq=False)
 class Crops:
-    """Where to cut each image of a batch, and which to mirror.
+    """The crop of each image of a batch, and which images to flip.
 
     Attributes:
         top: first row, shape ``(B,)``, int64.
         left: first column, shape ``(B,)``, int64.
-        flip: mirrored left to right after cutting, shape ``(B,)``, bool.
+        flip: whether to flip left to right after cropping, shape ``(B,)``, bool.
     """
 
     top: Tensor
@@ -114,13 +114,13 @@ class Crops:
 def random_crops(
     count: int, resize: int, size: int, generator: torch.Generator | None = None, *, flip: float = 0.5
 ) -> Crops:
-    """Draws a crop for each image of a batch: anywhere inside, mirrored with probability ``flip``.
+    """Draws a crop for each image of a batch: anywhere inside, flipped with probability ``flip``.
 
     Args:
         count: images in the batch, B.
         resize: side of the square images, pixels.
         size: side of the crops, pixels.
-        generator: where the numbers come from; they are drawn on its device.
+        generator: random generator; numbers are drawn on its device.
         flip: probability of mirroring.
 
     Raises:
@@ -139,25 +139,25 @@ def random_crops(
 
 
 def centre_crops(count: int, resize: int, size: int) -> Crops:
-    """The middle of each image, unmirrored: what evaluation uses."""
+    """The centre of each image, not flipped, as used in evaluation."""
     check_sizes(resize, size)
     place = torch.full((count,), round((resize - size) / 2), dtype=torch.int64)
     return Crops(place, place, torch.zeros(count, dtype=torch.bool))
 
 
 def crop_flip(images: Tensor, crops: Crops, size: int) -> Tensor:
-    """Cuts and mirrors every image of a batch, as one gather on the images' device.
+    """Crops and flips every image of a batch, as one gather on the images' device.
 
     Args:
         images: any dtype, shape ``(B, C, H, W)``.
-        crops: one an image; moved to the images' device.
+        crops: one per image; moved to the images' device.
         size: side of the crops, pixels.
 
     Returns:
         Shape ``(B, C, size, size)``, same dtype and device, channels last in memory.
 
     Raises:
-        ValueError: another number of crops than images.
+        ValueError: the number of crops differs from the number of images.
 
     Example:
         >>> image = torch.arange(9).view(1, 1, 3, 3)
@@ -183,7 +183,7 @@ def augment(images: Tensor, size: int = 224, generator: torch.Generator | None =
     Args:
         images: square, uint8, shape ``(B, 3, H, H)``.
         size: side of the crops, pixels.
-        generator: where the numbers come from; the same state gives the same result on every device.
+        generator: random generator; the same state gives the same result on every device.
         flip: probability of mirroring.
 
     Returns:
@@ -211,7 +211,7 @@ def paper_transform(
     Args:
         image: RGB.
         train: random crop and flip rather than the centre.
-        generator: where the random numbers come from (CPU).
+        generator: random generator (CPU).
         resize: the shorter side, pixels.
         size: the crop's side, pixels.
 
@@ -242,7 +242,8 @@ def paper_transform(
 
 
 class FromImageNet(nn.Module):
-    """Images normalised by ImageNet's statistics to the convention that a network's weights were trained with.
+    """Converts images normalised by ImageNet's statistics to the normalisation with which a network's weights were
+    trained.
 
     Args:
         mean: of its channels, values from 0 to 1.

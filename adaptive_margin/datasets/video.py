@@ -1,9 +1,9 @@
-"""Frames out of videos: each under the number and at the second that its time stamp gives it.
+"""Extracts frames from videos, each with the number and time that its time stamp gives.
 
-Counting reads does not number frames: a read that fails in the middle is a damaged frame, not the end; containers hold
-frames that a decoder skips or repeats; their number of frames and their rate may be wrong. Here :func:`timeline` reads
-a video to its end, past what does not decode, and numbers frames from 1 by their time stamps, as Aff-Wild's ``.pts``
-files count. Nothing is resampled.
+Counting reads is not enough to number frames: a read that fails in the middle is a damaged frame, not the end;
+containers hold frames that a decoder skips or repeats; their number of frames and their rate may be wrong.
+:func:`timeline` reads a video to its end, past frames that do not decode, and numbers frames from 1 by their time
+stamps, like Aff-Wild's ``.pts`` files. Nothing is resampled.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def frame_name(number: int) -> str:
 
 
 def find_video(folder: Path | None, name: str, listings: Folders) -> Path | None:
-    """The video called ``name`` in whatever container it comes."""
+    """The video called ``name``, in any container."""
     if folder is None:
         return None
     for suffix in VIDEO_SUFFIXES:
@@ -74,16 +74,16 @@ class Timeline:
     """Which frames of a video decode, and when they are shown.
 
     Attributes:
-        numbers: of the frames that decode, from 1, increasing.
+        numbers: numbers of the frames that decode, from 1, increasing.
         seconds: when each of them appears.
         duration: when the last one disappears, seconds.
-        rate: numbers a second; their mean where the time stamps are on no grid.
-        even: whether a number is shown as long as any other: the time stamps lie on a grid, and numbers follow from
-            them. Otherwise frames are counted, those that do not decode too, as where there are no time stamps.
+        rate: numbers per second; their mean if the time stamps are not on a grid.
+        even: whether all numbers are shown equally long: the time stamps are on a grid and determine the numbers.
+            Otherwise frames are counted, including those that do not decode, as for a video without time stamps.
         lost: numbers that do not decode.
         repeated: how many frames were left out because another has their number.
         stated: how many frames the container states; unreliable.
-        reads: the number of each frame that can be read, 0 for one left out.
+        reads: the number of each frame that can be read, 0 for one that is left out.
     """
 
     numbers: tuple[int, ...]
@@ -98,21 +98,21 @@ class Timeline:
 
     @property
     def total(self) -> int:
-        """The last number that decodes; 0 where nothing does."""
+        """The last number that decodes; 0 if none does."""
         return self.numbers[-1] if self.numbers else 0
 
     @property
     def held(self) -> int:
-        """How many numbers have no frame of their own, nor one that is damaged: the one before them is shown on."""
+        """How many numbers have neither a frame nor a damaged frame: the previous frame is still shown."""
         return self.total - len(self.numbers) - len(self.lost)
 
 
 def timeline(path: Path) -> Timeline:
-    """Reads a video to its end and places its frames by their time stamps.
+    """Reads a video to its end and numbers its frames by their time stamps.
 
-    Time stamps on a grid number the frames: a number without a frame is one that was skipped, or one that was read and
-    did not decode. The grid is that of the commonest step, or that of the stated rate. Where they are on neither, as in
-    recordings of variable rate, frames are counted as they come.
+    Time stamps on a grid give the numbers: a number without a frame was skipped, or was read but did not decode. The
+    grid is that of the commonest step, or that of the stated rate. If the time stamps are on neither, as in recordings
+    with a variable rate, frames are counted in order.
     """
     cv2 = opencv()
     capture = cv2.VideoCapture(str(path))
@@ -149,13 +149,13 @@ def timeline(path: Path) -> Timeline:
 def _placed(
     stamps: npt.NDArray[np.float64], failed: npt.NDArray[np.int64], stated: float
 ) -> tuple[npt.NDArray[np.int64], float, bool]:
-    """Number of each frame, numbers a second, and whether they are evenly spaced."""
+    """Number of each frame, numbers per second, and whether they are evenly spaced."""
     counted = np.cumsum(failed + 1)
     usual = stated if 0 < stated <= _USUAL else 25.0
     steps = np.diff(stamps)
     if len(stamps) < 2 or not np.isfinite(stamps).all() or stamps[0] < 0 or (steps < 0).any() or not steps.any():
         return counted, usual, True
-    single = np.median((steps / (failed[1:] + 1))[steps > 0])  # a frame's duration, also where every second is damaged
+    single = np.median((steps / (failed[1:] + 1))[steps > 0])  # a frame's duration, even if every second one is damaged
     common = float(np.rint(steps / single).sum() / steps.sum())  # exact, though each step may be rounded
     for rate in (common, usual):
         places = stamps * rate
@@ -178,11 +178,11 @@ def _reads(capture: Any, stated: int) -> Iterator[tuple[int, npt.NDArray[np.uint
 
 
 def decode(path: Path, times: Timeline | None = None) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """Number and pixels of each frame that decodes: uint8, ``(H, W, 3)``, blue first as OpenCV has them.
+    """Number and pixels of each frame that decodes: uint8, ``(H, W, 3)``, in OpenCV's BGR order.
 
     Args:
         path: the video.
-        times: what :func:`timeline` says of it; asked unless given.
+        times: the result of :func:`timeline`; computed if not given.
     """
     times = timeline(path) if times is None else times
     capture = opencv().VideoCapture(str(path))
@@ -195,14 +195,14 @@ def decode(path: Path, times: Timeline | None = None) -> Iterator[tuple[int, npt
 
 
 def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-    """As :func:`decode`, and for each number that has no frame the one that is still shown; none for lost ones."""
+    """Like :func:`decode`, but numbers without a frame get the frame that is still shown; lost numbers get none."""
     lost = frozenset(times.lost)
     last: npt.NDArray[np.uint8] | None = None
     expected = 1
     for number, frame in decode(path, times):
         for skipped in range(expected, number):
             if last is None or skipped in lost:
-                last = None  # what was to be seen there is not known
+                last = None  # its picture is unknown
             else:
                 yield skipped, last
         yield number, frame
@@ -210,12 +210,12 @@ def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uin
 
 
 def count_frames(path: Path) -> int:
-    """How many frames of a video decode: all of it is read."""
+    """The number of frames of a video that decode; reads the whole video."""
     return len(timeline(path).numbers)
 
 
 def container_says(path: Path) -> tuple[int, float]:
-    """Number of frames and frame rate as the container states them; both are unreliable."""
+    """Number of frames and frame rate according to the container; both are unreliable."""
     capture = opencv().VideoCapture(str(path))
     try:
         return _stated(capture)
@@ -231,22 +231,22 @@ def _stated(capture: Any) -> tuple[int, float]:
 
 @dataclass(frozen=True)
 class Extraction:
-    """What was taken out of a video, as its ``frames.json`` says.
+    """The description of extracted frames, stored in ``frames.json``.
 
     Attributes:
         video: the video's file name.
-        length: of that file, bytes.
-        changed: its time of change, nanoseconds.
+        length: size of that file, bytes.
+        changed: its modification time, nanoseconds.
         frames: the last number that decodes.
         stated: how many frames the container states.
-        fps: numbers a second; nothing is resampled to it.
+        fps: numbers per second; nothing is resampled to it.
         lost: numbers that do not decode.
-        held: how many numbers got the picture before them, which is shown on.
+        held: how many numbers got the previous picture, which is still shown.
         repeated: how many frames were left out because another has their number.
         width: of the frames, pixels.
         height: likewise.
-        boxes: how many ``.pts`` files were read; −1 where whole frames were kept.
-        folder_changed: time of change of the folder with these files.
+        boxes: how many ``.pts`` files were read; −1 if whole frames were kept.
+        folder_changed: modification time of the folder with these files.
         uneven: number and second of each frame, where time stamps are on no grid and frames were counted; else empty.
         duration: when the last frame disappears, seconds.
         checksums: CRC-32 of each file written, by name.
@@ -271,10 +271,10 @@ class Extraction:
 
 
 def region(box: Box, context: float, width: int, height: int) -> tuple[int, int, int, int] | None:
-    """The part of a frame that is kept around a face: the box enlarged ``context`` times, within the frame.
+    """The part of a frame to keep around a face: the box enlarged ``context`` times, clamped to the frame.
 
     Returns:
-        (left, top, right, bottom) in whole pixels, or ``None`` where the box lies outside the frame.
+        (left, top, right, bottom) in whole pixels, or ``None`` if the box is outside the frame.
 
     Example:
         >>> region((40.0, 40.0, 60.0, 60.0), 2.0, 64, 48)
@@ -296,14 +296,14 @@ def extract(
     context: float = 2.0,
     every: int = 1,
 ) -> Extraction:
-    """Writes the frames of a video as JPEG files, all of them or none: an interrupted extraction starts again.
+    """Writes the frames of a video as JPEG files, either all or none: an interrupted extraction starts again.
 
     Args:
         video: the file.
-        folder: where the frames go; replaced if it is there.
-        boxes: frame number (from 1) → face: only these frames are kept, cut to :func:`region`. ``None`` keeps whole
-            frames, all of them.
-        boxes_changed: time of change of the folder the boxes come from, to notice later that it changed.
+        folder: folder for the frames; replaced if it exists.
+        boxes: frame number (from 1) → face: only these frames are kept, cropped to :func:`region`. ``None`` keeps all
+            frames, uncropped.
+        boxes_changed: modification time of the folder of the boxes, to detect later changes.
         context: how much around a face is kept.
         every: keep only frames 1, 1 + every, 1 + 2·every and so on.
 

@@ -1,4 +1,4 @@
-"""Networks that make unit-norm embeddings: the published backbones, and a small one for the embedded sets."""
+"""Networks with unit-norm embeddings: the published backbones, and a small one for the built-in data sets."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class EmbeddingNet(nn.Module):
         features: images ``(B, C, H, H)`` to features ``(B, F)``.
         width: F.
         embedding_size: dimension of the embeddings.
-        freeze_batch_norm: every batch norm of ``features`` keeps its statistics, also in training mode, and its
+        freeze_batch_norm: every batch norm of ``features`` keeps its statistics, even in training mode, and its
             weights.
-        weights: what the features were initialised with, for the record.
+        weights: the initial weights of the features, for the record.
 
     Example:
         >>> net = EmbeddingNet(nn.Flatten(), 16, embedding_size=4)
@@ -57,7 +57,7 @@ class EmbeddingNet(nn.Module):
         return normalize(self.embedding(self.features(images)).float(), dim=1)
 
     def train(self, mode: bool = True) -> EmbeddingNet:
-        """Training mode, in which frozen batch norms stay as in evaluation."""
+        """Training mode, except that frozen batch norms stay in evaluation mode."""
         super().train(mode)
         if self.freeze_batch_norm:
             for norm in self._batch_norms():
@@ -82,7 +82,7 @@ def build_network(
     ``vit-small`` is timm's ViT-S/16 of 224 pixels; ``small`` is three convolutions for images of 16 pixels.
 
     Args:
-        backbone: which.
+        backbone: its name.
         weights: ``"torchvision"`` for pretrained ones (timm's for ``vit-small``), which may be downloaded;
             ``"none"``; or a file with a state dict of the whole torchvision or timm network.
         embedding_size: dimension of the embeddings.
@@ -91,8 +91,8 @@ def build_network(
 
     Raises:
         ImportError: torchvision or timm is not installed.
-        ValueError: weights that are not there or do not fit, channels that the network does not take.
-        FetchError: pretrained weights could not be fetched; the message says how to do without.
+        ValueError: weights that do not exist or do not match, or channels that the network does not accept.
+        FetchError: pretrained weights could not be downloaded; the message says how to do without them.
 
     Example:
         >>> build_network("small", weights="none", embedding_size=8, channels=1)(torch.ones(2, 1, 16, 16)).shape
@@ -119,7 +119,7 @@ def small_features(channels: int = 1, width: int = 24) -> nn.Sequential:
 
 
 def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
-    """The network without its classifier, the width of its features, and where its weights are from."""
+    """The network without its classifier, the width of its features, and the source of its weights."""
     network: Any
     if backbone == "vit-small":
         try:
@@ -138,7 +138,7 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
 
         make = getattr(models, backbone)
         enum = models.get_model_weights(backbone)
-        chosen = enum.IMAGENET1K_V1  # what the published results began with
+        chosen = enum.IMAGENET1K_V1  # the initial weights of the published results
         extra = {"aux_logits": False, "init_weights": True} if backbone == "googlenet" else {}
 
         def build(pretrained: bool) -> Any:
@@ -163,7 +163,7 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
         convention = network.pretrained_cfg
         return nn.Sequential(FromImageNet(convention["mean"], convention["std"]), network), width, source
     if backbone == "googlenet":  # its published weights are for images of mean 0.5 and deviation 0.5; this makes them
-        network.transform_input = True  # from images normalised as ImageNet's, also where weights come from a file
+        network.transform_input = True  # from ImageNet's normalisation, even if the weights come from a file
     network.fc = nn.Identity()
     return network, width, source
 

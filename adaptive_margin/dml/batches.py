@@ -1,4 +1,4 @@
-"""Batches of so many classes with so many images each, and what is done to their pixels."""
+"""Batches with a fixed number of classes and of images per class, and the augmentation of their pixels."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from .labelled_images import Bytes, Integers
 
 
 class ClassBatches:
-    """Rows of the batch of any step, from (seed, step) alone: a run goes on anywhere, and arms of one seed agree.
+    """Rows of the batch of any step, determined by (seed, step): a run can resume anywhere, and arms with one seed
+    agree.
 
-    Classes are drawn without replacement, and so are the images of a class if it has enough; one that has fewer gives
-    each of its images once before any again.
+    Classes are drawn without replacement, and so are the images of a class if it has enough; a class with fewer images
+    gives each of them once before it repeats any.
 
     Args:
         labels: class of each row, shape ``(N,)``.
-        classes: in a batch.
-        per_class: images of each.
-        seed: of the draws.
+        classes: number of classes per batch.
+        per_class: images per class.
+        seed: random seed.
 
     Raises:
-        ValueError: fewer classes than a batch has.
+        ValueError: there are fewer classes than a batch needs.
 
     Example:
         >>> batches = ClassBatches(np.array([5, 5, 5, 7, 9, 9]), classes=2, per_class=2, seed=0)
@@ -61,12 +62,13 @@ class ClassBatches:
 
 
 class Pixels:
-    """Images for the network: read from memory or the cache's map, cut, mirrored and normalised on the device.
+    """Images for the network: read from memory or the memory-mapped cache, cropped, flipped and normalised on the
+    device.
 
     Args:
         images: uint8, shape ``(N, H, H, C)``.
-        config: its augmentation and sizes count.
-        device: where the network is.
+        config: the run's options; only augmentation and sizes are used.
+        device: the network's device.
     """
 
     def __init__(self, images: Bytes, config: DMLConfig, device: torch.device) -> None:
@@ -76,7 +78,7 @@ class Pixels:
         self.images, self.config, self.device = images, config, device
 
     def training(self, rows: Integers, mine: slice, generator: torch.Generator) -> Tensor:
-        """This process's share ``mine`` of a batch, augmented as one process would augment the whole of it."""
+        """This process's share ``mine`` of a batch, augmented as a single process would augment the whole batch."""
         config, count = self.config, len(rows)
         if config.augment == "crop":
             crops = random_crops(count, config.resize, config.size, generator, flip=config.flip)[mine]
@@ -86,7 +88,7 @@ class Pixels:
         return self._finish(resized_crops(self._read(rows[mine]), boxes, mirrored, config.size))
 
     def evaluation(self, rows: Integers, batch: int = 256) -> Iterator[Tensor]:
-        """The middle of the images of ``rows``, in batches."""
+        """Centre crops of the images of ``rows``, in batches."""
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
             crops: Crops = centre_crops(len(part), self.config.resize, self.config.size)
@@ -106,14 +108,14 @@ class Pixels:
 
 
 def random_boxes(count: int, generator: torch.Generator, *, area: float = 0.08) -> Tensor:
-    """Boxes of random area, shape and place, as torchvision's ``RandomResizedCrop`` draws them.
+    """Boxes of random area, shape and position, drawn as in torchvision's ``RandomResizedCrop``.
 
     Area is uniform between ``area`` and 1, width over height log-uniform between 3/4 and 4/3. The first of ten draws
-    that fits in the image is taken; where none does, the whole image (it is square, so torchvision would take it too).
+    that fits in the image is used; if none fits, the whole image (it is square, so torchvision would do the same).
 
     Args:
-        count: boxes.
-        generator: where the numbers come from (CPU).
+        count: number of boxes.
+        generator: random generator (CPU).
         area: smallest share of the image.
 
     Returns:
@@ -136,18 +138,18 @@ def random_boxes(count: int, generator: torch.Generator, *, area: float = 0.08) 
 
 
 def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) -> Tensor:
-    """Each image's box at ``size`` pixels, bilinear, in one operation on the device.
+    """Each image's box resized to ``size`` pixels, bilinear, in one operation on the device.
 
-    Boxes are shrunk by 14 % at most where 256 pixels become 224, so there is nothing to be antialiased.
+    Boxes shrink by at most 14 % if 256 pixels become 224, so no antialiasing is needed.
 
     Args:
         images: shape ``(B, C, H, H)``.
-        boxes: of :func:`random_boxes`.
-        mirrored: which to mirror, bool, shape ``(B,)``.
+        boxes: from :func:`random_boxes`.
+        mirrored: which images to flip, bool, shape ``(B,)``.
         size: side of the result, pixels.
 
     Returns:
-        float32, values as the images', shape ``(B, C, size, size)``.
+        float32, in the same range as the images, shape ``(B, C, size, size)``.
 
     Example:
         >>> whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])

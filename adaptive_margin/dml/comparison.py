@@ -1,4 +1,4 @@
-"""Is one arm better than another: paired by seed, with an interval, and a word for it."""
+"""Compares two arms: paired by seed, with an interval and a verdict."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Comparison:
     """The paired difference of two arms.
 
     Attributes:
-        n: seeds that both arms have.
-        mean: of the differences.
+        n: number of seeds that both arms have.
+        mean: mean of the differences.
         low: lower end of the interval.
         high: upper end of the interval.
-        p: two-sided, of Student's paired test.
-        verdict: ``"better"`` where the interval is above 0, ``"worse"`` where it is below, else ``"no difference
-            seen"``, which is not "no difference": few seeds see large ones only.
+        p: two-sided p-value of Student's paired test.
+        verdict: ``"better"`` if the interval is above 0, ``"worse"`` if it is below, else ``"no difference seen"``.
+            This does not mean "no difference": few seeds show only large differences.
     """
 
     n: int
@@ -45,9 +45,9 @@ def paired(arm: Mapping[int, float], baseline: Mapping[int, float], *, confidenc
     r"""Student's interval of the mean paired difference, :math:`\bar d \pm t_{n-1} s_d / \sqrt n`.
 
     Args:
-        arm: figure by seed; more is better.
+        arm: figure by seed; higher is better.
         baseline: likewise.
-        confidence: of the interval.
+        confidence: confidence of the interval.
 
     Raises:
         ValueError: fewer than two seeds in common.
@@ -69,7 +69,7 @@ def paired(arm: Mapping[int, float], baseline: Mapping[int, float], *, confidenc
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number: Holm 1979, step down, valid whatever depends on what.
+    """P-values corrected for multiple comparisons: Holm 1979, step down, valid under any dependence.
 
     Example:
         >>> [round(p, 3) for p in holm([0.01, 0.04, 0.03])]

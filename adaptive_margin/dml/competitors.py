@@ -1,4 +1,4 @@
-"""Margins of others that adapt: AutoMargin of AdaTriplet, and a dynamic soft margin that survives a checkpoint."""
+"""Adaptive margins from the literature: AdaTriplet's AutoMargin, and a dynamic soft margin that can be checkpointed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class AutoMarginLoss(BaseMetricLossFunction):  # type: ignore[misc] # the host i
         \varepsilon = \max\bigl(0, \tfrac1K \operatorname{mean}(\phi_{ap} - \phi_{an})\bigr), \quad
         \beta = 1 - \tfrac1{K_{an}} \bigl(1 - \operatorname{mean}\phi_{an}\bigr)
 
-    over all triplets; both means are over the ``epoch`` calls before, and the margins move at their end. The first
-    epoch has :math:`\varepsilon = 0`, and :math:`\beta = 1`, which nothing exceeds. Each term is averaged over where
-    it is positive.
+    over all triplets. Both means are over the previous ``epoch`` calls, after which the margins are updated. The first
+    epoch has :math:`\varepsilon = 0` and :math:`\beta = 1`, which no similarity exceeds. Each term is averaged over the
+    triplets where it is positive.
 
     Source: Nguyen et al., MICCAI 2022, *AdaTriplet: Adaptive Gradient Triplet Loss with Automatic Margin Learning*, and
-    its authors' code. Differs from it: the means are running sums, so that nothing grows with the epoch.
+    its authors' code. It differs in one point: the means are running sums, so that memory does not grow with the epoch.
 
     Args:
         epoch: calls in training mode between two updates of the margins.
@@ -51,12 +51,12 @@ class AutoMarginLoss(BaseMetricLossFunction):  # type: ignore[misc] # the host i
 
     @property
     def margin(self) -> float:
-        """Epsilon at the moment."""
+        """The current epsilon."""
         return float(self.state[0])
 
     @property
     def beta(self) -> float:
-        """Beta at the moment."""
+        """The current beta."""
         return float(self.state[1])
 
     def compute_loss(
@@ -92,10 +92,11 @@ class AutoMarginLoss(BaseMetricLossFunction):  # type: ignore[misc] # the host i
 
 
 class DynamicSoftMargin(DynamicSoftMarginLoss):  # type: ignore[misc]
-    """pytorch-metric-learning's ``DynamicSoftMarginLoss`` whose histogram is a buffer, so that a resumed run goes on.
+    """pytorch-metric-learning's ``DynamicSoftMarginLoss`` with its histogram as a buffer, so that runs can resume.
 
     Source: Zhang & Rusinkiewicz, ICCV 2019, *Learning Local Descriptors with a CDF-Based Dynamic Soft Margin*. The host
-    keeps the histogram as a plain attribute that ``state_dict`` leaves out, with the graph of every call behind it.
+    keeps the histogram as a plain attribute, which ``state_dict`` leaves out and which keeps the graph of every call
+    alive.
 
     Example:
         >>> sorted(DynamicSoftMargin().state_dict())
@@ -109,7 +110,7 @@ class DynamicSoftMargin(DynamicSoftMarginLoss):  # type: ignore[misc]
         self.register_buffer("hist_", histogram)
 
     def update_histogram(self, data: Tensor) -> None:
-        """The host's update of the histogram, outside the graph, of finite gaps within its range."""
+        """The host's update of the histogram, but outside the graph and only with finite gaps within its range."""
         with torch.no_grad():
             largest = abs(self.min_val) - 1e-4 * self.delta
             super().update_histogram(data.clamp(-largest, largest - self.delta))

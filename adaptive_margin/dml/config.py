@@ -1,4 +1,4 @@
-"""What a run of metric learning can be asked, and the published protocols as presets."""
+"""The options of a metric-learning run, and the published protocols as presets."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ LossName = Literal[
     "auto-margin",
 ]
 OF_PROXIES = ("cosface", "arcface", "proxy-anchor", "soft-triple")
-"""Losses that compare images with learned vectors of classes, and not with each other."""
+"""Losses that compare images with learned vectors of classes instead of with each other."""
 Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
 ONLY_SIZE = {"small": 16, "vit-small": 224}
-"""What these backbones must be given, pixels."""
+"""The only image size that these backbones accept, pixels."""
 LEAST_SIZE = {"googlenet": 15}
 MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
-"""Options that a run may be given anew when it goes on, or when its result is found again."""
+"""Options that may change when a run resumes, or when its finished result is read again."""
 ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
-"""What belongs to the adaptive margin alone; two fixed margins do not differ in it."""
+"""Options of the adaptive margin only; runs with a fixed margin do not differ in them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,64 +47,65 @@ class DMLConfig:
     Attributes:
         root: folder of the data set; not needed for the embedded ones.
         data: name of the data set, and a fingerprint of its files, labels and test classes; filled in by the run, which
-            does not go on with others.
-        out: folder of the run; ``runs/DATA-LOSS-ARM-seedN`` unless given.
-        download: fetch the data set into ``root`` if pytorch-metric-learning knows where from.
-        cache: folder for decoded images; ``root/../cache-NAME`` unless given.
-        loss: what is minimised, with the sampling that belongs to it.
-        margin: ``default`` is the loss's own, a number is one in the loss's own unit, ``adaptive`` is the batch's.
-        neighbourhood: rule for K of the adaptive margin; ``auto`` takes evidence for two labels and what remains for
-            more.
-        granularity: one adaptive margin a batch, an anchor or a pair.
-        units: how the adaptive margin enters the loss; ``default`` is AdaptiveMarginLoss's.
+            does not resume with different data.
+        out: folder of the run; by default ``runs/DATA-LOSS-ARM-seedN``.
+        download: download the data set into ``root`` if pytorch-metric-learning has its address.
+        cache: folder for decoded images; by default ``root/../cache-NAME``.
+        loss: the loss to minimise, with the sampling that belongs to it.
+        margin: ``default`` is the loss's own, a number is a constant in the loss's own unit, ``adaptive`` follows the
+            batch.
+        neighbourhood: rule for K of the adaptive margin; ``auto`` uses the evidence rule for two labels and the
+            remaining rule for more.
+        granularity: one adaptive margin per batch, per anchor or per pair.
+        units: how the loss uses the adaptive margin; ``default`` is the default of AdaptiveMarginLoss.
         confidence: c of the adaptive margin.
         max_mi: cap of its mutual information.
-        dependence: how its mutual information is estimated; ``none`` leaves the confidence term alone.
-        learn_beta: a boundary of its own for each class, learned; True is for the margin loss alone, ``auto`` learns it
-            there and leaves the other losses alone.
-        beta: boundary of the margin loss, at the beginning where it is learned.
-        nonzero_loss_cutoff: distance from which distance-weighted sampling draws no negatives; None draws them all.
-        triplets_per_anchor: of distance-weighted sampling; None makes one for each positive.
-        backbone: network that makes features; ``small`` is for images of 16 pixels.
-        weights: ``torchvision`` (or timm) pretrained ones, ``none``, or a path to a state dict.
+        dependence: how its mutual information is estimated; ``none`` uses only the confidence term.
+        learn_beta: learn a separate boundary for each class; True is only for the margin loss, ``auto`` means True for
+            the margin loss and False for the others.
+        beta: boundary of the margin loss; its initial value if it is learned.
+        nonzero_loss_cutoff: distance-weighted sampling draws no negatives beyond this distance; None means no limit.
+        triplets_per_anchor: triplets per anchor in distance-weighted sampling; None makes one for each positive.
+        backbone: network that computes the features; ``small`` is for images of 16 pixels.
+        weights: ``torchvision`` for pretrained weights (also timm's), ``none``, or a path to a state dict.
         embedding_size: dimension of the embeddings, which have unit norm.
-        freeze_batch_norm: batch norms keep the statistics they came with.
-        crop_to_box: cut images to the box that the data set gives, in training and test alike.
-        augment: ``resized-crop``: of random area and shape; ``crop``: of fixed size.
-        area: smallest share of the image that ``resized-crop`` takes.
+        freeze_batch_norm: batch norms keep their initial statistics.
+        crop_to_box: crop images to the data set's bounding box, in training and test.
+        augment: ``resized-crop``: crops of random area and shape; ``crop``: crops of fixed size.
+        area: smallest share of the image that ``resized-crop`` may take.
         resize: side of the decoded squares, pixels.
-        size: side of what the network sees, pixels.
+        size: side of the network's input, pixels.
         flip: probability of mirroring in training.
-        classes: in a batch.
-        per_class: images of each; at least 2 where the loss compares images with each other.
-        epochs: how often the training images pass, or how many rounds of ``steps_per_epoch``.
-        steps_per_epoch: None makes it training images over batch.
-        optimizer: of everything but the learned boundaries.
-        learning_rate: of the embedding layer, and of the backbone times ``backbone_rate``.
-        backbone_rate: factor on the learning rate of the backbone.
+        classes: number of classes per batch.
+        per_class: images per class in a batch; at least 2 if the loss compares images with each other.
+        epochs: number of passes over the training images, or of rounds of ``steps_per_epoch``.
+        steps_per_epoch: steps per epoch; None means the number of training images divided by the batch size.
+        optimizer: optimiser of everything except the learned boundaries.
+        learning_rate: learning rate of the embedding layer; the backbone's is this times ``backbone_rate``.
+        backbone_rate: factor for the learning rate of the backbone.
         loss_rate: learning rate of proxies or learned boundaries.
-        loss_optimizer: of them; ``same`` as the network's.
-        weight_decay: of the network.
+        loss_optimizer: optimiser of proxies or learned boundaries; ``same`` is the network's.
+        weight_decay: weight decay of the network.
         adam_epsilon: Adam's epsilon.
         halve_at: epochs after which every learning rate is halved.
         schedule: ``constant`` (with ``halve_at``) or ``cosine`` to zero.
-        validation: share of the training classes held out to choose by.
-        folds: number of class-disjoint folds, each its own network; 0 holds ``validation`` out once.
-        select: which evaluation's network is measured: the best on ``validation``, on ``test``, or the ``last``.
-        score: the figure that ``select`` compares.
+        validation: share of the training classes held out for model selection.
+        folds: number of class-disjoint folds, with one network each; 0 means a single hold-out of size ``validation``.
+        select: which network is measured: that of the best evaluation on ``validation`` or ``test``, or the ``last``.
+        score: the metric that ``select`` compares.
         evaluate_every: epochs between evaluations.
-        skip_unreadable: share of the images that may be missing or damaged; those are left out of every part, and
-            named in the result.
-        ks: the k of every Recall@k.
-        clustering: NMI and AMI at the end.
-        faiss: search and cluster with faiss, where installed.
-        seed: of everything random; arms of one seed see the same batches.
-        device: ``auto`` takes CUDA where there is one.
+        skip_unreadable: share of the images that may be missing or damaged; they are left out of every part and listed
+            in the result.
+        ks: the values of k for Recall@k.
+        clustering: compute NMI and AMI at the end.
+        faiss: search and cluster with faiss, if installed.
+        seed: random seed of everything; arms with the same seed see the same batches.
+        device: ``auto`` uses CUDA if available.
         precision: ``float32``, ``bfloat16`` or ``float16`` (mixed).
-        channels_last: memory layout that convolutions like.
-        checkpoint_every: steps between checkpoints; 0 makes it an epoch.
-        measure: measure the test classes at the end; tuning leaves them alone.
-        keep_embeddings: keep the test embeddings and some small pictures, for the report's examples and map.
+        channels_last: use the channels-last memory layout, which is often faster for convolutions.
+        checkpoint_every: steps between checkpoints; 0 means one per epoch.
+        measure: evaluate the test classes at the end; switch off for tuning.
+        keep_embeddings: save the test embeddings and some small pictures, for the report's examples and map.
     """
 
     root: Path | None = None
@@ -206,7 +207,7 @@ class DMLConfig:
         self._refuse_what_does_nothing()
 
     def _refuse_what_does_nothing(self) -> None:
-        """An option that somebody gave and nothing reads is a run that is not what they think."""
+        """Rejects options that have no effect, because the run would not be what its user expects."""
         for name in ADAPTIVE_OPTIONS:
             value, default = getattr(self, name), getattr(DMLConfig, name)
             if self.margin != "adaptive" and value != default:
@@ -226,7 +227,7 @@ class DMLConfig:
             raise ValueError(problem("halve_at", "empty with the cosine schedule", self.halve_at, remedy))
 
     def _is_of_a_preset(self, name: str) -> bool:
-        """Whether nobody need have asked for an option's value, since it is the default or a preset's."""
+        """Whether the value of an option need not come from the user, because it is the default or that of a preset."""
         value = getattr(self, name)
         if value == getattr(DMLConfig, name):
             return True
@@ -241,9 +242,9 @@ class DMLConfig:
 ROTH2020 = DMLConfig(
     # Roth et al. 2020, Revisiting Training Strategies and Generalization Performance in Deep Metric Learning: ResNet50,
     # frozen batch norm, 128 dimensions, Adam 1e-5 for all without a schedule, weight decay 4e-4, 56 classes x 2, 150
-    # epochs (100 on SOP), random resized crop 224 and flip, margin 0.2, beta 1.2 learned at 5e-4, sampling cut off
-    # below 0.5 and not above, one triplet an anchor. The authors report the best test epoch: --select test
-    # --validation 0.
+    # epochs (100 on SOP), random resized crop 224 and flip, margin 0.2, beta 1.2 learned at 5e-4, sampling with a
+    # lower cutoff of 0.5 and no upper one, one triplet per anchor. The authors report the best test epoch:
+    # --select test --validation 0.
     learn_beta="auto",
     nonzero_loss_cutoff=None,
     triplets_per_anchor=1,
@@ -251,10 +252,10 @@ ROTH2020 = DMLConfig(
 WU2017 = replace(
     ROTH2020,
     # Wu et al. 2017, Sampling Matters in Deep Embedding Learning, as in the authors' example for MXNet Gluon: batches
-    # of 70 with 5 images a class, 20 epochs of 200 steps, Adam 1e-4 (pretrained convolutions times 0.01), epsilon
-    # 1e-7, weight decay 1e-4, halved after epochs 12, 14, 16, 18; beta a class by SGD 0.1 with momentum 0.9;
-    # negatives beyond 1.4 not drawn; images cut to the ground-truth box, resized to 256. The authors report the best
-    # test epoch.
+    # of 70 with 5 images per class, 20 epochs of 200 steps, Adam 1e-4 (pretrained convolutions times 0.01), epsilon
+    # 1e-7, weight decay 1e-4, halved after epochs 12, 14, 16, 18; one beta per class by SGD 0.1 with momentum 0.9;
+    # negatives beyond 1.4 not drawn; images cropped to the ground-truth box, resized to 256. The authors report the
+    # best test epoch.
     nonzero_loss_cutoff=1.4,
     triplets_per_anchor=None,
     freeze_batch_norm=False,
@@ -276,12 +277,13 @@ REALITY_CHECK = replace(
     ROTH2020,
     # Musgrave et al. 2020, A Metric Learning Reality Check: Inception with frozen batch norm, 128 dimensions, RMSprop
     # 1e-6 (momentum 0.9, weight decay 1e-4), 8 classes x 4, random resized crop 227 of at least 0.16 of the area, four
-    # class-disjoint folds of the training classes, chosen by MAP@R on the fold's validation classes; figures of the
-    # folds' networks one by one (128 dimensions) and concatenated (512). theirs stops after 9 evaluations without a
-    # better one: here a run goes on to the end and takes its best. Their backbone is BN-Inception, which torchvision
-    # lacks: GoogLeNet here. Beta and its rate are what their search found for the margin loss with a beta a class on
-    # CUB (configs of their powerful-benchmarker, branch metric-learning; Cars' and SOP's are in the recipes). The
-    # margin found with them, 0.0779, would be another loss's too, so it is not the preset's: pass --margin 0.0779.
+    # class-disjoint folds of the training classes, selected by MAP@R on the fold's validation classes; figures of the
+    # networks of the folds separately (128 dimensions) and concatenated (512). Their training stops after 9 evaluations
+    # without improvement; here a run goes to its end and uses its best network. Their backbone is BN-Inception, which
+    # torchvision lacks: GoogLeNet here. Beta and its rate are those that their search found for the margin loss with
+    # one beta per class on CUB (configs of their powerful-benchmarker, branch metric-learning; those of Cars and SOP
+    # are in the recipes). The margin found with them, 0.0779, would also apply to other losses, so it is not part of
+    # the preset: pass --margin 0.0779.
     backbone="googlenet",
     triplets_per_anchor=None,
     nonzero_loss_cutoff=1.4,
@@ -298,8 +300,8 @@ REALITY_CHECK = replace(
     folds=4,
 )
 SMALL = DMLConfig(
-    # For the embedded sets on one CPU core, our own choice: a network of 97,000 parameters from scratch, learning
-    # rate 2e-3 falling to zero as a cosine, proxies ten times that.
+    # Our own choice for the built-in data sets on one CPU core: a network of 97,000 parameters from scratch, learning
+    # rate 2e-3 with cosine decay to zero, ten times that for proxies.
     backbone="small",
     weights="none",
     embedding_size=64,

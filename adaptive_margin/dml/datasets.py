@@ -1,9 +1,9 @@
 """CUB-200-2011, Cars196, Stanford Online Products and folders of class folders, in the splits of metric learning.
 
-Classes are split, not images: the first half of the classes trains, the second half is the test, and no box, part or
-attribute is used (boxes are kept for the one protocol that cuts images to them). Every loader joins label files and
-images by name, checks that each named file exists, and compares the counts with the published ones, so that a copy
-that lacks images, or the classification split that some converters write, does not pass for the benchmark.
+Classes are split, not images: the first half of the classes is for training, the second half for the test. Boxes, parts
+and attributes are not used (boxes are kept for the one protocol that crops images to them). Every loader joins label
+files and images by name, checks that each named file exists, and compares the counts with the published ones. So a copy
+that lacks images, or the classification split that some converters write, is not mistaken for the benchmark.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ Counts = Mapping[str, tuple[int, int]]
 
 @contextlib.contextmanager
 def _showing(layout: str) -> Iterator[None]:
-    """Adds the layout expected to what is said about files."""
+    """Adds the expected layout to error messages about files."""
     try:
         yield
     except (LabelFileError, LayoutError) as error:
@@ -70,14 +70,14 @@ def _showing(layout: str) -> Iterator[None]:
 
 @_showing(CUB_LAYOUT)
 def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS) -> LabelledImages:
-    """CUB-200-2011: classes 1 to 100 train (5,864 images), 101 to 200 are the test (5,924).
+    """CUB-200-2011: classes 1 to 100 for training (5,864 images), 101 to 200 for the test (5,924).
 
-    ``train_test_split.txt`` is another benchmark's split, with shared classes, and is not read. Images are opened as
-    RGB: at least eight are grey.
+    ``train_test_split.txt`` is the split of another benchmark, with shared classes, and is not read. Images are opened
+    as RGB: at least eight are grey.
 
     Args:
-        root: ``CUB_200_2011``, or the folder that holds it.
-        counts: images and classes expected of each part; None accepts any, half of the classes being the test.
+        root: ``CUB_200_2011``, or the folder that contains it.
+        counts: expected images and classes of each part; None accepts any, with half of the classes as the test.
 
     Raises:
         LayoutError: files are missing, or the counts are not those of the benchmark.
@@ -115,7 +115,7 @@ def _cub_lists(place: Path, counts: Counts | None) -> LabelledImages | None:
 
 
 def _cub_class_folders(place: Path, counts: Counts | None) -> LabelledImages | None:
-    """``images`` alone: the folders' names begin with the classes' numbers."""
+    """Only ``images``: the names of the folders begin with the numbers of the classes."""
     found = _images_by_class(place)
     if not found or not all(re.match(r"\d{3}\.", name) for name, _ in found):
         return None
@@ -126,13 +126,12 @@ def _cub_class_folders(place: Path, counts: Counts | None) -> LabelledImages | N
 
 @_showing(CARS_LAYOUT)
 def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUNTS) -> LabelledImages:
-    """Cars196: classes 1 to 98 train (8,054 images), 99 to 196 are the test (8,131), of the union of the official
-    parts.
+    """Cars196: classes 1 to 98 for training (8,054 images), 99 to 196 for the test (8,131), from both official parts.
 
-    The layouts in circulation are known: the consolidated one, the one with a devkit, Kaggle's class folders, and
-    class folders without a list, whose names in order of their letters are the classes in order. File names of one are
-    other images in another; fields are read by name, since their order differs too. Where the root has the lists of
-    several, the one whose images are there is taken.
+    The common layouts are supported: the consolidated one, the one with a devkit, Kaggle's class folders, and class
+    folders without a list, whose alphabetical order is the order of the classes. The same file name can be a different
+    image in another layout. Fields are read by name, since their order differs too. If the root has the lists of
+    several layouts, the one whose images exist is used.
 
     Args:
         root: the folder of the data set.
@@ -164,10 +163,10 @@ def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUN
 
 @_showing(SOP_LAYOUT)
 def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS) -> LabelledImages:
-    """Stanford Online Products: 59,551 images of 11,318 classes train, 60,502 of 11,316 others are the test.
+    """Stanford Online Products: 59,551 images of 11,318 classes for training, 60,502 of 11,316 others for the test.
 
     Args:
-        root: ``Stanford_Online_Products``, or the folder that holds it.
+        root: ``Stanford_Online_Products``, or the folder that contains it.
         counts: as for :func:`load_cub`.
 
     Raises:
@@ -205,22 +204,23 @@ def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS
 def load_class_folders(
     root: str | os.PathLike[str], *, test: float = 0.5, seed: int = 0, name: str | None = None
 ) -> LabelledImages:
-    """Any folder of class folders: a share of the classes, drawn by a seed, is the test.
+    """Any folder of class folders: a share of the classes, drawn by a seed, is for the test.
 
     Args:
-        root: the folder; each folder in it is a class, with images in any depth.
-        test: share of the classes.
-        seed: of the draw: classes in natural order are permuted, the last are the test.
-        name: of the data set in results; ``folder-`` and the folder's own unless given, so that two of them differ.
+        root: the folder; each folder in it is a class, with images at any depth.
+        test: share of the classes for the test.
+        seed: random seed: classes in natural order are permuted, and the last ones are for the test.
+        name: name of the data set in results; by default ``folder-`` and the folder's own name, so that two folders
+            differ.
 
-    Files are pictures by their endings, those of everything that Pillow can open. Others are counted in
-    ``passed_over``, and a warning names their endings.
+    Files count as pictures if they have an extension that Pillow can open. The others are counted in ``passed_over``,
+    and a warning names their extensions.
 
     Raises:
         LayoutError: fewer than four class folders with images.
 
     Warns:
-        RuntimeWarning: some files are passed over.
+        RuntimeWarning: some files are skipped.
     """
     top = checked_root(root, "a data set of class folders", FOLDER_LAYOUT)
     paths: list[str] = []
@@ -258,19 +258,19 @@ DOWNLOADS = {"cub": "CUB", "cars": "Cars196", "sop": "StanfordOnlineProducts"}
 
 
 def download(name: str, root: str | os.PathLike[str]) -> None:
-    """Fetches a data set into ``root`` as pytorch-metric-learning does; nothing where files are there already.
+    """Downloads a data set into ``root`` as pytorch-metric-learning does; does nothing if files exist already.
 
-    Of several processes one fetches and the others wait. Until it is complete all lies in a folder beside ``root``:
-    what an interruption leaves there is no data set, and the next call begins again. An archive with anything but
-    files and folders inside it, or with a path that leads out of it, is refused whole. What was fetched is compared
-    with the published counts when it is loaded, before anything is trained on it.
+    If there are several processes, one downloads and the others wait. Until the download is complete, everything is in
+    a folder beside ``root``. The remains of an interrupted download are never used as a data set, and the next call
+    starts again. An archive that contains anything except files and folders, or a path that leads out of it, is
+    rejected as a whole. The data are compared with the published counts when they are loaded, before any training.
 
     Args:
         name: ``"cub"``, ``"cars"`` or ``"sop"``.
-        root: made if need be.
+        root: the folder, created if necessary.
 
     Raises:
-        FetchError: it could not be fetched; the message says what to put where instead.
+        FetchError: it could not be downloaded; the message says which files to put where instead.
     """
     from filelock import FileLock
     from pytorch_metric_learning import datasets
@@ -307,13 +307,11 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
 
 
 class UnsafeArchiveError(ValueError):
-    """An archive has a member that could be written elsewhere than into its folder."""
+    """An archive has a member that could be written outside its folder."""
 
 
 class _GuardedTar(tarfile.TarFile):
-    """A tar archive that is unpacked only if all of it stays in the folder, on every Python: 3.14 is the first whose
-    own default sees to that.
-    """
+    """A tar archive that is unpacked only if all of it stays in the folder; Python's own default since 3.14."""
 
     def extractall(self, path: Any = ".", members: Any = None, **options: Any) -> None:
         for member in self.getmembers():
@@ -329,7 +327,7 @@ class _GuardedTar(tarfile.TarFile):
 @contextlib.contextmanager
 def _guarded_archives(host: Any) -> Iterator[None]:
     """Gives the module of a host's data set a ``tarfile`` that unpacks with :class:`_GuardedTar`. Its ``zipfile`` needs
-    none: that takes ``..`` and a leading slash out of names, and makes no links.
+    no guard: it removes ``..`` and a leading slash from names, and creates no links.
     """
     module = sys.modules[host.__module__]
     theirs = getattr(module, "tarfile", None)
@@ -386,14 +384,14 @@ def _cars_devkit(top: Path) -> _Cars | None:
 
 
 def _cars_names(content: Mapping[str, Any], ids: Sequence[int]) -> list[str]:
-    """The classes' names as a file of the devkit has them; where it has none, their numbers."""
+    """The names of the classes from a file of the devkit; without them, their numbers."""
     if "class_names" not in content:
         return [f"class {number}" for number in range(1, max(ids) + 1)]
     return [str(np.asarray(name).ravel()[0]) for name in np.asarray(content["class_names"]).ravel()]
 
 
 def _cars_images(top: Path) -> _Cars | None:
-    """``images`` alone: the classes' names in order of their letters, as the devkit numbers them."""
+    """Only ``images``: the names of the classes in alphabetical order, which is how the devkit numbers them."""
     found = _images_by_class(top)
     if not found:
         return None
@@ -442,7 +440,7 @@ def _fields(content: dict[str, Any], variable: str, field: str, path: Path) -> S
 
 
 def _value(cell: Any) -> Any:
-    """What is in a cell of Matlab's, which may be nested in arrays of one element."""
+    """The content of a Matlab cell, which may be nested in arrays of one element."""
     while isinstance(cell, np.ndarray):
         cell = cell.ravel()[0]
     return cell
@@ -464,7 +462,7 @@ def _checked(
     boxes: Floats | None,
     test: set[int] | None = None,
 ) -> LabelledImages:
-    """The data set, if every file is there and the counts are right; class ids become numbers from 0 in their order."""
+    """The data set, if every file exists and the counts are right; class ids are renumbered from 0 in their order."""
     listing = Folders()
     absent = [path for path in paths if os.path.basename(path) not in listing.names((root / path).parent)]
     if absent:
@@ -507,10 +505,10 @@ def _first(top: Path, file: str, inner: Sequence[str]) -> Path | None:
 
 
 def _listed(folder: Path, name: str) -> Path:
-    """The list called ``name``, or what a browser makes of its name when it is fetched again: ``"<name> (1).mat"``.
+    """The list called ``name``, or its name after a repeated download by a browser: ``"<name> (1).mat"``.
 
     Raises:
-        LayoutError: there are several of those, and none with the name itself.
+        LayoutError: there are several of those, but none with the exact name.
     """
     exact = folder / name
     if exact.exists() or not folder.is_dir():
@@ -528,10 +526,10 @@ _Readers = Sequence[Callable[[], LabelledImages | None]]
 
 
 def _that_fits(listed: _Readers, unlisted: _Readers, counts: Counts | None) -> LabelledImages | None:
-    """What the first reader gives that finds its lists and its images; the first complaint where none does.
+    """The result of the first reader that finds its lists and its images; the first error if none does.
 
-    Folders without a list show what is there, not what should be: beside a list that does not fit they are taken only
-    if ``counts`` say that they are whole.
+    Folders without a list show which images exist, not which should: beside a list that does not match they are used
+    only if ``counts`` confirms that they are complete.
     """
     complaint: LabelFileError | LayoutError | None = None
     for place, read in enumerate((*listed, *unlisted)):
@@ -550,13 +548,13 @@ def _that_fits(listed: _Readers, unlisted: _Readers, counts: Counts | None) -> L
 
 
 def _images_by_class(top: Path) -> list[tuple[str, list[str]]]:
-    """Class folders in ``images`` and the files of each, relative to ``top``, both in order of their letters."""
+    """Class folders in ``images`` and the files of each, relative to ``top``, both in alphabetical order."""
     found = _pictures_below(top / "images", Counter())
     return sorted((name, [f"images/{path}" for path in paths]) for name, paths in found)
 
 
 def _pictures_below(top: Path, passed_over: Counter[str]) -> list[tuple[str, list[str]]]:
-    """Folders with pictures in any depth, and the pictures relative to ``top``; other files are counted."""
+    """Folders with pictures at any depth, and the pictures relative to ``top``; other files are counted."""
     listing = Folders()
     found = []
     for folder in subfolders(top):
@@ -582,7 +580,7 @@ def _text(path: Path) -> str:
 
 
 def _pairs(path: Path, columns: int) -> dict[str, list[str]]:
-    """Rows by their first column."""
+    """Rows indexed by their first column."""
     rows: dict[str, list[str]] = {}
     for number, row in enumerate(_lines(path), 1):
         if len(row) != columns or row[0] in rows:
@@ -606,7 +604,7 @@ def _numbers(cells: Sequence[str], path: Path) -> list[float]:
 
 
 def _all_folders(folder: Path, above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> list[Path]:
-    """``folder`` and those in it, in any depth; a link back to one ``above`` would never end, and is counted."""
+    """``folder`` and its subfolders at any depth; a link back to one ``above``, which would never end, is counted."""
     identity = _identity(folder)
     if identity in above:
         passed_over["links in a circle"] += 1

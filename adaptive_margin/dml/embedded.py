@@ -1,9 +1,9 @@
-"""Two data sets that need no download: turned and distorted digits, and characters drawn in matplotlib's fonts.
+"""Two data sets that need no download: rotated and distorted digits, and characters drawn in matplotlib's fonts.
 
-Both are made so that training helps on classes that were not seen. Plain 8×8 digits are no such set: there the pixels
-themselves find 89 % of the nearest neighbours right, and a network that has seen six digits does worse on the other
-four. Here every image is moved, turned, sheared, scaled, blurred, and put on an uneven ground with noise, which ruins
-pixel distances, and classes are many.
+Both are designed so that training helps on unseen classes. Plain 8×8 digits are not suitable: on raw pixels 89 % of the
+nearest neighbours are already right, and a network trained on six digits does worse on the other four. Here every image
+is shifted, rotated, sheared, scaled, blurred and put on an uneven background with noise, which makes pixel distances
+useless, and there are many classes.
 """
 
 from __future__ import annotations
@@ -19,21 +19,22 @@ from torch.nn import functional
 from .labelled_images import Bytes, LabelledImages
 
 STORED = 20
-"""Side of the stored images, pixels; training crops 16 of them at random, evaluation takes the middle."""
+"""Side of the stored images, pixels; training takes random crops of 16 pixels, evaluation the centre crop."""
 
 FONT_SAMPLES, DIGIT_SAMPLES = 2, 40
 
 
 def distort(images: Tensor, generator: torch.Generator, *, degrees: float = 12.0) -> Tensor:
-    """White shapes on black become grey images of them as a bad camera sees them.
+    """Turns white shapes on black into grey images like those of a bad camera.
 
-    Each is turned by up to ``degrees``, scaled by 0.75 to 1.1, sheared by up to 0.2, moved by up to a tenth of its
-    side; its strokes are blurred by up to 0.8 pixels; contrast, brightness, a slanted ground and noise are drawn.
+    Each is rotated by up to ``degrees``, scaled by 0.75 to 1.1, sheared by up to 0.2, and shifted by up to a tenth of
+    its side; its strokes are blurred by up to 0.8 pixels; contrast, brightness, a sloping background and noise are
+    random.
 
     Args:
         images: shape ``(N, 1, H, H)``, in [0, 1].
-        generator: where the numbers come from (CPU).
-        degrees: the largest turn.
+        generator: random generator (CPU).
+        degrees: the largest rotation.
 
     Returns:
         Shape ``(N, 1, STORED, STORED)``, in [0, 1].
@@ -73,11 +74,11 @@ def distort(images: Tensor, generator: torch.Generator, *, degrees: float = 12.0
 
 @cache
 def digits(seed: int = 2021) -> LabelledImages:
-    """50 classes: scikit-learn's digits in up to eight orientations each, distorted, 40 images a class.
+    """50 classes: scikit-learn's digits in up to eight orientations each, distorted, 40 images per class.
 
-    A class is a digit with a quarter turn, mirrored or not; turns that leave a digit alike are left out, and a 9 is a 6
-    upside down. All orientations of a digit are on one side of every split. The digits 2, 7 and 0 (18 classes) are
-    the test.
+    A class is a digit rotated by a multiple of 90°, mirrored or not. Rotations that leave a digit unchanged are left
+    out, and a 9 is an upside-down 6. All orientations of a digit are on one side of every split. The digits 2, 7 and 0
+    (18 classes) are the test.
 
     Example:
         >>> data = digits()
@@ -118,8 +119,8 @@ def digits(seed: int = 2021) -> LabelledImages:
 def fonts(seed: int = 2021) -> LabelledImages:
     """Letters, digits and signs of Latin, Greek and Cyrillic in 16 of matplotlib's fonts, each distorted twice.
 
-    Characters that look alike in the first font are one class (Latin A, Greek Alpha); a class is a character, capital
-    or small. A random half of the characters is the test, the same half for every seed of training.
+    Characters that look the same in the first font are one class (Latin A, Greek Alpha); capital and small letters are
+    different classes. A random half of the characters is the test, the same half for every seed of training.
 
     Example:
         >>> data = fonts()

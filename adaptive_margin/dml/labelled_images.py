@@ -1,4 +1,4 @@
-"""Images and their classes, and splits in which no class is on two sides."""
+"""Images and their classes, and splits in which no class is in two parts."""
 
 from __future__ import annotations
 
@@ -28,18 +28,20 @@ class LabelledImages:
         name: of the data set.
         labels: class of each image, shape ``(N,)``, int64, from 0.
         class_names: one for each class.
-        test_classes: the classes that no training and no choice may see.
-        root: the folder that ``paths`` are relative to; ``None`` where images are in memory.
-        paths: image files with forward slashes, one an image; empty where images are in memory.
-        pixels: uint8, shape ``(N, H, H, C)``, where images are in memory.
+        test_classes: the classes that neither training nor model selection may see.
+        root: the folder to which ``paths`` are relative; ``None`` if images are in memory.
+        paths: image files with forward slashes, one per image; empty if images are in memory.
+        pixels: uint8, shape ``(N, H, H, C)``, if images are in memory.
         boxes: left, top, right and bottom of the object in pixels of the file, shape ``(N, 4)``; ``None`` without
             boxes.
-        groups: classes of the same number stay on one side of every split, shape ``(C,)``; each its own unless given.
-        drawers: who made each image, shape ``(N,)``; ``None`` where nobody knows.
-        passed_over: ending → files of the folder that are no pictures by it, and links that lead in a circle.
+        groups: classes with the same number stay in one part of every split, shape ``(C,)``; by default each class is
+            its own group.
+        drawers: who made each image, shape ``(N,)``; ``None`` if unknown.
+        passed_over: file extension → number of files in the folder that are not pictures by extension, and of circular
+            links.
 
     Raises:
-        ValueError: shapes that do not fit, a class without images, or test classes that are all or none.
+        ValueError: shapes that do not match, a class without images, or test classes that are all classes or none.
     """
 
     name: str
@@ -56,7 +58,7 @@ class LabelledImages:
 
     @property
     def fingerprint(self) -> str:
-        """Of files, labels and test classes (of pixels where they are in memory): another data set has another."""
+        """A fingerprint of files, labels and test classes (of pixels if in memory) that identifies the data set."""
         digest = hashlib.sha256("\n".join((*self.class_names, "", *self.paths)).encode("utf-8", "surrogateescape"))
         digest.update(np.ascontiguousarray(self.labels, dtype=np.int64).tobytes())
         digest.update(json.dumps(sorted(self.test_classes)).encode())
@@ -93,11 +95,11 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ClassSplit:
-    """Which images train, which choose, which are measured: three sets of classes without an overlap.
+    """The images for training, validation and test: three sets of classes without overlap.
 
     Attributes:
         train: positions of the images, shape ``(N_train,)``.
-        validation: likewise; empty where nothing is held out.
+        validation: likewise; empty if nothing is held out.
         test: likewise.
     """
 
@@ -110,7 +112,7 @@ class ClassSplit:
         return rows
 
     def without(self, rows: Iterable[int]) -> ClassSplit:
-        """The same parts less the images at ``rows``."""
+        """The same parts without the images at ``rows``."""
         out = np.fromiter(rows, dtype=np.int64)
         return ClassSplit(*(np.setdiff1d(part, out) for part in (self.train, self.validation, self.test)))
 
@@ -121,15 +123,15 @@ class ClassSplit:
 
 
 def split_classes(data: LabelledImages, *, validation: float = 0.5, seed: int = 0) -> ClassSplit:
-    """Holds out a share of the training classes to choose by; the test classes are the data set's own.
+    """Holds out a share of the training classes for validation; the test classes are those of the data set.
 
     Args:
         data: the images.
         validation: share of the groups of training classes to hold out, at least one of them; 0 for none.
-        seed: of the draw.
+        seed: random seed.
 
     Raises:
-        ValueError: a share that leaves no class to train with.
+        ValueError: a share that leaves no class for training.
 
     Example:
         >>> import numpy as np
@@ -150,13 +152,13 @@ def split_classes(data: LabelledImages, *, validation: float = 0.5, seed: int = 
 
 
 def fold_classes(data: LabelledImages, fold: int, *, folds: int = 4) -> ClassSplit:
-    """One fold of a class-disjoint cross-validation: contiguous runs of the training classes validate in turn.
+    """One fold of a class-disjoint cross-validation: contiguous blocks of the training classes are held out in turn.
 
     Source: Musgrave et al. 2020, *A Metric Learning Reality Check*, section 3.2: the first half of the classes in four
-    parts, each of which validates once.
+    parts, each of which is the validation part once.
 
     Raises:
-        ValueError: no such fold, or more folds than classes.
+        ValueError: the fold does not exist, or there are more folds than classes.
 
     Example:
         >>> import numpy as np

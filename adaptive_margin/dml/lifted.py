@@ -10,15 +10,15 @@ from torch import Tensor
 
 
 class PairwiseLiftedStructureLoss(LiftedStructureLoss):  # type: ignore[misc]
-    r"""Lifted structure loss with the sum over negatives taken once for each anchor.
+    r"""Lifted structure loss with the sum over negatives computed once per anchor.
 
     .. math:: \ell_{ij} = \tfrac12 \max(0,\ D_{ij} - m^+ + \log(S_i + S_j))^2, \qquad
         S_i = \sum_{(i,k) \in \mathcal{N}} e^{m - D_{ik}}
 
-    The host forms a matrix of every positive pair by every negative pair; at 16 images of each of 8 classes that is
-    1,920 by 14,336 entries a step. The two sums depend on one anchor each, so here they are taken once an anchor:
-    the same value to rounding, in the time of a distance matrix. Source: Oh Song et al. 2016, Eq. (4), as the host
-    has it. Arguments are the host's.
+    The host forms a matrix of every positive pair by every negative pair; with 16 images in each of 8 classes that is
+    1,920 by 14,336 entries per step. Each of the two sums depends on one anchor, so here it is computed once per
+    anchor. This gives the same value up to rounding, in the time of a distance matrix. Source: Oh Song et al. 2016, Eq.
+    (4), in the host's form. Arguments are those of the host.
 
     Example:
         >>> x, y = torch.nn.functional.normalize(torch.randn(12, 4), dim=1), torch.arange(12) % 3
@@ -36,13 +36,13 @@ class PairwiseLiftedStructureLoss(LiftedStructureLoss):  # type: ignore[misc]
         both = torch.logaddexp(sums[anchors], sums[positives])
         both = torch.where(anchors == positives, sums[anchors], both)  # a reference may have an anchor's number
         has = torch.zeros(count, dtype=torch.bool, device=others.device).index_fill_(0, others, True)
-        both = both.masked_fill(~(has[anchors] | has[positives]), 0)  # as the host, where a pair has no negative
+        both = both.masked_fill(~(has[anchors] | has[positives]), 0)  # as in the host, if a pair has no negative
         losses = torch.relu(both + self.distance.margin(pos_pairs, self.pos_margin)) ** 2 / 2  # each pair comes twice
         return {"loss": {"losses": losses, "indices": (anchors, positives), "reduction_type": "pos_pair"}}
 
 
 def _logsumexp(values: Tensor, groups: Tensor, count: int) -> Tensor:
-    """Logarithm of the sum of exponentials in each group, shape ``(count,)``; a group of none is very small."""
+    """Logarithm of the sum of exponentials in each group, shape ``(count,)``; a very small value for an empty group."""
     lowest = torch.finfo(values.dtype).min / 4
     top = values.detach().new_full((count,), lowest).scatter_reduce(0, groups, values.detach(), "amax")
     total = torch.zeros_like(top).index_add(0, groups, (values - top[groups]).exp())

@@ -1,4 +1,4 @@
-"""Losses, each with the sampling that belongs to it, and the margin that a run asks for."""
+"""Losses, each with its sampling, and the margin of a run."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class LossRow:
     """One row of the table of losses.
 
     Attributes:
-        default: its own margin, in its own unit.
-        candidates: margins to tune over, in its own unit; as many for every loss.
-        host: its class in pytorch-metric-learning, whose row in the table of hosts says unit and role of the margin;
-            None where there is no such margin.
-        source: where loss and default come from.
+        default: the loss's default margin, in its own unit.
+        candidates: margins for tuning, in its own unit; the same number for every loss.
+        host: its class in pytorch-metric-learning, whose row in the table of hosts has the unit and role of the margin;
+            None if there is no such margin.
+        source: source of the loss and its default.
     """
 
     default: float | None
@@ -94,15 +94,15 @@ LOSSES: dict[LossName, LossRow] = {
     "dynamic-soft-margin": LossRow(None, (), None, "Zhang & Rusinkiewicz 2019"),
     "auto-margin": LossRow(None, (), None, "Nguyen et al. 2022"),
 }
-"""Every loss that a run can ask for, with its default margin and the margins that tuning tries."""
+"""Every available loss, with its default margin and the margins for tuning."""
 
 
 class Objective(nn.Module):
     """A loss on a batch of embeddings, with its sampling.
 
     Args:
-        loss: of pytorch-metric-learning's kind.
-        miner: what chooses pairs or triplets, without gradient; None leaves it to the loss.
+        loss: a loss with pytorch-metric-learning's interface.
+        miner: chooses pairs or triplets, without gradient; None leaves this to the loss.
 
     Example:
         >>> objective = build_objective(DMLConfig(loss="contrastive", margin="adaptive"), classes=4)
@@ -124,13 +124,13 @@ class Objective(nn.Module):
         return value
 
     def record(self, on: bool) -> None:
-        """Whether the next call notes its margin, for which it waits for the device."""
+        """Whether the next call records its margin, which synchronises with the device."""
         for module in (self.loss, getattr(self.loss, "margin", None)):
             if isinstance(module, ModuleWithRecords):
                 module.collect_stats = on
 
     def statistics(self) -> dict[str, float]:
-        """The margin of the last call in the loss's unit, and an adaptive one's parts; what was recorded."""
+        """The recorded margin of the last call in the loss's unit, with the parts of an adaptive margin."""
         margin: Any = getattr(self.loss, "margin", None)
         if isinstance(self.loss, AdaptiveMarginLoss):
             found = {"margin": self.loss.current_margin}
@@ -153,15 +153,15 @@ class Objective(nn.Module):
 
 
 def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) -> Objective:
-    """The objective that a run asks for.
+    """The objective of a run.
 
     Args:
-        config: its loss, margin and their options count.
-        classes: in training.
-        epoch_steps: after how many steps AutoMargin moves its margins.
+        config: the run's options; only loss, margin and their options are used.
+        classes: number of training classes.
+        epoch_steps: number of steps after which AutoMargin updates its margins.
 
     Raises:
-        ValueError: a margin or granularity that the loss does not take.
+        ValueError: a margin or granularity that the loss does not support.
     """
     row = LOSSES[config.loss]
     if row.default is None and config.margin != "default":
@@ -202,7 +202,7 @@ def _adaptive(config: DMLConfig) -> AdaptiveMargin:
 
 
 def _rule(config: DMLConfig) -> NeighbourhoodName | NeighbourhoodRule:
-    """The rule asked for; ``auto`` is the default of the loss."""
+    """The requested rule; ``auto`` is the default of the loss."""
     host = LOSSES[config.loss].host
     return HOSTS[host].rule if config.neighbourhood == "auto" and host is not None else config.neighbourhood
 

@@ -39,7 +39,7 @@ DRAWN = 105
 """Side of the published images, pixels."""
 
 FACTOR = 6
-"""Pixels of the published image to a stored one: ``STORED`` of them hold the largest drawing with room around it."""
+"""Pixels of the published image per stored pixel: ``STORED`` of them hold the largest drawing with room around it."""
 
 Counts = Mapping[str, tuple[int, int]]
 Key = tuple[str, int, int]
@@ -47,33 +47,33 @@ Key = tuple[str, int, int]
 
 
 def omniglot(root: str | os.PathLike[str], *, counts: Counts | None = OMNIGLOT_COUNTS) -> LabelledImages:
-    r"""A class for each character of each alphabet; whole alphabets are the test, validation or training.
+    r"""Omniglot with a class for each character of each alphabet; whole alphabets are for test, validation or training.
 
-    Alphabets are sorted by name. The first half of them trains (of an odd number the smaller half), the others are the
-    test. ``groups`` numbers them, so that :func:`split_classes` holds out whole alphabets to choose by. An image that
-    several archives have is taken once. ``drawers`` has the number in the file's name; the published numbering says who
-    it is only within one alphabet.
+    Alphabets are sorted by name. The first half is for training (the smaller half if the number is odd), the others are
+    for the test. ``groups`` numbers the alphabets, so that :func:`split_classes` holds out whole alphabets for
+    validation. An image that is in several archives is used once. ``drawers`` has the number from the file name; the
+    published numbering identifies people only within one alphabet.
 
-    Archives are read where they are, nothing is unpacked. Of an image of 105×105 pixels, ink :math:`I \in \{0, 1\}`,
-    the rectangle around the ink is put in the middle of 120×120, strokes grow by a pixel on each side, and squares of
-    six pixels become one:
+    Archives are read in place; nothing is unpacked. For an image of 105×105 pixels with ink :math:`I \in \{0, 1\}`, the
+    rectangle around the ink is centred in 120×120, strokes grow by one pixel on each side, and squares of 6×6 pixels
+    are averaged to one:
 
     .. math::
         P_{uv} = \frac{255}{36} \sum_{0 \le a, b < 6} \; \max_{-1 \le s, t \le 1} I_{6u + a + s,\, 6v + b + t}
 
-    A pen's line is 2 to 3 pixels wide: averaged without growing, it would be left at half of white or less. The
-    middle of 16 pixels, which evaluation sees, is 96 of the 120: it holds 98% of the small sets' drawings whole.
+    A pen stroke is 2 to 3 pixels wide: averaged without growing, it would be at most half white. The centre crop of 16
+    pixels for evaluation covers 96 of the 120 pixels and fully contains 98% of the drawings of the small sets.
 
     Args:
-        root: the folder with the archives, or with the folders that they unpack to.
-        counts: images and characters expected of each archive; None accepts any.
+        root: the folder with the archives or with the folders unpacked from them.
+        counts: expected images and characters of each archive; None accepts any.
 
     Returns:
         Images in the order of alphabet, character and drawer; white on black, shape ``(N, 20, 20, 1)``.
 
     Raises:
-        LayoutError: nothing of Omniglot is there, an archive is damaged, its paths or counts are not as published, two
-            archives differ in an image, or an image is no black drawing of 105×105 pixels on white.
+        LayoutError: Omniglot was not found, an archive is damaged, its paths or counts differ from the published ones,
+            two archives differ in an image, or an image is not a black drawing of 105×105 pixels on white.
 
     Example:
         >>> import tempfile, zipfile
@@ -126,7 +126,7 @@ def omniglot(root: str | os.PathLike[str], *, counts: Counts | None = OMNIGLOT_C
 
 
 def _sources(top: Path) -> list[tuple[str, Path]]:
-    """The archives and folders that are there, by the archive's name."""
+    """The existing archives and folders, by the name of the archive."""
     for place in (top, top / "python", top / "omniglot-py"):
         paths = [(name, place / f"{name}{suffix}") for name in OMNIGLOT_COUNTS for suffix in (".zip", "")]
         if found := [(name, path) for name, path in paths if path.exists()]:
@@ -135,8 +135,8 @@ def _sources(top: Path) -> list[tuple[str, Path]]:
 
 
 def _archive(path: Path) -> Iterator[tuple[str, list[str], bytes]]:
-    """Name for a message, parts of the path and content of each file in an archive."""
-    packed = io.BytesIO(path.read_bytes())  # whatever goes wrong from here on is the content's fault, not the system's
+    """Name for messages, path components and content of each file in an archive."""
+    packed = io.BytesIO(path.read_bytes())  # from here on, errors come from the content, not from the system
     try:
         with zipfile.ZipFile(packed) as archive:
             for member in archive.infolist():
@@ -148,14 +148,14 @@ def _archive(path: Path) -> Iterator[tuple[str, list[str], bytes]]:
 
 
 def _folder(path: Path) -> Iterator[tuple[str, list[str], bytes]]:
-    """The same of each file in a folder."""
+    """The same for each file in a folder."""
     for file in sorted(path.rglob("*")):
         if not file.is_dir():
             yield str(file), list(file.relative_to(path.parent).parts), file.read_bytes()
 
 
 def _key(where: str, parts: list[str], name: str) -> Key:
-    """What the path says of an image."""
+    """The information in the path of an image."""
     match = re.fullmatch(r"([^/]+)/character(\d+)/\d+_(\d+)\.png", "/".join(parts[1:]))
     if parts[0] != name or match is None or litter(match[1]):
         expected = f"{name}/<alphabet>/character<number>/<character id>_<drawer>.png"
@@ -164,13 +164,13 @@ def _key(where: str, parts: list[str], name: str) -> Key:
 
 
 def _ink(where: str, content: bytes) -> Bytes:
-    """1 where ink is, shape ``(105, 105)``."""
+    """1 where there is ink, shape ``(105, 105)``."""
     from PIL import Image
 
     try:
         with Image.open(io.BytesIO(content)) as image:
             pixels = np.asarray(image.convert("L"))
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow has for damaged files
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's errors for damaged files
         raise LayoutError(problem(where, "an image", f"no such ({error})", "get the original archive")) from error
     if pixels.shape != (DRAWN, DRAWN):
         got = f"{pixels.shape[1]}×{pixels.shape[0]}"
@@ -183,7 +183,7 @@ def _ink(where: str, content: bytes) -> Bytes:
 
 
 def _reduced(ink: Bytes) -> Bytes:
-    """The drawing in the middle, its strokes two pixels wider, averaged over squares of ``FACTOR`` pixels."""
+    """The centred drawing with strokes two pixels wider, averaged over squares of ``FACTOR`` pixels."""
     rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
     drawing = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     side = FACTOR * STORED

@@ -1,4 +1,4 @@
-"""What the recipes in ``benchmarks/`` share: where the data lie, and how a result is said."""
+"""Shared parts of the recipes in ``benchmarks/``: the location of the data, and the printing of results."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def required_root(config: DMLConfig, layout: str) -> Path:
     """The folder of the data set.
 
     Raises:
-        ValueError: it is not given; the message shows the layout expected there.
+        ValueError: it is not given; the message shows the expected layout.
     """
     if config.root is None:
         raise ValueError(problem("--root", "the folder of the data set", "nothing", f"lay it out as\n{layout}"))
@@ -28,7 +28,7 @@ def required_root(config: DMLConfig, layout: str) -> Path:
 
 
 def train_and_print(config: DMLConfig, data: LabelledImages) -> dict[str, Any]:
-    """Trains, measures and says what was measured and how the network was chosen."""
+    """Trains, measures, and prints the result and how the network was selected."""
     with World.from_environment(None if config.device == "auto" else config.device) as world:
         result = run(config, data, world=world)
         if world.is_main:
@@ -37,7 +37,7 @@ def train_and_print(config: DMLConfig, data: LabelledImages) -> dict[str, Any]:
 
 
 def said(result: Mapping[str, Any]) -> str:
-    """A result in words, with what chose the network and what weights it began with.
+    """A result in words, with the selection of the network and its initial weights.
 
     Example:
         >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}

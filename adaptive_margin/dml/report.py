@@ -1,4 +1,4 @@
-"""A page about many runs that needs nothing beside itself: tables, margins, recalls, examples, a map."""
+"""A self-contained page about many runs: tables, margins, recalls, examples, a map."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from .trainer import read_embeddings
 METRICS = ("recall_at_1", "mean_average_precision_at_r")
 COLOURS = ("#33518c", "#c0562d", "#3d8361", "#8a4a9e", "#a58a17", "#4a9bb0", "#b03a5b", "#6b6b6b")
 SHOWN = 8
-"""Lines in one panel, at most."""
+"""Maximum number of lines in one panel."""
 
 STYLE = """
 :root { color-scheme: light; --ink: #1d2230; --soft: #5d6577; --line: #dfe3ea; --good: #1d7a4c; --bad: #b3342d; }
@@ -58,11 +58,11 @@ img.plot { width: 100%; height: auto; }
 
 
 def chosen_metrics(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]:
-    """The test figures asked for, as the rows spell them.
+    """The requested test figures, with the spelling in the rows.
 
     Args:
-        rows: of :func:`~adaptive_margin.dml.results.read_runs`.
-        names: of figures, in capitals or not.
+        rows: from :func:`~adaptive_margin.dml.results.read_runs`.
+        names: names of figures; case does not matter.
 
     Raises:
         ValueError: no row has such a figure.
@@ -82,8 +82,8 @@ def chosen_metrics(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]
 def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS, *, overwrite: bool = False) -> list[Row]:
     """Writes the page of the runs below ``folder``; returns their rows.
 
-    It is made of what lies in the run folders alone: paths that a run names are not followed. Nothing that a run says
-    becomes markup.
+    It uses only the content of the run folders: paths in a run's files are not followed. Text from a run never becomes
+    markup.
 
     Args:
         folder: of runs.
@@ -171,7 +171,7 @@ def _comparisons(rows: Sequence[Row], metric: str) -> str:
 
 
 def _trajectories(rows: Sequence[Row], data: str) -> str:
-    """The margin in the loss's unit over training, a panel a loss: mean over seeds."""
+    """The margin in the loss's unit over training, one panel per loss: mean over seeds."""
     losses = [loss for loss in losses_of(rows, data) if _curves(rows, data, loss, "margin")]
     if not losses:
         return ""
@@ -198,7 +198,7 @@ def _curves(rows: Sequence[Row], data: str, loss: str, name: str) -> dict[str, A
 
 
 def _recalls(rows: Sequence[Row], data: str) -> str:
-    """Recall@k against k, a panel a loss: mean over seeds."""
+    """Recall@k against k, one panel per loss: mean over seeds."""
     losses = losses_of(rows, data)
     figure, panels = _panels(len(losses))
     for panel, loss in zip(panels, losses, strict=False):
@@ -217,7 +217,7 @@ def _recalls(rows: Sequence[Row], data: str) -> str:
 
 
 def _pictures(rows: Sequence[Row], data: str) -> str:
-    """Queries with their nearest images, and a map, of the networks whose embeddings were kept."""
+    """Queries with their nearest images, and a map, for the networks whose embeddings were kept."""
     kept, damaged = [], []
     for row in rows:
         if row["data"] == data and row.get("folder") and (Path(row["folder"]) / "embeddings.npz").is_file():

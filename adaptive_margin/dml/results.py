@@ -24,17 +24,18 @@ CURVES = ("margin", "mi", "delta", "k", "beta", "loss")
 
 
 def read_runs(folder: Path) -> list[Row]:
-    """One row a finished run below ``folder``, or the rows of its merged ``grid.json``.
+    """One row per finished run in ``folder``, or the rows of its merged ``grid.json``.
 
-    A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, ``weights`` before training,
-    ``validation`` and ``step`` of the evaluation that chose, ``selected_by``, ``test`` figures (None where they were
-    not looked at), ``seconds`` and ``curves``; ``folder`` where there is one. The arm of a grid is its folder's name;
-    elsewhere it follows from the configuration, and ``options`` is what else two arms must share to be compared.
-    Options in which runs of one loss on one data set differ are part of their arms' names.
+    A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, initial ``weights``,
+    ``validation`` and ``step`` of the selected evaluation, ``selected_by``, ``test`` figures (None if they were not
+    measured), ``seconds`` and ``curves``; ``folder`` if there is one. In a grid the arm is the name of its folder;
+    elsewhere it follows from the configuration, and ``options`` has the other options that two arms must share to be
+    compared. Options in which runs of one loss on one data set differ are part of the names of their arms.
 
     Raises:
-        DamagedFileError: a result is not what was written, or holds something else in a figure's place.
-        ValueError: there is neither; or two runs of one arm and seed differ in their configuration.
+        DamagedFileError: a result is not what was written, or has something else in place of a figure.
+        ValueError: there are neither runs nor a grid; or two runs with the same arm and seed have different
+            configurations.
     """
     places = sorted(file.parent for file in folder.rglob("result.json"))
     read = [(place, read_json(place / "result.json", AGAIN)) for place in places]
@@ -59,13 +60,13 @@ def read_result(folder: Path) -> dict[str, Any]:
     """The result of a run.
 
     Raises:
-        DamagedFileError: it is not what was written, or not of this trainer.
+        DamagedFileError: it is not what was written, or not from this trainer.
     """
     return _checked(folder, read_json(folder / "result.json", AGAIN))
 
 
 def _checked(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
-    """A result whose row can be made and shown."""
+    """A checked result, whose row can be made and shown."""
     try:
         whole = _is_row(row_of(result, folder))
     except (KeyError, TypeError, ValueError, AttributeError, IndexError):
@@ -76,7 +77,7 @@ def _checked(folder: Path, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_row(row: Mapping[str, Any]) -> bool:
-    """Whether what is shown of a row is of the kind that a run writes: numbers are numbers."""
+    """Whether the shown values of a row have the types that a run writes: numbers are numbers."""
 
     def are(kind: Any, *values: Any) -> bool:
         return all(isinstance(value, kind) and not isinstance(value, bool) for value in values)
@@ -95,7 +96,7 @@ def _is_row(row: Mapping[str, Any]) -> bool:
 
 
 def _is_whole_run(place: Path, result: Any) -> bool:
-    """Neither one fold of a run, nor a run of another trainer, which can lie below ``runs`` too."""
+    """Whether this is neither one fold of a run nor a run of another trainer, which can also be in ``runs``."""
     if re.fullmatch(r"fold-\d+(-of-\d+)?", place.name):
         return False
     return isinstance(result, dict) and "loss" in result.get("config", {})
@@ -134,7 +135,7 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
 
 
 def _options(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What a result depends on beside data, loss, margin and seed; of an adaptive margin its own options too."""
+    """What a result depends on besides data, loss, margin and seed; for an adaptive margin also its own options."""
     config = result["config"]
     left_out = {*MAY_CHANGE, "loss", "margin", "seed", "measure"}
     if config["margin"] != "adaptive":
@@ -145,7 +146,7 @@ def _options(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _name_apart(rows: Iterable[Row]) -> None:
-    """Adds to the arms' names the options in which runs of one data set and loss differ."""
+    """Adds the options in which runs of one data set and loss differ to the names of their arms."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if "options" in row:
@@ -160,7 +161,7 @@ def _name_apart(rows: Iterable[Row]) -> None:
 
 
 def _refuse_collisions(rows: Sequence[Row], results: Sequence[Mapping[str, Any]]) -> None:
-    """Raises where two runs would be one number of a table though they are not the same."""
+    """Raises if two different runs would contribute to the same number of a table."""
     seen: dict[tuple[str, str, str, int], tuple[Row, Mapping[str, Any]]] = {}
     for row, result in zip(rows, results, strict=True):
         other, was = seen.setdefault((row["data"], row["loss"], row["arm"], row["seed"]), (row, result))
@@ -200,15 +201,15 @@ def spread(values: Sequence[float] | Iterable[float]) -> str:
 def compare(
     rows: Sequence[Row], pairs: Iterable[tuple[str, str, str, str]], metric: str
 ) -> list[tuple[tuple[str, str, str, str], Comparison, float]]:
-    """Paired comparisons of arms, with p-values corrected for how many these are.
+    """Paired comparisons of arms, with p-values corrected for their number.
 
     Args:
-        rows: of :func:`read_runs`.
+        rows: from :func:`read_runs`.
         pairs: (data set, loss, arm, baseline arm); those without two common seeds are left out.
         metric: a test figure.
 
     Returns:
-        (pair, comparison, Holm's p) each.
+        (pair, comparison, Holm's p) for each pair.
     """
     made = []
     for data, loss, arm, baseline in pairs:
@@ -227,17 +228,17 @@ def arms_of(rows: Iterable[Row], data: str) -> list[str]:
 
 
 def losses_of(rows: Iterable[Row], data: str) -> list[str]:
-    """The measured losses of a data set, in the order met."""
+    """The measured losses of a data set, in order of appearance."""
     return list(dict.fromkeys(r["loss"] for r in rows if r["data"] == data and r["test"] and r["loss"] != "none"))
 
 
 def weights_of(rows: Iterable[Row], data: str) -> str:
-    """What the networks of a data set began with, where that is recorded."""
+    """The initial weights of the networks of a data set, if recorded."""
     return "; ".join(sorted({row["weights"] for row in rows if row["data"] == data and row.get("weights")}))
 
 
 def table(rows: Sequence[Row], metric: str) -> str:
-    """Losses down, margins across, mean ± standard deviation over seeds, in Markdown; then the comparisons."""
+    """A Markdown table, losses by margins, with mean ± standard deviation over seeds; then the comparisons."""
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
         arms = arms_of(rows, data)
@@ -268,9 +269,10 @@ def table(rows: Sequence[Row], metric: str) -> str:
 
 
 def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
-    """Every adaptive arm against every fixed margin of otherwise the same configuration.
+    """Every adaptive arm against every fixed margin with otherwise the same configuration.
 
-    The arms of a grid differ as their names say: there it is every arm against the default and the tuned margin.
+    In a grid the arms differ only as their names say: there, every arm is compared with the default and the tuned
+    margin.
     """
     pairs = []
     for data in dict.fromkeys(row["data"] for row in rows):
@@ -295,7 +297,7 @@ def _shared(row: Row) -> dict[str, Any] | None:
 
 
 def caution(comparisons: int) -> str:
-    """What to bear in mind about so many comparisons.
+    """A note of caution about many comparisons.
 
     Example:
         >>> caution(40)
@@ -312,7 +314,7 @@ def caution(comparisons: int) -> str:
 
 
 def named(metric: str) -> str:
-    """How a figure is called in tables.
+    """The name of a figure in tables.
 
     Example:
         >>> named("recall_at_10"), named("NMI")

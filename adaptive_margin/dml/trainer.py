@@ -1,4 +1,4 @@
-"""One run of metric learning: train, choose by classes that are not the test, measure once."""
+"""One run of metric learning: train, select the network on classes outside the test, measure once."""
 
 from __future__ import annotations
 
@@ -48,32 +48,33 @@ from .results import read_result
 
 LOGS_PER_EPOCH = 4
 OUTCOMES = ("result.json", "embeddings.npz")
-"""What a finished run leaves."""
+"""Files of a finished run."""
 
 
 def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) -> dict[str, Any]:
-    """Trains and measures; the result is in ``config.out / "result.json"`` too, where the same run finds it again.
+    """Trains and measures; the result is also in ``config.out / "result.json"``, from which the same run reads it
+    again.
 
-    With ``config.folds`` every fold has a folder, a network and a result of its own; the result holds their mean
+    With ``config.folds`` every fold has its own folder, network and result; the result holds their mean
     (embeddings of one network) and the figures of their concatenated embeddings.
 
     Args:
-        config: what to do.
+        config: the options.
         data: the images.
-        world: the processes; joined from the environment unless given.
+        world: the processes; by default those from the environment.
 
     Returns:
-        Test figures, those of the evaluation that chose, configuration, split, curves, versions, seconds.
+        Test figures, figures of the selected evaluation, configuration, split, curves, versions, seconds.
 
     Raises:
-        ValueError: a configuration of another data set, or one that its parts refuse.
+        ValueError: a configuration for another data set, or one that its parts reject.
         RunFolderError: the folder holds another run, finished or not.
     """
     if world is None:
         with World.from_environment(None if config.device == "auto" else config.device) as joined:
             return run(config, data, world=joined)
     identity = f"{data.name} {data.fingerprint}"
-    if config.skip_unreadable:  # a run does not go on where other images can be read
+    if config.skip_unreadable:  # a run does not resume if different images are readable
         unreadable = load_images(data, config)[1]
         if unreadable:
             rows = hashlib.sha256(",".join(map(str, unreadable)).encode()).hexdigest()[:12]
@@ -82,7 +83,7 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
         raise ValueError(problem("data", f"{identity!r}, the data set at hand", repr(config.data), "leave it out"))
     out = config.out or default_folder(config, data)
     config = replace(config, data=identity, out=out)
-    _metrics(config)  # what is not installed is said now, not after an epoch
+    _metrics(config)  # report missing packages now, not after an epoch
     if config.folds == 0:
         split = split_classes(data, validation=config.validation, seed=config.seed)
         return run_split(config, data, split, out, world=world)
@@ -109,7 +110,7 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
 
 
 def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
-    """Where a run goes that names no folder.
+    """The default folder of a run.
 
     Example:
         >>> from adaptive_margin.dml.embedded import digits
@@ -121,7 +122,7 @@ def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
 
 
 def fold_name(fold: int, folds: int) -> str:
-    """Folder of a fold's network; another number of folds divides the classes otherwise."""
+    """Folder of a fold's network; it depends on the number of folds, which changes the division of the classes."""
     return f"fold-{fold}-of-{folds}"
 
 
@@ -129,10 +130,10 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
     """The result in a folder, if there is one.
 
     Raises:
-        RunFolderError: it is that of another configuration or another data set.
+        RunFolderError: it belongs to another configuration or another data set.
 
     Warns:
-        UserWarning: it is damaged: the run goes on to its end again.
+        UserWarning: it is damaged, and the run is finished again.
     """
     done = out / "result.json"
     if not done.exists():
@@ -147,7 +148,7 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
 
 
 def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: Path, *, world: World) -> dict[str, Any]:
-    """One network of :func:`run`, on a certain split."""
+    """One network of :func:`run`, on a given split."""
     found = find(config, out)
     if found is not None:
         if world.is_main:
@@ -205,17 +206,17 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
 
 
 class DMLJob:
-    """What :func:`adaptive_margin.training.train` trains: a network and an objective on batches of whole classes.
+    """The job for :func:`adaptive_margin.training.train`: a network and an objective on batches of whole classes.
 
-    Everything random in a step follows from (seed, step), so that a run goes on anywhere and arms of one seed see the
-    same images, crops and draws. With several processes each embeds its share and all compute the loss of the whole
+    (seed, step) determines everything random in a step, so a run can resume anywhere, and arms with one seed see the
+    same images, crops and draws. With several processes, each embeds its share and all compute the loss of the whole
     batch.
 
     Args:
-        config: of the run.
+        config: options of the run.
         data: the images' classes.
-        images: their pixels.
-        split: which of them train, choose and are measured.
+        images: the pixels of the images.
+        split: the images for training, validation and test.
         world: the processes.
     """
 
@@ -244,7 +245,7 @@ class DMLJob:
         self._reader = ThreadPoolExecutor(max_workers=1) if world.device.type == "cuda" else None
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
-        """One step on the batch of this number."""
+        """One step on the batch with this number."""
         images, rows = self._batch(step)
         targets = torch.from_numpy(self.targets[rows]).to(self.world.device, non_blocking=True)
         self._set_rates(step)
@@ -252,11 +253,11 @@ class DMLJob:
         self.objective.train()
         records = (step + 1) % self.log_every == 0
         self.objective.record(records)
-        torch.manual_seed(_number(self.config.seed, step))  # what dropout draws, for this rank's share
+        torch.manual_seed(_number(self.config.seed, step))  # dropout's draws, for this rank's share
         with autocast(self.world.device, self.config.precision):
             own = self.network(images)
         embeddings = self.world.gather(own, len(rows))
-        torch.manual_seed(_number(self.config.seed, step))  # what the miner draws: the same on every rank, in every arm
+        torch.manual_seed(_number(self.config.seed, step))  # the miner's draws: the same on every rank and in every arm
         loss = self.objective(embeddings, targets)
         if not loss.requires_grad:  # no pair and no triplet was in reach
             loss = loss + 0 * embeddings.sum()
@@ -271,7 +272,7 @@ class DMLJob:
         return {"loss": loss.detach(), **(self.objective.statistics() if records else {})}
 
     def evaluate(self) -> Mapping[str, float]:
-        """Retrieval figures of the validation classes, or of the test's where that is what chooses, or none."""
+        """Retrieval figures of the validation classes, or of the test classes if those select the network, or none."""
         part: Part = "test" if self.config.select == "test" else "validation"
         if not len(self.split[part]):
             return {}
@@ -302,7 +303,7 @@ class DMLJob:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes such a state."""
+        """Restores such a state."""
         self.network.load_state_dict(state["network"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
@@ -324,7 +325,7 @@ class DMLJob:
         )
 
     def _batch(self, step: int) -> tuple[Tensor, Integers]:
-        """The batch of a step; on a GPU the next one is read meanwhile."""
+        """The batch of a step; on a GPU the next one is read in the meantime."""
         began = time.perf_counter()
         if self._reader is None:
             batch = self._read(step)
@@ -366,7 +367,7 @@ class DMLJob:
         return optimizer, sgd
 
     def _set_rates(self, step: int) -> None:
-        """Learning rates as they follow from the step."""
+        """Sets the learning rates for a step."""
         config = self.config
         if config.schedule == "cosine":
             factor = 0.5 * (1 + float(np.cos(np.pi * step / (config.epochs * self.epoch_steps))))
@@ -378,23 +379,23 @@ class DMLJob:
 
 
 def load_pixels(data: LabelledImages, config: DMLConfig) -> Bytes:
-    """The images alone of :func:`load_images`."""
+    """Only the images of :func:`load_images`."""
     return load_images(data, config)[0]
 
 
 def load_images(data: LabelledImages, config: DMLConfig) -> tuple[Bytes, dict[int, str]]:
-    """The images of a data set as the network's input is cut from, and what is said of those that cannot be read.
+    """The images of a data set, from which the network's input is cropped, and the errors of those that cannot be read.
 
-    Files are decoded once, into the image cache that the face trainer uses too: shorter side to ``config.resize``, of
-    that the middle square. A benchmark with images missing is another one, so that any that cannot be read is an error
-    unless ``config.skip_unreadable`` allows it.
+    Files are decoded once, into the image cache that the face trainer also uses: the shorter side is resized to
+    ``config.resize``, and the central square is kept. A benchmark with missing images is a different benchmark, so an
+    image that cannot be read is an error unless ``config.skip_unreadable`` allows it.
 
     Returns:
-        uint8, shape ``(N, resize, resize, C)``, black where a file cannot be read; position of each such → file and
-        reason.
+        uint8, shape ``(N, resize, resize, C)``, black if a file cannot be read; and for the position of each such
+        image, the file and the reason.
 
     Raises:
-        ValueError: boxes are asked for and the data set has none, or another size than images in memory have.
+        ValueError: boxes are requested but the data set has none, or a size that differs from that of images in memory.
         UnreadableError: more images are missing or damaged than allowed.
     """
     if data.pixels is not None:
@@ -435,14 +436,14 @@ def _bar(total: int, what: str) -> Iterator[Any]:
 
 
 def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Integers, images: Bytes) -> None:
-    """Keeps test embeddings in half precision beside the result, and what a report shows of them.
+    """Saves test embeddings in half precision beside the result, with the pictures that a report shows.
 
     Args:
         folder: of the run.
         embeddings: shape ``(N, D)``.
         labels: shape ``(N,)``.
-        rows: where they are in the data set, shape ``(N,)``.
-        images: of the whole data set, of which some queries and those nearest to them are kept, small.
+        rows: their positions in the data set, shape ``(N,)``.
+        images: those of the whole data set; small versions of some queries and their nearest images are saved.
     """
     half = embeddings.half().cpu()
     queries, nearest = examples(half.float())
@@ -453,7 +454,7 @@ def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Inte
 
 
 def load_embeddings(folder: Path) -> tuple[Tensor, Tensor]:
-    """Embeddings ``(N, D)`` and classes ``(N,)`` that :func:`save_embeddings` kept.
+    """Embeddings ``(N, D)`` and classes ``(N,)`` from :func:`save_embeddings`.
 
     Raises:
         DamagedFileError: the file is not what was written.
@@ -463,10 +464,10 @@ def load_embeddings(folder: Path) -> tuple[Tensor, Tensor]:
 
 
 def read_embeddings(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
-    """All that :func:`save_embeddings` kept, by name; errors as :func:`load_embeddings`.
+    """Everything that :func:`save_embeddings` saved, by name; errors as for :func:`load_embeddings`.
 
-    Beside ``embeddings`` and ``labels``: ``examples``, positions of queries and of the test images nearest to each,
-    shape ``(Q, 1 + K)``, and their ``pictures``, uint8, shape ``(Q, 1 + K, H, W, C)``; runs of before lack these two.
+    In addition to ``embeddings`` and ``labels``: ``examples``, positions of queries and of the test images nearest to
+    each, shape ``(Q, 1 + K)``, and their ``pictures``, uint8, shape ``(Q, 1 + K, H, W, C)``; older runs lack these two.
     """
     path = folder / "embeddings.npz"
     remedy = "delete the folder and train the run again"
@@ -489,8 +490,8 @@ def examples(embeddings: Tensor, queries: int = 8, nearest: int = 6) -> tuple[In
 
     Args:
         embeddings: of unit norm, shape ``(N, D)``.
-        queries: how many at most.
-        nearest: how many of each at most.
+        queries: maximum number of queries.
+        nearest: maximum number of nearest images per query.
 
     Returns:
         Positions, shapes ``(Q,)`` and ``(Q, K)``.
@@ -503,7 +504,7 @@ def examples(embeddings: Tensor, queries: int = 8, nearest: int = 6) -> tuple[In
 
 
 def small(pixels: Bytes) -> Bytes:
-    """A picture of at most 96 pixels a side, shape ``(H, W, C)``."""
+    """A picture with sides of at most 96 pixels, shape ``(H, W, C)``."""
     from PIL import Image
 
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
@@ -520,5 +521,5 @@ def _metrics(config: DMLConfig) -> RetrievalMetrics:
 
 
 def _number(seed: int, step: int) -> int:
-    """A seed for the step, below 2^63."""
+    """A random seed for the step, below 2^63."""
     return int(np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0] >> 2)

@@ -16,16 +16,16 @@ DESCRIPTION = "Trains valence and arousal from faces, with the paper's critic or
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains as the command line says.
+    """Trains one network with the options of the command line.
 
     Args:
-        argv: arguments without the program's name; those of the process unless given.
+        argv: arguments without the program's name; by default those of the process.
 
     Returns:
-        0 where it came to its end, 2 where nothing was asked for.
+        0 if training finished, 2 if no options were given.
 
     Raises:
-        SystemExit: of :func:`~adaptive_margin.training.expected_errors.said_plainly`, after what can go wrong.
+        SystemExit: from :func:`~adaptive_margin.training.expected_errors.said_plainly`, after an expected error.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if not words:

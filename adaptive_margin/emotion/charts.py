@@ -1,4 +1,4 @@
-"""Charts of a report as SVG that stands inside an HTML page: text in the page's colour, light or dark."""
+"""Charts of a report as SVG for use inside an HTML page: text in the page's colour, light or dark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
 
-INK, FAINT = "#0a0b0c", "#0d0e0f"  # stand for the page's own colours, which replace them in the SVG
+INK, FAINT = "#0a0b0c", "#0d0e0f"  # placeholders for the page's own colours, which replace them in the SVG
 PALETTE = ("#3b82c4", "#2f9e6e", "#9b6bd1", "#d1495b", "#1b9aaa", "#c2588f", "#8a8f98", "#7a9e2f")
 BASELINE = "#bf7430"
 PEOPLE = (*PALETTE, BASELINE, "#5f6fd6", "#a5765a", "#d9b430")  # as many people as can be told apart
@@ -44,7 +44,7 @@ class Chart:
 
     Args:
         title: heading of the chart.
-        alt: what a reader who cannot see it is told.
+        alt: description for readers who cannot see the chart.
         width: inches; the page scales it to its column.
         height: likewise.
 
@@ -83,7 +83,7 @@ class Chart:
 
 
 def inline_svg(text: str, title: str, alt: str) -> str:
-    """An SVG file's element for use inside HTML: named, scalable, in the page's colours, its ids its own."""
+    """The element of an SVG file for use inside HTML: named, scalable, in the page's colours, with unique ids."""
     svg = text[text.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
@@ -108,7 +108,7 @@ def curves(
     smooth: int = 1,
     log: bool = False,
 ) -> str:
-    """Lines over training: of each arm a faint line a seed, and their mean where the seeds share their steps.
+    """Lines over training: for each arm a faint line per seed, and their mean if the seeds share their steps.
 
     Args:
         title: of the chart.
@@ -116,7 +116,7 @@ def curves(
         y: label of the vertical axis.
         x: of the horizontal one.
         alt: for readers who cannot see it.
-        smooth: number of neighbours that are averaged.
+        smooth: number of neighbouring points to average.
         log: logarithmic vertical axis.
     """
     with Chart(title, alt) as chart:
@@ -208,7 +208,7 @@ def _with_room(values: Floats) -> tuple[float, float]:
 
 
 def map_by_person(title: str, points: Floats, person: NDArray[np.int64], alt: str) -> str:
-    """A map of features, the people with most points each in a colour, others faint."""
+    """A map of features: the people with most points each have a colour, the others are faint."""
     names, counts = np.unique(person[person >= 0], return_counts=True)
     shown = names[np.argsort(-counts, kind="stable")][: len(PEOPLE)]
     with Chart(title, alt, width=4.2, height=3.9) as chart:
@@ -246,11 +246,11 @@ def feature_map(features: NDArray[np.float16], most: int = 800, seed: int = 0) -
 
     Args:
         features: shape ``(K, F)``.
-        most: rows to place; more are thinned out at random.
-        seed: of both.
+        most: maximum number of rows; if there are more, a random sample is used.
+        seed: random seed of both.
 
     Returns:
-        Places, shape ``(M, 2)``, and which of the K rows they are, shape ``(M,)``.
+        Positions, shape ``(M, 2)``, and which of the K rows they belong to, shape ``(M,)``.
 
     Example:
         >>> places, rows = feature_map(np.random.default_rng(0).normal(size=(30, 5)).astype(np.float16), most=20)

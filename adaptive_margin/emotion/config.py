@@ -28,7 +28,7 @@ LOADER_OPTIONS = {
     "same_actor": ("afew-va",),
     "annotations": ("aff-wild2",),
 }
-"""Options that only some data sets have, and which."""
+"""Options that only some data sets have, with these data sets."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class AdamConfig:
     """An Adam optimiser.
 
     Attributes:
-        lr: step size at the start; see ``lr_decay``.
+        lr: learning rate at the start; see ``lr_decay``.
         beta1: decay of the gradient's running mean.
         beta2: decay of its running square.
     """
@@ -55,68 +55,69 @@ class AdamConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class EmotionConfig:
-    """One training run. The defaults are the paper's ResNet18 on AffectNet, but for the data set.
+    """One training run. The defaults are those of the paper's ResNet18 on AffectNet, except for the data set.
 
     Attributes:
-        dataset: ``faces`` is drawn and needs no root.
-        root: the data set's folder, as its own page describes.
-        cache: folder for decoded images, Aff-Wild's frames and the index of the reduced AffectNet; ``cache`` beside the
-            run's folder unless given.
+        dataset: ``faces`` are drawn and need no root.
+        root: folder of the data set, in the layout of its documentation page.
+        cache: folder for decoded images, Aff-Wild's frames and the index of the reduced AffectNet; by default ``cache``
+            beside the run's folder.
         skip_unreadable: share of the images that may be missing or damaged.
-        resize: side that faces are brought to, pixels.
+        resize: side to which faces are resized, pixels.
         size: side of the crop that the network sees, pixels.
-        split_seed: who is trained, validated and tested on. The same for all runs that are compared.
-        fold: of AFEW-VA's five folds by actor, the one tested on.
-        every: of the videos of Aff-Wild and Aff-Wild2, take each so-manieth frame.
-        expressions: of AffectNet, codes of the expressions to keep; its loader's unless given: 0 to 8 of the 2017
-            release, 0 to 7 of the reduced one.
+        split_seed: decides who is in training, validation and test. Use the same for all runs that you compare.
+        fold: which of AFEW-VA's five folds by actor is the test set.
+        every: use every Nth frame of the videos of Aff-Wild and Aff-Wild2.
+        expressions: for AffectNet, codes of the expressions to keep; by default those of its loader, 0 to 8 for the
+            2017 release and 0 to 7 for the reduced one.
         crop: ``box`` (AffectNet's 2017 release, Aff-Wild), ``landmarks`` (AffectNet's 2017 release, AFEW-VA) or
-            ``none``, the picture as it is; the first that the data set has unless given.
-        same_actor: of AFEW-VA, pairs of a spelling and the one to use for it, for names that the report lists as
-            similar; compared as the loader compares names, and a name that no clip has is an error.
-        annotations: of Aff-Wild2, where several editions lie in the root: the folder of the one to take, in the root
-            or in full.
-        people: drawn people (``faces``), in all parts together.
+            ``none``, the unchanged picture; by default the first of these that the data set has.
+        same_actor: for AFEW-VA, pairs of a spelling and the spelling to use instead, for names that the report lists as
+            similar. Names are compared as in the loader; a name that no clip has is an error.
+        annotations: for Aff-Wild2 with several editions in the root: the folder of the edition to use, relative to the
+            root or as a full path.
+        people: number of drawn people (``faces``), in all parts together.
         images_per_person: pictures of each of them.
-        disturb: drawn faces turn their heads, in changing light, blurred and half hidden; off, they do not.
-        encoder: ``small``, ``resnet18``, ``alexnet``, any of torchvision's, or ``timm:NAME``.
-        pretrained: file of weights, or torchvision's name for some (``DEFAULT`` for timm's); none, as in the paper.
-        dropout: in the regressor.
-        leaky_slope: of the regressor's rectifiers below zero; 0, the paper's, lets its few units die.
+        disturb: draw faces with turned heads, changing light, blur and occlusion.
+        encoder: ``small``, ``resnet18``, ``alexnet``, the name of any torchvision model, or ``timm:NAME``.
+        pretrained: file of weights, or torchvision's name of the weights (``DEFAULT`` for timm's); by default random
+            weights, as in the paper.
+        dropout: dropout rate in the regressor.
+        leaky_slope: slope of the regressor's ReLUs below zero; with 0, as in the paper, its few units can die.
         critic: ``none`` is the baseline.
-        margin: of the caf critic.
+        margin: margin of the caf critic.
         constant: value of ``--margin constant``.
         grouping: how strong and weak are told apart.
-        magnitude: threshold the labels' magnitudes; off, the signed labels.
-        max_radius: labels at least this far out are in neither group; 1 is the paper's letter.
+        magnitude: compute thresholds from the labels' magnitudes; if off, from the signed labels.
+        max_radius: labels with at least this radius are in neither group; the paper literally says 1.
         repulsion: weight of the margin's term in the caf critic's loss.
-        regularizer: of the caf critic's loss.
-        penalty: of the fisher critic and the fisher regulariser; their own default unless given.
-        critic_dropout: in the critic.
-        critic_normalize: critic outputs of length 1.
-        order: ``paper``, three updates an iteration; ``joint``, one of the encoder.
-        weak_batch_norm: what weak images are normalised by in the adversarial update of order ``paper``.
-        adversarial_weight: of L_adv. Matters with order ``joint`` or ``shared_moments`` only: Adam does not see the
-            scale of its own loss; without either ``adversarial_adam.lr`` is what counts.
+        regularizer: regulariser of the caf critic's loss.
+        penalty: penalty weight of the fisher critic and the fisher regulariser; by default their own.
+        critic_dropout: dropout rate in the critic.
+        critic_normalize: scale the critic's outputs to length 1.
+        order: ``paper``, three updates per iteration; ``joint``, a single update of the encoder.
+        weak_batch_norm: the batch-norm statistics for weak images in the adversarial update of order ``paper``.
+        adversarial_weight: weight of L_adv. It matters only with order ``joint`` or ``shared_moments``, because Adam is
+            not affected by the scale of its own loss; otherwise change ``adversarial_adam.lr``.
         adversarial_start: iterations of plain regression before the critic joins.
-        correlation_weight: of PCC and CCC in the regression loss.
-        regression_adam: of encoder and regressor.
-        critic_adam: of the critic.
-        adversarial_adam: of the encoder's adversarial update.
-        shared_moments: the adversarial update takes the regression's Adam, as in the released code.
-        lr_decay: factor on all step sizes ...
-        lr_decay_every: ... after so many iterations.
-        iterations: length of the run; preset ``paper`` has 100,000 on ``aff-wild``.
-        batch_size: of all processes together; preset ``paper`` has 256 for ``alexnet``.
-        clip_norm: greatest norm of an update's gradients.
-        precision: of the networks.
-        seed: of weights, order of the data and crops.
-        deterministic: the same bits again on a GPU, at some cost. On a CPU they are the same anyway.
-        device: cpu or cuda; cuda where there is one unless given.
-        evaluate_every: iterations between two looks at the validation part.
+        correlation_weight: weight of PCC and CCC in the regression loss.
+        regression_adam: optimiser of encoder and regressor.
+        critic_adam: optimiser of the critic.
+        adversarial_adam: optimiser of the encoder's adversarial update.
+        shared_moments: the adversarial update uses the regression's Adam, as in the released code.
+        lr_decay: factor by which all learning rates are multiplied ...
+        lr_decay_every: ... each time after this many iterations.
+        iterations: number of training iterations; preset ``paper`` has 100,000 on ``aff-wild``.
+        batch_size: images per batch, over all processes together; preset ``paper`` has 256 for ``alexnet``.
+        clip_norm: clip the gradients of each update to this norm.
+        precision: numeric precision of the networks.
+        seed: random seed of weights, data order and crops.
+        deterministic: make runs on a GPU repeatable bit for bit, at some cost. On a CPU they always are.
+        device: cpu or cuda; by default cuda if available.
+        evaluate_every: iterations between two evaluations on the validation part.
         checkpoint_every: iterations between two checkpoints.
         log_every: iterations between two lines of the log.
-        keep: what is kept at the end: weights of the ``last`` iteration, or of the ``best`` validation CCC.
+        keep: which weights to keep at the end: those of the ``last`` iteration, or of the ``best`` validation CCC.
         output: folder of the run.
     """
 
@@ -227,7 +228,7 @@ class EmotionConfig:
 
 
 def _check_loader_options(config: EmotionConfig) -> None:
-    """An option of another data set's loader would be ignored in silence."""
+    """Rejects options of another data set's loader, which would be silently ignored."""
     for name, datasets in LOADER_OPTIONS.items():
         value = getattr(config, name)
         if value != getattr(EmotionConfig, name) and config.dataset not in datasets:
@@ -242,7 +243,7 @@ def _check_loader_options(config: EmotionConfig) -> None:
 
 PAPER = EmotionConfig()
 """Kim & Song 2021, Training Configurations: Adam 1e-4, ×0.8 every 10,000 of 50,000 iterations, batch 128 for ResNet18
-(256 for AlexNet), from scratch. Dropout is the released code's, the paper's text having nothing on it."""
+(256 for AlexNet), from scratch. Dropout follows the released code, because the paper does not mention it."""
 
 RELEASED = dataclasses.replace(
     PAPER,
@@ -260,8 +261,8 @@ RELEASED = dataclasses.replace(
     lr_decay_every=5_000,
     iterations=164_000,  # 131 epochs of AffectNet's 320,739 usable rows in batches of 256
 )
-"""The hyper-parameters of the authors' released code, with the paper's formulas where that code has others: Otsu's
-threshold, all pairs, MI by correlation; Δ is its 0.7/√k, rows are zipped."""
+"""The hyper-parameters of the authors' released code, with the paper's formulas where that code uses different ones:
+Otsu's threshold, all pairs, MI by correlation; Δ is that code's 0.7/√k with zipped rows."""
 
 FACES = EmotionConfig(
     dataset="faces",
@@ -284,7 +285,7 @@ FACES = EmotionConfig(
     checkpoint_every=500,
     log_every=10,
 )
-"""Drawn faces with all that disturbs, a small encoder: some minutes a run on one core."""
+"""Drawn faces with all disturbances and a small encoder: a few minutes per run on one core."""
 
 QUICK = dataclasses.replace(
     FACES,
@@ -298,19 +299,19 @@ QUICK = dataclasses.replace(
     evaluate_every=200,
     checkpoint_every=200,
 )
-"""Undisturbed, smaller and shorter: some 20 seconds a run on one core. People differ as much as ever."""
+"""Undisturbed, smaller and shorter: about 20 seconds per run on one core. People differ as much as in ``faces``."""
 
 PRESETS = {"paper": PAPER, "released": RELEASED, "faces": FACES, "quick": QUICK}
 
 
 def preset_for(name: str, config: EmotionConfig) -> EmotionConfig:
-    """A preset, with what the paper has for the encoder and the data set of a run.
+    """A preset, adjusted to the paper's values for the encoder and the data set of a run.
 
     Source: Kim & Song 2021, Implementation details: batches of 256 for AlexNet, 100,000 iterations on Aff-Wild.
 
     Args:
-        name: of the preset; all but ``paper`` stay as they are.
-        config: the run that is asked for, of which encoder and data set are looked at.
+        name: name of the preset; only ``paper`` is adjusted.
+        config: the requested run; only its encoder and data set are used.
 
     Example:
         >>> alexnet = dataclasses.replace(PAPER, encoder="alexnet")

@@ -1,8 +1,8 @@
-"""Critics: what tells strong emotions from weak ones, and what the encoder gets to hear of it.
+"""Critics, which tell strong emotions from weak ones, and the losses that they give to the encoder.
 
 Every objective has two halves. ``critic_loss`` is minimised by the critic (Algorithm 1, line 6), ``adversarial_loss``
-by the encoder (line 7) while the critic is frozen. The paper's own is :class:`ContrastiveObjective`; the others take
-the place of its Eq. (6), as in Table 4.
+by the encoder (line 7) while the critic is frozen. The paper's own is :class:`ContrastiveObjective`; the others replace
+its Eq. (6), as in Table 4.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ FISHER_GAN_PENALTY = 1.0
 """The default ρ of :class:`FisherObjective`."""
 
 RATIO_RIDGE = 1e-3
-"""What is added to the diagonal of the weak kernel matrix, as in the code of Generative Ratio Matching's authors."""
+"""Added to the diagonal of the weak kernel matrix, as in the code of the authors of Generative Ratio Matching."""
 
 
 class Objective(Protocol):
@@ -55,20 +55,21 @@ class Objective(Protocol):
 
 
 class ContrastiveObjective(nn.Module):
-    r"""The paper's: a contrastive loss parts the groups, the encoder raises the critic's output on weak samples.
+    r"""The paper's objective: a contrastive loss separates the groups, and the encoder raises the critic's output on
+    weak samples.
 
     .. math::
         L_c = \operatorname{mean}_{P} D^2 + w \operatorname{mean}_{P \times Q} (\hat\alpha - D^2)_+, \qquad
         L_{adv} = -\frac{1}{N_w d} \sum_{i=1}^{N_w} \sum_{k=1}^{d} z_{w_i k}
 
-    Source: Kim & Song 2021, Eq. (7) and Algorithm 1, lines 6 and 7. There :math:`L_{adv}` is a vector; that its
-    entries are averaged is from the released code.
+    Source: Kim & Song 2021, Eq. (7) and Algorithm 1, lines 6 and 7. There :math:`L_{adv}` is a vector; averaging its
+    entries follows the released code.
 
     Args:
         margin: :math:`\hat\alpha`, in units of D².
-        repulsion: w; see :class:`~adaptive_margin.ContrastiveVDMLoss`, which this is.
+        repulsion: w; see :class:`~adaptive_margin.ContrastiveVDMLoss`, which computes this loss.
         regularizer: likewise.
-        penalty: of ``regularizer="fisher"``; None for the default.
+        penalty: penalty weight of ``regularizer="fisher"``; None for the default.
 
     Example:
         >>> caf = ContrastiveObjective(ConstantMargin(1.0))
@@ -97,15 +98,15 @@ class ContrastiveObjective(nn.Module):
         )
 
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
-        """L_c; a group that is empty leaves what the other still has."""
+        """L_c; if a group is empty, only the terms of the other remain."""
         return cast(Tensor, self.loss(z, groups))
 
     def adversarial_loss(self, weak: Tensor, strong: Tensor) -> Tensor:
-        """The mean output of weak samples, negative."""
+        """The negated mean output of weak samples."""
         return -_mean(weak)
 
     def statistics(self) -> dict[str, float]:
-        """``alpha``, and ``mi``, ``eta``, ``delta`` and ``k`` of an adaptive margin, where they are collected."""
+        """``alpha``, and ``mi``, ``eta``, ``delta`` and ``k`` of an adaptive margin, if they are collected."""
         margin = self.loss.margin
         if isinstance(margin, AdaptiveMargin):
             return {name: getattr(margin, name) for name in ("alpha", "mi", "eta", "delta", "k")}
@@ -113,7 +114,7 @@ class ContrastiveObjective(nn.Module):
 
 
 class FisherObjective(nn.Module):
-    r"""Fisher GAN: the difference of a score's means, in units of its own spread.
+    r"""Fisher GAN: the difference between the means of a score, in units of the score's spread.
 
     .. math::
         L_c = -\bigl(E_P f - E_Q f\bigr) + \lambda(\Omega - 1) + \tfrac\rho2 (\Omega - 1)^2, \qquad
@@ -123,8 +124,8 @@ class FisherObjective(nn.Module):
     ``ContrastiveVDMLoss(regularizer="fisher")``:
     :math:`\lambda \leftarrow \lambda + \min(\rho, 0.01) \min(\Omega - 1, 1)`.
 
-    Source: Mroueh & Sercu 2017 (Fisher GAN), Eq. (8) and (9) and Algorithm 1, with the sign of a minimisation; the
-    paper's Eq. (1), which leaves the constraint out for brevity. Differs from it: the multiplier's step, there
+    Source: Mroueh & Sercu 2017 (Fisher GAN), Eq. (8) and (9) and Algorithm 1, with the sign for minimisation; Kim &
+    Song's Eq. (1), which leaves out the constraint for brevity. Differs from it: the multiplier's step, there
     :math:`\rho(\Omega - 1)` with :math:`\rho` of 1e-6, smaller steps of the critic and many more of them.
 
     Args:
@@ -153,7 +154,7 @@ class FisherObjective(nn.Module):
         self.omega: Tensor
 
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
-        """L_c; 0 where a group is empty, and then the multiplier stays."""
+        """L_c; if a group is empty it is 0, and the multiplier does not change."""
         strong, weak = z[groups == STRONG], z[groups == WEAK]
         if len(strong) == 0 or len(weak) == 0:
             return z.sum() * 0
@@ -166,7 +167,7 @@ class FisherObjective(nn.Module):
         return loss
 
     def adversarial_loss(self, weak: Tensor, strong: Tensor) -> Tensor:
-        """The mean score of weak samples, negative."""
+        """The negated mean score of weak samples."""
         return -_mean(weak)
 
     def statistics(self) -> dict[str, float]:
@@ -209,11 +210,11 @@ class SphereObjective(nn.Module):
         self.moments = moments
 
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
-        """L_c; an empty group adds nothing."""
+        """L_c; an empty group contributes nothing."""
         return self._moments(z[groups == WEAK]) - self._moments(z[groups == STRONG])
 
     def adversarial_loss(self, weak: Tensor, strong: Tensor) -> Tensor:
-        """The moments of weak samples, negative: away from the pole they are pushed to."""
+        """The negated moments of weak samples: this pushes them away from the pole to which the critic pushes them."""
         return -self._moments(weak)
 
     def statistics(self) -> dict[str, float]:
@@ -226,22 +227,23 @@ class SphereObjective(nn.Module):
 
 
 class RatioObjective(nn.Module):
-    r"""GRAM-net: the critic keeps the density ratio of the groups, the encoder closes their mean discrepancy.
+    r"""GRAM-net: the critic preserves the density ratio of the groups, the encoder reduces their mean discrepancy.
 
-    With :math:`\hat r` the ratio p/q of strong and weak critic outputs, estimated at the weak ones by kernel mean
-    matching,
+    Here :math:`\hat r` is the ratio p/q of strong and weak critic outputs, estimated at the weak ones by kernel mean
+    matching:
 
     .. math::
         \hat r = \frac{N_w}{N_s} (K_{ww} + \epsilon I)^{-1} K_{ws} 1, \qquad
         L_c = -\frac{1}{N_w} \sum_i \bigl((\hat r_i - 1)^2 + \hat r_i\bigr), \qquad L_{adv} = \mathrm{MMD}^2
 
-    Minimising the squared difference between the ratio in the feature space and that in the critic's space is
-    maximising the Pearson divergence in the latter, the first part of :math:`L_c`; the second keeps ratios positive.
+    Minimising the squared difference between the ratio in the feature space and the ratio in the critic's space is the
+    same as maximising the Pearson divergence in the latter, the first part of :math:`L_c`; the second part keeps ratios
+    positive.
 
     Source: Srivastava, Xu, Gutmann & Sutton 2020 (ICLR), section 3; ridge :math:`\epsilon = 10^{-3}`, the positivity
     term and the median of pairwise distances as bandwidth are from their released code. The encoder minimises the
-    squared MMD as in their text (their code takes its root, whose gradient at 0 is infinite), over weak samples
-    only, as the paper's line 7 does; strong ones are a constant.
+    squared MMD as in their text (their code uses its root, whose gradient at 0 is infinite), over weak samples only, as
+    in Kim & Song's line 7; strong ones are constants.
 
     Example:
         >>> gram = RatioObjective()
@@ -253,7 +255,7 @@ class RatioObjective(nn.Module):
     outputs = 16
 
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
-        """L_c; 0 where a group is empty."""
+        """L_c; 0 if a group is empty."""
         strong, weak = z[groups == STRONG], z[groups == WEAK]
         if len(strong) == 0 or len(weak) == 0:
             return z.sum() * 0
@@ -261,7 +263,7 @@ class RatioObjective(nn.Module):
         return -((ratio - 1).square() + ratio).mean()
 
     def adversarial_loss(self, weak: Tensor, strong: Tensor) -> Tensor:
-        """MMD² between weak samples and the (constant) strong ones; 0 where a group is empty."""
+        """MMD² between weak samples and the (constant) strong ones; 0 if a group is empty."""
         if len(strong) == 0 or len(weak) == 0:
             return weak.sum() * 0
         return squared_mean_discrepancy(strong.detach(), weak)
@@ -285,14 +287,14 @@ def pole_distance(z: Tensor) -> Tensor:
 
 
 def density_ratio(strong: Tensor, weak: Tensor) -> Tensor:
-    """p/q at the rows of ``weak``, p being the density of ``strong`` and q that of ``weak``; see RatioObjective.
+    """p/q at the rows of ``weak``, where p is the density of ``strong`` and q that of ``weak``; see RatioObjective.
 
     Args:
         strong: shape ``(N_s, d)``.
         weak: shape ``(N_w, d)``.
 
     Returns:
-        Shape ``(N_w,)``. The system is solved in float64: its condition is up to a thousand times N_w.
+        Shape ``(N_w,)``. The system is solved in float64: its condition number is up to a thousand times N_w.
     """
     both = torch.cat([strong, weak]).double()
     kernel = gaussian_kernel(both)
@@ -313,7 +315,7 @@ def squared_mean_discrepancy(strong: Tensor, weak: Tensor) -> Tensor:
 def gaussian_kernel(x: Tensor) -> Tensor:
     r""":math:`\exp(-\|x_i - x_j\|^2 / 2\sigma^2)` of all rows, with σ² the median of all :math:`\|x_i - x_j\|^2`.
 
-    σ carries no gradient, and is 1 where most rows are equal.
+    σ has no gradient, and is 1 if most rows are equal.
     """
     norms = x.square().sum(dim=1)
     squared = (norms[:, None] + norms - 2 * x @ x.T).clamp(min=0)
@@ -326,8 +328,8 @@ class Critic(nn.Module):
 
     Args:
         network: features ``(N, F)`` to ``(N, d)``.
-        objective: what it learns, and what the encoder learns from it.
-        normalize: bring outputs to length 1, which bounds them (d > 1).
+        objective: the losses of the critic and of the encoder.
+        normalize: scale outputs to length 1, which bounds them (d > 1).
 
     Example:
         >>> critic = build_critic("caf", features=512)
@@ -345,7 +347,7 @@ class Critic(nn.Module):
         self.normalize = normalize
 
     def forward(self, features: Tensor) -> Tensor:
-        """Z of each row of features, float32 at least: losses are not computed in half precision."""
+        """Z of each row of features, in at least float32: losses are not computed in half precision."""
         z = cast(Tensor, self.network(features))
         z = at_least_float32(z)
         return functional.normalize(z, dim=1) if self.normalize else z
@@ -363,13 +365,13 @@ class Critic(nn.Module):
         return self.objective.statistics()
 
     def collect(self, wanted: bool) -> None:
-        """Whether statistics are to be taken, which waits for a GPU."""
+        """Whether to collect statistics, which synchronises with a GPU."""
         for module in self.modules():
             if isinstance(module, ModuleWithRecords):
                 module.collect_stats = wanted
 
     def step_epoch(self) -> None:
-        """Says that one pass over the training data has ended: a linear margin grows."""
+        """Call this at the end of each pass over the training data: a linear margin grows."""
         for module in self.modules():
             if isinstance(module, LinearMargin):
                 module.step_epoch()
@@ -381,8 +383,8 @@ def build_margin(name: MarginName, constant: float = 0.2) -> Margin:
 
     Args:
         name: ``"adaptive"`` (Eq. 8); ``"constant"``; ``"linear"``, 0.1 + 0.005 · epoch; ``"released"``, the adaptive
-            one with the pairing and the Δ of the authors' code.
-        constant: κ of ``"constant"``, the paper's best being 0.2.
+            margin with the pairing and the Δ of the authors' code.
+        constant: κ of ``"constant"``; the paper's best value is 0.2.
 
     Raises:
         ValueError: another name.
@@ -402,7 +404,7 @@ def build_grouper(name: GroupingName, *, magnitude: bool = True, max_radius: flo
     Args:
         name: ``"otsu"``, ``"kmeans2"``, ``"kmeans3"`` or ``"kmeans5"``.
         magnitude: thresholds of the labels' magnitudes; see :class:`~adaptive_margin.OtsuGrouper`.
-        max_radius: samples at least this far out are in neither group; None for no limit.
+        max_radius: samples with at least this radius are in neither group; None for no limit.
 
     Raises:
         ValueError: another name.
@@ -430,20 +432,20 @@ def build_critic(
 
     Args:
         name: ``"caf"``, ``"fisher"``, ``"sphere"``, ``"gramnet"``, or ``"none"``.
-        features: F, of the encoder.
-        margin: of ``"caf"``; the others have none.
-        constant: κ, of a constant margin.
+        features: F of the encoder.
+        margin: margin of ``"caf"``; the others have none.
+        constant: κ of a constant margin.
         repulsion: w of ``"caf"``.
         regularizer: R of ``"caf"``.
         penalty: ρ of ``"fisher"`` and of ``regularizer="fisher"``; None for their defaults.
-        dropout: in its perceptron.
-        normalize: outputs of length 1, for critics with more than one.
+        dropout: dropout rate in its perceptron.
+        normalize: scale outputs to length 1, for critics with more than one output.
 
     Returns:
         The critic; None for ``"none"``.
 
     Raises:
-        ValueError: an option that is not one.
+        ValueError: an unknown option.
     """
     check_choice("critic", name, CRITICS)
     if name == "none":
@@ -459,5 +461,5 @@ def build_critic(
 
 
 def _mean(x: Tensor) -> Tensor:
-    """The mean; 0, with a graph, of nothing."""
+    """The mean; for no values, 0 with a graph."""
     return x.mean() if x.numel() else x.sum()

@@ -1,9 +1,9 @@
-"""What a run trains, validates and tests on: three parts that share no person, or whatever the data set can tell apart.
+"""The training, validation and test parts of a run, which share no person, or no unit that the data set identifies.
 
-| data set | test | validation | kept apart |
+| data set | test | validation | kept separate |
 |---|---|---|---|
 | faces | 15% of the people | 15% | people |
-| affectnet, affectnet-reduced | the published validation set, as everybody does | 2% of training | pictures |
+| affectnet, affectnet-reduced | the published validation set, as is usual | 2% of training | pictures |
 | afew-va | one of five folds | 10% of the rest | actors |
 | aff-wild | 20% of the videos | 10% of the rest | videos |
 | aff-wild2 | the published validation set | 10% of training | source videos |
@@ -65,7 +65,7 @@ DATA_OPTIONS = (
     "images_per_person",
     "disturb",
 )
-"""The options that :func:`load_data` looks at: runs that agree in them can share what it returns."""
+"""The options that :func:`load_data` uses: runs that agree in them can share its result."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -73,12 +73,12 @@ class Part:
     """Faces of one part, in order.
 
     Attributes:
-        images: decoded, uint8, shape ``(slots, H, H, 3)``, possibly more than the part's.
-        slots: which of them each row is, shape ``(N,)``.
+        images: decoded, uint8, shape ``(slots, H, H, 3)``, possibly more than those of this part.
+        slots: the index of each row's image, shape ``(N,)``.
         labels: (valence, arousal), float32, shape ``(N, 2)``.
-        people: number of each row's person, or of what stands for one, shape ``(N,)``; −1 where unknown.
-        identity: what such a number stands for: ``"person"``, ``"actor"``, ``"video"`` or ``"source video"``;
-            ``"picture"`` where nobody is known.
+        people: number of each row's person, or of the unit that stands for one, shape ``(N,)``; −1 if unknown.
+        identity: the meaning of such a number: ``"person"``, ``"actor"``, ``"video"`` or ``"source video"``;
+            ``"picture"`` if people are not identified.
         videos: name of each row's video; None for single images.
         frames: number in the video, shape ``(N,)``; −1 for single images.
     """
@@ -118,16 +118,16 @@ class Part:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class EmotionData:
-    """The three parts, how they were divided, and what became of every row.
+    """The three parts, how they were divided, and what happened to every row.
 
     Attributes:
-        train: what is trained on.
-        val: what decisions are made on.
-        test: what is reported.
-        splits: file name → the split it is to hold.
-        independent: what the parts do not share, in words.
-        reports: what became of every row, as text, one for each split that was loaded; pictures that could not be
-            decoded are counted with what a loader drops, and all of them are named at the end.
+        train: the training part.
+        val: the validation part, for decisions.
+        test: the test part, for the reported figures.
+        splits: file name → the split to write there.
+        independent: the units that the parts do not share, in words.
+        reports: what happened to every row, as text, one for each loaded split. Pictures that could not be decoded are
+            counted with the rows that the loader dropped, and all of them are named at the end.
     """
 
     train: Part
@@ -142,8 +142,8 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     """Loads, decodes (once, into the cache) and divides a data set.
 
     Raises:
-        LayoutError, LabelFileError, UnreadableError, CacheSpaceError: as the loaders and the cache do; each message
-            says what was expected.
+        LayoutError, LabelFileError, UnreadableError, CacheSpaceError: from the loaders and the cache; each message says
+            what was expected.
     """
     if config.dataset == "faces":
         return _faces(config)
@@ -252,8 +252,8 @@ def _cache_folder(config: EmotionConfig) -> Path:
 
 
 def _aff_wild(config: EmotionConfig, **options: Any) -> LoadedSplit:
-    """Frames are extracted below the cache; those in the root are used where there are some, unless one is missing
-    that cannot be written there.
+    """Frames are extracted to a folder in the cache. If the root has frames, those are used, unless one is missing and
+    cannot be written there.
     """
     if (Path(str(config.root)) / "extracted_frames").is_dir():
         with contextlib.suppress(UnwritableError):
@@ -262,7 +262,7 @@ def _aff_wild(config: EmotionConfig, **options: Any) -> LoadedSplit:
 
 
 def _index_folder(config: EmotionConfig, split: str) -> Path | None:
-    """The loader's own where an index lies in a root that can be written; else one below the cache for this root."""
+    """The loader's own folder if the root is writable and has an index; else a folder in the cache for this root."""
     root = Path(str(config.root)).resolve()
     if (root / index_name(split)).is_file() and os.access(root, os.W_OK):
         return None
@@ -270,9 +270,9 @@ def _index_folder(config: EmotionConfig, split: str) -> Path | None:
 
 
 def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> tuple[ImageCache, str]:
-    """The decoded images, and the report of the rows that are left.
+    """The decoded images, and the report of the remaining rows.
 
-    The main process of each machine builds, the others wait for it at a lock.
+    The main process of each machine builds the cache; the others wait for it at a lock.
     """
     folder = _cache_folder(config)
     cache = ImageCache.open(loaded.records, folder, size=config.resize, skip_unreadable=config.skip_unreadable)
@@ -295,7 +295,7 @@ def _part(cache: ImageCache) -> Part:
 
 
 def _of_two(cache: ImageCache, test_cache: ImageCache, val_split: Split, reports: tuple[str, str]) -> EmotionData:
-    """Training and validation out of one cache, the published validation set as the test."""
+    """Training and validation from one cache, the published validation set as the test."""
     rows = val_split.rows(cache.records)
     everything = _part(cache)
     tested, known = (set(units_of(one.records, val_split.unit)) for one in (test_cache, cache))

@@ -1,7 +1,7 @@
-"""Faces in a picture, with a detector that comes with the extra and downloads nothing.
+"""Finds faces in a picture, with a detector that is part of the extra and downloads nothing.
 
 OpenCV 4's wheels ship Haar cascades; OpenCV 5's have neither the files nor the class that reads them, and no other
-detector of theirs works without a downloaded model. So the extra ``fer`` asks for OpenCV below 5.
+detector of theirs works without a downloaded model. So the extra ``fer`` requires OpenCV below 5.
 
 Measured on 120 drawn faces of 120 people, half of them filling the picture and half somewhere in a larger one
 (``benchmarks/detection/run.py``): this detector found 55 of 60 and 56 of 60 with 1 false face; the cascade
@@ -24,7 +24,7 @@ Detector = Callable[[NDArray[np.uint8]], list[Box]]
 """RGB picture, uint8, ``(H, W, 3)`` → (left, top, right, bottom) of each face in pixels, the largest first."""
 
 SMALLEST = 24  # pixels: the cascade was trained on squares of 20
-SHARE = 32  # of the picture's shorter side: down to a 32nd is looked for unless the caller says otherwise
+SHARE = 32  # of the picture's shorter side: the default for the smallest face is 1/32
 REMEDY = (
     "pip install 'opencv-python-headless>=4.9,<5' (the extra 'fer' asks for it; OpenCV 5 has no face detector without "
     "a download), or cut the faces out yourself and pass --crops"
@@ -38,19 +38,19 @@ class NoDetectorError(RuntimeError):
 def face_detector(smallest: int | None = None) -> Detector:
     """The detector that is installed.
 
-    Frontal faces, upright to about 15 degrees. Where none is found, the picture is tried again with its histogram
-    equalised.
+    It finds frontal faces that are upright to within about 15 degrees. If it finds none, it tries again on the picture
+    with its histogram equalised.
 
     Args:
-        smallest: side of the smallest face that is looked for, pixels, at least 24. Unless given, a 32nd of the
-            picture's shorter side or 24, whichever is more: 94 of 4000 × 3000. A picture of that size takes 1.3 s on
-            one core so, 0.5 s from a 16th on, and 6.6 s from 24 on.
+        smallest: side of the smallest face to look for, pixels, at least 24. By default 1/32 of the picture's shorter
+            side or 24, whichever is larger: 94 for 4000 × 3000. On one core a picture of that size takes 1.3 s with
+            this default, 0.5 s with 1/16, and 6.6 s with 24 pixels.
 
     Returns:
-        A function from a picture to its faces; not to be shared by threads.
+        A function from a picture to its faces; it must not be shared between threads.
 
     Raises:
-        NoDetectorError: OpenCV is missing, or is a version without one.
+        NoDetectorError: OpenCV is missing, or its version has no detector.
         ValueError: ``smallest`` is below 24.
     """
     if smallest is not None and smallest < SMALLEST:
@@ -85,7 +85,7 @@ def face_detector(smallest: int | None = None) -> Detector:
 
 
 def enlarged(box: Box, margin: float) -> Box:
-    """The square around a box, its side ``margin`` times the box's longer one; it may stick out of the picture.
+    """The square around a box, with a side of ``margin`` times the box's longer side; it may extend beyond the picture.
 
     Example:
         >>> enlarged((10.0, 10.0, 30.0, 30.0), 1.5)

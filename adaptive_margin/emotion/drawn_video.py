@@ -1,4 +1,4 @@
-"""A drawn video of somebody new, for the report: the paper's Figure 3 where a data set has no videos."""
+"""A drawn video of a new person, for the report: the paper's Figure 3 for a data set without videos."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from .nets import EmotionNet
 def evaluate_drawn_video(
     net: EmotionNet, *, people: int, resize: int, size: int, seed: int = 0, n_frames: int = 240
 ) -> tuple[Evaluation, Pictures]:
-    """Draws a person who is in none of the parts of a data set of drawn faces, over time, and runs a network on it.
+    """Draws a video of a person who is in no part of a data set of drawn faces, and runs a network on it.
 
     Args:
         net: encoder and regressor.
         people: how many people the data set has in all parts together; the next one is drawn.
         resize: side of a frame, pixels.
         size: side of the crop that the network sees, pixels.
-        seed: of the data set, which decides who is drawn.
+        seed: seed of the data set, which determines the person.
         n_frames: how many frames.
 
     Returns:
-        What the network made of the frames, and the picture of each row: the ``video`` and ``video_pictures`` of
+        The network's results for the frames, and the picture of each row: the ``video`` and ``video_pictures`` of
         :func:`~adaptive_margin.emotion.evaluation.write_evaluation`.
 
     Example:

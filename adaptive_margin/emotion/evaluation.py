@@ -1,7 +1,7 @@
-"""A network on a whole data set: figures with intervals, identity leakage, and what a report needs of it.
+"""Evaluates a network on a whole data set: figures with intervals, identity leakage, and data for the report.
 
 A run folder gets two files: ``result.json``, small, with every figure; and ``evaluation.npz``, with predictions, some
-features and a few small pictures, which the report draws from.
+features and a few small pictures for the report.
 """
 
 from __future__ import annotations
@@ -41,23 +41,24 @@ Pictures = Callable[[int], NDArray[np.uint8]]
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Evaluation:
-    """What a network made of a data set, in the order of its rows.
+    """The results of a network on a data set, in the order of its rows.
 
     Attributes:
         row: position in the data set, int64, shape ``(N,)``, increasing.
         truth: (valence, arousal), float32, shape ``(N, 2)``.
         prediction: likewise.
-        person: number of the person, or of what stands for one (``identity``), int64, shape ``(N,)``; −1 where unknown.
-        video: name of the video of each row, shape ``(N,)``; empty where it is of none.
+        person: number of the person, or of the unit that stands for one (``identity``), int64, shape ``(N,)``; −1 if
+            unknown.
+        video: name of the video of each row, shape ``(N,)``; empty for single images.
         frame: number in the video, int64, shape ``(N,)``; −1 for single images.
-        features: of the encoder, float16, shape ``(K, F)``, of some rows.
-        feature_index: which of the N rows these are, int64, shape ``(K,)``, increasing.
+        features: the encoder's features of some rows, float16, shape ``(K, F)``.
+        feature_index: the indices of these rows, int64, shape ``(K,)``, increasing.
         figures: as :meth:`AffectMetrics.compute` returns them.
-        intervals: figure → label or ``"mean"`` → (low, high), 95%; empty where there is nothing to draw from.
-        interval_by: what was drawn: the ``identity``, ``"video"`` or ``"sample"``.
-        leakage: of identity, where people are known.
-        identity: what a number of ``person`` stands for: ``"person"``, ``"actor"``, ``"video"``, ``"source video"``; or
-            ``"picture"`` where nobody is known.
+        intervals: figure → label or ``"mean"`` → (low, high), 95%; empty if there is nothing to draw from.
+        interval_by: the unit of the bootstrap: the ``identity``, ``"video"`` or ``"sample"``.
+        leakage: identity leakage, if people are known.
+        identity: the meaning of a number in ``person``: ``"person"``, ``"actor"``, ``"video"``, ``"source video"``; or
+            ``"picture"`` if people are not identified.
     """
 
     row: NDArray[np.int64]
@@ -109,25 +110,25 @@ def evaluate(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Evaluation:
-    """Runs a network over a data set and measures it.
+    """Runs a network on a data set and measures it.
 
     Args:
-        net: encoder and regressor, on the device they are to run on. Put into evaluation mode for the time, and left
-            as it was.
+        net: encoder and regressor, on the device where they should run. It is in evaluation mode during the call, and
+            its mode is restored afterwards.
         batches: (images, labels, rows) each: :class:`~adaptive_margin.datasets.CachedBatches`, or a ``DataLoader``
-            over :class:`~adaptive_margin.datasets.FaceImages`; of any sizes, in any order. A row that comes twice, as
-            ``DistributedSampler`` repeats some, counts once.
-        people: number of the person of every row of the data set, indexed by row; negative where unknown.
-        identity: what such a number stands for, where it is no person's: see :class:`Evaluation`.
+            over :class:`~adaptive_margin.datasets.FaceImages`; of any sizes, in any order. A row that occurs twice,
+            such as those that ``DistributedSampler`` repeats, counts once.
+        people: number of the person of every row of the data set, indexed by row; negative if unknown.
+        identity: the meaning of such a number, if it is not a person: see :class:`Evaluation`.
         videos: name of the video of every row, likewise; ``None`` or ``""`` for single images.
         frames: number in the video of every row, likewise.
-        world: the processes among which the rows are shared out; every one calls this and gets the same.
-        keep_features: features are kept of this many rows at most, drawn by ``seed``, and leakage is measured on them.
-        resamples: of the intervals.
-        seed: of all drawing.
+        world: the processes among which the rows are divided; each of them must call this, and all get the same result.
+        keep_features: keep the features of at most this many rows, drawn by ``seed``; leakage is measured on them.
+        resamples: number of resamples for the intervals.
+        seed: random seed of all draws.
 
     Returns:
-        Predictions, figures, intervals (drawn by identity where known, else by video, else by sample) and leakage.
+        Predictions, figures, intervals (bootstrap by identity if known, else by video, else by sample) and leakage.
 
     Raises:
         ValueError: no rows, rows outside the columns given, or predictions that are not finite.
@@ -191,14 +192,14 @@ def _array(values: ArrayLike) -> NDArray[Any]:
 
 
 def _drawn(total: int, most: int, seed: int) -> NDArray[np.int64]:
-    """At most ``most`` of ``total`` rows, drawn and sorted; all of them where there are no more."""
+    """At most ``most`` of ``total`` rows, drawn at random and sorted; all of them if there are no more."""
     if total <= most:
         return np.arange(total, dtype=np.int64)
     return np.sort(np.random.default_rng(seed).permutation(total)[:most]).astype(np.int64)
 
 
 def _video_or_row(video: NDArray[np.str_]) -> NDArray[np.int64]:
-    """The video's number, or for a single image a number of its own."""
+    """The number of the video; for a single image a unique number."""
     _, codes = np.unique(video, return_inverse=True)
     single = np.flatnonzero(video == "")
     codes = codes.astype(np.int64)
@@ -208,7 +209,7 @@ def _video_or_row(video: NDArray[np.str_]) -> NDArray[np.int64]:
 
 @contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode, then every module as it was: some may be frozen in a network that is being trained."""
+    """Sets evaluation mode and afterwards restores the mode of every module: some may be frozen during training."""
     modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
@@ -268,7 +269,7 @@ def _intervals(
     resamples: int,
     seed: int,
 ) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
-    """95% intervals, and what was drawn for them."""
+    """95% intervals, and the unit of their bootstrap."""
     known = person >= 0
     if known.all() and len(np.unique(person)) > 1:
         groups, drawn_by = person, identity
@@ -297,7 +298,7 @@ def write_evaluation(
     extra: Mapping[str, Any] | None = None,
     keep_features: int = 1000,
 ) -> dict[str, Any]:
-    """Writes ``result.json`` and ``evaluation.npz`` into a run's folder, each whole or not at all.
+    """Writes ``result.json`` and ``evaluation.npz`` to a run's folder, each atomically.
 
     Args:
         folder: of the run; made if need be.
@@ -306,7 +307,7 @@ def write_evaluation(
         seen: people it was trained on, on other pictures of them if there are any.
         video: frames of one video in order; without it the video with most frames is taken from ``test``.
         video_pictures: the picture of a row of ``video``.
-        extra: more for ``result.json``: arm, seed, what was measured besides. Plain values.
+        extra: additional content for ``result.json``: arm, seed, other measurements. Plain values.
         keep_features: rows of ``test`` whose features are kept for the report's map.
 
     Returns:
@@ -380,7 +381,7 @@ def _video_arrays(found: Evaluation, pictures: Pictures | None, whole: bool = Fa
 
 
 def small_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A picture in a square of :data:`SIDE` pixels: its middle, made smaller or larger."""
+    """A picture resized to a square of :data:`SIDE` pixels, from its middle."""
     image = Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -389,7 +390,7 @@ def small_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _without_nan(value: Any) -> Any:
-    """JSON has no NaN: an undefined figure is null."""
+    """Replaces NaN, which JSON lacks: an undefined figure is null."""
     if isinstance(value, Mapping):
         return {str(key): _without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -400,15 +401,15 @@ def _without_nan(value: Any) -> Any:
 
 
 def read_evaluation(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """What :func:`write_evaluation` wrote: :func:`read_result` and :func:`read_predictions`."""
+    """Reads the files of :func:`write_evaluation`: :func:`read_result` and :func:`read_predictions`."""
     return read_result(folder), read_predictions(folder)
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:
-    """The content of a run's ``result.json``; empty where there is none.
+    """The content of a run's ``result.json``; empty if there is none.
 
     Raises:
-        ValueError: it is damaged, of another format, or has something else in a figure's place.
+        ValueError: it is damaged, has another format, or has something else in place of a figure.
     """
     path = Path(folder) / "result.json"
     if not path.is_file():
@@ -423,10 +424,10 @@ def read_result(folder: str | Path) -> dict[str, Any]:
 
 
 def read_predictions(folder: str | Path) -> dict[str, NDArray[Any]]:
-    """The arrays of a run's ``evaluation.npz`` by name; empty where there is none.
+    """The arrays of a run's ``evaluation.npz`` by name; empty if there is none.
 
     Raises:
-        ValueError: it is damaged, or holds arrays of other names, types or shapes than are written.
+        ValueError: it is damaged, or has arrays whose names, types or shapes differ from those that are written.
     """
     path = Path(folder) / "evaluation.npz"
     if not path.is_file():
@@ -439,7 +440,7 @@ def read_predictions(folder: str | Path) -> dict[str, NDArray[Any]]:
 
 
 def _wrong_result(result: Mapping[str, Any]) -> str:
-    """What in a result is not of the kind that is written there; empty where all is."""
+    """Which part of a result does not have the expected type; empty if all have."""
     kinds: dict[tuple[str, ...], tuple[type, ...]] = {
         ("arm",): (str,),
         ("independent",): (str,),
@@ -470,7 +471,7 @@ def _wrong_result(result: Mapping[str, Any]) -> str:
 
 
 def _at(value: Any, place: Sequence[str], name: str = "") -> Iterator[tuple[str, Any]]:
-    """The values at a place, where ``*`` stands for all; each with its name."""
+    """The values at a path, where ``*`` stands for all; each with its name."""
     if not place:
         yield name, value
         return
@@ -481,7 +482,7 @@ def _at(value: Any, place: Sequence[str], name: str = "") -> Iterator[tuple[str,
 
 
 def _wrong_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """What in a run's arrays is not as it is written; empty where all is."""
+    """What is wrong with a run's arrays; empty if nothing is."""
     expected: dict[str, tuple[str, tuple[str | int, ...]]] = {  # kind of number, shape
         "row": ("i", ("N",)),
         "truth": ("f", ("N", 2)),

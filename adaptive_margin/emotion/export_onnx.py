@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file, checked against PyTorch before anybody relies on it."""
+"""Exports a trained network as an ONNX file and checks it against PyTorch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISSING = "exporting needs {what}: pip install 'adaptive-margin[fer,onnx]'"
 
 
 class OnnxMismatchError(RuntimeError):
-    """The exported network does not compute what PyTorch does; no file was left."""
+    """The exported network does not compute the same as PyTorch; no file was written."""
 
 
 def export_onnx(
@@ -34,21 +34,21 @@ def export_onnx(
     tolerance: float = 1e-4,
     batches: Sequence[int] = (1, 3),
 ) -> float:
-    """Writes a network as ONNX, with a batch of any size, and compares it with PyTorch in ONNX Runtime.
+    """Writes a network as ONNX for batches of any size, and compares its output in ONNX Runtime with PyTorch's.
 
     The input ``images`` is float32, ``(batch, 3, size, size)``, normalised; the output ``valence_arousal`` is float32,
     ``(batch, 2)``. Size, mean and standard deviation are in the file's metadata as JSON, under
     ``preprocessing``, beside ``labels`` and ``encoder``.
 
     Args:
-        net: encoder and regressor; exported in evaluation mode, on the CPU, and left as it was.
-        preprocessing: of its input.
-        path: the file; it appears whole, once it has passed, or not at all.
+        net: encoder and regressor; exported in evaluation mode on the CPU; the object itself is not changed.
+        preprocessing: preprocessing of its input.
+        path: the file; it is written atomically, and only if the check passes.
         tolerance: largest absolute difference allowed.
-        batches: batch sizes that are compared.
+        batches: batch sizes to compare.
 
     Returns:
-        The largest difference seen.
+        The largest difference found.
 
     Raises:
         OnnxMismatchError: it is larger than ``tolerance``.

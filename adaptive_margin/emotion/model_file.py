@@ -1,4 +1,4 @@
-"""A trained network in a file: encoder and regressor, how to prepare images, and where it comes from."""
+"""A file with a trained network: encoder and regressor, the preprocessing of images, and the network's origin."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ REMEDY = "pass the model.pt of a run folder, the folder itself, or one of its ch
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """How a picture of a face becomes the network's input.
+    """The preprocessing from a picture of a face to the network's input.
 
     Attributes:
-        resize: side that the face's shorter side is brought to, pixels.
-        size: side of the crop, from the middle, pixels.
+        resize: size of the face's shorter side after resizing, pixels.
+        size: side of the centre crop, pixels.
         mean: of red, green and blue, in [0, 1].
         std: likewise.
     """
@@ -52,7 +52,7 @@ class Preprocessing:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Preprocessing:
-        """From a mapping, as a file has it."""
+        """From a mapping, as stored in a file."""
         return cls(
             resize=plain["resize"],
             size=plain["size"],
@@ -62,7 +62,7 @@ class Preprocessing:
 
 
 def description(net: EmotionNet, preprocessing: Preprocessing) -> dict[str, Any]:
-    """What a file has to say beside the weights, so that the network can be built again: plain values."""
+    """The content of a file in addition to the weights, from which the network can be rebuilt: plain values."""
     return {
         "encoder": net.encoder.name,
         "leaky_slope": net.leaky_slope,
@@ -78,13 +78,13 @@ def save_model(
     *,
     config: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a network to a file that appears whole or not at all.
+    """Writes a network to a file, atomically.
 
     Args:
-        path: where; folders are made.
+        path: the file; folders are created.
         net: encoder and regressor.
         preprocessing: of its input.
-        config: how it was trained: plain numbers, strings, lists and dictionaries.
+        config: the training configuration: plain numbers, strings, lists and dictionaries.
     """
     import torchvision
 
@@ -109,9 +109,10 @@ def save_model(
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[EmotionNet, Preprocessing]:
-    """Reads what :func:`save_model` wrote, or a checkpoint of a run, under any name.
+    """Reads a file of :func:`save_model` or a checkpoint of a run, under any name.
 
-    The file can hold tensors and plain values only: it runs no code and fetches nothing. Its checksum is verified.
+    The file may contain only tensors and plain values: loading runs no code and downloads nothing. The checksum is
+    verified.
 
     Returns:
         The network in evaluation mode on ``device``, and how to prepare its input.
@@ -119,7 +120,7 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
     Raises:
         DamagedFileError: it is not what was written (a ValueError).
         ValueError: a file of another kind or format.
-        FileNotFoundError: none there.
+        FileNotFoundError: there is no such file.
     """
     path = Path(path)
     return _network(path, read_tensors(path, device, REMEDY), path.parent.parent / "config.yaml", device)
@@ -130,14 +131,14 @@ def load_network(
 ) -> tuple[EmotionNet, Preprocessing]:
     """The network of a model file, a run's checkpoint, or a run folder: its ``model.pt``, else its newest checkpoint.
 
-    Where a folder's ``model.pt`` is damaged, the checkpoint that it was made of is taken; where that is, the one
-    before; where no other is whole, the best one.
+    If a folder's ``model.pt`` is damaged, the checkpoint from which it was made is used; if that is damaged too, the
+    previous one; if no other is intact, the best one.
 
     Raises:
         ValueError: there is none, or it is damaged.
 
     Warns:
-        UserWarning: something damaged was passed over; it is named.
+        UserWarning: a damaged file was skipped; the message names it.
     """
     path = Path(checkpoint)
     if not path.is_dir():
@@ -158,7 +159,7 @@ def load_network(
 
 
 def _checkpoint(folder: Path, best: bool) -> tuple[int, Mapping[str, Any]]:
-    """Step and state of a run's best or newest checkpoint that is whole."""
+    """Step and state of a run's best or newest intact checkpoint."""
     checkpoints = Checkpoints(folder / "checkpoints")
     problems = []
     for find in (checkpoints.best, checkpoints.latest) if best else (checkpoints.latest, checkpoints.best):
@@ -176,7 +177,7 @@ def _checkpoint(folder: Path, best: bool) -> tuple[int, Mapping[str, Any]]:
 
 
 def _options(config: Path) -> dict[str, Any]:
-    """A run's options; none where they cannot be read."""
+    """A run's options; empty if they cannot be read."""
     try:
         return read_options(config)
     except (OSError, ConfigError):
@@ -186,7 +187,7 @@ def _options(config: Path) -> dict[str, Any]:
 def _network(
     path: Path, content: Mapping[str, Any], config: Path, device: str | torch.device
 ) -> tuple[EmotionNet, Preprocessing]:
-    """The network that is in a file; ``config`` describes it where a checkpoint is too old to do so itself."""
+    """The network in a file; ``config`` describes it if a checkpoint is too old to contain a description."""
     state = content.get("state")
     if isinstance(state, Mapping):
         job = state.get("job", state)  # a run's best checkpoint holds no more
@@ -221,6 +222,6 @@ def _network(
 
 
 def model_details(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a model file says of itself: encoder, labels, preprocessing, config and versions."""
+    """The description in a model file: encoder, labels, preprocessing, config and versions."""
     content = read_tensors(Path(path), remedy=REMEDY)
     return {name: value for name, value in content.items() if name != "state_dict"}

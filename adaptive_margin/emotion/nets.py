@@ -2,8 +2,8 @@
 
 Widths: the features of the encoder → 64 → 8 → 2 for the regressor, → 64 → 32 → 16 for the critic. With AlexNet's
 convolutions, 9216 features, that makes 3,060,122 parameters without and 3,652,618 with the critic: the paper's 3.0M
-and 3.6M (Table 4). The paper's supplement has the layers and is not public; the widths are those of the released code,
-whose totals these are.
+and 3.6M (Table 4). The paper's supplement describes the layers but is not public; the widths are those of the released
+code, which gives these totals.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ LABELS = ("valence", "arousal")
 
 
 class Encoder(nn.Module):
-    """A backbone without its classifier: images in, one row of features each out.
+    """A backbone without its classifier: from images to one row of features each.
 
     Attributes:
-        name: what :func:`build_encoder` makes it from.
-        features: F, how many numbers an image becomes.
-        convention: images as the backbone's weights want them, from ImageNet's normalisation; has no state.
+        name: the name for :func:`build_encoder`.
+        features: F, the number of features per image.
+        convention: converts images from ImageNet's normalisation to the one that the backbone's weights need; has no
+            state.
 
     Shapes:
         ``encoder(images (B, 3, H, W))`` gives ``(B, F)``.
@@ -53,7 +54,7 @@ class Encoder(nn.Module):
 
 
 class EmotionNet(nn.Module):
-    """What is kept after training: encoder and regressor, nothing of the critic.
+    """The network that is kept after training: encoder and regressor, without the critic.
 
     Attributes:
         encoder: images to features.
@@ -75,7 +76,7 @@ class EmotionNet(nn.Module):
 
     @property
     def leaky_slope(self) -> float:
-        """Slope of the regressor's rectifiers below zero."""
+        """Slope of the regressor's ReLUs below zero."""
         leaky = (layer.negative_slope for layer in self.regressor.modules() if isinstance(layer, nn.LeakyReLU))
         return next(leaky, 0.0)
 
@@ -85,21 +86,21 @@ class EmotionNet(nn.Module):
 
 
 def build_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -> Encoder:
-    """An encoder by name, from random weights unless told otherwise.
+    """An encoder by name, with random weights by default.
 
     Args:
         name: ``"small"``, for faces of 48 to 96 pixels; ``"resnet18"`` or ``"alexnet"``, the paper's; any
-            classification model of torchvision by its own name (its part before the classifier); or ``"timm:NAME"``
-            where timm is installed.
+            classification model of torchvision by its name (the part before the classifier); or ``"timm:NAME"`` if timm
+            is installed.
         pretrained: None for random weights, as in the paper; a file with a ``state_dict`` of the same backbone, with or
-            without its classifier; or a name of weights that are downloaded: those torchvision has for its model, such
-            as ``"DEFAULT"``, and ``"DEFAULT"`` alone for timm's.
+            without its classifier; or the name of weights to download: those that torchvision has for its model, such
+            as ``"DEFAULT"``; for timm's models only ``"DEFAULT"``.
 
     Returns:
         The encoder, in training mode.
 
     Raises:
-        ValueError, ImportError: as :func:`check_encoder`; or the file's weights do not fit.
+        ValueError, ImportError: as for :func:`check_encoder`; or the file's weights do not match.
 
     Example:
         >>> encoder = build_encoder("resnet18")
@@ -123,14 +124,14 @@ def build_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
 
 
 def check_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -> None:
-    """Raises unless there is such an encoder and there are such weights; builds nothing and downloads nothing.
+    """Raises unless the encoder and the weights exist; builds nothing and downloads nothing.
 
     Args:
         name: as :func:`build_encoder` takes it.
-        pretrained: likewise; of a file only its being there is looked at.
+        pretrained: likewise; for a file, only its existence is checked.
 
     Raises:
-        ValueError: a name that nobody knows (the message has near ones), or neither a file nor a name of weights.
+        ValueError: an unknown name (the message has similar ones), or neither a file nor a name of weights.
         ImportError: ``"timm:..."`` without timm.
 
     Example:
@@ -161,15 +162,15 @@ def check_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
 
 @functools.cache
 def check_size(name: str, size: int) -> None:
-    """Raises unless an encoder can look at pictures of a size; nothing is computed and no weights are made.
+    """Raises unless an encoder accepts pictures of a size; nothing is computed and no weights are created.
 
     Args:
-        name: as :func:`build_encoder` takes it; of timm's and of torchvision's that cannot be built without weights,
-            nothing is known before the first batch.
+        name: as for :func:`build_encoder`. Models of timm, and of torchvision if they cannot be built without weights,
+            cannot be checked before the first batch.
         size: side of the pictures, pixels.
 
     Raises:
-        ValueError: it cannot.
+        ValueError: it does not accept them.
 
     Example:
         >>> check_size("alexnet", 62)
@@ -211,14 +212,14 @@ def emotion_net(
 
 
 def build_regressor(features: int, dropout: float = 0.0, leaky_slope: float = 0.0) -> nn.Sequential:
-    """Features → 64 → 8 → (valence, arousal), with rectifiers between and no bound at the end.
+    """Features → 64 → 8 → (valence, arousal), with ReLUs in between and an unbounded output.
 
     Args:
         features: F, of the encoder.
         dropout: before each of the first two layers, in [0, 1).
-        leaky_slope: of the rectifiers below zero, in [0, 1); 0, the paper's. The second layer has eight units only:
-            where most of them are zero for every image, valence follows from arousal and no gradient mends it. A slope
-            keeps them alive.
+        leaky_slope: slope of the ReLUs below zero, in [0, 1); the paper has 0. The second layer has only eight units:
+            if most of them are zero for every image, arousal determines valence and no gradient can repair this. A
+            slope keeps the units alive.
 
     Example:
         >>> sum(weight.numel() for weight in build_regressor(9216).parameters())
@@ -239,12 +240,12 @@ def build_regressor(features: int, dropout: float = 0.0, leaky_slope: float = 0.
 def build_critic_network(features: int, outputs: int = 16, dropout: float = 0.0) -> nn.Sequential:
     """The critic's perceptron, :math:`f_c`: features → 64 → 32 → ``outputs``.
 
-    Differs from the released code: a rectifier after both hidden layers (it has none after the first, which makes
-    one linear map of two).
+    It differs from the released code: there is a ReLU after both hidden layers (that code has none after the first, so
+    two layers form one linear map).
 
     Args:
         features: F, of the encoder.
-        outputs: d, of the embedding: 16, or 1 for a critic whose output is a score.
+        outputs: d of the embedding: 16, or 1 for a critic whose output is a score.
         dropout: before the last layer, in [0, 1).
 
     Example:
@@ -264,7 +265,8 @@ def build_critic_network(features: int, outputs: int = 16, dropout: float = 0.0)
 def small_body() -> tuple[nn.Module, int]:
     """Four convolutions with batch normalisation, for faces of 44 to 96 pixels: 1152 features, 98,448 parameters.
 
-    The last map is averaged to 3 by 3 and not as a whole: a mouth is at the bottom of a face.
+    The last map is averaged to 3 by 3 instead of a single value, because position matters: a mouth is at the bottom of
+    a face.
     """
     widths = (3, 16, 32, 64, 128)
     layers: list[nn.Module] = []
@@ -282,8 +284,8 @@ def small_body() -> tuple[nn.Module, int]:
 class WindowMeans(nn.Module):
     """Means of ``k * k`` windows over a map of any size: ``nn.AdaptiveAvgPool2d(k)`` with a deterministic gradient.
 
-    Window i covers [floor(i n / k), ceil((i + 1) n / k)) of n rows, and of columns likewise. On CUDA the gradient of
-    PyTorch's own is added up in no fixed order, so it raises under ``deterministic``; this one's is not.
+    Window i covers [floor(i n / k), ceil((i + 1) n / k)) of n rows, and of columns likewise. On CUDA, PyTorch's version
+    sums its gradient in no fixed order, so it raises an error under ``deterministic``; this version does not.
 
     Args:
         k: windows along each side.
@@ -344,7 +346,7 @@ def _torchvision_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
 
 
 def _before_first_weights(classifier: nn.Module) -> tuple[nn.Module, int]:
-    """What a classifier does before its first weights, without dropout, and how wide its input is."""
+    """The part of a classifier before its first weights, without dropout, and the width of its input."""
     layers: Iterable[nn.Module] = classifier if isinstance(classifier, nn.Sequential) else [classifier]
     kept: list[nn.Module] = []
     for layer in layers:

@@ -1,4 +1,5 @@
-"""Valence and arousal of the faces in pictures and videos: a table, and the pictures with what was found drawn in.
+"""Predicts valence and arousal of the faces in pictures and videos: a table, and the pictures with the results drawn
+in.
 
 ``adaptive-margin predict FACE.jpg --checkpoint run/``
 """
@@ -38,7 +39,7 @@ COLUMNS = ("source", "frame", "face", "left", "top", "right", "bottom", "valence
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
 TRAIL = 24  # frames of a video whose points stay in the inset, fading
 CODEC = "mp4v"  # of the videos that are written
-UNEVEN_RATE = 30.0  # frames a second of what is written for a video whose frames are not evenly spaced
+UNEVEN_RATE = 30.0  # frame rate of the output for a video whose frames are not evenly spaced
 LEAST = 256  # smaller pictures are enlarged before anything is written on them
 
 Bytes = NDArray[np.uint8]
@@ -46,10 +47,10 @@ Bytes = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Face:
-    """A face and what the network makes of it.
+    """A face and the network's prediction for it.
 
     Attributes:
-        box: (left, top, right, bottom) of what the network saw, in pixels of the picture as shown.
+        box: (left, top, right, bottom) of the area that the network saw, in pixels of the picture as displayed.
         valence: as predicted, not clipped.
         arousal: likewise.
     """
@@ -65,9 +66,9 @@ class Predictor:
     Args:
         net: encoder and regressor.
         preprocessing: of its input.
-        detector: finds faces; None takes each picture as one face, already cut out.
-        margin: side of the square that is cut out, over the side of the detector's box. Detectors draw tighter boxes
-            than data sets: 1.5 gives about what drawn faces and landmark boxes with a margin of 1.3 show.
+        detector: finds faces; with None each picture is one face, already cropped.
+        margin: side of the crop, as a multiple of the side of the detector's box. Detectors give tighter boxes than
+            data sets: 1.5 gives about the same area as drawn faces and landmark boxes with a margin of 1.3.
         device: where the network runs.
 
     Example:
@@ -92,7 +93,7 @@ class Predictor:
         self.preprocessing, self.detector, self.margin, self.device = preprocessing, detector, margin, device
 
     def __call__(self, picture: Bytes) -> list[Face]:
-        """The faces of a picture, the largest first; none where the detector finds none.
+        """The faces of a picture, the largest first; empty if the detector finds none.
 
         Args:
             picture: RGB, uint8, ``(H, W, 3)``.
@@ -115,7 +116,7 @@ class Predictor:
 
 
 def cut(picture: Bytes, box: Box) -> Bytes:
-    """A square out of a picture; where it sticks out, the picture's edge is repeated."""
+    """A square crop of a picture; where it extends beyond the picture, the edge is repeated."""
     left, top = round(box[0]), round(box[1])
     side = max(1, round(box[2] - box[0]))
     rows = np.clip(np.arange(top, top + side), 0, picture.shape[0] - 1)
@@ -136,12 +137,12 @@ def annotated(
 
     Args:
         picture: RGB, uint8, ``(H, W, 3)``.
-        faces: of the picture.
+        faces: the faces of the picture.
         trails: earlier (valence, arousal) of each face, the oldest first.
-        corner: of the circumplex, see :func:`free_corner`, which chooses unless it is given.
+        corner: corner of the circumplex; by default :func:`free_corner` chooses it.
 
     Returns:
-        RGB, uint8: of the picture's size, or enlarged by a whole number where its shorter side is below 256.
+        RGB, uint8: of the picture's size, or enlarged by an integer factor if its shorter side is below 256.
     """
     height, width = picture.shape[:2]
     scale = max(1, math.ceil(LEAST / min(height, width)))
@@ -169,7 +170,7 @@ def annotated(
 def _label(
     draw: Any, size: tuple[int, int], left: float, bottom: float, text: str, colour: str, font: Any, unit: float
 ) -> None:
-    """A line of text on a plate under a face, moved so that all of it is inside the picture."""
+    """A line of text on a plate under a face, moved so that it is entirely inside the picture."""
     x0, y0, x1, y1 = draw.textbbox((0, 0), text, font=font)
     pad = round(3 * unit)
     w, h = x1 - x0 + 2 * pad, y1 - y0 + 2 * pad
@@ -183,7 +184,7 @@ INSET = 0.32  # of the picture's shorter side
 
 
 def free_corner(shape: Sequence[int], faces: Sequence[Face]) -> int:
-    """The corner that faces leave free, or cover least: 0 upper right, 1 upper left, 2 lower right, 3 lower left.
+    """The corner that is free of faces, or covered least: 0 upper right, 1 upper left, 2 lower right, 3 lower left.
 
     Args:
         shape: (height, width, ...) of the picture.
@@ -200,7 +201,7 @@ def free_corner(shape: Sequence[int], faces: Sequence[Face]) -> int:
         left, top = (0.0 if corner % 2 else width - side), (height - side if corner > 1 else 0.0)
         shared = 0.0
         for face in faces:
-            x0, y0, x1, y1 = enlarged(face.box, 0.7)  # what was cut out is wider than the face
+            x0, y0, x1, y1 = enlarged(face.box, 0.7)  # the crop is wider than the face
             w, h = min(x1, left + side) - max(x0, left), min(y1, top + side) - max(y0, top)
             shared += max(0.0, w) * max(0.0, h)
         return shared
@@ -259,7 +260,7 @@ class VideoWriterError(RuntimeError):
 
 @dataclass
 class Outcome:
-    """What became of everything that was asked.
+    """The result of a prediction run.
 
     Attributes:
         table: the CSV file.
@@ -268,8 +269,8 @@ class Outcome:
         without_face: pictures in which no face was found.
         unreadable: file → why.
         lost: video → the numbers of its frames that do not decode.
-        passed_over: ending → files of a folder that are neither pictures nor videos by it.
-        interrupted: whether Ctrl-C ended it; what was written is there.
+        passed_over: file extension → number of files in a folder that are neither pictures nor videos by extension.
+        interrupted: whether Ctrl-C ended it; the output so far remains.
     """
 
     table: Path
@@ -294,29 +295,32 @@ def predict(
     """Predicts an image, a folder of images and videos (searched to any depth), or a video.
 
     In ``output``: ``predictions.csv``, a row for each face with its source, frame (videos, from 1), number, box,
-    (valence, arousal) and, of videos, the second, written as it is found; and each picture and video with what was
-    found drawn in, under the name that :func:`output_names` gives it. EXIF orientation is followed; any mode Pillow
-    reads becomes RGB. Unreadable files, and frames of a video that do not decode, are named, skipped and counted;
-    frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`), so the others keep their own.
+    (valence, arousal) and, for videos, the second, written as soon as it is found; and each picture and video with the
+    results drawn in, under the name from :func:`output_names`. EXIF orientation is applied; every mode that Pillow
+    reads is converted to RGB. Unreadable files, and frames of a video that do not decode, are named, skipped and
+    counted; frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`), so the numbers of the
+    others do not change.
 
-    A name in the table is one that can be written and is no formula of a spreadsheet: what is no text is escaped, as
-    :func:`~adaptive_margin.datasets.text.printable` does, and ``=a.jpg`` is ``./=a.jpg``, the same file.
+    Names in the table can always be written, and a spreadsheet does not read them as formulas: names that are not valid
+    text are escaped by :func:`~adaptive_margin.datasets.text.printable`, and ``=a.jpg`` becomes ``./=a.jpg``, the same
+    file.
 
     Args:
         source: file or folder.
         predictor: network and detector.
-        output: folder, made if need be.
+        output: folder, created if necessary.
         annotate: write pictures and videos too.
-        overwrite: replace files that are there already, links themselves and not what they lead to.
-        tell: gets a line for each file that is skipped, and for each video with frames that are.
+        overwrite: replace existing files; a link itself is replaced, not its target.
+        tell: called with a line for each skipped file, and for each video with skipped frames.
 
     Returns:
-        What was read, found and skipped. Ctrl-C ends it early with what there is.
+        What was read, found and skipped. After Ctrl-C, the results so far.
 
     Raises:
-        ValueError: there is no such source, a folder without any, something would be written over a source, through
-            a link to another folder, or, without ``overwrite``, over any file. Nothing has been written then.
-        VideoWriterError: a video cannot be written, for want of a codec for instance.
+        ValueError: the source does not exist, or is a folder without pictures or videos; a source would be overwritten,
+            a file would be written through a link to another folder, or, without ``overwrite``, any file would be
+            overwritten. Nothing has been written then.
+        VideoWriterError: a video cannot be written, for instance because a codec is missing.
     """
     source, output = Path(source), Path(output)
     passed_over: Counter[str] = Counter()
@@ -359,15 +363,15 @@ def _said(numbers: Sequence[int]) -> str:
 
 
 def _created(path: Path, mode: str, **options: Any) -> IO[Any]:
-    """A new file in the place of whatever is there; a link is replaced and not followed."""
+    """A new file that replaces an existing one; a link is replaced, not followed."""
     path.unlink(missing_ok=True)
     return open(path, mode, **options)
 
 
 def output_names(names: Sequence[str]) -> dict[str, str]:
-    """What each picture and video is called once it is drawn in: ``.jpg`` stays, other pictures are ``.png``, videos
-    ``.mp4``. Where two would get one name, the one that has it already keeps it, and the others keep their old ending
-    in front of the new one. Names that differ in case alone count as one, as on some disks they are.
+    """The output name of each picture and video: ``.jpg`` stays, other pictures become ``.png``, videos ``.mp4``. If
+    two would get the same name, the one that already has it keeps it, and the others keep their old extension in front
+    of the new one. Names that differ only in case count as the same, as they do on some disks.
 
     Args:
         names: the files, relative to the source, with slashes.
@@ -399,12 +403,12 @@ def output_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def find_files(source: Path, output: Path, passed_over: Counter[str] | None = None) -> Iterator[Path]:
-    """The images and videos in a source, by their endings and sorted by name; the output's own folder is left out.
+    """The images and videos in a source, recognised by extension and sorted by name; the output folder is left out.
 
     Args:
         source: a file or folder.
         output: where results go.
-        passed_over: counts the folder's other files by their ending.
+        passed_over: counts the folder's other files by extension.
 
     Raises:
         ValueError: there are none.
@@ -441,7 +445,7 @@ def find_files(source: Path, output: Path, passed_over: Counter[str] | None = No
 
 
 def _keep_sources(files: Sequence[Path], targets: Sequence[Path]) -> None:
-    """Raises where a target is one of the files, under whatever name: nothing is written over what is read."""
+    """Raises if a target is one of the sources, under any name: sources are never overwritten."""
     sources = {_identity(path) for path in files}
     for target in targets:
         there = target.resolve()  # of a/../b, also before a is made
@@ -451,7 +455,7 @@ def _keep_sources(files: Sequence[Path], targets: Sequence[Path]) -> None:
 
 
 def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None:
-    """Raises where a target is there already and may not be replaced, or lies behind a link out of the output."""
+    """Raises if a target exists and may not be replaced, or is behind a link that leads out of the output folder."""
     around = output.resolve()
     there = []
     for target in targets:
@@ -468,7 +472,7 @@ def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """What two names of one file share, be they links or differ in case on a disk that does not mind."""
+    """A key that all names of one file share: links, or names that differ in case on a case-insensitive disk."""
     stat = path.stat()
     return stat.st_dev, stat.st_ino
 
@@ -503,9 +507,9 @@ def _picture(
 def _video(
     path: Path, name: str, predictor: Predictor, target: Path | None, rows: Any, table: IO[str], outcome: Outcome
 ) -> None:
-    """Frame by frame; of several faces, those nearest to the last frame's go on with their trails.
+    """Processes a video frame by frame; trails continue with the faces that are nearest to those of the last frame.
 
-    What is written lasts as long as the video: a frame is repeated until the next one's time.
+    The output is as long as the video: a frame is repeated until the time of the next one.
     """
     times = timeline(path)
     rate = times.rate if times.even else UNEVEN_RATE
@@ -515,7 +519,7 @@ def _video(
     before: list[Face] = []
     trails: list[list[tuple[float, float]]] = []
     found = written = 0
-    corner: int | None = None  # where the first faces left one free; it does not jump about
+    corner: int | None = None  # a corner that is free in the first frame with faces; it stays there
     try:
         for number, frame in decode(path, times):
             picture = np.ascontiguousarray(frame[:, :, ::-1])
@@ -540,7 +544,7 @@ def _video(
                 written = max(written, end)
     finally:
         if writer is not None:
-            writer.release()  # also after Ctrl-C: what was written can be played
+            writer.release()  # also after Ctrl-C, so that the file can be played
     if not times.numbers:
         raise ImageError(path, "undecodable", "no frame of it can be decoded")
     if times.lost:
@@ -551,14 +555,14 @@ def _video(
 
 
 def _check_codec(target: Path | None) -> None:
-    """Raises where OpenCV lacks the codec that ``target`` is to be written with: before any work, not after it."""
+    """Raises if OpenCV lacks the codec for ``target``: before any work, not after it."""
     if target is not None:
         with tempfile.TemporaryDirectory() as folder:
             _writer(target, Path(folder, target.name), 25.0, (64, 64)).release()
 
 
 def _writer(target: Path, place: Path, rate: float, size: Sequence[int]) -> Any:
-    """OpenCV's writer of a video, which would swallow every frame if it could not be opened."""
+    """OpenCV's video writer; checked, because a writer that failed to open silently discards all frames."""
     cv2 = opencv()
     writer = cv2.VideoWriter(str(place), cv2.VideoWriter_fourcc(*CODEC), rate, size)
     if not writer.isOpened():
@@ -571,7 +575,7 @@ def _writer(target: Path, place: Path, rate: float, size: Sequence[int]) -> Any:
 
 
 def _ends(times: Timeline, rate: float) -> list[int]:
-    """How many frames at ``rate`` a second have been shown when each frame of a video gives way to the next."""
+    """The number of frames shown at ``rate`` per second up to the end of each frame of a video."""
     if times.even:
         return [*(number - 1 for number in times.numbers[1:]), times.total]
     return [round(second * rate) for second in (*times.seconds[1:], times.duration)]
@@ -580,7 +584,8 @@ def _ends(times: Timeline, rate: float) -> list[int]:
 def followed(
     faces: Sequence[Face], before: Sequence[Face], trails: Sequence[list[tuple[float, float]]]
 ) -> tuple[list[Face], list[list[tuple[float, float]]]]:
-    """Faces in the last frame's order where they overlap, new ones behind, and each one's trail with its new point.
+    """Faces in the order of the last frame if they overlap with it, then new ones, and each face's trail with its new
+    point.
 
     Example:
         >>> a, b = Face((0.0, 0.0, 9.0, 9.0), 0.1, 0.2), Face((50.0, 0.0, 60.0, 9.0), 0.3, 0.4)
@@ -628,14 +633,14 @@ def load_predictor(
 
     Args:
         checkpoint: see :func:`~adaptive_margin.emotion.model_file.load_network`.
-        crops: pictures are faces already: no detector is needed.
+        crops: pictures are already cropped faces: no detector is needed.
         margin: see :class:`Predictor`.
         device: where the network runs.
         smallest: see :func:`~adaptive_margin.emotion.detect.face_detector`.
 
     Raises:
         NoDetectorError: none is installed, and ``crops`` is off.
-        ValueError: no model file.
+        ValueError: not a model file.
     """
     detector = None if crops else face_detector(smallest)
     net, preprocessing = load_network(checkpoint, device)
@@ -643,7 +648,7 @@ def load_predictor(
 
 
 def summary(outcome: Outcome) -> str:
-    """What a user is told at the end."""
+    """The message for the user at the end."""
     text = f"{outcome.faces:,} faces in {outcome.pictures:,} files: {printable(str(outcome.table))}"
     if outcome.without_face:
         some = ", ".join(outcome.without_face[:5]) + (", …" if len(outcome.without_face) > 5 else "")
@@ -661,5 +666,5 @@ def summary(outcome: Outcome) -> str:
 
 
 def tell_on_stderr(line: str) -> None:
-    """Warnings go where they do not mix with results."""
+    """Prints warnings on standard error, so that they do not mix with results."""
     print(line, file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
-"""What Kim & Song 2021 print in their Tables 1 to 4, but for the numbers of parameters: quoted, not measured here.
+"""Tables 1 to 4 of Kim & Song 2021, without the numbers of parameters: quoted, not measured here.
 
-The figures were measured on the data set that each table names, with the backbone that each row names; nothing measured
-on other data compares with them. Several rows of Tables 1 and 4 are not possible on the usual validation labels of
-AffectNet (:func:`impossible`): their RMSE is below what their PCC allows.
+The figures were measured on the data set named by each table, with the backbone named by each row; figures from other
+data cannot be compared with them. Several rows of Tables 1 and 4 are impossible on the usual validation labels of
+AffectNet (:func:`impossible`): their RMSE is lower than their PCC allows.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ Pair = tuple[float, float]
 
 @dataclass(frozen=True)
 class Published:
-    """One row of a published table; (valence, arousal) each, None where the paper prints nothing.
+    """One row of a published table; each figure is (valence, arousal), None if the paper prints nothing.
 
     Attributes:
-        method: as the paper names it.
+        method: the paper's name for it.
         backbone: likewise.
         rmse: root mean squared error.
         sagr: share of equal signs.
         pcc: Pearson's correlation.
         ccc: concordance correlation.
-        critic: our name of the critic, where the row is an arm of the ablation.
-        margin: our name of the margin, likewise.
+        critic: our name for the critic, if the row is an arm of the ablation.
+        margin: our name for the margin, likewise.
     """
 
     method: str
@@ -49,7 +49,7 @@ class PublishedTable:
 
     Attributes:
         name: "Table 4" for instance.
-        dataset: what it was measured on.
+        dataset: the data set on which it was measured.
         rows: in the paper's order.
     """
 
@@ -127,7 +127,7 @@ _OF_DATASET = {"afew-va": TABLE_2, "aff-wild": TABLE_3}
 
 
 def published_table(dataset: str) -> PublishedTable:
-    """The table to show beside a run: of its own data set where the paper has one, else the ablation on AffectNet.
+    """The table to show beside a run: that of its data set if the paper has one, else the ablation on AffectNet.
 
     Example:
         >>> published_table("afew-va").name, published_table("faces").name
@@ -137,7 +137,7 @@ def published_table(dataset: str) -> PublishedTable:
 
 
 def published_row(table: PublishedTable, critic: str, margin: str, encoder: str) -> Published | None:
-    """The row of an arm, with AlexNet where that is the encoder and ResNet18 otherwise; None if the paper has none.
+    """The row of an arm, with AlexNet if that is the encoder and ResNet18 otherwise; None if the paper has none.
 
     Example:
         >>> published_row(TABLE_4, "caf", "constant", "small").ccc
@@ -151,7 +151,7 @@ def published_row(table: PublishedTable, critic: str, margin: str, encoder: str)
 
 
 def impossible(row: Published) -> list[str]:
-    """Labels whose RMSE no predictions with the row's correlation can have on AffectNet's usual validation labels.
+    """The labels for which the row's RMSE is impossible with its correlation on AffectNet's usual validation labels.
 
     See :func:`~adaptive_margin.metrics.feasible`; figures may be off by half a unit of the correlation's last place.
     Table 4 prints no PCC: its row of CAF is that of Table 1.

@@ -1,4 +1,4 @@
-"""The report of a run, or of an ablation's runs: one HTML file that needs nothing else.
+"""The report of a run, or of the runs of an ablation: one self-contained HTML file.
 
 ``adaptive-margin report DIR``
 """
@@ -54,13 +54,13 @@ DATASETS = {
 
 @dataclass
 class Section:
-    """A part of the report.
+    """A section of the report.
 
     Attributes:
         id: anchor.
         title: heading.
         body: HTML.
-        missing: why the part is left out; empty where it is there.
+        missing: why the section is left out; empty if it is present.
     """
 
     id: str
@@ -71,7 +71,7 @@ class Section:
 
 @dataclass
 class Story:
-    """What the sections are made of.
+    """The data from which the sections are made.
 
     Attributes:
         arms: all of them, baseline first.
@@ -79,7 +79,7 @@ class Story:
         main: the arm that is shown in detail: CAF with the adaptive margin, if there is one.
         colours: of each arm.
         dataset: as the runs' configs name it.
-        problems: what could not be read.
+        problems: descriptions of data that could not be read.
     """
 
     arms: list[Arm]
@@ -91,20 +91,20 @@ class Story:
 
     @property
     def identity(self) -> str:
-        """What was kept apart: ``"person"``, ``"actor"``, ``"video"``, ``"source video"`` or ``"picture"``."""
+        """The unit that no parts share: ``"person"``, ``"actor"``, ``"video"``, ``"source video"`` or ``"picture"``."""
         results = [run.result for arm in (self.main, *self.arms) for run in arm.runs if run.result]
         return identity_of(results[0]) if results else "person"
 
     @property
     def unseen(self) -> str:
-        """What the test part is, in words."""
+        """The test part, in words."""
         kinds = plural(self.identity)
         shared = any(run.result.get("independent") == "nothing" for arm in self.arms for run in arm.runs)
         return f"{kinds} of which some were seen in training" if shared else f"{kinds} not seen in training"
 
     @property
     def shown(self) -> list[Arm]:
-        """Baseline and main arm: those that pictures compare."""
+        """Baseline and main arm: the arms that pictures compare."""
         return [
             arm for arm in (self.baseline, self.main) if arm is not None and not (arm is self.main is self.baseline)
         ]
@@ -119,13 +119,13 @@ def write_report(
 ) -> Path:
     """Writes the report of a folder of runs.
 
-    Parts whose data are missing or damaged are left out, with a sentence that says so.
+    Sections whose data are missing or damaged are left out, with a sentence that says so.
 
     Args:
-        folder: of one run, or of runs as ``runs/ARM/seedN``, each with some of ``config.yaml``, ``environment.json``,
-            ``scalars.csv``, ``result.json`` and ``evaluation.npz``.
+        folder: folder of one run, or of runs as ``runs/ARM/seedN``, each with some of ``config.yaml``,
+            ``environment.json``, ``scalars.csv``, ``result.json`` and ``evaluation.npz``.
         output: the file; ``report.html`` in the folder unless given. An earlier report is replaced.
-        leave_out: folders of runs that are not part of it, such as those that could not go on as they were asked to.
+        leave_out: folders of runs to leave out, such as those that could not resume with the requested options.
         overwrite: replace any file.
 
     Returns:
@@ -162,7 +162,7 @@ def write_report(
 
 
 def tell(arms: list[Arm], problems: list[str]) -> Story:
-    """Which arm is the baseline, which is looked at in detail, and in what colour each is drawn."""
+    """Decides which arm is the baseline, which arm is shown in detail, and the colour of each arm."""
     baseline = next((arm for arm in arms if arm.is_baseline), None)
     others = [arm for arm in arms if arm is not baseline]
     caf = [arm for arm in others if arm.critic == "caf"]
@@ -178,7 +178,7 @@ def tell(arms: list[Arm], problems: list[str]) -> Story:
 
 
 def sections(story: Story) -> list[Section]:
-    """The report's parts in order; one that fails is left out and says why."""
+    """The report's sections in order; a section that fails is replaced by the reason."""
     parts: list[tuple[str, str, Callable[[Story], str]]] = [
         ("figures", f"Figures on {story.unseen}", _figures),
         ("leakage", "What features say about who it is", _leakage),
@@ -197,13 +197,13 @@ def sections(story: Story) -> list[Section]:
             made.append(Section(name, title, body=make(story)))
         except _Missing as reason:
             made.append(Section(name, title, missing=str(reason)))
-        except Exception as error:  # a report of what is there is worth more than none
+        except Exception as error:  # a partial report is better than none
             made.append(Section(name, title, missing=f"It could not be made: {type(error).__name__}: {error}."))
     return made
 
 
 class _Missing(Exception):
-    """The data of a part are not there; the text says which."""
+    """The data of a section are missing; the text says which."""
 
 
 def _title(story: Story) -> str:
@@ -214,7 +214,7 @@ def _title(story: Story) -> str:
 
 
 def _lead(story: Story) -> str:
-    """One sentence: what came out."""
+    """The main result in one sentence."""
     own = measured(story.main, "ccc", "mean")
     if own is None:
         return "No run here has been evaluated yet."
@@ -383,7 +383,7 @@ def _published_tr(row: published.Published, name: str, marks: Sequence[str], bes
 
 
 def _as_printed(value: float) -> str:
-    """With two decimals, or the four that some tables have."""
+    """A figure with two decimals, or with the four that some tables have."""
     return f"{value:.2f}" if round(value, 2) == value else f"{value:.4f}"
 
 

@@ -1,4 +1,4 @@
-"""Runs as they lie on the disk, gathered into arms: seeds, means, intervals, and paired differences to the baseline."""
+"""Reads runs from disk and groups them into arms: seeds, means, intervals, paired differences from the baseline."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _SEED = re.compile(r"seed[-_]?(\d+)")
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run folder, as much of it as is there.
+    """The existing data of one run folder.
 
     Attributes:
-        folder: where it lies.
+        folder: its folder.
         arm: name of the arm.
-        seed: of the run.
+        seed: seed of the run.
         config: content of ``config.yaml``.
         environment: of ``environment.json``.
         curves: of ``scalars.csv``, by name.
@@ -50,7 +50,7 @@ class Run:
     arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
     def curve(self, *names: str) -> Curve | None:
-        """The first curve there is of these names, with or without a group before a slash."""
+        """The first existing curve of these names, with or without a group before a slash."""
         for name in names:
             for found, curve in self.curves.items():
                 if found == name or found.endswith("/" + name):
@@ -60,7 +60,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Arm:
-    """The runs that differ by their seed alone.
+    """Runs that differ only in their seed.
 
     Attributes:
         name: of the arm.
@@ -72,7 +72,7 @@ class Arm:
 
     @property
     def title(self) -> str:
-        """The name as it is read."""
+        """The name for readers."""
         return "no critic" if self.name == "none" else self.name
 
     @property
@@ -82,7 +82,7 @@ class Arm:
 
     @property
     def margin(self) -> str:
-        """Name of the margin; empty where no config says."""
+        """Name of the margin; empty if no config has it."""
         return str(self.runs[0].config.get("margin", ""))
 
     @property
@@ -92,7 +92,7 @@ class Arm:
 
 
 def collapsed(run: Run) -> str:
-    """What is wrong with a run whose predictions fill no plane: the regressor's units have died; empty otherwise."""
+    """The message for a run whose predictions lie on a line, because the regressor's units have died; else empty."""
     if "prediction" not in run.arrays:
         return ""
     guess = run.arrays["prediction"].astype(np.float64)
@@ -109,10 +109,10 @@ class Measured(NamedTuple):
 
     Attributes:
         mean: over seeds.
-        low: lower end of the 95% interval, NaN where there is none.
+        low: lower end of the 95% interval, NaN if there is none.
         high: upper end.
-        n: seeds.
-        by: ``"seed"``: Student's t over seeds; else what a bootstrap of the one run drew.
+        n: number of seeds.
+        by: ``"seed"``: Student's t over seeds; else the unit that a bootstrap of the single run drew.
     """
 
     mean: float
@@ -123,7 +123,7 @@ class Measured(NamedTuple):
 
 
 def over_seeds(values: Sequence[float]) -> Measured | None:
-    """Mean and 95% interval (Student's t) of one number a seed; None of none.
+    """Mean and 95% interval (Student's t) of one number per seed; None if there are none.
 
     Example:
         >>> [round(x, 3) for x in over_seeds([0.5, 0.6, 0.7])[:3]]
@@ -136,15 +136,15 @@ def over_seeds(values: Sequence[float]) -> Measured | None:
 
 
 def figure(result: Mapping[str, Any], name: str, label: str, part: str = "test") -> float | None:
-    """A figure of a run's result; None where it is not there."""
+    """A figure of a run's result; None if it is missing."""
     value = result.get(part, {}).get("figures", {}).get(name, {}).get(label)
     return None if value is None else float(value)
 
 
 def identity_of(result: Mapping[str, Any]) -> str:
-    """What a run's identities are: ``"person"``, ``"actor"``, ``"video"``, ``"source video"`` or ``"picture"``.
+    """The unit of a run's identities: ``"person"``, ``"actor"``, ``"video"``, ``"source video"`` or ``"picture"``.
 
-    Results from before this was written down say what the parts do not share, which is the same unless they share some.
+    Older results do not record this, but say what the parts do not share, which is the same unless they share some.
     """
     kind = result.get("test", {}).get("identity") or result.get("independent")
     return "person" if kind in (None, "nothing") else str(kind)
@@ -174,7 +174,7 @@ def measured(arm: Arm, name: str, label: str) -> Measured | None:
 
 
 def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") -> Measured | None:
-    """An arm's figure less the baseline's, paired: seed by seed; with one seed in common, person by person."""
+    """An arm's figure minus the baseline's, paired: by seed, or by person if there is only one common seed."""
     other = {run.seed: run for run in baseline.runs}
     pairs = [(run, other[run.seed]) for run in arm.runs if run.seed in other]
     gaps = []
@@ -190,20 +190,20 @@ def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") 
 
 
 def map_at_r(run: Run, side: str = "unseen") -> float | None:
-    """How well a person is found again by the encoder's features, MAP@R; None where people are not known."""
+    """MAP@R of finding the same person by the encoder's features; None if people are not known."""
     value = ((run.result.get("leakage") or {}).get(side) or {}).get("map_at_r")
     return None if value is None else float(value)
 
 
 def leakage_difference(arm: Arm, baseline: Arm, side: str = "unseen") -> Measured | None:
-    """An arm's MAP@R less the baseline's, seed by seed: of the figures of leakage the one that moves."""
+    """An arm's MAP@R minus the baseline's, seed by seed: the one leakage figure that changes."""
     others = {run.seed: map_at_r(run, side) for run in baseline.runs}
     pairs = [(map_at_r(run, side), others.get(run.seed)) for run in arm.runs]
     return over_seeds([one - two for one, two in pairs if one is not None and two is not None])
 
 
 def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float, float, str]:
-    """95% interval of the difference of two runs on the same rows, drawn by identity where known."""
+    """95% interval of the difference of two runs on the same rows, drawn by identity if known."""
     import torch
 
     from ..metrics import bootstrap_interval
@@ -230,10 +230,10 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
 
 
 def read_runs(folder: str | Path, leave_out: Collection[str | Path] = ()) -> tuple[list[Arm], list[str]]:
-    """The runs in a folder, and what could not be read of them.
+    """The runs in a folder, and descriptions of data that could not be read.
 
     Args:
-        folder: of one run; or of many, as ``ARM/seedN`` at any depth up to ``runs/ARM/seedN``.
+        folder: folder of one run; or of many, as ``ARM/seedN`` at any depth up to ``runs/ARM/seedN``.
         leave_out: folders of runs not to read.
 
     Returns:
@@ -252,7 +252,7 @@ def read_runs(folder: str | Path, leave_out: Collection[str | Path] = ()) -> tup
     whole = [place for place in places if not any(other != place and other in place.parents for other in places[1:])]
     ignored = {Path(place).resolve() for place in leave_out}
     whole = [place for place in whole if place.resolve() not in ignored]
-    places = [p for p in whole if p != root] or whole  # a folder of runs may keep a summary of its own
+    places = [p for p in whole if p != root] or whole  # a folder of runs may have its own summary
     if not places:
         expected = "a run, or runs as ARM/seedN, with config.yaml or result.json"
         raise ValueError(problem("folder", f"one that holds {expected}", root, "pass the --output of a run"))
@@ -270,12 +270,12 @@ def _rank(arm: Arm) -> tuple[int, int, int, str]:
 
 
 def _read(place: Path, problems: list[str]) -> Run:
-    """One run, each part by itself: what is damaged or missing leaves the others."""
+    """Reads one run, each part separately: a damaged or missing part does not affect the others."""
 
     def attempt(name: str, read: Any, otherwise: Any) -> Any:
         try:
             return read() if (place / name).exists() else otherwise
-        except Exception as error:  # a report says what it could not read, whatever that is
+        except Exception as error:  # a report lists everything that it could not read
             problems.append(f"{place.parent.name}/{place.name}/{name} cannot be read: {str(error).splitlines()[0]}")
             return otherwise
 
@@ -303,7 +303,7 @@ def _read(place: Path, problems: list[str]) -> Run:
 
 
 def _curves(place: Path, problems: list[str]) -> dict[str, Curve]:
-    """The curves of a run; rows that are damaged become a problem and are left out."""
+    """The curves of a run; damaged rows are reported and left out."""
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         curves = read_scalars(place)

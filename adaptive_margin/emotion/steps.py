@@ -1,8 +1,8 @@
-"""Algorithm 1: one iteration of contrastive adversarial learning, as a page.
+"""Algorithm 1 on one page: one iteration of contrastive adversarial learning.
 
-Two orders of the same losses. ``paper_step`` is the paper's: three updates one after the other, each on a graph of its
-own. ``joint_step`` runs the encoder once and sums L_adv and L_AV into one update: cheaper, and another algorithm, to be
-reported as such.
+Two orders of the same losses. ``paper_step`` is the paper's: three successive updates, each with its own graph.
+``joint_step`` runs the encoder once and makes one update with the sum of L_adv and L_AV: cheaper, but a different
+algorithm, which must be reported as such.
 
 With several processes each holds a share of the batch. Networks see the share; their outputs are gathered, so that
 grouping, margin and losses see the whole batch, and gradients are summed.
@@ -34,13 +34,13 @@ WeakBatchNorm = Literal["whole", "weak", "running"]
 
 @dataclass
 class Optimizers:
-    """One for each update of Algorithm 1.
+    """One optimiser for each update of Algorithm 1.
 
     Attributes:
         critic: of θ_c, line 6; None without a critic.
-        adversarial: of θ_e, line 7. The paper's second Adam; or the same object as ``regression``, whose moments then
-            mix both gradients, as in the released code. None without a critic, and not used by ``joint_step``.
-        regression: of θ_e and θ_r, line 8.
+        adversarial: for θ_e, line 7. The paper's second Adam; or the same object as ``regression``, whose moments then
+            mix both gradients, as in the released code. None without a critic; ``joint_step`` does not use it.
+        regression: for θ_e and θ_r, line 8.
     """
 
     critic: Optimizer | None
@@ -50,19 +50,19 @@ class Optimizers:
 
 @dataclass(frozen=True, kw_only=True)
 class StepOptions:
-    """What an iteration can be told.
+    """Options of an iteration.
 
     Attributes:
-        adversarial_weight: of L_adv. Where line 7 has an Adam of its own (order ``"paper"``), Adam's steps do not
-            depend on the scale of a loss, and this changes nothing but rounding.
-        correlation_weight: ε of L_AV, before PCC and CCC.
-        weak_batch_norm: what line 7 of ``paper_step`` normalises weak images by, where the encoder has batch norm.
-            ``"weak"``: the weak images' statistics, as the letter of the algorithm has it; they enter the running ones,
-            which evaluation then uses on all images. ``"whole"``: those of the whole batch, which was encoded for line
-            5 with the same weights, so that encoding it again is not needed. ``"running"``: the running ones, which
-            stay.
-        precision: of networks; losses are computed in float32.
-        clip_norm: greatest norm of an update's gradients; None for no limit.
+        adversarial_weight: weight of L_adv. If line 7 has its own Adam (order ``"paper"``), it changes only rounding,
+            because Adam's steps do not depend on the scale of a loss.
+        correlation_weight: ε of L_AV, the weight of PCC and CCC.
+        weak_batch_norm: the statistics by which line 7 of ``paper_step`` normalises weak images, if the encoder has
+            batch norm. ``"weak"``: those of the weak images, as the algorithm literally says; they also update the
+            running statistics, which evaluation then uses for all images. ``"whole"``: those of the whole batch, which
+            was encoded for line 5 with the same weights and need not be encoded again. ``"running"``: the running
+            statistics, without updating them.
+        precision: precision of the networks; losses are computed in float32.
+        clip_norm: maximum norm of an update's gradients; None for no limit.
     """
 
     adversarial_weight: float = 1.0
@@ -74,16 +74,16 @@ class StepOptions:
 
 @dataclass
 class Iteration:
-    """The networks, and what trains them.
+    """The networks, with optimisers and options for their training.
 
     Attributes:
         net: f_e and f_r.
         critic: f_c; None for plain regression.
-        grouper: strong and weak from the labels of the whole batch.
+        grouper: finds strong and weak groups from the labels of the whole batch.
         optimizers: see :class:`Optimizers`.
         options: see :class:`StepOptions`.
         world: the processes.
-        scaler: of float16.
+        scaler: gradient scaler for float16.
     """
 
     net: EmotionNet
@@ -100,7 +100,7 @@ class Iteration:
         Args:
             images: this process's share of the batch, normalised, shape ``(b, 3, H, W)``.
             labels: their (valence, arousal), shape ``(b, 2)``.
-            adversarial: False leaves out lines 3 to 7, which trains a plain regression.
+            adversarial: False skips lines 3 to 7, which gives a plain regression.
 
         Returns:
             The losses and the share of strong samples, by name: 0-dim, without graph.
@@ -146,8 +146,8 @@ class Iteration:
     def joint_step(self, images: Tensor, labels: Tensor, *, adversarial: bool = True) -> dict[str, Tensor]:
         """The same losses with one pass through the encoder: L_AV + w · L_adv in one update of θ_e and θ_r.
 
-        Arguments and result as :meth:`paper_step`. The critic learns first, as there. What differs: the encoder moves
-        once an iteration, and the weight w decides how much L_adv counts.
+        Arguments and result are as in :meth:`paper_step`. The critic is updated first, as there. The difference: the
+        encoder is updated once per iteration, and the weight w decides the influence of L_adv.
         """
         net, critic, world, options = self.net, self.critic, self.world, self.options
         labels = world.gather(labels)  # (B, 2)
@@ -194,7 +194,7 @@ class Iteration:
         return self.world.gather(critic(self.net.encoder(images[here])))
 
     def _update(self, optimizer: Optimizer | None, loss: Tensor) -> None:
-        """Zero the gradients, go backward, step: of just this optimiser's parameters."""
+        """Zero the gradients, backward, step: only for this optimiser's parameters."""
         assert optimizer is not None
         backward_and_step(
             loss,
@@ -211,7 +211,7 @@ class Iteration:
 
 @contextlib.contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Gradients pass through a module, its parameters get none; afterwards all is as before."""
+    """Gradients pass through a module, but its parameters get none; the state is restored afterwards."""
     wanted = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in wanted:
         parameter.requires_grad_(False)
@@ -224,7 +224,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def stored_statistics(module: nn.Module) -> Iterator[None]:
-    """Batch norm takes its running statistics and leaves them alone; afterwards all is as before."""
+    """Batch norm uses its running statistics without updating them; the state is restored afterwards."""
     wanted = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training]
     for layer in wanted:
         layer.eval()

@@ -1,4 +1,4 @@
-"""A run from its options to its results: what the loop in :mod:`adaptive_margin.training` is told to do."""
+"""A run from its options to its results, with the loop in :mod:`adaptive_margin.training`."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
 
 SEEN_ROWS = 2_000
-"""Training pictures on which identity leakage of people it knows is measured."""
+"""Number of training pictures for the identity leakage of people in training."""
 
 MAY_CHANGE: tuple[str, ...] = ("output", "cache", "root", "device", "iterations", "keep")
 MAY_CHANGE += ("evaluate_every", "checkpoint_every", "log_every")
-"""Options that may differ when a run goes on: its length, which network is kept of it, and what does not bear on the
-weights. Another ``root`` must hold the same data: see :func:`check_same_data`."""
+"""Options that may differ when a run resumes: its length, which network is kept, and options that do not affect the
+weights. A different ``root`` must hold the same data: see :func:`check_same_data`."""
 
 OUTCOMES = ("model.pt", "result.json", "evaluation.npz")
-"""What a finished run leaves; a longer one must not be taken for finished by them."""
+"""Files of a finished run; they must not make a longer run look finished."""
 
 OUTCOME_OPTIONS = ("iterations", "keep", "evaluate_every")
-"""Those of ``MAY_CHANGE`` on which the outcomes depend."""
+"""The options in ``MAY_CHANGE`` on which the results depend."""
 
 
 class EmotionJob:
@@ -51,7 +51,7 @@ class EmotionJob:
 
     Args:
         config: the options.
-        data: what to train on.
+        data: the data.
         world: the processes.
     """
 
@@ -109,7 +109,7 @@ class EmotionJob:
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """How pictures become the network's input."""
+        """The preprocessing from pictures to the network's input."""
         return Preprocessing(resize=self.config.resize, size=self.config.size)
 
     @property
@@ -118,7 +118,7 @@ class EmotionJob:
         return self.batches.wait_seconds
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
-        """Takes the step after ``step`` others: its place in the data and its step sizes follow from that number."""
+        """Takes the step after ``step`` others; this number determines the data and the learning rates."""
         config, iteration = self.config, self.iteration
         epoch, position = divmod(step, len(self.batches))
         if step != self._next_step or position == 0:
@@ -148,7 +148,7 @@ class EmotionJob:
         return named
 
     def evaluate(self) -> Mapping[str, float]:
-        """Figures of the validation part: ``val/ccc`` is the mean of the two labels', ``val/ccc_valence`` one's."""
+        """Figures of the validation part: ``val/ccc`` is the mean over both labels, ``val/ccc_valence`` that of one."""
         scores = self.scores(self.data.val)
         return {
             f"val/{figure}" if label == "mean" else f"val/{figure}_{label}": value
@@ -169,7 +169,7 @@ class EmotionJob:
         return metrics.synchronize().compute()
 
     def evaluation_batches(self, part: Part) -> Any:
-        """This process's share of a part, in order, uncropped at random."""
+        """This process's share of a part, in order, without random crops."""
         return part.batches(
             batch_size=max(2, self.config.batch_size),
             train=False,
@@ -180,7 +180,7 @@ class EmotionJob:
         )
 
     def evaluation(self, part: Part) -> Evaluation:
-        """All that is reported of a part; see :func:`~adaptive_margin.emotion.evaluation.evaluate`."""
+        """Everything that is reported for a part; see :func:`~adaptive_margin.emotion.evaluation.evaluate`."""
         return evaluate(
             self.iteration.net,
             self.evaluation_batches(part),
@@ -192,7 +192,7 @@ class EmotionJob:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimisers, the critic's multiplier and margin, the scaler, and what network it is."""
+        """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
         iteration = self.iteration
         modules = {"net": iteration.net, "critic": iteration.critic, "grouper": iteration.grouper}
         state = {name: dict(module.state_dict()) for name, module in modules.items() if module is not None}
@@ -204,7 +204,7 @@ class EmotionJob:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes what :meth:`state_dict` gave."""
+        """Restores a state from :meth:`state_dict`."""
         iteration = self.iteration
         iteration.net.load_state_dict(state["net"])
         iteration.grouper.load_state_dict(state["grouper"])
@@ -216,7 +216,7 @@ class EmotionJob:
             iteration.scaler.load_state_dict(state["scaler"])
 
     def _own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Each optimiser once: line 7 may use that of line 8."""
+        """Each optimiser once, since line 7 may use that of line 8."""
         optimizers = self.iteration.optimizers
         named = {
             "critic_optimizer": optimizers.critic,
@@ -242,12 +242,12 @@ def adam(module: torch.nn.Module, config: AdamConfig) -> torch.optim.Adam:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
         folder: of the run.
         summary: how it ended.
-        net: the network that is kept.
+        net: the final network.
         result: the content of ``result.json``: figures of the test part with intervals, and identity leakage.
     """
 
@@ -258,12 +258,12 @@ class Result:
 
 
 def rows_of(data: EmotionData) -> dict[str, int]:
-    """How many rows each part has."""
+    """The number of rows of each part."""
     return {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
 
 
 def check_goes_on(folder: RunFolder, config: EmotionConfig, data: EmotionData) -> None:
-    """Raises unless the run in a folder can go on as asked: to at least where it is, on the data that it has seen.
+    """Raises unless the run in a folder can resume as requested: at least to its current step, on the same data.
 
     Raises:
         RunFolderError: it cannot; nothing in the folder has changed.
@@ -273,10 +273,11 @@ def check_goes_on(folder: RunFolder, config: EmotionConfig, data: EmotionData) -
 
 
 def check_same_data(folder: RunFolder, data: EmotionData) -> None:
-    """Raises unless data divide as those of the run in a folder, with as many rows in each part.
+    """Raises unless the data have the same split as those of the run in a folder, with the same number of rows in each
+    part.
 
-    Else somebody who was trained on could be tested on; and the place in the data where a run goes on follows from the
-    number of rows to train on. What an older run did not write down is not compared.
+    Otherwise people from training could be in the test; and the position in the data at which a run resumes depends on
+    the number of training rows. Data that an older run did not record are not compared.
 
     Raises:
         RunFolderError: they do not.
@@ -308,7 +309,7 @@ def check_same_data(folder: RunFolder, data: EmotionData) -> None:
 
 
 def _change(was: Split, now: Split) -> str:
-    """Which units of a split lie elsewhere than they did; empty where all are in their place."""
+    """Which units of a split have moved to another part; empty if none has."""
     before, after = ({unit: part for part, units in s.parts.items() for unit in units} for s in (was, now))
     found = {
         "in another part": [unit for unit in before if after.get(unit, before[unit]) != before[unit]],
@@ -320,7 +321,7 @@ def _change(was: Split, now: Split) -> str:
 
 
 def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World | None = None) -> Result:
-    """Trains, validates and tests one network; a run that was broken off goes on.
+    """Trains, validates and tests one network; resumes an interrupted run.
 
     In the folder ``config.output``: ``config.yaml``, ``environment.json``, ``splits/``, ``rows.json``, ``scalars.csv``,
     ``tensorboard/``, ``checkpoints/``, ``model.pt`` (encoder and regressor), ``result.json`` and ``evaluation.npz``.
@@ -328,19 +329,19 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
     Args:
         config: the options.
         data: already loaded, when several runs share it; must be what :func:`load_data` makes of the options.
-        world: the processes; those that torchrun started unless given.
+        world: the processes; by default those that torchrun started.
 
     Raises:
-        NonFiniteError: a loss or weight became NaN. Stopped: a signal asked for the end. RunFolderError: the folder
-            holds another run, a longer one, or one on other data. And what :func:`load_data` and
-            :func:`build_encoder` raise. ValueError: the encoder cannot look at pictures of ``config.size``.
+        NonFiniteError: a loss or weight became NaN. Stopped: a signal stopped the run. RunFolderError: the folder holds
+            another run, a longer one, or one on other data. The errors of :func:`load_data` and :func:`build_encoder`.
+            ValueError: the encoder does not accept pictures of ``config.size``.
     """
     if world is None:
         with World.from_environment(config.device) as joined:
             return run(config, data=data, world=joined)
     check_size(config.encoder, config.size)
     if data is None:
-        if config.pretrained is not None:  # what does not fit is said before images are decoded
+        if config.pretrained is not None:  # report mismatches before images are decoded
             build_encoder(config.encoder, config.pretrained)
         data = load_data(config, world)
     job = EmotionJob(config, data, world)

@@ -1,8 +1,8 @@
 """Drawn faces: a data set of valence and arousal from faces that needs no download.
 
-People (:func:`sample_identities`) and feelings (:func:`action_units`) are separate; what is drawn is a person's resting
-face plus the person's expressivity times the action units of what is felt, in a picture that pose, light, background,
-blur, noise and occlusion disturb. Deterministic by seed, byte by byte.
+People (:func:`sample_identities`) and feelings (:func:`action_units`) are separate. A picture shows a person's resting
+face plus the person's expressivity times the action units of the feeling, disturbed by pose, light, background, blur,
+noise and occlusion. The bytes are determined by the seed.
 """
 
 from .dataset import FacesDataset, split_people

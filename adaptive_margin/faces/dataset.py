@@ -24,14 +24,15 @@ def split_people(
 
     Args:
         n_people: How many people there are.
-        seed: Decides who goes where.
-        fractions: Shares of train, val and test, which sum to 1. A split with a positive share gets someone.
+        seed: Random seed of the division.
+        fractions: Shares of train, val and test, which sum to 1. A split with a positive share gets at least one
+            person.
 
     Returns:
         Sorted numbers of people by split.
 
     Raises:
-        ValueError: ``fractions`` are no shares, or there are fewer people than splits.
+        ValueError: ``fractions`` are not shares, or there are fewer people than splits.
 
     Example:
         >>> {name: len(people) for name, people in split_people(20, seed=0).items()}
@@ -60,15 +61,16 @@ def split_people(
 class FacesDataset:
     """Drawn faces of many people, with felt valence and arousal: the data set that needs no download.
 
-    A map-style data set for :class:`torch.utils.data.DataLoader`, and a set of arrays. Labels are there at once;
-    pictures are drawn all together when :attr:`images` is first read, or one by one by indexing before that. Either way
-    the bytes are the same, and they do not depend on ``split``: person 7 looks and feels the same whichever it is in.
+    A map-style data set for :class:`torch.utils.data.DataLoader`, and a set of arrays. Labels are available
+    immediately; pictures are drawn all together when :attr:`images` is first read, or one by one by indexing before
+    that. The bytes are the same in both cases, and they do not depend on ``split``: person 7 looks and feels the same
+    in every split.
 
     Args:
         n_people: People in all splits together.
         n_images_per_person: Pictures of each.
         size: Side of the pictures in pixels, 32 to 256.
-        seed: Decides everything.
+        seed: Random seed of everything.
         split: ``"train"``, ``"val"``, ``"test"`` (no person is in two of them) or ``"all"``.
         fractions: Shares of people in train, val and test.
         disturb: Pose, light, background, blur, noise and occlusion, or none of them.
@@ -76,7 +78,7 @@ class FacesDataset:
 
     Attributes:
         av: Felt valence and arousal, float32, shape ``(n, 2)``, inside the unit disc.
-        person: Who it is, int64, shape ``(n,)``: the person's number among all ``n_people``.
+        person: Int64, shape ``(n,)``: the person's number among all ``n_people``.
         people: Numbers of the people of this split, sorted.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures of people who feel something, and where the parts of their faces are."""
+"""Draws pictures of people with feelings, and computes the positions of the parts of their faces."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def draw_frames(
     size: int = 96,
     workers: int = 0,
 ) -> NDArray[np.uint8]:
-    """Draws pictures whose disturbances are given row by row (a video moves them smoothly).
+    """Draws pictures with given disturbances, row by row (in a video they change smoothly).
 
     Args:
         people: One row per picture.
@@ -101,23 +101,23 @@ def draw_faces(
 ) -> NDArray[np.uint8]:
     """Draws people who feel ``(valence, arousal)``.
 
-    What is drawn is the person's own resting face plus expressivity times the action units of the feeling
+    A picture shows the person's own resting face plus expressivity times the action units of the feeling
     (:func:`~adaptive_margin.faces.face_shape`): the label is what is felt, not what is shown.
 
     Args:
-        identities: Who; one row per picture.
+        identities: The people, one row per picture.
         valence: Felt valence, shape ``(n,)``, with arousal inside the unit disc.
         arousal: Felt arousal, shape ``(n,)``.
         size: Side of the pictures in pixels, 32 to 256.
         nuisance_seeds: One non-negative integer per picture, which decides pose, light, background, blur, noise and
             occlusion; ``0, 1, 2 ...`` by default.
-        disturb: Without it every picture is frontal, in the same light, before the same background, and clean.
-        workers: Processes that draw; 0 draws in this one. Worth it from some thousand pictures on. A script that uses
-            it needs the usual ``if __name__ == "__main__":``.
+        disturb: If off, every picture is frontal and clean, with the same light and background.
+        workers: Processes that draw; 0 draws in this one. It pays off from a few thousand pictures on. A script that
+            uses it needs the usual ``if __name__ == "__main__":``.
 
     Returns:
-        Shape ``(n, size, size, 3)``, sRGB. The bytes of a picture depend on its own row, its seed and ``size`` only,
-        whatever the batch, the order and the number of workers.
+        Shape ``(n, size, size, 3)``, sRGB. The bytes of a picture depend only on its own row, its seed and ``size``,
+        not on the batch, the order or the number of workers.
 
     Raises:
         TypeError: an argument of the wrong kind.

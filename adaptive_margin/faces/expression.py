@@ -1,4 +1,4 @@
-r"""What is felt, as action units, and what a person's face makes of them."""
+r"""Computes the action units of a feeling, and how a person's face shows them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ActionUnits(Table):
 
 @dataclass(frozen=True)
 class FaceShape(Table):
-    """What is drawn: the movable parts of a face, one row per picture.
+    """The movable parts of a face that are drawn, one row per picture.
 
     0 is the average resting face, 1 a full movement; ``corner``, the brows and ``lid_upper`` are signed.
     """
@@ -103,7 +103,7 @@ def action_units(valence: ArrayLike, arousal: ArrayLike, distress_style: ArrayLi
 
     Source: which units go with which emotion follows the prototypes of Ekman & Friesen's Facial Action Coding System
     (happiness 6+12, surprise 1+2+5+26, fear 1+2+4+5+20+26, anger 4+5+7+24, sadness 1+4+15+17) placed at their usual
-    spots on Russell's circumplex; the coefficients are this package's own.
+    positions on Russell's circumplex; the coefficients are this package's own.
 
     Args:
         valence: :math:`v`, shape ``(n,)``.
@@ -145,12 +145,12 @@ def action_units(valence: ArrayLike, arousal: ArrayLike, distress_style: ArrayLi
 
 
 def _saturate(x: Floats) -> Floats:
-    """Strictly increasing, slope 1 at 0, flatter for strong movements: muscles have an end of travel."""
+    """Strictly increasing, slope 1 at 0, flatter for strong movements, because muscles have a limited range."""
     return x / (1 + 0.3 * np.abs(x))
 
 
 def face_shape(people: FaceIdentity, valence: ArrayLike, arousal: ArrayLike) -> FaceShape:
-    r"""What a person's face looks like when the person feels ``(valence, arousal)``.
+    r"""The shape of a person's face when the person feels ``(valence, arousal)``.
 
     Each movable part is :math:`m = \mathrm{sat}(\text{rest}_i + e_i\, g_i \cdot AU(v, a; s_i))`: the resting face of
     person :math:`i`, plus the action units times the person's expressivity :math:`e_i`, gain :math:`g_i` of that

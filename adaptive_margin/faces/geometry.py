@@ -1,4 +1,4 @@
-"""Where the parts of a face are: pose, projection, landmarks and boxes."""
+"""Positions of the parts of a face: pose, projection, landmarks and boxes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEPTH = 0.72  # of the front of the head before its middle, in face units
 
 @dataclass(frozen=True)
 class Frame:
-    """A local coordinate system on the head and where it lies in the picture; one per row.
+    """A local coordinate system on the head and its position in the picture; one per row.
 
     Local coordinates are face units about ``anchor``; picture coordinates run from -1 to 1, ``y`` downwards.
     """
@@ -108,8 +108,8 @@ class Camera:
         Args:
             x: Anchors, face units, shape ``(k * n,)``: all people's first anchor, then all people's second ...
             y: The same.
-            above: How far a point stands out of the ellipsoid, a number or shape ``(k * n,)``.
-            flat: A thing that stands in front of the face (glasses) turns as a plane.
+            above: Height of a point above the ellipsoid, a number or shape ``(k * n,)``.
+            flat: For objects in front of the face (glasses), which turn as a plane.
         """
         step = 0.04
         x, y, above = (self._by_anchor(np.broadcast_to(p, x.shape)) for p in (x, y, above))
@@ -130,7 +130,7 @@ class Camera:
 class Parts:
     """Positions and sizes of the movable parts, in local face units, float64, shape ``(n,)``.
 
-    The renderer and the landmarks both read these: a landmark lies where the pixel was drawn.
+    The renderer and the landmarks both use these, so landmarks match the drawn pixels.
     """
 
     eye_up: Floats  # upper lid above the eye's centre
@@ -170,7 +170,7 @@ def parts(people: FaceIdentity, shape: FaceShape) -> Parts:
 
 
 def outline_radius(people: FaceIdentity, chin: Floats, cos: Floats, sin: Floats) -> Floats:
-    r"""How far the head's outline lies from its centre in a direction, face units.
+    r"""Distance of the head's outline from its centre in a direction, face units.
 
     The outline is where the renderer's head function :math:`x^2 + y^2 - s\,t^3 x^2` equals 1 (``x`` and ``y`` in
     half widths and heights, the width narrowing by the jaw's taper, ``s`` its squareness, :math:`t = y_+`).
@@ -202,7 +202,7 @@ def _arc(t: Floats, *columns: Floats) -> list[Floats]:
 
 
 def landmarks(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: int) -> NDArray[np.float32]:
-    """68 points in the order of the iBUG annotation, computed from the geometry that is drawn.
+    """68 points in the order of the iBUG annotation, computed from the drawn geometry.
 
     0-16 jaw (picture left to right), 17-21 and 22-26 brows, 27-30 bridge of the nose, 31-35 below it, 36-41 and 42-47
     eyes, 48-59 outer lips, 60-67 inner lips. Points of the jaw follow the outline as seen; all others lie on the face.
@@ -278,7 +278,7 @@ SQUARE = 0.85  # of the squarest jaw: 0 is an ellipse, 1 a rectangle
 
 
 def mouth_line(t: Floats, lift: Floats, lopsided: Floats) -> Floats:
-    """Where the lips meet at ``t`` in ``[-1, 1]``, downwards: corners at ``-0.65 lift (1 + lopsided t)``."""
+    """The line where the lips meet at ``t`` in ``[-1, 1]``, downwards: corners at ``-0.65 lift (1 + lopsided t)``."""
     return lift * (0.35 - t * t) * (1 + lopsided * t)
 
 
@@ -291,7 +291,7 @@ def boxes(points: NDArray[np.float32], size: int, margin: float = 0.12) -> NDArr
         margin: Added on each side, as a share of the larger extent; twice that above, as the forehead has no landmark.
 
     Returns:
-        Shape ``(n, 4)``; the whole box lies in the picture.
+        Shape ``(n, 4)``; the whole box is inside the picture.
     """
     low, high = points.min(axis=1).astype(np.float64), points.max(axis=1).astype(np.float64)
     extent = (high - low).max(axis=1)

@@ -1,4 +1,4 @@
-"""Who a face belongs to: everything about a drawn person that does not change with what the person feels."""
+"""Identities: everything about a drawn person that does not change with the person's feelings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _FRAMES = np.array([(0.08, 0.08, 0.09), (0.25, 0.14, 0.08), (0.45, 0.40, 0.36), 
 
 @dataclass(frozen=True)
 class FaceIdentity(Table):
-    """People, one per row; :func:`sample_identities` makes them.
+    """People, one per row, created by :func:`sample_identities`.
 
     Lengths are in face units: the head's centre is the origin, the crown about -1 and the chin about +1, ``x`` to the
     right of the picture, ``y`` downwards. Colours are sRGB in ``[0, 1]``, shape ``(n, 3)``; all other columns have the
@@ -100,13 +100,13 @@ class FaceIdentity(Table):
     glasses_round: Floats  # 1 round, 0 square
     glasses_thickness: Floats
     glasses_colour: Floats
-    # how this person's face looks when nothing is felt
+    # this person's resting face
     rest_corner: Floats  # mouth corners, in units of a full smile
     rest_brow: Floats  # brows up or down
     rest_frown: Floats
     rest_lids: Floats  # upper lids up or down
     rest_open: Floats  # lips habitually apart
-    # how this person shows what is felt
+    # how this person shows feelings
     expressivity: Floats  # multiplies every action unit
     brow_gain: Floats
     eye_gain: Floats
@@ -161,11 +161,11 @@ def _hair(d: Draws, style: NDArray[np.int64], woman: Floats) -> dict[str, Floats
 
 
 def sample_identities(n: int, seed: int = 0) -> FaceIdentity:
-    """People drawn at random; person ``i`` of a seed is the same whatever ``n`` is.
+    """Random people; person ``i`` of a seed is the same for every ``n``.
 
     Appearance is drawn with the correlations that make faces plausible (age and grey hair, skin and eye colour, beards
-    and jaws); the resting face, the expressivity and the style of showing emotion are drawn independently of it, so
-    nothing about how a stranger looks tells how that stranger shows what is felt.
+    and jaws); the resting face, the expressivity and the style of showing emotion are drawn independently of it, so a
+    stranger's looks say nothing about how that stranger shows feelings.
 
     Args:
         n: Number of people.
@@ -175,7 +175,7 @@ def sample_identities(n: int, seed: int = 0) -> FaceIdentity:
         ``n`` rows.
 
     Raises:
-        TypeError: ``n`` or ``seed`` is no integer.
+        TypeError: ``n`` or ``seed`` is not an integer.
         ValueError: ``n < 1`` or ``seed`` out of range.
 
     Example:

@@ -1,4 +1,4 @@
-"""What people feel: every person has a distribution over the valence-arousal disc."""
+"""Feelings: every person has a distribution over the valence-arousal disc."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ DIVERSITY = 1.0  # standard deviation of the logarithm of a person's shares abou
 def sample_labels(seed: int, person: int, count: int) -> NDArray[np.float32]:
     r"""Feelings of one person.
 
-    A mixture of eight Gaussians about the usual spots of basic emotions. Each person's shares are the average ones
+    A mixture of eight Gaussians around the usual positions of basic emotions. Each person's shares are the average ones
     times :math:`e^{z}`, :math:`z` standard normal, so that one person is mostly cheerful and another mostly tense.
-    Radii above 0.8 are pressed in smoothly, :math:`0.8 + 0.19\,x/(1+x)` with :math:`x = (r - 0.8)/0.19`, so that all
+    Radii above 0.8 are compressed smoothly, :math:`0.8 + 0.19\,x/(1+x)` with :math:`x = (r - 0.8)/0.19`, so that all
     labels are inside the disc.
 
     Args:
-        seed: Of the data set.
+        seed: Seed of the data set.
         person: Number of the person in it.
-        count: How many.
+        count: Number of feelings.
 
     Returns:
-        Shape ``(count, 2)``: valence, arousal. The first labels of a person are the same whatever ``count`` is.
+        Shape ``(count, 2)``: valence, arousal. The first labels of a person are the same for every ``count``.
 
     Example:
         >>> labels = sample_labels(0, 3, 500)

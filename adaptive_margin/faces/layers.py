@@ -1,7 +1,7 @@
 """The whole picture: hair, head, ears, neck, clothes and background, and the light on the head.
 
-Smooth things (distances to outlines, light, tones) are computed at half the resolution and interpolated; coverage is
-then taken from the interpolated distance at full resolution, so that outlines stay sharp.
+Smooth quantities (distances to outlines, light, tones) are computed at half the resolution and interpolated; coverage
+is then computed from the interpolated distance at full resolution, so that outlines stay sharp.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class _Patch(NamedTuple):
 
 
 def paint_layers(s: Scene) -> None:
-    """Paints all but the parts of the face, and leaves the maps that those need."""
+    """Paints everything except the parts of the face, and stores the maps that those need in the scene."""
     n, size, side = s.n, s.size, len(s.coarse.at)
     half = Whole(s.camera.head(), s.coarse)
     u, v = on_turned_face(s, half)
@@ -60,7 +60,7 @@ def paint_layers(s: Scene) -> None:
 
 
 class _Composition(NamedTuple):
-    """What :func:`_compose` needs of every picture: numbers of shape ``(n,)`` and colours of shape ``(n, 3, 1, 1)``."""
+    """Inputs of :func:`_compose` for every picture: numbers of shape ``(n,)``, colours of shape ``(n, 3, 1, 1)``."""
 
     density: F32
     background: F32
@@ -349,14 +349,14 @@ def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
 
 
 def _patches(w: Window, weight: F32, shade: F32) -> list[tuple[int, _Patch]]:
-    """What was computed in windows, by picture."""
+    """The patches computed in windows, by picture."""
     shape = (-1, w.height, w.width)
     parts = zip(w.places, weight.reshape(shape), shade.reshape(shape), strict=True)
     return [(row, _Patch(ys, xs, one, other)) for (row, ys, xs), one, other in parts]
 
 
 def _ears(s: Scene) -> list[tuple[int, _Patch]]:
-    """The ears of those whose hair does not hang over them."""
+    """The ears of people whose hair does not cover them."""
     rows = np.flatnonzero((s.people.hair_side_end < 0.5) | (s.people.hair_density == 0))
     if len(rows) == 0:
         return []

@@ -1,4 +1,4 @@
-"""Between the face and the bytes: something that covers it, then blur, noise and rounding."""
+"""The steps from the face to the bytes: occlusion, then blur, noise and rounding."""
 
 from __future__ import annotations
 

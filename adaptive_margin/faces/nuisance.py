@@ -1,4 +1,4 @@
-"""What disturbs a picture and says nothing about person or feeling: pose, light, background, lens, occlusion."""
+"""Disturbances that say nothing about person or feeling: pose, light, background, lens, occlusion."""
 
 from __future__ import annotations
 
@@ -100,10 +100,10 @@ def still_nuisance(n: int) -> Nuisance:
 
 
 def sample_nuisance(seeds: ArrayLike) -> Nuisance:
-    """Disturbances, one row per seed; a row depends on its own seed only.
+    """Disturbances, one row per seed; a row depends only on its own seed.
 
-    Pose is normal with standard deviations of 11 (yaw), 7 (pitch) and 5 degrees (roll), pressed into 28, 16 and 14
-    degrees; half of the pictures are blurred, one in eight is partly covered.
+    Pose is normal with standard deviations of 11 (yaw), 7 (pitch) and 5 degrees (roll), compressed to at most 28, 16
+    and 14 degrees; half of the pictures are blurred, one in eight is partly covered.
 
     Args:
         seeds: Shape ``(n,)``, non-negative integers.

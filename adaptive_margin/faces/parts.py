@@ -1,4 +1,4 @@
-"""The parts of the face, each painted in a window of its own, from the front to the back."""
+"""The parts of the face, each painted in its own window, from front to back."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def paint_eyes(s: Scene) -> None:
 
 
 def paint_mouth(s: Scene) -> None:
-    """Lips, and what an open mouth shows."""
+    """Lips, and the inside of an open mouth."""
     m = s.moved
     reach, tilted = 1.06 * m.mouth_half + 0.03, 0.35 + 1.11 * np.abs(s.people.lopsided)
     line = np.abs(m.mouth_lift) * (0.76 + tilted)  # no point of the line between the lips is further from its middle
@@ -192,7 +192,7 @@ def paint_mouth(s: Scene) -> None:
         ends *= 0.35
         stack.under(ends, dark, light)
 
-    # what an open mouth shows: teeth, tongue, dark
+    # inside an open mouth: teeth, tongue, dark
     hole = band(w.y, upper_in, lower_in, pu)
     hole *= within
     inside_light = np.clip(light, 0.45, 1.08)

@@ -2,7 +2,7 @@
 
 Every operation on pixels here is an addition, multiplication, division, square root, comparison or rounding in float32,
 which IEEE 754 rounds correctly: a picture's bytes do not depend on how many others are painted with it, nor on the
-width of the machine's vector unit. No sine, exponential or matrix product is taken of a pixel.
+width of the machine's vector unit. Pixels never go through a sine, an exponential or a matrix product.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Extent = tuple[Bound, Bound, Bound, Bound]  # left, right, top, bottom
 
 
 def clip01(x: F32) -> F32:
-    """Presses ``x`` into ``[0, 1]``, in place."""
+    """Clips ``x`` to ``[0, 1]``, in place."""
     return x.clip(0, 1, out=x)
 
 
 def edge(inside: F32, per_unit: F32 | float) -> F32:
     """Coverage of a pixel by a shape whose signed distance is ``inside`` (positive within), in place.
 
-    The box filter of one pixel: coverage rises linearly over one pixel about the edge.
+    This is a one-pixel box filter: coverage rises linearly over one pixel around the edge.
 
     Args:
         inside: Signed distance, face units.
@@ -42,9 +42,9 @@ def edge(inside: F32, per_unit: F32 | float) -> F32:
 
 
 def band(y: F32, top: F32, bottom: F32, per_unit: F32) -> F32:
-    """Coverage of pixels by what lies between two curves, by exact integration over the pixel's height.
+    """Coverage of pixels by the area between two curves, by exact integration over the pixel's height.
 
-    A band thinner than a pixel gets its share of the pixel: a hairline fades instead of breaking up.
+    A band thinner than a pixel gets its share of the pixel: a thin line fades instead of breaking up.
     """
     half = 0.5 / per_unit
     cover = np.minimum(bottom, y + half)
@@ -151,8 +151,8 @@ class Whole:
 class Window:
     """A rectangle of pixels around one part of the face, and local coordinates in it.
 
-    All pictures of a batch get the same height and width, large enough for the largest. Whoever paints in a window
-    gives an extent outside of which the painting is exactly zero, so that this size changes no pixel.
+    All pictures of a batch get the same height and width, large enough for the largest. Code that paints in a window
+    gives an extent outside which the painting is exactly zero, so that the size of the window changes no pixel.
 
     Attributes:
         rows: Which picture each entry belongs to, shape ``(m,)``.
@@ -218,17 +218,17 @@ class Window:
             part += colour[k]
 
     def tint(self, canvas: F32, amount: F32) -> None:
-        """Takes a share of the green and the blue of the canvas."""
+        """Removes a share of the green and the blue of the canvas."""
         keep = 1 - amount.reshape(-1, 1, self.height, self.width)
         for k, (row, ys, xs) in enumerate(self.places):
             canvas[row, 1:, ys, xs] *= keep[k]
 
 
 class Stack:
-    """Layers of colour in a window, from the front to the back, painted at once.
+    """Layers of colour in a window, from front to back, painted together.
 
-    Front to back a layer costs four passes over single numbers: what is still seen through the layers before it times
-    its own coverage is its weight, and layers of one pigment share a sum. Colours enter only in :meth:`paint`.
+    A layer costs four passes over single numbers: its weight is its own coverage times the visibility through the
+    layers in front, and layers of one pigment share a sum. Colours are used only in :meth:`paint`.
     """
 
     def __init__(self, window: Window) -> None:
@@ -237,7 +237,7 @@ class Stack:
         self._sums: dict[int, tuple[F32, F32]] = {}
 
     def under(self, alpha: F32, pigment: F32, shade: F32 | float | None = None) -> None:
-        """Puts a layer under those before it.
+        """Adds a layer behind the previous ones.
 
         Args:
             alpha: Coverage, shape ``(m, pixels)``; used up.

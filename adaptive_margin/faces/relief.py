@@ -1,4 +1,4 @@
-"""Hills, hollows and folds of a face, as changes of the light on its skin."""
+"""Hills, hollows and folds of a face, as changes in the light on its skin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Number = F32 | float  # a column, or the same for all pictures
 class _Relief:
     """Amounts of light in a window, in coordinates of the turned face.
 
-    A dent touches few rows of pixels: its centre and reach say which, and only those are computed.
+    A dent affects few rows of pixels, determined by its centre and reach, and only those are computed.
     """
 
     def __init__(self, s: Scene, w: Window, u: F32, v: F32) -> None:
@@ -43,8 +43,8 @@ class _Relief:
     ) -> None:
         """A dent that light reaches less (more, if ``depth`` is positive), compact, of radii ``rx`` and ``ry``.
 
-        One narrower than two pixels is drawn that wide, and fainter. A pair is one on each side of the face; waves are
-        wrinkles across, so many per face unit.
+        A dent narrower than two pixels is drawn two pixels wide, but fainter. A pair has one on each side of the face;
+        ``waves`` is the number of wrinkles across it, per face unit.
         """
         wide_x, wide_y = np.maximum(rx, self.narrow), np.maximum(ry, self.narrow)
         rows = self.rows(y, max(ry, self._narrowest))

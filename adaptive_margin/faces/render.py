@@ -1,9 +1,9 @@
 """Paints faces, a batch of pictures at a time.
 
-The picture is built from the front to the back: a map says how much of each pixel is still unseen, and every layer
-(hair, head, ears, neck, hair behind, clothes, background) takes its share of it. Layers are single numbers per pixel,
-coverage times brightness; colours enter once, when the sums of all layers of a pigment are known (``layers.py``). Eyes,
-brows, nose, mouth and glasses are then painted in their own small windows, where the head is seen (``parts.py``).
+The picture is built from front to back: a map says how much of each pixel is not yet covered, and every layer (hair,
+head, ears, neck, hair behind, clothes, background) takes its share of it. Layers are single numbers per pixel, coverage
+times brightness; colours enter once, when the sums of all layers of a pigment are known (``layers.py``). Eyes, brows,
+nose, mouth and glasses are then painted in their own small windows, where the head is visible (``parts.py``).
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ PAINTERS = (
 def _keep_memory() -> None:
     """Lets the allocator keep the memory of one batch for the next.
 
-    glibc gives large blocks back to the system and gets them again page by page, which takes a quarter of the time.
-    Once a block of up to 32 MiB has been freed, it keeps blocks of that size. This one is never touched and costs
+    glibc returns large blocks to the system and gets them again page by page, which takes a quarter of the time. Once a
+    block of up to 32 MiB has been freed, glibc keeps blocks of that size. The block here is never touched and costs
     nothing.
     """
     np.empty(31 * 2**20, dtype=np.uint8)
@@ -49,13 +49,13 @@ def render(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: int
     """Paints one picture per row.
 
     Args:
-        people: Who; ``n`` rows.
-        shape: What the face does; ``n`` rows.
-        nuisance: What disturbs; ``n`` rows.
+        people: The people; ``n`` rows.
+        shape: The shapes of their faces; ``n`` rows.
+        nuisance: The disturbances; ``n`` rows.
         size: Side of the picture in pixels.
 
     Returns:
-        Shape ``(n, size, size, 3)``, sRGB. A row's bytes depend on that row and ``size`` only.
+        Shape ``(n, size, size, 3)``, sRGB. A row's bytes depend only on that row and ``size``.
     """
     _keep_memory()
     out = np.empty((len(people), size, size, 3), dtype=np.uint8)

@@ -34,7 +34,7 @@ class Table:
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
 
     def replace(self: TableT, **columns: ArrayLike) -> TableT:
-        """A copy with some columns exchanged; a single number fills the whole column."""
+        """A copy with some columns replaced; a single number fills the whole column."""
         known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         for name, value in columns.items():
             if name not in known:
@@ -46,8 +46,8 @@ class Table:
 class Streams:
     """Philox streams by 128-bit key ``(key, purpose)``; different purposes never share numbers.
 
-    Only the bit generator's words are used, which are the same in every version of numpy; its distributions need not
-    be. One generator is rewound and given another key each time, which is ten times faster than a new one.
+    Only the words of the bit generator are used, because they are the same in every version of numpy, unlike its
+    distributions. One generator is reset with another key each time, which is ten times faster than a new one.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The formulas: tensors in, tensors out, nothing but torch."""
+"""The formulas: functions from tensors to tensors that need only torch."""
 
 from .concordance import (
     affect_loss,

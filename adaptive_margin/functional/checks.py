@@ -1,6 +1,6 @@
-"""What a caller may pass, said in one place.
+"""Checks of arguments, in one place.
 
-Every message names the argument, what was expected, what was got and what to do about it.
+Every message names the argument, the expected value, the value it got and the remedy.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def problem(argument: str, expected: str, got: object, remedy: str) -> Problem:
 
 
 def is_problem(error: BaseException) -> bool:
-    """Whether an error was worded here, for a caller to act on, and not by a fault of the program.
+    """Whether an error was worded here, so that the caller can act on it, and is not a bug in the program.
 
     Those are ValueErrors with a sentence of :func:`problem`, and ImportErrors that say what to install.
 
@@ -75,17 +75,17 @@ def check_fits(argument: str, value: float, dtype: torch.dtype, remedy: str) -> 
 
 
 def is_blind(x: Tensor) -> bool:
-    """Whether looking at the values of ``x`` would wait for a device, or break a compiled graph or a transformation."""
+    """Whether reading the values of ``x`` would wait for a device, or break a compiled graph or a transformation."""
     return x.device.type != "cpu" or torch.compiler.is_compiling() or is_transforming()
 
 
 def is_transforming() -> bool:
-    """Whether a transformation of :mod:`torch.func` (``grad``, ``jacrev``, ``vmap``) is under way."""
+    """Whether a transformation of :mod:`torch.func` (``grad``, ``jacrev``, ``vmap``) is active."""
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
 def assert_blindly(condition: Tensor, message: str) -> None:
-    """A device-side assertion that all of ``condition`` is true; inside transformations, too."""
+    """A device-side assertion that all of ``condition`` is true; also works inside transformations."""
     if is_transforming():
         while torch._C._functorch.is_functorch_wrapped_tensor(condition):
             condition = torch._C._functorch.get_unwrapped(condition)
@@ -94,7 +94,7 @@ def assert_blindly(condition: Tensor, message: str) -> None:
 
 
 def check_finite(argument: str, x: Tensor) -> None:
-    """Raises a ``ValueError`` where ``x`` holds NaN or infinity.
+    """Raises a ``ValueError`` if ``x`` contains NaN or infinity.
 
     On CUDA and inside ``torch.compile`` a Python branch on data would stop the device or break the graph:
     there the same condition is a device-side assertion, which fails at the next synchronisation.
@@ -103,7 +103,7 @@ def check_finite(argument: str, x: Tensor) -> None:
 
 
 def largest_magnitude(argument: str, x: Tensor) -> Tensor:
-    """The largest absolute value of a finite ``x``, 0-dim, 0 where it is empty; raises as :func:`check_finite`."""
+    """The largest absolute value of a finite ``x``, 0-dim, 0 if it is empty; raises like :func:`check_finite`."""
     if x.numel() == 0:
         return x.new_zeros(())
     low, high = torch.aminmax(x.detach())  # NaN and infinity come through
@@ -149,7 +149,7 @@ def _check_below_2_63(argument: str, labels: Tensor) -> None:
 
 
 def check_indices(argument: str, indices: Tensor, rows: int, of: str = "embeddings") -> None:
-    """Raises unless ``indices`` are indices into ``rows`` rows; where looking would wait, as :func:`check_finite`."""
+    """Raises unless ``indices`` are indices into ``rows`` rows; if reading would wait, like :func:`check_finite`."""
     expected, remedy = "a one-dimensional tensor of integers", "pass a miner's output"
     if not isinstance(indices, Tensor):
         raise TypeError(problem(argument, expected, type(indices).__name__, remedy))

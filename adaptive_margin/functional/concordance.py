@@ -1,6 +1,6 @@
-r"""How well predictions agree with continuous labels: the figures of the affect literature, and the loss made of them.
+r"""Agreement of predictions with continuous labels: the metrics of the affect literature, and the loss built from them.
 
-Population statistics throughout (divide by :math:`N`, never :math:`N - 1`), as the paper writes them.
+All statistics are population statistics (divide by :math:`N`, never :math:`N - 1`), as in the paper.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .checks import check_finite, problem
 def root_mean_square_error(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
     r"""Root mean square error of each column, :math:`\sqrt{E[(y - \hat y)^2]}`.
 
-    Source: Kim & Song 2021, Evaluation metrics. Differs from it: nothing; there is no :math:`\epsilon` inside the root.
+    Source: Kim & Song 2021, Evaluation metrics. No differences; there is no :math:`\epsilon` inside the root.
 
     Args:
         target: :math:`y`, shape ``(N,)`` or ``(N, L)``, ``N >= 1``.
@@ -26,8 +26,8 @@ def root_mean_square_error(target: Tensor, prediction: Tensor, *, dtype: torch.d
         dtype: what to compute in and return. None: the wider dtype of the two, half precision computed in float32.
 
     Returns:
-        0-dim for ``(N,)``, shape ``(L,)`` for ``(N, L)``, in the unit of ``target``. Where every error is 0 the
-        gradient is 0 (the root has none); elsewhere it is finite, however small the errors.
+        0-dim for ``(N,)``, shape ``(L,)`` for ``(N, L)``, in the unit of ``target``. If every error is 0 the gradient
+        is 0 (that of the root is undefined); otherwise it is finite, however small the errors.
 
     Raises:
         ValueError: shapes differ, are neither ``(N,)`` nor ``(N, L)``, or are empty; a value is NaN or infinite.
@@ -45,9 +45,10 @@ def sign_agreement(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | N
 
     .. math:: \mathrm{SAGR} = \frac1N \sum_i [\mathrm{sign}(y_i) = \mathrm{sign}(\hat y_i)]
 
-    The sign of 0 is 0: a label of exactly 0 is met only by a prediction of exactly 0, as Kronecker's delta says.
+    The sign of 0 is 0: a label of exactly 0 agrees only with a prediction of exactly 0, by the definition with
+    Kronecker's delta.
 
-    Source: Kim & Song 2021, Evaluation metrics (SAGR). Differs from it: nothing.
+    Source: Kim & Song 2021, Evaluation metrics (SAGR). No differences.
 
     Args:
         target: :math:`y`, shape ``(N,)`` or ``(N, L)``, ``N >= 1``.
@@ -73,8 +74,8 @@ def pearson_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.dtyp
 
     .. math:: \mathrm{PCC} = \frac{E[(y - \mu_y)(\hat y - \mu_{\hat y})]}{\sigma_y \sigma_{\hat y}}
 
-    Source: Kim & Song 2021, Evaluation metrics. Differs from it: where a side is constant the ratio is 0/0, and the
-    value is 0 (no linear association was shown) with a gradient of 0.
+    Source: Kim & Song 2021, Evaluation metrics. One difference: if a side is constant the ratio is 0/0, and the value
+    is 0 (no linear association was shown) with a gradient of 0.
 
     Args:
         target: :math:`y`, shape ``(N,)`` or ``(N, L)``, ``N >= 1``.
@@ -96,15 +97,15 @@ def pearson_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.dtyp
 
 
 def concordance_correlation(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
-    r"""Concordance correlation coefficient of each column: association, less what scale and offset cost.
+    r"""Concordance correlation coefficient of each column: correlation, reduced by differences in scale and offset.
 
     .. math:: \mathrm{CCC} = \frac{2\,\sigma_y \sigma_{\hat y}\,\mathrm{PCC}}
                                   {\sigma_y^2 + \sigma_{\hat y}^2 + (\mu_y - \mu_{\hat y})^2}
 
-    Source: Lin 1989; Kim & Song 2021, Evaluation metrics. Differs from them: where both sides are the same constant the
-    ratio is 0/0, and the value is 0, so that :math:`|\mathrm{CCC}| \le |\mathrm{PCC}|` always holds. Some libraries
-    divide variances by :math:`N - 1` here and the squared offset by nothing; population statistics throughout give
-    another number on small samples.
+    Source: Lin 1989; Kim & Song 2021, Evaluation metrics. One difference: if both sides are the same constant the ratio
+    is 0/0, and the value is 0, so that :math:`|\mathrm{CCC}| \le |\mathrm{PCC}|` always holds. Some libraries divide
+    only the variances by :math:`N - 1` and leave the squared offset unchanged; with population statistics for all terms
+    the result differs on small samples.
 
     Args:
         target: :math:`y`, shape ``(N,)`` or ``(N, L)``, ``N >= 1``.
@@ -134,8 +135,8 @@ def affect_loss(
     .. math:: L_{AV} = \sum_l \mathrm{RMSE}_l + \epsilon\,(L_{PCC} + L_{CCC}), \qquad
               L_{PCC} = 1 - \frac1L \sum_l \mathrm{PCC}_l, \quad L_{CCC} = 1 - \frac1L \sum_l \mathrm{CCC}_l
 
-    Source: Kim & Song 2021, Evaluation metrics, with :math:`\epsilon = 0.5`; Algorithm 1, line 8. That the RMSE is
-    summed over the labels is from the authors' released code; the paper does not say.
+    Source: Kim & Song 2021, Evaluation metrics, with :math:`\epsilon = 0.5`; Algorithm 1, line 8. Summing the RMSE over
+    the labels follows the authors' released code; the paper does not specify it.
 
     Args:
         target: :math:`y`, shape ``(N, L)`` (``L = 2`` in the paper) or ``(N,)``, ``N >= 1``.
@@ -145,8 +146,9 @@ def affect_loss(
 
     Returns:
         The loss, 0-dim. Finite with finite gradients for every finite input: a batch of one, constant labels, constant
-        or perfect predictions. A gradient beyond float16, that of a correlation of float16 predictions that hardly
-        differ, keeps its direction at the largest size that fits, unless the loss was scaled up.
+        or perfect predictions. A gradient too large for float16, as for the correlation of float16 predictions that
+        hardly differ, is scaled down to the largest size that fits and keeps its direction, unless the loss was scaled
+        up.
 
     Raises:
         ValueError: as :func:`root_mean_square_error`; ``correlation_weight`` is negative or not finite.
@@ -167,7 +169,7 @@ def affect_loss(
 def _pair(
     target: Tensor, prediction: Tensor, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
-    """Both sides, checked, in the dtype to compute in; and what brings a figure to the dtype of the result."""
+    """Both sides, checked, in the dtype for the computation; and a function to the dtype of the result."""
     for argument, x in (("target", target), ("prediction", prediction)):
         if not isinstance(x, Tensor):
             raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))
@@ -201,9 +203,10 @@ def _pair(
 
 
 class _Widened(torch.autograd.Function):
-    """float16 in a wider dtype. A gradient that float16 cannot hold keeps its direction and is as large as it can be.
+    """float16 in a wider dtype. A gradient that float16 cannot hold is scaled down to the largest size and keeps its
+    direction.
 
-    Where the loss was scaled up, overflow is what tells the loss scaler to take a smaller scale: it stays.
+    If the loss was scaled up, overflow remains, because it tells the loss scaler to reduce its scale.
     """
 
     @staticmethod
@@ -217,14 +220,14 @@ class _Widened(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        limit = 0.999 * torch.finfo(ctx.dtype).max  # less what rounding could add
+        limit = 0.999 * torch.finfo(ctx.dtype).max  # minus what rounding could add
         factor = (limit / gradient.abs().amax()).clamp(max=1)
         scaled = ctx.upstream[-1] > 1
         return (gradient * torch.where(scaled, 1.0, factor)).to(ctx.dtype), None, None
 
 
 class _Noted(torch.autograd.Function):
-    """The identity, which notes how large the gradient that reaches it is."""
+    """The identity, which records the size of its gradient."""
 
     @staticmethod
     def forward(x: Tensor, upstream: list[Tensor]) -> Tensor:
@@ -246,8 +249,8 @@ class _Noted(torch.autograd.Function):
 
 
 def _deviations(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Deviations from the mean, exactly 0 for a constant column, and the largest of them in size."""
-    x = x - x[:1].detach()  # loses nothing where the spread is small beside the offset
+    """Deviations from the mean, exactly 0 for a constant column, and the largest magnitude among them."""
+    x = x - x[:1].detach()  # no loss of precision if the spread is small compared with the offset
     x = x - x.mean(dim=0, keepdim=True)
     return x, x.detach().abs().amax(dim=0)
 

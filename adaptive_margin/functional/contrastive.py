@@ -16,11 +16,11 @@ Regularizer = Literal["none", "chi2", "fisher"]
 REGULARIZERS = ("none", "chi2", "fisher")
 
 FISHER_PENALTY = 10.0
-"""The default ρ: on groups that overlap it keeps Ω within 0.5 to 2; with 0.01 Ω swings around 1 and is rarely near it;
-the authors' released code has 1e-6, which does nothing."""
+"""The default ρ: on overlapping groups it keeps Ω within 0.5 to 2. With 0.01, Ω oscillates around 1 and is rarely near
+it; the authors' released code has 1e-6, which has no effect."""
 
 MULTIPLIER_STEP = 0.01
-"""The longest step of the multiplier for a gap of 1: with ρ itself it overshoots, and drives Ω in cycles."""
+"""The maximum step of the multiplier for a gap of 1: with ρ itself it overshoots, and Ω oscillates."""
 
 
 def vdm_contrastive_loss(
@@ -43,22 +43,22 @@ def vdm_contrastive_loss(
         \Omega = \tfrac12 \operatorname{mean}_{P} f^2 + \tfrac12 \operatorname{mean}_{P \times Q} f^2
 
     with D the Euclidean distance, f = -D² on pairs of the strong group P and :math:`(\hat\alpha - D^2)_+` on pairs of
-    a strong and a weak sample. Only the strong group is pulled together. Without a pair within the margin the
-    second term is 0, with fewer than two strong samples the first is.
+    a strong and a weak sample. Only the strong group is pulled together. Without a pair within the margin the second
+    term is 0; with fewer than two strong samples the first term is 0.
 
     The regulariser is ``"none"``; ``"chi2"``, :math:`\tfrac\lambda4\Omega`, the third term of Eq. (3), which the paper
     leaves out of (6) and (7); or ``"fisher"``, :math:`\Lambda(\Omega - 1) + \tfrac\rho2(\Omega - 1)^2`, the augmented
-    Lagrangian of the constraint :math:`\Omega = 1` (Mroueh & Sercu 2017, with the signs of a minimisation), 0 where one
-    of the two kinds of pairs is missing. :class:`~adaptive_margin.ContrastiveVDMLoss` keeps and updates its multiplier.
+    Lagrangian of the constraint :math:`\Omega = 1` (Mroueh & Sercu 2017, with the signs for minimisation), 0 if one of
+    the two kinds of pairs is missing. :class:`~adaptive_margin.ContrastiveVDMLoss` keeps and updates its multiplier.
 
-    Source: Kim & Song, AAAI 2021, Eq. (4) and (7). Differs from it: the literal (7) has w = ½; with the expectation of
-    (3) under the mixture (P + Q)/2 the mean carries weight 1.
+    Source: Kim & Song, AAAI 2021, Eq. (4) and (7). One difference: the literal (7) has w = ½; with the expectation of
+    (3) under the mixture (P + Q)/2 the mean has weight 1.
 
     Args:
-        strong: rows of P, shape ``(S, D)``, as they come: nothing is normalised. Half precision is computed in float32.
+        strong: rows of P, shape ``(S, D)``; they are not normalised. Half precision is computed in float32.
         weak: rows of Q, shape ``(W, D)``.
         margin: :math:`\hat\alpha`, in units of D²: a number, a 0-dim tensor, or one per row, shape ``(S + W,)``, strong
-            rows first; each cross pair then counts once with the margin of either end.
+            rows first; each pair across groups then counts twice, once with the margin of each row.
         repulsion: w, at least 0; 0.5 is the literal reading of Eq. (7).
         regularizer: R, as above.
         regularizer_weight: :math:`\lambda` of ``"chi2"``, at least 0.
@@ -66,12 +66,13 @@ def vdm_contrastive_loss(
         penalty: :math:`\rho` of ``"fisher"``, at least 0.
 
     Returns:
-        The loss, 0-dim, float32 or float64, with gradients for both groups and the margin. An empty group leaves what
-        the other still has, two a zero with a graph. Nothing of size S × W is stored: memory grows with S + W.
+        The loss, 0-dim, float32 or float64, with gradients for both groups and the margin. If one group is empty, the
+        terms of the other remain; if both are, the result is 0 with a graph. Nothing of size S × W is stored: memory
+        grows with S + W.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, embeddings whose loss does not fit its dtype, an option
-            that is not one. On CUDA and in compiled code the conditions on data are device-side assertions.
+        ValueError: shapes that do not match, NaN or infinity, embeddings whose loss does not fit its dtype, an unknown
+            option. On CUDA and in compiled code the conditions on data are device-side assertions.
 
     Example:
         >>> strong, weak = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.5]])
@@ -154,8 +155,8 @@ def fisher_constraint(gap: Tensor, multiplier: float | Tensor, penalty: float) -
 def fisher_ascent(gap: Tensor, penalty: float) -> Tensor:
     r"""What its multiplier grows by: :math:`\min(\rho, 0.01) \min(g, 1)`.
 
-    Differs from the source, which steps by :math:`\rho g`: that drives Ω in cycles. A gap is at least -1; without a
-    bound from above a batch far out would outweigh hundreds of steps back.
+    Differs from the source, which steps by :math:`\rho g`: that drives Ω in cycles. :math:`\Omega - 1` is at least -1;
+    without an upper bound, one extreme batch would outweigh hundreds of steps back.
 
     Example:
         >>> fisher_ascent(torch.tensor([-0.5, 30.0]), penalty=10.0)
@@ -165,5 +166,5 @@ def fisher_ascent(gap: Tensor, penalty: float) -> Tensor:
 
 
 def is_constrained(terms: PairTerms) -> Tensor:
-    """1 where a batch has pairs of both kinds, so that its Ω says something about the constraint; 0 otherwise."""
+    """1 if a batch has pairs of both kinds, so that its Ω is informative about the constraint; 0 otherwise."""
     return ((terms.counts[0] > 0) & (terms.counts[1] > 0)).to(terms.second_moment.dtype)

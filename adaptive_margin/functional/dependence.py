@@ -1,4 +1,4 @@
-"""How much two groups of embeddings still know about each other: the mutual information of Eq. 5."""
+"""The mutual information between two groups of embeddings: Eq. 5."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def check_bandwidth(bandwidth: object) -> None:
 def gaussian_kernel(*groups: Tensor, bandwidth: Bandwidth = "std") -> tuple[Tensor, ...]:
     r"""Maps every entry through a Gaussian, :math:`g(z) = \exp(-z^2 / 2\sigma^2)`.
 
-    Source: Kim & Song 2021, the kernel :math:`g` of Eq. (5); the paper does not say its width. Here :math:`\sigma^2` is
-    the (biased) variance of all entries of all groups together, which makes :math:`g` independent of their scale.
+    Source: Kim & Song 2021, the kernel :math:`g` of Eq. (5); the paper does not give its width. Here :math:`\sigma^2`
+    is the (biased) variance of all entries of all groups together, which makes :math:`g` independent of their scale.
 
     Args:
         groups: matrices of shape ``(rows, D)`` whose entries share one width.
         bandwidth: ``"std"``, or :math:`\sigma` itself, in the unit of the entries.
 
     Returns:
-        One matrix per group, in float32 (float64 for float64), with values in [0, 1]; all ones where every entry of
-        every group is the same and the width would be zero.
+        One matrix per group, in float32 (float64 for float64), with values in [0, 1]; all ones if all entries of all
+        groups are equal and the width would be zero.
 
     Raises:
         ValueError: ``bandwidth`` is neither ``"std"`` nor positive.
@@ -66,12 +66,12 @@ def gaussian_kernel(*groups: Tensor, bandwidth: Bandwidth = "std") -> tuple[Tens
 
 
 def common_scale(*largest: Tensor) -> Tensor:
-    """A divisor that brings all entries into [-2, 2], where no square over- or underflows; 1 for zeros.
+    """A divisor that scales all entries to [-2, 2], where no square over- or underflows; 1 for zeros.
 
-    A power of two: the division is exact, so distances that are equal stay equal.
+    It is a power of two, so the division is exact and equal distances stay equal.
     """
     scale = largest[0] if len(largest) == 1 else torch.stack(largest).amax()
-    if not is_blind(scale):  # looking is free, and quicker
+    if not is_blind(scale):  # reading is free here, and faster
         number = scale.item()
         divisor = power_of_two(number) if number >= torch.finfo(scale.dtype).tiny else number
         return scale.new_full((), divisor or 1.0)
@@ -82,7 +82,7 @@ def common_scale(*largest: Tensor) -> Tensor:
 
 
 def power_of_two(number: float) -> float:
-    """The largest power of two that is not above ``number``; 0 for 0."""
+    """The largest power of two that is at most ``number``; 0 for 0."""
     return math.ldexp(0.5, math.frexp(number)[1]) if number else 0.0
 
 
@@ -107,7 +107,7 @@ def _pooled_variance(groups: tuple[Tensor, ...]) -> Tensor:
 
 
 def _correlation(covariance: Numbers, variance: Numbers, other_variance: Numbers, dtype: torch.dtype) -> Numbers:
-    """Pearson's quotient; 0 where either side does not vary beyond the rounding of ``dtype``. Tensors or arrays."""
+    """Pearson's quotient; 0 if either side does not vary beyond the rounding of ``dtype``. Tensors or arrays."""
     floor = (8 * torch.finfo(dtype).eps) ** 2  # entries of g lie in [0, 1]
     varies = (variance > floor) & (other_variance > floor)
     scale = (variance * other_variance * varies + ~varies) ** 0.5  # 1 where it does not
@@ -122,9 +122,9 @@ def row_correlation(strong: Tensor, weak: Tensor) -> Tensor:
                           {\operatorname{std}(G_s)\,\operatorname{std}(G_w)}
 
     with :math:`\bar g(k)` the mean of column k, :math:`\bar g` the grand mean and std over all entries (biased).
-    It is the mean, over random pairings of the rows, of the correlation of paired entries, at the cost of O(N·D).
+    It is the mean, over random pairings of the rows, of the correlation of paired entries, at a cost of O(N·D).
 
-    Source: Kim & Song 2021, :math:`\eta` of Eq. (8), whose pairing the paper leaves open.
+    Source: Kim & Song 2021, :math:`\eta` of Eq. (8), whose pairing the paper does not specify.
 
     Args:
         strong: rows of :math:`g`, shape ``(S, D)``.
@@ -145,7 +145,7 @@ def row_correlation(strong: Tensor, weak: Tensor) -> Tensor:
 
 
 def zipped_correlation(first: Tensor, second: Tensor) -> Tensor:
-    """Pearson correlation of the entries of two matrices of one shape, row i beside row i.
+    """Pearson correlation of the entries of two matrices of the same shape, row i with row i.
 
     Args:
         first: rows of g, shape ``(P, D)``.
@@ -191,11 +191,11 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
 
 
 Moments = tuple[Any, Any, Any]
-"""Of each class, in float64: column sums (C, D), sum of squares (C,) and number of rows (C,). Tensors or arrays."""
+"""For each class, in float64: column sums (C, D), sum of squares (C,) and number of rows (C,). Tensors or arrays."""
 
 
 def correlations_of_moments(own: Moments, every: Moments, dtype: torch.dtype) -> Any:
-    """η of each class against the rest, of the moments of both sets; ``dtype`` is that of the entries of g."""
+    """η of each class against the rest, from the moments of both sets; ``dtype`` is that of the entries of g."""
     columns, squares, rows = own
     rest_columns, rest_squares, rest_rows = (x.sum(0) - x for x in every)
     features = columns.shape[1]
@@ -208,7 +208,7 @@ def correlations_of_moments(own: Moments, every: Moments, dtype: torch.dtype) ->
 
 
 def _difference(mean_square: Any, squared_mean: Any) -> Any:
-    """A variance; 0 where it is less than some thousand times the rounding of what it is the difference of."""
+    """A variance as a difference; 0 if it is less than a few thousand times the rounding of its two terms."""
     variance = mean_square - squared_mean
     return variance * (variance > 2**13 * torch.finfo(torch.float64).eps * mean_square)
 
@@ -272,7 +272,7 @@ def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, se
 
 
 def zipped_partners(index: Tensor, ref_index: Tensor) -> tuple[Tensor, Tensor]:
-    """The row of another class that stands beside each row when its class and the rest are zipped, both in order.
+    """The partner of each row, from another class, when its class and the rest are zipped, both in order.
 
     Args:
         index: the class of each row, int64 of shape ``(B,)``, at least 0.
@@ -300,7 +300,7 @@ def zipped_partners(index: Tensor, ref_index: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def unit_rows(g: Tensor) -> Tensor:
-    """Rows centred over their features and scaled to length one: their dot product is the correlation of a pair.
+    """Rows centred over their features and scaled to length 1: the dot product of two is their correlation.
 
     Args:
         g: shape ``(B, D)``.
@@ -321,16 +321,17 @@ def unit_rows(g: Tensor) -> Tensor:
 def centred_kernel_alignment(strong: Tensor, weak: Tensor) -> Tensor:
     r"""Square root of the linear centred kernel alignment of two groups, with features as the shared axis.
 
-    Rows of the two groups do not correspond, their features do: each group's kernel is the D×D Gram matrix of its
-    columns, :math:`M = A^\top A` with the rows of :math:`A` centred, and
+    The rows of the two groups do not correspond, but their features do: each group's kernel is the D×D Gram matrix of
+    its columns, :math:`M = A^\top A` with the rows of :math:`A` centred, and
 
     .. math:: \eta = \sqrt{\frac{\langle M_s, M_w\rangle_F}{\lVert M_s\rVert_F\,\lVert M_w\rVert_F}} .
 
-    For one row a group it is the absolute correlation of the two rows. It ignores the order of the rows and needs no
-    equal group sizes; O(N·D²).
+    With one row per group it is the absolute correlation of the two rows. It ignores the order of the rows, and the
+    groups may differ in size; O(N·D²).
 
-    Source: Cortes, Mohri & Rostamizadeh 2012 (JMLR 13), Eq. (2), and Kornblith et al. 2019, which sees it as a squared
-    correlation: hence the root, so that :math:`-\frac12\log(1-\eta^2)` is the mutual information in the Gaussian case.
+    Source: Cortes, Mohri & Rostamizadeh 2012 (JMLR 13), Eq. (2), and Kornblith et al. 2019, who interpret it as a
+    squared correlation: hence the root, so that :math:`-\frac12\log(1-\eta^2)` is the mutual information in the
+    Gaussian case.
 
     Args:
         strong: rows of :math:`g`, shape ``(S, D)``.
@@ -352,7 +353,8 @@ def centred_kernel_alignment(strong: Tensor, weak: Tensor) -> Tensor:
 def class_alignments(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
     r""":func:`centred_kernel_alignment` of each class against the rest of the reference set.
 
-    The rest's Gram matrix is that of all rows less the class's own: O(N·D²) a class, and nothing waits for the device.
+    The Gram matrix of the rest is that of all rows minus that of the class: O(N·D²) per class, and nothing waits for
+    the device.
 
     Args:
         g: rows of :math:`g`, shape ``(B, D)``.
@@ -425,13 +427,14 @@ def gaussian_correlation(
     .. math:: \eta = \operatorname{corr}\bigl(g(Z_s),\, g(Z_w)\bigr), \qquad g(z) = \exp(-z^2/2\sigma^2)
 
     Source: Kim & Song 2021, Eq. (5) and (8). The paper does not say how the rows of two groups of unequal size are
-    paired; here every strong row meets every weak row (:func:`row_correlation`).
+    paired; here every strong row is paired with every weak row (:func:`row_correlation`).
 
     Args:
         strong: embeddings of one group, shape ``(S, D)``.
         weak: embeddings of the other, shape ``(W, D)``.
         bandwidth: :math:`\sigma`: ``"std"`` of all entries of both groups, or a positive number.
-        pairing: ``"all"``, or ``"zip"``: row i beside row i, the longer group cut, as in the authors' released code.
+        pairing: ``"all"``, or ``"zip"``: row i with row i, the longer group truncated, as in the authors' released
+            code.
 
     Returns:
         A 0-dim tensor in [-1, 1], float32 (float64 for float64); 0 where a group is empty or constant.
@@ -460,8 +463,8 @@ def gaussian_correlation(
 def mutual_information(eta: Tensor, max_mi: float | None = 2.5) -> Tensor:
     r"""Mutual information of two jointly Gaussian variables, :math:`\mathrm{MI} = -\tfrac12\log(1-\eta^2)`, in nats.
 
-    Source: Kim & Song 2021, Eq. (8), after Gel'fand & Yaglom 1959. The cap is the authors' released code's: without
-    one, equal groups have infinite information.
+    Source: Kim & Song 2021, Eq. (8), after Gel'fand & Yaglom 1959. The cap follows the authors' released code: without
+    a cap, equal groups have infinite information.
 
     Args:
         eta: correlation, any shape, in [-1, 1].
@@ -486,7 +489,7 @@ def mutual_information(eta: Tensor, max_mi: float | None = 2.5) -> Tensor:
 
 
 def information_of(eta: Any, max_mi: float | None, dtype: torch.dtype) -> Any:
-    """:func:`mutual_information` of a tensor or an array, checked, whose entries are no finer than ``dtype``."""
+    """:func:`mutual_information` of a checked tensor or array whose entries have at most the precision of ``dtype``."""
     floor = torch.finfo(dtype).eps
     if max_mi is not None:
         floor = max(floor, math.exp(-2 * max_mi))

@@ -1,4 +1,4 @@
-"""How often distance-weighted sampling draws a negative: as the inverse of how common its distance is."""
+"""Weights of distance-weighted sampling: a negative's weight is the inverse of the density of its distance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def distance_log_weights(
     cutoff: float = 0.5,
     nonzero_loss_cutoff: float | None = 1.4,
 ) -> Tensor:
-    r"""Log-weights of distance-weighted sampling, one row an anchor, unnormalised.
+    r"""Unnormalised log-weights of distance-weighted sampling, one row per anchor.
 
     Distances between random points of the unit sphere in ``dimension`` dimensions have the density :math:`q`; a
     negative at distance :math:`r` is drawn with a weight of :math:`1 / q`:
@@ -30,24 +30,26 @@ def distance_log_weights(
               \log w_j = \begin{cases} -\log q(\mathrm{clip}(d_j)) & j \text{ different},\ d_j < \text{upper cutoff}\\
               -\infty & \text{otherwise} \end{cases}
 
-    with distances clipped to ``[cutoff, 1.999]``. A row with negatives of which none is below the upper cutoff has
-    weight 1 for each of them: a uniform draw. A row without a negative is all :math:`-\infty`.
+    with distances clipped to ``[cutoff, 1.999]``. If a row has negatives but none is below the upper cutoff, each has
+    weight 1: a uniform draw. A row without a negative is all :math:`-\infty`.
 
     Source: Wu et al. 2017, *Sampling Matters in Deep Embedding Learning*, section 4, its first equation. The upper
-    cutoff (a farther negative has no loss at margin 0.2 and beta 1.2) is of the authors' code, as is its 1.4.
-    Differs from the authors' code and pytorch-metric-learning: stays in log space, where weights of
-    :math:`e^{\pm 700}` and opposite points are finite; and the uniform draw never takes the anchor's class.
+    cutoff (a farther negative has no loss with margin 0.2 and beta 1.2) and its value 1.4 come from the authors' code.
+    There are two differences from the authors' code and pytorch-metric-learning: the computation stays in log space,
+    where weights of :math:`e^{\pm 700}` and opposite points are finite; and the uniform draw never takes the anchor's
+    class.
 
     Args:
         distances: :math:`d`, L2 distances between unit vectors, shape ``(B, R)``.
         different: where the classes differ, bool, shape ``(B, R)``.
-        dimension: :math:`D`, the features of the vectors.
-        cutoff: the smallest distance that is told apart, in [0, 1.999). At 0 negatives at distance 0 take all draws.
-        nonzero_loss_cutoff: the upper cutoff; None for no such cutoff. One up to ``cutoff`` tells no distances apart.
+        dimension: :math:`D`, the number of features of the vectors.
+        cutoff: smaller distances count as equal to it, in [0, 1.999). With 0, negatives at distance 0 take all draws.
+        nonzero_loss_cutoff: the upper cutoff; None for no upper cutoff. At or below ``cutoff`` all distances count as
+            equal.
 
     Returns:
-        Shape ``(B, R)``, dtype of ``distances``: the log-weight, :math:`-\infty` where it must not be drawn.
-        ``torch.softmax(..., dim=1)`` has the probabilities.
+        Shape ``(B, R)``, dtype of ``distances``: the log-weights, :math:`-\infty` for references that must not be
+        drawn. ``torch.softmax(..., dim=1)`` gives the probabilities.
 
     Raises:
         ValueError: a cutoff is out of its range.
@@ -71,7 +73,7 @@ def distance_log_weights(
 
 
 def check_cutoffs(cutoff: float, nonzero_loss_cutoff: float | None) -> None:
-    """Raises what :func:`distance_log_weights` documents."""
+    """Raises the errors documented in :func:`distance_log_weights`."""
     if not 0 <= cutoff < LARGEST_DISTANCE:
         expected = f"at least 0 and below {LARGEST_DISTANCE}, a distance between unit vectors"
         raise ValueError(problem("cutoff", expected, cutoff, "the paper uses 0.5"))

@@ -15,8 +15,8 @@ from .checks import is_blind
 def group_index(labels: Tensor) -> Tensor:
     """Numbers the distinct labels 0, 1, … in increasing order of label.
 
-    As ``torch.unique(labels, return_inverse=True)[1]``, but with an output whose shape does not depend on the
-    data: it neither waits for the device nor breaks a compiled graph.
+    Like ``torch.unique(labels, return_inverse=True)[1]``, but the shape of the output does not depend on the data, so
+    it neither waits for the device nor breaks a compiled graph.
 
     Args:
         labels: integers, shape ``(B,)``.
@@ -39,7 +39,7 @@ def group_index(labels: Tensor) -> Tensor:
 
 
 def index_on_host(labels: Tensor) -> NDArray[Any]:
-    """:func:`group_index` of labels that may be looked at, at least one, as an array."""
+    """:func:`group_index` as an array, for at least one label whose values can be read without waiting."""
     numbers = labels.numpy().astype(np.int64)
     if numbers.min() < 0 or numbers.max() > 4 * len(numbers):
         return np.unique(numbers, return_inverse=True)[1]
@@ -48,14 +48,14 @@ def index_on_host(labels: Tensor) -> NDArray[Any]:
 
 
 def group_slots(index: Tensor, rows: int) -> int:
-    """How many groups to make room for: their number, or the safe bound ``rows`` where looking would synchronise."""
+    """The number of groups to allocate: their number, or the safe bound ``rows`` if counting would synchronise."""
     if is_blind(index):
         return rows
     return int(index.max()) + 1 if len(index) else 0
 
 
 def rows_at_once(x: Tensor) -> int:
-    """How many rows to convert to a finer dtype at a time: about a million numbers."""
+    """How many rows to convert to a wider dtype at a time: about a million numbers."""
     return max(1, 2**20 // max(1, x[0].numel())) if len(x) else 1
 
 
@@ -65,8 +65,8 @@ def group_sums(x: Tensor, index: Tensor, groups: int, dtype: torch.dtype = torch
     Args:
         x: shape ``(B, D)`` or ``(B,)``.
         index: the group of each row, int64 of shape ``(B,)``, in ``[0, groups)``.
-        groups: G, how many sums to return.
-        dtype: of the sums; float64 keeps them exact enough to subtract.
+        groups: G, the number of sums to return.
+        dtype: dtype of the sums; float64 keeps them exact enough to subtract.
 
     Returns:
         Shape ``(G, D)`` or ``(G,)``; zero for a group without rows.
@@ -107,7 +107,7 @@ def class_sizes(index: Tensor, ref_index: Tensor) -> Tensor:
 
 
 def more_labels_than(number: int, labels: Tensor) -> bool | Tensor:
-    """Whether there are more than ``number`` distinct labels; a 0-dim bool tensor where looking would synchronise.
+    """Whether there are more than ``number`` distinct labels; a 0-dim bool tensor if a Python bool would synchronise.
 
     Example:
         >>> more_labels_than(2, torch.tensor([7, 7, 9, -1]))

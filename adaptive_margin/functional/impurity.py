@@ -1,4 +1,4 @@
-"""How much of the neighbourhood that ought to be a sample's own class still is not: what a leading margin follows."""
+"""The share of other classes in the neighbourhood that should be a sample's own class; a leading margin follows it."""
 
 from __future__ import annotations
 
@@ -41,20 +41,20 @@ def neighbourhood_impurity(
     .. math:: \mu_i = 1 - \hat p_i(m_i - 1)
 
     with :math:`m_i` the size of sample i's class and :math:`\hat p_i(k)` the share of its own label among its k nearest
-    others in Euclidean distance. 0 where the class stands apart, about :math:`1 - q_i` (:math:`q_i` the share of the
-    class in the set) where labels and embeddings have nothing to do with each other. A class of one row has no such
-    neighbourhood: :math:`\mu_i = 1 - q_i`.
+    others in Euclidean distance. It is 0 if the class is separate, and about :math:`1 - q_i` (:math:`q_i` is the share
+    of the class in the set) if labels and embeddings are independent. A class with one row has no such neighbourhood:
+    :math:`\mu_i = 1 - q_i`.
 
-    Distances are computed for a tile of rows at a time; time is O(N²·D), memory O(N). Among equal distances other
-    labels come first, as in :func:`empirical_bias_k`.
+    Distances are computed for a tile of rows at a time; time is O(N²·D), memory O(N). In ties, other labels come first,
+    as in :func:`empirical_bias_k`.
 
     Source: ours; R-precision (Musgrave et al. 2020) of the batch, subtracted from 1.
 
     Args:
-        embeddings: shape ``(B, D)``, as they come.
+        embeddings: shape ``(B, D)``, used without normalisation.
         labels: integers, shape ``(B,)``.
-        ref_emb: neighbours and class sizes come from here instead, shape ``(R, D)``. Where it is another tensor than
-            ``embeddings``, one exact copy of a sample, with its own label, is left out of its neighbours. A class that
+        ref_emb: neighbours and class sizes come from here instead, shape ``(R, D)``. If it is not the same tensor as
+            ``embeddings``, one exact copy of a sample with the same label is left out of its neighbours. A class that
             is not in it has :math:`\mu_i = 1`.
         ref_labels: their labels, shape ``(R,)``.
 
@@ -62,7 +62,7 @@ def neighbourhood_impurity(
         Shape ``(B,)``, float32, float64 for float64 embeddings, in [0, 1].
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity.
+        ValueError: shapes that do not match, NaN or infinity.
 
     Example:
         >>> z = torch.tensor([[0.0], [0.1], [5.0], [5.2], [-0.2]])
@@ -99,9 +99,9 @@ def impurities(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, every: in
     Args:
         x: embeddings, shape ``(B, D)``.
         index: their groups, numbered over both sets, shape ``(B,)``.
-        y: the reference set, ``x`` itself where there is none.
+        y: the reference set, or ``x`` itself if there is none.
         ref_index: its groups.
-        every: of so many rows one is looked at.
+        every: use one of this many rows.
 
     Returns:
         Shape ``(ceil(B / every),)``.
@@ -123,11 +123,11 @@ def impurities(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, every: in
 
 
 Counts = tuple[Tensor, Tensor]
-"""Own labels among as many nearest as each row's class has others, and that many."""
+"""The number of own labels among the m - 1 nearest of each row, for a class of m rows, and m - 1."""
 
 
 def _count_in_sorted_tiles(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, places: Tensor | None) -> Counts:
-    """Without waiting for a device, and in compiled code."""
+    """For devices, without waiting for them, and for compiled code."""
     y_squares = _squares(y)
     found, wanted = [], []
     for start in _tile_starts(x, y):
@@ -144,17 +144,17 @@ def _count_in_sorted_tiles(x: Tensor, index: Tensor, y: Tensor, ref_index: Tenso
 
 
 TIE = 4
-"""Roundings within which squared distances are equal: those of entries on a grid of 0.1, and of the products."""
+"""Rounding errors within which squared distances count as equal: of entries on a grid of 0.1, and of the products."""
 
 
 def _nearer(squares: Tensor, lengths: Tensor) -> Tensor:
-    """Squared distances to other labels, less what rounding can make of equal ones: in a tie others come first."""
+    """Squared distances to other labels, minus the possible rounding of equal ones: in a tie others come first."""
     eps = TIE * torch.finfo(squares.dtype).eps
     return squares.mul(1 - eps).sub_(2 * eps * lengths).clamp_(min=0)
 
 
 def _leave_out(squares: Tensor, own: Tensor, places: Tensor | None) -> None:
-    """Takes each row out of its own neighbours, or one exact copy of it where it is not among them."""
+    """Removes each row from its own neighbours, or one exact copy of it if the row is not among them."""
     if places is None:
         _leave_out_copy(squares, own)
     else:
@@ -165,7 +165,7 @@ def _leave_out(squares: Tensor, own: Tensor, places: Tensor | None) -> None:
 def _count_on_host(
     x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, sizes: Tensor, places: Tensor | None
 ) -> Counts:
-    """With what is quickest for classes of this size: own distances and comparisons, or a partial sort."""
+    """Uses the fastest method for classes of this size: comparisons with own distances, or a partial sort."""
     y_squares = _squares(y)
     copies = _first_copies(y, y_squares)
     wanted = sizes - 1 if places is not None else sizes.clone()
@@ -196,13 +196,13 @@ def _count_on_host(
 
 
 FEW_OWN = 16
-"""Own labels up to which comparing with each of their distances takes less time than a partial sort."""
+"""Number of own labels up to which comparisons with each of their distances are faster than a partial sort."""
 
 Array = NDArray[Any]
 
 
 def _members(ref_index: Tensor) -> Array:
-    """Rows of each group, shape ``(groups, largest)``, filled up with -1; no group with more than a few."""
+    """Rows of each group, shape ``(groups, largest)``, padded with -1; only for small groups."""
     groups = ref_index.numpy()
     order = np.argsort(groups, kind="stable")
     counts = np.bincount(groups)

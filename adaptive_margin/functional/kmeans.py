@@ -1,4 +1,4 @@
-"""k-means of numbers, exact: the paper's ablation of Otsu's threshold."""
+"""Exact k-means of numbers: the paper's ablation of Otsu's threshold."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def kmeans_threshold(values: Tensor, k: int = 2) -> Tensor:
     r"""Mean of the centres of a sample's k-means clusters, :math:`\delta = \frac1k \sum_{j=1}^k c_j`.
 
     Source: Kim & Song 2021, Ablation Study, "we calculated k cluster centers per domain using k-means clustering, and
-    averaged them to determine the decision threshold"; k of 2, 3 and 5. Differs from it: the clusters are the optimal
-    ones (:func:`kmeans_centers`), not those of an iteration from a random start.
+    averaged them to determine the decision threshold"; k of 2, 3 and 5. One difference: the clusters are optimal
+    (:func:`kmeans_centers`), not the result of an iteration from a random start.
 
     Args:
         values: shape ``(N,)``, any unit; integers are taken in torch's default floating dtype.
@@ -42,11 +42,11 @@ def kmeans_thresholds(values: Tensor, k: int = 2) -> Tensor:
     Source: Kim & Song 2021, Ablation Study.
 
     Args:
-        values: one sample a column, shape ``(N, L)``.
+        values: one sample per column, shape ``(N, L)``.
         k: number of clusters, at least 2.
 
     Returns:
-        One threshold a column, shape ``(L,)``, dtype of ``values``.
+        One threshold per column, shape ``(L,)``, dtype of ``values``.
 
     Raises:
         ValueError: as :func:`kmeans_threshold`, for a ``values`` that is not two-dimensional.
@@ -67,7 +67,7 @@ def kmeans_centers(values: Tensor, k: int = 2) -> Tensor:
 
     Clusters of numbers are intervals of the sorted sample, so the optimum has an exact dynamic program,
     :math:`D_m(j) = \min_i D_{m-1}(i) + \mathrm{SSE}(x_{(i+1)}, \dots, x_{(j)})`, in :math:`O(k N^2)`. Optima that agree
-    to rounding count as tied, and the lowest split wins; with ``k=2`` the clusters are the two groups of
+    to rounding are ties, and the lowest split wins; with ``k=2`` the clusters are the two groups of
     :func:`~adaptive_margin.functional.otsu_threshold`.
 
     Source: Wang & Song 2011 (the dynamic program); Kim & Song 2021, Ablation Study.

@@ -1,4 +1,4 @@
-"""How pure the neighbourhoods of a batch have become: the confidence term of Eq. 8 and the neighbourhood size in it."""
+"""The purity of the neighbourhoods of a batch: the confidence term of Eq. 8 and its neighbourhood size."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from .groups import group_index
 from .ties import settle, undecided
 
 Significant = Callable[[Tensor, Tensor, int, Tensor, float], Tensor]
-"""``significant(share, k, n, labels, confidence)``: where a share of own labels among k neighbours is evidence."""
+"""``significant(share, k, n, labels, confidence)``: whether a share of own labels among k neighbours is evidence."""
 
 TILE_ENTRIES = 2**22
-"""Distances held at once: with all that is made of them about 20 MiB on a CPU, 120 MiB on a GPU."""
+"""Distances held at once: with everything computed from them, about 20 MiB on a CPU, 120 MiB on a GPU."""
 
 FEWEST_ROWS = 64
-"""Rows of a tile all the same: a matrix product of fewer reads the reference set for little."""
+"""Minimum rows of a tile: a matrix product with fewer rows reads the whole reference set for little work."""
 
 ENTRIES_A_THREAD = 2**20
-"""Distances that take long enough to sort for a thread of their own."""
+"""Number of distances whose sorting is long enough for a separate thread."""
 
 NEAR = 128
-"""Neighbours that are counted one by one; farther ones first in runs of eight, in which hardly a row has an answer."""
+"""Neighbours that are counted one by one; farther ones first in runs of eight, where few rows have an answer."""
 
 Array = NDArray[Any]
 
@@ -60,7 +60,7 @@ def confidence_term(n: int | Tensor, k: int | float | Tensor, confidence: float 
     r"""Confidence term of the adaptive margin, :math:`\Delta(N, K) = \frac{1}{2K}\log\frac{N}{c}`.
 
     Source: Kim & Song 2021, Eq. (8), after Balsubramani et al. 2019. It is the square of Hoeffding's bound on the bias
-    of a neighbourhood of K samples: it grows as smaller neighbourhoods are already pure.
+    of a neighbourhood of K samples: it grows as smaller and smaller neighbourhoods become pure.
 
     Args:
         n: N, the number of samples, at least 1.
@@ -88,7 +88,7 @@ def confidence_term(n: int | Tensor, k: int | float | Tensor, confidence: float 
 
 
 def harmonic_mean(k: Tensor) -> Tensor:
-    """The neighbourhood size of a batch: its Δ is the mean of the samples' own.
+    """The neighbourhood size of a batch, whose Δ is the mean of the samples' Δ.
 
     Args:
         k: neighbourhood sizes, at least 1, any shape but empty.
@@ -124,7 +124,7 @@ def released_confidence_term(k: int | float | Tensor, scale: float = 0.7) -> Ten
 def hoeffding_significant(share: Tensor, k: Tensor, n: int, labels: Tensor, confidence: float) -> Tensor:
     r"""Hoeffding's bound: :math:`\hat p - \frac1C \ge \sqrt{\log(N/c)\,/\,2k}`.
 
-    One-sided: a sample surrounded by other labels is no evidence of a learned margin.
+    It is one-sided: a sample surrounded by other labels is no evidence of a learned margin.
 
     Args:
         share: :math:`\hat p`, the share of the anchor's own label among its k nearest, shape ``(rows, k)``.
@@ -147,8 +147,8 @@ def hoeffding_significant(share: Tensor, k: Tensor, n: int, labels: Tensor, conf
 def chernoff_significant(share: Tensor, k: Tensor, n: int, labels: Tensor, confidence: float) -> Tensor:
     r"""Chernoff's bound: :math:`k\,\mathrm{KL}(\hat p\,\|\,\tfrac1C) \ge \log(N/c)`, :math:`\hat p > \frac1C`.
 
-    With C labels a small pure neighbourhood is far less likely by chance than Hoeffding's bound can say: a batch with
-    four images a class never passes Hoeffding at N = 128; Chernoff passes at K = 3.
+    With C labels a small pure neighbourhood is far less likely by chance than Hoeffding's bound shows: a batch with
+    four images per class never passes Hoeffding at N = 128; Chernoff passes at K = 3.
 
     Source: Chernoff 1952; Balsubramani et al. 2019 use Hoeffding's.
 
@@ -174,9 +174,10 @@ def chernoff_significant(share: Tensor, k: Tensor, n: int, labels: Tensor, confi
 
 
 def released_significant(share: Tensor, k: Tensor, n: int, labels: Tensor, confidence: float) -> Tensor:
-    r"""The rule of the authors' released code: :math:`\hat p - \frac1C > A/\sqrt k` with A = 0.7; N and c play no part.
+    r"""The rule of the authors' released code: :math:`\hat p - \frac1C > A/\sqrt k` with A = 0.7; N and c are not used.
 
-    The released code indexes its table two places early, so that its :math:`\Delta` is that of K − 1; here K is K.
+    The released code reads its table two places too early, so that its :math:`\Delta` is that of K − 1; here it is
+    that of K.
 
     Args:
         share: as for :func:`hoeffding_significant`.
@@ -197,7 +198,7 @@ def released_significant(share: Tensor, k: Tensor, n: int, labels: Tensor, confi
 
 
 PURE = (hoeffding_significant, chernoff_significant, released_significant)
-"""Bounds that depend on nothing but their arguments: what they ask for can be remembered."""
+"""Bounds that depend only on their arguments: their requirements can be cached."""
 
 
 def empirical_bias_k(
@@ -209,37 +210,37 @@ def empirical_bias_k(
     ref_emb: Tensor | None = None,
     ref_labels: Tensor | None = None,
 ) -> Tensor:
-    r"""Neighbourhood size of each sample: the smallest k at which its neighbours' labels are no accident.
+    r"""Neighbourhood size of each sample: the smallest k at which its neighbours' labels are significant.
 
     .. math:: K_i = \min\{k \ge 1 : \hat p_i(k) - \tfrac1C \ge \sqrt{\log(N/c)/2k}\}, \qquad N - 1 \text{ where none}
 
     with :math:`\hat p_i(k)` the share of sample i's own label among its k nearest others in Euclidean distance, C the
     number of labels and N the number of samples of the reference set (of the batch, where none is given).
 
-    Source: Balsubramani et al. 2019, Algorithm 1, as the K of Kim & Song 2021, Eq. (8); the paper leaves the
-    significance open, Hoeffding's bound at the same confidence needs no new constant.
+    Source: Balsubramani et al. 2019, Algorithm 1, as the K of Kim & Song 2021, Eq. (8); the paper does not specify the
+    significance; Hoeffding's bound with the same confidence needs no new constant.
 
-    Distances are computed for a tile of rows at a time and never stored whole. Among equal distances (copies, entries
-    on a grid) other labels come first: a tie is no evidence, and the result does not depend on the order of the
-    samples. Distances too small for the arithmetic to tell from 0 are 0, and on a CPU those that differ by the rounding
-    of the entries alone are equal: steps of 0.1, 1/3 or 1/255 are a grid too (on CUDA, and for a bound of your own,
-    equal is what is computed as equal).
+    Distances are computed for a tile of rows at a time; the whole matrix is never stored. In ties (copies, entries on a
+    grid) other labels come first: a tie is no evidence, and the result does not depend on the order of the samples.
+    Distances that the arithmetic cannot distinguish from 0 are 0. On a CPU, distances that differ only by the rounding
+    of the entries are equal: steps of 0.1, 1/3 or 1/255 are a grid too (on CUDA, and with a custom bound, distances are
+    equal if they are computed as equal).
 
     Args:
-        embeddings: shape ``(B, D)``, as they come.
+        embeddings: shape ``(B, D)``, used without normalisation.
         labels: integers, shape ``(B,)``.
         confidence: c, in (0, 1].
         significant: the bound: :func:`hoeffding_significant`, :func:`chernoff_significant`,
-            :func:`released_significant`, or your own with that signature.
-        ref_emb: neighbours come from here instead, shape ``(R, D)``. Where it *is* ``embeddings`` (the same tensor)
-            each sample is left out of its own neighbours; otherwise one exact copy of it, with its own label, is.
+            :func:`released_significant`, or your own function with the same signature.
+        ref_emb: neighbours come from here instead, shape ``(R, D)``. If it *is* ``embeddings`` (the same tensor), each
+            sample is left out of its own neighbours; otherwise one exact copy with the same label is left out.
         ref_labels: their labels, shape ``(R,)``.
 
     Returns:
         int64 of shape ``(B,)``, at least 1.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, ``confidence`` outside (0, 1].
+        ValueError: shapes that do not match, NaN or infinity, ``confidence`` outside (0, 1].
 
     Example:
         >>> z = torch.cat([torch.randn(64, 2), torch.randn(64, 2) + 100])
@@ -297,7 +298,7 @@ def neighbourhood_sizes(
     for start in _tile_starts(x, y):
         squares, own, everybody = _tile(x, index, y, y_squares, ref_index, start, copies)
         share = _by_distance(squares, own)[:, :largest].cumsum(1, dtype=x.dtype).div_(k)
-        passed = significant(share, k, n, labels, confidence) | (k >= everybody)  # where none is, all of them
+        passed = significant(share, k, n, labels, confidence) | (k >= everybody)  # all of them if there is none
         sizes.append(passed.to(torch.uint8).argmax(1) + 1)
     return sizes[0] if len(sizes) == 1 else torch.cat(sizes)
 
@@ -305,7 +306,7 @@ def neighbourhood_sizes(
 def _sizes_on_host(
     x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float, significant: Significant
 ) -> Tensor:
-    """The same with one comparison for the bound, in buffers that every tile uses again and numpy's vectorised sort."""
+    """The same with one comparison for the bound, buffers that all tiles reuse, and numpy's vectorised sort."""
     itself = y is x
     n = len(y)
     group_sizes = np.bincount(ref_index.numpy())
@@ -350,9 +351,9 @@ def first_significant(
     required: Required,
     squares: Array | None = None,
 ) -> Array:
-    """Lowers ``sizes`` to the first k whose nearest k hold the own labels required; overwrites key and flag.
+    """Lowers ``sizes`` to the first k whose k nearest contain the required own labels; overwrites key and flag.
 
-    Returns for which rows the k-th neighbour may be as far as the next, given the squared norms of the rows.
+    Returns the rows whose k-th neighbour may be as far as the next one, given the squared norms of the rows.
     """
     reach = len(required.of_nearest)
     if reach == 0:
@@ -384,7 +385,7 @@ def _first_of_tile(
 
 
 def _first_reached(own: Array, required: Array, sizes: Array) -> Array:
-    """Lowers ``sizes`` to the first k with ``required[k - 1]`` own labels; where there is one. Overwrites ``own``."""
+    """Lowers ``sizes`` to the first k with ``required[k - 1]`` own labels, if there is one. Overwrites ``own``."""
     np.cumsum(own, axis=1, out=own)
     passed = own >= required
     first = passed.argmax(1)
@@ -394,11 +395,11 @@ def _first_reached(own: Array, required: Array, sizes: Array) -> Array:
 
 
 class Required(NamedTuple):
-    """What :func:`required_counts` finds.
+    """The result of :func:`required_counts`.
 
     Attributes:
-        of_nearest: own labels that the k nearest must hold, for k = 1, 2, …; more than k where no number is enough.
-        in_run: own labels without which no k in a run of eight is evidence, for each run.
+        of_nearest: own labels that the k nearest must contain, for k = 1, 2, …; more than k if no number is enough.
+        in_run: for each run of eight, the own labels without which no k in it is evidence.
     """
 
     of_nearest: Array
@@ -409,11 +410,11 @@ class Required(NamedTuple):
 def required_counts(
     significant: Significant, largest: int, most: int, n: int, labels: int, confidence: float
 ) -> Required:
-    """The fewest own labels among the k nearest that are evidence, for each k. As far as ``most`` own labels can be
-    enough: farther, all of them are no evidence.
+    """The fewest own labels among the k nearest that are evidence, for each k up to which ``most`` own labels can be
+    enough: beyond that, even all of them are no evidence.
 
-    The same for every batch of one size and number of labels, and one comparison instead of the bound's arithmetic. It
-    never falls with k: the share that a bound asks for falls more slowly than 1/k.
+    The same for every batch of one size and number of labels, and one comparison instead of the bound's arithmetic. The
+    number never decreases with k: the share that a bound requires falls more slowly than 1/k.
     """
     k = torch.arange(1, largest + 1, dtype=torch.float64)
     low, high = torch.zeros_like(k), k + 1
@@ -451,7 +452,7 @@ def _tile(
 def _tile_squares(
     x: Tensor, y: Tensor, y_squares: Tensor, start: int, copies: Tensor | None, buffer: Tensor | None = None
 ) -> Tensor:
-    """Squared distances of some rows to all of ``y``: infinite to itself, 0 where rounding could have made it."""
+    """Squared distances of some rows to all of ``y``: infinite to itself, 0 if it could be due to rounding."""
     tile = x[start : start + _tile_rows(y)]
     tile_squares = (y_squares[start : start + len(tile)] if x is y else _squares(tile))[:, None]
     squares = torch.add(tile_squares, y_squares, out=None if buffer is None else buffer[: len(tile)])
@@ -467,7 +468,7 @@ def _tile_squares(
 
 
 def rounding_of_squares(x: Tensor) -> float:
-    """Error of a squared distance by products of coordinates, relative to the two squared norms in it."""
+    """Error of a squared distance computed by products of coordinates, relative to its two squared norms."""
     return torch.finfo(x.dtype).eps * max(4.0, math.sqrt(x.shape[1]))
 
 
@@ -477,9 +478,9 @@ def _squares(x: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Both from the mean of ``y``: small differences of far-off embeddings survive the products of their coordinates.
+    """Both relative to the mean of ``y``: small differences of distant embeddings survive the products of coordinates.
 
-    The mean in steps of an eighth of the spread: subtracting it keeps entries on a grid on one, and ties ties.
+    The mean is rounded to steps of an eighth of the spread: subtracting it keeps entries on a grid, and ties stay ties.
     """
     centre = y.mean(0)
     low, high = torch.aminmax(y - centre)
@@ -489,10 +490,10 @@ def _centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _first_copies(y: Tensor, y_squares: Tensor) -> Tensor | None:
-    """For each row the first that equals it; None where no two are equal.
+    """For each row the first row that equals it; None if no two are equal.
 
-    A CPU's matrix product can round differently near the edges of the matrix: copies there would not tie. On CUDA and
-    in compiled code looking would wait for the device.
+    A CPU's matrix product can round differently near the edges of the matrix, where copies would not tie. On CUDA and
+    in compiled code the comparison would wait for the device.
     """
     if is_blind(y):
         return None
@@ -507,9 +508,11 @@ def _first_copies(y: Tensor, y_squares: Tensor) -> Tensor | None:
 
 
 def _leave_out_copy(squares: Tensor, own: Tensor) -> Tensor:
-    """A reference set can hold the anchor itself, as a memory of past batches does: one copy is not its neighbour.
+    """A reference set can contain the anchor itself, for instance a memory of past batches: one copy is not a
+    neighbour.
 
-    Returns how many neighbours are left, at least 1, shape ``(rows,)``; the copy is infinitely far and no longer own.
+    Returns the number of remaining neighbours, at least 1, shape ``(rows,)``; the copy gets an infinite distance and no
+    longer counts as own.
     """
     copy = own & (squares == 0)
     found = copy.any(1, keepdim=True)
@@ -520,7 +523,7 @@ def _leave_out_copy(squares: Tensor, own: Tensor) -> Tensor:
 
 
 def _keys(squares: Tensor) -> Tensor:
-    """Distances as integers with a free last bit: the bits of non-negative floats sort as the floats do.
+    """Distances as integers with a free last bit: the bits of non-negative floats sort like the floats.
 
     The bit, below the rounding of the distance, is for a flag: sorting numbers that carry their flag is many times
     faster than sorting and indexing.

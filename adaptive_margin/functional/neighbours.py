@@ -1,4 +1,4 @@
-"""The nearest references of every query, tile by tile: no N×N matrix, and one answer on ties."""
+"""The nearest references of every query, tile by tile: no N×N matrix, and a defined order for ties."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check_tile_entries(tile_entries: int) -> None:
 def check_search(
     query: Tensor, reference: Tensor | None, distance: str, ref_includes_query: bool, tile_entries: int
 ) -> None:
-    """Raises what :func:`nearest_neighbours` documents, ``k`` aside."""
+    """Raises the errors documented in :func:`nearest_neighbours`, except for ``k``."""
     if distance not in get_args(Metric):
         raise ValueError(problem("distance", f"one of {get_args(Metric)}", repr(distance), "both rank unit rows alike"))
     check_tile_entries(tile_entries)
@@ -71,7 +71,8 @@ def check_search(
 
 
 def _check_norms(argument: str, x: Tensor) -> None:
-    """Finite values whose squared distances are finite in float32: one number a row, where isfinite(x) would copy x.
+    """Checks for finite values whose squared distances are finite in float32: one number per row, since isfinite(x)
+    would copy x.
 
     A squared distance is at most four times the larger of two squared norms.
     """
@@ -127,7 +128,7 @@ def neighbour_tiles(
 
 
 def _as_rows(x: Tensor, distance: Metric) -> Tensor:
-    """One tile in float32, of unit rows for the cosine: the whole set is never copied."""
+    """One tile in float32, with unit rows for the cosine: the whole set is never copied."""
     x = x.detach().to(torch.float32)
     return normalize(x, dim=1) if distance == "cosine" else x
 
@@ -161,14 +162,15 @@ def nearest_neighbours(
     .. math:: d(x, y) = \lVert x \rVert^2 + \lVert y \rVert^2 - 2 x \cdot y \quad\text{or}\quad
               d(x, y) = 1 - \frac{x \cdot y}{\lVert x \rVert \lVert y \rVert}
 
-    The float32 expansion is that of faiss' flat index: it is off by about :math:`10^{-7}` of the squared norms.
-    Every input is taken as float32, one tile at a time. **Ties**, equal distances as computed, go to the lower
+    The float32 expansion is that of faiss' flat index, with an error of about :math:`10^{-7}` of the squared norms.
+    Every input is converted to float32, one tile at a time. **Ties** (equal computed distances) go to the lower
     reference index, on every device and for every tile size.
 
     Args:
         query: shape ``(Q, D)``, any floating dtype.
         reference: shape ``(R, D)``, on the same device. Without it the queries search each other.
-        k: how many, from 1 to the references a query may find: ``R``, or ``R - 1`` where it is one of them.
+        k: number of neighbours, from 1 to the number of references that a query may find: ``R``, or ``R - 1`` if it is
+            one of them.
         distance: ``"squared_l2"`` or ``"cosine"`` (a zero row is at distance 1 from everything).
         ref_includes_query: the first ``Q`` references are the queries. Query ``i`` then never finds reference
             ``i`` (the index is left out, not the first hit: its duplicates are found). Implied without ``reference``.

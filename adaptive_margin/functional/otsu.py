@@ -1,4 +1,4 @@
-"""Otsu's threshold, exact: where a sample of numbers falls into two groups."""
+"""Otsu's threshold, exact: splits a sample of numbers into two groups."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def otsu_threshold(values: Tensor, *, bins: int | None = None) -> Tensor:
     .. math:: \sigma_B^2(i) = \frac{i\,(N-i)}{N^2} \left(\mu_{>i} - \mu_{\le i}\right)^2, \qquad
               \delta = \tfrac12 \left(x_{(i^*)} + x_{(i^*+1)}\right), \quad i^* = \arg\max_i \sigma_B^2(i)
 
-    with :math:`x_{(1)} \le \dots \le x_{(N)}` the sorted sample. Only splits between *distinct* values count, and
-    splits whose variances agree to rounding (to 1e-12 of the largest) count as tied: the lowest wins. The threshold
-    lies half way between its two neighbours, so ``values < threshold`` is the lower group and ``values >= threshold``
-    the upper one, also where rounding leaves no number between the neighbours.
+    with :math:`x_{(1)} \le \dots \le x_{(N)}` the sorted sample. Only splits between *distinct* values are considered,
+    and splits whose variances agree to rounding (to 1e-12 of the largest) are ties: the lowest wins. The threshold is
+    half way between its two neighbours, so ``values < threshold`` is the lower group and ``values >= threshold`` the
+    upper one, even if rounding leaves no number between the neighbours.
 
-    Source: Otsu 1979; Kim & Song 2021, Algorithm 1, line 3 (:math:`\delta_a`, :math:`\delta_v`). Differs from Otsu
-    1979: the sorted sample instead of a histogram of grey levels, unless ``bins`` is given.
+    Source: Otsu 1979; Kim & Song 2021, Algorithm 1, line 3 (:math:`\delta_a`, :math:`\delta_v`). One difference from
+    Otsu 1979: the sorted sample is used instead of a histogram of grey levels, unless ``bins`` is given.
 
     Args:
         values: :math:`x`, shape ``(N,)``, any unit; integers are taken in torch's default floating dtype.
@@ -54,11 +54,11 @@ def otsu_thresholds(values: Tensor, *, bins: int | None = None) -> Tensor:
     Source: Otsu 1979; Kim & Song 2021, Algorithm 1, line 3.
 
     Args:
-        values: one sample a column, shape ``(N, L)``.
+        values: one sample per column, shape ``(N, L)``.
         bins: as in :func:`otsu_threshold`.
 
     Returns:
-        One threshold a column, shape ``(L,)``, dtype of ``values``.
+        One threshold per column, shape ``(L,)``, dtype of ``values``.
 
     Raises:
         ValueError: as :func:`otsu_threshold`, for a ``values`` that is not two-dimensional.
@@ -77,7 +77,7 @@ def otsu_thresholds(values: Tensor, *, bins: int | None = None) -> Tensor:
 
 
 def sample_columns(argument: str, values: Tensor, ndim: int) -> Tensor:
-    """``values`` as a floating-point matrix with one sample a column, checked: what thresholds are computed from."""
+    """``values`` as a checked floating-point matrix with one sample per column, for the computation of thresholds."""
     if not isinstance(values, Tensor):
         raise TypeError(problem(argument, "a torch.Tensor", type(values).__name__, "convert it with torch.as_tensor"))
     if values.is_complex():
@@ -98,14 +98,15 @@ def wide(x: Tensor) -> Tensor:
 
 
 def rounding(x: Tensor) -> float:
-    """How far two sums over a sample may differ, relative to the largest, and still count as equal."""
+    """The difference of two sums over a sample, relative to the largest, up to which they count as equal."""
     return 4096 * float(torch.finfo(x.dtype).eps)  # 9e-13 in float64
 
 
 def standardise(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Columns moved to mean 0 and scaled to at most 1 in size, with what it takes to go back: ``x * scale + shift``.
+    """Columns shifted to mean 0 and scaled to magnitudes of at most 1, with scale and shift to undo it: ``x * scale +
+    shift``.
 
-    Subtracting a sample first loses nothing where the spread is small beside the offset.
+    One value is subtracted first, so that no precision is lost if the spread is small compared with the offset.
     """
     first = x[:1]
     x = x - first
@@ -155,10 +156,10 @@ def _best_split(sums: Tensor, counts: Tensor, n: int, allowed: Tensor) -> Tensor
     variance = torch.where(allowed, variance, -torch.ones_like(variance))
     best = variance.amax(dim=0, keepdim=True)
     tied = allowed & (variance >= best * (1 - rounding(variance)))
-    return tied.to(torch.uint8).argmax(dim=0, keepdim=True)  # the first of them; 0 where no split is allowed
+    return tied.to(torch.uint8).argmax(dim=0, keepdim=True)  # the first of them; 0 if no split is allowed
 
 
 def _halfway(lower: Tensor, upper: Tensor) -> Tensor:
-    """A number in ``(lower, upper]``, as near to half way as the dtype has one; ``lower`` where they are equal."""
+    """A number in ``(lower, upper]``, as near to half way as the dtype allows; ``lower`` if they are equal."""
     middle = (wide(lower) / 2 + wide(upper) / 2).to(lower.dtype)
     return torch.where(middle > lower, middle, upper)

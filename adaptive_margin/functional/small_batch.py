@@ -1,8 +1,8 @@
-"""The adaptive margin's two ingredients for a small batch on a CPU, in numpy.
+"""The two parts of the adaptive margin for a small batch on a CPU, in numpy.
 
-A batch of 128 leaves torch little to compute: most of the time goes into starting some ninety operations. numpy starts
-them in a third of it. What comes out is what the general path gives, up to the rounding of its sums; where distances
-need the care that path takes with copies and ties, this one gives up.
+For a batch of 128, torch has little to compute: most of the time goes into starting about ninety operations. numpy
+starts them in a third of that time. The result is that of the general path, up to the rounding of its sums. If
+distances need the general path's handling of copies and ties, this path returns nothing.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MOST_ENTRIES = 2**18
 
 
 class SmallBatch(NamedTuple):
-    """What :func:`small_batch` finds.
+    """The result of :func:`small_batch`.
 
     Attributes:
         eta: correlation of each class with the rest, float64, shape ``(C,)``.
         weights: the share of the batch in each class, shape ``(C,)``.
-        sizes: neighbourhood size of each row, int64, shape ``(B,)``; None where no bound was given.
+        sizes: neighbourhood size of each row, int64, shape ``(B,)``; None if no bound was given.
     """
 
     eta: Array
@@ -43,7 +43,7 @@ class SmallBatch(NamedTuple):
 def small_batch(
     x: Tensor, labels: Tensor, scale: Tensor, bandwidth: Bandwidth, confidence: float, significant: Significant | None
 ) -> SmallBatch | None:
-    """Class correlations and neighbourhood sizes of a batch, or None where the general path has to look.
+    """Class correlations and neighbourhood sizes of a batch, or None if the general path is needed.
 
     Args:
         x: finite embeddings, shape ``(B, D)``, float32 or float64.
@@ -98,7 +98,7 @@ def _correlations(x: Array, index: Array, counts: Array, scale: float, bandwidth
 
 
 def _mean(x: Array) -> Any:
-    """``x.mean()`` without its preliminaries, in the dtype of ``x``."""
+    """``x.mean()`` without its overhead, in the dtype of ``x``."""
     return np.add.reduce(x, axis=None) / x.dtype.type(x.size)
 
 

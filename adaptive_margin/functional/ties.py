@@ -1,4 +1,4 @@
-"""Neighbourhood sizes where distances tie: on a grid of 0.1 equal distances differ by the rounding of the entries."""
+"""Neighbourhood sizes with ties: on a grid of 0.1, equal distances differ by the rounding of the entries."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONE_IN = 64
 
 
 def undecided(key: Array, sizes: Array, found: Array, row_squares: Array) -> Array:
-    """Which rows' K-th neighbours are as far as the next one, as far as products of coordinates let one see.
+    """Which rows' K-th neighbours are as far as the next one, within the accuracy of products of coordinates.
 
     Args:
         key: sorted distances of each row, as integers whose last bit is a flag.
@@ -29,7 +29,7 @@ def undecided(key: Array, sizes: Array, found: Array, row_squares: Array) -> Arr
         row_squares: squared norms of the rows.
 
     Returns:
-        bool, one a row.
+        bool, one per row.
     """
     rows = np.flatnonzero(found & (sizes < key.shape[1]))
     k = sizes[rows]
@@ -43,21 +43,21 @@ def undecided(key: Array, sizes: Array, found: Array, row_squares: Array) -> Arr
 def settle(
     x: Tensor, y: Tensor, offset: Tensor, rows: Tensor, index: Tensor, ref_index: Tensor, required: Array, sizes: Array
 ) -> None:
-    r"""Decides the neighbourhood sizes of some rows by distances in float64, equal ones in one place.
+    r"""Determines the neighbourhood sizes of some rows by distances in float64, with equal distances in one place.
 
-    Distances are equal where they differ by no more than the rounding of the entries, ``eps`` of each, makes of them:
-    :math:`|D^2 - D'^2| \le 4\,\mathrm{eps}\,D\,(\|x\| + D)/\sqrt d`, for d features. Among equals other labels come
-    first. In float32 a single pair of such neighbours is left as it was found, unless one row in 64 has them: generic
-    embeddings do.
+    Distances are equal if they differ by no more than the effect of rounding the entries by ``eps`` each:
+    :math:`|D^2 - D'^2| \le 4\,\mathrm{eps}\,D\,(\|x\| + D)/\sqrt d`, for d features. In ties, other labels come first.
+    In float32 a single pair of such neighbours is left unchanged, unless at least one row in 64 has them, because such
+    pairs also occur by chance in generic embeddings.
 
     Args:
-        x: rows from a centre, shape ``(B, D)``.
-        y: the reference set from that centre, shape ``(R, D)``, or ``x`` itself.
+        x: rows relative to a centre, shape ``(B, D)``.
+        y: the reference set relative to the same centre, shape ``(R, D)``, or ``x`` itself.
         offset: the centre, shape ``(D,)``.
-        rows: which of them, int64.
+        rows: the indices of these rows, int64.
         index: labels of ``x`` as consecutive integers.
         ref_index: those of ``y``.
-        required: own labels that the k nearest must hold, for k = 1, 2, ….
+        required: own labels that the k nearest must contain, for k = 1, 2, ….
         sizes: of all rows; those of ``rows`` are overwritten.
     """
     if x.dtype == torch.float32 and len(rows) * ONE_IN < len(x):

@@ -1,4 +1,4 @@
-"""Which samples belong together: continuous labels in, groups that any loss accepts out."""
+"""Groupers turn continuous labels into groups that any loss accepts."""
 
 from .base import Grouper
 from .kmeans_grouper import KMeansGrouper

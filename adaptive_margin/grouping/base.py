@@ -1,4 +1,4 @@
-"""Strong and weak: from continuous labels to groups, given a threshold for each label."""
+"""Strong and weak groups from continuous labels, given a threshold for each label."""
 # mypy: disallow-subclassing-any=False
 # (the host is untyped)
 
@@ -22,29 +22,30 @@ OnEmpty = Literal["median", "keep", "raise"]
 
 
 class Grouper(ModuleWithRecords):
-    r"""Groups samples by the intensity of their continuous labels: what :class:`~adaptive_margin.OtsuGrouper` and
-    :class:`~adaptive_margin.KMeansGrouper` share. A subclass says in :meth:`label_thresholds` where one label is cut.
+    r"""Groups samples by the intensity of their continuous labels: the base class of
+    :class:`~adaptive_margin.OtsuGrouper` and :class:`~adaptive_margin.KMeansGrouper`. A subclass implements
+    :meth:`label_thresholds`.
 
     .. math:: r_i = \sqrt{\textstyle\sum_l y_{il}^2}, \qquad \delta_r = \sqrt{\textstyle\sum_l \delta_l^2}, \qquad
               Q = \{i : r_i < \delta_r\}, \quad P = \{i : \delta_r \le r_i\}
 
-    Source: Kim & Song 2021, Algorithm 1, line 3, for any number of labels :math:`l` (two in the paper). Differs from it
-    by default in two points, both options: thresholds are those of the magnitudes :math:`|y_l|`, and a label with
-    :math:`r \ge 1` is strong.
+    Source: Kim & Song 2021, Algorithm 1, line 3, for any number of labels :math:`l` (two in the paper). The defaults
+    differ from the paper in two points, both of which are options: thresholds are those of the magnitudes
+    :math:`|y_l|`, and a label with :math:`r \ge 1` is strong.
 
     Args:
-        magnitude: take the thresholds :math:`\delta_l` of :math:`|y_l|`, intensity being a magnitude. False is the
-            literal reading, the thresholds of the signed values, which fall near zero where labels have both signs, so
-            that nearly everything is strong. :math:`r` is the same for both.
-        on_empty: what happens when a group of a batch comes out empty. ``"median"``: :math:`\delta_r` moves to the
-            median radius of the batch, or, where half the radii or more tie at the smallest, just above that one; radii
-            that are all equal cannot be split and stay one group. ``"keep"``: nothing, the group is empty. ``"raise"``:
-            a ``ValueError``, which has to look at the result and so synchronises with a CUDA device. After :meth:`fit`
-            the threshold is fixed, and ``"median"`` leaves a batch as it is.
+        magnitude: compute the thresholds :math:`\delta_l` of :math:`|y_l|`, because intensity is a magnitude. False is
+            the literal reading, thresholds of the signed values; these are near zero if labels have both signs, so that
+            nearly everything is strong. :math:`r` is the same for both.
+        on_empty: what happens if a group of a batch is empty. ``"median"``: :math:`\delta_r` moves to the median radius
+            of the batch or, if half of the radii or more are equal to the smallest, just above that one. Radii that are
+            all equal cannot be split and stay one group. ``"keep"``: the group stays empty. ``"raise"``: a
+            ``ValueError``; this check synchronises with a CUDA device. After :meth:`fit` the threshold is fixed, and
+            ``"median"`` does not change it.
         max_radius: samples with :math:`r \ge` this belong to neither group. None: there is no limit. 1.0 is the literal
             reading of the paper.
-        collect_stats: record ``share_strong``, ``share_weak`` and ``share_neither`` of the last call, the host's way.
-            None: as the host's global setting says.
+        collect_stats: record ``share_strong``, ``share_weak`` and ``share_neither`` of the last call, as the host does.
+            None: the host's global setting decides.
 
     Raises:
         ValueError: an option is not one of these.
@@ -86,7 +87,7 @@ class Grouper(ModuleWithRecords):
         self.add_to_recordable_attributes(list_of_names=["share_strong", "share_weak", "share_neither"], is_stat=True)
 
     def label_thresholds(self, values: Tensor) -> Tensor:
-        r""":math:`\delta_l`, shape ``(L,)``, of one label a column, shape ``(N, L)``: what a subclass implements."""
+        r""":math:`\delta_l`, shape ``(L,)``, of labels in columns, shape ``(N, L)``; a subclass implements it."""
         raise NotImplementedError
 
     @property
@@ -96,12 +97,12 @@ class Grouper(ModuleWithRecords):
 
     @property
     def thresholds(self) -> Tensor:
-        r""":math:`\delta_l`, shape ``(L,)``, in the labels' unit: fitted, or of the last call; one 0 before both."""
+        r""":math:`\delta_l`, shape ``(L,)``, in the labels' unit: fitted or of the last call; one 0 before either."""
         return self.fixed_thresholds if self.fitted else self._last_thresholds
 
     @property
     def radius(self) -> float:
-        r""":math:`\delta_r`, in the labels' unit: fitted, or of the last call; 0 before both.
+        r""":math:`\delta_r`, in the labels' unit: fitted, or of the last call; 0 before either.
 
         Reading it synchronises with the device; the call itself does not.
         """
@@ -119,8 +120,8 @@ class Grouper(ModuleWithRecords):
             leaves ``thresholds`` and ``radius`` as they were.
 
         Raises:
-            ValueError: ``av`` has another shape, holds NaN or infinity, or has not the columns of the fitted data; a
-                group is empty under ``on_empty="raise"``.
+            ValueError: ``av`` has another shape, contains NaN or infinity, or has other columns than the fitted data; a
+                group is empty and ``on_empty="raise"``.
             TypeError: ``av`` is not numeric.
         """
         self.reset_stats()
@@ -146,14 +147,14 @@ class Grouper(ModuleWithRecords):
         """Fixes the thresholds to those of a whole data set, so that a sample's group does not depend on its batch.
 
         Args:
-            av: all labels, as a call takes them.
+            av: all labels, in the same form as for a call.
 
         Returns:
-            The grouper itself. Its thresholds are buffers from now on: they are in ``state_dict``, and loading one into
-            a grouper that was never fitted works.
+            The grouper itself. Its thresholds are now buffers: they are in ``state_dict``, which can also be loaded
+            into a grouper that was never fitted.
 
         Raises:
-            ValueError: as a call; or there are no labels.
+            ValueError: as for a call; or there are no labels.
         """
         y = _label_matrix(av)
         if len(y) == 0:
@@ -166,7 +167,7 @@ class Grouper(ModuleWithRecords):
         return self
 
     def _split(self, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Thresholds, radius and groups of one sample of labels, its own."""
+        """Thresholds, radius and groups of one set of labels, without fitted thresholds."""
         thresholds = self.label_thresholds(y.abs() if self.magnitude else y)
         r = _length(y)
         radius = _length(thresholds[None])[0]
@@ -201,7 +202,7 @@ class Grouper(ModuleWithRecords):
 
 
 def _label_matrix(av: Labels) -> Tensor:
-    """Labels as a floating-point matrix with one row per sample, checked."""
+    """The labels as a checked floating-point matrix with one row per sample."""
     if not isinstance(av, Tensor):
         try:
             array = np.array(av, order="C")
@@ -225,7 +226,7 @@ def _label_matrix(av: Labels) -> Tensor:
 
 
 def _length(rows: Tensor) -> Tensor:
-    """Euclidean length of each row, in the wide dtype: squares of 1e-20 or 1e18 would leave float32."""
+    """Euclidean length of each row, in the wide dtype: squares of 1e-20 or 1e18 are outside the range of float32."""
     return wide(rows).square().sum(dim=1).sqrt()
 
 

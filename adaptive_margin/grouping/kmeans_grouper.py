@@ -18,8 +18,8 @@ class KMeansGrouper(Grouper):
     with :math:`c_{lj}` the optimal centres of :math:`|y_l|` (:func:`~adaptive_margin.functional.kmeans_centers`): the
     same for every run, without a random start.
 
-    Source: Kim & Song 2021, Ablation Study ("Grouping of emotion samples"), k of 2, 3 and 5. Differs from it: the
-    optimum instead of an iteration's end point, and the options of :class:`~adaptive_margin.OtsuGrouper`.
+    Source: Kim & Song 2021, Ablation Study ("Grouping of emotion samples"), k of 2, 3 and 5. It differs in two points:
+    the optimum instead of the end point of an iteration, and the options of :class:`~adaptive_margin.OtsuGrouper`.
 
     Args:
         k: number of clusters of each label, at least 2.

@@ -15,12 +15,13 @@ class OtsuGrouper(Grouper):
     .. math:: \delta_l = \mathrm{Otsu}(|y_l|), \qquad \delta_r = \sqrt{\textstyle\sum_l \delta_l^2}, \qquad
               \text{strong}_i \iff \delta_r \le \sqrt{\textstyle\sum_l y_{il}^2}
 
-    Source: Kim & Song 2021, Algorithm 1, lines 3-4; Otsu 1979. Differs from it: magnitudes instead of signed labels
-    (``magnitude``), no upper limit (``max_radius``), and a policy for empty groups (``on_empty``), all of which have
-    the literal reading as an option. The authors' released code does not compute Otsu's threshold.
+    Source: Kim & Song 2021, Algorithm 1, lines 3-4; Otsu 1979. It differs in three points: magnitudes instead of signed
+    labels (``magnitude``), no upper limit (``max_radius``), and a policy for empty groups (``on_empty``). The literal
+    reading of each is an option. The authors' released code does not compute Otsu's threshold.
 
     With one label column :math:`\delta_r` is Otsu's threshold of :math:`|y|` itself, so any regression target becomes
-    two groups that a classification-style loss accepts. Where its sign matters, subtract its smallest value first.
+    two groups that a classification-style loss accepts. If the sign of the target matters, subtract its smallest value
+    first.
 
     Args:
         magnitude: thresholds of :math:`|y_l|` (default), or of the signed values, the literal reading.

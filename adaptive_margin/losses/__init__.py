@@ -1,4 +1,4 @@
-"""Losses of pytorch-metric-learning with a margin that the batch decides."""
+"""Losses of pytorch-metric-learning with an adaptive margin."""
 
 from .adaptive_margin_loss import AdaptiveMarginLoss
 from .contrastive_vdm_loss import ContrastiveVDMLoss

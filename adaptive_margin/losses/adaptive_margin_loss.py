@@ -1,4 +1,4 @@
-"""Any loss of pytorch-metric-learning that has a margin, with a margin that the batch decides."""
+"""Any loss of pytorch-metric-learning that has a margin, with the margin of each batch."""
 
 from __future__ import annotations
 
@@ -35,55 +35,57 @@ from .transparent import Transparent
 
 
 class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base=BaseMetricLossFunction, table=LOSSES):
-    r"""Computes a loss of pytorch-metric-learning at the margin of the batch.
+    r"""Computes a pytorch-metric-learning loss with the margin of the batch.
 
     .. math:: \ell_{\hat\alpha}(Z, y), \qquad \hat\alpha = \mathrm{MI} + \Delta \text{ of this batch}
 
-    Source: Kim & Song, AAAI 2021, "DML with adaptive margin": the margin of Eq. (8) in the losses of others. The
-    supplement replaces the number; ``units`` says what else a squared distance can mean to a loss.
+    Source: Kim & Song, AAAI 2021, "DML with adaptive margin": the margin of Eq. (8) in other losses. The paper's
+    supplement replaces the number; ``units`` has the other ways in which a loss can use a squared distance.
 
     The wrapped loss is the caller's own object, with its reducer, distance, regularisers, weights and statistics. It is
-    never changed: a shallow copy of this call alone has the margin, so that threads can share a loss. What the wrapped
-    loss has is read and set through this one (``loss.W``, ``loss.scale = 1``); ``alpha``, ``mi``, ``delta`` and ``k``
-    are the margin's, of the last call. The margin sees embeddings as the loss's distance does: normalised where it
-    normalises.
+    never changed: each call puts the margin into a shallow copy, so threads can share a loss. Attributes of the wrapped
+    loss are read and set through this one (``loss.W``, ``loss.scale = 1``); ``alpha``, ``mi``, ``delta`` and ``k`` are
+    those of the margin's last call. The margin sees the same embeddings as the loss's distance: normalised if the
+    distance normalises them.
 
     Args:
         loss: one of :meth:`supported`, or a subclass of one.
         margin: a :class:`~adaptive_margin.Margin`, or a number for a constant one; by default ``AdaptiveMargin()``.
-        units: how a margin in squared distance enters the loss: ``"geometry"`` (what a squared distance of unit
-            vectors is in the loss's unit; :meth:`supported` has the formula for each), ``"replace"`` (the number as it
-            is, for angles in radians; on a similarity threshold :math:`1 - \hat\alpha/2`), ``"sqrt"`` (its root, for
-            losses on distances) or ``"offset"`` (added to the loss's own margin; on a similarity threshold
-            :math:`-\hat\alpha/2`). By default ``"geometry"`` for a margin that leads (``"remaining"``,
-            ``"attainable"``, and ``"auto"`` with three labels or more). One that waits for evidence comes as
-            ``"offset"`` where the margin is a threshold, or in cosines or angles, as ``"sqrt"`` where it is a gap
-            between distances, else as ``"replace"``; so does any margin where a Euclidean distance has no place (L1,
-            similarities of embeddings that are not normalised). A margin in the loss's own unit (``ConstantMargin``,
-            ``LinearMargin``) acts as the same number given to the loss's constructor.
+        units: how the loss uses a margin that is a squared distance: ``"geometry"`` (a squared distance of unit vectors
+            is converted to the loss's unit; :meth:`supported` has the formula for each loss), ``"replace"`` (the number
+            unchanged, for angles in radians; for a similarity threshold :math:`1 - \hat\alpha/2`), ``"sqrt"`` (its
+            root, for losses on distances) or ``"offset"`` (added to the loss's own margin; for a similarity threshold
+            :math:`-\hat\alpha/2`). The default is ``"geometry"`` for a margin that leads (``"remaining"``,
+            ``"attainable"``, and ``"auto"`` with three labels or more). For a margin that waits for evidence, the
+            default is ``"offset"`` if the loss's margin is a threshold, a cosine or an angle, ``"sqrt"`` if it is a gap
+            between distances, and otherwise ``"replace"``. The same holds for any margin if the loss cannot use a
+            Euclidean distance (L1, similarities of embeddings that are not normalised). A margin in the loss's own unit
+            (``ConstantMargin``, ``LinearMargin``) acts as the same number given to the loss's constructor.
         pair_memory: ``"tiled"`` computes a ``ContrastiveLoss`` over all pairs in tiles, in memory that grows with the
-            batch; ``"pairs"`` calls the host as it is; ``"auto"`` takes tiles where loss, distance, reducer and margin
-            allow: that very class, L2, squared L2 or cosine, the default reducer, no index tuple, no margin a pair.
-            It leaves ``ConstantMargin`` and ``LinearMargin`` to the host, whose result they promise to the bit.
-        collect_stats: whether to record ``current_margin``, the margin in the loss's unit (its mean, for one a pair),
-            and ``in_tiles``, 1 where the last call was tiled. ``pair_path`` says the last in words, always.
+            batch; ``"pairs"`` calls the host; ``"auto"`` uses tiles if loss, distance, reducer and margin allow it:
+            exactly this class, L2, squared L2 or cosine, the default reducer, no index tuple, no margin per pair. It
+            leaves ``ConstantMargin`` and ``LinearMargin`` to the host, because they promise the host's result to the
+            bit.
+        collect_stats: whether to record ``current_margin``, the margin in the loss's unit (its mean, if there is one
+            per pair), and ``in_tiles``, 1 if the last call was tiled. ``pair_path`` always says in words which path the
+            last call took.
 
     Shapes:
-        As the wrapped loss: ``loss(embeddings (B, D), labels (B,), indices_tuple, ref_emb (R, D), ref_labels (R,))``.
-        With an index tuple and no labels, what its positive pairs connect is taken for a class. Margins for each
-        anchor or pair reach the losses whose formula takes them (contrastive, triplet, margin loss).
+        The same as for the wrapped loss: ``loss(embeddings (B, D), labels (B,), indices_tuple, ref_emb (R, D),
+        ref_labels (R,))``. With an index tuple and no labels, rows connected by its positive pairs form a class.
+        Margins per anchor or pair work with the losses whose formula takes them (contrastive, triplet, margin loss).
 
     Raises:
-        TypeError: the loss has no margin of this kind (the message says why and what is supported), labels that are no
+        TypeError: the loss has no margin of this kind (the message says why and what is supported), or labels are not
             whole numbers.
         ValueError: units that mean nothing to the loss, a granularity it cannot take, shapes that do not fit,
             references that the loss would take for the batch, NaN or infinity in the embeddings, a margin that is not
             finite (in a call: in the dtype of the batch), a loss or a gradient without a finite value. In float16, and
             under autocast in float16, what is not finite is handed on to the loss scaler.
 
-    A loss with weights (ArcFace, ProxyAnchor, …) gets half-precision batches in the dtype of its weights: the host
-    would turn the weights half, for good. A loss on an L_p distance gets bfloat16 as float32: the host's distance has
-    no kernel for it.
+    For a loss with weights (ArcFace, ProxyAnchor, …) half-precision batches are cast to the dtype of its weights,
+    because the host would permanently cast the weights to half precision. For a loss on an L_p distance bfloat16 is
+    cast to float32, because the host's distance has no kernel for it.
 
     Example:
         >>> from pytorch_metric_learning import losses
@@ -114,7 +116,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
 
     @classmethod
     def supported(cls) -> dict[str, Swap]:
-        """The losses whose margin can be exchanged, by name: ``attribute``, its ``unit`` and the default ``units``.
+        """The losses whose margin can be replaced, by name: ``attribute``, its ``unit`` and the default ``units``.
 
         Example:
             >>> row = AdaptiveMarginLoss.supported()["ArcFaceLoss"]
@@ -131,10 +133,10 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Any:
-        """The wrapped loss at the margin of this batch: whatever its reducer returns."""
+        """The wrapped loss with the margin of this batch: the value that its reducer returns."""
         self.reset_stats()
         guard = GradientGuard(self.exchange.host)
-        itself = ref_emb is embeddings  # what is the same stays the same: the host leaves self-comparisons out
+        itself = ref_emb is embeddings  # identical objects stay identical: the host then leaves out self-comparisons
         embeddings = guard.settled(embeddings)
         ref_emb = embeddings if itself else guard.settled(ref_emb)
         labels, ref_labels = as_classes(labels, ref_labels)
@@ -188,7 +190,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         return not why_not and (self.pair_memory == "tiled" or self.margin.needs_batch)
 
     def _why_not_tiled(self) -> str:
-        """What keeps this loss from tiles, whatever the batch; empty where nothing does."""
+        """Why this loss cannot use tiles, for any batch; empty if it can."""
         if type(self.loss) is not ContrastiveLoss:
             return f"tiles know ContrastiveLoss, not {type(self.loss).__name__}"
         if distance_in_tiles(self.distance) is None:
@@ -246,7 +248,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
 
     @staticmethod
     def _reduced(reducer: Any, loss_dict: dict[str, Any], embeddings: Tensor, labels: Any) -> Any:
-        """The host's reduction of means, in fewer steps where it would only add them."""
+        """The host's reduction of means, in fewer steps if it would only add them."""
         total = reduced_sum(reducer, loss_dict, embeddings) if type(reducer) is MultipleReducers else None
         return reducer(loss_dict, embeddings, labels) if total is None else total
 
@@ -267,7 +269,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             raise ValueError(problem("embeddings", f"at least {self.loss.K} rows for K proxies", got, "lower K"))
 
     def _check_reference(self, host: str) -> None:
-        """Raises where the host would take rows of the references for rows of the batch."""
+        """Raises if the host would mistake rows of the references for rows of the batch."""
         if host == "ThresholdConsistentMarginLoss":
             raise ValueError(problem("ref_emb", "None", "a tensor", f"{host} takes all pairs from embeddings"))
         if host == "TripletMarginLoss" and self.loss.swap:
@@ -282,7 +284,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         ref_emb: Tensor | None,
         ref_labels: Tensor | None,
     ) -> tuple[Any, Value]:
-        """The margin in the loss's unit, beside the indices that it belongs to where there is more than one."""
+        """The margin in the loss's unit and, if there is more than one, the indices to which they belong."""
         if not self.margin.needs_batch:
             return indices_tuple, self._translated(self.margin.value)
         if self.exchange.host == "ManifoldLoss":
@@ -359,7 +361,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
     ) -> dict[str, Any]:
-        """The wrapped loss's dictionary of unreduced losses at the margin of this batch."""
+        """The wrapped loss's dictionary of unreduced losses with the margin of this batch."""
         indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         check_margin_fits(self.margin, value, embeddings.dtype)
         with exchanged(self.loss, self.exchange.values(self.loss, value)) as loss:
@@ -368,7 +370,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
 
     @property
     def units(self) -> Units:
-        """How the margin enters: as asked for, or the default for this margin and the loss's present distance."""
+        """How the loss uses the margin: as requested, or the default for this margin and the current distance."""
         return resolve_units(self._units, self.margin, self.exchange, self.loss)
 
     @units.setter
@@ -389,7 +391,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         return self.loss
 
     def extra_repr(self) -> str:
-        """What is exchanged, for ``print(loss)``."""
+        """The replaced attribute, for ``print(loss)``."""
         return f"{self.exchange.host}.{self.exchange.attribute}, units={self.units!r}"
 
 

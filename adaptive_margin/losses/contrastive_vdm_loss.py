@@ -26,11 +26,11 @@ from .swap import UNIT, check_margin_fits
 from .transparent import TakesMargin
 
 Kept = tuple[Tensor, Tensor] | None
-"""Which rows and which reference rows are not ignored; None where all count."""
+"""Which rows and which reference rows are not ignored; None if all are used."""
 
 
 class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
-    r"""Pulls each group together and pushes groups apart to a margin that the batch decides.
+    r"""Pulls each group together and pushes groups apart to the margin of the batch.
 
     .. math::
         L_c = \operatorname{mean}_{i<j,\ y_i = y_j} D^2_{ij}
@@ -40,50 +40,49 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
     With a constant margin this is pytorch-metric-learning's ``ContrastiveLoss`` on squared distances, except that pairs
     of identical embeddings stay in the first mean (the host's default reducer drops zeros).
 
-    Source: Kim & Song, AAAI 2021, Eq. (4) to (8). Differs from it: the literal Eq. (7) has w = ½ (``repulsion=0.5``);
-    under the mixture (P + Q)/2 of Eq. (3) the mean carries weight 1. See
+    Source: Kim & Song, AAAI 2021, Eq. (4) to (8). It differs in one point: the literal Eq. (7) has w = ½
+    (``repulsion=0.5``); under the mixture (P + Q)/2 of Eq. (3) the mean carries weight 1. See
     :func:`~adaptive_margin.functional.vdm_contrastive_loss` for two groups, and for R.
 
     Args:
         margin: :math:`\hat\alpha` in units of D²: a :class:`~adaptive_margin.Margin`, or a number; by default
-            ``AdaptiveMargin()``. One for each anchor or pair is applied to each anchor's, or each pair's, own hinge.
+            ``AdaptiveMargin()``. A margin per anchor or per pair is used in the hinge of that anchor or pair.
         repulsion: w, at least 0.
         regularizer: ``"none"``; ``"chi2"``, the third term of Eq. (3), which the paper leaves out; or ``"fisher"``, the
-            constraint :math:`\Omega = 1` of Fisher GAN, whose multiplier is a buffer, in ``state_dict``, and moves with
-            every call in training mode (not inside :mod:`torch.func`, whose functions change nothing). Processes do
-            not share it: in a ``DistributedLossWrapper`` all see the joined batch and agree; with ``efficient=True``
-            each has its own rows, and a multiplier of its own.
-        compact_label: only this label is pulled together, and pairs across are those of it and all others: with groups
-            1 (strong) and 0 (weak), ``compact_label=1`` is the paper's two-group loss. ``None`` pulls every class
-            together.
-        ignore_label: rows of this label take part in nothing. By default -1 with a ``compact_label`` (an
-            ``OtsuGrouper`` gives it to samples of neither group), else ``None``: all labels are classes, as to the
-            host; on CUDA that also spares one wait for the device a call.
+            constraint :math:`\Omega = 1` of Fisher GAN, whose multiplier is a buffer in ``state_dict`` that is updated
+            by every call in training mode (not inside :mod:`torch.func`, whose functions must not change state).
+            Processes do not share it: in a ``DistributedLossWrapper`` all see the joined batch and agree; with
+            ``efficient=True`` each has its own rows and its own multiplier.
+        compact_label: only this label is pulled together, and pairs of different groups are those between it and all
+            others. With groups 1 (strong) and 0 (weak), ``compact_label=1`` is the paper's two-group loss. ``None``
+            pulls every class together.
+        ignore_label: rows with this label are left out of everything. By default -1 with a ``compact_label`` (an
+            ``OtsuGrouper`` gives it to samples of neither group), else ``None``: all labels are classes, as in the
+            host; on CUDA this also avoids one synchronisation per call.
         regularizer_weight: :math:`\lambda` of ``"chi2"``.
-        penalty: :math:`\rho` of ``"fisher"``; its multiplier moves by :math:`\min(\rho, 0.01) \min(\Omega - 1, 1)` a
-            step. 10 keeps :math:`\Omega` within 0.5 to 2 in most steps where groups overlap and the margin is a
-            constant; where they separate completely nothing can, since f is 0 there. The authors' released code has
-            1e-6.
+        penalty: :math:`\rho` of ``"fisher"``; its multiplier moves by :math:`\min(\rho, 0.01) \min(\Omega - 1, 1)` per
+            step. 10 keeps :math:`\Omega` within 0.5 to 2 in most steps if groups overlap and the margin is a constant;
+            if they separate completely nothing can, because f is 0 there. The authors' released code has 1e-6.
         pair_memory: ``"tiled"`` computes value and gradient in tiles, in memory that grows with the batch; ``"pairs"``
-            lists all pairs as the host does; ``"auto"`` takes tiles where distance, reducer and margin allow: squared
-            or plain L2 or cosine, no reducer of your own, no index tuple, no margin a pair.
+            lists all pairs like the host; ``"auto"`` uses tiles if distance, reducer and margin allow it: squared or
+            plain L2 or cosine, no custom reducer, no index tuple, no margin per pair.
         kwargs: ``distance``, ``reducer``, ``embedding_regularizer``, ``embedding_reg_weight``, ``collect_stats`` as for
             any loss of the host. The default distance is ``LpDistance(p=2, power=2, normalize_embeddings=False)``:
-            embeddings are taken as they come. Another distance takes the place of D² in its own unit; a cosine
-            similarity s stands for :math:`D^2 = 2 - 2s`. A reducer is the caller's own object, never a copy.
+            embeddings are used as given. Another distance replaces D² in its own unit; a cosine similarity s stands for
+            :math:`D^2 = 2 - 2s`. A reducer stays the caller's own object and is not copied.
 
     Shapes:
         ``loss(embeddings (B, D), labels (B,), indices_tuple=None, ref_emb (R, D)=None, ref_labels (R,)=None)`` gives a
-        0-dim tensor of the embeddings' dtype (what the reducer returns, for one of your own). Half precision is
-        computed in float32. Labels may be left out where an index tuple says which pairs are positive.
+        0-dim tensor of the embeddings' dtype (or whatever your own reducer returns). Half precision is computed in
+        float32. Labels may be left out if an index tuple says which pairs are positive.
 
     Statistics, when ``collect_stats`` is on: ``alpha``, the margin (its mean); ``active_pairs``, ordered pairs within
-    it; ``omega`` and ``multiplier`` for the regularisers; ``in_tiles``, 1 where the last call was tiled. ``pair_path``
-    says the last in words, always.
+    it; ``omega`` and ``multiplier`` for the regularisers; ``in_tiles``, 1 if the last call was tiled. ``pair_path``
+    always says in words which path the last call took.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, options that are none, ``pair_memory="tiled"`` where tiles
-            cannot serve, a loss without a finite value.
+        ValueError: shapes that do not match, NaN or infinity, unknown options, ``pair_memory="tiled"`` where tiles
+            cannot be used, a loss that is not finite.
 
     Example:
         >>> loss = ContrastiveVDMLoss()
@@ -180,7 +179,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         ref_labels = labels if own else ref_labels
         itself = ref_emb is embeddings and ref_labels is labels
         if ref_emb is embeddings and not itself:
-            ref_emb = ref_emb.view_as(ref_emb)  # with labels of its own it is another set, and below another object
+            ref_emb = ref_emb.view_as(ref_emb)  # with its own labels it is a different set: make it another object
         embeddings = at_least_float32(embeddings)
         check_options(self.repulsion, self.regularizer, self.regularizer_weight, self.penalty, dtype=embeddings.dtype)
         ref_emb = embeddings if itself else at_least_float32(ref_emb).to(embeddings)
@@ -200,7 +199,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         return self._from_pairs(embeddings, labels, indices_tuple, ref_emb, ref_labels)
 
     def _why_not_tiled(self, indices_tuple: Any) -> str:
-        """What keeps this loss from tiles; empty where nothing does."""
+        """Why this loss cannot use tiles; empty if it can."""
         if distance_in_tiles(self.distance) is None:
             return f"tiles know L2, squared L2 and cosine, not {type(self.distance).__name__}"
         if self.own_reducer:
@@ -243,7 +242,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         return self._loss_dict(terms, _reduced(terms.attraction), _reduced(self.repulsion * terms.repulsion))
 
     def _groups(self, labels: Tensor) -> Tensor:
-        """Labels as tiles take them: with a compact label, 0 for it, 1 for the rest and -1 for what is ignored."""
+        """Labels as tiles take them: with a compact label, 0 for it, 1 for the rest and -1 for ignored rows."""
         if self.compact_label is None:
             return labels
         groups = (labels != self.compact_label).to(torch.int64)
@@ -360,7 +359,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         return None if everybody else (kept, ref_kept)
 
     def _margin_labels(self, labels: Tensor) -> Tensor:
-        """The margin sees the groups that the loss parts: two, with a compact label."""
+        """The margin sees the groups that the loss separates: two, with a compact label."""
         return labels if self.compact_label is None else (labels == self.compact_label).to(torch.int64)
 
     def _labels_of_pairs(self, embeddings: Tensor, indices_tuple: Any, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
@@ -385,7 +384,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             self.reducer = SumOfReduced({**defaults, "neg_loss": AvgNonZeroReducer()})
 
     def get_default_distance(self) -> LpDistance:
-        """Squared L2 of embeddings as they come."""
+        """Squared L2 of the embeddings, not normalised."""
         return LpDistance(p=2, power=2, normalize_embeddings=False)
 
     def _sub_loss_names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""What the host leaves unsaid about its inputs: shapes, dtypes, magnitudes, gradients, labels behind index tuples."""
+"""Checks of inputs that the host omits: shapes, dtypes, magnitudes, gradients, labels behind index tuples."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def check_batch(
     ref_labels: Tensor | None,
     host: nn.Module | None = None,
 ) -> None:
-    """Raises unless the five arguments of a loss or miner fit together and are numbers that it can work with.
+    """Raises unless the five arguments of a loss or miner match each other and contain numbers that it can use.
 
-    Without a host, they are for a loss that works in float32 at least.
+    Without a host, they are for a loss that computes in at least float32.
     """
     check_embeddings("embeddings", embeddings, host)
     if labels is not None:
@@ -59,10 +59,10 @@ def check_batch(
 
 
 def as_classes(labels: Any, ref_labels: Any = None) -> tuple[Any, Any]:
-    """Labels, and those of references, as int64, which the host's losses index with; the same object twice where they
-    are one.
+    """Labels, and those of references, as int64, which the host's losses use as indices; if they are one object, the
+    same object twice.
 
-    The host takes whole numbers in any dtype. Others stay as they are, for the checks to refuse.
+    Whole numbers in any dtype are accepted. Other values are left unchanged, so that the checks reject them.
     """
     integers = _as_integers("labels", labels)
     return integers, integers if ref_labels is labels else _as_integers("ref_labels", ref_labels)
@@ -100,12 +100,12 @@ def check_indices(indices_tuple: Any) -> None:
 
 
 def host_dtype(host: nn.Module, dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which a host takes a batch.
+    """The dtype to which a batch is cast for a host.
 
-    Losses with a weight for each class cast it, for good, to the dtype of each batch: one half-precision batch would
-    turn the weights, and what an optimiser does to them, half. The batch is cast instead (float32 and float64 are left
-    to the host). The host refrains only under autocast for CUDA, whatever device the batch is on. And ``cdist``, behind
-    its L_p distances, has no bfloat16.
+    Losses with class weights cast them permanently to the dtype of each batch: one half-precision batch would convert
+    the weights, and their optimiser updates, to half precision. So the batch is cast instead (float32 and float64 are
+    left to the host). The host skips its cast only under CUDA autocast, whatever the device of the batch. Also,
+    ``cdist``, which its L_p distances use, does not support bfloat16.
     """
     weight = next(host.parameters(), None) if hasattr(host, "cast_types") else None
     if weight is not None and not torch.is_autocast_enabled() and not HALF.isdisjoint((dtype, weight.dtype)):
@@ -116,7 +116,7 @@ def host_dtype(host: nn.Module, dtype: torch.dtype) -> torch.dtype:
 
 
 def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) -> None:
-    """Raises unless this is a finite matrix whose norms the host's dtype can hold: larger rows would become zero."""
+    """Raises unless this is a finite matrix whose norms fit the host's dtype: larger rows would become zero."""
     check_matrix(argument, x)
     largest = largest_magnitude(argument, x)
     if is_blind(x) or x.numel() == 0:
@@ -137,16 +137,16 @@ def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) ->
 
 
 def is_own_reference(embeddings: Tensor, labels: Any, ref_emb: Tensor | None, ref_labels: Any) -> bool:
-    """Whether a batch is compared with itself alone: no reference, or the same object without labels of its own.
+    """Whether a batch is compared only with itself: no reference, or the same object without its own labels.
 
-    The host asks whether the labels are one object; with other labels the same rows are another set.
+    The host tests whether the labels are one object; with different labels the same rows are a different set.
     """
     return ref_emb is None or (ref_emb is embeddings and (ref_labels is None or ref_labels is labels))
 
 
 def as_seen(host: nn.Module, embeddings: Tensor, ref_emb: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Embeddings as the host's distance sees them, normalised where it does, in float32 at least; the same object twice
-    where they are one.
+    """Embeddings as the host's distance sees them, normalised if it normalises, in at least float32; if they are one
+    object, the same object twice.
     """
     distance: Any = host.distance
     seen = distance.maybe_normalize(at_least_float32(embeddings))
@@ -168,7 +168,7 @@ def distance_in_tiles(distance: Any) -> Distance | None:
 
 
 def check_loss(value: Any, of: str) -> Any:
-    """Returns a loss, or raises a ``ValueError`` where it is not finite; on CUDA a device-side assertion."""
+    """Returns a loss, or raises a ``ValueError`` if it is not finite; on CUDA a device-side assertion."""
     if isinstance(value, dict):  # the host's DoNothingReducer returns its losses as they are
         for part in value.values():
             check_loss(part["losses"] if isinstance(part, dict) else part, of)
@@ -186,7 +186,7 @@ def check_loss(value: Any, of: str) -> Any:
 
 
 def _overflow_is_expected(x: Tensor) -> bool:
-    """Whether a loss scaler looks for overflow, and skips the step: in float16, and under autocast in float16."""
+    """Whether a loss scaler checks for overflow and skips the step: in float16, and under float16 autocast."""
     kind = x.device.type
     return x.dtype == torch.float16 or (
         torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
@@ -194,12 +194,12 @@ def _overflow_is_expected(x: Tensor) -> bool:
 
 
 class GradientGuard:
-    """Raises where a loss or the gradient of a batch is not finite: some host formulas have none where embeddings
+    """Raises if a loss or the gradient of a batch is not finite: some host formulas have no finite value if embeddings
     coincide.
 
-    It watches gradients where that waits for nothing: not on CUDA, nor in compiled code. What overflows in float16, or
-    under autocast, is the loss scaler's business: embeddings that are not finite then give a loss and gradients of NaN,
-    and a loss that is not finite is handed on, so that the scaler skips the step.
+    It checks gradients only where this needs no synchronisation: not on CUDA or in compiled code. Overflow in float16,
+    or under autocast, is left to the loss scaler: embeddings that are not finite then give a loss and gradients of NaN,
+    and a loss that is not finite is passed on, so that the scaler skips the step.
 
     Args:
         of: the name of the host.
@@ -212,7 +212,7 @@ class GradientGuard:
         self.overflow: list[Tensor] = []
 
     def settled(self, x: Any) -> Any:
-        """The batch; where a scaler sees to its overflow, ones in the place of what is not finite in anything."""
+        """The batch; if a scaler handles overflow and the batch is not finite, ones instead of it."""
         if not isinstance(x, Tensor) or not x.is_floating_point() or not _overflow_is_expected(x):
             return x
         self.expected = True
@@ -232,7 +232,7 @@ class GradientGuard:
         return guarded
 
     def note(self, value: Any) -> Any:
-        """The loss, checked, so that the guard knows whether it is scaled."""
+        """The loss, checked; the guard records whether it is scaled."""
         if not self.expected:
             return check_loss(value, self.of)
         if isinstance(value, Tensor):
@@ -254,7 +254,7 @@ class GradientGuard:
 
 
 class _Settled(torch.autograd.Function):
-    """Ones in the place of a batch that overflowed, and NaN in the place of its gradient."""
+    """Ones instead of a batch that overflowed, and NaN as its gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, overflow: Tensor) -> Tensor:
@@ -283,15 +283,15 @@ class _Guarded(torch.autograd.Function):
 
 
 def labels_from_indices(indices_tuple: IndicesTuple, rows: int, ref_rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """Groups for embeddings that come with index tuples and no labels: what positive pairs connect belongs together.
+    """Groups for embeddings with index tuples and no labels: rows connected by positive pairs belong together.
 
     Args:
         indices_tuple: triplets ``(a, p, n)`` or pairs ``(a1, p, a2, n)``.
         rows: B, the number of embeddings that ``a`` indexes.
-        ref_rows: R, where ``p`` and ``n`` index another set; ``None`` where they index the same.
+        ref_rows: R, if ``p`` and ``n`` index another set; ``None`` if they index the same set.
 
     Returns:
-        int64 labels ``(B,)`` and reference labels ``(R,)`` (the same labels where there is no other set).
+        int64 labels ``(B,)`` and reference labels ``(R,)`` (the same labels if there is no other set).
 
     Example:
         >>> labels, _ = labels_from_indices((torch.tensor([0, 1]), torch.tensor([1, 2]), torch.tensor([3, 3])), 4)

@@ -1,4 +1,4 @@
-"""Which of this library's losses the host's wrappers admit: those whose wrapped loss they admit."""
+"""Makes the host's wrappers accept this library's losses if they accept the wrapped loss."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pytorch_metric_learning.losses.base_loss_wrapper import BaseLossWrapper
 
 
 def look_inside() -> None:
-    """``CrossBatchMemory`` and ``SelfSupervisedLoss`` ask for a loss's class name; a guest's is its host's.
+    """``CrossBatchMemory`` and ``SelfSupervisedLoss`` check a loss's class name; for a wrapper they get that of its
+    host.
 
     For the host's own losses, and in the host's lists of names, nothing changes.
     """

@@ -1,4 +1,4 @@
-"""Adds up sub-losses that come reduced."""
+"""Adds up sub-losses that are already reduced."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from torch import Tensor
 
 
 def reduced_sum(reducer: MultipleReducers, loss_dict: dict[str, Any], embeddings: Tensor) -> Tensor | None:
-    """What the host's reducer makes of sub-losses that are all reduced: their sum, in the dtype of the embeddings.
+    """The result of the host's reducer for sub-losses that are all reduced: their sum, in the dtype of the embeddings.
 
-    The host writes each into a vector and sums that: with its backward pass a tenth of the loss of a small batch.
+    The host writes each into a vector and sums it; with the backward pass this takes a tenth of the time of a small
+    batch's loss.
 
     Returns:
-        None where a sub-loss is not reduced, or a reducer collects statistics: then the host has to.
+        None if a sub-loss is not reduced, or a reducer collects statistics: then the host must do it.
     """
     if reducer.collect_stats or any(each.collect_stats for each in reducer.reducers.values()):
         return None
@@ -26,7 +27,7 @@ def reduced_sum(reducer: MultipleReducers, loss_dict: dict[str, Any], embeddings
 
 
 class SumOfReduced(MultipleReducers):
-    """The host's ``MultipleReducers``, which only add where there is nothing to reduce."""
+    """The host's ``MultipleReducers``, but it only adds if there is nothing to reduce."""
 
     def forward(self, loss_dict: dict[str, Any], embeddings: Tensor, labels: Tensor) -> Any:
         """The loss."""

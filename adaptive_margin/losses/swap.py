@@ -1,4 +1,4 @@
-"""Which attribute of which host module is its margin, in what unit, and how to exchange it for one call."""
+"""Which attribute of each host module is its margin, in which unit, and how to replace it for one call."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def _itself(attribute: str) -> Callable[[nn.Module, Value], dict[str, Value]]:
 
 
 def _circle(module: nn.Module, m: Value) -> dict[str, Value]:
-    """Circle loss derives its two optima and its two boundaries from m when it is built."""
+    """Circle loss derives its two optima and its two boundaries from m in its constructor."""
     return {"m": m, "op": 1 + m, "on": -m, "delta_p": 1 - m, "delta_n": m}
 
 
 def _ranked_list(module: nn.Module, margin: Value) -> dict[str, Value]:
-    """Ranked-list loss derives its negative boundary from the margin, unless its user chose one."""
+    """Ranked-list loss derives its negative boundary from the margin, unless the user sets one."""
     derived = geometry.negative_boundary_is_derived(module)
     return {"margin": margin, **({"alpha": 1 + margin / 2} if derived else {})}
 
@@ -50,17 +50,17 @@ class Swap:
 
     Attributes:
         host: the name of the class in pytorch-metric-learning.
-        attribute: the constructor argument that is its margin.
+        attribute: the constructor argument that holds its margin.
         role: ``"gap"``: added to a difference of distances, cosines or angles; ``"threshold"``: a distance, or a
             similarity, at which a pair stops or starts to count.
         scale: the unit of the margin with the host's default distance; ``"angle"`` takes degrees at construction and
             keeps radians.
-        geometry: what a squared distance of unit vectors is in the host's unit.
-        geometry_of_chosen: the same where the caller lists pairs or triplets; None where that makes no difference.
+        geometry: converts a squared distance of unit vectors to the host's unit.
+        geometry_of_chosen: the same if the caller lists pairs or triplets; None if this makes no difference.
         relaxes: whether ``AdaptiveMargin()``, given as None, may relax as classes part. MultiSimilarity compares
-            positives and negatives with one threshold: there it stays where it is attainable.
-        elementwise: whether the host's formula takes one margin a pair or a triplet.
-        attributes: what else changes with the margin.
+            positives and negatives with one threshold, so its margin stays at the attainable value.
+        elementwise: whether the host's formula takes one margin per pair or triplet.
+        attributes: the other attributes that change with the margin.
     """
 
     host: str
@@ -75,18 +75,18 @@ class Swap:
 
     @property
     def unit(self) -> str:
-        """What the number means to the host, in words."""
+        """The meaning of the number in the host, in words."""
         words = {"angle": "angle (degrees at construction, radians inside)", "ratio": "ratio of variances"}
         return f"{self.role} in {words.get(self.scale, self.scale)}"
 
     @property
     def units(self) -> Units:
-        """How ``AdaptiveMargin()`` enters by default: of three labels or more, where it leads."""
+        """The default units of ``AdaptiveMargin()`` with three labels or more, where it leads."""
         return "geometry"
 
     @property
     def rule(self) -> AutoRule:
-        """The neighbourhoods of its default margin."""
+        """The neighbourhood rule of its default margin."""
         return AutoRule() if self.relaxes else AutoRule(many=AttainableRule())
 
     def values(self, module: nn.Module, value: Value) -> dict[str, Value]:
@@ -94,7 +94,7 @@ class Swap:
         return (self.attributes or _itself(self.attribute))(module, value)
 
     def scale_of(self, module: nn.Module) -> Scale:
-        """The unit of this module's margin, with the distance that it was given."""
+        """The unit of this module's margin, given its distance."""
         if self.scale in ("cosine", "angle", "ratio"):
             return self.scale
         distance: Any = module.distance
@@ -110,10 +110,10 @@ class Swap:
 def evidence_units(role: Literal["gap", "threshold"], scale: Scale) -> Units:
     """The default units of a margin that starts at its floor and waits for evidence.
 
-    A threshold is all that pushes pairs apart: in its place a margin that follows the embeddings asks for what is
-    there, so it comes on top. So it does where margins, in cosines and angles, have a scale of their own. As a gap
-    between distances a squared distance becomes a distance by its root; elsewhere the number is taken as the paper
-    takes it.
+    A threshold alone pushes pairs apart. A margin that follows the embeddings would already be satisfied as a
+    threshold, so it is added to the loss's own. It is also added if the margin is in cosines or angles, which have
+    their own scale. For a gap between distances the root turns the squared distance into a distance. Otherwise the
+    number is used as in the paper.
     """
     if role == "threshold" or scale in ("cosine", "angle"):
         return "offset"
@@ -181,7 +181,7 @@ REFUSED = {
 
 
 def find_swap(module: object, table: Mapping[str, Swap], wrapper: str) -> Swap:
-    """The row for a host module or a subclass of one; a ``TypeError`` that says why there is none."""
+    """The row for a host module or a subclass of one; if there is none, a ``TypeError`` that says why."""
     for base in type(module).__mro__:
         if base.__name__ in table and _is_host(base):
             swap = table[base.__name__]
@@ -220,9 +220,10 @@ def as_margin(margin: object, default: Callable[[], Margin]) -> Margin:
 
 
 def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Module) -> Units:
-    """The units asked for, or the default for this margin and this host; a ``ValueError`` where they mean nothing.
+    """The requested units, or the default for this margin and this host; a ``ValueError`` if they have no meaning
+    there.
 
-    The default of a margin that leads for some labels and waits for evidence of others is that of its leading.
+    For a margin that leads for some labels and waits for evidence for others, this is the default of the leading case.
     """
     if units is None:
         if margin.unit == "own":
@@ -251,7 +252,7 @@ def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Mo
 
 
 def why_no_geometry(swap: Swap, module: nn.Module) -> str:
-    """Why a squared Euclidean distance means nothing to this host's distance; empty where it means something."""
+    """Why this host's distance cannot use a squared Euclidean distance; empty if it can."""
     scale = swap.scale_of(module)
     if scale in ("cosine", "angle", "ratio"):
         return ""
@@ -286,11 +287,11 @@ def in_host_unit(
     ref_labels: Tensor | None = None,
     chosen: bool = False,
 ) -> Value:
-    """A margin in the host's own unit, by the units asked for or by the default for the labels at hand.
+    """A margin in the host's own unit, by the requested units or by the default for the current labels.
 
-    Where nothing was asked for, a margin that leads enters as geometry says and one that waits for evidence as
-    :func:`evidence_units` says. ``AdaptiveMargin()`` is the first for three labels or more, the second for two.
-    ``chosen`` says that the caller lists the pairs or triplets.
+    By default a margin that leads uses ``"geometry"``, and one that waits for evidence uses :func:`evidence_units`.
+    ``AdaptiveMargin()`` leads for three labels or more and waits for evidence for two. ``chosen`` says that the caller
+    lists the pairs or triplets.
     """
     resolved = resolve_units(units, margin, swap, module)
     leads: bool | Tensor = True
@@ -301,20 +302,18 @@ def in_host_unit(
     waiting = translate(alpha, _evidence_units(swap, module), margin, swap, module)
     if leads is False:
         return waiting
-    leading = translate(
-        alpha, resolved, margin, swap, module, chosen
-    )  # looking at the labels would wait for the device
+    leading = translate(alpha, resolved, margin, swap, module, chosen)  # reading the labels would wait for the device
     return torch.where(torch.as_tensor(leads), torch.as_tensor(leading), torch.as_tensor(waiting))
 
 
 def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn.Module, chosen: bool = False) -> Value:
     r"""A margin in the host's own unit.
 
-    ``"geometry"`` takes it for the squared distance of unit vectors that it is (:mod:`.geometry`); ``"replace"`` takes
-    the number as it is, ``"sqrt"`` its root, ``"offset"`` adds it to the host's own margin. A *threshold on a
-    similarity* lies where the squared distance of unit vectors is :math:`\hat\alpha`: :math:`D^2 = 2 - 2s`, so
-    :math:`s = 1 - \hat\alpha/2`, and an offset is :math:`-\hat\alpha/2`: more margin is less similarity. A margin in
-    the host's own unit (``ConstantMargin``) is taken as its constructor would take it: degrees for angles.
+    ``"geometry"`` converts it from a squared distance of unit vectors (:mod:`.geometry`); ``"replace"`` uses the number
+    unchanged, ``"sqrt"`` its root, ``"offset"`` adds it to the host's own margin. A *threshold on a similarity* lies
+    where the squared distance of unit vectors is :math:`\hat\alpha`: :math:`D^2 = 2 - 2s`, so :math:`s = 1 -
+    \hat\alpha/2`, and an offset is :math:`-\hat\alpha/2`, because more margin means less similarity. A margin in the
+    host's own unit (``ConstantMargin``) has the same meaning as in the host's constructor: degrees for angles.
     """
     scale = swap.scale_of(module)
     own = getattr(module, swap.attribute)
@@ -332,9 +331,9 @@ def translate(alpha: Value, units: Units, margin: Margin, swap: Swap, module: nn
 
 
 class HostScalar(Tensor):
-    """A 0-dim margin that numpy's functions, which the host calls on margins, answer with torch's.
+    """A 0-dim margin for which numpy's functions, which the host calls on margins, use torch's.
 
-    ``np.sin`` of a tensor copies it to the CPU and fails where it needs a gradient.
+    ``np.sin`` of a tensor copies it to the CPU and fails if it needs a gradient.
     """
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
@@ -345,7 +344,7 @@ class HostScalar(Tensor):
 
 
 def for_host(value: Value, swap: Swap) -> Value:
-    """A number where nothing has to wait for it and no gradient flows, else a tensor that the host can handle."""
+    """A number if this needs no synchronisation and no gradient flows, else a tensor that the host can handle."""
     if not isinstance(value, Tensor) or value.ndim:
         return value
     if not value.requires_grad and not is_blind(value):
@@ -375,11 +374,11 @@ def check_margin_fits(margin: Margin, value: Value, dtype: torch.dtype) -> None:
 
 @contextmanager
 def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Any]:
-    """A stand-in for a module with other attributes, or methods, for the length of a ``with`` block.
+    """A stand-in for a module with other attributes, or methods, for the duration of a ``with`` block.
 
-    The module itself is never changed: other threads call it, and this, at the same time. The stand-in is a shallow
-    copy, of this call alone. It shares parameters, buffers, submodules and hooks, methods that the module keeps as
-    attributes are its own, and what else is written to it (statistics) goes to the module in the end.
+    The module itself is never changed, because other threads may call it at the same time. The stand-in is a shallow
+    copy for this call only. It shares parameters, buffers, submodules and hooks, but has its own versions of methods
+    that the module keeps as attributes. Anything else written to it (statistics) is copied to the module at the end.
     """
     if missing := [name for name in values if not hasattr(module, name)]:
         raise KeyError(missing)
@@ -388,7 +387,7 @@ def exchanged(module: nn.Module, values: Mapping[str, Any]) -> Iterator[Any]:
     for name, value in module.__dict__.items():
         bound = isinstance(value, MethodType) and value.__self__ is module
         held[name] = value.__func__.__get__(stand_in) if bound else value  # torch.compile can follow this
-    held.update(values)  # in the place of the class's attribute, or of a submodule, too
+    held.update(values)  # also replaces an attribute of the class, or a submodule
     before = dict(held)
     try:
         yield stand_in

@@ -1,4 +1,4 @@
-"""What a wrapper shows of the module inside it: everything that is not the wrapper's own."""
+"""Gives access through a wrapper to everything of the module inside it that is not the wrapper's own."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..margins import AdaptiveMargin, Margin
 from .swap import Swap, as_margin, find_swap
 
 STATISTICS = ("alpha", "mi", "eta", "delta", "k")
-"""Of a margin's last call; read on the wrapper too."""
+"""Statistics of a margin's last call; also readable on the wrapper."""
 
 
 class TakesMargin:
-    """For modules whose ``margin`` means at any time what it means in the constructor: a module, a number or None."""
+    """For modules whose ``margin`` can be set at any time, as in the constructor: a module, a number or None."""
 
     margin: Margin
 
@@ -32,11 +32,11 @@ class TakesMargin:
         return AdaptiveMargin()
 
     def _check_margin(self, margin: Margin) -> None:
-        """Raises a ``ValueError`` where this module cannot take a margin."""
+        """Raises a ``ValueError`` if this module cannot take a margin."""
 
 
 class _Forwarded(property):
-    """A method of the host's base class that the wrapped module answers."""
+    """A method of the host's base class that is forwarded to the wrapped module."""
 
 
 def _forwarded(wraps: str, name: str) -> _Forwarded:
@@ -44,12 +44,13 @@ def _forwarded(wraps: str, name: str) -> _Forwarded:
 
 
 class Transparent(TakesMargin):
-    """A wrapper of a host module: what the module has is read and set through it, its methods too.
+    """A wrapper of a host module, through which the module's attributes and methods are accessible.
 
-    In this order a name is the wrapper's own (``margin``, ``units``, what :class:`torch.nn.Module` has), a statistic of
-    the margin's last call (read only), or the wrapped module's. What the margin takes the place of in each call
-    (``neg_margin``, for instance) is read only, too. A checkpoint of the wrapped module alone loads into the
-    wrapper. Subclasses say in their class statement where they keep the module, and which can be there.
+    A name is looked up in this order: the wrapper's own attributes (``margin``, ``units``, those of
+    :class:`torch.nn.Module`), statistics of the margin's last call (read only), and the wrapped module's attributes.
+    The attribute that the margin replaces in each call (``neg_margin``, for instance) is read only, too. A checkpoint
+    of the wrapped module alone loads into the wrapper. Subclasses declare in their class statement where they keep the
+    module and which modules are supported.
     """
 
     _modules: dict[str, Any]
@@ -67,13 +68,13 @@ class Transparent(TakesMargin):
             setattr(cls, name, _forwarded(wraps, name))
 
     def _wrap(self, module: nn.Module, margin: Any, collect_stats: bool | None) -> None:
-        """In the place of the host's constructor, which would add a distance, a reducer and a regulariser."""
+        """Replaces the host's constructor, which would add a distance, a reducer and a regulariser."""
         ModuleWithRecords.__init__(self, collect_stats=collect_stats)
         setattr(self, self._wraps, module)
         self.margin = margin
 
     def __getattr__(self, name: str) -> Any:
-        """What is not the wrapper's own."""
+        """Attributes that are not the wrapper's own."""
         modules: Any = self.__dict__.get("_modules", {})
         if name in modules:
             return modules[name]
@@ -85,7 +86,7 @@ class Transparent(TakesMargin):
         return super().__getattr__(name)  # type: ignore[misc]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """What the wrapped module has, and the wrapper has not, is set there."""
+        """Sets an attribute on the wrapped module if that has it and the wrapper does not."""
         wrapped = self.__dict__.get("_modules", {}).get(self._wraps)
         if name == self._wraps:
             self.__dict__["exchange"] = find_swap(value, self._table, type(self).__name__)
@@ -120,7 +121,7 @@ class Transparent(TakesMargin):
         return name in STATISTICS and hasattr(self._modules.get("margin"), name)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """The names of the wrapped module's own checkpoint are taken for those inside the wrapper."""
+        """Maps the names of the wrapped module's own checkpoint to those inside the wrapper."""
         inside = f"{prefix}{self._wraps}."
         for name in getattr(self, self._wraps).state_dict():
             if prefix + name in state_dict and inside + name not in state_dict:

@@ -1,4 +1,4 @@
-"""How large a margin is: modules that look at the batch and say."""
+"""Modules that compute how large a margin is, from the batch."""
 
 from .adaptive_margin import AdaptiveMargin
 from .base import Margin

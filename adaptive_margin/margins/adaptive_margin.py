@@ -1,4 +1,4 @@
-"""The margin that the batch decides: Eq. 5 and 8 of Kim & Song 2021."""
+"""The adaptive margin: Eq. 5 and 8 of Kim & Song 2021."""
 
 from __future__ import annotations
 
@@ -64,53 +64,53 @@ NeighbourhoodName = Literal["auto", "remaining", "attainable", "hoeffding", "che
 
 
 class AdaptiveMargin(Margin):
-    r"""Mutual information between groups plus a confidence term: a margin that the batch decides.
+    r"""A margin computed from the batch: mutual information between groups plus a confidence term.
 
     .. math::
         \hat\alpha = \mathrm{MI}\bigl(g(Z_s), g(Z_w)\bigr) + \Delta(N, K), \qquad
         \mathrm{MI} = -\tfrac12\log(1-\eta^2), \qquad \Delta(N, K) = \tfrac{1}{2K}\log\tfrac{N}{c}
 
-    With two labels MI rules early and :math:`\Delta` takes over as the groups separate. With three or more
-    :math:`\Delta` leads while classes are mixed and relaxes as they part.
+    With two labels, MI dominates early and :math:`\Delta` takes over as the groups separate. With three or more,
+    :math:`\Delta` leads while classes are mixed and relaxes as they separate.
 
     - :math:`g(z) = \exp(-z^2/2\sigma^2)`, entry by entry; :math:`\eta` is the Pearson correlation of :math:`g(Z_s)` and
       :math:`g(Z_w)` over all rows of one group with all rows of the other.
-    - K, by the rule that ``neighbourhood`` names. For two labels :math:`K_i` is the smallest number of nearest
+    - K follows the rule named by ``neighbourhood``. For two labels :math:`K_i` is the smallest number of nearest
       neighbours whose labels agree with sample i's beyond chance. For more,
       :math:`1/K_i = 2\mu_i^2/\log(N/c) + 1/(N-1)` with
-      :math:`\mu_i` the impurity of the neighbourhood that ought to be sample i's class, so that :math:`\Delta_i` is
-      :math:`\mu_i^2` and a small floor. K is the harmonic mean of all :math:`K_i`: :math:`\Delta(N, K)` is the mean of
+      :math:`\mu_i` the impurity of the neighbourhood that should contain sample i's class, so that :math:`\Delta_i` is
+      :math:`\mu_i^2` plus a small floor. K is the harmonic mean of all :math:`K_i`: :math:`\Delta(N, K)` is the mean of
       the samples' own :math:`\Delta(N, K_i)`.
-    - With more than two labels every class plays strong against all other samples as weak; the batch's MI is the mean
-      over classes, weighted by their sizes. With two labels that is the two-group value.
-    - With an ``indices_tuple``, :math:`\eta` is taken over its (anchor, negative) rows, row by row, instead.
-    - With ``ref_emb``, neighbours, class sizes and the weak rows come from it and N is its size.
+    - With more than two labels, every class in turn is the strong group and all other samples are the weak group; the
+      batch's MI is the mean over classes, weighted by their sizes. With two labels this equals the two-group value.
+    - With an ``indices_tuple``, :math:`\eta` is computed over its (anchor, negative) rows, row by row, instead.
+    - With ``ref_emb``, neighbours, class sizes and the weak rows come from it, and N is its size.
 
-    Source: Kim & Song, AAAI 2021, Eq. (5) and (8); K for two labels after Balsubramani et al. 2019, for more ours, by
-    the same bound. The paper leaves the width of :math:`g`, the pairing behind :math:`\eta` and the rule for K open:
-    the documentation gives each choice and why.
+    Source: Kim & Song, AAAI 2021, Eq. (5) and (8); K for two labels follows Balsubramani et al. 2019; for more labels
+    it is ours, derived from the same bound. The paper does not specify the width of :math:`g`, the pairing behind
+    :math:`\eta` and the rule for K: the documentation gives each choice and the reason.
 
-    The margin is in units of a *squared* distance of the embeddings as they are passed: nothing is normalised here.
-    :class:`~adaptive_margin.AdaptiveMarginLoss` translates it for losses on distances, cosines and angles.
+    The margin is a *squared* distance between the embeddings as passed: nothing is normalised here.
+    :class:`~adaptive_margin.AdaptiveMarginLoss` converts it for losses on distances, cosines and angles.
 
     Args:
-        confidence: c, in (0, 1]; smaller is a larger margin.
+        confidence: c, in (0, 1]; a smaller value gives a larger margin.
         bandwidth: :math:`\sigma`: ``"std"`` of the batch's entries, or a positive number in their unit.
-        max_mi: cap of MI, in nats; ``None`` for none beyond the dtype's.
-        pairing: ``"all"``, or ``"zip"`` (row i beside row i, the longer group cut, as in the authors' released code).
-        detach: whether the margin is a constant of the graph. With gradient, a critic drives MI to zero instead of
+        max_mi: cap of MI, in nats; ``None`` for no cap except that of the dtype.
+        pairing: ``"all"``, or ``"zip"`` (row i with row i, the longer group truncated, as in the authors' released
+            code).
+        detach: whether the margin is a constant in the graph. With a gradient, a critic drives MI to zero instead of
             learning to separate; :math:`\Delta` never has a gradient.
         granularity: ``"batch"``: one margin; ``"anchor"``: :math:`\mathrm{MI}_{c(i)} + \Delta(N, K_i)` for each row;
             ``"pair"``: :math:`\mathrm{MI}_{ij} + \Delta(N, K_i)` for each (anchor, negative) pair, with
             :math:`\eta_{ij}` the correlation of the two rows of :math:`g`.
-        dependence: ``"gaussian"``, ``"alignment"``, ``"none"`` (:math:`\Delta` alone) or a :class:`Dependence` of your
-            own.
+        dependence: ``"gaussian"``, ``"alignment"``, ``"none"`` (:math:`\Delta` alone) or your own :class:`Dependence`.
         neighbourhood: ``"auto"`` (``"hoeffding"`` for two labels, ``"remaining"`` for more), ``"remaining"``,
             ``"attainable"`` (leads, does not relax, needs no distances), ``"hoeffding"``, ``"chernoff"`` (evidence from
-            three samples on), ``"released"`` (the only one to which a group of two is evidence), or a
-            :class:`NeighbourhoodRule` of your own.
+            three samples on), ``"released"`` (the only one for which a group of two is evidence), or your own
+            :class:`NeighbourhoodRule`.
         collect_stats: whether to record ``mi``, ``eta``, ``delta``, ``k`` and ``alpha`` of the last call, as floats;
-            by default as pytorch-metric-learning's ``COLLECT_STATS`` says. Recording waits for the device.
+            by default, pytorch-metric-learning's ``COLLECT_STATS`` decides. Recording synchronises with the device.
 
     Shapes:
         ``margin(embeddings (B, D), labels (B,), indices_tuple=None, ref_emb=None (R, D), ref_labels=None (R,))``
@@ -119,8 +119,8 @@ class AdaptiveMargin(Margin):
         is computed in float32. An empty batch gives 0.
 
     Raises:
-        ValueError: an option that is not one, shapes that do not fit, NaN or infinity, missing labels. On CUDA and in
-            compiled code NaN is a device-side assertion instead, so that nothing waits for the device.
+        ValueError: unknown options, shapes that do not match, NaN or infinity, missing labels. On CUDA and in compiled
+            code NaN raises a device-side assertion instead, so that nothing waits for the device.
 
     Example:
         >>> margin = AdaptiveMargin(collect_stats=True)
@@ -147,7 +147,7 @@ class AdaptiveMargin(Margin):
         super().__init__(collect_stats=collect_stats)
         check_confidence(confidence)
         check_bandwidth(bandwidth)
-        mutual_information(torch.zeros(()), max_mi)  # raises where max_mi is no cap
+        mutual_information(torch.zeros(()), max_mi)  # raises if max_mi is not a valid cap
         check_choice("pairing", pairing, ("all", "zip"))
         check_choice("granularity", granularity, ("batch", "anchor", "pair"))
         self.confidence = confidence
@@ -202,15 +202,15 @@ class AdaptiveMargin(Margin):
 
     @property
     def may_lead(self) -> bool:  # type: ignore[override]
-        """Whether its rule does."""
+        """Whether its rule may lead."""
         return self.neighbourhood.may_lead
 
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
-        """Whether its rule does for these labels."""
+        """Whether its rule leads for these labels."""
         return self.neighbourhood.leads(labels, ref_labels)
 
     def _of_small_batch(self, x: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
-        """The margin of a batch that numpy is done with before torch has begun; None for others."""
+        """The margin of a batch so small that numpy is faster than torch; None for other batches."""
         if type(self.dependence) is not GaussianCorrelation or self.pairing != "all" or self.granularity != "batch":
             return None
         rule = self.neighbourhood.of(labels)
@@ -253,7 +253,7 @@ class AdaptiveMargin(Margin):
         return self._sum(eta, slice(None) if one_slot else index, k.to(eta.dtype), n)
 
     def _sum(self, eta: Tensor, place: Tensor | slice, k: Tensor, n: int) -> Tensor:
-        """MI + Δ of η in slots and the place of each row in them: classes weigh as they are large."""
+        """MI + Δ of η in slots and the place of each row in them: classes are weighted by size."""
         mi = mutual_information(eta, self.max_mi)
         mi = mi[place] if self.granularity == "anchor" else mi[place].mean()
         delta = self.neighbourhood.delta(n, k, self.confidence).to(eta.dtype)
@@ -316,7 +316,7 @@ class AdaptiveMargin(Margin):
         return x.new_zeros(len(x) if self.granularity == "anchor" else pairs)
 
     def _record(self, mi: Tensor, eta: Tensor, delta: Tensor, k: Tensor) -> None:
-        """Means over whatever the granularity gives, K's the harmonic one."""
+        """Records means over the values that the granularity gives; for K the harmonic mean."""
         if not self.collect_stats:
             return
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What every margin of this library is."""
+"""The base class of all margins of this library."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ Granularity = Literal["batch", "anchor", "pair"]
 
 
 class Margin(ModuleWithRecords):
-    """A margin: a module that looks at a batch and says how far apart its groups should be.
+    """A margin: a module that takes a batch and returns how far apart its groups should be.
 
-    Subclasses implement :meth:`forward` with the signature below. ``unit`` says what the number means:
-    ``"squared distance"`` (the adaptive margin, which :class:`~adaptive_margin.AdaptiveMarginLoss` translates
-    into the wrapped loss's own unit) or ``"own"`` (a number as the loss's constructor takes it).
-    ``granularity`` says its shape: ``"batch"`` gives a 0-dim tensor, ``"anchor"`` one value a row, ``"pair"`` one
-    value an (anchor, negative) pair.
+    Subclasses implement :meth:`forward` with the signature below. ``unit`` is the meaning of the number: ``"squared
+    distance"`` (the adaptive margin, which :class:`~adaptive_margin.AdaptiveMarginLoss` converts to the wrapped loss's
+    own unit) or ``"own"`` (a number as the loss's constructor takes it). ``granularity`` determines the shape:
+    ``"batch"`` gives a 0-dim tensor, ``"anchor"`` one value per row, ``"pair"`` one value per (anchor, negative) pair.
     """
 
     unit: Literal["squared distance", "own"] = "own"
@@ -33,7 +32,8 @@ class Margin(ModuleWithRecords):
 
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
         """Whether the margin of a batch with these labels is large from the start; see ``units`` of
-        :class:`~adaptive_margin.AdaptiveMarginLoss`. A 0-dim bool tensor where looking would wait for a device.
+        :class:`~adaptive_margin.AdaptiveMarginLoss`. A 0-dim bool tensor if a Python bool would need a device
+        synchronisation.
         """
         return self.may_lead
 

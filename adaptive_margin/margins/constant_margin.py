@@ -1,4 +1,4 @@
-"""A margin that stays: the control of every comparison."""
+"""A constant margin: the control in every comparison."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from ..functional.dependence import (
 
 
 class Dependence(nn.Module):
-    r"""A correlation :math:`\eta` between two groups of rows: what ``AdaptiveMargin(dependence=…)`` takes.
+    r"""A correlation :math:`\eta` between two groups of rows, for ``AdaptiveMargin(dependence=…)``.
 
     Subclass and implement :meth:`forward`. The rows are those of :math:`g(Z)`, the Gaussian-mapped embeddings.
 
@@ -39,7 +39,7 @@ class Dependence(nn.Module):
     def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
         """Each class of ``g`` against all rows of ``ref_g`` of other classes, shape ``(classes,)``.
 
-        By default one call a class; override it where sums over classes are enough.
+        By default one call per class; override it if sums over classes are enough.
         """
         etas = []
         for c in range(classes):
@@ -74,8 +74,8 @@ class GaussianCorrelation(Dependence):
 class CentredKernelAlignment(Dependence):
     """Root of the linear centred kernel alignment, O(N·D²) a class.
 
-    It sees how features move together inside each group where :class:`GaussianCorrelation` sees group means alone. See
-    :func:`~adaptive_margin.functional.centred_kernel_alignment`.
+    It captures how features vary together inside each group, whereas :class:`GaussianCorrelation` captures only group
+    means. See :func:`~adaptive_margin.functional.centred_kernel_alignment`.
 
     Example:
         >>> CentredKernelAlignment()(torch.tensor([[0.0, 1.0]]), torch.tensor([[2.0, 0.0]]))
@@ -91,12 +91,12 @@ class CentredKernelAlignment(Dependence):
         return zipped_kernel_alignment(first, second)
 
     def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
-        """The rest of a class is everything less the class."""
+        """The rest of a class is everything except the class."""
         return class_alignments(g, index, ref_g, ref_index, classes)
 
 
 class Independence(Dependence):
-    """No dependence at all: MI is 0 and the margin its confidence term alone.
+    """No dependence at all: MI is 0, and the margin is its confidence term alone.
 
     Example:
         >>> Independence()(torch.randn(4, 2), torch.randn(3, 2))

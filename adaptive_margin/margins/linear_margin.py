@@ -1,4 +1,4 @@
-"""A margin that grows by the calendar: what the paper compares the adaptive one with."""
+"""A margin that grows with the epoch: the paper compares the adaptive margin with it."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LinearMargin(Margin):
         return self.start + int(self.epoch) * self.slope
 
     def step_epoch(self) -> None:
-        """Says that one pass over the training data has ended."""
+        """Call this at the end of each pass over the training data."""
         self.epoch += 1
 
     def forward(
@@ -63,7 +63,7 @@ class LinearMargin(Margin):
         ref_emb: Tensor | None = None,
         ref_labels: Tensor | None = None,
     ) -> Tensor:
-        """The margin of the present epoch, as a 0-dim tensor of the embeddings' dtype and device."""
+        """The margin of the current epoch, as a 0-dim tensor of the embeddings' dtype and device."""
         value = self.start + self.epoch.double() * self.slope  # not self.value, which waits for the device
         if not is_blind(value):
             check_fits("start + epoch * slope", value.item(), embeddings.dtype, REMEDY)

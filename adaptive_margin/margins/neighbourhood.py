@@ -1,4 +1,4 @@
-"""Ways to say how large a neighbourhood counts, for :class:`~adaptive_margin.AdaptiveMargin`."""
+"""Rules for the size of a neighbourhood, for :class:`~adaptive_margin.AdaptiveMargin`."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from ..functional.neighbourhood import (
 )
 
 FEW_LABELS = 2
-"""Up to as many labels ``AutoRule`` waits for evidence; from one more on its margin leads."""
+"""Up to this number of labels ``AutoRule`` waits for evidence; with more, its margin leads."""
 
 
 class NeighbourhoodRule:
-    r"""The neighbourhood size K of each sample and what it is worth: what ``AdaptiveMargin(neighbourhood=…)`` takes.
+    r"""The neighbourhood size K of each sample and its :math:`\Delta`, for ``AdaptiveMargin(neighbourhood=…)``.
 
-    Subclass and implement :meth:`significant`, where K is the first k at which a neighbourhood is evidence, or
-    :meth:`sizes`, where it is something else; override :meth:`delta` where :math:`\Delta` is not Eq. (8)'s.
+    Subclass it. Implement :meth:`significant` if K is the first k at which a neighbourhood is evidence, otherwise
+    :meth:`sizes`; override :meth:`delta` if :math:`\Delta` is not that of Eq. (8).
 
     Example:
         >>> class AlwaysEight(NeighbourhoodRule):
@@ -43,7 +43,7 @@ class NeighbourhoodRule:
     """
 
     def significant(self, share: Tensor, k: Tensor, n: int, labels: Tensor, confidence: float) -> Tensor:
-        """Where a share of own labels among the k nearest is evidence; see :func:`F.hoeffding_significant`.
+        """Where the share of a sample's own label among the k nearest is evidence; see :func:`F.hoeffding_significant`.
 
         Args:
             share: shape ``(rows, k)``, in [0, 1].
@@ -73,7 +73,7 @@ class NeighbourhoodRule:
         return neighbourhood_sizes(x, index, y, ref_index, confidence, self.significant)
 
     def mean_size(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
-        r"""K of the batch, 0-dim: the harmonic mean, which makes :math:`\Delta(N, K)` the mean of the rows' own."""
+        r"""K of the batch, 0-dim: the harmonic mean, which makes :math:`\Delta(N, K)` the mean over the rows."""
         return harmonic_mean(self.sizes(x, index, y, ref_index, confidence))
 
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
@@ -81,14 +81,14 @@ class NeighbourhoodRule:
         return confidence_term(n, k, confidence)
 
     def of(self, labels: Tensor, ref_labels: Tensor | None = None) -> NeighbourhoodRule:
-        """The rule for a batch with these labels: this one, unless it chooses among others."""
+        """The rule for a batch with these labels: this one, unless it chooses another."""
         return self
 
     may_lead: bool = False
     """Whether its margin is large from the start, for some labels at least, so that it can take a loss's own place."""
 
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
-        """Whether it does for these labels; a 0-dim bool tensor where looking would wait for a device."""
+        """Whether it leads for these labels; a 0-dim bool tensor if a Python bool would wait for a device."""
         return self.may_lead
 
 
@@ -115,7 +115,7 @@ class ReleasedRule(NeighbourhoodRule):
 
 
 class RemainingRule(NeighbourhoodRule):
-    r"""What is still missing: a margin that leads while classes are mixed and relaxes as they part.
+    r"""The impurity that remains: a margin that leads while classes are mixed and relaxes as they separate.
 
     .. math::
         \frac1{K_i} = \frac{2\mu_i^2}{\log(N/c)} + \frac1{N-1}, \qquad
@@ -125,13 +125,13 @@ class RemainingRule(NeighbourhoodRule):
     (:func:`~adaptive_margin.functional.neighbourhood_impurity`). The first term of :math:`1/K_i` is the number of
     neighbours at which a bias of :math:`\mu_i` would be evidence by Hoeffding's bound, the second the whole batch.
 
-    Source: ours; the bound is Balsubramani et al. 2019's. It departs from Kim & Song's words, whose :math:`\Delta`
-    grows as neighbourhoods become pure.
+    Source: ours; the bound is from Balsubramani et al. 2019. It differs from Kim & Song's description, where
+    :math:`\Delta` grows as neighbourhoods become pure.
 
     Args:
-        anchors: a batch of twice as many rows or more is judged by this many or more of its rows, evenly spaced;
-            ``"all"`` looks at each. A mean of numbers from 0 to 1, of 1,024 rows it has a standard error of at most
-            1/64. Margins an anchor or a pair look at each row all the same.
+        anchors: for a batch of at least twice as many rows, use at least this many evenly spaced rows; ``"all"`` uses
+            every row. The result is a mean of numbers from 0 to 1; over 1,024 rows its standard error is at most 1/64.
+            Margins per anchor or per pair always use every row.
 
     Raises:
         ValueError: ``anchors`` is neither ``"all"`` nor at least 1.
@@ -167,13 +167,13 @@ class RemainingRule(NeighbourhoodRule):
 
 
 class AttainableRule(NeighbourhoodRule):
-    r"""What could be missing at most: the impurity of a batch whose embeddings know nothing of its labels.
+    r"""The largest possible impurity: that of a batch whose embeddings are independent of its labels.
 
     .. math:: K_i = \frac{\log(N/c)}{2(1-q_{c(i)})^2}, \qquad \Delta_i = \Delta(N, K_i) = (1 - q_{c(i)})^2
 
     with :math:`q_c` the share of class c in the batch (in the reference set, where there is one). No distances are
-    computed: it leads and does not relax. ¼ for two equal groups, 0.88 for 16 classes; more for a rare class than for
-    a common one (with ``granularity="anchor"``).
+    computed: the margin leads and does not relax. It is ¼ for two equal groups and 0.88 for 16 classes, and larger for
+    a rare class than for a common one (with ``granularity="anchor"``).
 
     Source: ours: :class:`RemainingRule` at :math:`\mu_i = 1 - q_{c(i)}`, without its floor.
 
@@ -196,8 +196,8 @@ class AttainableRule(NeighbourhoodRule):
 class AutoRule(NeighbourhoodRule):
     """The default: evidence by Hoeffding's bound for two labels, :class:`RemainingRule` for three or more.
 
-    Two groups are the paper's setting, in which a critic is to part one from the other and Δ rises as it does. With
-    more classes a margin that starts at its floor asks for the distances that are there already.
+    Two groups are the paper's setting: a critic learns to separate them, and Δ rises as it succeeds. With more classes,
+    a margin that starts at its floor would demand only the distances that already exist.
 
     Example:
         >>> from adaptive_margin import AdaptiveMargin
@@ -213,12 +213,12 @@ class AutoRule(NeighbourhoodRule):
         self.many = RemainingRule() if many is None else many
 
     def of(self, labels: Tensor, ref_labels: Tensor | None = None) -> NeighbourhoodRule:
-        """The rule that the number of labels calls for; this one where looking would wait for a device."""
+        """The rule for this number of labels; this rule itself if choosing would need a device synchronisation."""
         leads = self.leads(labels, ref_labels)
         return self if isinstance(leads, Tensor) else self.many if leads else self.few
 
     def sizes(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
-        """K of each row, by the rule that the number of labels calls for."""
+        """K of each row, by the rule for this number of labels."""
         return self._of_either("sizes", x, index, y, ref_index, confidence)
 
     def mean_size(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
@@ -233,7 +233,7 @@ class AutoRule(NeighbourhoodRule):
             of_one: Tensor = getattr(self.many if leads else self.few, what)(x, index, y, ref_index, c)
             return of_one
         many, few = (getattr(rule, what)(x, index, y, ref_index, c).double() for rule in (self.many, self.few))
-        return torch.where(leads, many, few)  # looking first would wait for the device
+        return torch.where(leads, many, few)  # checking first would wait for the device
 
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
         """With three labels or more."""

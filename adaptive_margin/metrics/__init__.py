@@ -1,4 +1,4 @@
-"""Evaluation that others do not provide, or define differently."""
+"""Evaluation that other libraries lack, or define differently."""
 
 from .affect import AffectMetrics, Interval, bootstrap_interval, feasible, rmse_bounds
 from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information

@@ -1,4 +1,4 @@
-"""RMSE, SAGR, PCC and CCC of a whole test set: streamed, over shards, with intervals, and checked for feasibility."""
+"""RMSE, SAGR, PCC and CCC of a whole test set: streamed, sharded, with intervals and checks of feasibility."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..functional.checks import check_finite, problem
 
 
 class _Moments(NamedTuple):
-    """Sums that can be merged without loss, one number a label each."""
+    """Sums that can be merged without loss, each with one number per label."""
 
     n: Tensor
     mean_y: Tensor
@@ -30,7 +30,7 @@ class _Moments(NamedTuple):
 
 
 class AffectMetrics:
-    r"""RMSE, SAGR, PCC and CCC per label, over all samples seen, whatever the batches they came in.
+    r"""RMSE, SAGR, PCC and CCC per label over all samples, independent of how they are split into batches.
 
     .. math:: \mathrm{RMSE} = \sqrt{E[(y - \hat y)^2]}, \quad
               \mathrm{SAGR} = \tfrac1N \textstyle\sum_i [\mathrm{sign}(y_i) = \mathrm{sign}(\hat y_i)], \quad
@@ -38,10 +38,11 @@ class AffectMetrics:
               \mathrm{CCC} = \frac{2\,\mathrm{cov}(y, \hat y)}{\sigma_y^2 + \sigma_{\hat y}^2 + (\mu_y - \mu_{\hat
               y})^2}
 
-    with population statistics. Source: Kim & Song 2021, Evaluation metrics. Differs from it: nothing. The authors'
-    released code averages the RMSE of batches of 16, which is at most the RMSE of all samples; this is the latter.
+    with population statistics. Source: Kim & Song 2021, Evaluation metrics. There are no differences from the paper.
+    The authors' released code averages the RMSE over batches of 16, which is at most the RMSE of all samples; this
+    class computes the latter.
 
-    Moments are kept in float64 and merged as Chan, Golub & LeVeque (1979) do, so any split into batches, shards or
+    Moments are kept in float64 and merged as in Chan, Golub & LeVeque (1979), so any split into batches, shards or
     processes gives the same figures to rounding.
 
     Args:
@@ -96,10 +97,10 @@ class AffectMetrics:
             self._moments = _merged(self._moments, _moments(y, p))
 
     def merge(self, other: AffectMetrics) -> AffectMetrics:
-        """Adds the samples another one has seen, and returns itself.
+        """Adds the samples of another object and returns itself.
 
         Raises:
-            ValueError: ``other`` has other labels.
+            ValueError: ``other`` has different labels.
         """
         if other.labels != self.labels:
             raise ValueError(problem("other", f"of the labels {self.labels}", other.labels, "merge like with like"))
@@ -107,10 +108,10 @@ class AffectMetrics:
         return self
 
     def synchronize(self, group: dist.ProcessGroup | None = None) -> AffectMetrics:
-        """The samples of all processes together, as a new object; this one keeps its own.
+        """The samples of all processes together, as a new object; this object is unchanged.
 
-        Every process of ``group`` has to call it, also one that has seen no sample. All of them get the same bits.
-        Without an initialised process group it is a copy.
+        Every process of ``group`` must call it, even one without samples. All of them get the same bits. Without an
+        initialised process group the result is a copy.
 
         Args:
             group: processes to join; None for all of them.
@@ -131,9 +132,9 @@ class AffectMetrics:
 
         Returns:
             ``{"rmse": {...}, "sagr": {...}, "pcc": {...}, "ccc": {...}, "label_sd": {...}}``: for each figure one
-            number a label, under its name, and their average under ``"mean"`` (not for ``label_sd``, the labels'
-            standard deviation, which says on what the others were measured). RMSE and ``label_sd`` have the labels'
-            unit. Where labels or predictions are constant, PCC is 0/0; it and CCC are 0, with a warning.
+            number per label, under its name, and their average under ``"mean"`` (not for ``label_sd``, the standard
+            deviation of the labels, which describes the test set). RMSE and ``label_sd`` have the labels' unit. Where
+            labels or predictions are constant, PCC is 0/0; it and CCC are 0, with a warning.
 
         Raises:
             ValueError: no sample has been seen.
@@ -180,7 +181,7 @@ class AffectMetrics:
 
 
 def _moments(y: Tensor, p: Tensor) -> _Moments:
-    """Of one batch, in two passes."""
+    """The moments of one batch, in two passes."""
     mean_y = y[0] + (y - y[0]).mean(dim=0)  # exact for a constant column
     mean_p = p[0] + (p - p[0]).mean(dim=0)
     dy, dp = y - mean_y, p - mean_p
@@ -197,7 +198,7 @@ def _moments(y: Tensor, p: Tensor) -> _Moments:
 
 
 def _merged(a: _Moments, b: _Moments) -> _Moments:
-    """Of both samples together (Chan, Golub & LeVeque 1979)."""
+    """The moments of both sets together (Chan, Golub & LeVeque 1979)."""
     if a.n[0] == 0 or b.n[0] == 0:
         return a if b.n[0] == 0 else b
     n = a.n + b.n
@@ -220,14 +221,14 @@ def rmse_bounds(pcc: float, label_sd: float, ccc: float | None = None, rounding:
 
     .. math:: \mathrm{RMSE}^2 \ge (1 - \mathrm{PCC}^2)\,\sigma_y^2
 
-    because no predictions are nearer to the labels than the best line through them. With CCC known too, and both
+    because predictions cannot be nearer to the labels than the best linear fit. If CCC is known too, and both are
     positive,
 
     .. math:: \mathrm{RMSE}^2 = 2\,\mathrm{PCC}\,\sigma_y \sigma_{\hat y} \left(\tfrac{1}{\mathrm{CCC}} - 1\right),
     \qquad
               \sigma_{\hat y} \in \sigma_y \left(t \pm \sqrt{t^2 - 1}\right), \quad t = \mathrm{PCC} / \mathrm{CCC}
 
-    the range of :math:`\sigma_{\hat y}` being what leaves :math:`(\mu_y - \mu_{\hat y})^2` positive.
+    where the range of :math:`\sigma_{\hat y}` keeps :math:`(\mu_y - \mu_{\hat y})^2` positive.
 
     Source: derived from the definitions of Kim & Song 2021, Evaluation metrics.
 
@@ -238,7 +239,7 @@ def rmse_bounds(pcc: float, label_sd: float, ccc: float | None = None, rounding:
         rounding: how far reported figures may be from the true ones, half a unit of their last place.
 
     Returns:
-        The bounds, in the unit of ``label_sd``; the upper one is infinite where PCC alone decides.
+        The bounds, in the unit of ``label_sd``; the upper bound is infinite without CCC.
 
     Raises:
         ValueError: a figure is out of range, or ``ccc`` is larger than ``pcc`` allows.
@@ -262,15 +263,15 @@ def rmse_bounds(pcc: float, label_sd: float, ccc: float | None = None, rounding:
         t = max(1.0, r / c)
         return label_sd * math.sqrt(2 * r * (1 / c - 1) * (t + side * math.sqrt(t * t - 1)))
 
-    nearest = 2 * r * r / (1 + r * r)  # the CCC of the best line, where the lower bound is that of PCC alone
+    nearest = 2 * r * r / (1 + r * r)  # the CCC of the best linear fit, at which the lower bound is that of PCC alone
     return rmse(min(max(nearest, least), most), -1), rmse(least, 1)
 
 
 def feasible(rmse: float, pcc: float, label_sd: float, rounding: float = 0.0, ccc: float | None = None) -> bool:
     r"""Whether an RMSE and correlations can have been computed from the same predictions, all samples pooled.
 
-    Tables can fail this: where RMSE was averaged over batches, or the figures come from different labels. See
-    :func:`rmse_bounds` for the formula and its source.
+    Published tables can fail this check if RMSE was averaged over batches or the figures come from different labels.
+    See :func:`rmse_bounds` for the formula and its source.
 
     Args:
         rmse: as reported, at least 0.
@@ -280,7 +281,7 @@ def feasible(rmse: float, pcc: float, label_sd: float, rounding: float = 0.0, cc
         ccc: as reported; None if unknown.
 
     Returns:
-        False where no predictions for labels of this standard deviation have these figures.
+        False if no predictions for labels with this standard deviation can have these figures.
 
     Raises:
         ValueError: a figure is out of range.
@@ -341,10 +342,11 @@ def bootstrap_interval(
         metric: ``metric(target, prediction)``, such as ``functional.concordance_correlation``; returns a tensor.
         target: labels, shape ``(N,)`` or ``(N, L)``.
         prediction: same shape.
-        groups: group of each row, ``N`` numbers or names, such as the video or the person; None: every row its own.
+        groups: group of each row, ``N`` numbers or names, such as the video or the person; None: every row is its own
+            group.
         confidence: share of the resampled results inside the interval, between 0 and 1.
         resamples: number of resamples.
-        seed: of the drawing; the same seed gives the same interval.
+        seed: random seed; the same seed gives the same interval.
 
     Returns:
         The figure of the data, and the two ends of the interval: float64, each of the metric's shape.

@@ -31,25 +31,26 @@ def kmeans(
 
     Each iteration assigns every row to its nearest centre (ties to the lower centre) and moves the centres to
     their means, summed in float64. An empty cluster moves to the row that is farthest from its centre (several
-    to the farthest ones, ties to the lower row). It ends when no assignment changes or after ``iterations``.
+    to the farthest ones, ties to the lower row). It stops when no assignment changes or after ``iterations``.
 
-    Sources: Lloyd 1982; for ``"k-means++"`` Arthur & Vassilvitskii 2007, without local trials. ``"random"``,
-    20 iterations and one start is what pytorch-metric-learning asks of faiss for its NMI; faiss splits a large
-    cluster where this moves to the farthest row, and trains on at most 256 rows a cluster.
+    Sources: Lloyd 1982; for ``"k-means++"`` Arthur & Vassilvitskii 2007, without local trials.
+    pytorch-metric-learning's NMI uses faiss with ``"random"``, 20 iterations and one start. For an empty cluster faiss
+    splits a large one, whereas this function moves it to the farthest row; faiss trains on at most 256 rows per
+    cluster.
 
     Args:
         x: shape ``(N, D)``, any floating dtype; computed in float32.
         clusters: from 1 to ``N``.
-        init: ``"random"``: distinct rows. ``"k-means++"``: rows far from each other, one at a time: the better
-            start, for ``clusters`` passes over ``x``.
-        n_init: how many starts; the one with the smallest sum of squared distances is kept.
-        iterations: the most updates of one start.
-        seed: of a generator of its own: the global random state is neither read nor moved.
+        init: ``"random"``: distinct rows. ``"k-means++"``: rows far from each other, chosen one at a time: a better
+            start, at the cost of ``clusters`` passes over ``x``.
+        n_init: number of starts; the result with the smallest sum of squared distances is kept.
+        iterations: maximum number of updates per start.
+        seed: seed of a separate generator: the global random state is neither read nor changed.
         tile_entries: distances held at once.
 
     Returns:
-        The cluster of every row, int64 ``(N,)`` in ``[0, clusters)``. Fewer distinct rows than ``clusters``
-        leave some empty.
+        The cluster of every row, int64 ``(N,)`` in ``[0, clusters)``. With fewer distinct rows than ``clusters`` some
+        clusters are empty.
 
     Raises:
         TypeError: ``x`` is not a floating-point tensor.
@@ -86,7 +87,7 @@ def _random_rows(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor
 
 
 def _plus_plus(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    """Each centre a row, drawn with probability proportional to its squared distance from the nearest so far."""
+    """Each centre is a row, drawn with probability proportional to its squared distance from the nearest centre."""
     uniforms = torch.rand(clusters, generator=generator, dtype=torch.float64).to(x.device)
     norms = x.square().sum(dim=1)
     centres = torch.empty(clusters, x.shape[1], device=x.device)
@@ -146,7 +147,7 @@ def normalized_mutual_information(labels: Tensor, clusters: Tensor) -> float:
         clusters: integers of shape ``(N,)``.
 
     Returns:
-        From 0 to 1; 1 where both are one group (nothing to tell apart, and nothing told wrongly), NaN for N = 0.
+        From 0 to 1; 1 if both consist of one group (there is nothing to get wrong), NaN for N = 0.
 
     Raises:
         TypeError: an argument is not a tensor of integers.
@@ -169,7 +170,7 @@ def normalized_mutual_information(labels: Tensor, clusters: Tensor) -> float:
 
 
 def adjusted_mutual_information(labels: Tensor, clusters: Tensor) -> float:
-    r"""AMI: mutual information corrected for what random clusters of the same sizes would share.
+    r"""AMI: mutual information, corrected for the amount that random clusters of the same sizes would share.
 
     .. math:: \mathrm{AMI} = \frac{I - E[I]}{\tfrac12 (H(Y) + H(Z)) - E[I]}, \qquad
               E[I] = \sum_{y, z} \sum_{n} \frac{n}{N} \log \frac{N n}{n_y n_z}\;
@@ -184,7 +185,7 @@ def adjusted_mutual_information(labels: Tensor, clusters: Tensor) -> float:
         clusters: integers of shape ``(N,)``.
 
     Returns:
-        At most 1; about 0 for random clusters, below for worse. 1 where both are one group, NaN for N = 0.
+        At most 1; about 0 for random clusters, negative for worse. 1 if both consist of one group, NaN for N = 0.
 
     Raises:
         TypeError: an argument is not a tensor of integers.

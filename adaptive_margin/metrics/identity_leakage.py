@@ -1,8 +1,8 @@
-r"""How much an encoder's features say about who it is: the paper's claim of person independence, as numbers.
+r"""How much an encoder's features reveal about identity: the paper's claim of person independence, measured.
 
-Two questions, each beside what guessing would give. Retrieval: is the nearest other feature the same person's? A linear
-probe: can a logistic regression name the person? Asked of people the encoder was trained on ("seen") and of others
-("unseen"), and of the same network trained without the critic, they say whether adversarial learning removed identity.
+Two questions, each compared with chance. Retrieval: does the nearest other feature belong to the same person? Linear
+probe: can a logistic regression name the person? The answers for people the encoder was trained on ("seen"), for others
+("unseen"), and for the same network trained without the critic show whether adversarial learning removed identity.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class IdentityLeakage:
-    """What features give away of identity. A figure that is not defined is NaN, and ``reason`` says why.
+    """What features reveal about identity. An undefined figure is NaN, and ``reason`` says why.
 
     Attributes:
-        people: different people among the rows.
-        rows: rows looked at.
-        recall_at_1: share of rows whose nearest other row, by cosine, is the same person's.
-        recall_at_1_chance: of a random order.
+        people: number of different people among the rows.
+        rows: number of rows used.
+        recall_at_1: share of rows whose nearest other row, by cosine, belongs to the same person.
+        recall_at_1_chance: the same for a random order.
         map_at_r: mean average precision at R of the same search.
-        map_at_r_chance: of a random order.
-        probe_accuracy: share of held-out rows whose person a logistic regression names.
-        probe_low: lower end of its interval, drawn by person.
+        map_at_r_chance: the same for a random order.
+        probe_accuracy: share of held-out rows whose person a logistic regression names correctly.
+        probe_low: lower end of its interval, a bootstrap over people.
         probe_high: upper end.
         probe_chance: accuracy of always naming the person with most training rows.
-        probe_people: people the probe knows: those with rows on both sides of its split.
-        reason: why figures are NaN; empty where none is.
+        probe_people: number of people the probe knows: those with rows on both sides of its split.
+        reason: why figures are NaN; empty if none is.
     """
 
     people: int
@@ -57,7 +57,7 @@ class IdentityLeakage:
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON: None where a figure is not defined."""
+        """Plain values, for JSON: None if a figure is not defined."""
         plain = asdict(self)
         return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in plain.items()}
 
@@ -80,28 +80,29 @@ def identity_leakage(
     .. math:: E[\mathrm{Recall@}1] = \frac{R}{n}, \qquad
               E[\mathrm{MAP@}R] = \frac{1}{n} \sum_{i=1}^{R} \frac1i \left(1 + \frac{(i-1)(R-1)}{n-1}\right)
 
-    **Probe.** Features are standardised, each person's rows are split, and a multinomial logistic regression with an
-    L2 penalty is fitted on one side and asked on the other. Its interval draws people with replacement
-    (:func:`~adaptive_margin.metrics.bootstrap_interval`) and holds the fitted probe fixed.
+    **Probe.** Features are standardised, each person's rows are split, and a multinomial logistic regression with an L2
+    penalty is fitted on one side and tested on the other. Its interval draws people with replacement
+    (:func:`~adaptive_margin.metrics.bootstrap_interval`) and keeps the fitted probe fixed.
 
     Source: ours. The paper shows a t-SNE plot as evidence that CAF is person-independent and gives no number.
 
     Args:
         features: shape ``(N, F)``, any floating dtype; computed in float32 (retrieval) and float64 (probe).
-        people: who, integers of shape ``(N,)``; a row with a negative number is of nobody known and is left out.
-        exclude: group of each row, ``N`` numbers or names: the video, where rows are frames. Rows of one group
-            never find each other, and are on one side of the probe's split. None: every row its own.
-        test_share: share of each person's rows (or groups) that the probe is asked about, between 0 and 1; at least
-            one, and at least one is left to train on.
+        people: the person of each row, integers of shape ``(N,)``; a negative number means unknown, and the row is left
+            out.
+        exclude: group of each row, ``N`` numbers or names: for frames, the video. Rows of one group never find each
+            other and are on the same side of the probe's split. None: every row is its own group.
+        test_share: share of each person's rows (or groups) on which the probe is tested, between 0 and 1; at least one
+            is for the test and at least one for training.
         regularization: C of scikit-learn's ``LogisticRegression``.
-        resamples: of the probe's interval.
-        seed: of split and interval.
+        resamples: number of resamples for the probe's interval.
+        seed: random seed of split and interval.
 
     Returns:
-        The figures. With fewer than two people, or none who can be split, those that need more are NaN.
+        The figures. With fewer than two people, or nobody whose rows can be split, the figures that need more are NaN.
 
     Raises:
-        TypeError: features are no floating-point tensor, or people no integers.
+        TypeError: features are not a floating-point tensor, or people are not integers.
         ValueError: wrong shapes, features that are not finite, or an option out of range.
 
     Example:
@@ -196,7 +197,7 @@ def _map_by_chance(same: int, n: int) -> float:
 
 
 def _split(codes: Integers, group: Integers, test_share: float, seed: int) -> tuple[Integers, Integers]:
-    """Rows to train on and rows to ask about, both of every person whose rows lie in two groups or more."""
+    """Training rows and test rows of every person whose rows are in at least two groups."""
     generator = np.random.default_rng(seed)
     train, test = [], []
     for person in range(int(codes.max()) + 1):
@@ -215,7 +216,7 @@ def _split(codes: Integers, group: Integers, test_share: float, seed: int) -> tu
 def _probe(
     x: Tensor, codes: Integers, group: Integers, test_share: float, regularization: float, resamples: int, seed: int
 ) -> tuple[dict[str, float], int, str]:
-    """Accuracy of the linear probe, its interval and chance; how many people it knows; why it could not be asked."""
+    """Accuracy of the linear probe, its interval and chance; how many people it knows; why it could not be tested."""
     train, test = _split(codes, group, test_share, seed)
     people = len(np.unique(codes[train]))
     if people < 2:

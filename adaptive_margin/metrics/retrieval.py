@@ -1,4 +1,4 @@
-"""Retrieval figures of embeddings of any number, in memory for one tile of distances."""
+"""Retrieval figures of any number of embeddings, in memory for one tile of distances."""
 
 from __future__ import annotations
 
@@ -39,44 +39,46 @@ SQUARED = 2.0**-40
 class RetrievalMetrics:
     r"""Recall@k, R-Precision, MAP@R, NMI and AMI, without an N×N matrix or N lists of neighbours.
 
-    For a query of class :math:`y` let :math:`g_i = 1` where its :math:`i`-th nearest reference has its class, and
-    :math:`R` the number of references of its class, itself left out. Averaged over the queries with :math:`R > 0`:
+    For a query of class :math:`y` let :math:`g_i = 1` if its :math:`i`-th nearest reference has the same class, and
+    :math:`R` the number of references of that class, without the query itself. Averaged over the queries with :math:`R
+    > 0`:
 
     .. math:: \mathrm{Recall@}k = [\textstyle\sum_{i \le k} g_i > 0], \qquad
               \mathrm{RP} = \frac1R \sum_{i \le R} g_i, \qquad
               \mathrm{MAP@R} = \frac1R \sum_{i \le R} g_i\, \frac1i \sum_{j \le i} g_j
 
-    Sources: Oh Song et al. 2016 (after Jégou et al. 2011) for Recall@k as metric learning uses it: found at all, not
+    Sources: Oh Song et al. 2016 (after Jégou et al. 2011) for Recall@k as used in metric learning: found at all, not
     the share found; Musgrave et al. 2020, *A Metric Learning Reality Check*, for RP and MAP@R. Equal to
-    pytorch-metric-learning's ``AccuracyCalculator``: its ``precision_at_1`` is ``recall_at_1``, the other names are
-    the same.
+    pytorch-metric-learning's ``AccuracyCalculator``: its ``precision_at_1`` is ``recall_at_1``, the other names are the
+    same.
 
-    **Lone queries**, whose class has no (other) reference, count in no retrieval figure, as in the host;
+    **Lone queries**, whose class has no (other) reference, are left out of all retrieval figures, as in the host;
     ``counted_queries`` and ``lone_queries`` of the last call say how many. A figure over no query is NaN. **Ties** go
-    to the lower reference index. A query that is a reference never finds its own index; it does find its duplicates.
-    ``k`` beyond the references finds all of them: the figure is then 1 by definition, not an error.
+    to the lower reference index. A query that is also a reference never finds its own index, but it does find its
+    duplicates. ``k`` beyond the references finds all of them: the figure is then 1 by definition, not an error.
 
     Args:
         ks: the ``k`` of every Recall@k.
-        at_r: RP and MAP@R too. They need the ``max(R)`` nearest of every query: with few classes, half the data.
+        at_r: also compute RP and MAP@R. They need the ``max(R)`` nearest references of every query: with few classes,
+            this can be half the data.
         distance: ``"squared_l2"`` or ``"cosine"``.
-        clustering: what makes as many clusters of the queries as they have classes, for NMI and AMI: None leaves
-            both out; ``"kmeans"`` is :func:`~adaptive_margin.metrics.kmeans` with its defaults; ``"faiss"`` and
-            ``"sklearn"`` are theirs (20 iterations from random rows, 10 from k-means++); or any
-            ``function(embeddings, clusters)``, the host's ``kmeans_func`` for instance. With ``distance="cosine"``
-            the rows it gets have unit norm.
+        clustering: the method that splits the queries into as many clusters as they have classes, for NMI and AMI: None
+            leaves both out; ``"kmeans"`` is :func:`~adaptive_margin.metrics.kmeans` with its defaults; ``"faiss"`` and
+            ``"sklearn"`` use those libraries (20 iterations from random rows, 10 from k-means++); or any
+            ``function(embeddings, clusters)``, the host's ``kmeans_func`` for instance. With ``distance="cosine"`` its
+            input rows have unit norm.
         search: ``"tiled"`` on the embeddings' device, or ``"faiss"``: its flat index on the CPU, which copies the
             references and leaves ties as faiss finds them.
-        seed: of ``"kmeans"``, ``"faiss"`` and ``"sklearn"``.
+        seed: random seed of ``"kmeans"``, ``"faiss"`` and ``"sklearn"``.
         tile_entries: distances held at once by ``"tiled"``.
-        include: the figures that are wanted, by name; all of them without. What none asks for is not computed. The
-            host's ``"precision_at_1"`` is ``recall_at_1`` under that name.
-        exclude: those that are not; the host's figures that are not computed anyway may be among them.
+        include: names of the figures to compute; by default all. Nothing else is computed. The host's
+            ``"precision_at_1"`` is ``recall_at_1`` under another name.
+        exclude: names of figures to leave out; figures of the host that are not computed anyway are allowed.
 
     Raises:
         TypeError: embeddings or labels are neither a tensor nor an array of numbers, or labels are not whole.
-        ValueError: a wrong option, a figure that is none, shape or device, or an embedding that is not finite.
-        ImportError: faiss or scikit-learn was asked for and is not installed.
+        ValueError: a wrong option, shape or device, an unknown figure, or an embedding that is not finite.
+        ImportError: faiss or scikit-learn was requested and is not installed.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [1.1], [3.0], [9.0]])
@@ -147,8 +149,8 @@ class RetrievalMetrics:
             reference: shape ``(R, D)``, a gallery. Without it every query searches the other queries.
             reference_labels: shape ``(R,)``.
             ref_includes_query: the first ``Q`` references are the queries, in their order, as in the host.
-            include: of this object's figures those that are wanted in this call; all without.
-            exclude: those that are not.
+            include: the figures of this object to compute in this call; by default all.
+            exclude: figures to leave out.
 
         Returns:
             Python floats: ``recall_at_<k>`` for every k, ``r_precision``, ``mean_average_precision_at_r``, and with
@@ -190,7 +192,7 @@ class RetrievalMetrics:
         include: Collection[str] = (),
         exclude: Collection[str] = (),
     ) -> dict[str, float]:
-        """The figures, under the name by which the host's testers ask their ``accuracy_calculator``."""
+        """The figures, under the method name that the host's testers call on their ``accuracy_calculator``."""
         return self(query, query_labels, reference, reference_labels, ref_includes_query, include, exclude)
 
     def get_curr_metrics(self) -> list[str]:
@@ -198,7 +200,7 @@ class RetrievalMetrics:
         return list(self._names)
 
     def _chosen(self, include: Collection[str], exclude: Collection[str]) -> list[str]:
-        """The figures that are included, or all, less those that are excluded."""
+        """The included figures, or all, without the excluded ones."""
         known = {*self._names, *(alias for alias, name in ALIASES.items() if name in self._names)}
         for argument, names, allowed in (("include", include, known), ("exclude", exclude, known | HOSTS)):
             if isinstance(names, str) or not isinstance(names, Collection):
@@ -206,12 +208,12 @@ class RetrievalMetrics:
             if unknown := [name for name in names if name not in allowed]:
                 remedy = "ks, at_r and clustering say which figures there are"
                 raise ValueError(problem(argument, f"among {', '.join(sorted(allowed))}", ", ".join(unknown), remedy))
-        wanted = sorted(include) if isinstance(include, Set) else include  # a set has no order of its own
+        wanted = sorted(include) if isinstance(include, Set) else include  # a set is unordered
         left_out = {ALIASES.get(name, name) for name in exclude}
         return [name for name in dict.fromkeys(wanted or self._names) if ALIASES.get(name, name) not in left_out]
 
     def description(self) -> str:
-        """What the host's testers add to the name of their results: nothing."""
+        """The text that the host's testers add to the name of their results: empty."""
         return ""
 
     def _retrieval(
@@ -288,7 +290,7 @@ def _rows(argument: str, x: Array) -> Tensor:
 
 
 def _classes(argument: str, labels: Array, rows: Tensor, of: str) -> Tensor:
-    """One class a row; the host's testers hand them over as floats."""
+    """One class per row; the host's testers pass them as floats."""
     labels = torch.from_numpy(labels) if isinstance(labels, np.ndarray) else labels
     if isinstance(labels, Tensor) and labels.is_floating_point() and bool((labels == labels.trunc()).all()):
         check_finite(argument, labels)
@@ -298,7 +300,7 @@ def _classes(argument: str, labels: Array, rows: Tensor, of: str) -> Tensor:
 
 
 def _scaled(query: Tensor, reference: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """Both divided by one power of two where their squares could leave float32: no figure changes with the scale."""
+    """Both divided by one power of two if their squares could leave float32: the figures do not depend on the scale."""
     largest = [largest_magnitude("query", query).double()]
     if reference is not None:
         largest.append(largest_magnitude("reference", reference).double().to(query.device))
@@ -324,7 +326,7 @@ def _faiss() -> ModuleType:
 def _faiss_tiles(
     query: Tensor, reference: Tensor, k: int, distance: Metric, exclude_self: bool, tile_entries: int
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """What :func:`neighbour_tiles` gives, from faiss' flat index on the CPU: the order of ties is its own."""
+    """The same as :func:`neighbour_tiles`, from faiss' flat index on the CPU, which orders ties differently."""
     x, y = (v.detach().float().cpu() for v in (query, reference))
     if distance == "cosine":
         x, y = normalize(x, dim=1), normalize(y, dim=1)

@@ -1,4 +1,4 @@
-"""How sure a mean over few seeds is."""
+"""The uncertainty of a mean over few seeds."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def student_interval(
 
     .. math:: \bar x \pm t_{n-1,\,(1 + c)/2}\; s / \sqrt n
 
-    Source: Student 1908, *The probable error of a mean*. Of paired differences it is the interval of the paired test.
+    Source: Student 1908, *The probable error of a mean*. For paired differences it is the interval of the paired test.
 
     Args:
-        values: :math:`x`, one number a seed, at least one.
+        values: :math:`x`, one number per seed, at least one.
         confidence: c, in (0, 1).
 
     Returns:
-        Mean, lower and upper end; the ends are NaN for a single number, which says nothing about its spread.
+        Mean, lower and upper end; for a single number, which has no spread, the ends are NaN.
 
     Raises:
         ValueError: no values, or a confidence out of range.

@@ -1,4 +1,4 @@
-"""What both miners ask of their input."""
+"""The input checks of both miners."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..functional.checks import check_finite, check_labels, check_matrix, check_
 
 
 def check_mining(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> None:
-    """Raises a TypeError or a ValueError that names the argument, before the host looks at it."""
+    """Raises a TypeError or a ValueError that names the argument, before the host gets it."""
     check_matrix("embeddings", embeddings)
     check_finite("embeddings", embeddings)
     check_labels("labels", labels, len(embeddings))
@@ -25,6 +25,6 @@ def check_mining(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref
 
 
 def in_single_precision(embeddings: Tensor, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in one dtype, half precision as float32: the host's distances have no half-precision path of their own."""
+    """Both in one dtype, half precision as float32: the host's distances have no half-precision path."""
     dtype = torch.promote_types(torch.promote_types(embeddings.dtype, ref_emb.dtype), torch.float32)
     return embeddings.to(dtype), ref_emb.to(dtype)

@@ -1,4 +1,4 @@
-"""A miner of pytorch-metric-learning with a margin that the batch decides."""
+"""A miner of pytorch-metric-learning with the margin of each batch."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ from ..losses.transparent import Transparent
 from ..margins import Margin
 
 COUNTS = {"num_pos_pairs", "num_neg_pairs", "num_triplets"}
-"""What every miner of the host notes."""
+"""Statistics that every miner of the host records."""
 
 
 class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner, table=MINERS):
-    r"""Mines at the margin of the batch.
+    r"""Mines with the margin of the batch.
 
-    Source: Kim & Song, AAAI 2021, "DML with adaptive margin". As :class:`~adaptive_margin.AdaptiveMarginLoss`, for the
-    miners whose threshold is a margin. The wrapped miner is the caller's own object and never changed.
+    Source: Kim & Song, AAAI 2021, "DML with adaptive margin". Like :class:`~adaptive_margin.AdaptiveMarginLoss`, but
+    for miners whose threshold is a margin. The wrapped miner is the caller's own object and is never changed.
 
     Args:
         miner: one of :meth:`supported`, or a subclass of one.
-        margin: a :class:`~adaptive_margin.Margin` with one margin a batch, or a number; by default
+        margin: a :class:`~adaptive_margin.Margin` with one margin per batch, or a number; by default
             ``AdaptiveMargin()``.
         units: as for :class:`~adaptive_margin.AdaptiveMarginLoss`.
         collect_stats: whether to record ``current_margin``, the margin in the miner's unit.
 
     Shapes:
-        As the wrapped miner: ``miner(embeddings (B, D), labels (B,), ref_emb=None, ref_labels=None)`` gives an index
-        tuple.
+        The same as for the wrapped miner: ``miner(embeddings (B, D), labels (B,), ref_emb=None, ref_labels=None)``
+        gives an index tuple.
 
     Raises:
         TypeError: the miner has no margin of this kind; the message says what is supported.
@@ -75,7 +75,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
 
     @classmethod
     def supported(cls) -> dict[str, Swap]:
-        """The miners whose margin can be exchanged, by name: ``attribute``, its ``unit`` and the default ``units``.
+        """The miners whose margin can be replaced, by name: ``attribute``, its ``unit`` and the default ``units``.
 
         Example:
             >>> AdaptiveMarginMiner.supported()["MultiSimilarityMiner"].attribute
@@ -86,7 +86,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
     def forward(
         self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None = None, ref_labels: Tensor | None = None
     ) -> Any:
-        """The wrapped miner's index tuple at the margin of this batch."""
+        """The wrapped miner's index tuple with the margin of this batch."""
         self.reset_stats()
         self._check_margin(self.margin)
         labels, ref_labels = as_classes(labels, ref_labels)
@@ -121,7 +121,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
 
     @property
     def units(self) -> Units:
-        """How the margin enters: as asked for, or the default for this margin and the miner's present distance."""
+        """How the miner uses the margin: as requested, or the default for this margin and the current distance."""
         return resolve_units(self._units, self.margin, self.exchange, self.miner)
 
     @units.setter
@@ -137,5 +137,5 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
             resolve_units(self._units, margin, self.exchange, self.miner)
 
     def extra_repr(self) -> str:
-        """What is exchanged, for ``print(miner)``."""
+        """The replaced attribute, for ``print(miner)``."""
         return f"{self.exchange.host}.{self.exchange.attribute}, units={self.units!r}"

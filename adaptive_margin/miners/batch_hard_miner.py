@@ -23,14 +23,14 @@ STATISTICS = (
 
 
 class TiledBatchHardMiner(BaseMiner):
-    r"""Batch-hard mining: one triplet an anchor, of its farthest positive and its nearest negative.
+    r"""Batch-hard mining: one triplet per anchor, with its farthest positive and its nearest negative.
 
     .. math:: p(a) = \arg\max_{p \ne a,\ y_p = y_a} d(a, p), \qquad n(a) = \arg\min_{y_n \ne y_a} d(a, n)
 
-    The output of pytorch-metric-learning's ``BatchHardMiner``, for any of its distances (for a similarity the words
-    far and near change places), without the index tuples of all pairs: that miner holds four int64 indices, a mask
-    and a copy of the matrix for B × R pairs, this one a block of rows. Of equally hard ones the lower index is taken.
-    Half-precision embeddings are compared in float32. Anchors without a positive or without a negative are left out.
+    The output of pytorch-metric-learning's ``BatchHardMiner``, for any of its distances (for a similarity, far and near
+    are swapped), without the index tuples of all pairs. That miner holds four int64 indices, a mask and a copy of the
+    matrix for B × R pairs; this one holds a block of rows. Ties go to the lower index. Half-precision embeddings are
+    compared in float32. Anchors without a positive or without a negative are left out.
 
     Source: Hermans, Beyer & Leibe 2017, *In Defense of the Triplet Loss*, Eq. (5). On CUDA there is one
     synchronisation, for the number of triplets.
@@ -40,14 +40,14 @@ class TiledBatchHardMiner(BaseMiner):
         collect_stats: record the host's statistics, ``hardest_triplet`` and so on (synchronises).
         tile_entries: distances held at once.
 
-    The call takes ``embeddings`` ``(B, D)``, ``labels`` ``(B,)`` and perhaps ``ref_emb`` ``(R, D)``, ``ref_labels``
-    ``(R,)``, where positives and negatives then come from. Where ``ref_labels`` is the very tensor ``labels``, the
-    references are the batch and an anchor is not its own positive, as in the host. It returns ``(a, p, n)``, three
-    int64 tensors of shape ``(T,)``, ``T <= B``.
+    The call takes ``embeddings`` ``(B, D)``, ``labels`` ``(B,)`` and optionally ``ref_emb`` ``(R, D)``, ``ref_labels``
+    ``(R,)``, from which positives and negatives are then taken. If ``ref_labels`` is the same tensor object as
+    ``labels``, the references are the batch and an anchor is not its own positive, as in the host. It returns ``(a, p,
+    n)``, three int64 tensors of shape ``(T,)``, ``T <= B``.
 
     Raises:
         TypeError: an embedding is not a floating-point tensor, or a label not a tensor of integers.
-        ValueError: a wrong shape, a value that is not finite, references without labels, or no tile.
+        ValueError: a wrong shape, a value that is not finite, references without labels, or an invalid tile size.
 
     Example:
         >>> embeddings = torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0], [-1.0, 0.0]])

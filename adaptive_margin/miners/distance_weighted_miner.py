@@ -1,4 +1,4 @@
-"""Negatives drawn evenly over distances, in row tiles."""
+"""Negatives drawn evenly over all distances, in row tiles."""
 
 from __future__ import annotations
 
@@ -25,42 +25,42 @@ class TiledDistanceWeightedMiner(BaseMiner):
 
     Source: Wu, Manmatha, Smola & Krähenbühl 2017, *Sampling Matters in Deep Embedding Learning*, section 4; the
     weights are :func:`~adaptive_margin.functional.distance_log_weights`. The draws are independent, with replacement.
-    Differs from pytorch-metric-learning's ``DistanceWeightedMiner``:
+    It differs from pytorch-metric-learning's ``DistanceWeightedMiner`` in these points:
 
-    - The class is masked before the maximum is subtracted, and the maximum is the row's own: no row underflows to
-      a sum of zero, no opposite point gives infinity.
+    - The class is masked before the maximum is subtracted, and the maximum is that of the row: no row underflows to a
+      sum of zero, and opposite points do not give infinity.
     - An anchor whose negatives are all at or beyond ``nonzero_loss_cutoff`` draws among them uniformly. The host drops
-      it; the authors' code draws among all samples, its own class included.
-    - By default each anchor meets each of its positives once, :math:`k - 1` triplets for :math:`k` images a
+      it; the authors' code draws among all samples, including its own class.
+    - By default each anchor is paired with each of its positives once, :math:`k - 1` triplets for :math:`k` images per
       class, as in the authors' code. The host draws :math:`k` positives with replacement.
     - No loop over classes, no B × R weights: a block of rows at a time.
 
-    The draws come from torch's global generator of the embeddings' device, two numbers a triplet at most, all before
+    The random numbers come from torch's global generator of the embeddings' device, at most two per triplet, all before
     the first tile: a seed gives the same triplets for every tile size. Weights below :math:`2^{-40}` of the row's
     largest are zero. On CUDA there is one synchronisation, for the number of triplets.
 
     Args:
         cutoff: distances below it count as equal to it, in [0, 1.999): it bounds the variance of the draws.
-        nonzero_loss_cutoff: negatives at this distance or farther are not drawn (if another is there); None: all are.
-            Up to ``cutoff`` it leaves distances that are not told apart: a uniform draw.
-            The default suits a margin loss at beta 1.2 and margin 0.2, where they have no loss.
-        triplets_per_anchor: None: one for each positive; or a number, whose positives are drawn uniformly with
-            replacement.
-        distance: ``LpDistance(p=2)``, the only one that :math:`q` holds for: of unit vectors.
+        nonzero_loss_cutoff: negatives at this distance or farther are not drawn (if there are others); None: no limit.
+            At or below ``cutoff`` all remaining distances count as equal, so the draw is uniform. The default suits a
+            margin loss with beta 1.2 and margin 0.2, where farther negatives have no loss.
+        triplets_per_anchor: None: one for each positive; or a number of triplets, whose positives are drawn uniformly
+            with replacement.
+        distance: ``LpDistance(p=2)``, the only distance for which :math:`q` is valid: that of unit vectors.
         collect_stats: record the host's statistics.
         tile_entries: distances held at once.
 
-    The call takes ``embeddings`` ``(B, D)``, ``labels`` ``(B,)`` and perhaps ``ref_emb`` ``(R, D)``, ``ref_labels``
-    ``(R,)``, where positives and negatives then come from. Where ``ref_labels`` is the very tensor ``labels``, the
-    references are the batch and an anchor is not its own positive, as in the host. It returns ``(a, p, n)``, three
-    int64 tensors of shape ``(T,)``, anchors ascending. Anchors without a positive or without a sample of another
-    class are left out.
+    The call takes ``embeddings`` ``(B, D)``, ``labels`` ``(B,)`` and optionally ``ref_emb`` ``(R, D)``, ``ref_labels``
+    ``(R,)``, from which positives and negatives are then taken. If ``ref_labels`` is the same tensor object as
+    ``labels``, the references are the batch and an anchor is not its own positive, as in the host. It returns ``(a, p,
+    n)``, three int64 tensors of shape ``(T,)``, anchors ascending. Anchors without a positive or without a sample of
+    another class are left out.
 
     Raises:
-        TypeError: the distance is no ``LpDistance``, an embedding not a floating-point tensor, or a label not a tensor
-            of integers.
-        ValueError: a cutoff or the distance's options, a wrong shape, a value that is not finite, or references without
-            labels.
+        TypeError: the distance is not an ``LpDistance``, an embedding not a floating-point tensor, or a label not a
+            tensor of integers.
+        ValueError: an invalid cutoff or distance option, a wrong shape, a value that is not finite, or references
+            without labels.
 
     Example:
         >>> embeddings, labels = torch.randn(6, 16), torch.tensor([0, 0, 0, 1, 1, 2])
@@ -123,7 +123,7 @@ class TiledDistanceWeightedMiner(BaseMiner):
     def _pairs(
         self, labels: Tensor, ref_labels: Tensor, own: bool, tiles: list[tuple[int, int]]
     ) -> tuple[Tensor, Tensor, list[int]]:
-        """Every anchor with its positives, and how many pairs there are at the end of every tile."""
+        """Every anchor with its positives, and the cumulative number of pairs at the end of every tile."""
         by_class = ref_labels.argsort(stable=True)  # a class is one run of references, ascending
         ordered = ref_labels[by_class]
         first = torch.searchsorted(ordered, labels)  # (B,)
@@ -148,10 +148,10 @@ class TiledDistanceWeightedMiner(BaseMiner):
         return anchors, by_class[first[anchors] + at], ends
 
     def _weights(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> Tensor:
-        """Weights of one tile of rows, ``(r, R)``, the largest of every row 1.
+        """Weights of one tile of rows, ``(r, R)``, scaled so that the largest of every row is 1.
 
-        A row without a negative would be NaN. It does not come here: the references are then of one class, of which
-        other anchors have no positive, so that no triplet is drawn at all.
+        A row without a negative would be NaN. This cannot happen here: all references would then be of one class,
+        anchors of other classes would have no positive, and no triplet would be drawn at all.
         """
         distances = self.distance(embeddings, ref_emb)  # cdist: float32 under autocast too
         different = labels.unsqueeze(1) != ref_labels.unsqueeze(0)
@@ -164,9 +164,9 @@ class TiledDistanceWeightedMiner(BaseMiner):
 def draw(weights: Tensor, rows: Tensor, uniforms: Tensor) -> Tensor:
     """One column for each of ``rows``, with probability proportional to its weight, by inverting the cumulative sum.
 
-    The sum is taken in integers, of weights in units of ``2**-bits``: exact, whatever the order of a parallel sum,
-    so that a column of weight zero has no number that leads to it. ``weights`` ``(r, R)`` in [0, 1]; the result
-    has the shape of ``rows``. A row of no weight must not be asked for.
+    The sum is computed in integers, of weights in units of ``2**-bits``. It is exact for any order of a parallel sum,
+    so a column of weight zero can never be drawn. ``weights`` ``(r, R)`` in [0, 1]; the result has the shape of
+    ``rows``. A row whose weights are all zero must not be requested.
 
     Example:
         >>> weights = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]])

@@ -1,7 +1,7 @@
-"""What both trainers stand on: runs that survive, several processes that act as one, logs, and command lines.
+"""The base of both trainers: runs that survive interruptions, several processes that act as one, logs, command lines.
 
-Nothing here knows what is trained. Importing it needs PyTorch alone; config files and TensorBoard need the
-extra ``train``, as does :mod:`adaptive_margin.training.command_line`, which is imported by itself.
+Nothing here depends on what is trained. Importing this package needs only PyTorch; config files and TensorBoard need
+the extra ``train``, as does :mod:`adaptive_margin.training.command_line`, which must be imported separately.
 """
 
 from ..atomic import DiskSpaceError, write_atomically

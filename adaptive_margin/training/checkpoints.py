@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or are not there, and are recognised when something has damaged them since."""
+"""Checkpoints that are either complete or absent; later damage is detected."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ NAME = re.compile(r"(step|best)-(\d+)-([0-9a-f]{16})\.pt")
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint is needed, and none can be used: the message says why, and what to do."""
+    """A checkpoint is needed, but none can be used: the message says why and what to do."""
 
 
 class Checkpoints:
-    """The checkpoints of a run, in a folder of their own: the newest few, and the best one.
+    """The checkpoints of a run, in their own folder: the newest few, and the best one.
 
-    A file is named ``step-STEP-CHECKSUM.pt``, the checksum being the first 16 hexadecimal digits of its SHA-256, and
-    has a digest inside too: one that was cut short or altered is recognised, also under another name. Inside is what
-    ``torch.save`` writes, read back with ``weights_only=True``, so that a stranger's checkpoint runs no code. One
-    process writes in a folder at a time.
+    A file is named ``step-STEP-CHECKSUM.pt``, where the checksum is the first 16 hexadecimal digits of its SHA-256. It
+    also contains a digest, so a truncated or altered file is detected even if it was renamed. The format is that of
+    ``torch.save``, read back with ``weights_only=True``, so a stranger's checkpoint runs no code. Only one process at a
+    time writes to a folder.
 
     Args:
-        folder: made when it is first needed.
-        keep: how many of the newest to keep, at least 1; 2 leave one to fall back to.
+        folder: created when it is first needed.
+        keep: how many of the newest to keep, at least 1; with 2 there is one to fall back to.
 
     Raises:
         ValueError: ``keep`` is less than 1.
@@ -56,7 +56,7 @@ class Checkpoints:
     def save(self, step: int, state: State) -> Path:
         """Writes a checkpoint, then removes the oldest beyond ``keep``.
 
-        Also removed are checkpoints of later steps: a run that goes on from here has abandoned them.
+        Checkpoints of later steps are also removed: a run that resumes from here has abandoned them.
 
         Args:
             step: steps done.
@@ -66,7 +66,7 @@ class Checkpoints:
             The file.
 
         Raises:
-            TypeError: something in ``state`` is of another type; its place is named.
+            TypeError: something in ``state`` has another type; the message says where.
             DiskSpaceError: no space; older checkpoints are intact.
         """
         path = self._write("step", step, {"step": step, "state": state})
@@ -79,7 +79,8 @@ class Checkpoints:
         return path
 
     def latest(self) -> tuple[int, State] | None:
-        """The newest checkpoint that is whole: its step and state, tensors on the CPU; None if there is none at all.
+        """The newest intact checkpoint: its step and its state, with tensors on the CPU; None if there is no checkpoint
+        at all.
 
         Warns:
             UserWarning: a newer one is damaged; its file is named.
@@ -101,9 +102,9 @@ class Checkpoints:
         return None
 
     def save_best(self, step: int, state: State, score: float) -> Path:
-        """Writes the checkpoint that scored best so far, in place of the one before; errors as in :meth:`save`.
+        """Writes the checkpoint with the best score so far, replacing the previous one; errors as in :meth:`save`.
 
-        Whether it is the best is the caller's knowledge, which goes on from a checkpoint with the rest of the run.
+        The caller decides whether it is the best; the best score is part of the state that a resumed run restores.
 
         Raises:
             ValueError: the score is NaN.
@@ -124,7 +125,7 @@ class Checkpoints:
             CheckpointError: it is damaged.
         """
         problems = []
-        for step, path in reversed(self._found("best")):  # two where a process was killed between writing and removing
+        for step, path in reversed(self._found("best")):  # two if a process was killed between writing and removing
             content = _read(path, step)
             if isinstance(content, dict):
                 return step, content["state"], content["score"]
@@ -134,7 +135,7 @@ class Checkpoints:
         return None
 
     def files(self) -> list[tuple[int, Path]]:
-        """Step and file of each checkpoint but the best, oldest first, damaged or not."""
+        """Step and file of each checkpoint except the best, oldest first, damaged or not."""
         return self._found("step")
 
     def _found(self, kind: str) -> list[tuple[int, Path]]:
@@ -158,7 +159,7 @@ def check_plain(state: Any, where: str = "state") -> None:
     """Checks that ``torch.load(..., weights_only=True)`` will read a state back.
 
     Raises:
-        TypeError: names the place, the type there, and what is expected.
+        TypeError: names the place, the type found there and the types expected.
 
     Example:
         >>> check_plain({"lr": 0.1, "weights": [torch.zeros(2)]})
@@ -185,7 +186,7 @@ def check_plain(state: Any, where: str = "state") -> None:
 
 
 def _read(path: Path, step: int) -> State | str:
-    """What is in the checkpoint of a step, or what is wrong with it."""
+    """The content of the checkpoint of a step, or what is wrong with it."""
     try:
         content = read_tensors(path)
     except DamagedFileError as error:

@@ -1,4 +1,4 @@
-"""Command lines made of a configuration's dataclass: presets, config files, flags, in that order."""
+"""Builds command lines from a configuration's dataclass: presets, config files, flags, in that order."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ def parse(
     description: str = "",
     preset_for: Callable[[str, C], C] | None = None,
 ) -> C:
-    """The configuration that a command line asks for.
+    """The configuration given by a command line.
 
-    ``--preset NAME`` says where to begin (else with the first preset), ``--config FILE.yaml`` changes what the file
-    names, and flags change the rest: ``--steps 100``, ``--encoder.lr 1e-4`` for inner dataclasses, ``--flag`` and
-    ``--no-flag`` for booleans. ``--help`` shows every option with the value that preset and file give it.
+    ``--preset NAME`` chooses the preset (by default the first), ``--config FILE.yaml`` overrides it with the options in
+    the file, and flags override both: ``--steps 100``, ``--encoder.lr 1e-4`` for inner dataclasses, ``--flag`` and
+    ``--no-flag`` for booleans. ``--help`` shows every option with its value after preset and file.
 
     Args:
         config_type: a frozen dataclass, inner dataclasses allowed; its docstrings become the help.
         presets: whole configurations by name.
-        argv: the words behind the program's name; None takes the process's.
+        argv: the arguments after the program's name; None means those of the process.
         prog: the program's name in the help.
-        description: what it does.
-        preset_for: ``preset_for(name, config)``, where a preset depends on what is asked for: called with the
-            configuration as it would be with the preset alone, gives the preset that file and flags then change.
+        description: the description in the help.
+        preset_for: ``preset_for(name, config)``, for presets that depend on other options. It is called with the
+            configuration that the unadjusted preset would give, and returns the preset that file and flags then
+            override.
 
     Raises:
-        SystemExit: with code 2, after an error that names the wrong option or value and the nearest known ones; with
+        SystemExit: with code 2, after an error that names the wrong option or value and the closest known ones; with
             code 0 after ``--help``.
         ValueError: there is no preset, or the configuration has an option called ``preset`` or ``config``.
 
@@ -85,5 +86,5 @@ def parse(
     try:
         config = read(presets[chosen.preset])
         return config if preset_for is None else read(preset_for(chosen.preset, config))
-    except (ValueError, OSError, ImportError) as error:  # a config file, or what the configuration itself refuses
+    except (ValueError, OSError, ImportError) as error:  # from a config file, or from the configuration itself
         first.error(str(error))

@@ -15,14 +15,14 @@ MISSING_EXTRA = "{what} needs {package}: pip install 'adaptive-margin[train]'"
 
 
 class ConfigError(ValueError):
-    """An option is unknown, or its value is of the wrong kind; the message names it and what was expected."""
+    """An option is unknown, or its value has the wrong type; the message names the option and the expected type."""
 
 
 def to_yaml(config: Any) -> str:
     """A configuration as YAML, in the order of its fields; :func:`from_yaml` reads it back.
 
     Args:
-        config: a dataclass, or a mapping; inside are numbers, text, None, paths, tuples, lists, mappings, dataclasses.
+        config: a dataclass or a mapping of numbers, text, None, paths, tuples, lists, mappings and dataclasses.
 
     Example:
         >>> @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,13 +46,13 @@ def from_yaml(
 
     Args:
         config_type: a dataclass.
-        path: the file: a mapping of options to values; options of an inner dataclass are an inner mapping.
-        base: where options come from that the file leaves out; None takes the class's defaults.
-        changes: options, plain values, that go before those of the file.
+        path: the file: a mapping of options to values; options of an inner dataclass form a nested mapping.
+        base: source of the options that are not in the file; None means the defaults of the class.
+        changes: options, as plain values, that take precedence over those of the file.
 
     Raises:
-        ConfigError: an unknown option, with the nearest known ones; a value of the wrong kind; an option that has no
-            default and is left out; a file that is no mapping. What the class itself refuses comes as it is.
+        ConfigError: an unknown option, with the closest known ones; a value of the wrong type; a missing option without
+            a default; a file that is not a mapping. Errors raised by the class itself are passed on unchanged.
         OSError: the file cannot be read.
     """
     content = read_options(path)
@@ -63,10 +63,10 @@ def from_yaml(
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
-    """What a file of options says, unchecked.
+    """The content of a file of options, unchecked.
 
     Raises:
-        ConfigError: the file is no mapping.
+        ConfigError: the file is not a mapping.
         OSError: it cannot be read.
     """
     yaml = _yaml()
@@ -80,10 +80,10 @@ def read_options(path: str | Path) -> dict[str, Any]:
 
 
 def plain(config: Any) -> Any:
-    """A configuration as dictionaries, lists and what YAML has words for.
+    """A configuration as dictionaries, lists and scalars that YAML can represent.
 
     Raises:
-        TypeError: it holds something else.
+        TypeError: it contains something else.
     """
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {each.name: plain(getattr(config, each.name)) for each in dataclasses.fields(config)}
@@ -115,7 +115,7 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
-    """The end of an error about an unknown name.
+    """The end of an error message about an unknown name.
 
     Example:
         >>> nearest("learing_rate", ["learning_rate", "steps"])
@@ -127,7 +127,7 @@ def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
 
 
 def _build(hint: Any, value: Any, where: str, base: Any = None) -> Any:
-    """The value as the type says, or an error that names its place."""
+    """The value converted to the type, or an error that names its place."""
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return _build_dataclass(hint, value, where, base if isinstance(base, hint) else None)

@@ -1,4 +1,4 @@
-"""What can go wrong without a fault in the program: said in its own words, without a traceback."""
+"""Errors that are not bugs in the program: reported by their message, without a traceback."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ EXPECTED = (
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether an error says what its reader can do about it; any other is a fault of the program."""
+    """Whether an error tells users what they can do about it; any other is a bug in the program."""
     read_only = isinstance(error, OSError) and error.errno == errno.EROFS  # has no class of its own
     return read_only or isinstance(error, EXPECTED) or is_problem(error)
 
 
 @contextlib.contextmanager
 def said_plainly() -> Iterator[None]:
-    """Ends the program after an expected error, and says that alone: with code 2 where something else has to be asked
-    for (an option, a folder, a package that is missing), with 1 where something could not be done.
+    """Ends the program after an expected error and prints only its message: with code 2 if the command has to be
+    changed (an option, a folder, a missing package), with code 1 if something could not be done.
     """
     try:
         yield

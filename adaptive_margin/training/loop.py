@@ -1,4 +1,4 @@
-"""The loop of every trainer: steps, logs, evaluations, checkpoints, and an orderly end whatever ends it."""
+"""The loop of every trainer: steps, logs, evaluations, checkpoints, and an orderly end in all cases."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .run_folder import RunFolder, RunFolderError
 from .world import World
 
 SAVED = ("random", "window", "seconds", "metrics", "best", "best_step")
-"""What a checkpoint holds beside the job."""
+"""What a checkpoint holds in addition to the job."""
 
 
 class Job(Protocol):
-    """What a trainer brings; the loop does the rest."""
+    """What a trainer provides; the loop does the rest."""
 
     @property
     def waited(self) -> float:
@@ -39,20 +39,20 @@ class Job(Protocol):
         """Takes one step of training.
 
         Args:
-            step: how many were taken before: the position in the data follows from it.
+            step: number of steps taken before; it determines the position in the data.
 
         Returns:
-            Named losses and statistics, each a scalar, on any device, of the global batch: the same on all ranks.
+            Named losses and statistics of the global batch, each a scalar on any device: the same on all ranks.
         """
 
     def evaluate(self) -> Mapping[str, float]:
-        """Named figures of the model as it is; called on every rank."""
+        """Named figures of the current model; called on every rank."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs: models, optimisers, schedules, scaler, thresholds. Called on the main rank."""
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes such a state, its tensors on the CPU; called on every rank."""
+        """Restores such a state, whose tensors are on the CPU; called on every rank."""
 
 
 class NonFiniteError(RuntimeError):
@@ -60,7 +60,7 @@ class NonFiniteError(RuntimeError):
 
     Attributes:
         step: number of the step, from 1.
-        name: of the loss, or where the tensor is in the state.
+        name: name of the loss, or place of the tensor in the state.
     """
 
     def __init__(self, step: int, name: str, advice: str) -> None:
@@ -72,7 +72,7 @@ class NonFiniteError(RuntimeError):
 
 
 class Stopped(SystemExit):
-    """The run was asked to stop, by Ctrl-C or another signal, and has saved itself; its code is 128 + the signal's."""
+    """The run was stopped by Ctrl-C or another signal and has saved its state; its code is 128 + the signal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,12 +80,12 @@ class Summary:
     """How a run ended.
 
     Attributes:
-        steps: done.
-        resumed_from: the step at which this process took it up, 0 for a new run.
-        seconds: of training and evaluation, over all processes that took it up.
-        metrics: of the last evaluation.
+        steps: steps done.
+        resumed_from: the step from which this process resumed the run, 0 for a new run.
+        seconds: seconds of training and evaluation, over all resumptions.
+        metrics: metrics of the last evaluation.
         best: the best score.
-        best_step: the step of it.
+        best_step: the step of the best score.
     """
 
     steps: int
@@ -109,37 +109,40 @@ def train(
     higher_is_better: bool = True,
     may_be_undefined: Collection[str] = (),
 ) -> Summary:
-    """Trains a job to the end, from where it stopped before.
+    """Trains a job to the end, resuming where it stopped before.
 
     Every ``log_every`` steps the mean of each named number since the last time is logged; evaluations and checkpoints
-    have their own intervals, and both come at the end. Whatever kills the process, the same call goes on from the
-    newest checkpoint that is whole and ends, on the CPU, with the same bits as an unbroken run: checkpoints hold the
-    job, all ranks' random states, and the sums that are to be logged. A finished run does nothing and says so.
+    have their own intervals, and both are also done at the end. If the process is killed, the same call resumes from
+    the newest intact checkpoint. On the CPU it ends with the same bits as an uninterrupted run: checkpoints hold the
+    job, the random states of all ranks, and the sums not yet logged. For a finished run the call does nothing and says
+    so.
 
-    SIGINT (Ctrl-C) and SIGTERM: the step is finished, a checkpoint written, and the process ends with exit code 130 or
-    143. So it is with what else ends a process by default: SIGHUP (129, the terminal or connection is gone), and
-    SIGUSR1, SIGUSR2 and SIGXCPU, by which batch systems announce the end; where the caller ignores or handles one of
-    these, it stays so. A second SIGINT ends the process at once. Several processes agree on the step every
-    ``log_every`` steps. The random states are the same before and after an evaluation, so how often one evaluates does
-    not change the training.
+    SIGINT (Ctrl-C) and SIGTERM: the step is finished, a checkpoint is written, and the process ends with exit code 130
+    or 143. The same happens for other signals that end a process by default: SIGHUP (129, the terminal or connection is
+    gone), and SIGUSR1, SIGUSR2 and SIGXCPU, by which batch systems announce the end. If the caller ignores or handles
+    one of these, that does not change. A second SIGINT ends the process immediately. Several processes agree on the
+    step every ``log_every`` steps. An evaluation does not change the random states, so the frequency of evaluations
+    does not affect training.
 
     Args:
         job: what to train.
-        steps: in all, those of earlier processes included.
-        folder: of the run.
+        steps: total number of steps, including those of earlier processes.
+        folder: folder of the run.
         world: the processes.
         checkpoint_every: steps between checkpoints.
         evaluate_every: steps between evaluations.
-        log_every: steps between rows of the log, and between looks at whether all is finite and whether to stop.
-        score: name of the figure that says which evaluation was best: that checkpoint is kept; None keeps none.
-        higher_is_better: of the score.
+        log_every: steps between rows of the log, and between checks for values that are not finite and for a request to
+            stop.
+        score: name of the figure that decides which evaluation was best; the checkpoint of that evaluation is kept.
+            None keeps none.
+        higher_is_better: whether a higher score is better.
         may_be_undefined: names that may be NaN or infinite; a step's other numbers must be finite.
 
     Raises:
-        NonFiniteError: a loss is not, or a weight after a step that ends in an evaluation or checkpoint; no checkpoint
-            of the spoilt state was written.
-        Stopped: a signal asked for it.
-        ValueError: a number is less than 1, or ``score`` is no figure of the evaluation.
+        NonFiniteError: a loss is not finite, or a weight is not finite after a step that ends in an evaluation or
+            checkpoint; no checkpoint of the bad state was written.
+        Stopped: a signal stopped the run.
+        ValueError: a number is less than 1, or ``score`` is not a figure of the evaluation.
         DiskSpaceError, CheckpointError: a checkpoint could not be written, or none could be read.
         RunFolderError: the folder's run is longer than ``steps`` already.
     """
@@ -201,10 +204,10 @@ def train(
 
 
 def check_length(folder: RunFolder, done: int, steps: int, name: str = "steps") -> None:
-    """Raises where a run is longer already than asked for: its end would be taken for that of a shorter one.
+    """Raises if a run is already longer than requested: its result would be mistaken for that of a shorter one.
 
     Raises:
-        RunFolderError: it is.
+        RunFolderError: the run is longer.
     """
     if done > steps:
         remedy = "ask for as many, or choose another folder"
@@ -212,13 +215,13 @@ def check_length(folder: RunFolder, done: int, steps: int, name: str = "steps") 
 
 
 def best_state(folder: RunFolder, summary: Summary, *, world: World, remedy: str) -> dict[str, Any]:
-    """The job's state at the evaluation that was best, on every rank.
+    """The job's state at the best evaluation, on every rank.
 
     Args:
-        folder: of the run.
-        summary: how it ended.
+        folder: folder of the run.
+        summary: summary of the run.
         world: the processes.
-        remedy: what to do where it cannot be had.
+        remedy: what to do if it is not available.
 
     Raises:
         CheckpointError: no evaluation had a defined score, or the best one's checkpoint is gone or damaged; on every
@@ -246,14 +249,14 @@ def best_state(folder: RunFolder, summary: Summary, *, world: World, remedy: str
 def ignore_interrupts(worker: int = 0) -> None:
     """A ``DataLoader``'s ``worker_init_fn``: its workers leave Ctrl-C to the main process.
 
-    SIGTERM still ends them, as it must; torchrun passes it on to them, and the step in which that happens is lost.
+    SIGTERM still ends them, as it should; torchrun passes it on to them, and the step in which this happens is lost.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass
 class _Run:
-    """The state of a run beside the job's own, and what is done with it."""
+    """The state of a run in addition to the job's, with its operations."""
 
     job: Job
     steps: int
@@ -276,7 +279,7 @@ class _Run:
         return self.seconds_before + time.perf_counter() - self.began
 
     def resume(self) -> None:
-        """From the newest whole checkpoint, which the main rank reads and sends to the others."""
+        """Resumes from the newest intact checkpoint, which the main rank reads and sends to the others."""
         found = self.world.from_main(self.folder.checkpoints.latest)
         if found is None:
             return
@@ -295,7 +298,7 @@ class _Run:
         self.began = time.perf_counter()
 
     def check_finite(self) -> None:
-        """Stops every rank if a number of any is not finite."""
+        """Stops every rank if a number on any rank is not finite."""
         own = self.window.first_undefined()
         if not self.world.any(own is not None):
             return
@@ -303,9 +306,9 @@ class _Run:
         raise NonFiniteError(step + 1, name, self.advice())
 
     def check_state(self) -> None:
-        """Stops every rank if a tensor of the state is not finite: a gradient can be NaN where the loss is a number.
+        """Stops every rank if a tensor of the state is not finite: a gradient can be NaN although the loss is finite.
 
-        Such a step would only be noticed by the next one's loss, when the checkpoint to go on from is spoilt too.
+        Otherwise only the loss of the next step would show it, when the checkpoint is already affected.
         """
         where = first_not_finite(self.job.state_dict()) if self.world.is_main else None
         where = self.world.broadcast_object(where)
@@ -376,7 +379,7 @@ class _Run:
 
 
 def first_not_finite(state: Any, where: str = "") -> str | None:
-    """Where the first tensor in a state is that holds NaN or infinity; None if all are finite.
+    """The place of the first tensor in a state that contains NaN or infinity; None if all are finite.
 
     Example:
         >>> first_not_finite({"net": {"weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])}, "scaler": None})
@@ -394,9 +397,9 @@ def first_not_finite(state: Any, where: str = "") -> str | None:
 
 
 class _Window:
-    """Sums of named numbers since the last row of the log, kept where they arise, so that no step waits for the device.
+    """Sums of named numbers since the last row of the log, kept on their device, so that no step waits for it.
 
-    Numbers that come together, on one device, are one vector: three small operations a step.
+    Numbers of one step on one device form one vector: three small operations per step.
     """
 
     def __init__(self, may_be_undefined: frozenset[str]) -> None:
@@ -458,14 +461,14 @@ class _Window:
 
 @dataclass
 class _Stop:
-    """Which signal asked for the end, 0 for none."""
+    """The signal that requested the stop, 0 for none."""
 
     signal: int = 0
 
 
 @contextmanager
 def _signals(world: World) -> Iterator[_Stop]:
-    """Catches the signals that ask a process to end; as they were afterwards."""
+    """Catches the signals that ask a process to end; restores the handlers afterwards."""
     stop = _Stop()
     if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
         yield stop
@@ -481,7 +484,7 @@ def _signals(world: World) -> Iterator[_Stop]:
         else:
             stop.signal = number
             if world.is_main:
-                with suppress(OSError):  # the terminal may be what is gone
+                with suppress(OSError):  # the terminal itself may be gone
                     os.write(2, b"\nfinishing this step, then saving; Ctrl-C ends at once\n")
 
     others = (getattr(signal, name, None) for name in ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"))

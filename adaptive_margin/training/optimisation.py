@@ -31,7 +31,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 def gradient_scaler(device: torch.device, precision: Precision) -> GradScaler | None:
-    """What keeps small gradients from vanishing in ``"float16"``; None where nothing is needed.
+    """The scaler that keeps small gradients from vanishing in ``"float16"``; None if none is needed.
 
     Its ``state_dict()`` belongs in checkpoints.
     """
@@ -48,23 +48,25 @@ def backward_and_step(
     scaler: GradScaler | None = None,
     clip_norm: float | None = None,
 ) -> Tensor | None:
-    """Forgets old gradients, goes backward, joins the processes' gradients, clips, and steps.
+    """Clears old gradients, runs the backward pass, combines the gradients of all processes, clips, and steps.
 
     Args:
         loss: scalar, of the global batch, the same on every process.
-        optimizer: of just these parameters, or several that share them out.
-        parameters_before_gather: of networks that saw this process's share: gradients are summed over processes.
-        parameters_after_gather: used on the global batch, such as proxies or a learned margin: gradients are averaged.
+        optimizer: optimiser of exactly these parameters, or several optimisers that divide them among themselves.
+        parameters_before_gather: parameters of networks that saw this process's share: gradients are summed over
+            processes.
+        parameters_after_gather: parameters used on the global batch, such as proxies or a learned margin: gradients are
+            averaged.
         world: the processes.
-        scaler: of :func:`gradient_scaler`. A step whose gradients overflow is left out, on all processes alike.
-        clip_norm: greatest Euclidean norm of all gradients together, after joining and unscaling.
+        scaler: from :func:`gradient_scaler`. A step whose gradients overflow is skipped on all processes.
+        clip_norm: maximum Euclidean norm of all gradients together, after combining and unscaling.
 
     Returns:
         The gradients' norm before clipping, a scalar tensor; None without ``clip_norm``.
 
     Raises:
-        ValueError: the optimiser's parameters are not those given: with several processes the rest would drift apart
-            silently.
+        ValueError: the optimiser's parameters are not those given: with several processes, the others would silently
+            diverge.
 
     Example:
         >>> net = torch.nn.Linear(3, 1)

@@ -1,4 +1,4 @@
-"""How far a run has come: a bar in a terminal, a line now and then in a log file, nothing from other ranks."""
+"""The progress of a run: a bar in a terminal, occasional lines in a log file, nothing from other ranks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .world import World
 class Progress:
     """Steps done, rate, time left, share of time spent waiting for data, and the last losses; on standard error.
 
-    A terminal that is gone, or a pipe that nobody reads, ends the words and not the run.
+    If the terminal is gone, or nobody reads the pipe, the output stops but not the run.
 
     Args:
         total: steps of the run.
         initial: steps done before.
         world: the processes; only the main one shows anything.
-        every: seconds between two lines where standard error is no terminal.
+        every: seconds between two lines if standard error is not a terminal.
 
     Example:
         >>> with Progress(10, world=World(rank=1, size=2)) as progress:  # another rank: silent
@@ -41,11 +41,11 @@ class Progress:
             self._bar = tqdm(total=total, initial=initial, unit="step", dynamic_ncols=True, smoothing=0.05)
 
     def update(self, done: int, *, waited: float, losses: Mapping[str, float] | None = None) -> None:
-        """Says how far the run is.
+        """Updates the progress.
 
         Args:
-            done: steps done, of all.
-            waited: seconds spent waiting for data so far, from any beginning.
+            done: steps done, of the total.
+            waited: seconds spent waiting for data so far, counted from any starting point.
             losses: named numbers to show from now on; None keeps the last ones.
         """
         if not self.shown:
@@ -69,7 +69,7 @@ class Progress:
             self.write(f"step {done:,} of {self.total:,}, {rate:.3g} steps/s, {left} left, {state}")
 
     def write(self, text: str) -> None:
-        """Says something without breaking the bar."""
+        """Prints text without breaking the bar."""
         if not self.shown:
             return
         with self._heard():
@@ -86,7 +86,7 @@ class Progress:
 
     @contextmanager
     def _heard(self) -> Iterator[None]:
-        """Says nothing from the first time on that nobody is there to hear it."""
+        """Stops all output as soon as it cannot be written."""
         try:
             yield
         except OSError as error:
@@ -102,7 +102,7 @@ class Progress:
 
 
 def _words(seconds: float) -> str:
-    """A duration as one reads it.
+    """A duration in readable form.
 
     Example:
         >>> _words(42), _words(150), _words(9000)

@@ -1,4 +1,4 @@
-"""Seeds, and the states of all random generators, to be stored and restored."""
+"""Sets seeds, and stores and restores the states of all random generators."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 
 
 def seed_everything(seed: int, *, rank: int = 0, deterministic: bool = False) -> None:
-    """Seeds Python, NumPy and PyTorch (CPU and all CUDA devices), each rank with a stream of its own.
+    """Seeds Python, NumPy and PyTorch (CPU and all CUDA devices), with a separate stream for each rank.
 
     The numbers follow from (seed, rank) through NumPy's ``SeedSequence``, so rank 1 of seed 0 shares nothing with rank
-    0 of seed 1. What all ranks must agree on, such as the order of the data, belongs in a generator of its own.
+    0 of seed 1. Anything that must be the same on all ranks, such as the order of the data, needs a separate generator.
 
     Args:
         seed: at least 0.
         rank: which process this is.
-        deterministic: the same bits again on the same machine with the same versions: PyTorch's deterministic
-            algorithms (an operation that has none raises), cuDNN without its search for the fastest one, and cuBLAS
-            with a workspace of fixed size, which has to be asked for before the process first uses it. Costs speed on
-            CUDA; on the CPU results repeat anyway, given the number of threads. False leaves those settings alone.
+        deterministic: make runs repeatable bit for bit on the same machine with the same versions: PyTorch's
+            deterministic algorithms (an operation without one raises an error), cuDNN without its search for the
+            fastest algorithm, and cuBLAS with a workspace of fixed size, which must be set before the process first
+            uses it. This is slower on CUDA; on the CPU results are repeatable anyway for a given number of threads.
+            False does not change these settings.
 
     Warns:
         UserWarning: the deterministic mode comes too late for cuBLAS.
@@ -77,7 +78,7 @@ def random_states() -> dict[str, Any]:
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
-    """Puts back what :func:`random_states` returned; of CUDA devices, as many as there are on both sides."""
+    """Restores the states from :func:`random_states`; for CUDA devices, as many as exist both then and now."""
     version, words, gauss = states["python"]
     random.setstate((version, tuple(words.tolist()), gauss))
     name, keys, position, has_gauss, cached = states["numpy"]

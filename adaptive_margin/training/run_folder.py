@@ -1,4 +1,4 @@
-"""The folder of a run: what was asked, where it ran, its curves and its checkpoints."""
+"""The folder of a run: its configuration, its environment, its curves and its checkpoints."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ LOCK = ".lock"
 CURVES, COUNT = "scalars.csv", "scalars.json"
 COLUMNS = ("step", "name", "value", "seconds", "checksum")
 UNCHECKED = ",".join(COLUMNS[:-1])
-"""First line of a ``scalars.csv`` from before its rows had checksums."""
+"""First line of a ``scalars.csv`` written before its rows had checksums."""
 
 
 class RunFolderError(ValueError):
-    """The folder holds something else than this run; the message says what, and what to do."""
+    """The folder holds something other than this run; the message says what, and what to do."""
 
 
 class Curve(NamedTuple):
@@ -45,7 +45,7 @@ class Curve(NamedTuple):
     Attributes:
         steps: steps done when it was written.
         values: the numbers.
-        seconds: of training since the run began, interruptions left out.
+        seconds: seconds of training since the run began, without interruptions.
     """
 
     steps: list[int]
@@ -54,7 +54,7 @@ class Curve(NamedTuple):
 
 
 class RunFolder:
-    """Where a run keeps what it was asked, where it ran, its curves and checkpoints; only the main rank writes.
+    """The folder for a run's configuration, environment, curves and checkpoints; only the main rank writes.
 
     ===================  ==============================================================================================
     ``config.yaml``      the configuration
@@ -66,33 +66,33 @@ class RunFolder:
     ``checkpoints/``     see :class:`~adaptive_margin.training.Checkpoints`
     ===================  ==============================================================================================
 
-    Every rank makes one, at the same time. Nothing is written, and nothing removed, in a folder that is refused. Where
-    something but the configuration is damaged, a warning names it and the run goes on; the damaged file is kept beside
-    the new one, as ``NAME.damaged``.
+    Every rank creates one, at the same time. In a rejected folder nothing is written or removed. If a file other than
+    the configuration is damaged, a warning names it and the run continues; the damaged file is kept beside the new one
+    as ``NAME.damaged``.
 
     Args:
-        path: made if need be.
+        path: the folder, created if necessary.
         config: a dataclass or mapping that determines the run.
         world: the processes.
-        resume: go on with a run of the same configuration that is there; False refuses it.
-        may_change: options, by their full names, that may differ when a run goes on, such as its length or the number
-            of data workers; ``config.yaml`` then takes the new ones.
-        outcomes: files that say what a finished run came to. A run that goes on with other ``outcome_options`` sets
-            them aside first, as ``NAME.before``, so that nobody takes them for its own.
-        outcome_options: those of ``may_change`` on which the outcomes depend, such as the run's length.
-        keep: checkpoints kept.
-        check: called by the main rank, with this folder, before a run goes on that has checkpoints and before anything
-            is written; raises a :class:`RunFolderError` where something beside the configuration is not as it was.
+        resume: resume an existing run with the same configuration; False rejects it.
+        may_change: options, by their full names, that may differ when a run resumes, such as its length or the number
+            of data workers; ``config.yaml`` then gets the new values.
+        outcomes: files with the results of a finished run. A run that resumes with different ``outcome_options`` first
+            renames them to ``NAME.before``, so that they are not mistaken for its own results.
+        outcome_options: the options in ``may_change`` on which the results depend, such as the run's length.
+        keep: number of checkpoints to keep.
+        check: called by the main rank with this folder before a run with checkpoints resumes and before anything is
+            written. It raises a :class:`RunFolderError` if something other than the configuration has changed.
 
     Attributes:
         path: the folder.
-        checkpoints: in it.
-        rows: of the curves, as far as they are written.
+        checkpoints: the checkpoints in the folder.
+        rows: number of rows of the curves written so far.
 
     Raises:
-        RunFolderError: the folder holds a run of another configuration, one that is not to be resumed, one that
-            ``check`` refuses, one that came to its end and whose checkpoints are gone, or other files; or another
-            process is training there.
+        RunFolderError: the folder holds a run with another configuration, a run that must not be resumed, a run that
+            ``check`` rejects, a finished run whose checkpoints are gone, or other files; or another process is training
+            there.
         MainProcessError: on the other ranks, where the main one could not write (a full disk, no permission) or failed
             in another way, which it raises as it is.
 
@@ -140,12 +140,12 @@ class RunFolder:
             raise RunFolderError(wrong)
 
     def log(self, step: int, values: Mapping[str, float], *, seconds: float) -> None:
-        """Adds a row for each number, to the CSV and for TensorBoard; read at once by whoever looks.
+        """Adds a row for each number to the CSV and for TensorBoard; readers see it immediately.
 
         Args:
             step: steps done.
             values: numbers by name; a slash makes a group in TensorBoard.
-            seconds: of training since the run began.
+            seconds: seconds of training since the run began.
 
         Raises:
             DiskSpaceError: no space.
@@ -168,15 +168,15 @@ class RunFolder:
             self._board.add_scalar(name, float(value), step)
 
     def resume_at(self, step: int, rows: int | None = None) -> None:
-        """Drops what was logged after a step, because the run goes on from there.
+        """Drops rows that were logged after a step, because the run resumes from there.
 
         Args:
             step: done.
             rows: how many there were at that step, if it is known.
 
         Warns:
-            UserWarning: rows are damaged or missing, or there were curves and the run starts anew; the old file is
-                kept.
+            UserWarning: rows are damaged or missing, or there were curves and the run starts from the beginning; the
+            old file is kept.
         """
         if not self.world.is_main:
             return
@@ -202,7 +202,7 @@ class RunFolder:
         self._open(step)
 
     def check_curves(self, step: int, rows: int | None) -> None:
-        """Looks at the curves of a run that has nothing left to do, and leaves them as they are.
+        """Checks the curves of a run that has nothing left to do, without changing them.
 
         Args:
             step: steps done.
@@ -222,20 +222,20 @@ class RunFolder:
         write_json(self.path / COUNT, {"rows": rows})
 
     def _set_aside(self, path: Path, why: str) -> None:
-        """Says that a file is damaged and keeps it under another name."""
+        """Warns that a file is damaged and keeps it under another name."""
         kept = path.with_name(f"{path.name}.damaged")
         warnings.warn(f"{path} {why}; the run goes on without that, the damaged file is kept as {kept}", stacklevel=3)
         os.replace(path, kept)
 
     def flush(self) -> None:
-        """Puts the curves on the disk: before a checkpoint, so that it never knows more than they do."""
+        """Syncs the curves to disk; done before each checkpoint, so that a checkpoint is never ahead of the curves."""
         if self._file is not None:
             os.fsync(self._file.fileno())
             self._board.flush()
             self._write_count(self.rows)
 
     def write(self, name: str, text: str) -> None:
-        """Writes a small file of the run, such as a report on its data, whole or not at all."""
+        """Writes a small file of the run, such as a report on its data, atomically."""
         if self.world.is_main:
             path = self.path / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,7 +253,7 @@ class RunFolder:
             self._file = self._board = None
 
     def close(self) -> None:
-        """Closes the curves' files and leaves the folder to others; a row that comes later opens the files again."""
+        """Closes the files of the curves and unlocks the folder; a later row opens the files again."""
         self._close_curves()
         if self._lock is not None:
             self._lock.close()
@@ -276,7 +276,7 @@ class RunFolder:
         outcome_options: Collection[str],
         check: Callable[[RunFolder], None] | None,
     ) -> None:
-        """Checks that the folder is ours, and writes down what was asked and where it runs."""
+        """Checks that the folder is ours, and writes the configuration and the environment."""
         self._check(config, resume, may_change, outcomes, check)  # nothing is written or removed before that
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
@@ -309,7 +309,7 @@ class RunFolder:
         outcomes: Collection[str],
         check: Callable[[RunFolder], None] | None,
     ) -> None:
-        """Raises unless the folder holds nothing, or a run that can go on so; changes nothing."""
+        """Raises unless the folder is empty or holds a run that can be resumed with these options; changes nothing."""
         if not self.path.exists():
             return
         if not (self.path / "config.yaml").exists():
@@ -367,9 +367,9 @@ def check_same_run(
     """Raises a :class:`RunFolderError` that names the options in which the run in ``path`` differs from this one.
 
     Args:
-        path: of the folder.
-        was: configuration of the run there.
-        now: that of this one.
+        path: path of the folder.
+        was: configuration of the existing run.
+        now: configuration of this run.
         may_change: options, by their full names, that may differ.
     """
     was, now, nothing = flat(was), flat(now), object()
@@ -388,14 +388,14 @@ def read_scalars(path: str | Path) -> dict[str, Curve]:
     """The curves of a run, by name, in the order in which they first occur.
 
     Args:
-        path: of a run folder or its ``scalars.csv``; a run that is writing at the moment can be read too.
+        path: path of a run folder or its ``scalars.csv``; it can also be read while the run is writing.
 
     Warns:
         UserWarning: rows are damaged, and left out, or missing.
     """
     path = Path(path)
     path = path / CURVES if path.is_dir() else path
-    written = _count(path.with_name(COUNT)) if path.name == CURVES else None  # first: rows only become more
+    written = _count(path.with_name(COUNT)) if path.name == CURVES else None  # first, as the number of rows only grows
     rows, damaged = _rows(path)
     damaged = damaged or _lacking(len(rows), written)
     if damaged:
@@ -417,7 +417,7 @@ def _row(*cells: object) -> str:
 
 
 def _cells(line: bytes, checked: bool) -> list[str] | None:
-    """Step, name, value and seconds of a line; None where it is damaged."""
+    """Step, name, value and seconds of a line; None if it is damaged."""
     try:
         text = line.decode()
         if checked:
@@ -433,7 +433,7 @@ def _cells(line: bytes, checked: bool) -> list[str] | None:
 
 
 def _rows(path: Path) -> tuple[list[list[str]], str]:
-    """The whole rows of ``scalars.csv``, and what is wrong with it, if anything is."""
+    """The intact rows of ``scalars.csv``, and what is wrong with it, if anything."""
     head, *lines = path.read_bytes().split(b"\n")
     torn = lines.pop() if lines else b""  # of a process that was killed, and no damage
     checked = head != UNCHECKED.encode()
@@ -450,14 +450,14 @@ def _rows(path: Path) -> tuple[list[list[str]], str]:
 
 
 def _lacking(found: int, written: int | None, step: int | None = None) -> str:
-    """What is wrong where fewer rows are there than were written; empty where nothing is, or it is not known."""
+    """What is wrong if there are fewer rows than were written; empty if nothing is, or if the number is unknown."""
     if written is None or found >= written:
         return ""
     return f"lacks {written - found:,} of {written:,} rows" + ("" if step is None else f" up to step {step:,}")
 
 
 def _count(path: Path) -> int | None:
-    """The number of rows written down; None where none is, as in older runs."""
+    """The recorded number of rows; None if there is none, as in older runs."""
     try:
         rows = read_json(path)["rows"] if path.exists() else None
     except (DamagedFileError, KeyError, TypeError):
@@ -466,7 +466,7 @@ def _count(path: Path) -> int | None:
 
 
 def environment(world: World) -> dict[str, Any]:
-    """What a result depends on beside its configuration: versions, device, threads, commit, command line, time."""
+    """What a result depends on besides its configuration: versions, device, threads, commit, command line, time."""
     from .. import __version__
 
     versions = {"python": platform.python_version(), "adaptive-margin": __version__}
@@ -488,10 +488,10 @@ def environment(world: World) -> dict[str, Any]:
 
 
 def _locked(folder: Path) -> io.FileIO | None:
-    """Keeps other processes out until it is closed or this process dies; None where the system has no such locks.
+    """Locks out other processes until it is closed or this process ends; None if the system has no such locks.
 
     Raises:
-        RunFolderError: another process trains there.
+        RunFolderError: another process is training there.
     """
     if sys.platform == "win32":
         return None
@@ -518,7 +518,7 @@ def _processor() -> str:
 
 
 def _commit() -> str | None:
-    """Of this library's checkout, with ``+`` behind it where files differ from it; None where it was installed."""
+    """The commit of this library's checkout, with ``+`` if files differ from it; None if the library was installed."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,9 +1,10 @@
-"""The processes of one run: one alone, or those that torchrun started; and how they act as if they were one.
+"""The processes of one run, a single one or those that torchrun started, and how they act as one.
 
 Each holds a share of a global batch. Networks run on the share; their outputs are gathered, and every process computes
-the same loss of the whole batch. Backward gives each the gradient of its own rows, and the sum over processes is what
-one process would have got. There is no wrapper around the networks: inner modules, methods, partly frozen networks and
-gradient penalties, which DistributedDataParallel gets wrong silently, need nothing special.
+the same loss of the whole batch. The backward pass gives each process the gradient of its own rows, and the sum over
+processes is the gradient that a single process would get. There is no wrapper around the networks, so inner modules,
+methods, partly frozen networks and gradient penalties, which DistributedDataParallel silently handles wrongly, need
+nothing special.
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ class MainProcessError(RuntimeError):
 
 @dataclass(frozen=True)
 class World:
-    """The processes of one run. Used as a context it leaves the process group at the end, if it joined it itself.
+    """The processes of one run. As a context manager it leaves the process group at the end, if it joined the group
+    itself.
 
     Args:
         rank: which process this is, from 0.
-        size: of how many.
-        device: where this one computes.
+        size: the number of processes.
+        device: the device of this process.
 
     Example:
         >>> with World.from_environment(device="cpu") as world:
@@ -53,19 +55,19 @@ class World:
 
     @classmethod
     def from_environment(cls, device: str | torch.device | None = None, *, timeout_minutes: float = 30) -> World:
-        """Joins the processes that torchrun started; one process alone where it did not.
+        """Joins the processes that torchrun started; without torchrun, a single process.
 
-        Between CPUs they talk through gloo, between CUDA devices through NCCL. A process group that is initialised
-        already is used, and left alone at the end.
+        CPUs communicate through gloo, CUDA devices through NCCL. A process group that is already initialised is used
+        and stays initialised at the end.
 
         Args:
-            device: ``"cpu"``, ``"cuda"`` (of several, the one of this local rank) or a certain one; None takes CUDA
-                where there is one.
-            timeout_minutes: how long a process waits for the others before it gives up; a rank may take this long
-                to prepare data while the others wait.
+            device: ``"cpu"``, ``"cuda"`` (of several, the one of this local rank) or a specific one; None uses CUDA if
+                available.
+            timeout_minutes: how long a process waits for the others before it fails; a rank may take this long to
+                prepare data while the others wait.
 
         Raises:
-            ValueError: more processes on this machine than GPUs, or CUDA asked for where there is none.
+            ValueError: more processes on this machine than GPUs, or CUDA was requested but is not available.
         """
         local = int(os.environ.get("LOCAL_RANK", "0"))
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -91,7 +93,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+        """Whether this is the process that writes files and prints output."""
         return self.rank == 0
 
     def __enter__(self) -> World:
@@ -102,28 +104,29 @@ class World:
     ) -> None:
         if self.joined and dist.is_initialized():
             if error is None:
-                dist.barrier()  # else a process that is done first can tear down what the last one still needs
+                dist.barrier()  # otherwise the first process to finish can tear down what the last one still needs
             dist.destroy_process_group()
 
     def shard(self, n: int) -> slice:
-        """This process's rows of a global batch of ``n``: contiguous, and at most one more than another's."""
+        """This process's rows of a global batch of ``n``: contiguous, at most one more than any other process has."""
         return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
 
     def gather(self, tensor: Tensor, total: int | None = None) -> Tensor:
         """The rows of all processes, in the order of ranks; shards may differ in length.
 
-        Backward gives this process the gradient of its own rows, unscaled, for a loss that every process computes
-        alike. It cannot be differentiated twice: take a gradient penalty of the share and gather that.
+        The backward pass gives this process the unscaled gradient of its own rows, for a loss that every process
+        computes in the same way. It cannot be differentiated twice: compute a gradient penalty on the share and gather
+        its values.
 
         Args:
-            tensor: shape ``(n, ...)``, any dtype, the same on all but for ``n``.
-            total: length of the global batch if the shares are those of :meth:`shard`; saves asking the others.
+            tensor: shape ``(n, ...)``, any dtype, the same on all processes except for ``n``.
+            total: length of the global batch if the shares are those of :meth:`shard`; saves a round of communication.
 
         Returns:
             Shape ``(N, ...)``.
 
         Raises:
-            ValueError: a tensor of no dimension, or one that is not this process's share of ``total``.
+            ValueError: a 0-dim tensor, or one that is not this process's share of ``total``.
         """
         if tensor.ndim == 0:
             raise ValueError(problem("tensor", "of one or more dimensions", "a scalar", "pass tensor[None]"))
@@ -155,14 +158,15 @@ class World:
         self._reduce(parameters, 1.0)
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Averages gradients that every process computed whole: of parameters used after :meth:`gather`, as proxies.
+        """Averages gradients that every process computed whole: for parameters used after :meth:`gather`, such as
+        proxies.
 
-        They are equal but for rounding; averaging keeps the processes' parameters equal to the bit.
+        They are equal except for rounding; averaging keeps the parameters of all processes equal to the bit.
         """
         self._reduce(parameters, 1.0 / self.size)
 
     def broadcast(self, module: nn.Module) -> None:
-        """Gives all processes rank 0's parameters and buffers."""
+        """Copies rank 0's parameters and buffers to all processes."""
         if self.size == 1:
             return
         with torch.no_grad():
@@ -246,7 +250,7 @@ class World:
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Neighbours of one dtype and device, up to :data:`BUCKET_BYTES` together."""
+    """Groups of adjacent tensors with the same dtype and device, up to :data:`BUCKET_BYTES` each."""
     buckets: list[list[nn.Parameter]] = []
     room = 0
     for parameter in parameters:
@@ -283,7 +287,7 @@ class _Gather(torch.autograd.Function):
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over processes; the gradient of what everyone gets is the sum of what everyone makes of it."""
+    """Sum over processes; its gradient is the sum of the gradients of all processes."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
@@ -301,7 +305,7 @@ class GlobalBatchNorm(_BatchNorm):
     """Batch norm over the batch of all processes, on the CPU, where PyTorch's SyncBatchNorm does not work.
 
     Output, gradients and running statistics are those of one process with the whole batch. Made by
-    :func:`synchronise_batch_norm`; the parameters' gradients are the share's and are to be summed like all others.
+    :func:`synchronise_batch_norm`; the parameters' gradients are those of the share and must be summed like all others.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -312,7 +316,7 @@ class GlobalBatchNorm(_BatchNorm):
         """Normalises a share, shape ``(n, C, ...)``.
 
         Raises:
-            ValueError: a single value a channel in the whole batch.
+            ValueError: there is only one value per channel in the whole batch.
         """
         self._check_input_dim(input)
         if not self.training and self.running_mean is not None and self.running_var is not None:
@@ -348,21 +352,21 @@ class GlobalBatchNorm(_BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module, world: World) -> nn.Module:
-    """Makes every batch norm in a module take its statistics from the batch of all processes.
+    """Makes every batch norm in a module use the statistics of the batch of all processes.
 
-    Parameters, buffers and their names stay the same objects, so optimisers and checkpoints do not notice. On CUDA it
-    is PyTorch's SyncBatchNorm, on the CPU :class:`GlobalBatchNorm`; one process alone keeps what it has.
+    Parameters and buffers stay the same objects with the same names, so optimisers and checkpoints are not affected. On
+    CUDA this uses PyTorch's SyncBatchNorm, on the CPU :class:`GlobalBatchNorm`; in a single process nothing changes.
 
     Args:
         module: searched to any depth; changed in place.
         world: the processes.
 
     Returns:
-        The module; another one only where ``module`` is a batch norm itself.
+        The module; a different one only if ``module`` itself is a batch norm.
 
     Raises:
-        ValueError: a batch norm with a forward of its own, such as timm's BatchNormAct2d, whose activation either
-            substitute would drop; nothing has been changed.
+        ValueError: a batch norm with a custom forward, such as timm's BatchNormAct2d, whose activation either
+            replacement would drop; nothing has been changed.
     """
     if world.size == 1:
         return module

@@ -1,18 +1,18 @@
-"""Images a second: decoding with Pillow every epoch, against the image cache with augmentation in batches.
+"""Images per second: decoding with Pillow every epoch, compared with the image cache with augmentation in batches.
 
     python benchmarks/data/run.py
 
-Both end in the same place: normalised float32 batches of 224-pixel crops on the training device. The pictures are
+Both produce the same result: normalised float32 batches of 224-pixel crops on the training device. The pictures are
 generated: JPEG files of 425 pixels (about the size of AffectNet's) with a face box, smooth with a little grain, so
-that they compress as photographs do. What is measured:
+that they compress as photographs do. The cases are:
 
     pillow, one process       FaceImages in the process itself
     pillow, workers           FaceImages under a DataLoader, as many workers as processors
     cache, one thread         CachedBatches without reading ahead, torch on one thread
     cache                     CachedBatches as a trainer uses it: a thread reads ahead, torch on all processors
 
-Each is repeated, and the median is taken; the spread is in the results file. Reading from a file system's memory
-flatters the files and the cache alike: sizes of both are reported.
+Each case is repeated, and the median is taken; the spread is in the results file. Reading from the page cache favours
+the files and the cache equally: the sizes of both are reported.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def rates(what: str, images: int, repeats: int, epoch: Callable[[int], Iterable[
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--side", type=int, default=425, help="of the JPEG files, pixels")
+    parser.add_argument("--side", type=int, default=425, help="side of the JPEG files, pixels")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")

@@ -1,10 +1,11 @@
-"""Which face detector that comes in a wheel finds drawn faces: the choice behind `adaptive-margin predict`.
+"""Compares face detectors that can be installed as wheels, on drawn faces: the choice behind `adaptive-margin predict`.
 
     pip install 'opencv-python-headless<5' scikit-image
     python benchmarks/detection/run.py
 
-120 people with pose, light, blur and occlusion: 60 fill their picture, 60 are somewhere in a larger one. A face is
-found where a box overlaps the landmarks' square by more than 0.3 (intersection over union); every other box is false.
+120 people with pose, light, blur and occlusion: 60 fill their picture, 60 are somewhere in a larger one. A face counts
+as found if a box overlaps the landmarks' square by more than 0.3 (intersection over union); every other box is a false
+positive.
 """
 
 from __future__ import annotations

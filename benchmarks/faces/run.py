@@ -1,8 +1,8 @@
-"""What docs/faces.md says about the drawn faces: how fast they come, and that the label depends on the person.
+"""The figures of docs/faces.md: how fast faces are drawn, and how the label depends on the person.
 
-    python benchmarks/faces/run.py            both, some minutes
-    python benchmarks/faces/run.py speed      pictures a second on one core, by size
-    python benchmarks/faces/run.py identity   how well a linear reader does on people it knows and on strangers
+    python benchmarks/faces/run.py            both, a few minutes python benchmarks/faces/run.py speed      pictures per
+    second on one core, by size python benchmarks/faces/run.py identity   how well a linear reader does on people it
+    knows and on strangers
 
 With ``--out FILE`` the numbers are also written as JSON, with versions, processor and load of the machine.
 """

@@ -1,14 +1,15 @@
 """Runs pytorch-metric-learning's own tests with its losses and miners wrapped.
 
-Three times: as they are (``stock``), with this library imported (``imported``: it changes nothing), and with every
-supported loss and miner replaced by a wrapped one of a constant margin (``wrapped``, see ``wrapped.py``). The tests are
-those of what can be wrapped, and of what losses go into. They come from a checkout of the host's repository, given by
-path; the library under them is the checkout's own, or the installed release.
+The tests run three times: unchanged (``stock``), with this library imported (``imported``, which must change nothing),
+and with every supported loss and miner replaced by a wrapped one with a constant margin (``wrapped``, see
+``wrapped.py``). They are the tests of everything that can be wrapped and everything that takes a loss. They come from a
+checkout of the host's repository, given by path; the library they test is that of the checkout, or the installed
+release.
 
     git clone https://github.com/KevinMusgrave/pytorch-metric-learning
     python benchmarks/hosts/run.py --checkout pytorch-metric-learning [--installed]
 
-Prints counts and the tests that pass as they are and not wrapped; writes them to ``results/<version>.json``.
+Prints counts and the tests that pass unchanged but not wrapped; writes them to ``results/<version>.json``.
 """
 
 from __future__ import annotations
@@ -94,9 +95,11 @@ def main() -> None:
     """Runs the tests and reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkout", type=Path, required=True, help="a clone of the host's repository")
-    parser.add_argument("--installed", action="store_true", help="its tests, of the installed release")
+    parser.add_argument("--installed", action="store_true", help="test the installed release instead of the checkout")
     parser.add_argument("--dtypes", default="float32,float64")
-    parser.add_argument("--tests", nargs="*", help="files or folders of its tests; by default those of what is wrapped")
+    parser.add_argument(
+        "--tests", nargs="*", help="files or folders of its tests; by default those that concern wrapped classes"
+    )
     parser.add_argument("--output", type=Path, help="a JSON file")
     arguments = parser.parse_args()
     source = (arguments.checkout / "src/pytorch_metric_learning/__init__.py").read_text()

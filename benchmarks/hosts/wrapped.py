@@ -1,8 +1,8 @@
-"""A pytest plugin: pytorch-metric-learning's tests get this library's wrappers in the place of its losses and miners.
+"""A pytest plugin: pytorch-metric-learning's tests get this library's wrappers instead of its losses and miners.
 
-What they call ``losses.TripletMarginLoss(margin=0.1)`` is then a loss built with another margin, in an
-``AdaptiveMarginLoss`` with a constant margin of 0.1: every number that such a test expects has to come out.
-With ``ADAPTIVE_MARGIN_HOSTS=imported`` the library is imported and nothing replaced.
+``losses.TripletMarginLoss(margin=0.1)`` then creates a loss built with another margin, inside an ``AdaptiveMarginLoss``
+with a constant margin of 0.1. Every number that a test expects must still be correct. With
+``ADAPTIVE_MARGIN_HOSTS=imported`` the library is imported and nothing is replaced.
 """
 
 from __future__ import annotations

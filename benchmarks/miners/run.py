@@ -1,12 +1,12 @@
-"""Time and memory of the tiled miners beside pytorch-metric-learning's, 4 images a class.
+"""Time and memory of the tiled miners compared with pytorch-metric-learning's, 4 images per class.
 
     python benchmarks/miners/run.py
     python benchmarks/miners/run.py --batches 256 1024 --device cuda
 
-Every case runs in a process of its own, on the same generated embeddings: the median time of some calls after
-a first one, and the peak of the resident set (on CUDA of the allocator) above what it was with the embeddings in
-place. A case whose process grows beyond ``--limit-gib`` or runs longer than ``--limit-minutes`` is stopped, and
-reported as such.
+Every case runs in its own process, on the same generated embeddings. Time is the median over a few calls after a first
+one. Memory is the peak of the resident set (on CUDA of the allocator), minus its value with only the embeddings loaded.
+A case whose process grows beyond ``--limit-gib`` or runs longer than ``--limit-minutes`` is stopped, and reported as
+such.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096, 8192, 32768])
     parser.add_argument("--features", type=int, default=128)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process is larger")
+    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
     parser.add_argument("--limit-minutes", type=float, default=5.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "miners.json")
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)

@@ -1,11 +1,11 @@
-"""Retrieval figures of 60,502 embeddings: time and memory, beside pytorch-metric-learning's calculator.
+"""Retrieval figures of 60,502 embeddings: time and memory, compared with pytorch-metric-learning's calculator.
 
-    python benchmarks/retrieval/run.py                       # the test split of Stanford Online Products in size
+    python benchmarks/retrieval/run.py                       # the size of Stanford Online Products' test split
     python benchmarks/retrieval/run.py --rows 5000 --classes 900 --cases tiled stock_recall_at_1
     python benchmarks/retrieval/run.py --device cuda
 
-Every case runs in a process of its own on the same generated embeddings. Memory is the peak of the resident set
-(on CUDA of the allocator) above what it was with the embeddings in place. A case that goes beyond ``--limit-gib`` or
+Every case runs in its own process on the same generated embeddings. Memory is the peak of the resident set (on CUDA of
+the allocator), minus its value with only the embeddings loaded. A case that exceeds ``--limit-gib`` or
 ``--limit-minutes`` is stopped and reported as such.
 """
 
@@ -187,7 +187,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=11316)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--cases", nargs="+", choices=list(CASES), default=DEFAULT)
-    parser.add_argument("--limit-gib", type=float, default=16.0, help="stop a case whose process is larger")
+    parser.add_argument("--limit-gib", type=float, default=16.0, help="stop a case whose process needs more memory")
     parser.add_argument("--limit-minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "retrieval.json")
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)

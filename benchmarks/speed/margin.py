@@ -1,9 +1,9 @@
-"""What the adaptive margin costs: beside a ResNet18 training step, and beside a loop over sorted neighbours.
+"""The cost of the adaptive margin, compared with a ResNet18 training step and with a loop over sorted neighbours.
 
     python benchmarks/speed/margin.py        # a few minutes on two cores; writes results/margin.json
 
-The loop is how the margin is computed one sample at a time, as the authors' released code does: sort a sample's
-distances, walk outwards until the labels are evidence. It gives the same K, which is checked here.
+The loop computes the margin one sample at a time, as in the authors' released code: sort a sample's distances, then
+walk outwards until the labels are evidence. The script checks that it gives the same K.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What each rule of the margin costs with many classes, beside the losses that it goes into.
+"""The cost of each rule of the margin with many classes, compared with the losses that use it.
 
     python benchmarks/speed/rules.py            # a minute; writes results/rules.json
     python benchmarks/speed/rules.py --print    # its table, in Markdown
 
-Four images a class, 128 features, unit vectors that scatter about a centre of their class. Every figure is the median
-of calls in one process; ratios are within that process. Losses are forward and backward.
+Four images per class, 128 features, unit vectors scattered around the centre of their class. Every figure is the median
+over calls in one process; ratios are within that process. Losses are forward and backward.
 """
 
 from __future__ import annotations

@@ -1,19 +1,19 @@
-"""Time and peak memory of this library's losses, of pytorch-metric-learning's and of dense torch, side by side.
+"""Time and peak memory of the losses of this library, of pytorch-metric-learning and of dense torch, side by side.
 
-    python benchmarks/speed/run.py                  # N = 128 … 65,536 in two layouts: an hour or so on two cores
+    python benchmarks/speed/run.py                  # N = 128 … 65,536 in two layouts: about an hour on two cores
     python benchmarks/speed/run.py --quick          # up to 2048, a few minutes
-    python benchmarks/speed/run.py --sizes 4096     # a piece; the others stay as they are in the CSV
-    python benchmarks/speed/run.py --print          # the plot and the summary of what is in the CSV
-    python benchmarks/speed/run.py --device cuda --out benchmarks/speed/results/h100
+    python benchmarks/speed/run.py --sizes 4096     # only this size; the others stay in the CSV
+    python benchmarks/speed/run.py --print          # the plot and the summary of the CSV python benchmarks/speed/run.py
+    --device cuda --out benchmarks/speed/results/h100
 
-Every case runs in a process of its own, on the same generated embeddings: 128 features that vary in four directions,
-so that distances spread, scaled to a median squared distance of 1. The constant margin is 1: half of all pairs lie
-within it, which leaves no tile out. Labels have nothing to do with the embeddings: no neighbourhood is ever pure, and
-the adaptive margin has to look at all of it. Time is the median over several calls after a warm-up (one call, where it
-takes over ten seconds), up to 4096 rows the median of ``--rounds`` processes that take turns with the other cases;
-beside it stands the CPU time of all threads, which other work on the machine stretches less. Memory is the peak of the
-resident set (on CUDA of the allocator) above what it was with the embeddings in place. A case
-beyond ``--limit-gib`` or ``--limit-minutes`` is stopped, reported as such, and not tried with more rows.
+Every case runs in its own process, on the same generated embeddings: 128 features that vary in four directions, so that
+distances are spread out, scaled to a median squared distance of 1. The constant margin is 1, so half of all pairs lie
+within it and no tile can be skipped. Labels are independent of the embeddings: no neighbourhood is ever pure, and the
+adaptive margin has to look at all of it. Time is the median over several calls after a warm-up (one call, if it takes
+over ten seconds). Up to 4096 rows it is the median over ``--rounds`` processes that alternate with the other cases. The
+CPU time of all threads is given too, because other work on the machine affects it less. Memory is the peak of the
+resident set (on CUDA of the allocator), minus its value with only the embeddings loaded. A case that exceeds
+``--limit-gib`` or ``--limit-minutes`` is stopped, reported as such, and not tried with more rows.
 """
 
 from __future__ import annotations
@@ -292,11 +292,11 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--seconds", type=float, default=2.0, help="how long to repeat a case, at least 3 calls")
-    parser.add_argument("--rounds", type=int, default=3, help="processes a case, in turn, up to 4096 rows")
-    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process is larger")
+    parser.add_argument("--rounds", type=int, default=3, help="processes per case, alternating, up to 4096 rows")
+    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
     parser.add_argument("--limit-minutes", type=float, default=5.0)
-    parser.add_argument("--note", default="", help="what else the machine was doing, for the CSV")
-    parser.add_argument("--print", action="store_true", help="measure nothing")
+    parser.add_argument("--note", default="", help="other work on the machine, for the CSV")
+    parser.add_argument("--print", action="store_true", help="print the existing results and measure nothing")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "speed", help="without a suffix"
     )

@@ -1,9 +1,9 @@
-r"""Docstrings in the dialect that the site renders, rewritten before they are parsed.
+r"""Rewrites docstrings, before they are parsed, in the dialect that the site renders.
 
-- ``Example:`` becomes ``Examples:``, the only heading that Griffe's Google style knows: it takes the singular for
-  prose, where ``>>>`` is a quotation and a printed list a link.
-- ``.. math::`` becomes ``$$…$$`` and ``:math:`…``` becomes ``\(…\)``, which Markdown leaves alone: two underscores of a
-  formula would be emphasis to it otherwise.
+- ``Example:`` becomes ``Examples:``, the only form that Griffe's Google style knows. It treats the singular as prose,
+  in which ``>>>`` becomes a quotation and a printed list a link.
+- ``.. math::`` becomes ``$$…$$`` and ``:math:`…``` becomes ``\(…\)``, which Markdown does not change: otherwise two
+  underscores in a formula would be read as emphasis.
 """
 
 from __future__ import annotations

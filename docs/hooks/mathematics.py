@@ -1,7 +1,7 @@
-r"""Formulas become MathML while the site is built: no script is fetched to read them.
+r"""Converts formulas to MathML while the site is built, so that readers need no script.
 
-Pages write ``\(…\)`` and ``$$…$$``, and docstrings are rewritten to them (``docstrings.py``). Cross-references of
-docstrings (``:class:`…``` and its kin) become code.
+Pages use ``\(…\)`` and ``$$…$$``, and docstrings are rewritten in this form (``docstrings.py``). Cross-references in
+docstrings (``:class:`…``` and similar roles) become code.
 """
 
 from __future__ import annotations

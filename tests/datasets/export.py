@@ -1,6 +1,6 @@
-"""Writes faces in the layout of a real data set, on demand with the defects the real ones have.
+"""Writes faces in the layout of a real data set, optionally with the defects of the real ones.
 
-For tests of the loaders, and for trying a pipeline on faces that may be shared, where AffectNet and its like may not.
+For tests of the loaders, and for trying a pipeline on faces that may be shared, unlike AffectNet and similar data sets.
 Every exporter returns what a loader must find: rows read, used, and dropped for each reason, counted while writing.
 """
 
@@ -50,11 +50,11 @@ class Sample:
         image: the face, uint8, RGB, shape ``(H, W, 3)``.
         valence: in [−1, 1].
         arousal: in [−1, 1].
-        identity: who, for the data sets that say.
-        video: which video, for those that have videos; frames of a video are written in the order given.
+        identity: the person, for data sets that identify people.
+        video: the video, for data sets with videos; frames of a video are written in the given order.
         split: ``"train"`` or ``"validation"``.
-        expression: AffectNet's code; the nearest class mean in the valence–arousal plane unless given.
-        face: whether a detector found it; where not, the frame is written without box or crop.
+        expression: AffectNet's code; by default that of the nearest class mean in the valence–arousal plane.
+        face: whether a detector found it; if not, the frame is written without box or crop.
     """
 
     image: Pixels
@@ -107,7 +107,7 @@ class Expected:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
 
     def differences(self, report: SplitReport) -> list[str]:
-        """What a loader's report has otherwise; empty where it agrees."""
+        """The differences from a loader's report; empty if there are none."""
         pairs: list[tuple[str, Any, Any]] = [
             ("rows read", self.read, report.rows_read),
             ("rows used", self.used, report.rows_used),
@@ -160,7 +160,7 @@ def _by_video(samples: Sequence[Sample]) -> dict[str, list[Sample]]:
 
 
 def _framed(image: Pixels) -> tuple[Pixels, Box]:
-    """The face inside a wider picture, and its box there."""
+    """The face inside a larger picture, and its box there."""
     height, width = image.shape[:2]
     x, y = max(2, round(BORDER * width)), max(2, round(BORDER * height))
     x, y = x + (width + 2 * x) % 2, y + (height + 2 * y) % 2
@@ -208,7 +208,7 @@ def export_affectnet_2017(
             −2 or real labels, a ``NULL`` box, a negative width, a repeated path, a missing and a truncated file,
             grey, palette and CMYK pictures, extensions in another case or not the content's, a box that sticks out,
             a label outside the unit circle, backslashes, a label that is no number, and system litter.
-        spelling: ``"flat"`` or ``"nested"``: which of the two ways the folders are called.
+        spelling: ``"flat"`` or ``"nested"``: one of the two ways in which the folders are named.
 
     Returns:
         Split → what the loader must find with its default options.
@@ -310,7 +310,7 @@ def export_affectnet_2017(
 def export_affectnet_reduced(
     root: str | Path, samples: Sequence[Sample], *, defects: bool = False
 ) -> dict[str, Expected]:
-    """Writes the reduced release: crops named by number and ``.npy`` annotations in every form they circulate in.
+    """Writes the reduced release: crops named by number and ``.npy`` annotations in every known form.
 
     Args:
         root: an empty or new folder.
@@ -393,7 +393,7 @@ def export_affectnet_reduced(
 def export_afew_va(
     root: str | Path, samples: Sequence[Sample], *, defects: bool = False, layout: str = "flat"
 ) -> dict[str, Expected]:
-    """Writes AFEW-VA: a folder a clip with PNG frames and a JSON file; labels are rounded to tenths.
+    """Writes AFEW-VA: a folder per clip with PNG frames and a JSON file; labels are rounded to tenths.
 
     Args:
         root: an empty or new folder.

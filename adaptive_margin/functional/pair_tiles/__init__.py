@@ -3,7 +3,7 @@
 Rows are sorted by group, so that the pairs (i, j), i < j, of two groups fill rectangles of the distance matrix whose
 borders are known. Each rectangle is computed a tile at a time: a matrix product gives the distances, the hinge turns
 them into losses, and two more products, of the tile's weights with the rows, add to the gradient in the same pass.
-No tile outlives its turn. The squared distances inside a group need no tile at all:
+Each tile is then dropped. The squared distances inside a group need no tile at all:
 
     sum over i < j of |x_i - x_j|² = n · sum over i of |x_i - mean|²
 """
@@ -46,7 +46,7 @@ def pair_terms(
     ignore_label: int | None = None,
     counts: bool = True,
 ) -> PairTerms:
-    r"""The terms of a contrastive loss over all pairs, without an index of pairs and without a matrix of distances.
+    r"""The terms of a contrastive loss over all pairs, without a list of pairs and without a matrix of distances.
 
     .. math::
         \text{attraction} = \operatorname{mean}_{\text{inside}} (d_{ij} - \beta)_+, \qquad
@@ -54,36 +54,36 @@ def pair_terms(
         \Omega = \tfrac12 \operatorname{mean}_{\text{inside}} d_{ij}^2
                 + \tfrac12 \operatorname{mean}_{\text{across}} (\alpha_i - d_{ij})_+^2
 
-    Pairs inside are those of one label, pairs across those of two. A mean over no pairs is 0.
+    Pairs inside have the same label, pairs across have different labels. A mean over no pairs is 0.
 
     Source: Kim & Song 2021, Eq. (4) and (7); the tiles are this library's.
 
     Args:
         embeddings: shape ``(B, D)``. Half precision is computed in float32.
         labels: integers, shape ``(B,)``.
-        margin: :math:`\alpha`: a number, a 0-dim tensor, or one per row, shape ``(B,)``. One per row counts each pair
-            across once from either end, with that end's margin.
-        ref_emb: pairs take one row from ``embeddings`` and one from here, shape ``(R, D)``, instead: all of them, also
-            where both rows are the same.
+        margin: :math:`\alpha`: a number, a 0-dim tensor, or one per row, shape ``(B,)``. With one per row, each pair
+            across counts twice, once with the margin of each row.
+        ref_emb: pairs take one row from ``embeddings`` and one from here, shape ``(R, D)``, instead: all such pairs,
+            even if both rows are the same.
         ref_labels: their labels, shape ``(R,)``.
         distance: d: ``"squared_l2"``, ``"l2"``, or ``"cosine"``: the similarity s of the normalised rows, which counts
-            as the distance -s; both margins are then similarities, and the hinges :math:`(\beta - s)_+`,
-            :math:`(s - \alpha)_+`; or ``"dot"``, the same of rows that come normalised, none longer than 1.
+            as the distance -s; both margins are then similarities, and the hinges are :math:`(\beta - s)_+` and
+            :math:`(s - \alpha)_+`; or ``"dot"``, the same for rows that are already normalised, none longer than 1.
         pos_margin: :math:`\beta`.
         over_active: whether the attraction is a mean over the pairs with :math:`d > \beta`, or over all pairs inside.
-        second_moment: whether :math:`\Omega` is wanted (it needs more products).
+        second_moment: whether to compute :math:`\Omega` (it needs more products).
         only_first: labels are 0 and 1, and only label 0 has pairs inside.
-        ignore_label: rows with this label take part in nothing.
-        counts: whether the numbers of pairs are wanted; zeros otherwise.
+        ignore_label: rows with this label are left out of everything.
+        counts: whether to count the pairs; zeros otherwise.
 
     Returns:
-        ``attraction``, ``repulsion``, ``second_moment`` (0 unless wanted): 0-dim, float32 or float64; and ``counts``:
-        int64, shape ``(3,)``: the pairs inside (unordered, without ``ref_emb``), those across, and the ordered
-        (anchor, negative) pairs within the margin. Each term has a gradient for the embeddings, for ``ref_emb`` and for
-        the margin; not a second one: asking for it raises.
+        ``attraction``, ``repulsion``, ``second_moment`` (0 unless requested): 0-dim, float32 or float64; and
+        ``counts``: int64, shape ``(3,)``: the pairs inside (unordered, without ``ref_emb``), those across, and the
+        ordered (anchor, negative) pairs within the margin. Each term has a gradient for the embeddings, for ``ref_emb``
+        and for the margin. There is no second derivative; requesting one raises an error.
 
     Raises:
-        ValueError: shapes that do not fit, NaN or infinity, numbers too large for their squares. On CUDA and in
+        ValueError: shapes that do not match, NaN or infinity, numbers whose squares overflow. On CUDA and in
             compiled code the last two are device-side assertions, so that nothing waits for the device.
 
     Example:
@@ -144,7 +144,7 @@ def terms_of(
 
 
 def as_margin(margin: float | Tensor, x: Tensor) -> Tensor:
-    """A margin as a finite tensor of ``x``'s dtype and device, of shape ``()`` or one value a row."""
+    """A margin as a finite tensor of ``x``'s dtype and device, of shape ``()`` or with one value per row."""
     if not isinstance(margin, Tensor):
         check_fits("margin", margin, x.dtype, UNIT)
         return x.new_full((), margin)
@@ -184,27 +184,28 @@ def pair_hinge_means(
         \operatorname{mean}_{>0}\, (d_{ij} - m_+)_+ \text{ over pairs of one label}, \qquad
         \operatorname{mean}_{>0}\, (m_- - d_{ij})_+ \text{ over pairs of two}
 
-    each over the pairs whose hinge is above 0, and 0 where none is; for similarities :math:`(m_+ - s_{ij})_+` and
+    each over the pairs whose hinge is above 0, and 0 if there are none; for similarities :math:`(m_+ - s_{ij})_+` and
     :math:`(s_{ij} - m_-)_+`.
 
     Source: Hadsell, Chopra & LeCun 2006, as in pytorch-metric-learning 2.9.
 
     Args:
-        embeddings: shape ``(B, D)``, normalised by the caller where the distance is to be one of normalised rows;
-            ``"cosine"`` does so itself.
+        embeddings: shape ``(B, D)``. For a distance of normalised rows the caller must normalise them, except for
+            ``"cosine"``.
         labels: integers, shape ``(B,)``.
         pos_margin: :math:`m_+`.
         neg_margin: :math:`m_-`: a number, a 0-dim tensor, or one per anchor, shape ``(B,)``.
-        distance: ``"l2"``, ``"squared_l2"``, or a similarity, ``"cosine"`` or ``"dot"``. At L2 0 the gradient is 0.
-        ref_emb: pairs take their second row from here, shape ``(R, D)``: all of them, as the host does where the
-            reference set is given.
+        distance: ``"l2"``, ``"squared_l2"``, or a similarity, ``"cosine"`` or ``"dot"``. At an L2 distance of 0 the
+            gradient is 0.
+        ref_emb: pairs take their second row from here, shape ``(R, D)``: all such pairs, as in the host with a
+            reference set.
         ref_labels: their labels, shape ``(R,)``.
 
     Returns:
         Two 0-dim tensors, float32 or float64, with gradients for all tensor arguments.
 
     Raises:
-        ValueError: as :func:`pair_terms`.
+        ValueError: as for :func:`pair_terms`.
 
     Example:
         >>> x = torch.tensor([[0.0], [1.0], [1.5]])

@@ -20,7 +20,7 @@ TILE_ENTRIES = {"cpu": 2**19, "cuda": 2**22}
 
 
 NO_GROUP = torch.iinfo(torch.int64).max
-"""The group of rows that take part in nothing, where dropping them would wait for the device."""
+"""The group of left-out rows, if dropping them would wait for the device."""
 
 
 class Side(NamedTuple):

@@ -13,7 +13,7 @@ from .small import measure_small
 from .sums import hinge_sums
 
 SMALL = 256
-"""Up to as many rows, one square matrix of all pairs takes less time than sorting rows and finding tiles."""
+"""Up to this number of rows, one square matrix of all pairs is faster than sorting rows and finding tiles."""
 
 
 def measure_pairs(

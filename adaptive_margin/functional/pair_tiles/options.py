@@ -15,11 +15,11 @@ Kind = Literal["inside", "across"]
 
 
 Number = float | Tensor
-"""A Python number where looking at data is free (CPU), a 0-dim tensor where it would wait for the device."""
+"""A Python number if reading data is free (CPU), a 0-dim tensor if it would wait for the device."""
 
 
 class PairTerms(NamedTuple):
-    """What contrastive losses are made of; see :func:`pair_terms`."""
+    """The terms of contrastive losses; see :func:`pair_terms`."""
 
     attraction: Tensor
     repulsion: Tensor
@@ -28,7 +28,7 @@ class PairTerms(NamedTuple):
 
 
 class Options(NamedTuple):
-    """What is to be measured: all that is not a tensor."""
+    """The options of a measurement: everything that is not a tensor."""
 
     distance: str = "squared_l2"
     pos_margin: float = 0.0
@@ -54,15 +54,15 @@ class Options(NamedTuple):
 
 
 def count_pairs(sizes: Tensor, ref_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Numbers of pairs inside groups and across groups.
+    """The numbers of pairs inside groups and across groups.
 
     Args:
         sizes: rows in each group, integers of shape ``(G,)``.
         ref_sizes: rows of a reference set in each group; a pair then takes one row from either set.
 
     Returns:
-        Two 0-dim int64 tensors: pairs inside a group (unordered, no row with itself, where there is no reference set)
-        and pairs across groups. Exact up to 2³¹ rows: 65,536 rows already have more pairs than int32 holds.
+        Two 0-dim int64 tensors: pairs inside a group (without a reference set: unordered, no row with itself) and pairs
+        across groups. Exact up to 2³¹ rows: 65,536 rows already have more pairs than int32 holds.
 
     Example:
         >>> count_pairs(torch.tensor([32768, 32768], dtype=torch.int32))

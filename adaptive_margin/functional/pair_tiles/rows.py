@@ -12,8 +12,8 @@ from ..checks import check_finite, is_blind, problem
 from .options import SMALLER, Distance, Kind, Options
 
 UNCLEAR = 2.0**-12
-"""Pairs whose distance, or the margin it is compared with, rounding could change by this share are computed again from
-the differences of their rows, where looking is free."""
+"""If rounding could change a pair's distance, or the margin it is compared with, by this share, the pair is computed
+again from the differences of its rows, provided that reading data is free."""
 
 
 ROUNDING = 4
@@ -22,7 +22,8 @@ was seen, whatever the number of coordinates."""
 
 
 FAR_OFF = 3
-"""Squared distances from the mean above so many times their median have drawn the mean away from the others."""
+"""Rows whose squared distance from the mean exceeds this many times the median have pulled the mean away from the
+others."""
 
 
 class Rows(NamedTuple):
@@ -87,11 +88,11 @@ def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distanc
         x: rows as the distance sees them, shape ``(B, D)``.
         y: the rows of the pairs' other ends, or ``x`` itself.
         anchors: the row of each pair, shape ``(P,)``.
-        margin: of all pairs or of each, 0-dim or ``(P,)``.
+        margin: margin of all pairs or of each pair, 0-dim or ``(P,)``.
         distance: as for :func:`pair_terms`; ``"dot"`` for :math:`D^2 = 2 - 2s`, None for any other.
 
     Returns:
-        Shape ``(P,)``, or 0-dim where neither rows nor margins differ.
+        Shape ``(P,)``, or 0-dim if neither rows nor margins differ.
     """
     x, y, margin = x.detach(), y.detach(), margin.detach()
     rounding = ROUNDING * torch.finfo(x.dtype).eps
