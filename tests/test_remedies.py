@@ -15,7 +15,7 @@ from adaptive_margin.emotion.config import EmotionConfig
 
 PACKAGE = Path(adaptive_margin.__file__).parent
 OTHERS_FLAGS = {"--nproc-per-node", "--porcelain", "--untracked-files"}  # torchrun's, git's
-OTHERS_PARAMETERS = {"power", "sparse"}  # of distances in pytorch-metric-learning, of torch's embeddings
+OTHERS_PARAMETERS = {"power", "sparse", "return_inverse"}  # of the host's distances, torch's embeddings, np.unique
 FILES = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
