@@ -36,11 +36,36 @@ def test_tables_are_printed_by_their_command(page: str, command: tuple[str, ...]
     assert not missing
 
 
+FIGURE = r"[+−]\d+\.\d \[[+−]\d+\.\d, [+−]\d+\.\d\]"  # a mean with its interval
+
+
 def test_the_readme_quotes_the_demo() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("## Does it help?") : text.index("\n## ", text.index("## Does it help?") + 1)]
-    demo = section[section.index("`make demo`") : section.index("- `benchmarks/dml_choose.py`")]
-    quoted = re.findall(r"[+−]\d+\.\d \[[+−]\d+\.\d, [+−]\d+\.\d\]", demo)
+    quoted = re.findall(FIGURE, text[text.index("- `make demo`") : text.index("- `benchmarks/dml_choose.py`")])
     assert len(quoted) >= 4
     found = printed(*DEMO).replace("-", "−")
     assert not [figure for figure in quoted if figure not in found]
+
+
+@pytest.mark.parametrize(
+    ("page", "begins", "ends"),
+    [
+        ("README.md", "- `benchmarks/dml_grid.py`", "- `benchmarks/fer_caf.py`"),
+        ("docs/index.md", "Does it help?", "The\n[demo]"),
+    ],
+    ids=["readme", "index"],
+)
+def test_pages_quote_the_grid(page: str, begins: str, ends: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    quoted = re.findall(FIGURE, text[text.index(begins) : text.index(ends)])
+    assert len(quoted) >= 3
+    table = printed("benchmarks/dml_grid.py", "--print").replace("-", "−")
+    rows = [
+        line
+        for line in table.split("**Every cell")[0].splitlines()
+        if re.match(r"\| (default|tuned elsewhere|adaptive) ", line)
+    ]
+    assert not [figure for figure in quoted if not any(figure in line for line in rows)]
+    cells = re.match(r"(\d+) cells", table)
+    assert cells is not None
+    assert f"{cells[1]} cells" in text
