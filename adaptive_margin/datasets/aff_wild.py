@@ -432,7 +432,7 @@ def could_be_off(
         >>> could_be_off(4, None, [1, 2, 3, 4], [0.0, 1.0, 2.0, 3.0], 4.0)
         (0, 0, 0.0)
         >>> could_be_off(4, None, [1, 2, 3, 4], [0.0, 0.1, 0.2, 0.3], 4.0)  # the last frame is shown for most of it
-        (3, 2, 2.4)
+        (3, 3, 2.2)
     """
     counted = np.arange(1, lines + 1) if order is None else np.array(order[:lines])
     counted = counted[counted <= numbers[-1]]
