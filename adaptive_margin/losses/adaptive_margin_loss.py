@@ -21,6 +21,7 @@ from .host_inputs import (
     GradientGuard,
     as_classes,
     as_seen,
+    casts,
     check_batch,
     check_embeddings,
     distance_in_tiles,
@@ -164,7 +165,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         else:
             indices_tuple, margin = self._margin_of(batch, labels, indices_tuple, ref_emb, ref_labels)
         check_margin_fits(self.margin, margin, seen[0].dtype if tiled else batch.dtype)
-        values: dict[str, Any] = self.exchange.values(self.loss, margin)
+        values: dict[str, Any] = {**self.exchange.values(self.loss, margin), **casts(self.loss, batch)}
         if tiled:
             given = batch, batch if ref_emb is None else ref_emb
             values["compute_loss"] = partial(self._compute_loss_in_tiles, margin, given, seen)
@@ -364,7 +365,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         """The wrapped loss's dictionary of unreduced losses with the margin of this batch."""
         indices_tuple, value = self._margin_of(embeddings, labels, indices_tuple, ref_emb, ref_labels)
         check_margin_fits(self.margin, value, embeddings.dtype)
-        with exchanged(self.loss, self.exchange.values(self.loss, value)) as loss:
+        values = {**self.exchange.values(self.loss, value), **casts(self.loss, embeddings)}
+        with exchanged(self.loss, values) as loss:
             loss_dict: dict[str, Any] = loss.compute_loss(embeddings, labels, indices_tuple, ref_emb, ref_labels)
             return loss_dict
 

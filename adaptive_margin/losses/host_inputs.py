@@ -115,6 +115,23 @@ def host_dtype(host: nn.Module, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
+def casts(host: nn.Module, x: Tensor) -> dict[str, Any]:
+    """What replaces a host's cast of its class weights, where there is nothing to cast.
+
+    The host assigns ``W.data`` in each call. With several threads torch can then wait for itself: the assignment holds
+    the interpreter and waits for the weight's lock, another thread holds that lock and waits for the interpreter.
+    """
+    if not hasattr(host, "cast_types"):
+        return {}
+    own = [value for value in vars(host).values() if isinstance(value, Tensor) and value.is_floating_point()]
+    done = all((tensor.dtype, tensor.device) == (x.dtype, x.device) for tensor in (*host.parameters(), *own))
+    return {"cast_types": _leave} if done else {}
+
+
+def _leave(dtype: torch.dtype, device: torch.device) -> None:
+    """In the place of ``cast_types``."""
+
+
 def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) -> None:
     """Raises unless this is a finite matrix whose norms fit the host's dtype: larger rows would become zero."""
     check_matrix(argument, x)

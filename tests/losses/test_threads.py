@@ -77,6 +77,20 @@ def test_a_loss_in_four_threads(name: str, margin: Any) -> None:
     assert vars(loss.loss) == before
 
 
+@pytest.mark.parametrize("name", [name for name, host in HOSTS.items() if hasattr(host.build(), "cast_types")])
+def test_class_weights_are_assigned_only_where_they_change(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Assigning them in each call, as the host does, can block torch for ever where several threads do."""
+    loss = AdaptiveMarginLoss(HOSTS[name].build())
+    embeddings, labels = batch()
+    cast, calls = type(loss.loss).cast_types, []
+    monkeypatch.setattr(type(loss.loss), "cast_types", lambda self, *kind: (calls.append(kind), cast(self, *kind))[1])
+    loss(embeddings, labels)
+    assert calls == []
+    loss(embeddings.double(), labels)  # as the host has it, the weights become float64
+    assert [kind[0] for kind in calls] == [torch.float64]
+    assert all(weight.dtype == torch.float64 for weight in loss.parameters())
+
+
 @pytest.mark.usefixtures("_eager_threads")
 @pytest.mark.parametrize("build", [miners.TripletMarginMiner, miners.PairMarginMiner, miners.MultiSimilarityMiner])
 def test_a_miner_in_four_threads(build: Any) -> None:
