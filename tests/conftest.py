@@ -10,8 +10,6 @@ import torch
 from hypothesis import HealthCheck, settings
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")  # no pool of compilers beside the workers of xdist
-
 settings.register_profile(
     "default", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )

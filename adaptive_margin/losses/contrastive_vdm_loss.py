@@ -13,16 +13,16 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, DoNothingReducer
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import at_least_float32, check_choice, check_fits, is_blind, is_transforming, problem
+from ..functional.checks import at_least_float32, check_choice, is_blind, is_transforming, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, multiplier_step, regularization
 from ..functional.pair_tiles import terms_of
 from ..functional.pair_tiles.options import Options, PairTerms
 from ..functional.pair_tiles.rows import ties_of_pairs
-from ..margins import ConstantMargin, Margin
+from ..margins import Margin
 from ..margins.base import IndicesTuple
 from .host_inputs import GradientGuard, as_classes, check_batch, distance_in_tiles, labels_from_indices
 from .reduction import SumOfReduced
-from .swap import UNIT, check_margin_fits
+from .swap import check_margin_fits
 from .transparent import TakesMargin
 
 Kept = tuple[Tensor, Tensor] | None
@@ -321,8 +321,6 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor, both_kept: Kept
     ) -> Tensor:
         """The margin of the rows that count, one a row also for those that do not."""
-        if isinstance(self.margin, ConstantMargin):
-            check_fits("margin", self.margin.value, seen.dtype, UNIT)
         if not self.margin.needs_batch:
             alpha = self.margin(seen)
         else:

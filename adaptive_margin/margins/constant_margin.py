@@ -46,7 +46,7 @@ class ConstantMargin(Margin):
         ref_labels: Tensor | None = None,
     ) -> Tensor:
         """The constant, as a 0-dim tensor of the embeddings' dtype and device."""
-        check_fits("value", self.value, embeddings.dtype, REMEDY)
+        check_fits("margin", self.value, embeddings.dtype, REMEDY)
         return torch.full((), self.value, dtype=embeddings.dtype, device=embeddings.device)
 
     def extra_repr(self) -> str:

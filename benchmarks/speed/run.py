@@ -37,7 +37,7 @@ from pytorch_metric_learning import distances, losses
 from torch import Tensor
 
 import adaptive_margin
-from adaptive_margin import AdaptiveMarginLoss, ContrastiveVDMLoss
+from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
 
 SIZES = [2**power for power in range(7, 17)]
 LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
@@ -61,10 +61,15 @@ def dense_torch(x: Tensor, labels: Tensor) -> Tensor:
     return (d * same).sum() / (same.sum() - len(x)) + hinge.sum() / (hinge > 0).sum()
 
 
+def evidence() -> AdaptiveMargin:
+    """The margin of the tables, whatever the number of labels."""
+    return AdaptiveMargin(neighbourhood="hoeffding")
+
+
 CASES: dict[str, Callable[[], Loss]] = {
     "ContrastiveVDMLoss, constant": lambda: ContrastiveVDMLoss(margin=MARGIN),
-    "ContrastiveVDMLoss, adaptive": lambda: ContrastiveVDMLoss(),
-    "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss(), units="sqrt"),
+    "ContrastiveVDMLoss, adaptive": lambda: ContrastiveVDMLoss(evidence()),  # rules.py measures the other rules
+    "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss(), evidence(), units="sqrt"),
     "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
     "PML Contrastive": lambda: losses.ContrastiveLoss(),
     "PML SupCon": lambda: losses.SupConLoss(),
