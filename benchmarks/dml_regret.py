@@ -191,7 +191,9 @@ def draw(cells: Sequence[Measured], path: Path) -> None:
     handles = [plt.Line2D([], [], marker="o", linestyle="", color=colours[loss], label=loss) for loss in losses]
     for network in networks if len(networks) > 1 else ():
         label = f"{network} network"
-        handles.append(plt.Line2D([], [], marker=shapes[network], linestyle="", color="grey", label=label))
+        handles.append(
+            plt.Line2D([], [], marker=shapes[network], linestyle="", color="black", fillstyle="none", label=label)
+        )
     handles.append(plt.Line2D([], [], color="black", linewidth=2, label="mean of the cells"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     path.parent.mkdir(parents=True, exist_ok=True)
