@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,16 +16,27 @@ from torch import Tensor
 
 from ..functional.checks import at_least_float32, check_choice, is_blind, is_transforming, problem
 from ..functional.contrastive import FISHER_PENALTY, Regularizer, check_options, multiplier_step, regularization
-from ..functional.pair_tiles import terms_of
-from ..functional.pair_tiles.options import Options, PairTerms
+from ..functional.pair_tiles.options import PairTerms
 from ..functional.pair_tiles.rows import ties_of_pairs
 from ..margins import Margin
 from ..margins.base import IndicesTuple
-from .host_inputs import GradientGuard, as_classes, check_batch, distance_in_tiles, labels_from_indices
-from .reduction import SumOfReduced
+from .batch import Batch
+from .contrastive_in_tiles import (
+    CHOICES,
+    PairMemory,
+    SumOfReduced,
+    already_reduced,
+    distance_in_tiles,
+    tell_statistics,
+    uses_tiles,
+    vdm_terms,
+    why_not_tiled,
+)
+from .gradient_guard import GradientGuard
 from .swap import check_margin_fits
 from .transparent import TakesMargin
 
+Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
 Kept = tuple[Tensor, Tensor] | None
 """Which rows and which reference rows are not ignored; None if all are used."""
 
@@ -106,11 +118,11 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         ignore_label: int | Literal["auto"] | None = "auto",
         regularizer_weight: float = 1.0,
         penalty: float = FISHER_PENALTY,
-        pair_memory: Literal["auto", "tiled", "pairs"] = "auto",
+        pair_memory: PairMemory = "auto",
         **kwargs: Any,
     ) -> None:
         check_options(repulsion, regularizer, regularizer_weight, penalty)
-        check_choice("pair_memory", pair_memory, ("auto", "tiled", "pairs"))
+        check_choice("pair_memory", pair_memory, CHOICES)
         if ignore_label == "auto":
             ignore_label = None if compact_label is None else -1
         if compact_label is not None and compact_label == ignore_label:
@@ -132,9 +144,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             remedy = "use CosineSimilarity, or LpDistance"
             expected = "a distance, or a similarity of normalised embeddings"
             raise ValueError(problem("distance", expected, type(self.distance).__name__, remedy))
-        why_not = self._why_not_tiled(None)
-        if pair_memory == "tiled" and why_not:
-            raise ValueError(problem("pair_memory", "'auto' or 'pairs'", "'tiled'", why_not))
+        uses_tiles(pair_memory, self._why_not_tiled())
         self.register_buffer("multiplier_value", torch.zeros((), dtype=torch.float64))
         self.alpha = self.active_pairs = self.omega = self.multiplier = self.in_tiles = math.nan
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
@@ -151,22 +161,11 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         ref_labels: Tensor | None = None,
     ) -> Any:
         """The loss of this batch."""
-        guard = GradientGuard(type(self).__name__)
-        itself = ref_emb is embeddings
-        embeddings = guard.settled(embeddings)
-        ref_emb = embeddings if itself else guard.settled(ref_emb)
-        labels, ref_labels = as_classes(labels, ref_labels)
-        check_batch(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        batch = self._watched(guard, embeddings)
-        if ref_emb is not None:
-            ref_emb = batch if itself else self._watched(guard, ref_emb)
-        return guard.note(super().forward(batch, labels, indices_tuple, ref_emb, ref_labels))
-
-    def _watched(self, guard: GradientGuard, x: Tensor) -> Tensor:
-        """All is computed in float32: what can leave it is Ω, and float16 the gradient of a row that vanishes before it
-        is normalised.
-        """
-        return guard.watch(x) if x.dtype == torch.float16 or self.regularizer != "none" else x
+        # All is computed in float32: what can leave it is Ω, and float16 the gradient of a row that vanishes before it
+        # is normalised.
+        guard = GradientGuard(type(self).__name__, only_half=self.regularizer == "none")
+        given = embeddings, labels, indices_tuple, ref_emb, ref_labels
+        return guard.note(super().forward(*Batch.checked(self, guard, *given, own_dtype=True)))
 
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
@@ -175,71 +174,65 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         if len(embeddings) == 0 or len(ref_emb) == 0:
             nothing: dict[str, Any] = self.zero_losses()
             return nothing
-        own = ref_labels is labels or (ref_emb is embeddings and (labels is None or ref_labels is None))
-        ref_labels = labels if own else ref_labels
-        itself = ref_emb is embeddings and ref_labels is labels
-        if ref_emb is embeddings and not itself:
-            ref_emb = ref_emb.view_as(ref_emb)  # with its own labels it is a different set: make it another object
-        embeddings = at_least_float32(embeddings)
-        check_options(self.repulsion, self.regularizer, self.regularizer_weight, self.penalty, dtype=embeddings.dtype)
-        ref_emb = embeddings if itself else at_least_float32(ref_emb).to(embeddings)
-        if labels is None:
-            labels, ref_labels = self._labels_of_pairs(embeddings, indices_tuple, ref_emb)
-        elif ref_labels is None:
-            raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
-        if labels is ref_labels and not itself:
-            ref_labels = ref_labels.clone()  # the host takes one object for one set, without its diagonal
-        why_not = self._why_not_tiled(indices_tuple)
-        if self.pair_memory == "tiled" and why_not:
-            raise ValueError(problem("pair_memory", "'auto' or 'pairs'", "'tiled'", why_not))
-        tiled = self.pair_memory != "pairs" and not why_not
+        dtype = at_least_float32(embeddings).dtype
+        check_options(self.repulsion, self.regularizer, self.regularizer_weight, self.penalty, dtype=dtype)
+        tiled = uses_tiles(self.pair_memory, self._why_not_tiled(indices_tuple))
         self.pair_path = "tiled" if tiled else "pairs"
-        if tiled:
-            return self._from_tiles(embeddings, labels, ref_emb, ref_labels)
-        return self._from_pairs(embeddings, labels, indices_tuple, ref_emb, ref_labels)
+        batch = self._with_references(Batch(self, embeddings, labels, indices_tuple, ref_emb, ref_labels))
+        return self._from_tiles(batch) if tiled else self._from_pairs(batch)
 
-    def _why_not_tiled(self, indices_tuple: Any) -> str:
-        """Why this loss cannot use tiles; empty if it can."""
-        if distance_in_tiles(self.distance) is None:
-            return f"tiles know L2, squared L2 and cosine, not {type(self.distance).__name__}"
-        if self.own_reducer:
-            return "a reducer of your own wants the loss of every pair"
-        if self.margin.granularity == "pair":
-            return "a margin a pair is as large as the list of pairs"
-        if is_transforming():
-            return "tiles make their own gradient, which torch.func does not see"
-        return "an index tuple lists its own pairs" if indices_tuple is not None else ""
+    def _why_not_tiled(self, indices: Any = None) -> str:
+        return why_not_tiled(self, self.margin, indices) or (
+            "a reducer of your own wants the loss of every pair" if self.own_reducer else ""
+        )
+
+    def _with_references(self, batch: Batch) -> Batch:
+        """In at least float32, with labels; its own rows are the references only if they have its own labels."""
+        own_rows = not batch.others
+        if own_rows and (batch.labels is None or batch.ref_labels is None):
+            batch = replace(batch, ref_labels=batch.labels)
+        if batch.labels is None:
+            if batch.indices is None:
+                remedy = "pass one label per row; for continuous targets make groups with OtsuGrouper"
+                raise ValueError(problem("labels", "given where indices_tuple is not", "None", remedy))
+            if self.compact_label is not None:
+                raise ValueError(problem("labels", "given with compact_label", "None", "pass one label per row"))
+            batch = batch.grouped()
+        elif batch.ref_labels is None:
+            raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
+        rows = at_least_float32(batch.embeddings)
+        if own_rows and batch.ref_labels is batch.labels:
+            return replace(batch, embeddings=rows, ref_emb=rows)
+        assert batch.ref_emb is not None
+        ref_rows = at_least_float32(batch.ref_emb).to(rows)
+        ref_rows = ref_rows.view_as(ref_rows) if own_rows else ref_rows  # with its own labels it is a different set
+        # the host takes one object for one set, without its diagonal
+        ref_labels = batch.ref_labels.clone() if batch.ref_labels is batch.labels else batch.ref_labels
+        return replace(batch, embeddings=rows, ref_emb=ref_rows, ref_labels=ref_labels)
 
     # --- all pairs, in tiles ------------------------------------------------------------------------------------------
 
-    def _from_tiles(self, embeddings: Tensor, labels: Tensor, ref_emb: Tensor, ref_labels: Tensor) -> dict[str, Any]:
-        itself = ref_emb is embeddings
-        seen = self.distance.maybe_normalize(embeddings)
-        ref_seen = seen if itself else self.distance.maybe_normalize(ref_emb)
-        self.distance.reset_stats()
-        self.distance.set_default_stats(embeddings, ref_emb, seen, ref_seen)  # as its matrix would have
-        unseen = not self.margin.needs_batch and is_blind(labels)  # nothing else has to wait for the device
-        kept = None if unseen else self._kept(labels, ref_labels)
-        alpha = self._margin_of(seen, labels, None, ref_seen, ref_labels, kept)
-        groups, ref_groups = self._groups(labels), self._groups(ref_labels)
+    def _from_tiles(self, batch: Batch) -> dict[str, Any]:
+        seen = batch.seen()
+        assert batch.ref_emb is not None
+        tell_statistics(self.distance, batch.embeddings, batch.ref_emb, seen)
+        unseen = not self.margin.needs_batch and is_blind(batch.labels)  # nothing else has to wait for the device
+        kept = None if unseen else self._kept(batch)
+        alpha = self._margin_of(seen, None, kept)
         all_count = self.ignore_label is None or not (unseen or kept)
-        distance = distance_in_tiles(self.distance)
-        assert distance is not None
-        similarity = distance == "dot"  # D² = 2 - 2s: half of it is within 1 - s, and half the margin
-        options = Options(
-            distance=distance,
-            pos_margin=1.0 if similarity else 0.0,
+        ref_groups = None if batch.itself else self._groups(batch.ref_labels)
+        terms = vdm_terms(
+            self.distance,
+            replace(seen, labels=self._groups(batch.labels), ref_labels=ref_groups),
+            alpha,
             second_moment=self.regularizer != "none",
             only_first=self.compact_label is not None,
-            ignore_label=None if all_count else self.ignore_label if self.compact_label is None else -1,
+            ignore=None if all_count else self.ignore_label if self.compact_label is None else -1,
             counts=self.collect_stats or self.regularizer != "none",
         )
-        other = (None, None) if itself else (ref_seen, ref_groups)
-        terms = terms_of(seen, other[0], 1 - alpha / 2 if similarity else alpha, groups, other[1], options)
-        if similarity:
-            attraction, repulsion, second_moment, counts = terms
-            terms = PairTerms(2 * attraction, 2 * repulsion, 4 * second_moment, counts)
-        return self._loss_dict(terms, _reduced(terms.attraction), _reduced(self.repulsion * terms.repulsion))
+        return self._loss_dict(
+            terms, already_reduced(terms.attraction), already_reduced(self.repulsion * terms.repulsion)
+        )
 
     def _groups(self, labels: Tensor) -> Tensor:
         """Labels as tiles take them: with a compact label, 0 for it, 1 for the rest and -1 for ignored rows."""
@@ -250,43 +243,38 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
 
     # --- listed pairs -------------------------------------------------------------------------------------------------
 
-    def _from_pairs(
-        self, embeddings: Tensor, labels: Tensor, indices_tuple: Any, ref_emb: Tensor, ref_labels: Tensor
-    ) -> dict[str, Any]:
-        seen = self.distance.maybe_normalize(embeddings)
-        ref_seen = seen if ref_emb is embeddings else self.distance.maybe_normalize(ref_emb)
-        a1, p, a2, n = self._wanted(lmu.convert_to_pairs(indices_tuple, labels, ref_labels), labels, ref_labels)
-        given = indices_tuple if indices_tuple is None else (a1, p, a2, n)
-        if self.margin.granularity == "pair":
-            given = (a1, p, a2, n)
-        kept = self._kept(labels, ref_labels) if self.margin.needs_batch else None
-        alpha = self._margin_of(seen, labels, given, ref_seen, ref_labels, kept)
+    def _from_pairs(self, batch: Batch) -> dict[str, Any]:
+        seen = batch.seen()
+        a1, p, a2, n = pairs = self._wanted(batch)
+        explicit = batch.indices is not None or self.margin.granularity == "pair"
+        kept = self._kept(batch) if self.margin.needs_batch else None
+        alpha = self._margin_of(seen, pairs if explicit else None, kept)
         if self.margin.granularity == "anchor":
             alpha = alpha[a2]
-        kind = embeddings.device.type
+        kind = batch.embeddings.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
-            distances = self.distance(embeddings, ref_emb)
+            distances = self.distance(batch.embeddings, batch.ref_emb)
         if self.distance.is_inverted:
             distances = 2 - 2 * distances  # squared distance of unit vectors
         attraction = distances[a1, p]
         hinge = alpha - distances[a2, n]
-        ties = ties_of_pairs(seen, ref_seen, a2, alpha, distance_in_tiles(self.distance))
+        ref_seen = seen.embeddings if seen.ref_emb is None else seen.ref_emb
+        ties = ties_of_pairs(seen.embeddings, ref_seen, a2, alpha, distance_in_tiles(self.distance))
         hinge = torch.where(hinge > ties, hinge, 0.0)  # a pair on the margin is not within it
         listed = torch.tensor([len(a1), len(a2)], device=hinge.device)
-        pairs = torch.cat([listed, (hinge.detach() > 0).sum()[None]])
+        counts = torch.cat([listed, (hinge.detach() > 0).sum()[None]])
         omega = 0.5 * (_mean(attraction.square()) + _mean(hinge.square()))
-        terms = PairTerms(attraction, hinge, omega, pairs)
+        terms = PairTerms(attraction, hinge, omega, counts)
         return self._loss_dict(
             terms,
-            _listed(attraction, (a1, p), "pos_pair", pairs[0]),
-            _listed(self.repulsion * hinge, (a2, n), "neg_pair", pairs[2]),
+            _listed(attraction, (a1, p), "pos_pair", counts[0]),
+            _listed(self.repulsion * hinge, (a2, n), "neg_pair", counts[2]),
         )
 
-    def _wanted(
-        self, pairs: tuple[Tensor, Tensor, Tensor, Tensor], labels: Tensor, ref_labels: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _wanted(self, batch: Batch) -> Pairs:
         """The pairs that count: no ignored row; with a compact label, those inside it and those leaving it."""
-        a1, p, a2, n = pairs
+        labels, ref_labels = batch.labels, batch.ref_labels
+        a1, p, a2, n = lmu.convert_to_pairs(batch.indices, labels, ref_labels)
         if self.ignore_label is not None:
             kept = (labels[a1] != self.ignore_label) & (ref_labels[p] != self.ignore_label)
             a1, p = a1[kept], p[kept]
@@ -308,7 +296,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
                 terms.second_moment, copy=True
             )  # it moves on before the backward pass
             value = regularization(terms, self.regularizer, self.regularizer_weight, multiplier, self.penalty)
-            losses["reg_loss"] = _reduced(value)
+            losses["reg_loss"] = already_reduced(value)
         if self.regularizer == "fisher" and self.training and torch.is_grad_enabled() and not is_transforming():
             self.multiplier_value += multiplier_step(terms, self.penalty).to(self.multiplier_value)  # dual ascent
         if self.collect_stats:
@@ -317,56 +305,33 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             self.in_tiles = float(self.pair_path == "tiled")
         return losses
 
-    def _margin_of(
-        self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor, both_kept: Kept
-    ) -> Tensor:
+    def _margin_of(self, seen: Batch, pairs: Pairs | None, kept: Kept) -> Tensor:
         """The margin of the rows that count, one a row also for those that do not."""
         if not self.margin.needs_batch:
-            alpha = self.margin(seen)
+            alpha: Tensor = self.margin(seen.embeddings)
         else:
+            ref_labels = None if seen.ref_labels is None else self._margin_labels(seen.ref_labels)
+            batch = replace(seen, labels=self._margin_labels(seen.labels), indices=pairs, ref_labels=ref_labels)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
-                alpha = self._margin_of_kept(seen, labels, indices_tuple, ref_seen, ref_labels, both_kept)
+                alpha = torch.as_tensor(self.margin(*(batch if kept is None else _only(batch, *kept))))
+            if kept is not None and self.margin.granularity == "anchor":
+                alpha = alpha.new_zeros(len(kept[0])).masked_scatter(kept[0], alpha)
         if self.collect_stats:
             self.alpha = float(alpha.detach().mean()) if alpha.numel() else 0.0
-        check_margin_fits(self.margin, alpha, seen.dtype)
-        return alpha.to(seen.dtype)
+        check_margin_fits(self.margin, alpha, seen.embeddings.dtype)
+        return alpha.to(seen.embeddings.dtype)
 
-    def _margin_of_kept(
-        self, seen: Tensor, labels: Tensor, indices_tuple: Any, ref_seen: Tensor, ref_labels: Tensor, both_kept: Kept
-    ) -> Tensor:
-        itself = ref_seen is seen
-        if both_kept is None:
-            arguments = (None, None) if itself else (ref_seen, self._margin_labels(ref_labels))
-            return torch.as_tensor(self.margin(seen, self._margin_labels(labels), indices_tuple, *arguments))
-        kept, ref_kept = both_kept
-        if indices_tuple is not None:  # its ignored pairs are gone; the rest moves up
-            place, ref_place = kept.cumsum(0) - 1, ref_kept.cumsum(0) - 1
-            indices_tuple = tuple((place, ref_place)[i % 2][index] for i, index in enumerate(indices_tuple))
-        arguments = (None, None) if itself else (ref_seen[ref_kept], self._margin_labels(ref_labels[ref_kept]))
-        alpha: Tensor = self.margin(seen[kept], self._margin_labels(labels[kept]), indices_tuple, *arguments)
-        if self.margin.granularity != "anchor":
-            return alpha
-        return alpha.new_zeros(len(seen)).masked_scatter(kept, alpha)
-
-    def _kept(self, labels: Tensor, ref_labels: Tensor) -> Kept:
+    def _kept(self, batch: Batch) -> Kept:
         if self.ignore_label is None:
             return None
-        kept = labels != self.ignore_label
-        ref_kept = kept if ref_labels is labels else ref_labels != self.ignore_label
+        kept = batch.labels != self.ignore_label
+        ref_kept = kept if batch.itself else batch.ref_labels != self.ignore_label
         everybody = bool(kept.all()) and (ref_kept is kept or bool(ref_kept.all()))
         return None if everybody else (kept, ref_kept)
 
     def _margin_labels(self, labels: Tensor) -> Tensor:
         """The margin sees the groups that the loss separates: two, with a compact label."""
         return labels if self.compact_label is None else (labels == self.compact_label).to(torch.int64)
-
-    def _labels_of_pairs(self, embeddings: Tensor, indices_tuple: Any, ref_emb: Tensor) -> tuple[Tensor, Tensor]:
-        if indices_tuple is None:
-            remedy = "pass one label per row; for continuous targets make groups with OtsuGrouper"
-            raise ValueError(problem("labels", "given where indices_tuple is not", "None", remedy))
-        if self.compact_label is not None:
-            raise ValueError(problem("labels", "given with compact_label", "None", "pass one label per row"))
-        return labels_from_indices(indices_tuple, len(embeddings), None if ref_emb is embeddings else len(ref_emb))
 
     def set_reducer(self, reducer: Any) -> None:
         """The caller's own reducer for every sub-loss (the host would copy it); by default a mean over all pairs of a
@@ -396,13 +361,18 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         )
 
 
-def _reduced(value: Tensor) -> dict[str, Any]:
-    return {"losses": value, "indices": None, "reduction_type": "already_reduced"}
+def _only(batch: Batch, kept: Tensor, ref_kept: Tensor) -> Batch:
+    """The rows to keep. Index tuples have no others; theirs move up."""
+    place, ref_place = kept.cumsum(0) - 1, ref_kept.cumsum(0) - 1
+    indices = batch.indices and tuple((place, ref_place)[i % 2][index] for i, index in enumerate(batch.indices))
+    ref_rows = None if batch.ref_emb is None else batch.ref_emb[ref_kept]
+    ref_labels = None if batch.ref_labels is None else batch.ref_labels[ref_kept]
+    return Batch(batch.host, batch.embeddings[kept], batch.labels[kept], indices, ref_rows, ref_labels)
 
 
 def _listed(losses: Tensor, indices: tuple[Tensor, Tensor], reduction_type: str, divisor: Tensor) -> dict[str, Any]:
     if len(losses) == 0:
-        return {"losses": 0, "indices": None, "reduction_type": "already_reduced"}
+        return already_reduced(0)
     return {"losses": losses, "indices": indices, "reduction_type": reduction_type, "divisor": divisor}
 
 

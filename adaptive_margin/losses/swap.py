@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from types import MethodType
 from typing import Any, Literal
@@ -15,9 +15,10 @@ from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.distances import LpDistance, SNRDistance
 from torch import Tensor, nn
 
-from ..functional.checks import check_choice, check_fits, check_number, is_blind, problem
+from ..functional.checks import check_choice, check_fits, check_labels, check_number, is_blind, problem
 from ..margins import AttainableRule, AutoRule, ConstantMargin, Margin
 from . import geometry
+from .batch import Batch, Check, check_batch, check_embeddings
 from .geometry import Formula
 
 Units = Literal["geometry", "replace", "sqrt", "offset"]
@@ -44,6 +45,40 @@ def _ranked_list(module: nn.Module, margin: Value) -> dict[str, Value]:
     return {"margin": margin, **({"alpha": 1 + margin / 2} if derived else {})}
 
 
+def _check_threshold_consistent(batch: Batch, own_dtype: bool) -> None:
+    check_batch(batch, own_dtype)
+    if batch.others:
+        host = type(batch.host).__name__
+        raise ValueError(problem("ref_emb", "None", "a tensor", f"{host} takes all pairs from embeddings"))
+
+
+def _check_triplet(batch: Batch, own_dtype: bool) -> None:
+    check_batch(batch, own_dtype)
+    if batch.others and batch.host.swap:
+        host = f"{type(batch.host).__name__}(swap=True)"
+        remedy = f"{host} takes positives for rows of embeddings (the host's issue 748); use swap=False"
+        raise ValueError(problem("ref_emb", "None", "a tensor", remedy))
+
+
+def _check_manifold(batch: Batch, own_dtype: bool) -> None:
+    """Its labels are not used, and its index tuple is one random class for each row."""
+    check_embeddings("embeddings", batch.embeddings, batch.host)
+    rows, proxies = len(batch.embeddings), int(batch.host.K)  # type: ignore[arg-type]
+    if batch.indices is not None:
+        check_labels("indices_tuple", batch.indices, rows)
+    elif 0 < rows < proxies:
+        raise ValueError(problem("embeddings", f"at least {proxies} rows for K proxies", rows, "lower K"))
+
+
+def _random_classes(batch: Batch) -> Batch:
+    """The manifold loss's random classes, drawn as it draws them, so that margin and loss see the same."""
+    if batch.indices is not None:
+        return batch
+    rows, proxies = len(batch.embeddings), int(batch.host.K)  # type: ignore[arg-type]
+    classes = torch.cat((torch.arange(proxies), torch.randint(0, proxies, (rows - proxies,))))
+    return replace(batch, indices=classes[torch.randperm(rows)].to(batch.embeddings.device))
+
+
 @dataclass(frozen=True)
 class Swap:
     """One row of the table of supported hosts.
@@ -61,6 +96,8 @@ class Swap:
             positives and negatives with one threshold, so its margin stays at the attainable value.
         elementwise: whether the host's formula takes one margin per pair or triplet.
         attributes: the other attributes that change with the margin.
+        check: what the host can be called with.
+        draws: for a host whose index tuple is a class for each row: draws it, where there is none.
     """
 
     host: str
@@ -72,6 +109,8 @@ class Swap:
     geometry_of_chosen: Formula | None = None
     relaxes: bool = True
     attributes: Callable[[nn.Module, Value], dict[str, Value]] | None = None
+    check: Check = check_batch
+    draws: Callable[[Batch], Batch] | None = None
 
     @property
     def unit(self) -> str:
@@ -132,6 +171,7 @@ LOSSES = {
             geometry.gap_of_all_triplets,
             geometry_of_chosen=geometry.gap_of_chosen_triplets,
             elementwise=True,
+            check=_check_triplet,
         ),
         Swap("MarginLoss", "margin", "gap", "distance", geometry.either_side, elementwise=True),
         Swap("LiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
@@ -153,8 +193,23 @@ LOSSES = {
         Swap("CircleLoss", "m", "gap", "cosine", geometry.circle, attributes=_circle),
         Swap("TupletMarginLoss", "margin", "gap", "angle", geometry.quarter_angle),
         Swap("RankedListLoss", "margin", "gap", "distance", geometry.ranked_list, attributes=_ranked_list),
-        Swap("ThresholdConsistentMarginLoss", "margin_minus", "threshold", "similarity", geometry.threshold),
-        Swap("ManifoldLoss", "margin", "gap", "cosine", geometry.cosine_gap),
+        Swap(
+            "ThresholdConsistentMarginLoss",
+            "margin_minus",
+            "threshold",
+            "similarity",
+            geometry.threshold,
+            check=_check_threshold_consistent,
+        ),
+        Swap(
+            "ManifoldLoss",
+            "margin",
+            "gap",
+            "cosine",
+            geometry.cosine_gap,
+            check=_check_manifold,
+            draws=_random_classes,
+        ),
     )
 }
 
@@ -370,6 +425,23 @@ def check_margin_fits(margin: Margin, value: Value, dtype: torch.dtype) -> None:
         check_fits("margin", value, dtype, UNIT)
     elif value.numel() and not is_blind(value):
         check_fits("margin", value.detach().abs().amax().item(), dtype, UNIT)
+
+
+def casts(host: nn.Module, x: Tensor) -> dict[str, Any]:
+    """What replaces a host's cast of its class weights, where there is nothing to cast.
+
+    The host assigns ``W.data`` in each call. With several threads torch can then wait for itself: the assignment holds
+    the interpreter and waits for the weight's lock, another thread holds that lock and waits for the interpreter.
+    """
+    if not hasattr(host, "cast_types"):
+        return {}
+    own = [value for value in vars(host).values() if isinstance(value, Tensor) and value.is_floating_point()]
+    done = all((tensor.dtype, tensor.device) == (x.dtype, x.device) for tensor in (*host.parameters(), *own))
+    return {"cast_types": _leave} if done else {}
+
+
+def _leave(dtype: torch.dtype, device: torch.device) -> None:
+    """In the place of ``cast_types``."""
 
 
 @contextmanager

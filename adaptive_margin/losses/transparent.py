@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
-from torch import nn
+from torch import Tensor, nn
 
 from ..functional.checks import problem
 from ..margins import AdaptiveMargin, Margin
-from .swap import Swap, as_margin, find_swap
+from .batch import Batch
+from .swap import Swap, Units, Value, as_margin, check_margin_fits, find_swap, for_host, in_host_unit, resolve_units
 
 STATISTICS = ("alpha", "mi", "eta", "delta", "k")
 """Statistics of a margin's last call; also readable on the wrapper."""
@@ -53,6 +54,9 @@ class Transparent(TakesMargin):
     module and which modules are supported.
     """
 
+    exchange: Swap
+    current_margin: float
+    _units: Units | None
     _modules: dict[str, Any]
     _wraps: ClassVar[str]
     _table: ClassVar[Mapping[str, Swap]]
@@ -107,6 +111,56 @@ class Transparent(TakesMargin):
 
     def _default_margin(self) -> Margin:
         return AdaptiveMargin(neighbourhood=self.exchange.rule)
+
+    @property
+    def _wrapped(self) -> Any:
+        return self._modules[self._wraps]
+
+    @property
+    def units(self) -> Units:
+        """How the wrapped module uses the margin: as requested, or the default for this margin and the current
+        distance.
+        """
+        return resolve_units(self._units, self.margin, self.exchange, self._wrapped)
+
+    @units.setter
+    def units(self, units: Units | None) -> None:
+        resolve_units(units, self.margin, self.exchange, self._wrapped)
+        self._units = units
+
+    def _check_margin(self, margin: Margin) -> None:
+        self._check_granularity(margin)
+        if "_units" in self.__dict__:
+            resolve_units(self._units, margin, self.exchange, self._wrapped)
+
+    def _check_granularity(self, margin: Margin) -> None:
+        """Raises a ``ValueError`` unless the wrapped module can take as many margins as this one gives."""
+
+    def _in_host_unit(self, alpha: Value, batch: Batch, groups: Batch | None = None, chosen: bool = False) -> Value:
+        """The margin in the unit of the wrapped module, recorded.
+
+        Args:
+            alpha: in its own unit.
+            batch: what the module is called with.
+            groups: the same with the labels that the margin saw, if they are others.
+            chosen: the caller lists the pairs or triplets.
+        """
+        row, of = self.exchange, groups or batch
+        value = in_host_unit(
+            for_host(alpha, row), self._units, self.margin, row, self._wrapped, of.labels, of.ref_labels, chosen
+        )
+        dtype = batch.embeddings.dtype
+        check_margin_fits(self.margin, value, dtype)
+        value = for_host(value.to(dtype) if isinstance(value, Tensor) else value, row)
+        if self.collect_stats:
+            self.current_margin = (
+                float(value.detach().sum() / max(value.numel(), 1)) if isinstance(value, Tensor) else value
+            )
+        return value
+
+    def extra_repr(self) -> str:
+        """The replaced attribute, for ``print``."""
+        return f"{self.exchange.host}.{self.exchange.attribute}, units={self.units!r}"
 
     def _is_own(self, name: str) -> bool:
         of_class = getattr(type(self), name, None)

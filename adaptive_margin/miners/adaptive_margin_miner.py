@@ -10,18 +10,8 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from ..functional.checks import problem
-from ..losses.host_inputs import as_classes, as_seen, check_batch, host_dtype, is_own_reference
-from ..losses.swap import (
-    MINERS,
-    Swap,
-    Units,
-    Value,
-    check_margin_fits,
-    exchanged,
-    for_host,
-    in_host_unit,
-    resolve_units,
-)
+from ..losses.batch import Batch
+from ..losses.swap import MINERS, Swap, Units, Value, exchanged
 from ..losses.transparent import Transparent
 from ..margins import Margin
 
@@ -89,53 +79,21 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         """The wrapped miner's index tuple with the margin of this batch."""
         self.reset_stats()
         self._check_margin(self.margin)
-        labels, ref_labels = as_classes(labels, ref_labels)
-        check_batch(embeddings, labels, None, ref_emb, ref_labels, self.miner)
-        itself = ref_emb is embeddings
-        embeddings = embeddings.to(host_dtype(self.miner, embeddings.dtype))
-        if ref_emb is not None:
-            ref_emb = embeddings if itself else ref_emb.to(host_dtype(self.miner, ref_emb.dtype))
-        given, labels = labels, labels.to(embeddings.device)
-        if ref_labels is not None:
-            ref_labels = labels if ref_labels is given else ref_labels.to(embeddings.device)
+        batch = Batch.checked(self.miner, None, embeddings, labels, None, ref_emb, ref_labels)
+        alpha: Value = 0.0
         if not self.margin.needs_batch:
-            value: Value = self.margin.value
-        elif len(embeddings) == 0:
-            value = 0.0
-        else:
+            alpha = self.margin.value
+        elif len(batch.embeddings):
             with torch.no_grad():
-                own = is_own_reference(embeddings, labels, ref_emb, ref_labels)
-                seen, ref_seen = as_seen(self.miner, embeddings, None if own else ref_emb)
-                value = self.margin(seen, labels, None, ref_seen, ref_labels)
-        value = for_host(value, self.exchange)
-        value = in_host_unit(value, self._units, self.margin, self.exchange, self.miner, labels, ref_labels)
-        value = for_host(value, self.exchange)
-        check_margin_fits(self.margin, value, embeddings.dtype)
-        if self.collect_stats:
-            self.current_margin = float(value)
+                alpha = self.margin(*batch.seen())
+        value = self._in_host_unit(alpha, batch)
         with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:
-            output = miner(embeddings, labels, ref_emb, ref_labels)
+            output = miner(batch.embeddings, batch.labels, batch.ref_emb, batch.ref_labels)
         for name in COUNTS & vars(miner).keys():
             setattr(self, name, getattr(miner, name))
         return output
 
-    @property
-    def units(self) -> Units:
-        """How the miner uses the margin: as requested, or the default for this margin and the current distance."""
-        return resolve_units(self._units, self.margin, self.exchange, self.miner)
-
-    @units.setter
-    def units(self, units: Units | None) -> None:
-        resolve_units(units, self.margin, self.exchange, self.miner)
-        self._units = units
-
-    def _check_margin(self, margin: Margin) -> None:
+    def _check_granularity(self, margin: Margin) -> None:
         if margin.granularity != "batch":
             remedy = "a miner has one margin a batch; one an anchor or a pair goes into AdaptiveMarginLoss"
             raise ValueError(problem("margin.granularity", "'batch'", f"{margin.granularity!r}", remedy))
-        if "_units" in self.__dict__:
-            resolve_units(self._units, margin, self.exchange, self.miner)
-
-    def extra_repr(self) -> str:
-        """The replaced attribute, for ``print(miner)``."""
-        return f"{self.exchange.host}.{self.exchange.attribute}, units={self.units!r}"

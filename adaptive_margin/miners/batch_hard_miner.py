@@ -9,7 +9,7 @@ from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
 from ..functional.neighbours import TILE_ENTRIES, check_tile_entries, row_tiles
-from ..losses.host_inputs import as_classes
+from ..losses.batch import as_classes
 from ._inputs import check_mining, in_single_precision
 
 STATISTICS = (

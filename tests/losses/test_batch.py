@@ -15,7 +15,7 @@ from pytorch_metric_learning import distances, losses, reducers
 from torch import Tensor
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss
-from adaptive_margin.losses.host_inputs import labels_from_indices
+from adaptive_margin.losses.batch import labels_from_indices
 
 from .cases import CLASSES, FEATURES, GUESTS, HOSTS, assert_identical, batch, call
 
