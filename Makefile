@@ -1,7 +1,9 @@
 # Everything a stranger needs, from a machine with only Python, pip and make:
 #   make demo   install what the demo needs and run it
 #   make test   install what the tests need; lint, types, wheel, docs, tests
+#   make fast   lint, types and the plugin's tests, without compiled code: while you work
 #   make docs   build the documentation into site/
+#   make oldest the plugin's tests with the oldest Python, torch and host that pyproject.toml allows
 #   make hosts  the examples of other libraries with those libraries, in an environment of their own
 PYTHON ?= python3
 VENV   ?= .venv
@@ -10,7 +12,7 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c co
 JOBS   ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs wheel hosts clean
+.PHONY: help demo test fast oldest lint types docs wheel hosts clean
 
 help:
 	@grep -E '^#  ' Makefile | sed 's/^#  //'
@@ -37,9 +39,29 @@ demo: $(VENV)/.demo
 test: lint types wheel docs
 	$(BIN)/python -m pytest -n $(JOBS)
 
+PLUGIN := tests/functional tests/margins tests/grouping tests/losses tests/miners
+
+fast: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow" -k "not compil" -q $(PLUGIN)
+
+# A second environment, about 5.5 GB: the oldest interpreter at hand that pyproject.toml allows, else $(PYTHON).
+OLDEST ?= $(shell for python in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/python; do \
+  $$python -c 'pass' 2>/dev/null && echo $$python && break; done)
+
+$(VENV)-oldest/.ready: pyproject.toml constraints-oldest.txt
+	@$(if $(OLDEST),,echo "No Python 3.10 here: $(PYTHON) stands in for the oldest.")
+	$(or $(OLDEST),$(PYTHON)) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check -c constraints-oldest.txt -e . pytest pytest-xdist hypothesis
+	@touch $@
+
+oldest: $(VENV)-oldest/.ready
+	@$(VENV)-oldest/bin/python -c 'import sys, torch, pytorch_metric_learning as host; print("Python", sys.version.split()[0], "torch", torch.__version__, "host", host.__version__)'
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n $(JOBS) -m "not slow" -q $(PLUGIN)
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	git ls-files -z '*.py' '*.md' '*.toml' '*.yml' '*.html' Makefile | xargs -0 $(BIN)/codespell
 
 types: $(VENV)/.dev
 	$(BIN)/mypy
@@ -57,4 +79,4 @@ hosts:
 	$(VENV)-hosts/bin/python -m pytest -m hosts tests/test_examples_hosts.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-hosts dist site build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-hosts $(VENV)-oldest dist site build .pytest_cache .mypy_cache .ruff_cache .hypothesis

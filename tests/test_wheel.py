@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -107,3 +108,14 @@ def test_the_wheel_works_with_the_core_dependencies_alone(wheel: Path, tmp_path:
     from adaptive_margin import __version__
 
     assert done.stdout.strip() == __version__
+
+
+def test_the_oldest_constraints_are_what_pyproject_allows() -> None:
+    lowest = re.search(r"^dependencies = \[(.*)\]", (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.M)
+    assert lowest
+    bounds = dict(re.findall(r'"([\w-]+)>=([\d.]+)"', lowest[1]))
+    lines = (ROOT / "constraints-oldest.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pinned.keys() == bounds.keys()
+    for name, version in pinned.items():
+        assert re.match(rf"{re.escape(bounds[name])}(\.\d+)?$", version), name

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -142,9 +141,9 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         batch, margin = self._margin_of(batch, seen, each_row=tiled)
         values = {**self.exchange.values(self.loss, margin), **casts(self.loss, batch.embeddings)}
         if tiled:
-            values |= host_in_tiles(batch, seen, margin)
+            values.update(host_in_tiles(batch, seen, margin))
         with exchanged(self.loss, values) as loss:
-            return guard.note(loss(*batch))
+            return guard.note(loss(*batch.arguments))
 
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
@@ -153,7 +152,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         batch = Batch(self.loss, embeddings, labels, indices_tuple, ref_emb, ref_labels)
         batch, margin = self._margin_of(batch, batch.seen())
         with exchanged(self.loss, {**self.exchange.values(self.loss, margin), **casts(self.loss, embeddings)}) as loss:
-            loss_dict: dict[str, Any] = loss.compute_loss(*batch)
+            loss_dict: dict[str, Any] = loss.compute_loss(*batch.arguments)
             return loss_dict
 
     def _takes_tiles(self, batch: Batch) -> bool:
@@ -177,14 +176,14 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         chosen, given = batch.indices is not None, batch.indices
         if self.exchange.draws is not None:  # its index tuple is a class for each row
             batch = self.exchange.draws(batch)
-            seen, given = replace(seen, labels=batch.indices, indices=None), None
+            seen, given = seen.changed(labels=batch.indices, indices=None), None
         seen = seen.grouped()
         explicit = self.margin.granularity != "batch" and not each_row
         if explicit:
-            batch = replace(batch, indices=self._explicit(batch))
+            batch = batch.changed(indices=self._explicit(batch))
             given = batch.indices if self.margin.granularity == "pair" else given
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
-            alpha: Tensor = self.margin(*replace(seen, indices=given))
+            alpha: Tensor = self.margin(*seen.changed(indices=given).arguments)
         if explicit and self.margin.granularity == "anchor":
             alpha = alpha[batch.indices[0 if len(batch.indices) == 3 else 2]]
         return batch, self._in_host_unit(alpha, seen if each_row else batch, seen, chosen)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ from .gradient_guard import GradientGuard
 HALF = {torch.float16, torch.bfloat16}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: torch.compile cannot follow that before 2.9
 class Batch:
     """The arguments of one call of a loss or miner, on one device, in the dtype that the host computes in.
 
@@ -76,7 +76,7 @@ class Batch:
         labels, ref_labels = as_classes(labels, ref_labels)
         given = cls(host, embeddings, labels, indices, ref_emb, ref_labels)
         (check or check_batch)(given, own_dtype)
-        if isinstance(indices, tuple | list):
+        if isinstance(indices, (tuple, list)):  # torch 2.6 does not compile a union
             indices = tuple(index.to(embeddings.device) for index in indices)
 
         def ready(x: Tensor) -> Tensor:
@@ -87,9 +87,15 @@ class Batch:
         labels, ref_labels = _both(lambda y: y.to(embeddings.device), labels, ref_labels)
         return cls(host, rows[0], labels, indices, rows[1], ref_labels)
 
-    def __iter__(self) -> Iterator[Any]:
-        """The five arguments, in the host's order."""
-        return iter((self.embeddings, self.labels, self.indices, self.ref_emb, self.ref_labels))
+    @property
+    def arguments(self) -> tuple[Any, Any, Any, Any, Any]:
+        """All five, in the host's order."""
+        return self.embeddings, self.labels, self.indices, self.ref_emb, self.ref_labels
+
+    def changed(self, **changes: Any) -> Batch:
+        """The same with other attributes."""
+        names = ("host", "embeddings", "labels", "indices", "ref_emb", "ref_labels")
+        return Batch(**{name: changes[name] if name in changes else getattr(self, name) for name in names})
 
     @property
     def itself(self) -> bool:
@@ -111,7 +117,7 @@ class Batch:
             return self
         ref_rows = None if self.ref_emb is None or self.ref_emb is self.embeddings else len(self.ref_emb)
         labels, ref_labels = labels_from_indices(self.indices, len(self.embeddings), ref_rows)
-        return replace(self, labels=labels, ref_labels=ref_labels)
+        return self.changed(labels=labels, ref_labels=ref_labels)
 
     def seen(self) -> Batch:
         """As the host's distance sees it: normalised if it normalises, in at least float32; its own reference as none.
@@ -125,9 +131,9 @@ class Batch:
             return rows
 
         if self.itself:
-            return replace(self, embeddings=normalised(self.embeddings), ref_emb=None, ref_labels=None)
+            return self.changed(embeddings=normalised(self.embeddings), ref_emb=None, ref_labels=None)
         rows, ref_rows = _both(normalised, self.embeddings, self.ref_emb)
-        return replace(self, embeddings=rows, ref_emb=ref_rows)
+        return self.changed(embeddings=rows, ref_emb=ref_rows)
 
 
 Check = Callable[[Batch, bool], None]
@@ -141,7 +147,7 @@ def _both(of: Callable[[Any], Any], first: Any, second: Any) -> tuple[Any, Any]:
 
 def check_batch(batch: Batch, own_dtype: bool = False) -> None:
     """Raises unless the five arguments of a loss or miner match each other and contain numbers that it can use."""
-    embeddings, labels, indices, ref_emb, ref_labels = batch
+    embeddings, labels, indices, ref_emb, ref_labels = batch.arguments
     host = None if own_dtype else batch.host
     check_embeddings("embeddings", embeddings, host)
     if labels is not None:
@@ -254,7 +260,8 @@ def labels_from_indices(indices_tuple: IndicesTuple, rows: int, ref_rows: int | 
         >>> labels
         tensor([0, 0, 0, 1])
     """
-    anchors, positives = (index.detach().cpu().numpy() for index in indices_tuple[:2])
+    # 32 bits: scipy 1.11 finds no components in others, and only prints why
+    anchors, positives = (index.detach().cpu().numpy().astype(np.int32) for index in indices_tuple[:2])
     nodes = rows + (ref_rows or 0)
     links = coo_array(
         (np.ones(len(anchors), dtype=np.int8), (anchors, positives + (rows if ref_rows is not None else 0))),

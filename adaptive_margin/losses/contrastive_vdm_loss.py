@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -165,7 +164,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         # is normalised.
         guard = GradientGuard(type(self).__name__, only_half=self.regularizer == "none")
         given = embeddings, labels, indices_tuple, ref_emb, ref_labels
-        return guard.note(super().forward(*Batch.checked(self, guard, *given, own_dtype=True)))
+        return guard.note(super().forward(*Batch.checked(self, guard, *given, own_dtype=True).arguments))
 
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any
@@ -190,7 +189,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         """In at least float32, with labels; its own rows are the references only if they have its own labels."""
         own_rows = not batch.others
         if own_rows and (batch.labels is None or batch.ref_labels is None):
-            batch = replace(batch, ref_labels=batch.labels)
+            batch = batch.changed(ref_labels=batch.labels)
         if batch.labels is None:
             if batch.indices is None:
                 remedy = "pass one label per row; for continuous targets make groups with OtsuGrouper"
@@ -202,13 +201,13 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
         rows = at_least_float32(batch.embeddings)
         if own_rows and batch.ref_labels is batch.labels:
-            return replace(batch, embeddings=rows, ref_emb=rows)
+            return batch.changed(embeddings=rows, ref_emb=rows)
         assert batch.ref_emb is not None
         ref_rows = at_least_float32(batch.ref_emb).to(rows)
         ref_rows = ref_rows.view_as(ref_rows) if own_rows else ref_rows  # with its own labels it is a different set
         # the host takes one object for one set, without its diagonal
         ref_labels = batch.ref_labels.clone() if batch.ref_labels is batch.labels else batch.ref_labels
-        return replace(batch, embeddings=rows, ref_emb=ref_rows, ref_labels=ref_labels)
+        return batch.changed(embeddings=rows, ref_emb=ref_rows, ref_labels=ref_labels)
 
     # --- all pairs, in tiles ------------------------------------------------------------------------------------------
 
@@ -223,7 +222,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         ref_groups = None if batch.itself else self._groups(batch.ref_labels)
         terms = vdm_terms(
             self.distance,
-            replace(seen, labels=self._groups(batch.labels), ref_labels=ref_groups),
+            seen.changed(labels=self._groups(batch.labels), ref_labels=ref_groups),
             alpha,
             second_moment=self.regularizer != "none",
             only_first=self.compact_label is not None,
@@ -311,9 +310,9 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             alpha: Tensor = self.margin(seen.embeddings)
         else:
             ref_labels = None if seen.ref_labels is None else self._margin_labels(seen.ref_labels)
-            batch = replace(seen, labels=self._margin_labels(seen.labels), indices=pairs, ref_labels=ref_labels)
+            batch = seen.changed(labels=self._margin_labels(seen.labels), indices=pairs, ref_labels=ref_labels)
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.margin.detach):
-                alpha = torch.as_tensor(self.margin(*(batch if kept is None else _only(batch, *kept))))
+                alpha = torch.as_tensor(self.margin(*(batch if kept is None else _only(batch, *kept)).arguments))
             if kept is not None and self.margin.granularity == "anchor":
                 alpha = alpha.new_zeros(len(kept[0])).masked_scatter(kept[0], alpha)
         if self.collect_stats:

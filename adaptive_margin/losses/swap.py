@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Real
 from types import MethodType
 from typing import Any, Literal
@@ -76,7 +76,7 @@ def _random_classes(batch: Batch) -> Batch:
         return batch
     rows, proxies = len(batch.embeddings), int(batch.host.K)  # type: ignore[arg-type]
     classes = torch.cat((torch.arange(proxies), torch.randint(0, proxies, (rows - proxies,))))
-    return replace(batch, indices=classes[torch.randperm(rows)].to(batch.embeddings.device))
+    return batch.changed(indices=classes[torch.randperm(rows)].to(batch.embeddings.device))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How well clusters agree with classes: k-means in tiles, and the two mutual informations of the field."""
+"""How well clusters agree with classes: k-means in tiles, and the field's two measures of mutual information."""
 
 from __future__ import annotations
 

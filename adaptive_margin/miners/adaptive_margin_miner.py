@@ -85,7 +85,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
             alpha = self.margin.value
         elif len(batch.embeddings):
             with torch.no_grad():
-                alpha = self.margin(*batch.seen())
+                alpha = self.margin(*batch.seen().arguments)
         value = self._in_host_unit(alpha, batch)
         with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:
             output = miner(batch.embeddings, batch.labels, batch.ref_emb, batch.ref_labels)

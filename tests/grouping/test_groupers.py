@@ -323,6 +323,7 @@ def test_statistics_are_recorded_when_asked_for():
 
 
 def test_the_hosts_record_keeper_logs_a_grouper(tmp_path):
+    pytest.importorskip("tensorboard")
     keeper, _, _ = logging_presets.get_record_keeper(str(tmp_path / "csv"), str(tmp_path / "board"))
     grouper = OtsuGrouper(collect_stats=True)
     keeper.update_records({"grouper": grouper}, 0)

@@ -270,6 +270,7 @@ def omega_in_training(regularizer, margin=1.0, rate=2e-3, steps=500):
     return torch.tensor(omegas[-200:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("margin", "rate"), [(0.2, 2e-3), (1.0, 5e-4), (1.0, 2e-3)])
 def test_omega_stays_near_one(margin, rate):
     omega = omega_in_training("fisher", margin, rate)

@@ -24,6 +24,28 @@ MARGINS: dict[str, Callable[[], Any]] = {
 }
 
 
+def is_possible(of: Callable[[], Any]) -> bool:
+    try:
+        of()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
+
+
+def _cdist_twice() -> None:
+    x = torch.randn(3, 2, dtype=F64, requires_grad=True)
+    (slope,) = torch.autograd.grad(torch.cdist(x, x.detach() + 1).sum(), x, create_graph=True)
+    slope.sum().backward()
+
+
+# what torch 2.6 cannot do yet, with stock losses either
+twice = pytest.mark.skipif(not is_possible(_cdist_twice), reason="this torch differentiates cdist once")
+bits = pytest.mark.skipif(
+    not is_possible(lambda: vmap(lambda x: x.view(torch.int64))(torch.ones(2, dtype=F64))),
+    reason="this torch's vmap cannot read the bits of a number",
+)
+
+
 def build(name: str, margin: str, **kwargs: Any) -> AdaptiveMarginLoss:
     return AdaptiveMarginLoss(HOSTS[name].build(F64), MARGINS[margin](), **kwargs)
 
@@ -81,6 +103,7 @@ def test_the_papers_loss_under_torch_func(options: dict[str, Any]) -> None:
         slope(embeddings)
 
 
+@twice
 @pytest.mark.parametrize("margin", MARGINS)
 @pytest.mark.parametrize("name", ["ContrastiveLoss", "TripletMarginLoss", "ArcFaceLoss", "MultiSimilarityLoss"])
 def test_a_step_inside_a_step(name: str, margin: str) -> None:
@@ -106,6 +129,7 @@ def test_a_step_inside_a_step(name: str, margin: str) -> None:
         torch.testing.assert_close(ours[key], theirs, rtol=1e-8, atol=1e-11)
 
 
+@bits
 @pytest.mark.parametrize("margin", MARGINS)
 @pytest.mark.parametrize("name", ["LiftedStructureLoss", "CosFaceLoss", "ArcFaceLoss", "TupletMarginLoss"])
 def test_many_batches_at_once_where_the_stock_loss_takes_them(name: str, margin: str) -> None:
@@ -173,6 +197,8 @@ def test_losses_compile_in_both_backends(name: str, backend: str) -> None:
 )
 def test_tiles_compile_as_one_graph(build: Any) -> None:
     loss = build()
+    if isinstance(loss, AdaptiveMarginLoss) and torch.__version__ < "2.7":
+        pytest.skip("torch 2.6 breaks a graph at a generator of contextlib: it compiles, in two graphs")
     compare(loss, *batch(), backend="aot_eager", fullgraph=True)
     assert loss.pair_path == "tiled"
 

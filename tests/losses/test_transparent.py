@@ -118,7 +118,9 @@ def test_what_the_hosts_base_class_has_answers_for_the_wrapped_loss(name: str) -
     stock = ours.loss
     assert type(ours.get_default_distance()) is type(stock.get_default_distance())
     assert type(ours.get_default_reducer()) is type(stock.get_default_reducer())
-    assert ours.all_regularization_loss_names() == stock.all_regularization_loss_names() == ["embedding_reg_loss"]
+    names = stock.all_regularization_loss_names()
+    assert ours.all_regularization_loss_names() == names
+    assert "embedding_reg_loss" in names or name == "SubCenterArcFaceLoss"  # which the host's 2.8 builds without it
     assert ours.sub_loss_names() == stock.sub_loss_names()
     assert ours.zero_losses() == stock.zero_losses()
 

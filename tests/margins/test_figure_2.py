@@ -18,6 +18,8 @@ from torch import nn
 
 from adaptive_margin import AdaptiveMargin
 
+pytestmark = pytest.mark.slow
+
 
 def train(n: int, steps: int, normalised: bool = True, detach: bool = True) -> tuple[torch.Tensor, torch.Tensor]:
     """MI and Δ of every step, shape (steps + 1,) each."""

@@ -93,7 +93,7 @@ def assigned(loss: Any, name: str, value: Any) -> bool:
 
 
 CASES = [
-    # host_inputs.py
+    # batch.py
     follow(
         "pass one label per row, or, to a loss, an indices_tuple",
         lambda: ours()(X, None),
