@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..datasets.errors import FetchError
-from ..datasets.transforms import FromImageNet
 from ..functional.checks import problem
+from ..images.errors import FetchError
+from ..images.transforms import FromImageNet
 from ..stored import read_tensors
 from .config import Backbone
 

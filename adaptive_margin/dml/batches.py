@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..datasets.transforms import Crops, centre_crops, crop_flip, normalise, random_crops
 from ..functional.checks import problem
+from ..images.transforms import Crops, centre_crops, crop_flip, normalise, random_crops
 from .config import DMLConfig
 from .labelled_images import Bytes, Integers
 
@@ -168,7 +168,7 @@ def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) ->
 
 def normalise_floats(images: Tensor) -> Tensor:
     """ImageNet's normalisation of values from 0 to 255."""
-    from ..datasets.transforms import IMAGENET_MEAN, IMAGENET_STD
+    from ..images.transforms import IMAGENET_MEAN, IMAGENET_STD
 
     mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
     return (images - mean) / std

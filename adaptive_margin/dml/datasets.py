@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from ..datasets.errors import FetchError, LabelFileError, LayoutError
-from ..datasets.layout import Folders, checked_root, endings, natural, said_endings, subfolders, wrong_layout
-from ..datasets.text import printable
 from ..functional.checks import problem
+from ..images._layout import Folders, checked_root, endings, natural, said_endings, subfolders, wrong_layout
+from ..images._text import printable
+from ..images.errors import FetchError, LabelFileError, LayoutError
 from .labelled_images import Floats, LabelledImages
 
 CUB_COUNTS = {"train": (5_864, 100), "test": (5_924, 100)}

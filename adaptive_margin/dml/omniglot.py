@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..datasets.errors import LayoutError
-from ..datasets.layout import checked_root, litter, wrong_layout
 from ..functional.checks import problem
+from ..images._layout import checked_root, litter, wrong_layout
+from ..images.errors import LayoutError
 from .embedded import STORED
 from .labelled_images import Bytes, LabelledImages
 

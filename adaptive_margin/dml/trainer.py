@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..datasets.image_cache import ImageCache
-from ..datasets.records import RecordBuilder
-from ..datasets.text import printable
 from ..functional.checks import problem
+from ..images._text import printable
+from ..images.cache import ImageCache
+from ..images.image_list import ImageList
 from ..metrics import RetrievalMetrics
 from ..stored import DamagedFileError, read_arrays, write_arrays, write_json
 from ..training import (
@@ -405,22 +405,13 @@ def load_images(data: LabelledImages, config: DMLConfig) -> tuple[Bytes, dict[in
     if config.crop_to_box and data.boxes is None:
         remedy = "pass --no-crop-to-box, or a copy with its boxes"
         raise ValueError(problem("crop_to_box", "False for a data set without boxes", True, remedy))
-    rows = RecordBuilder(f"dml-{data.name}", data.root)
-    for number, path in enumerate(data.paths):
-        box = None
-        if config.crop_to_box and data.boxes is not None:
-            left, top, right, bottom = (float(side) for side in data.boxes[number])
-            box = (left, top, right, bottom)
-        rows.add(f"{number:06d} {path}", path, (0.0, 0.0), box=box)
+    files = ImageList.of(f"dml-{data.name}", data.root, data.paths, data.boxes if config.crop_to_box else None)
     folder = config.cache or data.root.resolve().parent / f"cache-{data.name}"
     with _bar(len(data), f"decoding into {folder}") as progress:
         cache = ImageCache.open(
-            rows.build(), folder, size=config.resize, skip_unreadable=config.skip_unreadable, progress=progress
+            files, folder, size=config.resize, skip_unreadable=config.skip_unreadable, progress=progress
         )
-    said = {
-        int(key.split(" ", 1)[0]): printable(f"{key.split(' ', 1)[1]}: {why}") for key, why in cache.unreadable.items()
-    }
-    return cache.images, said
+    return cache.images, {row: printable(f"{data.paths[row]}: {why}") for row, why in cache.unreadable.items()}
 
 
 @contextlib.contextmanager

@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..datasets import (
+from ..affect import (
     CachedBatches,
-    ImageCache,
     LoadedSplit,
+    Records,
     Split,
     check_apart,
     group_folds,
@@ -37,14 +37,14 @@ from ..datasets import (
     load_affectnet_reduced,
     stratified_holdout,
 )
-from ..datasets.aff_wild2 import edition_labels
-from ..datasets.affectnet_reduced import index_name
-from ..datasets.errors import UnwritableError
-from ..datasets.image_cache import Bytes
-from ..datasets.records import Integers
-from ..datasets.report import shorten
-from ..datasets.splits import units_of
+from ..affect.aff_wild2 import edition_labels
+from ..affect.affectnet_reduced import index_name
+from ..affect.splits import units_of
 from ..faces import FacesDataset
+from ..images._text import shorten
+from ..images.cache import ImageCache
+from ..images.errors import UnwritableError
+from ..images.image_list import Bytes, Integers
 from ..training.world import World
 from .config import EmotionConfig
 
@@ -100,7 +100,7 @@ class Part:
         return picture
 
     def batches(self, **options: Any) -> CachedBatches:
-        """Batches of this part; see :class:`~adaptive_margin.datasets.CachedBatches`."""
+        """Batches of this part; see :class:`~adaptive_margin.affect.CachedBatches`."""
         return CachedBatches(self.images, self.labels, slots=self.slots, **options)
 
     def take(self, rows: Integers) -> Part:
@@ -269,7 +269,7 @@ def _index_folder(config: EmotionConfig, split: str) -> Path | None:
     return _cache_folder(config) / f"affectnet-reduced-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
 
 
-def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> tuple[ImageCache, str]:
+def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> tuple[ImageCache[Records], str]:
     """The decoded images, and the report of the remaining rows.
 
     The main process of each machine builds the cache; the others wait for it at a lock.
@@ -277,11 +277,11 @@ def _cache(loaded: LoadedSplit, config: EmotionConfig, world: World) -> tuple[Im
     folder = _cache_folder(config)
     cache = ImageCache.open(loaded.records, folder, size=config.resize, skip_unreadable=config.skip_unreadable)
     world.barrier()
-    names = [f"  left out: {key}: {why}" for key, why in cache.unreadable.items()]
+    names = [f"  left out: {loaded.records.key[row]}: {why}" for row, why in cache.unreadable.items()]
     return cache, "\n".join([str(loaded.without(cache.unreadable).report), *names])
 
 
-def _part(cache: ImageCache) -> Part:
+def _part(cache: ImageCache[Records]) -> Part:
     records = cache.records
     return Part(
         images=cache.images,
@@ -294,7 +294,9 @@ def _part(cache: ImageCache) -> Part:
     )
 
 
-def _of_two(cache: ImageCache, test_cache: ImageCache, val_split: Split, reports: tuple[str, str]) -> EmotionData:
+def _of_two(
+    cache: ImageCache[Records], test_cache: ImageCache[Records], val_split: Split, reports: tuple[str, str]
+) -> EmotionData:
     """Training and validation from one cache, the published validation set as the test."""
     rows = val_split.rows(cache.records)
     everything = _part(cache)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..datasets.batches import CachedBatches
+from ..affect.batches import CachedBatches
 from ..faces import draw_video, sample_identities
 from .evaluation import Evaluation, Pictures, evaluate
 from .nets import EmotionNet

@@ -115,8 +115,8 @@ def evaluate(
     Args:
         net: encoder and regressor, on the device where they should run. It is in evaluation mode during the call, and
             its mode is restored afterwards.
-        batches: (images, labels, rows) each: :class:`~adaptive_margin.datasets.CachedBatches`, or a ``DataLoader``
-            over :class:`~adaptive_margin.datasets.FaceImages`; of any sizes, in any order. A row that occurs twice,
+        batches: (images, labels, rows) each: :class:`~adaptive_margin.affect.CachedBatches`, or a ``DataLoader``
+            over :class:`~adaptive_margin.affect.FaceImages`; of any sizes, in any order. A row that occurs twice,
             such as those that ``DistributedSampler`` repeats, counts once.
         people: number of the person of every row of the data set, indexed by row; negative if unknown.
         identity: the meaning of such a number, if it is not a person: see :class:`Evaluation`.

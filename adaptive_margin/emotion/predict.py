@@ -23,14 +23,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from ..datasets.errors import ImageError
-from ..datasets.images import IMAGE_SUFFIXES, read_image
-from ..datasets.layout import VIDEO_SUFFIXES, endings, litter, said_endings
-from ..datasets.report import shorten
-from ..datasets.text import printable
-from ..datasets.transforms import centre_square, normalise, resize_shorter
-from ..datasets.video import Timeline, decode, opencv, timeline
 from ..functional.checks import problem
+from ..images._layout import VIDEO_SUFFIXES, endings, litter, said_endings
+from ..images._text import printable, shorten
+from ..images.decode import IMAGE_SUFFIXES, read_image
+from ..images.errors import ImageError
+from ..images.transforms import centre_square, normalise, resize_shorter
+from ..images.video import Timeline, decode, opencv, timeline
 from .detect import Box, Detector, enlarged, face_detector
 from .model_file import Preprocessing, load_network
 from .nets import EmotionNet
@@ -298,11 +297,11 @@ def predict(
     (valence, arousal) and, for videos, the second, written as soon as it is found; and each picture and video with the
     results drawn in, under the name from :func:`output_names`. EXIF orientation is applied; every mode that Pillow
     reads is converted to RGB. Unreadable files, and frames of a video that do not decode, are named, skipped and
-    counted; frames are numbered by their time stamps (:mod:`~adaptive_margin.datasets.video`), so the numbers of the
+    counted; frames are numbered by their time stamps (:mod:`~adaptive_margin.images.video`), so the numbers of the
     others do not change.
 
     Names in the table can always be written, and a spreadsheet does not read them as formulas: names that are not valid
-    text are escaped by :func:`~adaptive_margin.datasets.text.printable`, and ``=a.jpg`` becomes ``./=a.jpg``, the same
+    text are escaped by :func:`~adaptive_margin.images._text.printable`, and ``=a.jpg`` becomes ``./=a.jpg``, the same
     file.
 
     Args:

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..datasets import Batch, LabelFileError, LeakError, Split
-from ..datasets.report import shorten
+from ..affect import Batch, LeakError, Split
+from ..images._text import shorten
+from ..images.errors import LabelFileError
 from ..metrics import AffectMetrics
 from ..stored import DamagedFileError, read_json
 from ..training.loop import Summary, best_state, check_length, train

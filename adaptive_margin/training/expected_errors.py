@@ -8,16 +8,8 @@ import sys
 from collections.abc import Iterator
 
 from ..atomic import DiskSpaceError
-from ..datasets.errors import (
-    CacheSpaceError,
-    FetchError,
-    LabelFileError,
-    LayoutError,
-    LeakError,
-    UnreadableError,
-    UnwritableError,
-)
 from ..functional.checks import is_problem
+from ..images.errors import CacheSpaceError, FetchError, LabelFileError, LayoutError, UnreadableError, UnwritableError
 from ..stored import DamagedFileError
 from .checkpoints import CheckpointError
 from .config_files import ConfigError
@@ -34,7 +26,6 @@ EXPECTED = (
     FetchError,
     LabelFileError,
     LayoutError,
-    LeakError,
     MainProcessError,  # which says itself what was wrong
     NonFiniteError,
     RunFolderError,

@@ -36,8 +36,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from adaptive_margin.datasets import CachedBatches, FaceImages, ImageCache, Records
-from adaptive_margin.datasets.records import RecordBuilder
+from adaptive_margin.affect import CachedBatches, FaceImages, Records
+from adaptive_margin.affect.records import RecordBuilder
+from adaptive_margin.images.cache import ImageCache
 
 CPU_SECONDS: dict[str, float] = {}
 """Processor time of the process itself for an image: on a machine with other work, the fairer figure."""

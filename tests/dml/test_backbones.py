@@ -11,8 +11,8 @@ import pytest
 import torch
 from torchvision import models
 
-from adaptive_margin.datasets.transforms import normalise
 from adaptive_margin.dml.backbones import build_network
+from adaptive_margin.images.transforms import normalise
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "resnet50", "googlenet"])

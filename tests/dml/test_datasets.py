@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 from scipy.io import loadmat, savemat
 
-from adaptive_margin.datasets.errors import FetchError, LabelFileError, LayoutError, UnreadableError
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.datasets import (
     CARS_COUNTS,
@@ -26,6 +25,7 @@ from adaptive_margin.dml.datasets import (
     load_sop,
 )
 from adaptive_margin.dml.trainer import load_pixels
+from adaptive_margin.images.errors import FetchError, LabelFileError, LayoutError, UnreadableError
 
 from . import stand_ins
 

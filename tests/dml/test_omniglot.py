@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from adaptive_margin.datasets.errors import LayoutError
 from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.omniglot import OMNIGLOT_COUNTS, omniglot
+from adaptive_margin.images.errors import LayoutError
 
 SMALL1, SMALL2 = "images_background_small1", "images_background_small2"
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"

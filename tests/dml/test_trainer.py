@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_margin.datasets.errors import UnreadableError
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.datasets import load_class_folders
 from adaptive_margin.dml.embedded import digits
@@ -23,6 +22,7 @@ from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.recipe import said
 from adaptive_margin.dml.results import read_result, row_of
 from adaptive_margin.dml.trainer import DMLJob, default_folder, load_embeddings, run
+from adaptive_margin.images.errors import UnreadableError
 from adaptive_margin.stored import DamagedFileError
 from adaptive_margin.training import CheckpointError, RunFolderError, World
 from adaptive_margin.training.command_line import parse

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptive_margin.datasets import LayoutError, Split
+from adaptive_margin.affect import Split
 from adaptive_margin.emotion.config import EmotionConfig
 from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.trainer import run
+from adaptive_margin.images.errors import LayoutError
 from adaptive_margin.training.world import World
 
-from ..datasets import export as exports
-from ..datasets.faces import forbid_writing, number_of, samples
+from ..affect import export as exports
+from ..affect.faces import forbid_writing, number_of, samples
 from .cases import tiny
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from adaptive_margin.datasets.transforms import centre
 from adaptive_margin.emotion.drawn_video import evaluate_drawn_video
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.faces import FacesDataset, sample_identities
+from adaptive_margin.images.transforms import centre
 
 
 def test_frames_of_somebody_new() -> None:

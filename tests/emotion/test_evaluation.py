@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from adaptive_margin.datasets.batches import CachedBatches
+from adaptive_margin.affect.batches import CachedBatches
 from adaptive_margin.emotion.evaluation import evaluate, read_evaluation, small_picture, write_evaluation
 from adaptive_margin.metrics import AffectMetrics, identity_leakage
 from adaptive_margin.training.world import World

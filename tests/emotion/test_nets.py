@@ -11,7 +11,6 @@ import pytest
 import torch
 from torch import nn
 
-from adaptive_margin.datasets.transforms import normalise
 from adaptive_margin.emotion.nets import (
     WindowMeans,
     build_critic_network,
@@ -21,6 +20,7 @@ from adaptive_margin.emotion.nets import (
     emotion_net,
     torchvision_names,
 )
+from adaptive_margin.images.transforms import normalise
 
 
 def _parameters(*modules: torch.nn.Module) -> int:

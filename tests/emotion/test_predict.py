@@ -14,7 +14,6 @@ import pytest
 import torch
 from PIL import Image
 
-from adaptive_margin.datasets.transforms import paper_transform
 from adaptive_margin.emotion.model_file import Preprocessing
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.predict import (
@@ -30,8 +29,9 @@ from adaptive_margin.emotion.predict import (
     predict,
     summary,
 )
+from adaptive_margin.images.transforms import paper_transform
 
-from ..datasets.videos import UNEVEN, damage_avi, jpeg, write
+from ..images.videos import UNEVEN, damage_avi, jpeg, write
 
 HOW = Preprocessing(resize=48, size=40)
 NET = emotion_net("small").eval()

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from adaptive_margin.datasets import Split
+from adaptive_margin.affect import Split
 from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.model_file import load_model, load_network
 from adaptive_margin.emotion.trainer import OUTCOMES, EmotionJob, run
@@ -26,8 +26,8 @@ from adaptive_margin.training.loop import NonFiniteError
 from adaptive_margin.training.run_folder import RunFolderError, read_scalars
 from adaptive_margin.training.world import World
 
-from ..datasets import export as exports
-from ..datasets.faces import samples
+from ..affect import export as exports
+from ..affect.faces import samples
 from .cases import tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {

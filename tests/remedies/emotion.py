@@ -16,7 +16,6 @@ import torch
 import torchvision
 from PIL import Image
 
-from adaptive_margin.datasets.images import read_image
 from adaptive_margin.emotion.config import AdamConfig, EmotionConfig
 from adaptive_margin.emotion.critics import Critic, FisherObjective, SphereObjective
 from adaptive_margin.emotion.detect import face_detector
@@ -27,6 +26,7 @@ from adaptive_margin.emotion.nets import build_encoder, check_encoder, check_siz
 from adaptive_margin.emotion.predict import Predictor, find_files, predict
 from adaptive_margin.emotion.runs import read_runs
 from adaptive_margin.faces import draw_faces, sample_identities
+from adaptive_margin.images.decode import read_image
 from adaptive_margin.stored import write_json
 from adaptive_margin.training import Checkpoints
 

@@ -13,13 +13,13 @@ import torch
 from pytorch_metric_learning import losses
 
 from adaptive_margin import AdaptiveMarginLoss
-from adaptive_margin.datasets import load_afew_va, load_aff_wild
+from adaptive_margin.affect import load_afew_va, load_aff_wild
 from adaptive_margin.dml.backbones import build_network
 from adaptive_margin.dml.datasets import load_cub
 from adaptive_margin.training import Checkpoints, RunFolder, World, from_yaml, read_options, seed_everything, train
 
-from ..datasets.export import export_afew_va, export_aff_wild
-from ..datasets.faces import samples
+from ..affect.export import export_afew_va, export_aff_wild
+from ..affect.faces import samples
 from ..dml import stand_ins
 from ..training.toy import Toy
 from .following import follow

@@ -1,0 +1,261 @@
+"""AffectNet, the 2017 release: full images and CSV lists (Mollahosseini, Hasani & Mahoor 2017).
+
+Expression codes: 0 neutral, 1 happy, 2 sad, 3 surprise, 4 fear, 5 disgust, 6 anger, 7 contempt, 8 none, 9 uncertain,
+10 no face. Codes 9 and 10 have −2 in place of valence and arousal; 8 ("none" of the emotions) has real ones, so
+regression uses 0 to 8, while papers that also classify use 0 to 7: say which, because the figures differ. The test set
+was never released, and everybody tests on the validation set: hold out part of training to choose an epoch
+(:func:`~adaptive_margin.affect.splits.stratified_holdout`). People are not identified.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..functional.checks import problem
+from ..images._layout import Folders, checked_root, nested, one_of, relative, subfolders, wrong_layout
+from ..images.decode import square_box
+from ..images.errors import MISSING, LabelFileError
+from ..images.image_list import Box
+from ._cells import integer, number
+from ._derived import refuse_derived_copy
+from .records import RecordBuilder
+from .report import BAD_ANNOTATION, CATEGORY, NO_FACE, NOT_A_NUMBER, SENTINEL, LoadedSplit, Tally, require_rows
+
+NAME = "affectnet-2017"
+SPLITS = ("train", "validation", "automatic")
+
+LAYOUT = """\
+  AffectNet/
+    Manually_Annotated_file_lists/      (or Manually_Annotated/, or the root itself)
+      training.csv, validation.csv
+    Manually_Annotated_Images/          (or Manually_Annotated/Manually_Annotated_Images/)
+      1/ … 1000/<56 hexadecimal digits>.jpg
+    Automatically_annotated_file_list/automatically_annotated.csv    (optional)
+    Automatically_Annotated_Images/1/ …                              (optional)"""
+
+COLUMNS = (
+    "subDirectory_filePath",
+    "face_x",
+    "face_y",
+    "face_width",
+    "face_height",
+    "facial_landmarks",
+    "expression",
+    "valence",
+    "arousal",
+)
+
+SENTINEL_VALUE = -2.0
+_FILES = {"train": "training.csv", "validation": "validation.csv", "automatic": "automatically_annotated.csv"}
+_LISTS = {
+    "train": {"Manually_Annotated_file_lists", "Manually_Annotated_file_list"},
+    "automatic": {"Automatically_annotated_file_list", "Automatically_annotated_file_lists"},
+}
+_IMAGES = {"train": "Manually_Annotated_Images", "automatic": "Automatically_Annotated_Images"}
+_OUTER = {"train": "Manually_Annotated", "automatic": "Automatically_Annotated"}
+
+
+def find_list(root: Path, split: str) -> Path | None:
+    """The CSV list of a split in either spelling of the folders, or ``None``."""
+    kind = "automatic" if split == "automatic" else "train"
+    for folder in _places(root, _OUTER[kind], _LISTS[kind]):
+        for name in sorted(os.listdir(folder)):
+            if name.casefold() == _FILES[split] and (folder / name).is_file():
+                return folder / name
+    return None
+
+
+def find_images(root: Path, split: str) -> Path | None:
+    """The folder to which the paths of a split's list are relative: one with numbered folders; or ``None``."""
+    kind = "automatic" if split == "automatic" else "train"
+    for folder in _places(root, _OUTER[kind], _IMAGES[kind]):
+        if any(inner.name.isdecimal() for inner in subfolders(folder)):
+            return folder
+    return None
+
+
+def _places(root: Path, outer: str, names: str | Collection[str]) -> Iterator[Path]:
+    """Folders that may contain a part of the release, the most specific first."""
+    for base in (root, *nested(root, "AffectNet")):
+        yield from nested(base, names)
+        yield from nested(base, outer, names)
+        yield from nested(base, outer)
+        yield base
+
+
+def is_affectnet_2017(root: Path) -> bool:
+    """Whether ``root`` has one of this release's lists with the right columns."""
+    for split in SPLITS:
+        path = find_list(root, split)
+        if path is not None:
+            with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+                first = next(csv.reader(file), [])
+            if _columns(first) is not None or _is_headerless(first):
+                return True
+    return False
+
+
+def load_affectnet_2017(
+    root: str | os.PathLike[str],
+    split: str,
+    *,
+    expressions: Collection[int] = range(9),
+    crop: str = "box",
+    margin: float = 1.25,
+    skip_unreadable: int | float = 0,
+) -> LoadedSplit:
+    """The usable rows of a list of the 2017 release.
+
+    Columns are read by name. The key of a row is its split and number, ``"train/000417"``, because a picture with
+    several faces has several rows. A row is dropped if its labels are not numbers or are −2, if its expression is not
+    requested, if it has no face box (width ≤ 0 or ``NULL``), or if its file is missing; it is counted under the first
+    reason that applies. A file that exists with another extension, or in another case, is used and counted in a note.
+
+    Args:
+        root: the folder with the lists and images, in either spelling of their names.
+        split: ``"train"``, ``"validation"`` or ``"automatic"`` (the machine-made labels, which few papers use).
+        expressions: the codes to keep; by default 0 to 8, all that have labels.
+        crop: ``"box"`` for the list's face box, ``"landmarks"`` for the square around the landmarks,
+            ``"none"`` for the stored image, a loose crop of the head.
+        margin: side of that square, as a multiple of the landmarks' extent.
+        skip_unreadable: how many rows may lack their file: a number, or a share of the rows.
+
+    Returns:
+        ``(records, report)``; all identities are ``None``.
+
+    Raises:
+        LayoutError: lists or images do not exist; :class:`DerivedCopyError` if ``root`` is another data set made from
+            AffectNet.
+        LabelFileError: the list has other columns.
+        UnreadableError: more rows lack their file than allowed.
+        ValueError: an unknown option, or no usable row.
+    """
+    one_of("split", split, SPLITS)
+    one_of("crop", crop, ("box", "landmarks", "none"))
+    wanted = frozenset(int(code) for code in expressions)
+    if not wanted or not wanted <= set(range(11)):
+        remedy = "range(9) has all labelled faces, range(8) the eight emotions"
+        raise ValueError(problem("expressions", "codes from 0 to 10, at least one", sorted(wanted), remedy))
+    base = checked_root(root, "AffectNet (2017 release)", LAYOUT)
+    path, images = find_list(base, split), find_images(base, split)
+    if path is None or images is None:
+        refuse_derived_copy(base)
+        missing = _FILES[split] if path is None else f"{_IMAGES['automatic' if split == 'automatic' else 'train']}/"
+        raise wrong_layout(base, "AffectNet (2017 release)", LAYOUT, missing)
+    tally, rows = Tally(NAME, split), RecordBuilder(NAME, base)
+    listings, prefix = Folders(), relative(images, base)
+    respelt, repeated = 0, 0
+    seen: set[str] = set()
+    where: dict[str, int] = {}
+    for row, line, cells in _rows(path, tally, where):
+        tally.read()
+        name = f"{path.name} line {line}"
+        if len(cells) < len(where):
+            tally.drop(BAD_ANNOTATION, f"{name}: {len(cells)} of {len(where)} columns")
+            continue
+        code = integer(cells[where["expression"]])
+        if code is None or not 0 <= code <= 10:
+            tally.drop(BAD_ANNOTATION, f"{name}: expression {cells[where['expression']]!r}")
+            continue
+        tally.category(code)
+        labels = (number(cells[where["valence"]]), number(cells[where["arousal"]]))
+        if math.isnan(labels[0]) or math.isnan(labels[1]):
+            tally.drop(NOT_A_NUMBER, name)
+            continue
+        if min(labels) <= SENTINEL_VALUE + 1e-6:
+            tally.drop(SENTINEL, name)
+            continue
+        if code not in wanted:
+            tally.drop(CATEGORY, name)
+            continue
+        box = _box(cells, where, crop, margin)
+        if box is None and crop != "none":
+            tally.drop(NO_FACE, name)
+            continue
+        stated = cells[where["subdirectory_filepath"]].strip().replace("\\", "/")
+        folder, _, file = stated.rpartition("/")
+        found = listings.find(images / folder, file)
+        if found is None:
+            tally.drop(MISSING, f"{name}: {stated}")
+            continue
+        respelt += found != file
+        actual = f"{folder}/{found}" if folder else found
+        repeated += actual in seen
+        seen.add(actual)
+        file_path = actual if prefix == "." else f"{prefix}/{actual}"
+        rows.add(f"{split}/{row:06d}", file_path, labels, box=box, expression=code)
+    if respelt:
+        tally.note(f"{respelt:,} files found under another extension or in another case than the list has")
+    if repeated:
+        tally.note(f"{repeated:,} rows repeat a picture of an earlier row (several faces in it)")
+    tally.note(f"expressions kept: {', '.join(map(str, sorted(wanted)))}; crop: {crop}")
+    return require_rows(tally.finish(rows.build(), skip_unreadable))
+
+
+def _columns(first: Sequence[str]) -> dict[str, int] | None:
+    """The index of each column, by its name in lower case; ``None`` if ``first`` is not the header."""
+    names = {name.strip().strip('"').casefold(): place for place, name in enumerate(first)}
+    return names if all(name.casefold() in names for name in COLUMNS) else None
+
+
+def _is_headerless(first: Sequence[str]) -> bool:
+    """Whether the first line is already a row: nine cells, with path, expression and two numbers in place."""
+    if len(first) != len(COLUMNS) or "/" not in first[0].replace("\\", "/"):
+        return False
+    return integer(first[6]) is not None and not any(math.isnan(number(cell)) for cell in first[7:])
+
+
+def _rows(path: Path, tally: Tally, where: dict[str, int]) -> Iterator[tuple[int, int, list[str]]]:
+    """(row number, line number, cells) of a list; fills ``where`` with its columns before the first."""
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            first = next(reader, [])
+            columns = _columns(first)
+            if columns is not None:
+                where.update(columns)
+            elif _is_headerless(first):
+                where.update({name.casefold(): place for place, name in enumerate(COLUMNS)})
+                tally.note(f"{path.name} has no header line: columns taken in the documented order")
+            else:
+                got = ",".join(cell[:30] for cell in first[:12]) or "an empty file"
+                remedy = "use the list as it was released"
+                raise LabelFileError(problem(f"{path} line 1", f"the header {','.join(COLUMNS)}", got, remedy))
+            row = 0
+            if columns is None:
+                yield row, 1, first
+                row += 1
+            for cells in reader:
+                if cells:
+                    yield row, reader.line_num, cells
+                    row += 1
+        except csv.Error as error:
+            what, remedy = f"{path} line {reader.line_num}", "use the list as it was released"
+            raise LabelFileError(problem(what, "comma-separated text", error, remedy)) from error
+
+
+def _box(cells: Sequence[str], where: dict[str, int], crop: str, margin: float) -> Box | None:
+    """The face of a row, or ``None`` if there is none (or none is requested)."""
+    if crop == "none":
+        return None
+    x, y, width, height = (number(cells[where[name]]) for name in ("face_x", "face_y", "face_width", "face_height"))
+    if not (width > 0 and height > 0 and math.isfinite(x) and math.isfinite(y)):  # NULL and −1 both mark "no face"
+        return None
+    if crop == "box":
+        return (x, y, x + width, y + height)
+    numbers = [number(text) for text in cells[where["facial_landmarks"]].split(";")]
+    if len(numbers) != 136 or any(math.isnan(value) for value in numbers):
+        return None
+    points = np.array(numbers).reshape(68, 2)
+    return square_box(points, margin) if np.ptp(points) > 0 else None
+
+
+def lists_in(root: Path) -> list[str]:
+    """The splits whose list exists."""
+    return [split for split in SPLITS if find_list(root, split) is not None]

@@ -1,0 +1,326 @@
+"""Batches of faces: from the image cache, augmented on the training device; or decoded one by one, as in the paper."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..functional.checks import problem
+from ..images.cache import ImageCache
+from ..images.decode import check_decoder, read_face
+from ..images.image_list import Bytes, Integers
+from ..images.transforms import Crops, centre_crops, check_sizes, crop_flip, normalise, paper_transform, random_crops
+from .records import Records
+
+
+class Batch(NamedTuple):
+    """Faces ready for the network.
+
+    Attributes:
+        images: float32, shape ``(B, 3, size, size)``, normalised, on the requested device.
+        labels: (valence, arousal), float32, shape ``(B, 2)``, on the same device.
+        rows: the position of each face in the records, int64, shape ``(B,)``, on the CPU.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+
+
+def seeded(*numbers: int) -> torch.Generator:
+    """A CPU generator determined by these non-negative numbers: unlike with their sum, each order gives a different
+    stream.
+
+    Example:
+        >>> torch.equal(torch.rand(3, generator=seeded(0, 1)), torch.rand(3, generator=seeded(0, 1)))
+        True
+        >>> torch.equal(torch.rand(3, generator=seeded(0, 1)), torch.rand(3, generator=seeded(1, 0)))
+        False
+    """
+    state = np.random.SeedSequence(list(numbers)).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+class FaceImages(Dataset[tuple[Tensor, Tensor, int]]):
+    """Faces decoded on demand with Pillow, with the paper's preprocessing.
+
+    For use with a ``DataLoader``. Only (seed, epoch, row) determine the random crop of a face: the number of workers
+    and the order do not change it.
+
+    Args:
+        records: the rows.
+        train: random crop and flip rather than the centre.
+        resize: the shorter side, pixels.
+        size: the crop's side, pixels.
+        seed: random seed of the crops.
+        exif: rotate images according to their EXIF orientation; published results do not.
+
+    A missing or damaged image raises :class:`ImageError`: find such images beforehand with :func:`verify_images`, which
+    counts them and leaves them out.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        *,
+        train: bool,
+        resize: int = 256,
+        size: int = 224,
+        seed: int = 0,
+        exif: bool = False,
+    ) -> None:
+        check_sizes(resize, size)
+        check_decoder()
+        self.records, self.train, self.resize, self.size, self.seed, self.exif = (
+            records,
+            train,
+            resize,
+            size,
+            seed,
+            exif,
+        )
+        epoch = torch.zeros((), dtype=torch.int64)
+        epoch.share_memory_()  # type: ignore[no-untyped-call]
+        self._epoch = epoch  # shared: workers that persist must see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch for the random crops, in this process and in its workers."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, row: int) -> tuple[Tensor, Tensor, int]:
+        """The face in row ``row``: image ``(3, size, size)``, labels ``(2,)``, and the row."""
+        generator = seeded(self.seed, int(self._epoch), row) if self.train else None
+        face = read_face(self.records[row], self.exif)
+        image = paper_transform(face, train=self.train, generator=generator, resize=self.resize, size=self.size)
+        return image, torch.from_numpy(self.records.labels[row].copy()), row
+
+
+class CachedBatches:
+    """Batches of decoded images, the same on every device and for any number of processes.
+
+    (seed, e) determines the order of the rows in epoch ``e``, and (seed, e, b) the crops and flips of its batch ``b``.
+    So an interrupted run continues with ``epoch(e, start=b)``, and with ``world_size`` processes each rank gets a
+    contiguous share of the batch that a single process would get.
+
+    Args:
+        images: uint8, shape ``(slots, H, H, 3)``: a cache's memory map, or an array.
+        labels: (valence, arousal) of each row, shape ``(N, 2)``.
+        slots: which image belongs to each row, shape ``(N,)``; by default row ``i`` has image ``i``.
+        batch_size: rows in a whole batch, over all processes.
+        train: shuffle, crop at random and flip; otherwise keep the order and take centre crops.
+        size: side of the crops, pixels.
+        seed: random seed of order and crops.
+        device: device of the batches.
+        rank: which process this is.
+        world_size: number of processes.
+        drop_last: leave out a last batch that is not full; the paper's code keeps it.
+        prefetch: batches read ahead by a thread; 0 reads in the caller's thread.
+
+    Attributes:
+        wait_seconds: time spent waiting for images since the object was created.
+
+    Raises:
+        TypeError: images that are not uint8.
+        ValueError: shapes that do not match, an empty list, or a number out of range.
+
+    Example:
+        >>> images = np.random.default_rng(0).integers(0, 256, (10, 64, 64, 3), dtype=np.uint8)
+        >>> batches = CachedBatches(images, torch.zeros(10, 2), batch_size=4, train=True, size=56)
+        >>> [tuple(batch.images.shape) for batch in batches.epoch(0)]
+        [(4, 3, 56, 56), (4, 3, 56, 56), (2, 3, 56, 56)]
+    """
+
+    def __init__(
+        self,
+        images: Bytes,
+        labels: Tensor | npt.NDArray[np.float32],
+        *,
+        slots: Sequence[int] | Integers | None = None,
+        batch_size: int,
+        train: bool,
+        size: int = 224,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        drop_last: bool = False,
+        prefetch: int = 2,
+    ) -> None:
+        if images.dtype != np.uint8:
+            raise TypeError(problem("images", "uint8", images.dtype, "cache decoded bytes and normalise in the batch"))
+        if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
+            raise ValueError(problem("images", "of shape (slots, H, H, 3)", images.shape, "pass squares in RGB"))
+        check_sizes(images.shape[1], size)
+        where = np.arange(len(images), dtype=np.int64) if slots is None else np.asarray(slots, dtype=np.int64)
+        if where.ndim != 1 or not len(where) or where.min() < 0 or where.max() >= len(images):
+            expected = f"positions from 0 to {len(images) - 1}, at least one"
+            raise ValueError(problem("slots", expected, f"shape {where.shape}", "pass cache.slots or a part of it"))
+        target = torch.as_tensor(labels, dtype=torch.float32).cpu()
+        if target.shape != (len(where), 2):
+            expected = f"of shape ({len(where)}, 2): valence and arousal of each row"
+            raise ValueError(problem("labels", expected, tuple(target.shape), "pass records.labels of the same rows"))
+        for name, number, least in (
+            ("batch_size", batch_size, 1),
+            ("world_size", world_size, 1),
+            ("prefetch", prefetch, 0),
+        ):
+            if number < least:
+                raise ValueError(problem(name, f"at least {least}", number, "count from there"))
+        if not 0 <= rank < world_size:
+            raise ValueError(problem("rank", f"from 0 to {world_size - 1}", rank, "pass torch.distributed.get_rank()"))
+        if drop_last and len(where) < batch_size:
+            remedy = "keep the last batch or make batches smaller"
+            raise ValueError(problem("batch_size", f"at most {len(where)} with drop_last", batch_size, remedy))
+        self.images, self.labels, self.slots = images, target, where
+        self.batch_size, self.train, self.size, self.seed = batch_size, train, size, seed
+        self.device = torch.device(device)
+        self.rank, self.world_size, self.drop_last, self.prefetch = rank, world_size, drop_last, prefetch
+        self.wait_seconds = 0.0
+
+    @classmethod
+    def of(
+        cls, cache: ImageCache[Records], rows: Sequence[int] | Integers | None = None, **options: Any
+    ) -> CachedBatches:
+        """Batches of some rows of a cache (positions in ``cache.records``); a batch's ``rows`` index these."""
+        where = np.arange(len(cache), dtype=np.int64) if rows is None else np.asarray(rows, dtype=np.int64)
+        return cls(cache.images, cache.records.labels[where], slots=cache.slots[where], **options)
+
+    def __len__(self) -> int:
+        """Number of batches in an epoch."""
+        full, rest = divmod(len(self.slots), self.batch_size)
+        return full + (1 if rest and not self.drop_last else 0)
+
+    def order(self, epoch: int) -> Integers:
+        """The rows in the order in which this epoch visits them, shape ``(N,)``."""
+        if not self.train:
+            return np.arange(len(self.slots), dtype=np.int64)
+        shuffled: Integers = torch.randperm(len(self.slots), generator=seeded(self.seed, epoch)).numpy()
+        return shuffled
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """This process's share of the batches of an epoch, from batch ``start`` on.
+
+        Args:
+            epoch: which one, from 0.
+            start: number of batches to skip at the beginning, when a run resumes.
+
+        Raises:
+            ValueError: a negative epoch, or a start beyond the epoch's end.
+        """
+        if epoch < 0 or not 0 <= start <= len(self):
+            expected = f"an epoch from 0 and a start from 0 to {len(self)}"
+            raise ValueError(problem("epoch and start", expected, (epoch, start), "take them from the checkpoint"))
+        order = self.order(epoch)
+        source = (self._read(order, epoch, number) for number in range(start, len(self)))
+        ahead = _ReadAhead(source, self.prefetch) if self.prefetch else source
+        try:
+            while True:
+                began = time.perf_counter()
+                item = next(ahead, None)
+                self.wait_seconds += time.perf_counter() - began
+                if item is None:
+                    return
+                yield self._finish(*item)
+        finally:
+            if isinstance(ahead, _ReadAhead):
+                ahead.close()
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    @property
+    def _crops_while_reading(self) -> bool:
+        """On the CPU the bytes are copied anyway, so cropping is free; a GPU crops faster than it receives data."""
+        return self.device.type == "cpu"
+
+    def _read(self, order: Integers, epoch: int, number: int) -> tuple[Tensor, Crops, Integers]:
+        """Copies one batch from the memory map: bytes ``(B, h, w, 3)``, their crops, and the rows."""
+        whole = order[number * self.batch_size : (number + 1) * self.batch_size]
+        side = self.images.shape[1]
+        if self.train:
+            crops = random_crops(len(whole), side, self.size, seeded(self.seed, epoch, number + 1))
+        else:
+            crops = centre_crops(len(whole), side, self.size)
+        mine = slice(len(whole) * self.rank // self.world_size, len(whole) * (self.rank + 1) // self.world_size)
+        rows, crops = whole[mine], crops[mine]
+        if not self._crops_while_reading:
+            pixels = torch.from_numpy(self.images[self.slots[rows]])
+            return (pixels.pin_memory() if self.device.type == "cuda" else pixels), crops, rows
+        cut = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
+        tops, lefts, flips = crops.top.tolist(), crops.left.tolist(), crops.flip.tolist()
+        for place, (slot, top, left, flip) in enumerate(
+            zip(self.slots[rows].tolist(), tops, lefts, flips, strict=True)
+        ):
+            window = self.images[slot, top : top + self.size, left : left + self.size]
+            cut[place] = window[:, ::-1] if flip else window
+        return torch.from_numpy(cut), crops, rows
+
+    def _finish(self, pixels: Tensor, crops: Crops, rows: Integers) -> Batch:
+        """The remaining steps on the device."""
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, h, w), channels last in memory
+        if not self._crops_while_reading:
+            images = crop_flip(images, crops, self.size)
+        where = torch.from_numpy(rows)
+        labels = self.labels[where].to(self.device, non_blocking=True)
+        return Batch(normalise(images), labels, where)
+
+
+class _ReadAhead:
+    """An iterator that a thread reads ahead; an error in it is raised in place of the item."""
+
+    def __init__(self, source: Iterator[Any], depth: int) -> None:
+        self._items: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
+        self._stop = threading.Event()
+        self._over = False
+        self._thread = threading.Thread(target=self._run, args=(source,), daemon=True, name="read-ahead")
+        self._thread.start()
+
+    def _put(self, kind: str, item: Any) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._items.put((kind, item), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def _run(self, source: Iterator[Any]) -> None:
+        try:
+            for item in source:
+                if not self._put("item", item):
+                    return
+            self._put("end", None)
+        except BaseException as error:  # handed to the caller, who must not wait for ever
+            self._put("error", error)
+
+    def __iter__(self) -> _ReadAhead:
+        return self
+
+    def __next__(self) -> Any:
+        if self._over:
+            raise StopIteration
+        kind, item = self._items.get()
+        if kind == "item":
+            return item
+        self._over = True
+        if kind == "error":
+            raise item
+        raise StopIteration
+
+    def close(self) -> None:
+        """Ends the thread and drops the items that it has read."""
+        self._over = True
+        self._stop.set()
+        self._thread.join()

@@ -1,0 +1,289 @@
+"""Reads a root before a run is started on it: which release it is, and which rows can be used.
+
+``adaptive-margin check ROOT``, or ``python -m adaptive_margin.affect.check ROOT``
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..functional.checks import problem
+from ..images._layout import tree
+from ..images._text import printable
+from ..images.decode import Progress, unreadable_rows
+from ..images.errors import LayoutError, UnreadableError, allowed
+from . import LOADERS, afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced
+from ._derived import refuse_derived_copy
+from ._known import Finding, compare_splits, compare_with_known
+from .report import UNREADABLE, LoadedSplit, SplitReport
+
+SAMPLE = 2000
+
+DETECTORS: dict[str, Callable[[Path], bool]] = {
+    affectnet.NAME: affectnet.is_affectnet_2017,
+    affectnet_reduced.NAME: affectnet_reduced.is_affectnet_reduced,
+    aff_wild2.NAME: aff_wild2.is_aff_wild2,
+    aff_wild.NAME: aff_wild.is_aff_wild,
+    afew_va.NAME: afew_va.is_afew_va,
+}
+
+_LAYOUTS = {
+    "AffectNet, 2017 release": affectnet.LAYOUT,
+    "AffectNet, reduced release": affectnet_reduced.LAYOUT,
+    "AFEW-VA": afew_va.LAYOUT,
+    "Aff-Wild": aff_wild.LAYOUT,
+    "Aff-Wild2": aff_wild2.LAYOUT,
+}
+
+
+def detect(root: Path) -> list[str]:
+    """The releases in ``root``, by name; usually one.
+
+    Raises:
+        LayoutError: there is none; the message shows every known layout and what was found. :class:`DerivedCopyError`
+            for a copy that is not the benchmark.
+    """
+    if not root.is_dir():
+        raise LayoutError(problem("root", "a folder", root, "pass the folder of a data set"))
+    found = [name for name, test in DETECTORS.items() if test(root)]
+    if not found:
+        refuse_derived_copy(root)
+        known = "\n".join(f" {name}:\n{layout}" for name, layout in _LAYOUTS.items())
+        raise LayoutError(f"{root} is laid out as no release known.\nKnown:\n{known}\nFound:\n{tree(root)}")
+    return found
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What the check found.
+
+    Attributes:
+        root: what was checked.
+        releases: the releases that it contains.
+        reports: one for each split that could be read.
+        decoded: "release, split" → number of decoded images, and the total.
+        findings: figures compared with the known ones, by "release, split".
+        fatal: problems that prevent a run from starting; empty if the root can be used for training.
+    """
+
+    root: str
+    releases: tuple[str, ...]
+    reports: tuple[SplitReport, ...]
+    decoded: dict[str, tuple[int, int]]
+    findings: dict[str, tuple[Finding, ...]]
+    fatal: tuple[str, ...]
+
+    @property
+    def differences(self) -> int:
+        """Number of known figures that differ."""
+        return sum(not finding.agrees for findings in self.findings.values() for finding in findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "root": self.root,
+            "releases": list(self.releases),
+            "reports": [report.to_dict() for report in self.reports],
+            "decoded": {name: list(counts) for name, counts in self.decoded.items()},
+            "findings": {name: [asdict(one) for one in findings] for name, findings in self.findings.items()},
+            "fatal": list(self.fatal),
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.root}: {', '.join(self.releases) or 'no release known'}"]
+        for report in self.reports:
+            name = f"{report.dataset}, {report.split}"
+            lines += ["", str(report)]
+            if name in self.decoded:
+                done, total = self.decoded[name]
+                lines.append(f"  images decoded: {done:,} of {total:,}")
+            lines += [f"  {finding}" for finding in self.findings.get(name, ())]
+        for name in self.findings:
+            if name in self.releases:
+                lines += ["", f"{name}, parts compared", *(f"  {finding}" for finding in self.findings[name])]
+        lines.append("")
+        if self.fatal:
+            lines += [f"FATAL: {text}" for text in self.fatal]
+        else:
+            differ = f", {self.differences} known figures differ" if self.differences else ""
+            lines.append(f"This root can be trained on{differ}.")
+        return "\n".join(lines)
+
+
+def check(
+    root: str | Path,
+    *,
+    decode: int | None = SAMPLE,
+    skip_unreadable: int | float = 0,
+    workers: int = 1,
+    index_dir: str | Path | None = None,
+    progress: Progress | None = None,
+) -> CheckReport:
+    """Reads all label files of a root and some or all of its images.
+
+    Problems with the data raise no errors; they are in the report.
+
+    Args:
+        root: the folder.
+        decode: how many images of each split to decode, drawn with a fixed seed; ``None`` for all, 0 for none. Videos
+            are decoded, to number their frames, only with ``None``.
+        skip_unreadable: number of unreadable rows per split that a run would allow; more are fatal.
+        workers: decoding threads.
+        index_dir: folder of the reduced release's index, if not ``root``.
+        progress: called with (images decoded, total) for each split.
+
+    Returns:
+        The report; ``report.fatal`` is empty if the root can be used for training.
+
+    Raises:
+        ValueError, TypeError: an option out of range.
+    """
+    if decode is not None and (isinstance(decode, bool) or not isinstance(decode, int) or decode < 0):
+        raise ValueError(problem("decode", "None or a number of images, at least 0", decode, "None decodes all"))
+    allowed(skip_unreadable, 0)
+    path = Path(root)
+    reports: list[SplitReport] = []
+    decoded: dict[str, tuple[int, int]] = {}
+    findings: dict[str, tuple[Finding, ...]] = {}
+    fatal: list[str] = []
+    try:
+        releases = detect(path)
+    except LayoutError as error:
+        return CheckReport(str(root), (), (), {}, {}, (str(error),))
+    for release in releases:
+        parts: dict[str, LoadedSplit] = {}
+        for split in _splits(path, release):
+            name = f"{release}, {split}"
+            try:
+                loaded = _load(path, release, split, decode, index_dir)
+            except (ValueError, UnreadableError, ImportError, OSError) as error:  # wrong layouts are ValueErrors
+                fatal.append(f"{name}: {error}")
+                continue
+            loaded = _decode(loaded, name, decode, workers, decoded, progress)
+            parts[split] = loaded
+            reports.append(loaded.report)
+            findings[name] = compare_with_known(loaded)
+            bad = sum(loaded.report.dropped.get(reason, 0) for reason in UNREADABLE)
+            limit = allowed(skip_unreadable, loaded.report.rows_used + bad)
+            if not loaded.report.rows_used:
+                fatal.append(f"{name}: no row can be used, {dict(loaded.report.dropped)}")
+            elif bad > limit:
+                fatal.append(
+                    f"{name}: {bad:,} rows unreadable, {limit:,} allowed: "
+                    f"restore the files, or train with skip_unreadable={bad} or more"
+                )
+        if {"train", "validation"} <= set(parts) and release.startswith("affectnet"):
+            findings[release] = compare_splits(parts["train"], parts["validation"])
+    return CheckReport(str(root), tuple(releases), tuple(reports), decoded, findings, tuple(fatal))
+
+
+def _splits(root: Path, release: str) -> list[str]:
+    """The existing splits of a release, and official ones that are missing, so that these are reported."""
+    if release == affectnet.NAME:
+        there = affectnet.lists_in(root)
+        return [split for split in affectnet.SPLITS if split in there or split != "automatic"]
+    module = {affectnet_reduced.NAME: affectnet_reduced, afew_va.NAME: afew_va, aff_wild.NAME: aff_wild}
+    return list(module[release].SPLITS if release in module else aff_wild2.SPLITS)
+
+
+def _load(root: Path, release: str, split: str, decode: int | None, index_dir: str | Path | None) -> LoadedSplit:
+    if release == aff_wild.NAME:  # its loader would extract every frame
+        return aff_wild.survey_aff_wild(root, decode=decode is None)
+    options = {"index_dir": index_dir} if release == affectnet_reduced.NAME else {}
+    return LOADERS[release](root, split, skip_unreadable=1.0, **options)
+
+
+def _decode(
+    loaded: LoadedSplit,
+    name: str,
+    decode: int | None,
+    workers: int,
+    decoded: dict[str, tuple[int, int]],
+    progress: Progress | None,
+) -> LoadedSplit:
+    """``loaded`` without the images that do not decode, among those that were tried."""
+    rows = np.arange(len(loaded.records))
+    if loaded.report.dataset == aff_wild.NAME:  # frames of a video need not have been extracted yet
+        rows = np.array([row for row in rows if loaded.records[int(row)].path.exists()], dtype=np.int64)
+    if decode is not None and decode < len(rows):
+        rows = np.sort(np.random.default_rng(0).permutation(rows)[:decode])
+    if not len(rows):
+        return loaded
+    found = unreadable_rows(loaded.records, rows.tolist(), workers=workers, progress=progress)
+    decoded[name] = (len(rows), len(loaded.records))
+    return loaded.without(found)
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_margin.affect.check") -> int:
+    """The command line.
+
+    Args:
+        argv: arguments, without the program's name; by default those of the process.
+        prog: the program's name, for the help.
+
+    Returns:
+        0 if the root can be used for training, 1 if there is a fatal problem (with ``--strict`` also if a known figure
+        differs). A wrong option ends the process with status 2.
+    """
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Says which data set a folder contains, which of its rows can be used, and how it compares with "
+        "the known figures of the real one.",
+    )
+    parser.add_argument("root", help="the folder of AffectNet, AFEW-VA, Aff-Wild or Aff-Wild2")
+    parser.add_argument(
+        "--decode",
+        default=str(SAMPLE),
+        metavar="N|all|none",
+        help=f"images of each split to decode (default {SAMPLE}); all also reads every video",
+    )
+    parser.add_argument(
+        "--skip-unreadable",
+        default="0",
+        metavar="N|SHARE",
+        help="unreadable rows to allow in a split: 5, or 0.01 for one in a hundred (default 0)",
+    )
+    parser.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
+    parser.add_argument("--index-dir", help="where to keep the index of AffectNet's reduced release (default: ROOT)")
+    parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
+    parser.add_argument("--strict", action="store_true", help="also fail if a known figure differs")
+    options = parser.parse_args(argv)
+    try:
+        decode = {"all": None, "none": 0}.get(options.decode, options.decode)
+        decode = int(decode) if isinstance(decode, str) else decode
+        text = options.skip_unreadable
+        skip: int | float = int(text) if text.lstrip("-").isdecimal() else float(text)
+        if options.workers < 1:
+            raise ValueError(problem("--workers", "at least 1", options.workers, "pass a number of threads"))
+        report = check(
+            options.root,
+            decode=decode,
+            skip_unreadable=skip,
+            workers=options.workers,
+            index_dir=options.index_dir,
+            progress=_progress if sys.stderr.isatty() else None,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    print("\n".join(map(printable, str(report).splitlines())))
+    if options.json:
+        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
+        Path(options.json).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    return 1 if report.fatal or (options.strict and report.differences) else 0
+
+
+def _progress(done: int, total: int) -> None:
+    if done % 100 == 0 or done == total:
+        print(f"\r{done:,} of {total:,} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Errors of files on disk, one class for each kind, so that a caller can distinguish them; and how many are allowed."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..functional.checks import problem
+from ._text import printable
+from .image_list import Strings
+
+MISSING = "missing file"
+UNDECODABLE = "undecodable"
+"""The reasons of an :class:`ImageError`."""
+
+
+class LayoutError(ValueError):
+    """The folder has no known layout; the message shows what was expected and what was found."""
+
+
+class LabelFileError(ValueError):
+    """A label file is not in the documented format; the message names file and line."""
+
+
+class UnreadableError(RuntimeError):
+    """More files are missing or damaged than ``skip_unreadable`` allows.
+
+    Attributes:
+        count: how many rows are unreadable.
+        names: the first of them, each with its reason.
+        limit: number allowed.
+        rows: total number of rows.
+    """
+
+    def __init__(self, what: str, count: int, names: Sequence[str], limit: int, rows: int, remedy: str) -> None:
+        super().__init__(what, count, tuple(names), limit, rows, remedy)  # all, so that a pickle can be read back
+        self.what, self.count, self.names, self.limit, self.rows = what, count, tuple(names), limit, rows
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        allowed = f"at most {self.limit:,} allowed" if self.limit else "none allowed"
+        head = f"{self.what}: {self.count:,} of {self.rows:,} rows unreadable, {allowed}:"
+        return "\n".join([head, *(f"  {name}" for name in self.names), self.remedy])
+
+
+class FetchError(RuntimeError):
+    """A data set or pretrained weights could not be downloaded; the message says how to proceed without the network."""
+
+
+class ImageError(RuntimeError):
+    """One image is missing or cannot be decoded.
+
+    Attributes:
+        path: the file.
+        reason: ``"missing file"`` or ``"undecodable"``.
+    """
+
+    def __init__(self, path: Path, reason: str, detail: str) -> None:
+        super().__init__(path, reason, detail)  # all three, so that a pickle can be read back
+        self.path = path
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason} ({self.detail})"
+
+
+class CacheSpaceError(OSError):
+    """The disk cannot hold the image cache; no part of it was left there."""
+
+    def __init__(self, folder: Path, needed: int, free: int) -> None:
+        message = (
+            f"the image cache needs {needed / 2**20:,.1f} MiB in {folder}, {free / 2**20:,.1f} MiB are free; "
+            "nothing was left there: choose a folder on another disk, a smaller size, or fewer records (every=)"
+        )
+        super().__init__(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {message}")
+
+
+class UnwritableError(OSError):
+    """The folder for extracted frames cannot be written; the message says how to choose another."""
+
+    def __init__(self, folder: Path, error: OSError) -> None:
+        remedy = "pass frames_dir=, a folder that can be written (training: --cache)"
+        super().__init__(error.errno, f"{error.strerror}: frames cannot be kept in {folder}; {remedy}")
+
+
+def allowed(skip_unreadable: int | float, rows: int) -> int:
+    """How many unreadable rows of ``rows`` are allowed: a number, or a share of them rounded down.
+
+    Raises:
+        TypeError: not a number, or a bool.
+        ValueError: negative, or a share above 1.
+
+    Example:
+        >>> allowed(0, 1000), allowed(3, 1000), allowed(0.01, 1000)
+        (0, 3, 10)
+    """
+    expected = "a number of rows (int) or a share of them (float from 0 to 1)"
+    remedy = "0 raises on the first, 5 skips five, 0.01 one in a hundred"
+    if isinstance(skip_unreadable, bool) or not isinstance(skip_unreadable, int | float):
+        raise TypeError(problem("skip_unreadable", expected, repr(skip_unreadable), remedy))
+    if isinstance(skip_unreadable, int):
+        if skip_unreadable < 0:
+            raise ValueError(problem("skip_unreadable", expected, skip_unreadable, remedy))
+        return skip_unreadable
+    if not 0.0 <= skip_unreadable <= 1.0:  # NaN fails too
+        raise ValueError(problem("skip_unreadable", expected, skip_unreadable, remedy))
+    return math.floor(skip_unreadable * rows)
+
+
+def enforce(found: Mapping[int, str], names: Strings, skip_unreadable: int | float, what: str) -> None:
+    """Raises an :class:`UnreadableError` if more rows are unreadable than allowed.
+
+    Args:
+        found: position of the row → why it cannot be read.
+        names: of all rows.
+        skip_unreadable: as for :func:`allowed`.
+        what: the data, in words.
+    """
+    limit = allowed(skip_unreadable, len(names))
+    if len(found) > limit:
+        named = [printable(f"{names[row]}: {why}") for row, why in list(found.items())[:10]]
+        how = "pass skip_unreadable= (--skip-unreadable)"
+        remedy = f"restore these files, or {how} to leave the rows out and have them counted"
+        raise UnreadableError(what, len(found), named, limit, len(names), remedy)
