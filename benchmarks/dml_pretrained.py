@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from adaptive_margin.dml.backbones import EmbeddingNet
-from adaptive_margin.dml.labelled_images import Integers, LabelledImages
+from adaptive_margin.dml.labelled_images import LabelledImages
 from adaptive_margin.dml.trainer import DMLJob
+from adaptive_margin.images.image_list import Integers
 
 SIZE = 64  # pixels: of the embedded sets' images nothing is lost
 WIDTH = 1280

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,8 @@ from ..functional.checks import problem
 from ..images.cache import ImageCache
 from ..images.decode import check_decoder, read_face
 from ..images.image_list import Bytes, Integers
-from ..images.transforms import Crops, centre_crops, check_sizes, crop_flip, normalise, paper_transform, random_crops
+from ..images.pixels import CachedPixels, read_ahead, seeded
+from ..images.transforms import Crops, centre_crops, check_sizes, normalise, paper_transform, random_crops
 from .records import Records
 
 
@@ -34,20 +35,6 @@ class Batch(NamedTuple):
     images: Tensor
     labels: Tensor
     rows: Tensor
-
-
-def seeded(*numbers: int) -> torch.Generator:
-    """A CPU generator determined by these non-negative numbers: unlike with their sum, each order gives a different
-    stream.
-
-    Example:
-        >>> torch.equal(torch.rand(3, generator=seeded(0, 1)), torch.rand(3, generator=seeded(0, 1)))
-        True
-        >>> torch.equal(torch.rand(3, generator=seeded(0, 1)), torch.rand(3, generator=seeded(1, 0)))
-        False
-    """
-    state = np.random.SeedSequence(list(numbers)).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
 
 
 class FaceImages(Dataset[tuple[Tensor, Tensor, int]]):
@@ -158,11 +145,9 @@ class CachedBatches:
         drop_last: bool = False,
         prefetch: int = 2,
     ) -> None:
-        if images.dtype != np.uint8:
-            raise TypeError(problem("images", "uint8", images.dtype, "cache decoded bytes and normalise in the batch"))
-        if images.ndim != 4 or images.shape[3] != 3 or images.shape[1] != images.shape[2]:
+        self.pixels = CachedPixels(images, size=size, device=device)
+        if images.shape[3] != 3:
             raise ValueError(problem("images", "of shape (slots, H, H, 3)", images.shape, "pass squares in RGB"))
-        check_sizes(images.shape[1], size)
         where = np.arange(len(images), dtype=np.int64) if slots is None else np.asarray(slots, dtype=np.int64)
         if where.ndim != 1 or not len(where) or where.min() < 0 or where.max() >= len(images):
             expected = f"positions from 0 to {len(images) - 1}, at least one"
@@ -185,7 +170,7 @@ class CachedBatches:
             raise ValueError(problem("batch_size", f"at most {len(where)} with drop_last", batch_size, remedy))
         self.images, self.labels, self.slots = images, target, where
         self.batch_size, self.train, self.size, self.seed = batch_size, train, size, seed
-        self.device = torch.device(device)
+        self.device = self.pixels.device
         self.rank, self.world_size, self.drop_last, self.prefetch = rank, world_size, drop_last, prefetch
         self.wait_seconds = 0.0
 
@@ -222,10 +207,8 @@ class CachedBatches:
         if epoch < 0 or not 0 <= start <= len(self):
             expected = f"an epoch from 0 and a start from 0 to {len(self)}"
             raise ValueError(problem("epoch and start", expected, (epoch, start), "take them from the checkpoint"))
-        order = self.order(epoch)
-        source = (self._read(order, epoch, number) for number in range(start, len(self)))
-        ahead = _ReadAhead(source, self.prefetch) if self.prefetch else source
-        try:
+        read = partial(self._read, self.order(epoch), epoch)
+        with closing(read_ahead(read, range(start, len(self)), self.prefetch)) as ahead:
             while True:
                 began = time.perf_counter()
                 item = next(ahead, None)
@@ -233,20 +216,12 @@ class CachedBatches:
                 if item is None:
                     return
                 yield self._finish(*item)
-        finally:
-            if isinstance(ahead, _ReadAhead):
-                ahead.close()
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
 
-    @property
-    def _crops_while_reading(self) -> bool:
-        """On the CPU the bytes are copied anyway, so cropping is free; a GPU crops faster than it receives data."""
-        return self.device.type == "cpu"
-
     def _read(self, order: Integers, epoch: int, number: int) -> tuple[Tensor, Crops, Integers]:
-        """Copies one batch from the memory map: bytes ``(B, h, w, 3)``, their crops, and the rows."""
+        """What is read ahead of one batch: its bytes, its crops and the rows."""
         whole = order[number * self.batch_size : (number + 1) * self.batch_size]
         side = self.images.shape[1]
         if self.train:
@@ -254,73 +229,9 @@ class CachedBatches:
         else:
             crops = centre_crops(len(whole), side, self.size)
         mine = slice(len(whole) * self.rank // self.world_size, len(whole) * (self.rank + 1) // self.world_size)
-        rows, crops = whole[mine], crops[mine]
-        if not self._crops_while_reading:
-            pixels = torch.from_numpy(self.images[self.slots[rows]])
-            return (pixels.pin_memory() if self.device.type == "cuda" else pixels), crops, rows
-        cut = np.empty((len(rows), self.size, self.size, 3), dtype=np.uint8)
-        tops, lefts, flips = crops.top.tolist(), crops.left.tolist(), crops.flip.tolist()
-        for place, (slot, top, left, flip) in enumerate(
-            zip(self.slots[rows].tolist(), tops, lefts, flips, strict=True)
-        ):
-            window = self.images[slot, top : top + self.size, left : left + self.size]
-            cut[place] = window[:, ::-1] if flip else window
-        return torch.from_numpy(cut), crops, rows
+        return self.pixels.read(self.slots[whole[mine]], crops[mine]), crops[mine], whole[mine]
 
     def _finish(self, pixels: Tensor, crops: Crops, rows: Integers) -> Batch:
         """The remaining steps on the device."""
-        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, 3, h, w), channels last in memory
-        if not self._crops_while_reading:
-            images = crop_flip(images, crops, self.size)
-        where = torch.from_numpy(rows)
-        labels = self.labels[where].to(self.device, non_blocking=True)
-        return Batch(normalise(images), labels, where)
-
-
-class _ReadAhead:
-    """An iterator that a thread reads ahead; an error in it is raised in place of the item."""
-
-    def __init__(self, source: Iterator[Any], depth: int) -> None:
-        self._items: queue.Queue[tuple[str, Any]] = queue.Queue(maxsize=depth)
-        self._stop = threading.Event()
-        self._over = False
-        self._thread = threading.Thread(target=self._run, args=(source,), daemon=True, name="read-ahead")
-        self._thread.start()
-
-    def _put(self, kind: str, item: Any) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._items.put((kind, item), timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _run(self, source: Iterator[Any]) -> None:
-        try:
-            for item in source:
-                if not self._put("item", item):
-                    return
-            self._put("end", None)
-        except BaseException as error:  # handed to the caller, who must not wait for ever
-            self._put("error", error)
-
-    def __iter__(self) -> _ReadAhead:
-        return self
-
-    def __next__(self) -> Any:
-        if self._over:
-            raise StopIteration
-        kind, item = self._items.get()
-        if kind == "item":
-            return item
-        self._over = True
-        if kind == "error":
-            raise item
-        raise StopIteration
-
-    def close(self) -> None:
-        """Ends the thread and drops the items that it has read."""
-        self._over = True
-        self._stop.set()
-        self._thread.join()
+        images, where = self.pixels.place(pixels, crops), torch.from_numpy(rows)
+        return Batch(normalise(images), self.labels[where].to(self.device, non_blocking=True), where)

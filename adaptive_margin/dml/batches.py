@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..functional.checks import problem
-from ..images.transforms import Crops, centre_crops, crop_flip, normalise, random_crops
+from ..images.image_list import Bytes, Integers
+from ..images.pixels import CachedPixels
+from ..images.transforms import centre_crops, normalise, random_crops, standardise
 from .config import DMLConfig
-from .labelled_images import Bytes, Integers
 
 
 class ClassBatches:
@@ -72,38 +73,31 @@ class Pixels:
     """
 
     def __init__(self, images: Bytes, config: DMLConfig, device: torch.device) -> None:
-        if images.ndim != 4 or images.shape[1] != config.resize or images.shape[2] != config.resize:
+        if images.shape[1:3] != (config.resize, config.resize):
             expected = f"of shape (N, {config.resize}, {config.resize}, C)"
             raise ValueError(problem("images", expected, images.shape, "pass --resize as the images are"))
-        self.images, self.config, self.device = images, config, device
+        self.pixels, self.config = CachedPixels(images, size=config.size, device=device), config
 
     def training(self, rows: Integers, mine: slice, generator: torch.Generator) -> Tensor:
         """This process's share ``mine`` of a batch, augmented as a single process would augment the whole batch."""
         config, count = self.config, len(rows)
         if config.augment == "crop":
             crops = random_crops(count, config.resize, config.size, generator, flip=config.flip)[mine]
-            return self._finish(crop_flip(self._read(rows[mine]), crops, config.size))
+            return self._finish(self.pixels(rows[mine], crops))
         boxes = random_boxes(count, generator, area=config.area)[mine]
         mirrored = (torch.rand(count, generator=generator) < config.flip)[mine]
-        return self._finish(resized_crops(self._read(rows[mine]), boxes, mirrored, config.size))
+        return self._finish(resized_crops(self.pixels(rows[mine]), boxes, mirrored, config.size))
 
     def evaluation(self, rows: Integers, batch: int = 256) -> Iterator[Tensor]:
         """Centre crops of the images of ``rows``, in batches."""
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
-            crops: Crops = centre_crops(len(part), self.config.resize, self.config.size)
-            yield self._finish(crop_flip(self._read(part), crops, self.config.size))
-
-    def _read(self, rows: Integers) -> Tensor:
-        there = torch.from_numpy(self.images[rows])
-        if self.device.type == "cuda":
-            there = there.pin_memory()
-        return there.to(self.device, non_blocking=True).permute(0, 3, 1, 2)  # (B, C, H, H), channels last in memory
+            yield self._finish(self.pixels(part, centre_crops(len(part), self.config.resize, self.config.size)))
 
     def _finish(self, images: Tensor) -> Tensor:
         if images.shape[1] == 1:
             return images.float() / 127.5 - 1
-        ready = normalise(images) if images.dtype == torch.uint8 else normalise_floats(images)
+        ready = normalise(images) if images.dtype == torch.uint8 else standardise(images)
         return ready if self.config.channels_last else ready.contiguous()
 
 
@@ -164,11 +158,3 @@ def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) ->
     matrix[:, 1, 1], matrix[:, 1, 2] = height, 2 * top + height - 1
     grid = functional.affine_grid(matrix, [len(images), images.shape[1], size, size], align_corners=False)
     return functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
-
-
-def normalise_floats(images: Tensor) -> Tensor:
-    """ImageNet's normalisation of values from 0 to 255."""
-    from ..images.transforms import IMAGENET_MEAN, IMAGENET_STD
-
-    mean, std = (torch.tensor(v, device=images.device).view(3, 1, 1) * 255 for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std

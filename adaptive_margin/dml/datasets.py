@@ -28,7 +28,8 @@ from ..functional.checks import problem
 from ..images._layout import Folders, checked_root, endings, natural, said_endings, subfolders, wrong_layout
 from ..images._text import printable
 from ..images.errors import FetchError, LabelFileError, LayoutError
-from .labelled_images import Floats, LabelledImages
+from ..images.image_list import Floats
+from .labelled_images import LabelledImages
 
 CUB_COUNTS = {"train": (5_864, 100), "test": (5_924, 100)}
 CARS_COUNTS = {"train": (8_054, 98), "test": (8_131, 98)}

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from .labelled_images import Bytes, LabelledImages
+from ..images.image_list import Bytes
+from .labelled_images import LabelledImages
 
 STORED = 20
 """Side of the stored images, pixels; training takes random crops of 16 pixels, evaluation the centre crop."""

@@ -10,13 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from ..functional.checks import problem
+from ..images.image_list import Bytes, Floats, Integers
 
-Integers = npt.NDArray[np.int64]
-Bytes = npt.NDArray[np.uint8]
-Floats = npt.NDArray[np.float32]
 Part = Literal["train", "validation", "test"]
 
 

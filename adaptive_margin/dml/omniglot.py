@@ -19,8 +19,9 @@ import numpy as np
 from ..functional.checks import problem
 from ..images._layout import checked_root, litter, wrong_layout
 from ..images.errors import LayoutError
+from ..images.image_list import Bytes
 from .embedded import STORED
-from .labelled_images import Bytes, LabelledImages
+from .labelled_images import LabelledImages
 
 OMNIGLOT_COUNTS = {
     "images_background": (19_280, 964),

@@ -14,8 +14,8 @@ import torch
 
 from ..atomic import write_atomically
 from ..functional.checks import problem
+from ..images.image_list import Bytes
 from ..stored import GENERATOR, DamagedFileError, check_page
-from .labelled_images import Bytes
 from .results import (
     Row,
     arms_of,

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..functional.checks import problem
 from ..images._text import printable
 from ..images.cache import ImageCache
-from ..images.image_list import ImageList
+from ..images.image_list import Bytes, ImageList, Integers
 from ..metrics import RetrievalMetrics
 from ..stored import DamagedFileError, read_arrays, write_arrays, write_json
 from ..training import (
@@ -42,7 +42,7 @@ from ..training.run_folder import check_same_run
 from .backbones import EmbeddingNet, build_network
 from .batches import ClassBatches, Pixels
 from .config import MAY_CHANGE, DMLConfig
-from .labelled_images import Bytes, ClassSplit, Integers, LabelledImages, Part, fold_classes, split_classes
+from .labelled_images import ClassSplit, LabelledImages, Part, fold_classes, split_classes
 from .objectives import arm_of, build_objective
 from .results import read_result
 

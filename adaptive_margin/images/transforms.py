@@ -86,8 +86,14 @@ def normalise(images: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tupl
         rows = images.permute(0, 2, 3, 1).to(torch.float32).view(batch, height, width * 3)
         rows.sub_(_channels(mean, rows).repeat(width)).div_(_channels(std, rows).repeat(width))
         return rows.view(batch, height, width, 3).permute(0, 3, 1, 2)
-    x = images.to(torch.float32)
-    return x.sub_(_channels(mean, x).view(3, 1, 1)).div_(_channels(std, x).view(3, 1, 1))
+    return standardise(images.to(torch.float32), mean, std)
+
+
+def standardise(
+    values: Tensor, mean: tuple[float, ...] = IMAGENET_MEAN, std: tuple[float, ...] = IMAGENET_STD
+) -> Tensor:
+    """The same for floats from 0 to 255, shape ``(B, 3, H, W)``."""
+    return (values - _channels(mean, values).view(3, 1, 1)) / _channels(std, values).view(3, 1, 1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -394,6 +394,7 @@ CASES = [
         lambda: batches(PICTURES.astype(np.float32)),
         lambda: batches(PICTURES),
     ),
+    follow("pass squares", lambda: batches(PICTURES[:, :9]), lambda: batches(PICTURES)),
     follow("pass squares in RGB", lambda: batches(PICTURES[..., :1]), lambda: batches(PICTURES)),
     follow(
         "pass cache.slots or a part of it",
