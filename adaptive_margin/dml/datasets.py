@@ -4,11 +4,15 @@ Classes are split, not images: the first half of the classes is for training, th
 and attributes are not used (boxes are kept for the one protocol that crops images to them). Every loader joins label
 files and images by name, checks that each named file exists, and compares the counts with the published ones. So a copy
 that lacks images, or the classification split that some converters write, is not mistaken for the benchmark.
+
+The host has classes for three of these, which only download here: each reads one of the layouts in use, without boxes,
+joins lists by position and does not notice a missing image.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import shutil
@@ -17,10 +21,9 @@ import tarfile
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,18 +61,6 @@ FOLDER_LAYOUT = """  a folder for each class, with its images (in any depth):
 Counts = Mapping[str, tuple[int, int]]
 
 
-@contextlib.contextmanager
-def _showing(layout: str) -> Iterator[None]:
-    """Adds the expected layout to error messages about files."""
-    try:
-        yield
-    except (LabelFileError, LayoutError) as error:
-        if layout in str(error):
-            raise
-        raise type(error)(f"{error}\nExpected:\n{layout}") from error
-
-
-@_showing(CUB_LAYOUT)
 def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS) -> LabelledImages:
     """CUB-200-2011: classes 1 to 100 for training (5,864 images), 101 to 200 for the test (5,924).
 
@@ -84,48 +75,10 @@ def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS
         LayoutError: files are missing, or the counts are not those of the benchmark.
         LabelFileError: a label file is not in the documented format.
     """
-    top = checked_root(root, "CUB-200-2011", CUB_LAYOUT)
-    places = [place for place in (top, top / "CUB_200_2011", top / "cub200") if place.is_dir()]
-    listed, unlisted = ([partial(read, place, counts) for place in places] for read in (_cub_lists, _cub_class_folders))
-    found = _that_fits(listed, unlisted, counts)
-    if found is None:
-        raise wrong_layout(top, "CUB-200-2011", CUB_LAYOUT, "images.txt")
-    return found
+    readers = (_cub_lists,), (_cub_class_folders,)
+    return _load("cub", "CUB-200-2011", root, counts, CUB_LAYOUT, "images.txt", ("CUB_200_2011", "cub200"), *readers)
 
 
-def _cub_lists(place: Path, counts: Counts | None) -> LabelledImages | None:
-    listed = _listed(place, "images.txt")
-    if not listed.exists():
-        return None
-    names = _pairs(listed, 2)
-    classes = _pairs(_listed(place, "image_class_labels.txt"), 2)
-    if names.keys() != classes.keys():
-        alone = sorted(names.keys() ^ classes.keys())
-        raise LabelFileError(f"{place}: images.txt and image_class_labels.txt differ in {len(alone)} ids: {alone[:5]}")
-    paths = [f"images/{row[0]}" for row in names.values()]
-    ids = [_class_id(classes[key][0], place / "image_class_labels.txt") for key in names]
-    boxes = None
-    if (place / "bounding_boxes.txt").exists():
-        corners = _pairs(place / "bounding_boxes.txt", 5)
-        if absent := sorted(names.keys() - corners.keys()):
-            raise LabelFileError(f"{place / 'bounding_boxes.txt'} lacks {len(absent)} ids of images.txt: {absent[:5]}")
-        sides = np.array([_numbers(corners[key], place / "bounding_boxes.txt") for key in names], dtype=np.float32)
-        boxes = np.concatenate([sides[:, :2], sides[:, :2] + sides[:, 2:]], axis=1)
-    folders = {number: path.split("/")[1] for number, path in zip(ids, paths, strict=True)}
-    return _checked("cub", place, paths, ids, folders.__getitem__, CUB_LAYOUT, counts, boxes)
-
-
-def _cub_class_folders(place: Path, counts: Counts | None) -> LabelledImages | None:
-    """Only ``images``: the names of the folders begin with the numbers of the classes."""
-    found = _images_by_class(place)
-    if not found or not all(re.match(r"\d{3}\.", name) for name, _ in found):
-        return None
-    paths = [path for _, files in found for path in files]
-    ids = [int(name[:3]) for name, files in found for _ in files]
-    return _checked("cub", place, paths, ids, {int(n[:3]): n for n, _ in found}.__getitem__, CUB_LAYOUT, counts, None)
-
-
-@_showing(CARS_LAYOUT)
 def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUNTS) -> LabelledImages:
     """Cars196: classes 1 to 98 for training (8,054 images), 99 to 196 for the test (8,131), from both official parts.
 
@@ -142,27 +95,11 @@ def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUN
         LayoutError: files are missing, or the counts are not those of the benchmark.
         LabelFileError: a label file is not in the documented format.
     """
-    top = checked_root(root, "Cars196", CARS_LAYOUT)
-
-    def fitting(read: Callable[[Path], _Cars | None], place: Path) -> LabelledImages | None:
-        found = read(place)
-        if found is None:
-            return None
-        paths, ids, names, boxes = found
-        named = dict(enumerate(names, 1))
-        return _checked("cars", place, paths, ids, named.__getitem__, CARS_LAYOUT, counts, boxes)
-
-    readers = (_cars_consolidated, _cars_devkit, _cars_class_folders)
-    places = [place for place in (top, top / "cars196") if place.is_dir()]
-    listed = [partial(fitting, read, place) for place in places for read in readers]
-    data = _that_fits(listed, [partial(fitting, _cars_images, place) for place in places], counts)
-    if data is None:
-        missing = "cars_annos.mat, devkit/cars_train_annos.mat, anno_train.csv or images/<class name>/"
-        raise wrong_layout(top, "Cars196", CARS_LAYOUT, missing)
-    return data
+    missing = "cars_annos.mat, devkit/cars_train_annos.mat, anno_train.csv or images/<class name>/"
+    readers = (_cars_consolidated, _cars_devkit, _cars_kaggle), (_cars_class_folders,)
+    return _load("cars", "Cars196", root, counts, CARS_LAYOUT, missing, ("cars196",), *readers)
 
 
-@_showing(SOP_LAYOUT)
 def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS) -> LabelledImages:
     """Stanford Online Products: 59,551 images of 11,318 classes for training, 60,502 of 11,316 others for the test.
 
@@ -174,32 +111,9 @@ def load_sop(root: str | os.PathLike[str], *, counts: Counts | None = SOP_COUNTS
         LayoutError: files are missing, a class is in both lists, or the counts are not those of the benchmark.
         LabelFileError: a list is not in the documented format.
     """
-    top = checked_root(root, "Stanford Online Products", SOP_LAYOUT)
     names = ("Stanford_Online_Products", "online_products")
     inner = (*names, *(f"{name}/Info_Files" for name in names), "Info_Files")
-    place = _first(top, "Ebay_train.txt", inner)
-    if place is None:
-        raise wrong_layout(top, "Stanford Online Products", SOP_LAYOUT, "Ebay_train.txt")
-    images = place.parent if place.name == "Info_Files" else place
-    prefix = "images/" if (images / "images").is_dir() else ""
-    paths: list[str] = []
-    ids: list[int] = []
-    parts: list[set[int]] = []
-    for name in ("Ebay_train.txt", "Ebay_test.txt"):
-        rows = _lines(_listed(place, name))
-        if rows[:1] != [["image_id", "class_id", "super_class_id", "path"]]:
-            raise LabelFileError(
-                f"{place / name}, line 1: the header 'image_id class_id super_class_id path' is expected"
-            )
-        for number, row in enumerate(rows[1:], 2):
-            if len(row) != 4:
-                raise LabelFileError(f"{place / name}, line {number}: 4 columns are expected, got {len(row)}")
-            ids.append(_class_id(row[1], place / name))
-            paths.append(prefix + row[3])
-        parts.append(set(ids[-(len(rows) - 1) :]))
-    if parts[0] & parts[1]:
-        raise LayoutError(f"{place}: {len(parts[0] & parts[1])} classes are in both lists; classes must not be shared")
-    return _checked("sop", images, paths, ids, str, SOP_LAYOUT, counts, None, test=parts[1])
+    return _load("sop", "Stanford Online Products", root, counts, SOP_LAYOUT, "Ebay_train.txt", inner, (_sop_lists,))
 
 
 def load_class_folders(
@@ -255,7 +169,12 @@ def load_class_folders(
     )
 
 
-DOWNLOADS = {"cub": "CUB", "cars": "Cars196", "sop": "StanfordOnlineProducts"}
+DOWNLOADS = {
+    "cub": ("CUB", CUB_LAYOUT),
+    "cars": ("Cars196", CARS_LAYOUT),
+    "sop": ("StanfordOnlineProducts", SOP_LAYOUT),
+}
+"""The host's class for each data set, and the layout that it downloads."""
 
 
 def download(name: str, root: str | os.PathLike[str]) -> None:
@@ -279,8 +198,7 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
     path = Path(root)
     if _holds_files(path):
         return
-    layout = {"cub": CUB_LAYOUT, "cars": CARS_LAYOUT, "sop": SOP_LAYOUT}[name]
-    host: Any = getattr(datasets, DOWNLOADS[name])
+    host: Any = getattr(datasets, DOWNLOADS[name][0])
     try:
         place = path.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -303,7 +221,8 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
     except Exception as error:  # urllib, ssl, tarfile, zipfile, and what a changed page unpacks to
         raise FetchError(
             f"{name} could not be downloaded from {host.DOWNLOAD_URL} ({type(error).__name__}: {error}).\n"
-            f"Get it by hand (its licence may ask for that), unpack it in {path}, and leave out --download:\n{layout}"
+            f"Get it by hand (its licence may ask for that), unpack it in {path}, and leave out --download:\n"
+            f"{DOWNLOADS[name][1]}"
         ) from error
 
 
@@ -312,17 +231,15 @@ class UnsafeArchiveError(ValueError):
 
 
 class _GuardedTar(tarfile.TarFile):
-    """A tar archive that is unpacked only if all of it stays in the folder; Python's own default since 3.14."""
+    """A tar archive that is unpacked only if all of it is files and folders that stay in the folder."""
 
     def extractall(self, path: Any = ".", members: Any = None, **options: Any) -> None:
         for member in self.getmembers():
-            parts = re.split(r"[\\/]", member.name)
-            if not (member.isreg() or member.isdir()) or ".." in parts or parts[0] == "" or ":" in parts[0]:
-                kind = "a file" if member.isreg() else "a folder" if member.isdir() else "neither a file nor a folder"
-                raise UnsafeArchiveError(f"its member {printable(repr(member.name))}, {kind}, could leave the folder")
-        if hasattr(tarfile, "data_filter"):  # modes and owners are left out, too
-            options["filter"] = "data"
-        super().extractall(path, members, **options)
+            if not (member.isreg() or member.isdir()) or os.path.isabs(
+                member.name
+            ):  # the filter would make it relative
+                raise UnsafeArchiveError(f"its member {printable(repr(member.name))} could leave the folder")
+        super().extractall(path, members, **{**options, "filter": "data"})
 
 
 @contextlib.contextmanager
@@ -330,37 +247,153 @@ def _guarded_archives(host: Any) -> Iterator[None]:
     """Gives the module of a host's data set a ``tarfile`` that unpacks with :class:`_GuardedTar`. Its ``zipfile`` needs
     no guard: it removes ``..`` and a leading slash from names, and creates no links.
     """
-    module = sys.modules[host.__module__]
+    module: Any = sys.modules[host.__module__]
     theirs = getattr(module, "tarfile", None)
-    if theirs is None:
-        yield
-        return
-    module.tarfile = SimpleNamespace(open=_GuardedTar.open)  # type: ignore[attr-defined]
+    module.tarfile = SimpleNamespace(open=_GuardedTar.open)
     try:
         yield
     finally:
-        module.tarfile = theirs  # type: ignore[attr-defined]
+        module.tarfile = theirs
 
 
 def _holds_files(path: Path) -> bool:
     return path.is_dir() and any(not entry.name.endswith(".partial") for entry in path.iterdir())
 
 
-_Cars = tuple[list[str], list[int], Sequence[str], Floats | None]
+class _Found(NamedTuple):
+    """What one layout says: the folder to which paths are relative, and for each image its path and class id."""
+
+    root: Path
+    paths: list[str]
+    ids: list[int]
+    class_name: Callable[[int], str]
+    boxes: Floats | None = None
+    test: frozenset[int] | None = None  # class ids; the second half if not given
 
 
-def _cars_consolidated(top: Path) -> _Cars | None:
+_Reader = Callable[[Path], _Found | None]
+"""Reads a folder in one layout; ``None`` if it has no list (or no images) of this layout."""
+
+
+def _load(
+    name: str,
+    title: str,
+    root: str | os.PathLike[str],
+    counts: Counts | None,
+    layout: str,
+    missing: str,
+    inner: Sequence[str],
+    listed: Sequence[_Reader],
+    unlisted: Sequence[_Reader] = (),
+) -> LabelledImages:
+    """The result of the first reader that finds its lists and images in ``root``, or in one of the ``inner`` folders to
+    which archives unpack; the first error if none does.
+
+    Folders without a list show which images exist, not which should: beside a list that does not match they are used
+    only if ``counts`` confirms that they are complete.
+    """
+    top = checked_root(root, title, layout)
+    places = [place for place in (top, *(top / folder for folder in inner)) if place.is_dir()]
+    complaint: LabelFileError | LayoutError | None = None
+    for readers in (listed, unlisted):
+        if complaint is not None and counts is None:
+            break
+        for place, read in itertools.product(places, readers):
+            try:
+                found = read(place)
+                if found is not None:
+                    return _checked(name, found, counts)
+            except (LabelFileError, LayoutError) as error:
+                complaint = complaint or error
+    if complaint is None:
+        raise wrong_layout(top, title, layout, missing)
+    if layout in str(complaint):
+        raise complaint
+    raise type(complaint)(f"{complaint}\nExpected:\n{layout}") from complaint
+
+
+def _checked(name: str, found: _Found, counts: Counts | None) -> LabelledImages:
+    """The data set, if every file exists and the counts are right; class ids are renumbered from 0 in their order."""
+    root, paths, listing = found.root, found.paths, Folders()
+    absent = [path for path in paths if os.path.basename(path) not in listing.names((root / path).parent)]
+    if absent:
+        raise LayoutError(
+            f"{root}: {len(absent):,} of {len(paths):,} images that the label files name are not there, the first is "
+            f"{absent[0]}: unpack the archive again, or give the folder of one release alone"
+        )
+    known, labels = np.unique(np.array(found.ids), return_inverse=True)
+    second_half = np.arange(len(known)) >= len(known) // 2
+    tested = second_half if found.test is None else np.isin(known, list(found.test))
+    if counts is not None:
+        images = tested[labels]
+        got = {"train": (int((~images).sum()), int((~tested).sum())), "test": (int(images.sum()), int(tested.sum()))}
+        if got != dict(counts):
+            parts = "; ".join(f"{part}: {i:,} images of {c:,} classes" for part, (i, c) in counts.items())
+            had = "; ".join(f"{part}: {i:,} of {c:,}" for part, (i, c) in got.items())
+            raise LayoutError(
+                f"{root} is not the whole benchmark: expected {parts}; got {had}: get the original archive"
+            )
+    return LabelledImages(
+        name,
+        labels.astype(np.int64),
+        tuple(found.class_name(int(number)) for number in known),
+        frozenset(np.flatnonzero(tested).tolist()),
+        root=root,
+        paths=tuple(paths),
+        boxes=found.boxes,
+    )
+
+
+def _cub_lists(place: Path) -> _Found | None:
+    listed = _listed(place, "images.txt")
+    if not listed.exists():
+        return None
+    names, classes = _keyed(listed, 2), _keyed(_listed(place, "image_class_labels.txt"), 2)
+    if names.keys() != classes.keys():
+        alone = sorted(names.keys() ^ classes.keys())
+        raise LabelFileError(f"{place}: images.txt and image_class_labels.txt differ in {len(alone)} ids: {alone[:5]}")
+    ids = [_class_id(classes[key][0], place / "image_class_labels.txt") for key in names]
+    folders = {number: row[0].split("/")[0] for number, row in zip(ids, names.values(), strict=True)}
+    boxes, file = None, place / "bounding_boxes.txt"
+    if file.exists():
+        corners = _keyed(file, 5)
+        if absent := sorted(names.keys() - corners.keys()):
+            raise LabelFileError(f"{file} lacks {len(absent)} ids of images.txt: {absent[:5]}")
+        boxes = _boxes([corners[key] for key in names], file)
+        boxes[:, 2:] += boxes[:, :2]
+    return _Found(place, [f"images/{row[0]}" for row in names.values()], ids, folders.__getitem__, boxes)
+
+
+def _cub_class_folders(place: Path) -> _Found | None:
+    """Only ``images``: the names of the folders begin with the numbers of the classes."""
+    found = _images_by_class(place)
+    if not found or not all(re.match(r"\d{3}\.", name) for name, _ in found):
+        return None
+    return _in_folders(place, {int(name[:3]): (name, files) for name, files in found})
+
+
+def _cars_class_folders(place: Path) -> _Found | None:
+    """Only ``images``: the names of the classes in alphabetical order, which is how the devkit numbers them."""
+    found = _images_by_class(place)
+    return _in_folders(place, dict(enumerate(found, 1))) if found else None
+
+
+def _in_folders(place: Path, classes: Mapping[int, tuple[str, list[str]]]) -> _Found:
+    """Number of each class → its name and its files."""
+    paths = [path for _, files in classes.values() for path in files]
+    ids = [number for number, (_, files) in classes.items() for _ in files]
+    return _Found(place, paths, ids, lambda number: classes[number][0])
+
+
+def _cars_consolidated(top: Path) -> _Found | None:
     listed = _listed(top, "cars_annos.mat")
     if not listed.exists():
         return None
-    content = _mat(listed)
-    rows = _fields(content, "annotations", "relative_im_path", listed)
-    paths = [str(_value(row["relative_im_path"])) for row in rows]
-    ids = [int(_value(row["class"])) for row in rows]
-    return paths, ids, _cars_names(content, ids), _cars_boxes(rows)
+    paths, ids, boxes = _annotations(listed, "relative_im_path")
+    return _Found(top, paths, ids, _cars_names(listed), boxes)
 
 
-def _cars_devkit(top: Path) -> _Cars | None:
+def _cars_devkit(top: Path) -> _Found | None:
     kits = (top / "devkit", top / "car_devkit" / "devkit", top)
     kit = next((kit for kit in kits if _listed(kit, "cars_train_annos.mat").exists()), None)
     if kit is None:
@@ -370,139 +403,74 @@ def _cars_devkit(top: Path) -> _Cars | None:
     if labelled is None:
         lacking = "cars_test_annos_withlabels.mat: the devkit's own cars_test_annos.mat has no classes"
         raise wrong_layout(top, "Cars196", CARS_LAYOUT, lacking)
-    paths: list[str] = []
-    ids: list[int] = []
-    boxes: list[Floats] = []
-    for part, file in (("train", _listed(kit, "cars_train_annos.mat")), ("test", labelled)):
-        rows = _fields(_mat(file), "annotations", "fname", file)
-        folder = f"cars_{part}/cars_{part}" if (top / f"cars_{part}" / f"cars_{part}").is_dir() else f"cars_{part}"
-        paths += [f"{folder}/{_value(row['fname'])}" for row in rows]
-        ids += [int(_value(row["class"])) for row in rows]
-        boxes.append(_cars_boxes(rows))
-    meta = _listed(kit, "cars_meta.mat")
-    content = _mat(meta) if meta.exists() else {}
-    return paths, ids, _cars_names(content, ids), np.concatenate(boxes)
+    folders = (f"cars_{part}/cars_{part}" for part in ("train", "test"))
+    folders = (name if (top / name).is_dir() else name.partition("/")[0] for name in folders)
+    parts = [_annotations(file, "fname") for file in (_listed(kit, "cars_train_annos.mat"), labelled)]
+    paths = [f"{folder}/{name}" for folder, part in zip(folders, parts, strict=True) for name in part[0]]
+    names = _cars_names(_listed(kit, "cars_meta.mat"))
+    return _Found(top, paths, [*parts[0][1], *parts[1][1]], names, np.concatenate([part[2] for part in parts]))
 
 
-def _cars_names(content: Mapping[str, Any], ids: Sequence[int]) -> list[str]:
-    """The names of the classes from a file of the devkit; without them, their numbers."""
-    if "class_names" not in content:
-        return [f"class {number}" for number in range(1, max(ids) + 1)]
-    return [str(np.asarray(name).ravel()[0]) for name in np.asarray(content["class_names"]).ravel()]
-
-
-def _cars_images(top: Path) -> _Cars | None:
-    """Only ``images``: the names of the classes in alphabetical order, which is how the devkit numbers them."""
-    found = _images_by_class(top)
-    if not found:
-        return None
-    paths = [path for _, files in found for path in files]
-    ids = [number for number, (_, files) in enumerate(found, 1) for _ in files]
-    return paths, ids, [name for name, _ in found], None
-
-
-def _cars_class_folders(top: Path) -> _Cars | None:
+def _cars_kaggle(top: Path) -> _Found | None:
     lists = next((p for p in (top, top / "devkit") if _listed(p, "anno_train.csv").exists()), None)
     if lists is None:
         return None
     names = [line.strip().strip('"') for line in _text(_listed(lists, "names.csv")).splitlines() if line]
     data = "car_data/car_data" if (top / "car_data" / "car_data").is_dir() else "car_data"
-    paths: list[str] = []
-    ids: list[int] = []
-    boxes: list[list[float]] = []
-    for part in ("train", "test"):
-        file = _listed(lists, f"anno_{part}.csv")
-        for number, line in enumerate(_text(file).splitlines(), 1):
-            cells = line.split(",")
-            if len(cells) != 6 or not cells[5].strip().isdecimal() or not 0 < int(cells[5]) <= len(names):
-                raise LabelFileError(f"{file}, line {number}: 'fname,x1,y1,x2,y2,class' is expected, got {line!r}")
-            ids.append(int(cells[5]))
-            boxes.append(_numbers(cells[1:5], file))
-            paths.append(f"{data}/{part}/{names[ids[-1] - 1].replace('/', '-')}/{cells[0]}")
-    return paths, ids, names, np.array(boxes, dtype=np.float32)
+    files = {part: _listed(lists, f"anno_{part}.csv") for part in ("train", "test")}
+    rows = [(part, *row) for part, file in files.items() for row in _table(file, 6, separator=",")]
+    ids = [_class_id(row[6].strip(), files[row[0]], len(names)) for row in rows]
+    folders = [f"{data}/{row[0]}/{names[number - 1].replace('/', '-')}" for number, row in zip(ids, rows, strict=True)]
+    paths = [f"{folder}/{row[1]}" for folder, row in zip(folders, rows, strict=True)]
+    return _Found(top, paths, ids, lambda number: names[number - 1], _boxes([row[2:6] for row in rows], lists))
+
+
+SIDES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
+
+
+def _cars_names(path: Path) -> Callable[[int], str]:
+    """The names of the classes from a file of the devkit; without them, their numbers."""
+    names = np.atleast_1d(_mat(path).get("class_names", [])) if path.exists() else np.empty(0)
+    return (lambda number: str(names[number - 1])) if len(names) else "class {}".format
 
 
 def _mat(path: Path) -> dict[str, Any]:
     from scipy.io import loadmat
 
     try:
-        content: dict[str, Any] = loadmat(path)
+        content: dict[str, Any] = loadmat(path, simplify_cells=True)
     except Exception as error:  # of the many kinds that scipy has for damaged files
         raise LabelFileError(f"{path} is no file of Matlab's, version 5 ({type(error).__name__}: {error})") from error
     return content
 
 
-def _fields(content: dict[str, Any], variable: str, field: str, path: Path) -> Sequence[Any]:
-    rows = np.asarray(content.get(variable, np.empty(0))).ravel()
-    wanted = {field, "class", "bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2"}
-    if not wanted <= set(rows.dtype.names or ()):
-        raise LabelFileError(f"{path}: {variable} with the fields {sorted(wanted)} is expected, got {rows.dtype.names}")
-    return list(rows)
+def _annotations(path: Path, name: str) -> tuple[list[str], list[int], Floats]:
+    """Images, class ids and boxes in a file of the devkit that calls images ``name``."""
+    rows = np.atleast_1d(_mat(path).get("annotations", [])).tolist()
+    wanted, had = {name, "class", *SIDES}, set(rows[0]) if rows and isinstance(rows[0], dict) else set()
+    if not wanted <= had:
+        raise LabelFileError(f"{path}: annotations with the fields {sorted(wanted)} is expected, got {sorted(had)}")
+    boxes = _boxes([[row[side] for side in SIDES] for row in rows], path)
+    return [str(row[name]) for row in rows], [int(row["class"]) for row in rows], boxes
 
 
-def _value(cell: Any) -> Any:
-    """The content of a Matlab cell, which may be nested in arrays of one element."""
-    while isinstance(cell, np.ndarray):
-        cell = cell.ravel()[0]
-    return cell
-
-
-def _cars_boxes(rows: Sequence[Any]) -> Floats:
-    sides = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
-    return np.array([[float(_value(row[side])) for side in sides] for row in rows], dtype=np.float32)
-
-
-def _checked(
-    name: str,
-    root: Path,
-    paths: list[str],
-    ids: list[int],
-    class_name: Callable[[int], str],
-    layout: str,
-    counts: Counts | None,
-    boxes: Floats | None,
-    test: set[int] | None = None,
-) -> LabelledImages:
-    """The data set, if every file exists and the counts are right; class ids are renumbered from 0 in their order."""
-    listing = Folders()
-    absent = [path for path in paths if os.path.basename(path) not in listing.names((root / path).parent)]
-    if absent:
-        raise LayoutError(
-            f"{root}: {len(absent):,} of {len(paths):,} images that the label files name are not there, the first is "
-            f"{absent[0]}: unpack the archive again, or give the folder of one release alone\nExpected:\n{layout}"
-        )
-    known, labels = np.unique(np.array(ids), return_inverse=True)
-    half = len(known) // 2
-    test_classes = (
-        set(range(half, len(known))) if test is None else set(np.flatnonzero(np.isin(known, list(test))).tolist())
-    )
-    names = tuple(class_name(int(number)) for number in known)
-    data = LabelledImages(
-        name,
-        labels.astype(np.int64),
-        names,
-        frozenset(test_classes),
-        root=root,
-        paths=tuple(paths),
-        boxes=boxes,
-    )
-    if counts is not None:
-        tested = np.isin(data.labels, list(test_classes))
-        found = {
-            "train": (int((~tested).sum()), len(known) - len(test_classes)),
-            "test": (int(tested.sum()), len(test_classes)),
-        }
-        if found != dict(counts):
-            said = "; ".join(f"{part}: {i:,} images of {c:,} classes" for part, (i, c) in counts.items())
-            got = "; ".join(f"{part}: {i:,} of {c:,}" for part, (i, c) in found.items())
-            raise LayoutError(
-                f"{root} is not the whole benchmark: expected {said}; got {got}: get the original archive"
-            )
-    return data
-
-
-def _first(top: Path, file: str, inner: Sequence[str]) -> Path | None:
-    return next((place for place in (top, *(top / name for name in inner)) if _listed(place, file).exists()), None)
+def _sop_lists(place: Path) -> _Found | None:
+    if not _listed(place, "Ebay_train.txt").exists():
+        return None
+    images = place.parent if place.name == "Info_Files" else place
+    prefix = "images/" if (images / "images").is_dir() else ""
+    paths: list[str] = []
+    ids: list[int] = []
+    parts: list[frozenset[int]] = []
+    for name in ("Ebay_train.txt", "Ebay_test.txt"):
+        rows = _table(_listed(place, name), 4, header="image_id class_id super_class_id path")
+        found = [_class_id(row[1], place / name) for row in rows]
+        ids += found
+        paths += [prefix + row[3] for row in rows]
+        parts.append(frozenset(found))
+    if parts[0] & parts[1]:
+        raise LayoutError(f"{place}: {len(parts[0] & parts[1])} classes are in both lists; classes must not be shared")
+    return _Found(images, paths, ids, str, test=parts[1])
 
 
 def _listed(folder: Path, name: str) -> Path:
@@ -521,31 +489,6 @@ def _listed(folder: Path, name: str) -> Path:
     if len(copies) > 1:
         raise LayoutError(problem(name, f"one file in {folder}", ", ".join(copies), f"rename the right one {name}"))
     return folder / copies[0] if copies else exact
-
-
-_Readers = Sequence[Callable[[], LabelledImages | None]]
-
-
-def _that_fits(listed: _Readers, unlisted: _Readers, counts: Counts | None) -> LabelledImages | None:
-    """The result of the first reader that finds its lists and its images; the first error if none does.
-
-    Folders without a list show which images exist, not which should: beside a list that does not match they are used
-    only if ``counts`` confirms that they are complete.
-    """
-    complaint: LabelFileError | LayoutError | None = None
-    for place, read in enumerate((*listed, *unlisted)):
-        if place >= len(listed) and complaint is not None and counts is None:
-            break
-        try:
-            found = read()
-        except (LabelFileError, LayoutError) as error:
-            complaint = complaint or error
-            continue
-        if found is not None:
-            return found
-    if complaint is not None:
-        raise complaint
-    return None
 
 
 def _images_by_class(top: Path) -> list[tuple[str, list[str]]]:
@@ -570,38 +513,48 @@ def _pictures_below(top: Path, passed_over: Counter[str]) -> list[tuple[str, lis
     return found
 
 
-def _lines(path: Path) -> list[list[str]]:
-    return [line.split() for line in _text(path).splitlines() if line.strip()]
-
-
 def _text(path: Path) -> str:
     if not path.exists():
         raise LayoutError(problem(path.name, f"in {path.parent}", "no such file", "unpack the whole archive"))
     return path.read_text(encoding="utf-8")
 
 
-def _pairs(path: Path, columns: int) -> dict[str, list[str]]:
-    """Rows indexed by their first column."""
-    rows: dict[str, list[str]] = {}
-    for number, row in enumerate(_lines(path), 1):
-        if len(row) != columns or row[0] in rows:
-            what = f"id {row[0]} occurs twice" if row[0] in rows else f"{columns} columns are expected, got {len(row)}"
-            raise LabelFileError(f"{path}, line {number}: {what}")
-        rows[row[0]] = row[1:]
+def _table(path: Path, columns: int, *, separator: str | None = None, header: str = "") -> list[list[str]]:
+    """The cells of each line; blank lines do not count."""
+    lines = [(n, line.split(separator)) for n, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
+    if header and (not lines or lines.pop(0)[1] != header.split()):
+        raise LabelFileError(f"{path}, line 1: the header {header!r} is expected")
+    for number, cells in lines:
+        if len(cells) != columns:
+            raise LabelFileError(f"{path}, line {number}: {columns} columns are expected, got {len(cells)}")
+    return [cells for _, cells in lines]
+
+
+def _keyed(path: Path, columns: int) -> dict[str, list[str]]:
+    """Rows by their first column."""
+    table = _table(path, columns)
+    rows = {row[0]: row[1:] for row in table}
+    if len(rows) < len(table):
+        ((twice, _),) = Counter(row[0] for row in table).most_common(1)
+        raise LabelFileError(f"{path}: id {twice} occurs twice")
     return rows
 
 
-def _class_id(text: str, path: Path) -> int:
-    if not re.fullmatch(r"[1-9]\d*", text):
-        raise LabelFileError(f"{path}: class ids are whole numbers from 1, got {text!r}")
+def _class_id(text: str, path: Path, most: int | None = None) -> int:
+    if not re.fullmatch(r"[1-9]\d*", text) or (most is not None and int(text) > most):
+        end = "" if most is None else f" to {most}"
+        raise LabelFileError(f"{path}: class ids are whole numbers from 1{end}, got {text!r}")
     return int(text)
 
 
-def _numbers(cells: Sequence[str], path: Path) -> list[float]:
-    try:
-        return [float(cell) for cell in cells]
-    except ValueError:
-        raise LabelFileError(f"{path}: the sides of a box are numbers, got {' '.join(cells)!r}") from None
+def _boxes(rows: Sequence[Sequence[Any]], path: Path) -> Floats:
+    """Four numbers of each row, shape ``(N, 4)``."""
+    for row in rows:
+        try:
+            [float(cell) for cell in row]
+        except ValueError:
+            raise LabelFileError(f"{path}: the sides of a box are numbers, got {' '.join(row)!r}") from None
+    return np.array(rows, dtype=np.float32)
 
 
 def _all_folders(folder: Path, above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Decoded images on their way to the network: read from memory or a cache, cropped, moved to a device; and read ahead."""
+"""Decoded images on their way to the network: read from memory or a cache, cropped, moved to a device, read ahead."""
 
 from __future__ import annotations
 
