@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from ..functional.checks import problem
-from ..images._layout import Folders, checked_root, natural, one_of, relative, subfolders, wrong_layout
+from ..functional.checks import check_choice, problem
+from ..images._layout import Folders, checked_root, natural, relative, subfolders, wrong_layout
 from ..images._text import shorten
 from ..images.decode import read_image, square_box
 from ..images.errors import MISSING, ImageError, LabelFileError
@@ -171,8 +171,8 @@ def load_afew_va(
         UnreadableError: more frames are unreadable than allowed.
         ValueError: an unknown option, a name in ``same_actor`` that no clip has, or no usable frame.
     """
-    one_of("split", split, SPLITS)
-    one_of("crop", crop, ("landmarks", "none"))
+    check_choice("split", split, SPLITS)
+    check_choice("crop", crop, ("landmarks", "none"))
     if not margin >= 1:
         raise ValueError(problem("margin", "at least 1", margin, "1.3 leaves some forehead"))
     base = checked_root(root, "AFEW-VA", LAYOUT)

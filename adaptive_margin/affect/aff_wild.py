@@ -27,8 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from ..functional.checks import problem
-from ..images._layout import VIDEO_SUFFIXES, Folders, checked_root, first_nested, natural, one_of, wrong_layout
+from ..functional.checks import check_choice, problem
+from ..images._layout import VIDEO_SUFFIXES, Folders, checked_root, first_nested, natural, wrong_layout
 from ..images.decode import Progress
 from ..images.errors import MISSING, UNDECODABLE, LabelFileError, UnwritableError
 from ..images.image_list import Box
@@ -275,8 +275,8 @@ def load_aff_wild(
     """
     if split == "test":
         raise ValueError(problem("split", "'train'", "'test'", "its labels were never released: use group_holdout"))
-    one_of("split", split, SPLITS)
-    one_of("crop", crop, ("box", "none"))
+    check_choice("split", split, SPLITS)
+    check_choice("crop", crop, ("box", "none"))
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(problem("every", "a whole number, at least 1", every, "1 keeps all frames"))
     base = checked_root(root, "Aff-Wild", LAYOUT)

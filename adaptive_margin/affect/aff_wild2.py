@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..functional.checks import problem
-from ..images._layout import Folders, checked_root, litter, natural, nested, one_of, relative, subfolders, wrong_layout
+from ..functional.checks import check_choice, problem
+from ..images._layout import Folders, checked_root, litter, natural, nested, relative, subfolders, wrong_layout
 from ..images._text import shorten
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.errors import MISSING, LabelFileError, LayoutError
@@ -64,7 +64,7 @@ def edition_labels(root: str | os.PathLike[str], edition: str | os.PathLike[str]
     Raises:
         LayoutError: there are no labels of the split, or labels of several editions; the message names what was found.
     """
-    one_of("split", split, SPLITS)
+    check_choice("split", split, SPLITS)
     place = Path(root, edition)
     names = {name.casefold() for name in _TRACK}
     track = next((folder for folder in (place, place.parent) if folder.name.casefold() in names), None)
@@ -192,7 +192,7 @@ def load_aff_wild2(
         UnreadableError: more lines lack their video's crops than allowed.
         ValueError: an unknown option, or no usable frame.
     """
-    one_of("split", split, SPLITS)
+    check_choice("split", split, SPLITS)
     base, crop_folders = _places(root, every, crops)
     if annotations is not None:
         given = Path(annotations)

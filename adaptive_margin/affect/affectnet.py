@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..functional.checks import problem
-from ..images._layout import Folders, checked_root, nested, one_of, relative, subfolders, wrong_layout
+from ..functional.checks import check_choice, problem
+from ..images._layout import Folders, checked_root, nested, relative, subfolders, wrong_layout
 from ..images.decode import square_box
 from ..images.errors import MISSING, LabelFileError
 from ..images.image_list import Box
@@ -136,8 +136,8 @@ def load_affectnet_2017(
         UnreadableError: more rows lack their file than allowed.
         ValueError: an unknown option, or no usable row.
     """
-    one_of("split", split, SPLITS)
-    one_of("crop", crop, ("box", "landmarks", "none"))
+    check_choice("split", split, SPLITS)
+    check_choice("crop", crop, ("box", "landmarks", "none"))
     wanted = frozenset(int(code) for code in expressions)
     if not wanted or not wanted <= set(range(11)):
         remedy = "range(9) has all labelled faces, range(8) the eight emotions"

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..atomic import write_atomically
-from ..functional.checks import problem
-from ..images._layout import Folders, checked_root, first_nested, litter, one_of, relative, wrong_layout
+from ..functional.checks import check_choice, problem
+from ..images._layout import Folders, checked_root, first_nested, litter, relative, wrong_layout
 from ..images.decode import Progress
 from ..images.errors import MISSING, LabelFileError
 from ._cells import integer, number
@@ -99,7 +99,7 @@ def load_affectnet_reduced(
         UnreadableError: more rows are damaged than allowed.
         ValueError: an unknown option, or no usable row.
     """
-    one_of("split", split, SPLITS)
+    check_choice("split", split, SPLITS)
     wanted = frozenset(int(code) for code in expressions)
     if not wanted or not wanted <= set(range(11)):
         remedy = "range(8) has the eight emotions, all that this release has"

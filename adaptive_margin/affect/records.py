@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..functional.checks import problem
-from ..images.image_list import Box, Floats, ImageList, Integers, StoredImage, Strings
+from ..images.image_list import Box, Floats, ImageList, Integers, StoredImage, strings
 
 Doubles = npt.NDArray[np.float64]
 
@@ -207,8 +207,8 @@ class RecordBuilder:
         return Records(
             dataset=self.dataset,
             root=self.root,
-            key=Strings(key),
-            path=Strings(path),
+            key=strings(key),
+            path=strings(path),
             labels=np.array(labels, dtype=np.float32).reshape(rows, 2),
             raw=np.array(raw, dtype=np.float64).reshape(rows, 2),
             identity=Categories.of(identity),
@@ -234,10 +234,9 @@ def concatenate(parts: Sequence[Records]) -> Records:
         if other != first:
             raise ValueError(problem("parts", f"all of {first}", other, "keep data sets apart: their labels differ"))
 
-    def joined(name: str, column: Any) -> Any:
-        columns = [getattr(part, name) for part in parts]
-        if isinstance(column, np.ndarray):
-            return np.concatenate(columns)
-        return (Strings if isinstance(column, Strings) else Categories.of)(chain.from_iterable(columns))
-
-    return replace(parts[0], **{name: joined(name, column) for name, column in parts[0].columns().items()})
+    columns = {name: [getattr(part, name) for part in parts] for name in parts[0].columns()}
+    joined: dict[str, Any] = {
+        name: np.concatenate(each) if isinstance(each[0], np.ndarray) else Categories.of(chain.from_iterable(each))
+        for name, each in columns.items()
+    }
+    return replace(parts[0], **joined)

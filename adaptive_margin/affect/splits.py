@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..atomic import write_atomically
-from ..functional.checks import problem
-from ..images._layout import one_of
+from ..functional.checks import check_choice, problem
 from ..images._text import shorten
 from ..images.errors import LabelFileError
 from ..images.image_list import Integers
@@ -45,7 +45,7 @@ def units_of(records: Records, unit: str) -> list[str]:
     Raises:
         ValueError: another unit, or a row whose identity or video is unknown.
     """
-    one_of("unit", unit, UNITS)
+    check_choice("unit", unit, UNITS)
     if unit == "row":
         return list(records.key)
     if unit == "picture":
@@ -88,7 +88,7 @@ class Split:
     parts: Mapping[str, tuple[str, ...]]
 
     def __post_init__(self) -> None:
-        one_of("unit", self.unit, UNITS)
+        check_choice("unit", self.unit, UNITS)
         owner: dict[str, str] = {}
         for name, units in self.parts.items():
             if not units:
@@ -240,10 +240,25 @@ def _independence(records: Records, unit: str) -> str:
 
 
 def _sizes(units: Sequence[str]) -> dict[str, int]:
-    sizes: dict[str, int] = {}
-    for unit in units:
-        sizes[unit] = sizes.get(unit, 0) + 1
-    return dict(sorted(sizes.items()))  # by name: the split must not depend on the order of the rows
+    return dict(sorted(Counter(units).items()))  # by name: the split must not depend on the order of the rows
+
+
+def _split(
+    records: Records,
+    protocol: str,
+    unit: str,
+    seed: int,
+    parts: Mapping[str, Iterable[str]],
+    independent: str | None = None,
+) -> Split:
+    return Split(
+        dataset=records.dataset,
+        protocol=protocol,
+        unit=unit,
+        independent=independent or _independence(records, unit),
+        seed=seed,
+        parts={name: tuple(sorted(units)) for name, units in parts.items()},
+    )
 
 
 def group_folds(records: Records, folds: int = 5, *, seed: int = 0, unit: str = "identity") -> Split:
@@ -265,36 +280,23 @@ def group_folds(records: Records, folds: int = 5, *, seed: int = 0, unit: str = 
     Raises:
         ValueError: fewer than two folds, more folds than units, or an unknown identity.
     """
-    one_of("unit", unit, ("identity", "video"))
+    check_choice("unit", unit, ("identity", "video"))
     sizes = _sizes(units_of(records, unit))
     if not 2 <= folds <= len(sizes):
         expected = f"from 2 to the number of {unit} units ({len(sizes)})"
         raise ValueError(problem("folds", expected, folds, "choose a number in that range"))
     rng = np.random.default_rng(seed)
     names = sorted(sizes, key=lambda name: (-sizes[name], name))
-    order = [
-        names[first + step] for first in range(0, len(names), folds) for step in _shuffled(rng, folds, names, first)
-    ]
+    alike = [names[first : first + folds] for first in range(0, len(names), folds)]
+    order = [group[step] for group in alike for step in rng.permutation(len(group))]
     parts: list[list[str]] = [[] for _ in range(folds)]
     rows = [0] * folds
     for name in order:
         smallest = rows.index(min(rows))
         parts[smallest].append(name)
         rows[smallest] += sizes[name]
-    what = _independence(records, unit)
-    return Split(
-        dataset=records.dataset,
-        protocol=f"{folds} folds by {what}, balanced by rows",
-        unit=unit,
-        independent=what,
-        seed=seed,
-        parts={f"fold{number}": tuple(sorted(part)) for number, part in enumerate(parts)},
-    )
-
-
-def _shuffled(rng: np.random.Generator, folds: int, names: Sequence[str], first: int) -> list[int]:
-    count = min(folds, len(names) - first)
-    return [int(step) for step in rng.permutation(count)]
+    protocol = f"{folds} folds by {_independence(records, unit)}, balanced by rows"
+    return _split(records, protocol, unit, seed, {f"fold{number}": part for number, part in enumerate(parts)})
 
 
 def _check_share(share: float) -> None:
@@ -321,7 +323,7 @@ def group_holdout(records: Records, share: float = 0.2, *, seed: int = 0, unit: 
     Raises:
         ValueError: an invalid share, a single unit, or an unknown identity.
     """
-    one_of("unit", unit, ("identity", "video"))
+    check_choice("unit", unit, ("identity", "video"))
     _check_share(share)
     sizes = _sizes(units_of(records, unit))
     if len(sizes) < 2:
@@ -338,16 +340,8 @@ def group_holdout(records: Records, share: float = 0.2, *, seed: int = 0, unit: 
             rows += size
     if not held:  # every unit is more than twice the share: the smallest is nearest
         held = [min(names, key=lambda name: (sizes[name], name))]
-    rest = sorted(set(names) - set(held))
-    what = _independence(records, unit)
-    return Split(
-        dataset=records.dataset,
-        protocol=f"hold-out of {share:g} of the rows by {what}",
-        unit=unit,
-        independent=what,
-        seed=seed,
-        parts={"train": tuple(rest), "test": tuple(sorted(held))},
-    )
+    protocol = f"hold-out of {share:g} of the rows by {_independence(records, unit)}"
+    return _split(records, protocol, unit, seed, {"train": set(names) - set(held), "test": held})
 
 
 def frame_split(records: Records, share: float = 0.2, *, seed: int = 0) -> Split:
@@ -377,14 +371,8 @@ def frame_split(records: Records, share: float = 0.2, *, seed: int = 0) -> Split
     keys = sorted(records.key)
     count = round(share * len(keys))
     held = {keys[place] for place in np.random.default_rng(seed).permutation(len(keys))[:count]}
-    return Split(
-        dataset=records.dataset,
-        protocol=f"LEAKING hold-out of {share:g} of the frames at random",
-        unit="row",
-        independent="nothing",
-        seed=seed,
-        parts={"train": tuple(key for key in keys if key not in held), "test": tuple(sorted(held))},
-    )
+    protocol = f"LEAKING hold-out of {share:g} of the frames at random"
+    return _split(records, protocol, "row", seed, {"train": set(keys) - held, "test": held}, "nothing")
 
 
 def quadrant(valence: float, arousal: float) -> int:
@@ -445,15 +433,8 @@ def stratified_holdout(
     for key in sorted(members):
         chosen = rng.permutation(len(members[key]))[: quota[key]]
         held.update(path for place in chosen for path in paths[members[key][place]])
-    everything = {path for group in paths.values() for path in group}
-    return Split(
-        dataset=records.dataset,
-        protocol=f"hold-out of {share:g} of the pictures, stratified by expression and valence-arousal quadrant",
-        unit="picture",
-        independent="picture",
-        seed=seed,
-        parts={"train": tuple(sorted(everything - held)), "validation": tuple(sorted(held))},
-    )
+    protocol = f"hold-out of {share:g} of the pictures, stratified by expression and valence-arousal quadrant"
+    return _split(records, protocol, "picture", seed, {"train": set(records.path) - held, "validation": held})
 
 
 def _largest_remainder(sizes: Mapping[tuple[int, int], int], share: float) -> dict[tuple[int, int], int]:
@@ -487,9 +468,9 @@ def _groups(paths: Sequence[str], *features: Callable[[str], Hashable]) -> dict[
     for feature in features:
         finer: list[list[str]] = []
         for group in groups:
-            found: dict[Hashable, list[str]] = {}
+            found: dict[Hashable, list[str]] = defaultdict(list)
             for path in group:
-                found.setdefault(feature(path), []).append(path)
+                found[feature(path)].append(path)
             finer += [members for members in found.values() if len(members) > 1]
         groups = finer
     return {path: group[0] for group in groups for path in group}

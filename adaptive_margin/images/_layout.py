@@ -6,7 +6,7 @@ import errno
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from ..functional.checks import problem
@@ -205,19 +205,6 @@ def wrong_layout(root: Path, release: str, expected: str, missing: str) -> Layou
         f"root must be the folder of {release}, got {root}, in which there is no {missing}.\n"
         f"Expected:\n{expected}\nFound:\n{tree(root)}"
     )
-
-
-def one_of(argument: str, value: str, choices: Sequence[str]) -> str:
-    """``value``, if it is among ``choices``.
-
-    Raises:
-        ValueError: it is not.
-    """
-    if value not in choices:
-        raise ValueError(
-            problem(argument, f"one of {', '.join(map(repr, choices))}", repr(value), "choose one of them")
-        )
-    return value
 
 
 def relative(path: Path, root: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,45 +16,21 @@ Box = tuple[float, float, float, float]
 Bytes = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+Strings = npt.NDArray[np.object_]
 Self = TypeVar("Self", bound="ImageList")
 
 _WIDTH = {"labels": 2, "raw": 2, "box": 4}
 """Columns with several numbers per row."""
 
 
-class Strings:
-    """An immutable column of strings in one block of bytes, so that a million strings need no more memory than their
-    letters.
+def strings(values: Iterable[str]) -> Strings:
+    """A column of strings, shape ``(N,)``.
 
     Example:
-        >>> names = Strings(["a.png", "bé.png"])
-        >>> len(names), names[1], list(names)
-        (2, 'bé.png', ['a.png', 'bé.png'])
+        >>> strings(["a.png", "bé.png"])[np.array([1, 1])]
+        array(['bé.png', 'bé.png'], dtype=object)
     """
-
-    __slots__ = ("_ends", "_letters")
-
-    def __init__(self, values: Iterable[str]) -> None:
-        encoded = [value.encode("utf-8", "surrogateescape") for value in values]
-        self._ends: Integers = np.cumsum([len(item) for item in encoded], dtype=np.int64)
-        self._letters = b"".join(encoded)
-
-    def __len__(self) -> int:
-        return len(self._ends)
-
-    def __getitem__(self, index: int) -> str:
-        if not -len(self) <= index < len(self):
-            raise IndexError(problem("index", f"a position among {len(self)} strings", index, "look at len()"))
-        index %= len(self)
-        start = int(self._ends[index - 1]) if index else 0
-        return self._letters[start : int(self._ends[index])].decode("utf-8", "surrogateescape")
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
-
-    def take(self, positions: Integers) -> Strings:
-        """The strings at ``positions``, in that order."""
-        return Strings(self[int(index)] for index in positions)
+    return np.array(list(values), dtype=object)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +81,7 @@ class ImageList:
     @staticmethod
     def of(dataset: str, root: Path, paths: Sequence[str], boxes: npt.NDArray[Any] | None = None) -> ImageList:
         """A list of files, each named by its path; without boxes, whole images."""
-        rows, path = len(paths), Strings(paths)
+        rows, path = len(paths), strings(paths)
         box = np.full((rows, 4), np.nan, np.float32) if boxes is None else boxes.astype(np.float32)
         return ImageList(dataset=dataset, root=root, key=path, path=path, box=box, stretch=np.ones(rows, np.float32))
 

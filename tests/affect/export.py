@@ -30,8 +30,7 @@ from adaptive_margin.affect.report import (
     SURPLUS,
     SplitReport,
 )
-from adaptive_margin.functional.checks import problem
-from adaptive_margin.images._layout import one_of
+from adaptive_margin.functional.checks import check_choice, problem
 from adaptive_margin.images.errors import MISSING
 from adaptive_margin.images.image_list import Box
 from adaptive_margin.images.video import opencv
@@ -131,7 +130,7 @@ def _check(samples: Sequence[Sample], *, videos: bool = False) -> None:
             raise ValueError(
                 problem(f"samples[{place}].image", "uint8 of shape (H, W, 3)", got, "convert it to RGB bytes")
             )
-        one_of(f"samples[{place}].split", sample.split, ("train", "validation"))
+        check_choice(f"samples[{place}].split", sample.split, ("train", "validation"))
         if videos and (sample.video is None):
             remedy = "this layout is made of videos: name one"
             raise ValueError(problem(f"samples[{place}].video", "named", None, remedy))
@@ -214,7 +213,7 @@ def export_affectnet_2017(
         Split → what the loader must find with its default options.
     """
     _check(samples)
-    one_of("spelling", spelling, ("flat", "nested"))
+    check_choice("spelling", spelling, ("flat", "nested"))
     base = Path(root)
     lists = base / ("Manually_Annotated_file_lists" if spelling == "flat" else "Manually_Annotated")
     images = base / (
@@ -408,7 +407,7 @@ def export_afew_va(
         ``"all"`` → what the loader must find with its default options.
     """
     _check(samples, videos=True)
-    one_of("layout", layout, ("flat", "parts"))
+    check_choice("layout", layout, ("flat", "parts"))
     base = Path(root)
     expected = Expected()
     clips = list(_by_video(samples).values())
@@ -517,7 +516,7 @@ def export_aff_wild(
         ImportError: OpenCV is not installed.
     """
     _check(samples, videos=True)
-    one_of("spelling", spelling, ("bboxes", "bboxs"))
+    check_choice("spelling", spelling, ("bboxes", "bboxs"))
     base = Path(root)
     train = "train/train" if doubled else "train"
     expected = Expected()
