@@ -27,16 +27,15 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from io import RawIOBase
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import IO, Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import PIL
 from filelock import FileLock
 
-from ..atomic import write_atomically
+from ..atomic import FULL, write_atomically
 from ..functional.checks import problem
 from ..stored import DamagedFileError, read_json, write_json
 from .decode import Progress, check_decoder, read_face
@@ -75,21 +74,15 @@ def cache_key(records: ImageList, size: int, exif: bool = False) -> str:
     return state.hexdigest()
 
 
-@dataclass(frozen=True)
-class _Block:
+class _Block(NamedTuple):
     """One line of ``progress.jsonl``."""
 
     first: int
     checksum: int
-    unreadable: tuple[tuple[int, str], ...]  # (row, why)
+    unreadable: list[tuple[int, str]]  # (row, why)
 
     def line(self) -> bytes:
-        return (json.dumps([self.first, self.checksum, self.unreadable], ensure_ascii=True) + "\n").encode()
-
-    @classmethod
-    def parse(cls, line: bytes) -> _Block:
-        first, checksum, unreadable = json.loads(line)
-        return cls(int(first), int(checksum), tuple((int(row), str(why)) for row, why in unreadable))
+        return (json.dumps(self) + "\n").encode()
 
 
 class ImageCache(Generic[Images]):
@@ -236,18 +229,25 @@ def _blocks(index: Mapping[str, Any]) -> list[_Block]:
     sums = [int(checksum) for checksum in index["checksums"]]
     if len(sums) != -(-int(index["rows"]) // BLOCK):
         raise ValueError(f"{len(sums)} checksums of {index['rows']} rows")
-    return [_Block(number * BLOCK, checksum, tuple(rows.get(number, ()))) for number, checksum in enumerate(sums)]
+    return [_Block(number * BLOCK, checksum, rows.get(number, [])) for number, checksum in enumerate(sums)]
 
 
 def _holds(images: Path, block: _Block, total: int, size: int) -> bool:
     """Whether a block in a file of ``total`` bytes is as it was written; False if the disk cannot read it."""
     offset = block.first * size * size * 3
     try:
-        with open(images, "rb", buffering=0) as file:
-            data = _read(file, min(BLOCK * size * size * 3, total - offset), offset)
+        with open(images, "rb") as file:
+            file.seek(offset)
+            return zlib.crc32(file.read(min(BLOCK * size * size * 3, total - offset))) == block.checksum
     except OSError:
         return False
-    return zlib.crc32(data) == block.checksum
+
+
+def _keep(log: IO[bytes], *blocks: _Block) -> None:
+    """Writes lines of ``progress.jsonl`` to disk."""
+    log.write(b"".join(block.line() for block in blocks))
+    log.flush()
+    os.fsync(log.fileno())
 
 
 class _Build:
@@ -268,21 +268,15 @@ class _Build:
                 self._reserve(images.fileno())
                 blocks = self._done()
                 with open(self.log, "wb") as log, ThreadPoolExecutor(max_workers=workers) as pool:
-                    for block in blocks.values():
-                        log.write(block.line())
-                    log.flush()
-                    os.fsync(log.fileno())
+                    _keep(log, *blocks.values())
                     for first in range(0, len(self.records), BLOCK):
                         if first in blocks:
                             continue
                         if progress is not None:
                             progress(first, len(self.records))
-                        block = self._decode(first, pool, images)
-                        log.write(block.line())
-                        log.flush()
-                        os.fsync(log.fileno())
-                        blocks[first] = block
-                        if block.unreadable:
+                        blocks[first] = self._decode(first, pool, images)
+                        _keep(log, blocks[first])
+                        if blocks[first].unreadable:
                             found = dict(self._unreadable(blocks))
                             enforce(found, self.records.key, skip_unreadable, self.records.dataset)
                 os.fsync(images.fileno())
@@ -296,7 +290,9 @@ class _Build:
                 "checksums": [blocks[first].checksum for first in sorted(blocks)],
                 "pillow": PIL.__version__,
             }
-            self._finish(index)
+            os.replace(self.partial, self.place / "images.u8")  # the index, which makes it visible, comes last
+            write_json(self.place / "index.json", index)
+            self.log.unlink()
         if progress is not None:
             progress(len(self.records), len(self.records))
         return index
@@ -323,7 +319,7 @@ class _Build:
         try:
             yield
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.errno not in FULL:
                 raise
             shutil.rmtree(self.place, ignore_errors=True)
             free = shutil.disk_usage(self.place.parent).free
@@ -352,10 +348,10 @@ class _Build:
             return blocks
         for line in lines:
             try:
-                block = _Block.parse(line)
+                block = _Block(*json.loads(line))
             except (ValueError, TypeError):
                 break  # the line that was being written
-            if not line.endswith(b"\n") or block.first % BLOCK or not 0 <= block.first < len(self.records):
+            if not line.endswith(b"\n") or block.first not in range(0, len(self.records), BLOCK):
                 break
             if _holds(self.partial, block, self.total, self.size):
                 blocks[block.first] = block
@@ -380,24 +376,8 @@ class _Build:
         while len(data):  # write, not a writable map: on a full disk a map ends the process with SIGBUS
             data = data[file.write(data) :]
         os.fsync(file.fileno())
-        unreadable = tuple((first + slot, why) for slot, why in enumerate(reasons) if why is not None)
+        unreadable = [(first + slot, why) for slot, why in enumerate(reasons) if why is not None]
         return _Block(first, zlib.crc32(pixels.data), unreadable)
-
-    def _finish(self, index: dict[str, Any]) -> None:
-        """Makes the cache visible: the images first, the index last."""
-        os.replace(self.partial, self.place / "images.u8")
-        write_json(self.place / "index.json", index)
-        self.log.unlink()
-
-
-def _read(file: RawIOBase, length: int, offset: int) -> bytes:
-    """``length`` bytes from ``offset``, fewer at the end of the file."""
-    file.seek(offset)
-    pieces = []
-    while length > 0 and (piece := file.read(length)):
-        pieces.append(piece)
-        length -= len(piece)
-    return b"".join(pieces)
 
 
 def cache_bytes(rows: int, size: int = 256) -> int:
