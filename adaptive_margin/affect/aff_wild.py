@@ -34,8 +34,6 @@ from ..images.errors import MISSING, UNDECODABLE, LabelFileError, UnwritableErro
 from ..images.image_list import Box
 from ..images.video import (
     Extraction,
-    Timeline,
-    container_says,
     damaged_files,
     extract,
     find_video,
@@ -43,7 +41,7 @@ from ..images.video import (
     read_boxes,
     read_extraction,
     region,
-    timeline,
+    surveyed,
 )
 from ..stored import DamagedFileError
 from ._cells import number as parse_number
@@ -103,6 +101,20 @@ def find_layout(root: Path) -> Layout | None:
     if valence is None or arousal is None:
         return None
     return Layout(valence, arousal, find({"bboxes", "bboxs"}, "train"), find("videos", "train"))
+
+
+def _checked_layout(base: Path, crop: str, extracted: Path | None = None) -> Layout:
+    """The layout, if it has what is needed: boxes for faces, and videos or frames ``extracted`` from them."""
+    layout = find_layout(base)
+    if layout is None:
+        missing = "annotations/train/valence/ and annotations/train/arousal/"
+    elif layout.videos is None and not (extracted is not None and extracted.is_dir()):
+        missing = "videos/train/"
+    elif layout.boxes is None and crop == "box":
+        missing = "bboxes/train/ (crop='none' takes whole frames)"
+    else:
+        return layout
+    raise wrong_layout(base, "Aff-Wild", LAYOUT, missing)
 
 
 def is_aff_wild(root: Path) -> bool:
@@ -210,27 +222,21 @@ def read_box(path: Path) -> Box:
     return (left, top, right, bottom)
 
 
-@dataclass
-class _Boxes:
-    """The boxes of one video."""
-
-    found: dict[int, Box]
-    damaged: dict[int, str]
-    first: int  # the number that the first frame has in .pts file names
-
-
-def _read_boxes(folder: Path, listings: Folders) -> _Boxes:
-    boxes = _Boxes({}, {}, 1)
+def _boxes_of(folder: Path, extracted: Path | None, listings: Folders) -> tuple[dict[int, Box], dict[int, str]]:
+    """The boxes of a video by frame, and the damaged ``.pts`` files; an extraction has the boxes if none is damaged."""
     stems = {os.path.splitext(name)[0] for name in listings.names(folder) if name.lower().endswith(".pts")}
+    if extracted is not None and len(kept := read_boxes(extracted)) == len(stems):
+        return kept, {}
     numbers = {int(stem): stem for stem in stems if stem.isdecimal()}
-    boxes.first = 0 if 0 in numbers else 1
+    first = 0 if 0 in numbers else 1  # the number that the first frame has in their names
+    found: dict[int, Box] = {}
+    damaged: dict[int, str] = {}
     for number in sorted(numbers):
-        frame = number - boxes.first + 1
         try:
-            boxes.found[frame] = read_box(folder / f"{numbers[number]}.pts")
+            found[number - first + 1] = read_box(folder / f"{numbers[number]}.pts")
         except LabelFileError as error:
-            boxes.damaged[frame] = str(error)
-    return boxes
+            damaged[number - first + 1] = str(error)
+    return found, damaged
 
 
 def load_aff_wild(
@@ -280,15 +286,9 @@ def load_aff_wild(
     if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise ValueError(problem("every", "a whole number, at least 1", every, "1 keeps all frames"))
     base = checked_root(root, "Aff-Wild", LAYOUT)
-    layout = find_layout(base)
-    if layout is None:
-        raise wrong_layout(base, "Aff-Wild", LAYOUT, "annotations/train/valence/ and annotations/train/arousal/")
     kind = ("faces" if crop == "box" else "frames") + (f"-every{every}" if every > 1 else "")
     frames = (Path(frames_dir) if frames_dir is not None else base / "extracted_frames") / kind
-    if layout.videos is None and not frames.is_dir():
-        raise wrong_layout(base, "Aff-Wild", LAYOUT, "videos/train/")
-    if crop == "box" and layout.boxes is None:
-        raise wrong_layout(base, "Aff-Wild", LAYOUT, "bboxes/train/ (crop='none' takes whole frames)")
+    layout = _checked_layout(base, crop, frames)
     try:
         frames.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -327,13 +327,7 @@ def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSpl
         Records, whose files need not exist, and the report.
     """
     base = checked_root(root, "Aff-Wild", LAYOUT)
-    layout = find_layout(base)
-    if layout is None:
-        raise wrong_layout(base, "Aff-Wild", LAYOUT, "annotations/train/valence/ and annotations/train/arousal/")
-    if layout.videos is None:
-        raise wrong_layout(base, "Aff-Wild", LAYOUT, "videos/train/")
-    if crop == "box" and layout.boxes is None:
-        raise wrong_layout(base, "Aff-Wild", LAYOUT, "bboxes/train/ (crop='none' takes whole frames)")
+    layout = _checked_layout(base, crop)
     work = _read(layout, base / "extracted_frames" / "faces", crop, 1, decode, None)
     if not decode:
         work.tally.note("numbers of frames are what the containers state, which is unreliable: decode to be sure")
@@ -397,16 +391,6 @@ def _extracted(
         return None, ["frames.json"]
     wrong = [] if have is None else damaged_files(folder, have)
     return (None if wrong and (video is not None or "boxes.npy" in wrong) else have), wrong
-
-
-def _uneven(seen: Extraction | Timeline) -> tuple[Sequence[int], Sequence[float], float] | None:
-    """Numbers and seconds of frames that were counted, and the video's end; None where time stamps number them."""
-    if isinstance(seen, Timeline):
-        return None if seen.even else (seen.numbers, seen.seconds, seen.duration)
-    if not seen.uneven:
-        return None
-    numbers, seconds = zip(*seen.uneven, strict=True)
-    return numbers, seconds, seen.duration
 
 
 def could_be_off(
@@ -480,39 +464,27 @@ def _read_video(
             MISSING, f"{video}: no video of that name" + (", and its extraction is damaged" * bool(wrong)), lines
         )
         return
-    boxes = None if boxes_folder is None else _read_boxes(boxes_folder, listings) if have is None else None
     found: dict[int, Box] | None = None
     damaged: dict[int, str] = {}
-    width, height = 0, 0
-    if have is not None and boxes_folder is not None:
-        found = read_boxes(extracted)
-        numbered = {os.path.splitext(name)[0] for name in listings.names(boxes_folder) if name.lower().endswith(".pts")}
-        if len(numbered) != len(found):  # damaged files are read again, since there are few
-            boxes = _read_boxes(boxes_folder, listings)
-    if boxes is not None:
-        found, damaged = boxes.found, boxes.damaged
-    done = have
-    seen: Extraction | Timeline | None = have
-    total = have.frames if have is not None else 0
-    if have is None and survey is None:
+    if boxes_folder is not None:
+        found, damaged = _boxes_of(boxes_folder, None if have is None else extracted, listings)
+    if have is not None:
+        seen = have
+    elif survey is not None:
+        assert path is not None
+        seen = surveyed(path, decode=survey)
+    else:
         assert path is not None
         try:
-            done = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
+            seen = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
         except OSError as error:
             if error.errno in _READ_ONLY:
                 raise UnwritableError(frames, error) from error
             raise
-        seen, total = done, done.frames
-    elif have is None and survey is not None:
-        assert path is not None
-        seen = timeline(path) if survey else None
-        total = seen.total if seen is not None else container_says(path)[0]
-    if done is not None:
-        width, height = done.width, done.height
-    lost = frozenset(seen.lost if seen is not None else ())
-    if seen is not None and (seen.held or seen.repeated):
+    if seen.held or seen.repeated:
         what = f"{seen.held:,} numbers have no frame and show the one before, {seen.repeated:,} frames are repeated"
         tally.note(f"video {video}: {what}")
+    total, lost = seen.frames, frozenset(seen.lost)
     if not total:
         tally.drop(UNDECODABLE, f"{video}: no frame of it decodes", lines)
         return
@@ -524,9 +496,12 @@ def _read_video(
         tally.drop(REFUSED, f"{video}: {choice.note}", lines)
         return
     order = sorted({**(found or {}), **damaged}) if choice.how == "face" else None
-    there = None if done is None else Folders().names(extracted) - frozenset(wrong if have is not None else ())
-    if seen is not None and (uneven := _uneven(seen)):
-        off, most, seconds = could_be_off(lines, order, *uneven)
+    written = have is not None or survey is None
+    wrong = wrong if have is not None else []
+    there = Folders().names(extracted) if written else frozenset()
+    if seen.uneven:
+        numbers, times = zip(*seen.uneven, strict=True)
+        off, most, seconds = could_be_off(lines, order, numbers, times, seen.duration)
         kind = "frame with a face" if order else "frame"
         what = f"its time stamps lie on no grid, so label line k is taken for its k-th {kind}"
         bound = f"{off:,} of {lines:,} labels would be of another frame, by up to {most:,} frames or {seconds:.2f} s"
@@ -549,16 +524,16 @@ def _read_video(
             tally.drop(NO_FACE, key)
         else:
             box = None if found is None else found[number]
-            if box is not None and width:
-                cut = region(box, CONTEXT, width, height)
+            if box is not None and written:
+                cut = region(box, CONTEXT, seen.width, seen.height)
                 if cut is None:
                     tally.drop(NO_FACE, f"{key}: the box {box} is outside the frame")
                     continue
                 box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
-            if there is not None and have is not None and frame_name(number) in wrong:
+            if frame_name(number) in wrong:
                 tally.drop(UNDECODABLE, f"{key}: {extracted.name}/{frame_name(number)} is not what was extracted")
                 continue
-            if there is not None and frame_name(number) not in there:
+            if written and frame_name(number) not in there:
                 tally.drop(MISSING, f"{key}: {extracted.name}/{frame_name(number)} (delete the folder to extract anew)")
                 continue
             file = f"{video}/{frame_name(number)}"

@@ -14,7 +14,7 @@ import shutil
 import zlib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -209,11 +209,6 @@ def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uin
         expected, last = number + 1, frame
 
 
-def count_frames(path: Path) -> int:
-    """The number of frames of a video that decode; reads the whole video."""
-    return len(timeline(path).numbers)
-
-
 def container_says(path: Path) -> tuple[int, float]:
     """Number of frames and frame rate according to the container; both are unreliable."""
     capture = opencv().VideoCapture(str(path))
@@ -229,9 +224,9 @@ def _stated(capture: Any) -> tuple[int, float]:
     return max(0, int(count)) if math.isfinite(count) else 0, rate if math.isfinite(rate) else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """The description of extracted frames, stored in ``frames.json``.
+    """The description of extracted frames, stored in ``frames.json``; without files, that of a video alone.
 
     Attributes:
         video: the video's file name.
@@ -252,22 +247,45 @@ class Extraction:
         checksums: CRC-32 of each file written, by name.
     """
 
-    video: str
-    length: int
-    changed: int
+    video: str = ""
+    length: int = 0
+    changed: int = 0
     frames: int
     stated: int
     fps: float
-    lost: tuple[int, ...]
-    held: int
-    repeated: int
-    width: int
-    height: int
-    boxes: int
-    folder_changed: int
-    uneven: tuple[tuple[int, float], ...]
-    duration: float
-    checksums: dict[str, int]
+    lost: tuple[int, ...] = ()
+    held: int = 0
+    repeated: int = 0
+    width: int = 0
+    height: int = 0
+    boxes: int = -1
+    folder_changed: int = 0
+    uneven: tuple[tuple[int, float], ...] = ()
+    duration: float = 0.0
+    checksums: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, times: Timeline, **files: Any) -> Extraction:
+        """The description of a video whose frames were numbered."""
+        return cls(
+            frames=times.total,
+            stated=times.stated,
+            fps=times.rate,
+            lost=times.lost,
+            held=times.held,
+            repeated=times.repeated,
+            uneven=() if times.even else tuple(zip(times.numbers, times.seconds, strict=True)),
+            duration=times.duration,
+            **files,
+        )
+
+
+def surveyed(video: Path, *, decode: bool) -> Extraction:
+    """What an extraction would find; without decoding, what the container states, which is unreliable."""
+    if decode:
+        return Extraction.of(timeline(video))
+    frames, rate = container_says(video)
+    return Extraction(frames=frames, stated=frames, fps=rate)
 
 
 def region(box: Box, context: float, width: int, height: int) -> tuple[int, int, int, int] | None:
@@ -338,22 +356,15 @@ def extract(
             table = np.array([(number, *boxes[number]) for number in sorted(boxes)], dtype=np.float64).reshape(-1, 5)
             np.save(draft / "boxes.npy", table)
             checksums["boxes.npy"] = zlib.crc32((draft / "boxes.npy").read_bytes())
-        done = Extraction(
+        done = Extraction.of(
+            times,
             video=video.name,
             length=status.st_size,
             changed=status.st_mtime_ns,
-            frames=times.total,
-            stated=times.stated,
-            fps=times.rate,
-            lost=times.lost,
-            held=times.held,
-            repeated=times.repeated,
             width=width,
             height=height,
             boxes=-1 if boxes is None else len(boxes),
             folder_changed=boxes_changed,
-            uneven=() if times.even else tuple(zip(times.numbers, times.seconds, strict=True)),
-            duration=times.duration,
             checksums=checksums,
         )
         plain = {"format": FORMAT, "context": context if boxes is not None else None, "every": every, **asdict(done)}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adaptive_margin.images.video import count_frames, decode, extract, shown, timeline
+from adaptive_margin.images.video import decode, extract, shown, timeline
 
 from .videos import UNEVEN, damage_avi, jpeg, level, skip_in_avi, steady, write
 
@@ -36,7 +36,7 @@ def test_a_failed_read_is_not_the_end(tmp_path):
     assert (times.total, times.held, times.repeated, times.even, times.rate) == (30, 0, 0, True, 25)
     assert seen(decode(path)) == {number: number for number in range(1, 31) if number != 9}
     assert seen(shown(path, times)) == seen(decode(path))
-    assert count_frames(path) == 29
+    assert len(timeline(path).numbers) == 29
 
 
 @pytest.mark.parametrize("damaged", [(1,), (1, 2, 3), (5, 6, 7, 8), tuple(range(2, 46, 2)), tuple(range(2, 40))])
