@@ -25,8 +25,8 @@ from ..images._layout import Folders, checked_root, natural, relative, subfolder
 from ..images._text import shorten
 from ..images.decode import read_image, square_box
 from ..images.errors import MISSING, ImageError, LabelFileError
-from ..images.image_list import Box
-from .records import Categories, RecordBuilder
+from ..images.image_list import Box, strings
+from .records import RecordBuilder
 from .report import BAD_ANNOTATION, NO_FACE, NOT_A_NUMBER, LoadedSplit, Tally, require_rows
 
 NAME = "afew-va"
@@ -246,7 +246,7 @@ def load_afew_va(
     if cropped:
         tally.note(f"{cropped:,} *_cropped folders are passed over")
     records = rows.build()
-    people = Categories.of(name if name is None else same.get(name, name) for name in records.identity)
+    people = strings(name if name is None else same.get(name, name) for name in records.identity)
     return require_rows(tally.finish(replace(records, identity=people), skip_unreadable))
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..functional.checks import problem
-from ..images.image_list import Box, Floats, ImageList, Integers, StoredImage, strings
+from ..images.image_list import Box, Floats, ImageList, Integers, StoredImage, Strings, strings
 
 Doubles = npt.NDArray[np.float64]
 
@@ -33,43 +32,15 @@ EXPRESSIONS = (
 """AffectNet's expression codes 0 to 10."""
 
 
-@dataclass(frozen=True, eq=False)
-class Categories:
-    """A column of repeated names: one number per row, −1 for ``None``.
-
-    Attributes:
-        codes: the index of each row's name, shape ``(N,)``; −1 if it has none.
-        names: the names, each once, in order of first appearance.
+def codes(names: Strings) -> Integers:
+    """One number per row, equal for equal names, in the order in which they appear; −1 for ``None``.
 
     Example:
-        >>> people = Categories.of(["ann", None, "ann", "bob"])
-        >>> people.codes.tolist(), people.names, people[1]
-        ([0, -1, 0, 1], ('ann', 'bob'), None)
+        >>> codes(strings(["ann", None, "ann", "bob"]))
+        array([ 0, -1,  0,  1])
     """
-
-    codes: npt.NDArray[np.int32]
-    names: tuple[str, ...]
-
-    @classmethod
-    def of(cls, values: Iterable[str | None]) -> Categories:
-        """The column that holds ``values``."""
-        seen: dict[str, int] = {}
-        codes = [-1 if value is None else seen.setdefault(value, len(seen)) for value in values]
-        return cls(np.array(codes, dtype=np.int32), tuple(seen))
-
-    def __len__(self) -> int:
-        return len(self.codes)
-
-    def __getitem__(self, index: int) -> str | None:
-        code = int(self.codes[index])
-        return None if code < 0 else self.names[code]
-
-    def __iter__(self) -> Iterator[str | None]:
-        return (self[index] for index in range(len(self)))
-
-    def take(self, positions: Integers) -> Categories:
-        """The rows at ``positions``; names that no longer occur are dropped."""
-        return Categories.of(self[int(index)] for index in positions)
+    seen: dict[str, int] = {}
+    return np.array([-1 if name is None else seen.setdefault(name, len(seen)) for name in names], dtype=np.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,8 +85,8 @@ class Records(ImageList):
 
     labels: Floats
     raw: Doubles
-    identity: Categories
-    video: Categories
+    identity: Strings
+    video: Strings
     frame: Integers
     expression: npt.NDArray[np.int16]
     identity_kind: str | None
@@ -150,11 +121,11 @@ class Records(ImageList):
         Raises:
             ValueError: a row's identity is unknown.
         """
-        unknown = int((self.identity.codes < 0).sum())
-        if unknown:
+        numbers = codes(self.identity)
+        if unknown := int((numbers < 0).sum()):
             got = f"{unknown:,} of {len(self):,} rows of {self.dataset} without one"
             raise ValueError(problem("identity", "known for every row", got, "use a data set that says who is on it"))
-        return self.identity.codes.astype(np.int64)
+        return numbers
 
     def digest(self) -> str:
         """SHA-256 (hexadecimal) over keys, paths, labels, boxes and identities: equal lists, equal digests."""
@@ -211,8 +182,8 @@ class RecordBuilder:
             path=strings(path),
             labels=np.array(labels, dtype=np.float32).reshape(rows, 2),
             raw=np.array(raw, dtype=np.float64).reshape(rows, 2),
-            identity=Categories.of(identity),
-            video=Categories.of(video),
+            identity=strings(identity),
+            video=strings(video),
             frame=np.array(frame, dtype=np.int64),
             box=np.array(box, dtype=np.float32).reshape(rows, 4),
             expression=np.array(expression, dtype=np.int16),
@@ -235,8 +206,5 @@ def concatenate(parts: Sequence[Records]) -> Records:
             raise ValueError(problem("parts", f"all of {first}", other, "keep data sets apart: their labels differ"))
 
     columns = {name: [getattr(part, name) for part in parts] for name in parts[0].columns()}
-    joined: dict[str, Any] = {
-        name: np.concatenate(each) if isinstance(each[0], np.ndarray) else Categories.of(chain.from_iterable(each))
-        for name, each in columns.items()
-    }
+    joined: dict[str, Any] = {name: np.concatenate(each) for name, each in columns.items()}
     return replace(parts[0], **joined)

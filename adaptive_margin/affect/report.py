@@ -203,12 +203,11 @@ class LoadedSplit(NamedTuple):
 
 def _statistics(records: Records) -> dict[str, Any]:
     """The fields of a report that are computed from the used rows."""
-    known = records.identity.codes >= 0
     labels = records.labels.astype(np.float64)
     return {
-        "identities": len(np.unique(records.identity.codes[known])) if records.identity_kind else None,
+        "identities": len(set(records.identity) - {None}) if records.identity_kind else None,
         "identity_kind": records.identity_kind,
-        "videos": len(np.unique(records.video.codes[records.video.codes >= 0])),
+        "videos": len(set(records.video) - {None}),
         "valence": LabelSummary.of(records.labels[:, 0]),
         "arousal": LabelSummary.of(records.labels[:, 1]),
         "outside_circle": int(((labels**2).sum(axis=1) > 1).sum()),

@@ -51,15 +51,15 @@ def units_of(records: Records, unit: str) -> list[str]:
     if unit == "picture":
         return list(records.path)
     column = records.identity if unit == "identity" else records.video
-    unknown = int((column.codes < 0).sum())
-    if unknown:
+    names = list(column)
+    if unknown := names.count(None):
         got = f"None for {unknown:,} of {len(records):,} rows of {records.dataset}"
         remedy = (
             "a split that keeps people apart needs to know who is on every image; "
             "stratified_holdout keeps pictures apart, and says so"
         )
         raise ValueError(problem(unit, "known for every row", got, remedy))
-    return [column.names[code] for code in column.codes]
+    return names
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ from ..affect import (
 )
 from ..affect.aff_wild2 import edition_labels
 from ..affect.affectnet_reduced import index_name
+from ..affect.records import codes
 from ..affect.splits import units_of
 from ..faces import FacesDataset
 from ..images._text import shorten
@@ -147,51 +148,24 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     """
     if config.dataset == "faces":
         return _faces(config)
-    world = world or World()
-    root = str(config.root)
-    skip = config.skip_unreadable
-    chosen = {name: value for name in ("expressions", "crop") if (value := getattr(config, name)) is not None}
-    if config.dataset in ("affectnet", "affectnet-reduced"):
-        loaded, tested = (
-            load_affectnet_2017(root, split, skip_unreadable=skip, **chosen)
-            if config.dataset == "affectnet"
-            else load_affectnet_reduced(
-                root, split, skip_unreadable=skip, index_dir=_index_folder(config, split), **chosen
-            )
-            for split in ("train", "validation")
-        )
+    world, seed = world or World(), config.split_seed
+    if config.dataset in ("affectnet", "affectnet-reduced", "aff-wild2"):
+        loaded, tested = (_load(config, split) for split in ("train", "validation"))
         (cache, report), (test_cache, test_report) = _cache(loaded, config, world), _cache(tested, config, world)
-        val_split = stratified_holdout(cache.records, 0.02, seed=config.split_seed)
+        if config.dataset == "aff-wild2":
+            val_split = group_holdout(cache.records, 0.1, seed=seed, unit="identity")
+        else:
+            val_split = stratified_holdout(cache.records, 0.02, seed=seed)
         return _of_two(cache, test_cache, val_split, (report, test_report))
-    if config.dataset == "aff-wild2":
-        edition = config.annotations
-        loaded, tested = (
-            load_aff_wild2(
-                root,
-                split,
-                annotations=None if edition is None else edition_labels(root, edition, split),
-                every=config.every,
-                skip_unreadable=skip,
-            )
-            for split in ("train", "validation")
-        )
-        (cache, report), (test_cache, test_report) = _cache(loaded, config, world), _cache(tested, config, world)
-        val_split = group_holdout(cache.records, 0.1, seed=config.split_seed, unit="identity")
-        return _of_two(cache, test_cache, val_split, (report, test_report))
+    cache, report = _cache(_load(config, "all" if config.dataset == "afew-va" else "train"), config, world)
     if config.dataset == "afew-va":
-        loaded = load_afew_va(root, same_actor=config.same_actor, skip_unreadable=skip, **chosen)
-        cache, report = _cache(loaded, config, world)
-        split = group_folds(cache.records, 5, seed=config.split_seed)
-        rest, test = split.train_test(cache.records, f"fold{config.fold}")
-        unit = "identity"
+        unit, tested_part, split = "identity", f"fold{config.fold}", group_folds(cache.records, 5, seed=seed)
     else:
-        loaded = _aff_wild(config, every=config.every, skip_unreadable=skip, **chosen)
-        cache, report = _cache(loaded, config, world)
-        split = group_holdout(cache.records, 0.2, seed=config.split_seed, unit="video")
-        rest, test = split.train_test(cache.records, "test")
-        unit = "video"
+        unit, tested_part = "video", "test"
+        split = group_holdout(cache.records, 0.2, seed=seed, unit=unit)
+    rest, test = split.train_test(cache.records, tested_part)
     inner = cache.records.subset(rest)
-    val_split = group_holdout(inner, 0.1, seed=config.split_seed, unit=unit)
+    val_split = group_holdout(inner, 0.1, seed=seed, unit=unit)
     within = val_split.rows(inner)
     parts = {"train": rest[within["train"]], "val": rest[within["test"]], "test": test}
     check_apart(cache.records, parts, unit)
@@ -251,14 +225,30 @@ def _cache_folder(config: EmotionConfig) -> Path:
     return Path(config.cache or Path(config.output).parent / "cache")
 
 
-def _aff_wild(config: EmotionConfig, **options: Any) -> LoadedSplit:
-    """Frames are extracted to a folder in the cache. If the root has frames, those are used, unless one is missing and
-    cannot be written there.
+def _load(config: EmotionConfig, split: str) -> LoadedSplit:
+    """One split of the data set, from its own loader.
+
+    Frames of Aff-Wild are extracted to a folder in the cache. If the root has frames, those are used, unless one is
+    missing and cannot be written there.
     """
-    if (Path(str(config.root)) / "extracted_frames").is_dir():
+    root = str(config.root)
+    chosen = {name: value for name in ("expressions", "crop") if (value := getattr(config, name)) is not None}
+    options: dict[str, Any] = {"split": split, "skip_unreadable": config.skip_unreadable, **chosen}
+    if config.dataset == "affectnet":
+        return load_affectnet_2017(root, **options)
+    if config.dataset == "affectnet-reduced":
+        return load_affectnet_reduced(root, index_dir=_index_folder(config, split), **options)
+    if config.dataset == "afew-va":
+        return load_afew_va(root, same_actor=config.same_actor, **options)
+    options["every"] = config.every
+    if config.dataset == "aff-wild2":
+        edition = config.annotations
+        labels = None if edition is None else edition_labels(root, edition, split)
+        return load_aff_wild2(root, annotations=labels, **options)
+    if Path(root, "extracted_frames").is_dir():
         with contextlib.suppress(UnwritableError):
-            return load_aff_wild(str(config.root), **options)
-    return load_aff_wild(str(config.root), frames_dir=_cache_folder(config) / "extracted_frames", **options)
+            return load_aff_wild(root, **options)
+    return load_aff_wild(root, frames_dir=_cache_folder(config) / "extracted_frames", **options)
 
 
 def _index_folder(config: EmotionConfig, split: str) -> Path | None:
@@ -287,7 +277,7 @@ def _part(cache: ImageCache[Records]) -> Part:
         images=cache.images,
         slots=cache.slots,
         labels=records.labels,
-        people=records.identity.codes.astype(np.int64),
+        people=codes(records.identity),
         identity=records.identity_kind or "picture",
         videos=tuple(records.video),
         frames=records.frame,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,8 +23,8 @@ _WIDTH = {"labels": 2, "raw": 2, "box": 4}
 """Columns with several numbers per row."""
 
 
-def strings(values: Iterable[str]) -> Strings:
-    """A column of strings, shape ``(N,)``.
+def strings(values: Iterable[str | None]) -> Strings:
+    """A column of strings (or ``None``), shape ``(N,)``.
 
     Example:
         >>> strings(["a.png", "bé.png"])[np.array([1, 1])]
@@ -87,15 +87,14 @@ class ImageList:
 
     def __post_init__(self) -> None:
         for name, column in self.columns().items():
-            shape = column.shape if isinstance(column, np.ndarray) else (len(column),)
             expected = (len(self), _WIDTH[name]) if name in _WIDTH else (len(self),)
-            if shape != expected:
-                raise ValueError(problem(name, f"of shape {expected}", shape, "give every column one entry per row"))
+            if column.shape != expected:
+                remedy = "give every column one entry per row"
+                raise ValueError(problem(name, f"of shape {expected}", column.shape, remedy))
 
-    def columns(self) -> dict[str, Any]:
-        """The columns, by name: arrays, and what else can ``take`` rows."""
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value for name, value in values.items() if hasattr(value, "take")}
+    def columns(self) -> dict[str, npt.NDArray[Any]]:
+        """The columns, by name."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
 
     def __len__(self) -> int:
         return len(self.key)
@@ -128,8 +127,5 @@ class ImageList:
         if where.ndim != 1 or (len(where) and (where.min() < 0 or where.max() >= len(self))):
             expected = f"positions from 0 to {len(self) - 1}"
             raise ValueError(problem("positions", expected, f"{where.shape} {where[:5]}…", "look at len(records)"))
-        taken = {
-            name: column[where] if isinstance(column, np.ndarray) else column.take(where)
-            for name, column in self.columns().items()
-        }
+        taken: dict[str, Any] = {name: column[where] for name, column in self.columns().items()}
         return replace(self, **taken)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adaptive_margin.affect import concatenate
-from adaptive_margin.affect.records import Categories, RecordBuilder, Records
+from adaptive_margin.affect.records import RecordBuilder, Records, codes
 from adaptive_margin.images.image_list import strings
 
 
@@ -44,11 +44,10 @@ def test_names_that_are_not_unicode_survive():
 
 
 @given(st.lists(st.one_of(st.none(), st.sampled_from("abc"))))
-def test_categories_come_back(values):
-    column = Categories.of(values)
-    assert list(column) == values
-    back = np.arange(len(values) - 1, -1, -1)
-    assert list(column.take(back)) == values[::-1]
+def test_codes_number_names_as_they_appear(values):
+    numbers = codes(strings(values))
+    names = list(dict.fromkeys(value for value in values if value is not None))
+    assert [None if number < 0 else names[number] for number in numbers] == values
 
 
 def test_a_record_has_what_was_added():
