@@ -32,7 +32,7 @@ from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import digits, fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
-from adaptive_margin.dml.trainer import DMLJob, load_pixels
+from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.functional.groups import class_sizes, group_index
 from adaptive_margin.training import World, environment
 
@@ -300,7 +300,9 @@ def train(trial: Trial) -> dict[str, Any]:
         steps_per_epoch=STEPS_AN_EPOCH,
         measure=False,
     )
-    job = DMLJob(config, data, load_pixels(data, config), split_classes(data, validation=0.3, seed=trial.seed), World())
+    job = DMLJob(
+        config, data, load_images(data, config)[0], split_classes(data, validation=0.3, seed=trial.seed), World()
+    )
     if not constant:
         _give(job, trial.arm)  # type: ignore[arg-type]
     if trial.loss.endswith(LONG_TAIL):

@@ -45,7 +45,7 @@ from adaptive_margin.dml.embedded import digits, fonts
 from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.omniglot import omniglot
-from adaptive_margin.dml.trainer import DMLJob, load_pixels
+from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.training import World, environment
 
@@ -183,7 +183,7 @@ def job_of(run: Run, network: str, root: Path | None) -> DMLJob:
     """What there is to train."""
     config, data = run.config(), images_of(run.cell.data, root)
     split = split_classes(data, validation=config.validation, seed=config.seed)
-    pixels = load_pixels(data, config)
+    pixels = load_images(data, config)[0]
     if network == "small":
         return DMLJob(config, data, pixels, split, World())
     from dml_pretrained import FeatureJob

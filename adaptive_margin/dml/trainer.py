@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 
 from ..functional.checks import problem
 from ..images._text import printable
@@ -39,7 +39,7 @@ from ..training import (
 from ..training.config_files import plain
 from ..training.optimisation import backward_and_step
 from ..training.run_folder import check_same_run
-from .backbones import EmbeddingNet, build_network
+from .backbones import build_network
 from .batches import ClassBatches, Pixels
 from .config import MAY_CHANGE, DMLConfig
 from .labelled_images import ClassSplit, LabelledImages, Part, fold_classes, split_classes
@@ -227,9 +227,15 @@ class DMLJob:
         self.batches = ClassBatches(self.labels, classes=config.classes, per_class=config.per_class, seed=config.seed)
         self.epoch_steps = config.steps_per_epoch or max(1, len(split.train) // config.batch)
         self.log_every = max(1, self.epoch_steps // LOGS_PER_EPOCH)
-        self.pixels = self._pixels(images)
+        self.pixels = Pixels(images, config, world.device)
         seed_everything(config.seed)
-        network = self._network(images.shape[3])
+        network = build_network(
+            config.backbone,
+            weights=config.weights,
+            embedding_size=config.embedding_size,
+            freeze_batch_norm=config.freeze_batch_norm,
+            channels=images.shape[3],
+        )
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.network = network.to(world.device, memory_format=layout)  # type: ignore[call-overload]
         self.objective = build_objective(config, len(classes), epoch_steps=self.epoch_steps).to(world.device)
@@ -312,18 +318,6 @@ class DMLJob:
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
 
-    def _pixels(self, images: Bytes) -> Pixels:
-        return Pixels(images, self.config, self.world.device)
-
-    def _network(self, channels: int) -> EmbeddingNet:
-        return build_network(
-            self.config.backbone,
-            weights=self.config.weights,
-            embedding_size=self.config.embedding_size,
-            freeze_batch_norm=self.config.freeze_batch_norm,
-            channels=channels,
-        )
-
     def _batch(self, step: int) -> tuple[Tensor, Integers]:
         """The batch of a step; on a GPU the next one is read in the meantime."""
         began = time.perf_counter()
@@ -378,11 +372,6 @@ class DMLJob:
                 group["lr"] = group["rate"] * factor
 
 
-def load_pixels(data: LabelledImages, config: DMLConfig) -> Bytes:
-    """Only the images of :func:`load_images`."""
-    return load_images(data, config)[0]
-
-
 def load_images(data: LabelledImages, config: DMLConfig) -> tuple[Bytes, dict[int, str]]:
     """The images of a data set, from which the network's input is cropped, and the errors of those that cannot be read.
 
@@ -407,23 +396,15 @@ def load_images(data: LabelledImages, config: DMLConfig) -> tuple[Bytes, dict[in
         raise ValueError(problem("crop_to_box", "False for a data set without boxes", True, remedy))
     files = ImageList.of(f"dml-{data.name}", data.root, data.paths, data.boxes if config.crop_to_box else None)
     folder = config.cache or data.root.resolve().parent / f"cache-{data.name}"
-    with _bar(len(data), f"decoding into {folder}") as progress:
+    with tqdm(total=len(data), desc=f"decoding into {folder}", unit=" images", disable=len(data) < 1000) as bar:
         cache = ImageCache.open(
-            files, folder, size=config.resize, skip_unreadable=config.skip_unreadable, progress=progress
+            files,
+            folder,
+            size=config.resize,
+            skip_unreadable=config.skip_unreadable,
+            progress=lambda done, _: bar.update(done - bar.n),
         )
     return cache.images, {row: printable(f"{data.paths[row]}: {why}") for row, why in cache.unreadable.items()}
-
-
-@contextlib.contextmanager
-def _bar(total: int, what: str) -> Iterator[Any]:
-    from tqdm import tqdm
-
-    with tqdm(total=total, desc=what, unit=" images", mininterval=1.0, disable=total < 1000) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.update(done - bar.n)
-
-        yield progress
 
 
 def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Integers, images: Bytes) -> None:

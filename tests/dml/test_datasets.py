@@ -24,7 +24,7 @@ from adaptive_margin.dml.datasets import (
     load_cub,
     load_sop,
 )
-from adaptive_margin.dml.trainer import load_pixels
+from adaptive_margin.dml.trainer import load_images
 from adaptive_margin.images.errors import FetchError, LabelFileError, LayoutError, UnreadableError
 
 from . import stand_ins
@@ -90,7 +90,7 @@ def test_cars_are_the_same_in_every_layout(tmp_path: Path) -> None:
         assert list(data.class_names) == stand_ins.CARS_NAMES
         np.testing.assert_array_equal(data.boxes[0], [8, 8, 30, 26])
         config = SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache")
-        images = load_pixels(data, config)
+        images = load_images(data, config)[0]
         pixels[layout] = {int(label): np.sort(images[data.labels == label].sum((1, 2, 3))) for label in range(6)}
     for label in range(6):
         np.testing.assert_array_equal(pixels["A"][label], pixels["B"][label])
@@ -137,10 +137,10 @@ def test_class_folders_are_split_by_seed(tmp_path: Path) -> None:
 def test_grey_images_and_boxes_reach_the_network_as_rgb(tmp_path: Path) -> None:
     data = load_cub(stand_ins.cub(tmp_path), counts=None)
     config = SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache")
-    whole = load_pixels(data, config)
+    whole = load_images(data, config)[0]
     assert whole.shape == (48, 32, 32, 3)
     assert np.ptp(whole[1].astype(int), axis=2).max() == 0  # the grey one
-    cut = load_pixels(data, SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache", crop_to_box=True))
+    cut = load_images(data, SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache", crop_to_box=True))[0]
     assert cut[0].mean() > whole[0].mean() + 10  # the bright square fills the box
 
 
@@ -354,7 +354,7 @@ def test_a_link_in_a_circle_brings_no_other_class(tmp_path: Path) -> None:
     assert data.labels.tolist() == [*whole.labels, 3]
     config = SMALL.__class__(resize=32, size=24, cache=tmp_path / "cache")
     with pytest.raises(UnreadableError, match=r"1 of 9 rows unreadable"):
-        load_pixels(data, config)
+        load_images(data, config)[0]
 
 
 @pytest.mark.parametrize("kind", ["above", "absolute", "link", "hard link", "overwrite"])
