@@ -13,7 +13,6 @@ import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -144,20 +143,13 @@ def read_labels(path: Path) -> tuple[npt.NDArray[np.float64], str]:
     return values, odd
 
 
-@dataclass(frozen=True)
-class _Crops:
-    """Where the crops of each video are."""
-
-    folders: dict[str, Path]
-
-    @classmethod
-    def find(cls, bases: Sequence[Path]) -> _Crops:
-        folders: dict[str, Path] = {}
-        for base in bases:
-            for folder in subfolders(base):
-                if folder.name not in folders or not any(not litter(name) for name in os.listdir(folders[folder.name])):
-                    folders[folder.name] = folder
-        return cls(folders)
+def _crops_by_video(bases: Sequence[Path]) -> dict[str, Path]:
+    """The folder of each video's crops: the first that is not empty."""
+    folders: dict[str, Path] = {}
+    for folder in (folder for base in bases for folder in subfolders(base)):
+        if folder.name not in folders or not any(not litter(name) for name in os.listdir(folders[folder.name])):
+            folders[folder.name] = folder
+    return folders
 
 
 def load_aff_wild2(
@@ -293,7 +285,7 @@ def _join(
     every: int,
 ) -> None:
     """Joins label lines and crops on the frame number, and counts those without a match."""
-    places = _Crops.find(crop_folders).folders
+    places = _crops_by_video(crop_folders)
     listings = Folders()
     last: dict[str, int] = {}
     images: dict[int, str] = {}

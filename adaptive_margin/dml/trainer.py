@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import re
 import time
 import warnings
-from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ..functional.checks import problem
 from ..images._text import printable
 from ..images.cache import ImageCache
 from ..images.image_list import Bytes, ImageList, Integers
+from ..images.pixels import read_ahead
 from ..metrics import RetrievalMetrics
 from ..stored import DamagedFileError, read_arrays, write_arrays, write_json
 from ..training import (
@@ -247,8 +248,7 @@ class DMLJob:
         self.optimizer, self.loss_optimizer = self._optimizers()
         self.scaler = gradient_scaler(world.device, config.precision)
         self.waited = 0.0
-        self._ahead: tuple[int, Future[tuple[Tensor, Integers]]] | None = None
-        self._reader = ThreadPoolExecutor(max_workers=1) if world.device.type == "cuda" else None
+        self._ahead: tuple[int, Iterator[tuple[Tensor, Integers]]] | None = None  # step, and batches from there on
 
     def step(self, step: int) -> Mapping[str, Tensor | float]:
         """One step on the batch with this number."""
@@ -321,12 +321,11 @@ class DMLJob:
     def _batch(self, step: int) -> tuple[Tensor, Integers]:
         """The batch of a step; on a GPU the next one is read in the meantime."""
         began = time.perf_counter()
-        if self._reader is None:
-            batch = self._read(step)
-        else:
-            ahead = self._ahead
-            batch = ahead[1].result() if ahead is not None and ahead[0] == step else self._read(step)
-            self._ahead = (step + 1, self._reader.submit(self._read, step + 1))
+        if self._ahead is None or self._ahead[0] != step:
+            depth = 1 if self.world.device.type == "cuda" else 0
+            self._ahead = step, read_ahead(self._read, itertools.count(step), depth)
+        _, batches = self._ahead
+        batch, self._ahead = next(batches), (step + 1, batches)
         self.waited += time.perf_counter() - began
         return batch
 

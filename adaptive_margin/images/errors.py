@@ -102,13 +102,10 @@ def allowed(skip_unreadable: int | float, rows: int) -> int:
     remedy = "0 raises on the first, 5 skips five, 0.01 one in a hundred"
     if isinstance(skip_unreadable, bool) or not isinstance(skip_unreadable, int | float):
         raise TypeError(problem("skip_unreadable", expected, repr(skip_unreadable), remedy))
-    if isinstance(skip_unreadable, int):
-        if skip_unreadable < 0:
-            raise ValueError(problem("skip_unreadable", expected, skip_unreadable, remedy))
-        return skip_unreadable
-    if not 0.0 <= skip_unreadable <= 1.0:  # NaN fails too
+    share = isinstance(skip_unreadable, float)
+    if not 0 <= skip_unreadable <= (1 if share else math.inf):  # NaN fails too
         raise ValueError(problem("skip_unreadable", expected, skip_unreadable, remedy))
-    return math.floor(skip_unreadable * rows)
+    return math.floor(skip_unreadable * rows) if share else int(skip_unreadable)
 
 
 def enforce(found: Mapping[int, str], names: Strings, skip_unreadable: int | float, what: str) -> None:
