@@ -60,7 +60,7 @@ for grouper in (OtsuGrouper(), KMeansGrouper()):
 assert torch.isfinite(embeddings.grad).all() and embeddings.grad.any()
 
 for name, says in {
-    "affect": "adaptive_margin.images needs PIL, filelock: pip install 'adaptive-margin[fer]'",
+    "affect": "adaptive_margin.images needs PIL: pip install 'adaptive-margin[fer]'",
     "emotion.predict": "adaptive_margin.emotion needs PIL, matplotlib, torchvision, yaml: pip install",
     "dml.backbones": "pip install 'adaptive-margin[dml]'",
     "training.command_line": "a command line needs tyro: pip install 'adaptive-margin[train]'",
