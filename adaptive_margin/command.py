@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        from .images._text import printable  # an error names files, whose names may hold a terminal's commands
+        from ._text import printable  # an error names files, whose names may hold a terminal's commands
 
         lines = f"adaptive-margin {words[0]}: {error}".splitlines()
         print("\n".join(map(printable, lines)), file=sys.stderr)

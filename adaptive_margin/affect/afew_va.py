@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from .._text import shorten
 from ..functional.checks import check_choice, problem
 from ..images._layout import Folders, checked_root, natural, relative, subfolders, wrong_layout
-from ..images._text import shorten
 from ..images.decode import read_image, square_box
 from ..images.errors import MISSING, ImageError, LabelFileError
 from ..images.image_list import Box, strings

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from .._text import shorten
 from ..functional.checks import check_choice, problem
 from ..images._layout import Folders, checked_root, litter, natural, nested, relative, subfolders, wrong_layout
-from ..images._text import shorten
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.errors import MISSING, LabelFileError, LayoutError
 from ._cells import number as parse_number

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from .._text import printable
 from ..functional.checks import problem
 from ..images._layout import tree
-from ..images._text import printable
 from ..images.decode import Progress, unreadable_rows
 from ..images.errors import LayoutError, UnreadableError, allowed
 from . import LOADERS, afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .._text import printable
 from ..functional.checks import problem
-from ..images._text import printable
 from ..images.decode import Progress, unreadable_rows
 from ..images.errors import MISSING, UNDECODABLE, UnreadableError, allowed, enforce
 from .records import EXPRESSIONS, Records

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from .._text import shorten
 from ..atomic import write_atomically
 from ..functional.checks import check_choice, problem
-from ..images._text import shorten
 from ..images.errors import LabelFileError
 from ..images.image_list import Integers
 from .records import Records

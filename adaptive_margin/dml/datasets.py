@@ -27,9 +27,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .._text import printable
 from ..functional.checks import problem
 from ..images._layout import Folders, checked_root, endings, natural, said_endings, subfolders, wrong_layout
-from ..images._text import printable
 from ..images.errors import FetchError, LabelFileError, LayoutError
 from ..images.image_list import Floats
 from .labelled_images import LabelledImages

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from .._text import shorten
 from ..functional.checks import problem
-from ..images._text import shorten
 from ..training import World
 from .config import DMLConfig
 from .labelled_images import LabelledImages

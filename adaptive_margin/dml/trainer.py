@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .._text import printable
 from ..functional.checks import problem
-from ..images._text import printable
 from ..images.cache import ImageCache
 from ..images.image_list import Bytes, ImageList, Integers
 from ..images.pixels import read_ahead

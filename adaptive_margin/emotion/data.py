@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .._text import shorten
 from ..affect import (
     CachedBatches,
     LoadedSplit,
@@ -42,7 +43,6 @@ from ..affect.affectnet_reduced import index_name
 from ..affect.records import codes
 from ..affect.splits import units_of
 from ..faces import FacesDataset
-from ..images._text import shorten
 from ..images.cache import ImageCache
 from ..images.errors import UnwritableError
 from ..images.image_list import Bytes, Integers

@@ -23,9 +23,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from .._text import printable, shorten
 from ..functional.checks import problem
 from ..images._layout import VIDEO_SUFFIXES, endings, litter, said_endings
-from ..images._text import printable, shorten
 from ..images.decode import IMAGE_SUFFIXES, read_image
 from ..images.errors import ImageError
 from ..images.transforms import centre_square, normalise, resize_shorter
@@ -301,7 +301,7 @@ def predict(
     others do not change.
 
     Names in the table can always be written, and a spreadsheet does not read them as formulas: names that are not valid
-    text are escaped by :func:`~adaptive_margin.images._text.printable`, and ``=a.jpg`` becomes ``./=a.jpg``, the same
+    text are escaped by :func:`~adaptive_margin._text.printable`, and ``=a.jpg`` becomes ``./=a.jpg``, the same
     file.
 
     Args:

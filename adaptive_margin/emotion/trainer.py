@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._text import shorten
 from ..affect import Batch, LeakError, Split
-from ..images._text import shorten
 from ..images.errors import LabelFileError
 from ..metrics import AffectMetrics
 from ..stored import DamagedFileError, read_json

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from .._text import printable
 from ..functional.checks import problem
-from ._text import printable
 from .decode import IMAGE_SUFFIXES
 from .errors import LayoutError
 

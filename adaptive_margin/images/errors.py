@@ -8,8 +8,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from .._text import printable
 from ..functional.checks import problem
-from ._text import printable
 from .image_list import Strings
 
 MISSING = "missing file"
