@@ -294,7 +294,7 @@ def load_aff_wild(
     except OSError as error:
         raise UnwritableError(frames, error) from error
     with _locked(frames.parent / f".{kind}.lock"):
-        return require_rows(_read(layout, frames, crop, every, None, progress).finish(skip_unreadable))
+        return require_rows(_read(_Work(layout, frames, crop, every), progress).finish(skip_unreadable))
 
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -328,7 +328,7 @@ def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSpl
     """
     base = checked_root(root, "Aff-Wild", LAYOUT)
     layout = _checked_layout(base, crop)
-    work = _read(layout, base / "extracted_frames" / "faces", crop, 1, decode, None)
+    work = _read(_Work(layout, base / "extracted_frames" / "faces", crop, survey=decode))
     if not decode:
         work.tally.note("numbers of frames are what the containers state, which is unreliable: decode to be sure")
     return work.finish(1.0)
@@ -336,9 +336,19 @@ def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSpl
 
 @dataclass
 class _Work:
-    tally: Tally
-    rows: RecordBuilder
+    layout: Layout
+    frames: Path
+    crop: str
+    every: int = 1
+    survey: bool | None = None  # whether to decode for numbering, where frames are not extracted
     unlabelled: dict[str, int] = field(default_factory=dict)  # video → frames after its last label
+
+    def __post_init__(self) -> None:
+        self.tally, self.rows, self.listings = (
+            Tally(NAME, "train"),
+            RecordBuilder(NAME, self.frames, "video"),
+            Folders(),
+        )
 
     def finish(self, skip_unreadable: int | float) -> LoadedSplit:
         if self.unlabelled:
@@ -347,10 +357,9 @@ class _Work:
         return self.tally.finish(self.rows.build(), skip_unreadable)
 
 
-def _read(layout: Layout, frames: Path, crop: str, every: int, survey: bool | None, progress: Progress | None) -> _Work:
-    """All videos; ``survey`` is ``None`` to extract, else whether to decode for numbering."""
-    listings = Folders()
-    work = _Work(Tally(NAME, "train"), RecordBuilder(NAME, frames, "video"))
+def _read(work: _Work, progress: Progress | None = None) -> _Work:
+    """All videos."""
+    layout, listings = work.layout, work.listings
     names = [_ids(listings.names(folder)) for folder in (layout.valence, layout.arousal)]
     ids = sorted(names[0] | names[1], key=natural)
     if not ids:
@@ -365,7 +374,7 @@ def _read(layout: Layout, frames: Path, crop: str, every: int, survey: bool | No
             work.tally.read(lines)
             work.tally.drop(INCOMPLETE, f"{video}: no {lacking}/{video}.txt", lines)
             continue
-        _read_video(work, video, layout, frames, crop, every, survey, listings)
+        _read_video(work, video)
     if progress is not None:
         progress(len(ids), len(ids))
     unlabelled = _ids(listings.names(layout.videos), VIDEO_SUFFIXES) - set(ids) if layout.videos else set()
@@ -431,17 +440,8 @@ def could_be_off(
     return int((gaps > 0).sum()), int(gaps.max()), round(float(apart.max()), 3)
 
 
-def _read_video(
-    work: _Work,
-    video: str,
-    layout: Layout,
-    frames: Path,
-    crop: str,
-    every: int,
-    survey: bool | None,
-    listings: Folders,
-) -> None:
-    tally = work.tally
+def _read_video(work: _Work, video: str) -> None:
+    tally, layout, every, survey, listings = work.tally, work.layout, work.every, work.survey, work.listings
     both = [read_labels(folder / f"{video}.txt") for folder in (layout.valence, layout.arousal)]
     longest = max(map(len, both))
     lines = min(map(len, both))
@@ -450,19 +450,18 @@ def _read_video(
         tally.drop(REFUSED, f"{video}: {len(both[0]):,} lines of valence, {len(both[1]):,} of arousal", longest)
         return
     tally.drop(NOT_A_NUMBER, f"{video}: lines that only one of valence and arousal has", longest - lines)
-    boxes_folder = layout.boxes / video if layout.boxes is not None and crop == "box" else None
+    boxes_folder = layout.boxes / video if layout.boxes is not None and work.crop == "box" else None
     changed = boxes_folder.stat().st_mtime_ns if boxes_folder is not None and boxes_folder.is_dir() else 0
-    context = CONTEXT if crop == "box" else None
+    context = CONTEXT if work.crop == "box" else None
     path = find_video(layout.videos, video, listings)
-    extracted = frames / video
+    extracted = work.frames / video
     have, wrong = _extracted(extracted, path, changed, context, every)
     if wrong:
         again = "what is left of it is used" if have is not None else "" if path is None else "it is extracted again"
         tally.note(f"video {video}: {extracted / wrong[0]} and {len(wrong) - 1:,} other files are damaged; {again}")
     if have is None and path is None:
-        tally.drop(
-            MISSING, f"{video}: no video of that name" + (", and its extraction is damaged" * bool(wrong)), lines
-        )
+        damage = ", and its extraction is damaged" if wrong else ""
+        tally.drop(MISSING, f"{video}: no video of that name{damage}", lines)
         return
     found: dict[int, Box] | None = None
     damaged: dict[int, str] = {}
@@ -479,7 +478,7 @@ def _read_video(
             seen = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
         except OSError as error:
             if error.errno in _READ_ONLY:
-                raise UnwritableError(frames, error) from error
+                raise UnwritableError(work.frames, error) from error
             raise
     if seen.held or seen.repeated:
         what = f"{seen.held:,} numbers have no frame and show the one before, {seen.repeated:,} frames are repeated"

@@ -27,20 +27,12 @@ from .report import UNREADABLE, LoadedSplit, SplitReport
 
 SAMPLE = 2000
 
-DETECTORS: dict[str, Callable[[Path], bool]] = {
-    affectnet.NAME: affectnet.is_affectnet_2017,
-    affectnet_reduced.NAME: affectnet_reduced.is_affectnet_reduced,
-    aff_wild2.NAME: aff_wild2.is_aff_wild2,
-    aff_wild.NAME: aff_wild.is_aff_wild,
-    afew_va.NAME: afew_va.is_afew_va,
-}
-
-_LAYOUTS = {
-    "AffectNet, 2017 release": affectnet.LAYOUT,
-    "AffectNet, reduced release": affectnet_reduced.LAYOUT,
-    "AFEW-VA": afew_va.LAYOUT,
-    "Aff-Wild": aff_wild.LAYOUT,
-    "Aff-Wild2": aff_wild2.LAYOUT,
+RELEASES: dict[str, tuple[str, Any, Callable[[Path], bool]]] = {
+    affectnet.NAME: ("AffectNet, 2017 release", affectnet, affectnet.is_affectnet_2017),
+    affectnet_reduced.NAME: ("AffectNet, reduced release", affectnet_reduced, affectnet_reduced.is_affectnet_reduced),
+    aff_wild2.NAME: ("Aff-Wild2", aff_wild2, aff_wild2.is_aff_wild2),
+    aff_wild.NAME: ("Aff-Wild", aff_wild, aff_wild.is_aff_wild),
+    afew_va.NAME: ("AFEW-VA", afew_va, afew_va.is_afew_va),
 }
 
 
@@ -53,10 +45,10 @@ def detect(root: Path) -> list[str]:
     """
     if not root.is_dir():
         raise LayoutError(problem("root", "a folder", root, "pass the folder of a data set"))
-    found = [name for name, test in DETECTORS.items() if test(root)]
+    found = [name for name, (_, _, is_there) in RELEASES.items() if is_there(root)]
     if not found:
         refuse_derived_copy(root)
-        known = "\n".join(f" {name}:\n{layout}" for name, layout in _LAYOUTS.items())
+        known = "\n".join(f" {title}:\n{module.LAYOUT}" for title, module, _ in RELEASES.values())
         raise LayoutError(f"{root} is laid out as no release known.\nKnown:\n{known}\nFound:\n{tree(root)}")
     return found
 
@@ -190,8 +182,7 @@ def _splits(root: Path, release: str) -> list[str]:
     if release == affectnet.NAME:
         there = affectnet.lists_in(root)
         return [split for split in affectnet.SPLITS if split in there or split != "automatic"]
-    module = {affectnet_reduced.NAME: affectnet_reduced, afew_va.NAME: afew_va, aff_wild.NAME: aff_wild}
-    return list(module[release].SPLITS if release in module else aff_wild2.SPLITS)
+    return list(RELEASES[release][1].SPLITS)
 
 
 def _load(root: Path, release: str, split: str, decode: int | None, index_dir: str | Path | None) -> LoadedSplit:
