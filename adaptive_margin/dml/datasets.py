@@ -235,11 +235,12 @@ class _GuardedTar(tarfile.TarFile):
 
     def extractall(self, path: Any = ".", members: Any = None, **options: Any) -> None:
         for member in self.getmembers():
-            if not (member.isreg() or member.isdir()) or os.path.isabs(
-                member.name
-            ):  # the filter would make it relative
+            parts = re.split(r"[\\/]", member.name)
+            if not (member.isreg() or member.isdir()) or ".." in parts or parts[0] == "" or ":" in parts[0]:
                 raise UnsafeArchiveError(f"its member {printable(repr(member.name))} could leave the folder")
-        super().extractall(path, members, **{**options, "filter": "data"})
+        if hasattr(tarfile, "data_filter"):  # from Python 3.10.12 on; modes and owners are left out, too
+            options["filter"] = "data"
+        super().extractall(path, members, **options)
 
 
 @contextlib.contextmanager

@@ -382,7 +382,7 @@ def test_an_archive_writes_only_into_its_folder(tmp_path: Path, kind: str, monke
                 add("CUB_200_2011/aim" if kind == "link" else "CUB_200_2011", data=b"theirs")
 
     monkeypatch.setattr(cub, "_urlretrieve", fetch)
-    with pytest.raises(FetchError, match=r"could leave the folder|outside the destination"):
+    with pytest.raises(FetchError, match="could leave the folder"):
         download("cub", tmp_path / "birds")
     assert aim.read_text() == "mine"
     assert not (tmp_path / "birds").exists()
