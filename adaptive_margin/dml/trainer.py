@@ -40,7 +40,7 @@ from ..training import (
 from ..training.config_files import plain
 from ..training.optimisation import backward_and_step
 from ..training.run_folder import check_same_run
-from .backbones import build_network
+from .backbones import EmbeddingNet, build_network
 from .batches import ClassBatches, Pixels
 from .config import MAY_CHANGE, DMLConfig
 from .labelled_images import ClassSplit, LabelledImages, Part, fold_classes, split_classes
@@ -228,15 +228,9 @@ class DMLJob:
         self.batches = ClassBatches(self.labels, classes=config.classes, per_class=config.per_class, seed=config.seed)
         self.epoch_steps = config.steps_per_epoch or max(1, len(split.train) // config.batch)
         self.log_every = max(1, self.epoch_steps // LOGS_PER_EPOCH)
-        self.pixels = Pixels(images, config, world.device)
+        self.pixels = self._pixels(images)
         seed_everything(config.seed)
-        network = build_network(
-            config.backbone,
-            weights=config.weights,
-            embedding_size=config.embedding_size,
-            freeze_batch_norm=config.freeze_batch_norm,
-            channels=images.shape[3],
-        )
+        network = self._network(images.shape[3])
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.network = network.to(world.device, memory_format=layout)  # type: ignore[call-overload]
         self.objective = build_objective(config, len(classes), epoch_steps=self.epoch_steps).to(world.device)
@@ -317,6 +311,18 @@ class DMLJob:
             self.loss_optimizer.load_state_dict(state["loss_optimizer"])
         if self.scaler:
             self.scaler.load_state_dict(state["scaler"])
+
+    def _pixels(self, images: Bytes) -> Pixels:
+        return Pixels(images, self.config, self.world.device)
+
+    def _network(self, channels: int) -> EmbeddingNet:
+        return build_network(
+            self.config.backbone,
+            weights=self.config.weights,
+            embedding_size=self.config.embedding_size,
+            freeze_batch_norm=self.config.freeze_batch_norm,
+            channels=channels,
+        )
 
     def _batch(self, step: int) -> tuple[Tensor, Integers]:
         """The batch of a step; on a GPU the next one is read in the meantime."""
