@@ -21,7 +21,7 @@ from adaptive_margin.datasets.aff_wild import (
 from adaptive_margin.datasets.errors import UnwritableError
 from adaptive_margin.datasets.images import read_face, read_image
 from adaptive_margin.datasets.video import count_frames, extract
-from adaptive_margin.training.expected_errors import is_expected
+from adaptive_margin.messages import is_expected
 
 from .export import export_aff_wild
 from .faces import forbid_writing, number_of, samples

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageFile
 
+from adaptive_margin.command import main
 from adaptive_margin.datasets import (
     Split,
     check_apart,
@@ -34,7 +35,7 @@ from adaptive_margin.datasets.aff_wild import read_box, read_pts
 from adaptive_margin.datasets.aff_wild2 import edition_labels, read_labels
 from adaptive_margin.datasets.affectnet_reduced import read_landmarks
 from adaptive_margin.datasets.batches import CachedBatches
-from adaptive_margin.datasets.check import check, detect, main
+from adaptive_margin.datasets.check import check, detect
 from adaptive_margin.datasets.image_cache import ImageCache
 from adaptive_margin.datasets.images import check_decoder, read_image, square_box
 from adaptive_margin.datasets.records import RecordBuilder, Records
@@ -259,7 +260,7 @@ def picture(folder: Path, most: int | None = None) -> bool:
 
 def checked(folder: Path, *words: str) -> bool:
     affectnet(folder)
-    return main([str(folder / "AffectNet"), "--decode", "1", *words]) == 0
+    return main(["check", str(folder / "AffectNet"), "--decode", "1", *words]) == 0
 
 
 def exported(export: Any, folder: Path, faces: Any) -> bool:
