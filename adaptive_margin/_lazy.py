@@ -12,13 +12,14 @@ def on_demand(package: str, names: Collection[str], modules: Collection[str]) ->
     """A package's ``__getattr__`` (PEP 562) for ``names`` that are in its ``modules``, or are one of these."""
 
     def find(name: str) -> Any:
+        if name in modules:
+            return import_module(f"{package}.{name}")
         if name not in names:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        for place in modules:
-            module = import_module(f"{package}.{place}")
+        for module in [import_module(f"{package}.{place}") for place in modules]:
             for each in names:  # all of them, so that this happens once
-                if each == place or hasattr(module, each):
-                    setattr(sys.modules[package], each, module if each == place else getattr(module, each))
+                if hasattr(module, each):
+                    setattr(sys.modules[package], each, getattr(module, each))
         return vars(sys.modules[package])[name]
 
     return find

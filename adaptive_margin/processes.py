@@ -51,6 +51,9 @@ def stops_on_sigterm() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
+    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
+        yield
+        return
     before = signal.signal(signal.SIGTERM, stop)
     try:
         yield

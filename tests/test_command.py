@@ -101,6 +101,7 @@ import pickle
 import sys
 import adaptive_margin
 assert "torch" not in sys.modules
+assert adaptive_margin.margins.AdaptiveMargin
 assert set(adaptive_margin.__all__) <= set(dir(adaptive_margin))
 from adaptive_margin import *
 from adaptive_margin import AdaptiveMargin, functional
