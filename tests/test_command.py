@@ -211,6 +211,10 @@ def test_report_is_that_of_the_runs_it_finds(tmp_path: Path, capsys: pytest.Capt
     assert not (tmp_path / "retrieval" / "report.html").exists()
     assert main([*words, "--page", str(tmp_path / "page.html")]) == 0
     assert f"wrote {tmp_path / 'page.html'}" in capsys.readouterr().out
+    (tmp_path / "retrieval" / "faces").mkdir()
+    (tmp_path / "retrieval" / "faces" / "config.yaml").write_text(to_yaml({"critic": "caf", "seed": 0}))
+    assert main([*words, "--print"]) == 0
+    assert "runs on faces are left out" in capsys.readouterr().err
 
 
 def test_sigterm_ends_it_as_ctrl_c_does() -> None:

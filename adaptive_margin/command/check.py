@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from ..messages import problem
-from ..training.command_line import check_output, read
+from ..training.command_line import Positional, arg, check_output, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +27,12 @@ class Check:
         strict: also fail if a known figure differs.
     """
 
-    root: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="ROOT")]
-    decode: Annotated[int | Literal["all", "none"], tyro.conf.arg(metavar="N|all|none")] = 2000
-    skip_unreadable: Annotated[int | float, tyro.conf.arg(metavar="N|SHARE")] = 0
+    root: Annotated[Path, Positional, arg(metavar="ROOT")]
+    decode: Annotated[int | Literal["all", "none"], arg(metavar="N|all|none")] = 2000
+    skip_unreadable: Annotated[int | float, arg(metavar="N|SHARE")] = 0
     workers: int = 1
-    index_dir: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
-    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    index_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
     strict: bool = False
 
     def __post_init__(self) -> None:

@@ -8,10 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from ..messages import problem
-from ..training.command_line import check_output, read
+from ..training.command_line import arg, check_output, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +25,8 @@ class ExportOnnx:
         overwrite: replace an existing file.
     """
 
-    checkpoint: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    output: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    checkpoint: Annotated[Path, arg(metavar="FILE")]
+    output: Annotated[Path, arg(metavar="FILE")]
     tolerance: float = 1e-4
     overwrite: bool = False
 

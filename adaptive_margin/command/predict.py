@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
-from ..training.command_line import check_output, read
+from ..training.command_line import Positional, arg, check_output, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +29,14 @@ class Predict:
         device: cpu or cuda.
     """
 
-    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE|FOLDER|VIDEO")]
-    checkpoint: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    output: Annotated[Path, tyro.conf.arg(metavar="DIR")] = Path("predictions")
+    source: Annotated[Path, Positional, arg(metavar="IMAGE|FOLDER|VIDEO")]
+    checkpoint: Annotated[Path, arg(metavar="FILE")]
+    output: Annotated[Path, arg(metavar="DIR")] = Path("predictions")
     crops: bool = False
     margin: float = 1.5
     no_pictures: bool = False
     overwrite: bool = False
-    smallest_face: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
+    smallest_face: Annotated[int | None, arg(metavar="PX")] = None
     device: str = "cpu"
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from ..messages import problem
-from ..training.command_line import check_output, read
+from ..training.command_line import Positional, arg, check_output, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +27,8 @@ class Report:
         metrics: test figures that get tables (retrieval), such as recall_at_8.
     """
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-    output: Annotated[Path | None, tyro.conf.arg(aliases=["--page"], metavar="FILE")] = None
+    folder: Annotated[Path, Positional, arg(metavar="DIR")]
+    output: Annotated[Path | None, arg(aliases=["--page"], metavar="FILE")] = None
     overwrite: bool = False
     print: bool = False
     metrics: tuple[str, ...] = ()
@@ -42,7 +41,8 @@ def main(words: Sequence[str], prog: str) -> int:
     if not options.folder.is_dir():
         raise ValueError(problem("DIR", "a folder of runs", options.folder, "pass the --output of a run"))
     check_output("--output", page, file=True)
-    if _is_of_retrieval(options.folder):
+    trainers = _trainers(options.folder)
+    if "retrieval" in trainers:
         from ..dml.report import METRICS, chosen_metrics, write_report
         from ..dml.results import read_runs, table
 
@@ -61,18 +61,22 @@ def main(words: Sequence[str], prog: str) -> int:
         write_page(options.folder, page, overwrite=options.overwrite)
     if not options.print:
         print(f"wrote {page}")
+    if len(trainers) > 1:
+        print("runs on faces are left out: they have a report of their own, in their folder", file=sys.stderr)
     return 0
 
 
-def _is_of_retrieval(folder: Path) -> bool:
-    """Whether the folder's runs are of the trainer for retrieval: only they have a loss to choose."""
+def _trainers(folder: Path) -> set[str]:
+    """Whose runs are in a folder: only those for retrieval have a loss to choose."""
+    from ..stored import read_json
     from ..training.config_files import read_options
 
-    if (folder / "grid.json").exists():
-        return True
-    for file in sorted(folder.rglob("config.yaml")):
-        try:
-            return "critic" not in read_options(file)
-        except ValueError:  # damaged: another may say it
-            continue
-    return False
+    found = {"retrieval"} if (folder / "grid.json").exists() else set()
+    for name in ("config.yaml", "result.json"):
+        for file in folder.rglob(name):
+            try:
+                options = read_options(file) if name == "config.yaml" else read_json(file).get("config", {})
+            except ValueError:  # damaged: the report says so
+                continue
+            found |= {trainer for trainer, option in (("retrieval", "loss"), ("faces", "critic")) if option in options}
+    return found

@@ -26,8 +26,10 @@ try:
 except ImportError:  # another version, whose own words are printed: a box of several lines
     on_parse_error = contextlib.nullcontext  # type: ignore[assignment]
 
-__all__ = ["ConfigError", "check_output", "from_yaml", "parse", "read", "refuse", "to_yaml"]
+__all__ = ["ConfigError", "Positional", "arg", "check_output", "from_yaml", "parse", "read", "refuse", "to_yaml"]
 C = TypeVar("C")
+Positional, arg = tyro.conf.Positional, tyro.conf.arg
+"""What a field of a dataclass is annotated with to be an argument without a flag, or to have another name or alias."""
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "text"}
 """What tyro calls the type of an option, and what a message does."""
 
