@@ -12,6 +12,8 @@ import sys
 from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 
+from ._text import printable
+
 
 class Problem(str):
     """A sentence of :func:`problem`."""
@@ -67,9 +69,8 @@ def said_plainly() -> Iterator[None]:
     except Exception as error:
         if not is_expected(error):
             raise
-        from .datasets.text import printable  # an error names files, whose names may hold a terminal's commands
-
-        print("\n".join(map(printable, f"error: {error}".splitlines())), file=sys.stderr)
+        lines = f"error: {error}".splitlines()  # with names of files, which may hold a terminal's commands
+        print("\n".join(map(printable, lines)), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, (ValueError, ImportError)) else 1) from None
 
 

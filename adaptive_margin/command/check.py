@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from .._text import printable
 from ..messages import problem
 from ..training.command_line import Positional, arg, check_output, read
 
@@ -52,7 +53,6 @@ def main(words: Sequence[str], prog: str) -> int:
         check_output("--json", options.json, file=True)
 
     from ..datasets.check import check
-    from ..datasets.text import printable
 
     report = check(
         options.root,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Sequence
 
 from ..emotion.config import PRESETS, EmotionConfig, preset_for
@@ -23,6 +24,8 @@ def main(words: Sequence[str], prog: str) -> int:
     from ..emotion import trainer
 
     result = trainer.run(config)
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, one writes
+        return 0
     figures = result.result["test"]["figures"]
     for name in ("rmse", "sagr", "pcc", "ccc"):
         print(f"{name.upper():5}" + "".join(f"  {label} {value:.4f}" for label, value in figures[name].items()))

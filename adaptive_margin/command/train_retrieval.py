@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -69,6 +70,6 @@ def main(words: Sequence[str], prog: str) -> int:
             datasets.download(name, root)
         data = getattr(datasets, f"load_{name}")(root)
     result = train_and_print(config, data)
-    if result:
+    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, one writes
         print(f"in {result['config']['out']}: result.json, scalars.csv, checkpoints")
     return 0
