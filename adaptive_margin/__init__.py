@@ -1,27 +1,32 @@
 """Margins that are computed from each batch: a plugin for pytorch-metric-learning."""
 
-from . import functional
-from .grouping import Grouper, KMeansGrouper, OtsuGrouper
-from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
-from .margins import (
-    AdaptiveMargin,
-    AttainableRule,
-    AutoRule,
-    CentredKernelAlignment,
-    ChernoffRule,
-    ConstantMargin,
-    Dependence,
-    GaussianCorrelation,
-    HoeffdingRule,
-    Independence,
-    LinearMargin,
-    Margin,
-    NeighbourhoodRule,
-    ReleasedRule,
-    RemainingRule,
-)
-from .metrics import RetrievalMetrics
-from .miners import AdaptiveMarginMiner, TiledBatchHardMiner, TiledDistanceWeightedMiner
+from typing import TYPE_CHECKING
+
+from ._lazy import on_demand
+
+if TYPE_CHECKING:
+    from . import functional
+    from .grouping import Grouper, KMeansGrouper, OtsuGrouper
+    from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
+    from .margins import (
+        AdaptiveMargin,
+        AttainableRule,
+        AutoRule,
+        CentredKernelAlignment,
+        ChernoffRule,
+        ConstantMargin,
+        Dependence,
+        GaussianCorrelation,
+        HoeffdingRule,
+        Independence,
+        LinearMargin,
+        Margin,
+        NeighbourhoodRule,
+        ReleasedRule,
+        RemainingRule,
+    )
+    from .metrics import RetrievalMetrics
+    from .miners import AdaptiveMarginMiner, TiledBatchHardMiner, TiledDistanceWeightedMiner
 
 __version__ = "0.1.0"
 __all__ = [
@@ -51,3 +56,8 @@ __all__ = [
     "TiledDistanceWeightedMiner",
     "functional",
 ]
+__getattr__ = on_demand(__name__, __all__, ("functional", "grouping", "losses", "margins", "metrics", "miners"))
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -34,6 +34,7 @@ from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.functional.groups import class_sizes, group_index
+from adaptive_margin.processes import end_with_parent, stops_on_sigterm
 from adaptive_margin.training import World, environment
 
 RESULTS = Path(__file__).parent / "dml" / "results" / "choices.jsonl"
@@ -389,6 +390,7 @@ def _cell(scores: dict[int, list[float]], seeds: set[int]) -> str:
     return f"{score:.1f} / {recall:.1f}"
 
 
+@stops_on_sigterm()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -405,7 +407,7 @@ def main(argv: list[str] | None = None) -> int:
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with (
         options.results.open("a", encoding="utf-8") as file,
-        multiprocessing.get_context("spawn").Pool(options.jobs) as pool,
+        multiprocessing.get_context("spawn").Pool(options.jobs, end_with_parent) as pool,
     ):
         found = environment(World())
         head = {name: found[name] for name in ("versions", "device", "commit", "started")}

@@ -9,16 +9,9 @@ Runs go to ``runs/DATA-LOSS-ARM-seedN``, or to the folder of ``--out``; the same
 default it is selected on held-out classes.
 """
 
-from adaptive_margin.dml.config import PRESETS, DMLConfig
-from adaptive_margin.dml.datasets import CUB_LAYOUT, download, load_cub
-from adaptive_margin.dml.recipe import required_root, train_and_print
-from adaptive_margin.training.command_line import parse
-from adaptive_margin.training.expected_errors import said_plainly
+import sys
+
+from adaptive_margin.command import main
 
 if __name__ == "__main__":
-    config = parse(DMLConfig, PRESETS, description=__doc__ or "")
-    with said_plainly():
-        root = required_root(config, CUB_LAYOUT)
-        if config.download:
-            download("cub", root)
-        train_and_print(config, load_cub(root))
+    sys.exit(main(["train-retrieval", "cub", *sys.argv[1:]]))

@@ -7,16 +7,9 @@ A small network from scratch, ten seconds of one CPU core; see ``dml_cub.py`` fo
 losses.
 """
 
-from dataclasses import replace
+import sys
 
-from adaptive_margin.dml.config import SMALL, DMLConfig
-from adaptive_margin.dml.embedded import digits
-from adaptive_margin.dml.recipe import train_and_print
-from adaptive_margin.training.command_line import parse
-from adaptive_margin.training.expected_errors import said_plainly
+from adaptive_margin.command import main
 
 if __name__ == "__main__":
-    presets = {"small": replace(SMALL, classes=16, per_class=8)}
-    config = parse(DMLConfig, presets, description=__doc__ or "")
-    with said_plainly():
-        train_and_print(config, digits())
+    sys.exit(main(["train-retrieval", "digits", *sys.argv[1:]]))

@@ -6,13 +6,9 @@ The seed draws half of the classes for the test; a fifth of the others is held o
 for the options.
 """
 
-from adaptive_margin.dml.config import PRESETS, DMLConfig
-from adaptive_margin.dml.datasets import FOLDER_LAYOUT, load_class_folders
-from adaptive_margin.dml.recipe import required_root, train_and_print
-from adaptive_margin.training.command_line import parse
-from adaptive_margin.training.expected_errors import said_plainly
+import sys
+
+from adaptive_margin.command import main
 
 if __name__ == "__main__":
-    config = parse(DMLConfig, PRESETS, description=__doc__ or "")
-    with said_plainly():
-        train_and_print(config, load_class_folders(required_root(config, FOLDER_LAYOUT), seed=config.seed))
+    sys.exit(main(["train-retrieval", "folder", *sys.argv[1:]]))

@@ -7,13 +7,9 @@ A small network from scratch, ten seconds of one CPU core; see ``dml_cub.py`` fo
 losses.
 """
 
-from adaptive_margin.dml.config import SMALL, DMLConfig
-from adaptive_margin.dml.embedded import fonts
-from adaptive_margin.dml.recipe import train_and_print
-from adaptive_margin.training.command_line import parse
-from adaptive_margin.training.expected_errors import said_plainly
+import sys
+
+from adaptive_margin.command import main
 
 if __name__ == "__main__":
-    config = parse(DMLConfig, {"small": SMALL}, description=__doc__ or "")
-    with said_plainly():
-        train_and_print(config, fonts())
+    sys.exit(main(["train-retrieval", "fonts", *sys.argv[1:]]))

@@ -47,6 +47,7 @@ from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.omniglot import omniglot
 from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.metrics import RetrievalMetrics
+from adaptive_margin.processes import end_with_parent, stops_on_sigterm
 from adaptive_margin.training import World, environment
 
 RESULTS = Path(__file__).parent / "dml" / "results"
@@ -287,6 +288,7 @@ def stages(rounds: int, results: Results) -> Iterator[list[Run]]:
         yield sorted(made, key=lambda run: run.seed)
 
 
+@stops_on_sigterm()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -315,7 +317,8 @@ def main(argv: list[str] | None = None) -> int:
             draw(cells, options.figure)
         return 0
     results = Results(place)
-    with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=60) as pool:  # memory grows
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(options.jobs, end_with_parent, maxtasksperchild=60) as pool:  # memory grows
         began, done = time.monotonic(), 0
         for stage in stages(options.rounds, results):
             todo = [run for run in stage if not results.has(run)]

@@ -7,13 +7,9 @@ DIR contains the published archives or the folders unpacked from them; nothing i
 scratch, ten seconds of one CPU core; see ``dml_cub.py`` for the options.
 """
 
-from adaptive_margin.dml.config import SMALL, DMLConfig
-from adaptive_margin.dml.omniglot import OMNIGLOT_LAYOUT, omniglot
-from adaptive_margin.dml.recipe import required_root, train_and_print
-from adaptive_margin.training.command_line import parse
-from adaptive_margin.training.expected_errors import said_plainly
+import sys
+
+from adaptive_margin.command import main
 
 if __name__ == "__main__":
-    config = parse(DMLConfig, {"small": SMALL}, description=__doc__ or "")
-    with said_plainly():
-        train_and_print(config, omniglot(required_root(config, OMNIGLOT_LAYOUT)))
+    sys.exit(main(["train-retrieval", "omniglot", *sys.argv[1:]]))

@@ -11,13 +11,13 @@ by seed, with a 95% interval.
     torchrun --nproc-per-node 8 benchmarks/fer_caf.py --dataset affectnet --root DIR    # each run on eight GPUs
 
 Everything goes to ``--output``: ``runs/ARM/seedN`` (checkpoints, curves, model, result of each run), ``results.json``
-(every figure of every seed, options, versions, command, commit), ``table.txt`` and ``report.html``. Ctrl-C saves and
-stops; the same command continues from there. The test part is not used before the end of a run.
+(every figure of every seed, options, versions, command, commit), ``table.txt`` and ``report.html``. Ctrl-C and SIGTERM
+save and stop (exit status 130 and 143); the same command continues from there. The test part is not used before the end
+of a run.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import dataclasses
 import functools
@@ -31,13 +31,14 @@ import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
-from adaptive_margin.emotion.config import DATASETS, PRESETS, EmotionConfig, preset_for
+from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, load_data
 from adaptive_margin.emotion.evaluation import read_result
 from adaptive_margin.emotion.nets import build_encoder
@@ -56,7 +57,8 @@ from adaptive_margin.emotion.runs import (
     read_runs,
 )
 from adaptive_margin.emotion.trainer import run
-from adaptive_margin.functional.checks import problem
+from adaptive_margin.messages import is_expected, problem, said_plainly
+from adaptive_margin.processes import end_with_parent, stops_on_sigterm
 from adaptive_margin.stored import check_page
 from adaptive_margin.training import (
     ConfigError,
@@ -68,7 +70,8 @@ from adaptive_margin.training import (
     to_yaml,
     write_atomically,
 )
-from adaptive_margin.training.expected_errors import is_expected, said_plainly
+from adaptive_margin.training.command_line import check_output, read, refuse
+from adaptive_margin.training.world import device_of
 
 ARMS: dict[str, dict[str, Any]] = {
     "none": {"critic": "none"},
@@ -94,64 +97,80 @@ FIGURES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
 LOWER_IS_BETTER = ("rmse",)
 
 
-def options(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--dataset", choices=DATASETS, help="default: the config file's, else faces, which need no --root"
-    )
-    parser.add_argument("--root", help="folder of the data set")
-    parser.add_argument("--preset", choices=PRESETS, help="default: quick for faces, paper for data sets")
-    parser.add_argument("--config", type=Path, help="YAML file that changes the preset; flags change both")
-    parser.add_argument("--backbone", help="encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME")
-    parser.add_argument(
-        "--arms", nargs="+", choices=ARMS, help="arms to train (default: the first seven for quick, else all)"
-    )
-    parser.add_argument("--seeds", type=int, help="number of seeds (default: 3 for quick, else 5)")
-    parser.add_argument("--iterations", type=int, help="length of each run")
-    parser.add_argument("--batch-size", type=int, help="images in a batch")
-    parser.add_argument("--device", help="cpu or cuda; by default cuda if available")
-    parser.add_argument(
-        "--jobs", type=int, help="runs at the same time (default: one per core, two at most; one on a GPU)"
-    )
-    parser.add_argument("--output", type=Path, help="output folder (default: runs/fer_caf/DATASET-PRESET)")
-    parser.add_argument("--results", type=Path, help="also write results.json here")
-    parser.add_argument(
-        "--print", type=Path, metavar="RESULTS", help="print the table of this file in Markdown and train nothing"
-    )
-    asked = parser.parse_args(argv)
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What to train.
+
+    Attributes:
+        dataset: the data set; by default the config file's, else faces, which need no --root.
+        root: folder of the data set.
+        preset: where to begin; by default quick for faces, paper for data sets.
+        config: YAML file that changes the preset; flags change both.
+        backbone: encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME.
+        arms: arms to train; by default the first seven for quick, else all.
+        seeds: number of seeds; by default 3 for quick, else 5.
+        iterations: length of each run.
+        batch_size: images in a batch.
+        device: cpu or cuda; by default cuda if available.
+        jobs: runs at the same time; by default one per core, two at most; one on a GPU.
+        output: output folder; by default runs/fer_caf/DATASET-PRESET.
+        results: also write results.json here.
+        print: print the table of this results.json in Markdown and train nothing.
+    """
+
+    dataset: DatasetName | None = None
+    root: str | None = None
+    preset: Literal[tuple(PRESETS)] | None = None
+    config: Path | None = None
+    backbone: str | None = None
+    arms: tuple[Literal[tuple(ARMS)], ...] = ()
+    seeds: int | None = None
+    iterations: int | None = None
+    batch_size: int | None = None
+    device: str | None = None
+    jobs: int | None = None
+    output: Path | None = None
+    results: Path | None = None
+    print: Path | None = None
+
+    @functools.cached_property
+    def file(self) -> dict[str, Any]:
+        """The content of the config file."""
+        return {} if self.config is None else read_options(self.config)
+
+
+def options(argv: Sequence[str] | None = None) -> Asked:
+    """What is asked for, with the defaults that follow from it."""
+    asked = read(Asked, prog="fer_caf.py", argv=argv, description=__doc__)
     try:
-        asked.file = {} if asked.config is None else read_options(asked.config)
+        owned = [name for name in asked.file if name in OWNED]
     except (ConfigError, OSError) as error:
-        parser.error(str(error))
-    if owned := [name for name in asked.file if name in OWNED]:
+        refuse(str(error))
+    if owned:
         expected = f"without {', '.join(sorted(OWNED))}, which the runs differ in"
         remedy = "leave out what is one run's own; see --arms and --seeds"
-        parser.error(problem(str(asked.config), expected, " and ".join(owned), remedy))
+        refuse(problem(str(asked.config), expected, " and ".join(owned), remedy))
     for name in ("seeds", "jobs"):
         number = getattr(asked, name)
         if number is not None and number < 1:
-            parser.error(problem(f"--{name}", "at least 1", number, "leave it out for the default"))
-    if asked.dataset is None:
-        asked.dataset = asked.file.get("dataset", "faces")
-    if asked.preset is None:
-        asked.preset = "quick" if asked.dataset == "faces" else "paper"
-    quick = asked.preset == "quick"
-    if asked.arms is None:
-        asked.arms = list(QUICK_ARMS if quick else ARMS)
-    if asked.seeds is None:
-        asked.seeds = 3 if quick else 5
-    if asked.output is None:
-        asked.output = Path("runs") / "fer_caf" / f"{asked.dataset}-{asked.preset}"
-    if asked.jobs is None:
-        device = asked.file.get("device") if asked.device is None else asked.device
-        on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
-        asked.jobs = 1 if on_gpu else min(2, os.cpu_count() or 1)
-    if BASELINE not in asked.arms:
-        asked.arms.insert(0, BASELINE)
-    return asked
+            refuse(problem(f"--{name}", "at least 1", number, "leave it out for the default"))
+    dataset = asked.dataset or asked.file.get("dataset", "faces")
+    preset = asked.preset or ("quick" if dataset == "faces" else "paper")
+    device, quick = asked.device or asked.file.get("device"), preset == "quick"
+    on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
+    arms = asked.arms or (QUICK_ARMS if quick else tuple(ARMS))
+    return dataclasses.replace(
+        asked,
+        dataset=dataset,
+        preset=preset,
+        arms=arms if BASELINE in arms else (BASELINE, *arms),
+        seeds=asked.seeds or (3 if quick else 5),
+        jobs=asked.jobs or (1 if on_gpu else min(2, os.cpu_count() or 1)),
+        output=asked.output or Path("runs") / "fer_caf" / f"{dataset}-{preset}",
+    )
 
 
-def config_of(asked: argparse.Namespace, arm: str, seed: int) -> EmotionConfig:
+def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
     """The options of one run. Drawn faces are other people for every seed; AFEW-VA's seeds are its five folds.
 
     The file changes the preset, flags change both.
@@ -189,6 +208,7 @@ def data_key(config: EmotionConfig) -> tuple[Any, ...]:
 
 
 def begin_worker(threads: int) -> None:
+    end_with_parent()
     torch.set_num_threads(threads)
 
 
@@ -270,12 +290,12 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
                 bar.n = sum(steps_done(c) if which in open_ones else c.iterations for which, c in configs.items())
                 bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
                 bar.refresh()
-        except (KeyboardInterrupt, SystemExit):  # a worker that was asked to stop ends with SystemExit
+        except (KeyboardInterrupt, SystemExit) as stop:  # a worker that was asked to stop ends with SystemExit
             bar.write("stopping: runs in progress finish their step and save; the same command goes on from there")
             for process in multiprocessing.active_children():
                 process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
-            raise SystemExit(130) from None
+            raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
     pool.shutdown()
     return failed
 
@@ -392,7 +412,7 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mapping[tuple[str, int], str]) -> str:
+def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, int], str]) -> str:
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)  # it may have failed
     finished = next(one for arm in arms for one in arm.runs if one.result)
     content = {
@@ -426,6 +446,7 @@ def write_results(asked: argparse.Namespace, arms: Sequence[Arm], failed: Mappin
     return text
 
 
+@stops_on_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     asked = options(argv)
     if asked.print:
@@ -435,6 +456,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with said_plainly():
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(asked.seeds) for arm in asked.arms}
         one = next(iter(configs.values()))
+        device_of(one.device, int(os.environ.get("LOCAL_RANK", "0")))
+        check_output("--output", asked.output)
         if one.pretrained is not None:  # what does not fit is said before images are decoded
             build_encoder(one.encoder, one.pretrained)
         check_page(asked.output / "report.html")  # before hours of training
@@ -454,7 +477,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return finish(asked, configs, train_all(configs, asked.jobs), began)
 
 
-def announced(asked: argparse.Namespace, configs: Mapping[tuple[str, int], EmotionConfig]) -> str:
+def announced(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -> str:
     one = next(iter(configs.values()))
     return (
         f"{len(configs)} runs of {one.iterations:,} iterations ({', '.join(asked.arms)}; {asked.seeds} seeds), encoder "
@@ -463,7 +486,7 @@ def announced(asked: argparse.Namespace, configs: Mapping[tuple[str, int], Emoti
 
 
 def finish(
-    asked: argparse.Namespace,
+    asked: Asked,
     configs: Mapping[tuple[str, int], EmotionConfig],
     failed: Mapping[tuple[str, int], str],
     began: float,

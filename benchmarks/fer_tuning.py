@@ -25,6 +25,7 @@ import torch
 from fer_caf import train_all
 
 from adaptive_margin.emotion.config import QUICK, AdamConfig, EmotionConfig
+from adaptive_margin.processes import stops_on_sigterm
 
 RESULTS = Path(__file__).parent / "fer_caf" / "results" / "tuning.json"
 BASE = dataclasses.replace(
@@ -85,6 +86,7 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@stops_on_sigterm()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing, then writes and prints what there is."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

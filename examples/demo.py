@@ -42,6 +42,7 @@ from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob
 from adaptive_margin.metrics import RetrievalMetrics
+from adaptive_margin.processes import end_with_parent, stops_on_sigterm
 from adaptive_margin.training import World, environment
 
 SQUARED = {  # a constant in the unit that the adaptive margin has: a squared distance of unit vectors
@@ -95,7 +96,7 @@ def train_all(seeds: int, steps: int, jobs: int, finished: list[Row]) -> dict[st
     first += [Run(loss, m, seed, steps) for seed in range(seeds) for loss in SQUARED for m in (own[loss], "adaptive")]
     total = len(first) + seeds * len(SQUARED)
     on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's, who ends workers
-    pool = multiprocessing.get_context("spawn").Pool(jobs)
+    pool = multiprocessing.get_context("spawn").Pool(jobs, end_with_parent)
     signal.signal(signal.SIGINT, on_interrupt)
     seconds_between_lines = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=total, desc=f"{total} networks", unit=" networks", mininterval=seconds_between_lines)
@@ -250,6 +251,7 @@ def write_numbers(output: Path, rows: Sequence[Row], **more: Any) -> None:
     (output / FILES[0]).write_text(json.dumps({**facts, **more, "rows": rows}) + "\n", encoding="utf-8")
 
 
+@stops_on_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, measures, prints and draws; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -10,6 +10,10 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import adaptive_margin
+from adaptive_margin.command.check import Check
+from adaptive_margin.command.export_onnx import ExportOnnx
+from adaptive_margin.command.predict import Predict
+from adaptive_margin.command.report import Report
 from adaptive_margin.dml.config import DMLConfig
 from adaptive_margin.emotion.config import EmotionConfig
 
@@ -35,17 +39,11 @@ def messages() -> Iterator[tuple[str, str]]:
 
 
 def flags() -> set[str]:
-    """The options of all command lines: those that are declared, and the fields of the trainers' configurations."""
-    declared = {
-        argument.value
-        for _, tree in FILES
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
-        for argument in node.args
-        if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-    }
-    fields = {field.name.replace("_", "-") for kind in (DMLConfig, EmotionConfig) for field in dataclasses.fields(kind)}
-    return declared | {f"--{name}" for name in fields} | {f"--no-{name}" for name in fields} | OTHERS_FLAGS | {"--help"}
+    """The options of all commands: the fields of their data classes and of the trainers' configurations."""
+    kinds = (DMLConfig, EmotionConfig, Report, Predict, ExportOnnx, Check)
+    fields = {field.name.replace("_", "-") for kind in kinds for field in dataclasses.fields(kind)}
+    others = {"--preset", "--config", "--page", "--help", "--version"}
+    return {f"--{name}" for name in fields} | {f"--no-{name}" for name in fields} | others | OTHERS_FLAGS
 
 
 def parameters() -> set[str]:

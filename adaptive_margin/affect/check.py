@@ -1,21 +1,16 @@
-"""Reads a root before a run is started on it: which release it is, and which rows can be used.
-
-``adaptive-margin check ROOT``, or ``python -m adaptive_margin.affect.check ROOT``
+"""Reads a root before a run is started on it, as ``adaptive-margin check ROOT`` does: which release it is, and which
+rows can be used.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .._text import printable
 from ..functional.checks import problem
 from ..images._layout import tree
 from ..images.decode import Progress, unreadable_rows
@@ -211,70 +206,3 @@ def _decode(
     found = unreadable_rows(loaded.records, rows.tolist(), workers=workers, progress=progress)
     decoded[name] = (len(rows), len(loaded.records))
     return loaded.without(found)
-
-
-def main(argv: Sequence[str] | None = None, prog: str = "python -m adaptive_margin.affect.check") -> int:
-    """The command line.
-
-    Args:
-        argv: arguments, without the program's name; by default those of the process.
-        prog: the program's name, for the help.
-
-    Returns:
-        0 if the root can be used for training, 1 if there is a fatal problem (with ``--strict`` also if a known figure
-        differs). A wrong option ends the process with status 2.
-    """
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Says which data set a folder contains, which of its rows can be used, and how it compares with "
-        "the known figures of the real one.",
-    )
-    parser.add_argument("root", help="the folder of AffectNet, AFEW-VA, Aff-Wild or Aff-Wild2")
-    parser.add_argument(
-        "--decode",
-        default=str(SAMPLE),
-        metavar="N|all|none",
-        help=f"images of each split to decode (default {SAMPLE}); all also reads every video",
-    )
-    parser.add_argument(
-        "--skip-unreadable",
-        default="0",
-        metavar="N|SHARE",
-        help="unreadable rows to allow in a split: 5, or 0.01 for one in a hundred (default 0)",
-    )
-    parser.add_argument("--workers", type=int, default=1, help="decoding threads (default 1)")
-    parser.add_argument("--index-dir", help="where to keep the index of AffectNet's reduced release (default: ROOT)")
-    parser.add_argument("--json", metavar="FILE", help="also write the report to this file")
-    parser.add_argument("--strict", action="store_true", help="also fail if a known figure differs")
-    options = parser.parse_args(argv)
-    try:
-        decode = {"all": None, "none": 0}.get(options.decode, options.decode)
-        decode = int(decode) if isinstance(decode, str) else decode
-        text = options.skip_unreadable
-        skip: int | float = int(text) if text.lstrip("-").isdecimal() else float(text)
-        if options.workers < 1:
-            raise ValueError(problem("--workers", "at least 1", options.workers, "pass a number of threads"))
-        report = check(
-            options.root,
-            decode=decode,
-            skip_unreadable=skip,
-            workers=options.workers,
-            index_dir=options.index_dir,
-            progress=_progress if sys.stderr.isatty() else None,
-        )
-    except ValueError as error:
-        parser.error(str(error))
-    print("\n".join(map(printable, str(report).splitlines())))
-    if options.json:
-        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
-        Path(options.json).write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    return 1 if report.fatal or (options.strict and report.differences) else 0
-
-
-def _progress(done: int, total: int) -> None:
-    if done % 100 == 0 or done == total:
-        print(f"\r{done:,} of {total:,} images", end="\n" if done == total else "", file=sys.stderr, flush=True)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,6 +4,6 @@ statistics.
 Needs the extra ``dml``: ``pip install 'adaptive-margin[dml]'``.
 """
 
-from ..functional.checks import require_extra
+from ..messages import require_extra
 
 require_extra("adaptive_margin.dml", "dml", "PIL", "filelock", "matplotlib", "torchvision", "yaml")

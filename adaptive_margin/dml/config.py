@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from ..functional.checks import problem
-from ..margins.adaptive_margin import NeighbourhoodName
-from ..training.optimisation import Precision
+from ..choices import NeighbourhoodName, Precision
+from ..messages import problem
 
 LossName = Literal[
     "margin",

@@ -3,6 +3,6 @@
 Needs the extra ``fer``: ``pip install 'adaptive-margin[fer]'``.
 """
 
-from ..functional.checks import require_extra
+from ..messages import require_extra
 
 require_extra("adaptive_margin.emotion", "fer", "PIL", "filelock", "jinja2", "matplotlib", "torchvision", "yaml")

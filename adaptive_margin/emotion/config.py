@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..functional.checks import check_choice, problem
-from ..functional.contrastive import Regularizer
-from ..training.optimisation import Precision
-from .critics import CRITICS, GROUPINGS, MARGINS, CriticName, GroupingName, MarginName
-from .nets import check_encoder
-from .steps import Order, WeakBatchNorm
+from ..choices import CriticName, GroupingName, MarginName, Order, Precision, Regularizer, WeakBatchNorm
+from ..messages import check_choice, problem
 
 DatasetName = Literal["faces", "affectnet", "affectnet-reduced", "afew-va", "aff-wild", "aff-wild2"]
-DATASETS = ("faces", "affectnet", "affectnet-reduced", "afew-va", "aff-wild", "aff-wild2")
+DATASETS = get_args(DatasetName)
+OFTEN = ("small", "resnet18", "alexnet")
+"""Encoders whose names need not be looked up in torchvision."""
 
 CROPS = {
     "affectnet": ("box", "landmarks", "none"),
@@ -180,16 +179,12 @@ class EmotionConfig:
     output: str = "runs/emotion"
 
     def __post_init__(self) -> None:
-        check_choice("dataset", self.dataset, DATASETS)
-        check_encoder(self.encoder, self.pretrained)
-        check_choice("critic", self.critic, CRITICS)
-        check_choice("margin", self.margin, MARGINS)
-        check_choice("grouping", self.grouping, GROUPINGS)
-        check_choice("regularizer", self.regularizer, ("none", "chi2", "fisher"))
-        check_choice("order", self.order, ("paper", "joint"))
-        check_choice("weak_batch_norm", self.weak_batch_norm, ("whole", "weak", "running"))
-        check_choice("precision", self.precision, ("float32", "bfloat16", "float16"))
-        check_choice("keep", self.keep, ("last", "best"))
+        for name, choices in _choices().items():
+            check_choice(name, getattr(self, name), choices)
+        if self.encoder not in OFTEN or self.pretrained is not None:
+            from .nets import check_encoder  # with torch
+
+            check_encoder(self.encoder, self.pretrained)
         if self.dataset != "faces" and self.root is None:
             remedy = "pass the folder that holds the data set; only faces are drawn"
             raise ValueError(problem("root", f"given for {self.dataset}", "nothing", remedy))
@@ -225,6 +220,13 @@ class EmotionConfig:
     def plain(self) -> dict[str, Any]:
         """The options as nested dictionaries of plain values."""
         return dataclasses.asdict(self)
+
+
+@functools.cache
+def _choices() -> dict[str, tuple[str, ...]]:
+    """The options that are one of several words, with these."""
+    hints = get_type_hints(EmotionConfig)
+    return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
 def _check_loader_options(config: EmotionConfig) -> None:

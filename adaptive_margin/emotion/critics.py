@@ -8,7 +8,7 @@ its Eq. (6), as in Table 4.
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol, cast
+from typing import Protocol, cast, get_args
 
 import torch
 from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
@@ -16,17 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from .. import AdaptiveMargin, ConstantMargin, ContrastiveVDMLoss, KMeansGrouper, LinearMargin, Margin, OtsuGrouper
+from ..choices import CriticName, GroupingName, MarginName, Regularizer
 from ..functional.checks import at_least_float32, check_choice, problem
-from ..functional.contrastive import FISHER_PENALTY, Regularizer, fisher_ascent, fisher_constraint
+from ..functional.contrastive import FISHER_PENALTY, fisher_ascent, fisher_constraint
 from ..grouping import Grouper
 from .nets import build_critic_network
-
-CriticName = Literal["caf", "fisher", "sphere", "gramnet", "none"]
-MarginName = Literal["adaptive", "constant", "linear", "released"]
-GroupingName = Literal["otsu", "kmeans2", "kmeans3", "kmeans5"]
-CRITICS = ("caf", "fisher", "sphere", "gramnet", "none")
-MARGINS = ("adaptive", "constant", "linear", "released")
-GROUPINGS = ("otsu", "kmeans2", "kmeans3", "kmeans5")
 
 STRONG, WEAK = 1, 0
 """The groups, as :class:`~adaptive_margin.OtsuGrouper` numbers them."""
@@ -389,7 +383,7 @@ def build_margin(name: MarginName, constant: float = 0.2) -> Margin:
     Raises:
         ValueError: another name.
     """
-    check_choice("margin", name, MARGINS)
+    check_choice("margin", name, get_args(MarginName))
     if name == "constant":
         return ConstantMargin(constant)
     if name == "linear":
@@ -409,7 +403,7 @@ def build_grouper(name: GroupingName, *, magnitude: bool = True, max_radius: flo
     Raises:
         ValueError: another name.
     """
-    check_choice("grouping", name, GROUPINGS)
+    check_choice("grouping", name, get_args(GroupingName))
     if name == "otsu":
         return OtsuGrouper(magnitude=magnitude, max_radius=max_radius, collect_stats=False)
     k = int(name.removeprefix("kmeans"))
@@ -447,7 +441,7 @@ def build_critic(
     Raises:
         ValueError: an unknown option.
     """
-    check_choice("critic", name, CRITICS)
+    check_choice("critic", name, get_args(CriticName))
     if name == "none":
         return None
     objective: ContrastiveObjective | FisherObjective | SphereObjective | RatioObjective

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from .._text import printable, shorten
-from ..functional.checks import problem
 from ..images._layout import VIDEO_SUFFIXES, endings, litter, said_endings
 from ..images.decode import IMAGE_SUFFIXES, read_image
 from ..images.errors import ImageError
 from ..images.transforms import centre_square, normalise, resize_shorter
 from ..images.video import Timeline, decode, opencv, timeline
+from ..messages import counted, problem
 from .detect import Box, Detector, enlarged, face_detector
 from .model_file import Preprocessing, load_network
 from .nets import EmotionNet
@@ -648,7 +648,8 @@ def load_predictor(
 
 def summary(outcome: Outcome) -> str:
     """The message for the user at the end."""
-    text = f"{outcome.faces:,} faces in {outcome.pictures:,} files: {printable(str(outcome.table))}"
+    files = counted(outcome.pictures, "file")
+    text = f"{counted(outcome.faces, 'face')} in {files}: {printable(str(outcome.table))}"
     if outcome.without_face:
         some = ", ".join(outcome.without_face[:5]) + (", …" if len(outcome.without_face) > 5 else "")
         text += f"\n{len(outcome.without_face):,} without a face: {some} (--smallest-face looks for smaller ones)"
@@ -656,9 +657,10 @@ def summary(outcome: Outcome) -> str:
         text += f"\n{len(outcome.unreadable):,} unreadable, skipped"
     if outcome.lost:
         lost = sum(map(len, outcome.lost.values()))
-        text += f"\n{lost:,} frames of {len(outcome.lost):,} videos cannot be decoded, left out"
+        text += f"\n{counted(lost, 'frame')} of {counted(len(outcome.lost), 'video')} cannot be decoded, left out"
     if outcome.passed_over:
-        text += f"\n{sum(outcome.passed_over.values()):,} other files passed over: {said_endings(outcome.passed_over)}"
+        others = counted(sum(outcome.passed_over.values()), "other file")
+        text += f"\n{others} passed over: {said_endings(outcome.passed_over)}"
     if outcome.interrupted:
         text += "\ninterrupted: what was found so far is in the table"
     return text

@@ -13,23 +13,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from ..choices import Precision, WeakBatchNorm
 from ..functional.checks import at_least_float32
 from ..functional.concordance import affect_loss
 from ..grouping import Grouper
-from ..training.optimisation import Precision, autocast, backward_and_step
+from ..training.optimisation import autocast, backward_and_step
 from ..training.world import World
 from .critics import STRONG, WEAK, Critic
 from .nets import EmotionNet
-
-Order = Literal["paper", "joint"]
-WeakBatchNorm = Literal["whole", "weak", "running"]
 
 
 @dataclass

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..functional.checks import problem
+from ..processes import end_with_parent
 from .expression import check_felt, face_shape
 from .geometry import boxes, landmarks
 from .identity import FaceIdentity, check_people
@@ -82,7 +83,7 @@ def draw_frames(
         return _draw(people, v, a, size, nuisance)
     parts = [slice(start, start + TASK) for start in range(0, len(v), TASK)]
     out = np.empty((len(v), size, size, 3), dtype=np.uint8)
-    with ProcessPoolExecutor(min(workers, len(parts)), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(parts)), get_context("spawn"), end_with_parent) as pool:
         columns = zip(*((people.take(p), v[p], a[p], size, nuisance.take(p)) for p in parts), strict=True)
         for part, pictures in zip(parts, pool.map(_draw, *columns), strict=True):
             out[part] = pictures

@@ -1,47 +1,14 @@
-"""Checks of arguments, in one place.
-
-Every message names the argument, the expected value, the value it got and the remedy.
-"""
+"""Checks of tensors and numbers, in one place; :mod:`adaptive_margin.messages` words what they say."""
 
 from __future__ import annotations
 
 import math
-from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-
-class Problem(str):
-    """A sentence of :func:`problem`."""
-
-    __slots__ = ()
-
-
-def problem(argument: str, expected: str, got: object, remedy: str) -> Problem:
-    """The sentence of every error of this library.
-
-    Example:
-        >>> problem("margin", "a scalar", "shape (3,)", "pass one number")
-        'margin must be a scalar, got shape (3,); pass one number'
-    """
-    return Problem(f"{argument} must be {expected}, got {got}; {remedy}")
-
-
-def is_problem(error: BaseException) -> bool:
-    """Whether an error was worded here, so that the caller can act on it, and is not a bug in the program.
-
-    Those are ValueErrors with a sentence of :func:`problem`, and ImportErrors that say what to install.
-
-    Example:
-        >>> is_problem(ValueError(problem("margin", "a scalar", "shape (3,)", "pass one number")))
-        True
-        >>> is_problem(ValueError("too many values to unpack (expected 2)"))
-        False
-    """
-    if isinstance(error, ImportError):
-        return "pip install" in str(error)
-    return isinstance(error, ValueError) and any(isinstance(part, Problem) for part in error.args)
+from ..messages import check_choice as check_choice
+from ..messages import problem as problem
 
 
 def check_matrix(argument: str, x: Tensor) -> None:
@@ -172,32 +139,6 @@ def check_same_features(argument: str, x: Tensor, other_argument: str, other: Te
     if x.shape[1] != other.shape[1]:
         expected = f"of the {other.shape[1]} features of {other_argument}"
         raise ValueError(problem(argument, expected, f"{x.shape[1]} features", "embed both with the same network"))
-
-
-def require_extra(package: str, extra: str, *modules: str) -> None:
-    """Raises an ``ImportError`` that says what to install unless all modules of an extra can be imported.
-
-    Example:
-        >>> require_extra("adaptive_margin.emotion", "fer", "torch", "no_such_module")
-        Traceback (most recent call last):
-        ImportError: adaptive_margin.emotion needs no_such_module: pip install 'adaptive-margin[fer]'
-    """
-    missing = [module for module in modules if not _is_there(module)]
-    if missing:
-        raise ImportError(f"{package} needs {', '.join(missing)}: pip install 'adaptive-margin[{extra}]'")
-
-
-def _is_there(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except ImportError:
-        return False
-
-
-def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(problem(argument, f"one of {', '.join(map(repr, choices))}", repr(value), "pick one of them"))
 
 
 def at_least_float32(x: Tensor) -> Tensor:

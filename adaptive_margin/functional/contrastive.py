@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from ..choices import Regularizer
 from .checks import at_least_float32, check_choice, check_fits, check_matrix, check_same_features, is_blind, problem
 from .pair_tiles import terms_of
 from .pair_tiles.options import SMALLER, Options, PairTerms
 
-Regularizer = Literal["none", "chi2", "fisher"]
-REGULARIZERS = ("none", "chi2", "fisher")
+REGULARIZERS = get_args(Regularizer)
 
 FISHER_PENALTY = 10.0
 """The default ρ: on overlapping groups it keeps Ω within 0.5 to 2. With 0.01, Ω oscillates around 1 and is rarely near

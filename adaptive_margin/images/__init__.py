@@ -3,7 +3,7 @@
 Needs the extra ``fer`` or ``dml``: ``pip install 'adaptive-margin[fer]'``.
 """
 
-from ..functional.checks import require_extra
+from ..messages import require_extra
 
 require_extra("adaptive_margin.images", "fer", "PIL", "filelock")
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..choices import NeighbourhoodName
 from ..functional.checks import (
     at_least_float32,
     check_choice,
@@ -59,8 +60,6 @@ NEIGHBOURHOODS: dict[str, type[NeighbourhoodRule]] = {
     "chernoff": ChernoffRule,
     "released": ReleasedRule,
 }
-
-NeighbourhoodName = Literal["auto", "remaining", "attainable", "hoeffding", "chernoff", "released"]
 
 
 class AdaptiveMargin(Margin):

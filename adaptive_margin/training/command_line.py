@@ -1,24 +1,88 @@
-"""Builds command lines from a configuration's dataclass: presets, config files, flags, in that order."""
+"""Command lines from frozen dataclasses: fields are options, docstrings are help, mistakes are said in one line.
+
+Nothing here imports PyTorch, so help and mistakes are answered at once.
+"""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import dataclasses
+import itertools
+import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar, get_type_hints
 
-from ..functional.checks import problem
-from .config_files import MISSING_EXTRA, ConfigError, from_yaml, nearest, to_yaml
+from ..messages import nearest, problem
+from .config_files import MISSING_EXTRA, ConfigError, from_yaml, to_yaml
 
 try:
     import tyro
 except ImportError as error:
     raise ImportError(MISSING_EXTRA.format(what="a command line", package="tyro")) from error
+try:
+    from tyro._errors import on_parse_error
+except ImportError:  # another version, whose own words are printed: a box of several lines
+    on_parse_error = contextlib.nullcontext  # type: ignore[assignment]
 
-__all__ = ["ConfigError", "from_yaml", "parse", "to_yaml"]
+__all__ = ["ConfigError", "Positional", "arg", "check_output", "from_yaml", "parse", "read", "refuse", "to_yaml"]
 C = TypeVar("C")
+Positional, arg = tyro.conf.Positional, tyro.conf.arg
+"""What a field of a dataclass is annotated with to be an argument without a flag, or to have another name or alias."""
+KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "text"}
+"""What tyro calls the type of an option, and what a message does."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Start:
+    """The two options that the others change."""
+
+    preset: str
+    config: Path | None = None
+
+
+def read(
+    kind: type[C],
+    *,
+    prog: str,
+    argv: Sequence[str] | None = None,
+    description: str | None = None,
+    default: C | None = None,
+) -> C:
+    """The options that a command line gives.
+
+    ``--steps 100`` or ``--steps=100`` sets a field, ``--encoder.lr 1e-4`` that of an inner dataclass, ``--flag`` a
+    boolean. ``--help`` shows every option with its default.
+
+    Args:
+        kind: a frozen dataclass; its docstrings become the help.
+        prog: the program's name in help and messages.
+        argv: the arguments after the program's name; None means those of the process.
+        description: the description in the help; None means that of the docstring.
+        default: options to begin with; then a boolean also has ``--no-flag``. None means the defaults of the class.
+
+    Raises:
+        SystemExit: with code 2, after one line that names the wrong option, what it expects and what it got, and the
+            closest known one; with code 0 after ``--help``.
+
+    Example:
+        >>> @dataclasses.dataclass(frozen=True)
+        ... class Options:
+        ...     steps: int = 1000
+        >>> read(Options, prog="train", argv=["--steps", "10"])
+        Options(steps=10)
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    given: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)}
+    if default is not None:
+        given = {"config": (tyro.conf.AvoidSubcommands,), "default": default}
+    with _one_line(words, prog, default or kind):
+        try:
+            chosen: C = tyro.cli(kind, args=words, prog=prog, description=description, **given)
+            return chosen
+        except (ValueError, ImportError) as error:  # of the class itself
+            refuse(str(error))
 
 
 def parse(
@@ -33,8 +97,8 @@ def parse(
     """The configuration given by a command line.
 
     ``--preset NAME`` chooses the preset (by default the first), ``--config FILE.yaml`` overrides it with the options in
-    the file, and flags override both: ``--steps 100``, ``--encoder.lr 1e-4`` for inner dataclasses, ``--flag`` and
-    ``--no-flag`` for booleans. ``--help`` shows every option with its value after preset and file.
+    the file, and flags override both, as in :func:`read`. ``--help`` shows every option with its value after preset and
+    file.
 
     Args:
         config_type: a frozen dataclass, inner dataclasses allowed; its docstrings become the help.
@@ -65,26 +129,115 @@ def parse(
     for each in dataclasses.fields(config_type):  # type: ignore[arg-type]
         if each.name in ("preset", "config"):
             raise ValueError(problem("config_type", "without an option of that name", each.name, "call it otherwise"))
+    name = prog or Path(sys.argv[0]).name
     words = sys.argv[1:] if argv is None else list(argv)
-    first = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
-    first.add_argument("--preset", default=next(iter(presets)))
-    first.add_argument("--config", type=Path)
-    chosen, rest = first.parse_known_args(words)
-    if chosen.preset not in presets:
-        first.error(f"unknown preset {chosen.preset}; {nearest(chosen.preset, presets)}")
+    with _one_line(words, name, _Start):
+        start, rest = tyro.cli(
+            _Start, args=words, default=_Start(next(iter(presets))), add_help=False, return_unknown_args=True
+        )
+    if start.preset not in presets:
+        refuse(f"unknown preset {start.preset}; {nearest(start.preset, presets)}")
     intro = (
-        f"{description}\n\n--preset {{{','.join(presets)}}} says where to begin; shown is {chosen.preset}.\n"
+        f"{description}\n\n--preset {{{','.join(presets)}}} says where to begin; shown is {start.preset}.\n"
         "--config FILE.yaml names options that differ from it; options given here go before both."
     )
 
-    def read(preset: C) -> C:
-        base = preset if chosen.config is None else from_yaml(config_type, chosen.config, preset)
-        return tyro.cli(
-            config_type, default=base, args=rest, prog=prog, description=intro, config=(tyro.conf.AvoidSubcommands,)
-        )
+    def after(preset: C) -> C:
+        try:
+            base = preset if start.config is None else from_yaml(config_type, start.config, preset)
+        except (ValueError, OSError, ImportError) as error:
+            refuse(str(error))
+        return read(config_type, argv=rest, prog=name, description=intro, default=base)
 
-    try:
-        config = read(presets[chosen.preset])
-        return config if preset_for is None else read(preset_for(chosen.preset, config))
-    except (ValueError, OSError, ImportError) as error:  # from a config file, or from the configuration itself
-        first.error(str(error))
+    config = after(presets[start.preset])
+    return config if preset_for is None else after(preset_for(start.preset, config))
+
+
+def refuse(message: str) -> NoReturn:
+    """Ends the process with code 2, after a line about a wrong option."""
+    print(f"error: {message}", file=sys.stderr)
+    raise SystemExit(2)
+
+
+def check_output(flag: str, path: str | Path, *, file: bool = False) -> None:
+    """Raises unless a folder can be made there, or with ``file`` a file; makes nothing.
+
+    Raises:
+        ValueError: a file is in the way of the folder, or a folder in that of the file; or writing is not allowed.
+
+    Example:
+        >>> check_output("--output", __file__)
+        Traceback (most recent call last):
+        ValueError: --output must be a folder, got the file ...; pass another
+    """
+    path = Path(path)
+    if file and path.is_dir():
+        raise ValueError(problem(flag, "a file", f"the folder {path}", "pass the name of a file in it"))
+    folder = path.parent if file else path
+    there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    if not there.is_dir():
+        raise ValueError(problem(flag, "in a folder" if file else "a folder", f"the file {there}", "pass another"))
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(problem(flag, "where you may write", there, "pass another, or change its permissions"))
+
+
+@contextlib.contextmanager
+def _one_line(words: Sequence[str], prog: str, known: Any) -> Iterator[None]:
+    """Words tyro's mistakes in one line; one that this does not know is left to tyro."""
+
+    def say(event: Any) -> None:
+        with contextlib.suppress(AttributeError):  # of another version's events
+            if message := _sentence(event, words, f"see {prog} --help", known):
+                refuse(message)
+
+    with on_parse_error(say):
+        yield
+
+
+def _sentence(event: Any, words: Sequence[str], remedy: str, known: Any) -> str:
+    kind = type(event).__name__
+    if strange := getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None):
+        if not strange[0].startswith("-"):
+            return f"{strange[0]!r} is one word too many; {remedy}"
+        name, options = strange[0].lstrip("-"), list(_options(known))
+        inner = [f"--{option}" for option in options if option.endswith(f".{name}")]  # of an inner dataclass
+        near = f"the nearest: {', '.join(inner)}" if inner else nearest(name, options, "--", otherwise=remedy)
+        return f"unknown option {strange[0]}; {near}"
+    if kind == "MissingArgs":
+        missing = [_names(each.arg)[0] for each in event.missing_arguments]
+        return problem(" and ".join(missing), "given", "nothing", remedy)
+    if kind == "InstantiationFailure" and (event.argument is None or " must be " in event.message):
+        return str(event.message)  # the class's own
+    if kind not in ("InvalidChoice", "BadValue", "InstantiationFailure"):
+        return ""
+    names, form = _names(event.argument), event.argument.lowered.metavar
+    if kind == "InvalidChoice":
+        return problem(names[0], f"one of {', '.join(event.choices)}", repr(event.value), remedy)
+    expected = KINDS.get(form.removeprefix("{None}|"), f"of the form {form}")
+    return problem(names[0], expected, _given(names, words), remedy)
+
+
+def _names(argument: Any) -> tuple[str, ...]:
+    """The flags of an option; of an argument without one, what the help calls it."""
+    return (argument.lowered.metavar,) if argument.is_positional() else argument.lowered.name_or_flags
+
+
+def _given(names: Sequence[str], words: Sequence[str]) -> str:
+    """What the command line has for an option."""
+    for place, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in names:
+            values = itertools.takewhile(lambda each: not each.startswith("--"), words[place + 1 :])
+            return repr(value if equals else " ".join(values)).replace("''", "nothing")
+    return "nothing"
+
+
+def _options(config: Any, prefix: str = "") -> Iterator[str]:
+    """The options of a configuration, those of inner ones by their full names."""
+    hints = get_type_hints(config if isinstance(config, type) else type(config), include_extras=True)
+    for each in dataclasses.fields(config):
+        name, value = prefix + each.name.replace("_", "-"), getattr(config, each.name, None)
+        if dataclasses.is_dataclass(value):
+            yield from _options(value, f"{name}.")
+        elif tyro.conf.Positional not in getattr(hints[each.name], "__metadata__", ()):
+            yield name

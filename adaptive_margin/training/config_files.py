@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import types
 import typing
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
+
+from ..messages import nearest
 
 C = TypeVar("C")
 MISSING_EXTRA = "{what} needs {package}: pip install 'adaptive-margin[train]'"
@@ -112,18 +113,6 @@ def flat(config: Any, prefix: str = "") -> dict[str, Any]:
         else:
             options[f"{prefix}{name}"] = value
     return options
-
-
-def nearest(name: str, known: Collection[str], prefix: str = "") -> str:
-    """The end of an error message about an unknown name.
-
-    Example:
-        >>> nearest("learing_rate", ["learning_rate", "steps"])
-        'the nearest: learning_rate'
-    """
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    shown = ", ".join(f"{prefix}{each}" for each in close or known)
-    return f"the nearest: {shown}" if close else f"known: {shown}"
 
 
 def _build(hint: Any, value: Any, where: str, base: Any = None) -> Any:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
+from ..choices import Precision as Precision
 from ..functional.checks import problem
 from .world import World
-
-Precision = Literal["float32", "bfloat16", "float16"]
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

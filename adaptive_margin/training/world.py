@@ -67,20 +67,11 @@ class World:
                 prepare data while the others wait.
 
         Raises:
-            ValueError: more processes on this machine than GPUs, or CUDA was requested but is not available.
+            ValueError: see :func:`device_of`.
         """
         local = int(os.environ.get("LOCAL_RANK", "0"))
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = device_of(device, local)
         if chosen.type == "cuda":
-            count = torch.cuda.device_count()
-            index = local if chosen.index is None else chosen.index
-            if index >= count:
-                fewer = (
-                    f"torchrun --nproc-per-node {count}" if chosen.index is None else f"the last is cuda:{count - 1}"
-                )
-                remedy = fewer if count else "pass device cpu"
-                raise ValueError(problem("device", f"one of {count} CUDA devices", f"number {index}", remedy))
-            chosen = torch.device("cuda", index)
             torch.cuda.set_device(chosen)
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size(), chosen)
@@ -247,6 +238,38 @@ class World:
                     parameter.grad.copy_(piece.view_as(parameter)).mul_(scale)
                 elif flags[place] > 0:  # only here is the device waited for
                     parameter.grad = piece.view_as(parameter).mul(scale)
+
+
+def device_of(device: str | torch.device | None = None, local: int = 0) -> torch.device:
+    """The device that a name stands for.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or another that PyTorch knows; None means CUDA if available.
+        local: the number of this process on its machine, and of its GPU if ``device`` has none.
+
+    Raises:
+        ValueError: PyTorch does not know the device, or this machine has none; or it has more processes than GPUs.
+
+    Example:
+        >>> device_of("gpu")
+        Traceback (most recent call last):
+        ValueError: device must be cpu, cuda or cuda:0, got 'gpu'; pass device cpu
+    """
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if chosen.type != "cuda":
+            torch.empty(1, device=chosen)
+            return chosen
+    except (RuntimeError, NotImplementedError, AssertionError):  # the last by builds without the device
+        raise ValueError(problem("device", "cpu, cuda or cuda:0", repr(str(device)), "pass device cpu")) from None
+    count, index = torch.cuda.device_count(), local if chosen.index is None else chosen.index
+    if not count:
+        expected = "cpu where PyTorch sees no CUDA device"
+        raise ValueError(problem("device", expected, repr(str(device)), "pass device cpu"))
+    if index >= count:
+        remedy = f"torchrun --nproc-per-node {count}" if chosen.index is None else f"the last is cuda:{count - 1}"
+        raise ValueError(problem("device", f"one of {count} CUDA devices", f"number {index}", remedy))
+    return torch.device("cuda", index)
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

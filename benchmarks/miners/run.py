@@ -27,6 +27,7 @@ from pytorch_metric_learning import miners as stock
 
 import adaptive_margin
 from adaptive_margin import miners as tiled
+from adaptive_margin.processes import end_with_parent
 
 GIB = 2**30
 CASES = {
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
+        end_with_parent()
         print(json.dumps(measure(arguments.measure, arguments.batches[0], arguments.features, arguments.device)))
         return
     cases: list[dict[str, object]] = []

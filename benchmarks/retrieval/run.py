@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 import adaptive_margin
+from adaptive_margin.processes import end_with_parent
 
 KS = (1, 10, 100, 1000)
 GIB = 2**30
@@ -195,6 +196,7 @@ def main() -> None:
     if arguments.classes * 2 > arguments.rows:
         parser.error(f"--rows must be at least two a class, got {arguments.rows} rows for {arguments.classes} classes")
     if arguments.measure:
+        end_with_parent()
         print(json.dumps(measure(arguments)))
         return
     result = {**about(arguments), "cases": {}}

@@ -38,6 +38,7 @@ from torch import Tensor
 
 import adaptive_margin
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
+from adaptive_margin.processes import end_with_parent
 
 SIZES = [2**power for power in range(7, 17)]
 LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
@@ -310,6 +311,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
+        end_with_parent()
         print(json.dumps(measure(arguments)))
         return
     sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]

@@ -21,7 +21,7 @@ from adaptive_margin.affect.aff_wild import (
 from adaptive_margin.images.decode import read_face, read_image
 from adaptive_margin.images.errors import LabelFileError, LayoutError, UnreadableError, UnwritableError
 from adaptive_margin.images.video import extract, timeline
-from adaptive_margin.training.expected_errors import is_expected
+from adaptive_margin.messages import is_expected
 
 from ..images.videos import UNEVEN, damage_avi, jpeg, skip_in_avi, write
 from .export import export_aff_wild

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import re
-import runpy
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from adaptive_margin.command import main
 from adaptive_margin.dml.comparison import holm, paired
 from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
@@ -318,13 +318,12 @@ def test_other_figures_are_shown_when_asked_for(tmp_path: Path, capsys: pytest.C
         for arm, test in (("default", {"recall_at_1": 0.125, "NMI": 0.25}), ("pair", {"recall_at_1": 0.5, "NMI": 0.75}))
     ]
     (tmp_path / "grid.json").write_text(json.dumps({"runs": [*runs, {**runs[0], "seed": 100, "test": None}]}))
-    main = runpy.run_path(str(ROOT / "benchmarks" / "dml_report.py"))["main"]
     page = tmp_path / "page.html"
-    assert main([str(tmp_path), "--page", str(page), "--metrics", "nmi"]) == 0
+    assert main(["report", str(tmp_path), "--page", str(page), "--metrics", "nmi"]) == 0
     for text in (capsys.readouterr().out, page.read_text()):
         assert "NMI" in text
         assert "25.0 ± 0.0" in text
         assert "12.5" not in text
     with pytest.raises(SystemExit):
-        main([str(tmp_path), "--print", "--metrics", "recall_at_1", "map"])
+        main(["report", str(tmp_path), "--print", "--metrics", "recall_at_1", "map"])
     assert "metric must be one of recall_at_1, NMI, got 'map'" in capsys.readouterr().err

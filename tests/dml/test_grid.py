@@ -46,7 +46,7 @@ class Pool:
 
     limit, done = 10_000, 0
 
-    def Pool(self, jobs: int, maxtasksperchild: int | None = None) -> Pool:
+    def Pool(self, jobs: int, begin: Callable[[], None], maxtasksperchild: int | None = None) -> Pool:
         return self
 
     def __enter__(self) -> Pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,9 +11,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from adaptive_margin import AdaptiveMargin, ConstantMargin, KMeansGrouper, LinearMargin, OtsuGrouper
+from adaptive_margin.choices import CriticName, GroupingName
 from adaptive_margin.emotion.critics import (
-    CRITICS,
-    GROUPINGS,
     RATIO_RIDGE,
     STRONG,
     WEAK,
@@ -240,7 +240,7 @@ def test_an_empty_group_leaves_a_finite_loss_with_a_graph(name: str, group: int)
 # --- building ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CRITICS)
+@pytest.mark.parametrize("name", get_args(CriticName))
 def test_every_critic_can_be_built_and_trained(name: str) -> None:
     critic = build_critic(name, features=12)  # type: ignore[arg-type]
     if name == "none":
@@ -270,7 +270,7 @@ def test_margins_and_groupings_by_name() -> None:
     assert isinstance(linear, LinearMargin)
     assert (linear.start, linear.slope) == (0.1, 0.005)
     assert isinstance(build_grouper("otsu"), OtsuGrouper)
-    for name in GROUPINGS[1:]:
+    for name in get_args(GroupingName)[1:]:
         grouper = build_grouper(name)  # type: ignore[arg-type]
         assert isinstance(grouper, KMeansGrouper)
         assert grouper.k == int(name[-1])

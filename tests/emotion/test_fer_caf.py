@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
@@ -16,7 +17,7 @@ from types import ModuleType
 import pytest
 
 from adaptive_margin.emotion.config import QUICK, EmotionConfig
-from adaptive_margin.training import NonFiniteError, RunFolderError, World
+from adaptive_margin.training import Checkpoints, NonFiniteError, RunFolderError, World
 from tests.training.processes import needs_processes
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fer_caf.py"
@@ -44,14 +45,19 @@ def start(tmp_path: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
+def logged(folder: Path) -> None:
+    """Waits until the first run has some rows."""
+    log = folder / "runs" / "none" / "seed0" / "scalars.csv"
+    until = time.monotonic() + 200
+    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < until:
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path: Path) -> None:
     words = ("--arms", "caf", "--seeds", "1", "--iterations", "12", "--jobs", "1")  # none comes by itself
     stopped = start(tmp_path, *words)
-    log = tmp_path / "out" / "runs" / "none" / "seed0" / "scalars.csv"
-    until = time.monotonic() + 60
-    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < until:
-        time.sleep(0.05)
+    logged(tmp_path / "out")
     os.killpg(stopped.pid, signal.SIGINT)  # as a terminal does
     assert stopped.wait(60) == 130
     assert not (tmp_path / "out" / "results.json").exists()
@@ -68,6 +74,35 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
     assert results["arms"]["caf"]["difference"]["ccc"]["mean"] == pytest.approx(caf - none)
     assert "<html" in (tmp_path / "out" / "report.html").read_text()
     assert (tmp_path / "out" / "table.txt").read_text().strip() in said
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_no_worker_goes_on_without_its_parent(tmp_path: Path, number: int, code: int) -> None:
+    stopped = start(tmp_path, "--arms", "none", "caf", "--seeds", "1", "--iterations", "100000", "--jobs", "2")
+    logged(tmp_path / "out")
+    assert len(session(stopped.pid)) >= 3
+    stopped.send_signal(number)  # to the parent alone, as a batch system or `timeout` does
+    assert stopped.wait(60) == code
+    until = time.monotonic() + 30
+    while session(stopped.pid) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not session(stopped.pid)
+    run = tmp_path / "out" / "runs" / "none" / "seed0"
+    last = int((run / "scalars.csv").read_text().splitlines()[-1].split(",")[0])
+    assert Checkpoints(run / "checkpoints").files()[-1][0] >= last  # it was saved before the worker ended
+
+
+def session(leader: int) -> list[int]:
+    """The processes of a session that run; those that have ended and that nobody waited for do not."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has just ended
+            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
+            if int(number) == leader and state != "Z":
+                found.append(int(path.parent.name))
+    return found
 
 
 @pytest.mark.slow
@@ -113,6 +148,9 @@ def fer_caf(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
         (["--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["--config", "no/such.yaml"], "no/such.yaml"),
+        (["--arms", "none", "cof"], "--arms must be one of none, caf, caf-constant"),
+        (["--seed", "1"], "unknown option --seed; the nearest: --seeds"),
+        (["--preset", "quik"], "--preset must be"),
     ],
 )
 def test_wrong_options_are_said(
@@ -180,6 +218,19 @@ def test_an_unknown_backbone_is_said_before_anything_is_trained(tmp_path: Path) 
     assert wrong.returncode == 2, said
     assert error.startswith("error: encoder must be")
     assert "did you mean 'resnet18'" in error
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there_is_said_before_anything_starts(
+    fer_caf: ModuleType, tmp_path: Path, device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        fer_caf.main(["--output", str(tmp_path / "out"), "--device", device])
+    assert stopped.value.code == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("error: device must be ")
+    assert (said.err.count("\n"), said.out) == (1, "")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_fault_in_a_run_is_its_message_and_its_log_has_the_rest(

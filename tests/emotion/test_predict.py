@@ -309,7 +309,7 @@ def test_a_damaged_frame_is_not_the_end(tmp_path: Path) -> None:
     assert [row["seconds"] for row in rows] == ["0.000", "0.080", "0.160", "0.320", "0.400"]
     assert outcome.lost == {"film.avi": (4,)}
     assert told == ["film.avi: frame 4 cannot be decoded, left out"]
-    assert "1 frames of 1 videos cannot be decoded" in summary(outcome)
+    assert "1 frame of 1 video cannot be decoded" in summary(outcome)
     capture = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 6  # the third is shown on
 

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.testing import assert_close
 
 from adaptive_margin import ContrastiveVDMLoss
+from adaptive_margin.choices import Regularizer
 from adaptive_margin.functional import pair_tiles, vdm_contrastive_loss
-from adaptive_margin.functional.contrastive import Regularizer
 from tests.references.contrastive import pair_terms_slow
 
 

@@ -34,9 +34,10 @@ from adaptive_margin.affect.aff_wild import read_box, read_pts
 from adaptive_margin.affect.aff_wild2 import edition_labels, read_labels
 from adaptive_margin.affect.affectnet_reduced import read_landmarks
 from adaptive_margin.affect.batches import CachedBatches
-from adaptive_margin.affect.check import check, detect, main
+from adaptive_margin.affect.check import check, detect
 from adaptive_margin.affect.records import RecordBuilder, Records
 from adaptive_margin.affect.report import LoadedSplit
+from adaptive_margin.command import main
 from adaptive_margin.images.cache import ImageCache
 from adaptive_margin.images.decode import check_decoder, read_image, square_box
 from adaptive_margin.images.errors import allowed
@@ -260,7 +261,7 @@ def picture(folder: Path, most: int | None = None) -> bool:
 
 def checked(folder: Path, *words: str) -> bool:
     affectnet(folder)
-    return main([str(folder / "AffectNet"), "--decode", "1", *words]) == 0
+    return main(["check", str(folder / "AffectNet"), "--decode", "1", *words]) == 0
 
 
 def exported(export: Any, folder: Path, faces: Any) -> bool:

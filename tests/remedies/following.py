@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import adaptive_margin
-from adaptive_margin.functional import checks
+from adaptive_margin import messages
 
 PACKAGE = Path(adaptive_margin.__file__).parent
 Call = Callable[..., Any]  # of nothing, or of a folder of its own
@@ -77,7 +77,7 @@ class Said:
 def listening() -> Iterator[list[Said]]:
     """Collects every sentence of ``problem``: its class is swapped for one that notes who asked."""
     heard: list[Said] = []
-    original = checks.Problem
+    original = messages.Problem
 
     class Noted(original):  # type: ignore[misc, valid-type]
         def __new__(cls, text: str) -> Noted:
@@ -89,11 +89,11 @@ def listening() -> Iterator[list[Said]]:
             heard.append(Said(text, made.f_locals["remedy"], where, asked.f_lineno))
             return super().__new__(cls, text)
 
-    checks.Problem = Noted  # type: ignore[misc]
+    messages.Problem = Noted  # type: ignore[misc]
     try:
         yield heard
     finally:
-        checks.Problem = original  # type: ignore[misc]
+        messages.Problem = original  # type: ignore[misc]
 
 
 def called(call: Call, folder: Path) -> Any:

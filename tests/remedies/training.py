@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import numpy as np
@@ -20,7 +21,7 @@ from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.stored import check_page
 from adaptive_margin.training import Checkpoints, RunFolder, World, backward_and_step, seed_everything, train
 from adaptive_margin.training.checkpoints import check_plain
-from adaptive_margin.training.command_line import parse
+from adaptive_margin.training.command_line import check_output, parse, read
 from adaptive_margin.training.optimisation import autocast
 from adaptive_margin.training.world import GlobalBatchNorm, synchronise_batch_norm
 
@@ -36,6 +37,18 @@ EVERY = {"steps": 2, "checkpoint_every": 2, "evaluate_every": 2, "log_every": 1}
 @dataclasses.dataclass(frozen=True)
 class Options:
     width: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    kind: Literal["a", "b"]
+
+
+def helped(prog: str, kind: type = Options) -> str:
+    """What the help says."""
+    with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
+        read(kind, prog=prog, argv=["--help"])
+    return said.getvalue()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +142,18 @@ def occupied(folder: Path) -> Path:
     return folder / "notes.txt"
 
 
+def writable(folder: Path, allowed: bool) -> bool:
+    """Whether an output may be there; tests may run as root, who may write anywhere."""
+    with mock.patch("os.access", return_value=allowed):
+        return check_output("--output", folder / "run") is None
+
+
+def faces_run(folder: Path) -> Path:
+    (folder / "run").mkdir(exist_ok=True)
+    (folder / "run" / "config.yaml").write_text("critic: caf\nseed: 0\n")
+    return folder / "run"
+
+
 CASES = [
     follow(
         "pass the name of a file in it",
@@ -214,6 +239,7 @@ CASES = [
     follow("torchrun --nproc-per-node 2", lambda: placed("cuda", 2, rank=2), lambda: placed("cuda", 2, rank=1)),
     follow("the last is cuda:1", lambda: placed("cuda:5", 2), lambda: placed("cuda:1", 2)),
     follow("pass device cpu", lambda: placed("cuda"), lambda: placed("cpu")),
+    follow("pass device cpu", lambda: placed("gpu"), lambda: placed("cpu")),
     follow(
         "pass tensor[None]",
         lambda: World().gather(torch.tensor(1.0)),
@@ -233,7 +259,57 @@ CASES = [
         lambda: isinstance(synchronise_batch_norm(nn.Sequential(_Active(2)), World())[0], _Active),
         lambda: isinstance(synchronise_batch_norm(nn.Sequential(nn.BatchNorm2d(2)), MANY)[0], GlobalBatchNorm),
     ),
-    # command.py
+    # command_line.py
+    follow(
+        "see train --help",
+        lambda: read(Options, prog="train", argv=["--width", "wide"]),
+        lambda: "--width INT" in helped("train"),
+        lambda: read(Options, prog="train", argv=["--width", "4"]).width == 4,
+    ),
+    follow(
+        "see train --help",
+        lambda: read(Chosen, prog="train", argv=["--kind", "c"]),
+        lambda: "--kind {a,b}" in helped("train", Chosen),
+        lambda: read(Chosen, prog="train", argv=["--kind", "b"]).kind == "b",
+    ),
+    follow(
+        "see train --help",
+        lambda: read(Chosen, prog="train", argv=[]),
+        lambda: "(required)" in helped("train", Chosen),
+        lambda: read(Chosen, prog="train", argv=["--kind", "a"]).kind == "a",
+    ),
+    follow(
+        "pass the name of a file in it",
+        lambda folder: check_output("--output", folder, file=True),
+        lambda folder: check_output("--output", folder / "model.onnx", file=True) is None,
+    ),
+    follow(
+        "pass another",
+        lambda folder: check_output("--output", occupied(folder)),
+        lambda folder: check_output("--output", folder / "another") is None,
+    ),
+    follow(
+        "pass another, or change its permissions",
+        lambda folder: writable(folder, False),
+        lambda folder: check_output("--output", folder / "another") is None,
+        lambda folder: writable(folder, True),
+    ),
+    # command/
+    follow(
+        "pass the --output of a run",
+        lambda folder: main(["report", str(folder / "none")]),
+        lambda folder: main(["report", str(faces_run(folder))]) == 0,
+    ),
+    follow(
+        "leave both out",
+        lambda folder: main(["report", str(faces_run(folder)), "--print"]),
+        lambda folder: main(["report", str(faces_run(folder))]) == 0,
+    ),
+    follow(
+        "pass a number of threads",
+        lambda folder: main(["check", str(folder), "--workers", "0"]),
+        lambda folder: main(["check", str(folder), "--workers", "2"]) == 1,  # this folder is no data set
+    ),
     follow(
         "pass another --output",
         lambda folder: export(folder, "model.pt"),

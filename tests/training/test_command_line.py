@@ -156,7 +156,13 @@ def test_preset_then_file_then_flags(tmp_path: Path) -> None:
         (["--margin", "norm"], ["norm", "adaptive", "constant"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["--steps", "0"], ["steps must be at least 1, got 0"]),
-        (["word"], ["word"]),
+        (["word"], ["'word' is one word too many"]),
+        (["--steps", "many"], ["--steps must be a whole number, got 'many'; see train --help"]),
+        (["--clip=x"], ["--clip must be a number, got 'x'; see train --help"]),
+        (["--steps"], ["--steps must be a whole number, got nothing; see train --help"]),
+        (["--encoder.betas", "1", "x"], ["--encoder.betas must be of the form FLOAT FLOAT, got '1 x'"]),
+        (["--preset"], ["--preset must be text, got nothing"]),
+        (["--qqqq"], ["unknown option --qqqq; see train --help"]),
     ],
 )
 def test_wrong_words(capsys: pytest.CaptureFixture[str], argv: list[str], messages: list[str]) -> None:
@@ -165,6 +171,8 @@ def test_wrong_words(capsys: pytest.CaptureFixture[str], argv: list[str], messag
     assert error.value.code == 2
     said = capsys.readouterr().err
     assert all(message in said for message in messages)
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
 
 
 def test_help_shows_what_the_preset_gives(capsys: pytest.CaptureFixture[str]) -> None:

@@ -290,7 +290,7 @@ def test_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="3 rows, this rank's share of 3, got 2"):
         world.gather(torch.ones(2), total=3)
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="device must be one of 0 CUDA devices, got number 0; pass device cpu"):
+        with pytest.raises(ValueError, match="device must be cpu where PyTorch sees no CUDA device, got 'cuda'; pass"):
             World.from_environment(device="cuda")
 
 

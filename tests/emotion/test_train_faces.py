@@ -1,4 +1,4 @@
-"""``python -m adaptive_margin.emotion``: what it is asked for, and what it says of mistakes."""
+"""``adaptive-margin train-faces``: what it is asked for, and what it says of mistakes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from adaptive_margin.emotion import __main__ as command
+from adaptive_margin.command import main
 from adaptive_margin.emotion import trainer
 from adaptive_margin.emotion.config import EmotionConfig
 from adaptive_margin.functional.checks import problem
@@ -18,7 +18,7 @@ from adaptive_margin.training.checkpoints import CheckpointError
 def code_of(words: list[str]) -> int:
     """The exit code of a command that goes wrong."""
     with pytest.raises(SystemExit) as end:
-        command.main(words)
+        main(["train-faces", *words])
     return int(end.value.code)
 
 
@@ -37,9 +37,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
             found.append(config)
             raise Asked
 
-        monkeypatch.setattr(command, "run", run)
+        monkeypatch.setattr(trainer, "run", run)
         with pytest.raises(Asked):
-            command.main(words)
+            main(["train-faces", *words])
         return found[0]
 
     return configuration
@@ -54,7 +54,7 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_nothing_asked_for_trains_nothing(nothing_is_loaded: None, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main([]) == 2
+    assert code_of([]) == 2
     said = capsys.readouterr()
     assert "--encoder" in said.out
     assert "--preset quick" in said.err
@@ -127,7 +127,7 @@ def test_an_error_in_its_own_words_needs_no_traceback(
     def run(_: EmotionConfig) -> None:
         raise error
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(trainer, "run", run)
     assert code_of(["--preset", "quick"]) == code
     assert capsys.readouterr().err == f"error: {error}\n"
 
@@ -139,6 +139,6 @@ def test_a_fault_of_the_program_keeps_its_traceback(error: Exception, monkeypatc
     def run(_: EmotionConfig) -> None:
         raise error
 
-    monkeypatch.setattr(command, "run", run)
+    monkeypatch.setattr(trainer, "run", run)
     with pytest.raises(type(error)):
-        command.main(["--preset", "quick"])
+        main(["train-faces", "--preset", "quick"])

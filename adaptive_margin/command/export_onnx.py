@@ -1,0 +1,54 @@
+"""``adaptive-margin export-onnx``: a trained network as an ONNX file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from ..messages import problem
+from ..training.command_line import arg, check_output, read
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOnnx:
+    """Writes encoder and regressor as an ONNX file for batches of any size.
+
+    Its output in ONNX Runtime is compared with PyTorch's before the file is written.
+
+    Attributes:
+        checkpoint: a trained network: model.pt, the run folder that holds it, or one of its checkpoints.
+        output: the file to write, such as model.onnx.
+        tolerance: largest difference allowed.
+        overwrite: replace an existing file.
+    """
+
+    checkpoint: Annotated[Path, arg(metavar="FILE")]
+    output: Annotated[Path, arg(metavar="FILE")]
+    tolerance: float = 1e-4
+    overwrite: bool = False
+
+
+def main(words: Sequence[str], prog: str) -> int:
+    """Writes the file with these options; returns 0."""
+    options = read(ExportOnnx, argv=words, prog=prog)
+    output, checkpoint = options.output, options.checkpoint
+    check_output("--output", output, file=True)
+    sources = [path for path in (checkpoint, checkpoint / "model.pt") if path.exists()]
+    if output.exists() and any(map(output.samefile, sources)):
+        raise ValueError(problem("output", "another file than the checkpoint", output, "pass another --output"))
+    if os.path.lexists(output) and not options.overwrite:
+        remedy = "pass another --output, or --overwrite to replace it"
+        raise ValueError(problem("output", "a file that is not there yet", output, remedy))
+
+    from ..emotion.export_onnx import export_onnx
+    from ..emotion.model_file import load_network
+
+    net, preprocessing = load_network(checkpoint)
+    worst = export_onnx(net, preprocessing, output, tolerance=options.tolerance)
+    size = preprocessing.size
+    print(f"wrote {output}: images (batch, 3, {size}, {size}) to valence and arousal (batch, 2)")
+    print(f"largest difference from PyTorch: {worst:.2g}")
+    return 0

@@ -1,0 +1,33 @@
+"""``adaptive-margin train-faces``: trains one network; under ``torchrun -m adaptive_margin``, on several processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+
+from ..emotion.config import PRESETS, EmotionConfig, preset_for
+from ..training.command_line import check_output, parse, refuse
+
+DESCRIPTION = "Trains valence and arousal from faces, with the paper's critic or another."
+
+
+def main(words: Sequence[str], prog: str) -> int:
+    """Trains one network with these options; returns 0."""
+    if not words:
+        with contextlib.suppress(SystemExit):
+            parse(EmotionConfig, PRESETS, argv=["--help"], prog=prog, description=DESCRIPTION)
+        refuse("say what to train; --preset quick takes some seconds, on drawn faces")
+    config = parse(EmotionConfig, PRESETS, argv=words, prog=prog, description=DESCRIPTION, preset_for=preset_for)
+    check_output("--output", config.output)
+
+    from ..emotion import trainer
+
+    result = trainer.run(config)
+    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, one writes
+        return 0
+    figures = result.result["test"]["figures"]
+    for name in ("rmse", "sagr", "pcc", "ccc"):
+        print(f"{name.upper():5}" + "".join(f"  {label} {value:.4f}" for label, value in figures[name].items()))
+    print(f"in {result.folder}: model.pt, result.json, evaluation.npz, scalars.csv, splits, checkpoints")
+    return 0

@@ -1,0 +1,122 @@
+"""The sentence of every error of this library, and checks that need no PyTorch, for command lines that answer at once.
+
+Every message names the argument, the expected value, the value it got and the remedy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import sys
+from collections.abc import Collection, Iterator
+from importlib.util import find_spec
+
+from ._text import printable
+
+
+class Problem(str):
+    """A sentence of :func:`problem`."""
+
+    __slots__ = ()
+
+
+def problem(argument: str, expected: str, got: object, remedy: str) -> Problem:
+    """The sentence of every error of this library.
+
+    Example:
+        >>> problem("margin", "a scalar", "shape (3,)", "pass one number")
+        'margin must be a scalar, got shape (3,); pass one number'
+    """
+    return Problem(f"{argument} must be {expected}, got {got}; {remedy}")
+
+
+def is_problem(error: BaseException) -> bool:
+    """Whether an error was worded here, so that the caller can act on it, and is not a bug in the program.
+
+    Those are ValueErrors with a sentence of :func:`problem`, and ImportErrors that say what to install.
+
+    Example:
+        >>> is_problem(ValueError(problem("margin", "a scalar", "shape (3,)", "pass one number")))
+        True
+        >>> is_problem(ValueError("too many values to unpack (expected 2)"))
+        False
+    """
+    if isinstance(error, ImportError):
+        return "pip install" in str(error)
+    return isinstance(error, ValueError) and any(isinstance(part, Problem) for part in error.args)
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether an error tells users what they can do about it; any other is a bug in the program.
+
+    Those are the errors of :func:`is_problem`, all classes of errors that this library has, and those of the system
+    whose own words name a file.
+    """
+    of_files = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
+    read_only = isinstance(error, OSError) and error.errno == errno.EROFS  # has no class of its own
+    own = type(error).__module__.startswith("adaptive_margin.")
+    return own or read_only or isinstance(error, of_files) or is_problem(error)
+
+
+@contextlib.contextmanager
+def said_plainly() -> Iterator[None]:
+    """Ends the program after an expected error and prints only its message: with code 2 if the command has to be
+    changed (an option, a folder, a missing package), with code 1 if something could not be done.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        lines = f"error: {error}".splitlines()  # with names of files, which may hold a terminal's commands
+        print("\n".join(map(printable, lines)), file=sys.stderr)
+        raise SystemExit(2 if isinstance(error, (ValueError, ImportError)) else 1) from None
+
+
+def counted(n: int, noun: str) -> str:
+    """A number of things.
+
+    Example:
+        >>> counted(1, "face"), counted(1200, "face")
+        ('1 face', '1,200 faces')
+    """
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(problem(argument, f"one of {', '.join(map(repr, choices))}", repr(value), "pick one of them"))
+
+
+def nearest(name: str, known: Collection[str], prefix: str = "", otherwise: str = "") -> str:
+    """The end of an error message about an unknown name; ``otherwise`` where none is like it, by default all of them.
+
+    Example:
+        >>> nearest("learing_rate", ["learning_rate", "steps"])
+        'the nearest: learning_rate'
+    """
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    shown = ", ".join(f"{prefix}{each}" for each in close or known)
+    return f"the nearest: {shown}" if close else otherwise or f"known: {shown}"
+
+
+def require_extra(package: str, extra: str, *modules: str) -> None:
+    """Raises an ``ImportError`` that says what to install unless all modules of an extra can be imported.
+
+    Example:
+        >>> require_extra("adaptive_margin.emotion", "fer", "torch", "no_such_module")
+        Traceback (most recent call last):
+        ImportError: adaptive_margin.emotion needs no_such_module: pip install 'adaptive-margin[fer]'
+    """
+    missing = [module for module in modules if not _is_there(module)]
+    if missing:
+        raise ImportError(f"{package} needs {', '.join(missing)}: pip install 'adaptive-margin[{extra}]'")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:
+        return False
