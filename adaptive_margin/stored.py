@@ -23,10 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from .atomic import write_atomically
-from .functional.checks import problem
 
-GENERATOR = '<meta name="generator" content="adaptive-margin">'
-"""What every report has in its head, so that a later one may take its place."""
 MARK = b"adaptive-margin sha256:"
 DIGITS = 64
 NAMED = re.compile(r".+-([0-9a-f]{16})\.pt")
@@ -97,25 +94,6 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     if damaged or (digest is not None and digest != _digest(content)):
         raise DamagedFileError(path, "is damaged: its content does not have the checksum that is in it", remedy)
     return content
-
-
-def check_page(path: Path, overwrite: bool = False) -> None:
-    """Raises a ``ValueError`` where a report would be written over a file that is none, unless told to.
-
-    Args:
-        path: of the report.
-        overwrite: any file may be replaced.
-    """
-    if path.is_dir():
-        raise ValueError(problem("output", "a file", f"the folder {path}", "pass the name of a file in it"))
-    if not os.path.lexists(path) or overwrite:
-        return
-    with open(path, "rb") as file:
-        head = file.read(2**12)
-    older = b"<title>Metric learning on " in head or (b"<title>" in head and b":root { --page: " in head)
-    if GENERATOR.encode() not in head and not older:
-        remedy = "pass another --output, or --overwrite (overwrite=True) to replace it"
-        raise ValueError(problem("output", "a file that is not there yet, or an earlier report", path, remedy))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:

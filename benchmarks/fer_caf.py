@@ -57,7 +57,7 @@ from adaptive_margin.emotion.runs import (
 )
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.functional.checks import problem
-from adaptive_margin.stored import check_page
+from adaptive_margin.reports._page import check_page
 from adaptive_margin.training import (
     ConfigError,
     NonFiniteError,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..functional.checks import problem
-from ..metrics.student import student_interval
+from ..metrics.comparison import student_interval
 from ..stored import read_json
 from ..training.config_files import read_options
 from ..training.run_folder import Curve, read_scalars
