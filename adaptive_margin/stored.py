@@ -122,6 +122,40 @@ def read_arrays(path: Path, remedy: str = RESTORE) -> dict[str, NDArray[Any]]:
         raise DamagedFileError(path, f"is damaged, or no archive of arrays: {_in_brief(error)}", remedy) from error
 
 
+def misfit(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, str]) -> str:
+    """What is wrong with arrays of which one is missing or has another type, shape or range; empty if nothing is.
+
+    Args:
+        arrays: of :func:`read_arrays`.
+        expected: by name, numpy's letter for the kind of number, and the sides: numbers, or names that stand for one
+            number each. ``"? "`` in front: the array may be missing. ``" <N"`` at the end: its values are places in N.
+
+    Example:
+        >>> misfit({"x": np.zeros((3, 2)), "best": np.array([4])}, {"x": "f N 2", "best": "i K <N", "y": "? f N"})
+        'best outside of its 3 rows'
+    """
+    sizes: dict[str, int] = {}
+    for name, words in expected.items():
+        array = arrays.get(name)
+        if array is None:
+            if words.startswith("?"):
+                continue
+            return f"none called {name}"
+        shape, _, within = words.removeprefix("? ").partition(" <")
+        kind, *sides = shape.split()
+        fits = array.ndim == len(sides) and all(
+            n == (int(side) if side.isdigit() else sizes.setdefault(side, n))
+            for side, n in zip(sides, array.shape, strict=True)
+        )
+        if array.dtype.kind != kind or not fits:
+            return f"{name} of type {array.dtype} and shape {array.shape}"
+        if kind == "f" and not np.isfinite(array).all():
+            return f"{name} with NaN or infinity"
+        if within and array.size and not 0 <= array.min() <= array.max() < sizes.get(within, 0):
+            return f"{name} outside of its {sizes.get(within, 0)} rows"
+    return ""
+
+
 def tensors(content: Mapping[str, Any]) -> memoryview:
     """The bytes of a file: the ``torch.save`` format for tensors and plain values, with a digest."""
     memory = io.BytesIO()

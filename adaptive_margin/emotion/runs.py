@@ -207,7 +207,8 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     import torch
 
     from ..metrics import bootstrap_interval
-    from .evaluation import FIGURES, figures_of
+    from ..metrics.affect import FIGURES
+    from .evaluation import figures_of
     from .nets import LABELS
 
     a, b = one.arrays, two.arrays
@@ -218,7 +219,7 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     groups = a["person"] if known else np.arange(len(a["row"]))
     if len(groups) < 2:
         return nothing
-    place = FIGURES.index(name), (*LABELS, "mean").index(label)
+    place = list(FIGURES).index(name), (*LABELS, "mean").index(label)
 
     def gap(truth: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
         return figures_of(truth[:, :2], both[:, :2])[place] - figures_of(truth[:, :2], both[:, 2:])[place]
