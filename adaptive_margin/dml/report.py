@@ -17,13 +17,12 @@ from ..stored import DamagedFileError
 from .results import (
     Row,
     arms_of,
-    by_seed,
     caution,
     compare,
+    figures,
     losses_of,
     named,
     read_runs,
-    spread,
     standard_pairs,
     weights_of,
 )
@@ -104,19 +103,13 @@ def _lead(measured: Sequence[Row]) -> str:
 
 
 def _figures(rows: Sequence[Row], data: str, metrics: Sequence[str]) -> Markup:
-    arms, text = arms_of(rows, data), Markup("")
+    text = Markup("")
     if began := weights_of(rows, data):
         text += paragraph(f"Weights before training: {began}.", "missing")
-    untrained = sorted({row["arm"] for row in rows if row["data"] == data and row["loss"] == "none"})
     for metric in metrics:
-        lines = [
-            row(loss, [spread(by_seed(rows, data, loss, arm, metric).values()) or None for arm in arms])
-            for loss in losses_of(rows, data)
-        ]
-        for name in untrained:
-            value = spread(by_seed(rows, data, "none", name, metric).values())
-            lines.append(row(name, [value, *[""] * (len(arms) - 1)], "aside"))
-        text += table(f"{named(metric)}, per cent.", ["loss", *arms], lines)
+        head, lines = figures(rows, data, metric)
+        kinds = {name: "aside" if name.startswith("(") else "" for name, *_ in lines}
+        text += table(f"{named(metric)}, per cent.", head, [row(name, cells, kinds[name]) for name, *cells in lines])
     return text
 
 

@@ -236,35 +236,46 @@ def weights_of(rows: Iterable[Row], data: str) -> str:
     return "; ".join(sorted({row["weights"] for row in rows if row["data"] == data and row.get("weights")}))
 
 
+def figures(rows: Sequence[Row], data: str, metric: str) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of the table of a data set: losses by margins, mean ± standard deviation over seeds.
+
+    Untrained networks come last, in parentheses.
+    """
+    arms = arms_of(rows, data)
+    lines = [
+        [loss, *(spread(by_seed(rows, data, loss, arm, metric).values()) for arm in arms)]
+        for loss in losses_of(rows, data)
+    ]
+    for name in sorted({row["arm"] for row in rows if row["data"] == data and row["loss"] == "none"}):
+        value = spread(by_seed(rows, data, "none", name, metric).values())
+        lines.append([f"({name})", value, *[""] * (len(arms) - 1)])
+    return ["loss", *arms], lines
+
+
 def table(rows: Sequence[Row], metric: str) -> str:
-    """A Markdown table, losses by margins, with mean ± standard deviation over seeds; then the comparisons."""
+    """Markdown tables: the figures of each data set, then the comparisons."""
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        arms = arms_of(rows, data)
-        if not arms:  # nothing is measured yet
-            continue
-        lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
-        if began := weights_of(rows, data):
-            lines += [f"Weights before training: {began}.", ""]
-        lines += ["| loss | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
-        for loss in losses_of(rows, data):
-            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in arms]
-            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
-        baselines = {row["arm"] for row in rows if row["data"] == data and row["loss"] == "none"}
-        for name in sorted(baselines):
-            value = spread(by_seed(rows, data, "none", name, metric).values())
-            lines.append(f"| ({name}) | {value} |" + " |" * (len(arms) - 1))
-        lines.append("")
-    pairs = standard_pairs(rows)
-    made = compare(rows, pairs, metric)
-    if made:
-        lines += [f"Paired differences of {named(metric)}, by seed:", ""]
-        lines += ["| data | loss | arm | against | difference | n | verdict | Holm's p |", "|---" * 8 + "|"]
-        for pair, comparison in made:
-            said = (*pair, comparison, comparison.n, comparison.verdict, f"{comparison.p:.2g}")
-            lines.append("| " + " | ".join(map(str, said)) + " |")
-        lines += ["", caution(len(made))]
+        if arms_of(rows, data):  # else nothing is measured yet
+            lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
+            if began := weights_of(rows, data):
+                lines += [f"Weights before training: {began}.", ""]
+            lines += [*_markdown(*figures(rows, data, metric)), ""]
+    if made := compare(rows, standard_pairs(rows), metric):
+        head = ["data", "loss", "arm", "against", "difference", "n", "verdict", "Holm's p"]
+        said = [[*pair, str(each), str(each.n), each.verdict, f"{each.p:.2g}"] for pair, each in made]
+        lines += [
+            f"Paired differences of {named(metric)}, by seed:",
+            "",
+            *_markdown(head, said),
+            "",
+            caution(len(made)),
+        ]
     return "\n".join(lines)
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
 def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:

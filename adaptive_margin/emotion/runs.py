@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..functional.checks import problem
-from ..metrics.comparison import student_interval
+from ..metrics.comparison import compared, student_interval
 from ..stored import read_json
 from ..training.config_files import read_options
 from ..training.run_folder import Curve, read_scalars
@@ -187,6 +187,24 @@ def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") 
         return found
     low, high, by = _paired_bootstrap(*pairs[0], name, label)
     return found._replace(low=low, high=high, by=by)
+
+
+def differences(
+    arms: Sequence[Arm], baseline: Arm, name: str = "ccc", label: str = "mean"
+) -> dict[str, Measured | None]:
+    """:func:`difference` of several arms by name; over seeds, the intervals are corrected for the number of arms.
+
+    See :func:`~adaptive_margin.metrics.compared`.
+    """
+
+    def by_seed(arm: Arm) -> dict[int, float]:
+        return {run.seed: v for run in arm.runs if (v := figure(run.result, name, label)) is not None}
+
+    base = by_seed(baseline)
+    pairs = {arm.name: (ours, base) for arm in arms if len((ours := by_seed(arm)).keys() & base.keys()) > 1}
+    found = zip(pairs, compared(pairs.values()), strict=True)
+    corrected = {arm: Measured(each.mean, each.low, each.high, each.n, "seed") for arm, each in found}
+    return {arm.name: corrected.get(arm.name) or difference(arm, baseline, name, label) for arm in arms}
 
 
 def map_at_r(run: Run, side: str = "unseen") -> float | None:
