@@ -426,11 +426,6 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_evaluation(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Reads the files of :func:`write_evaluation`: :func:`read_result` and :func:`read_predictions`."""
-    return read_result(folder), read_predictions(folder)
-
-
 def read_result(folder: str | Path) -> dict[str, Any]:
     """The content of a run's ``result.json``; empty if there is none.
 

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..functional.checks import problem
+from ._rows import Streams, check_count, check_seed, mix
 from .draw import SIZES, draw_faces, face_geometry
 from .identity import sample_identities
 from .labels import sample_labels
-from .rows import Streams, check_count, check_seed, mix
 
 SPLITS = ("train", "val", "test")
 

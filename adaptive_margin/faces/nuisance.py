@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..functional.checks import problem
-from .rows import Draws, Floats, Table
+from ._rows import Draws, Floats, Table
 
 OCCLUSIONS = ("none", "hand", "block", "ball")
 

@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..functional.checks import problem
+from ._geometry import boxes, landmarks
+from ._rows import Floats, Streams, check_count, check_seed, mix
 from .draw import SIZES, draw_frames
 from .expression import face_shape
-from .geometry import boxes, landmarks
 from .identity import FaceIdentity, check_people
 from .labels import sample_labels
 from .nuisance import Nuisance, sample_nuisance, still_nuisance
-from .rows import Floats, Streams, check_count, check_seed, mix
 
 
 @dataclass(frozen=True)

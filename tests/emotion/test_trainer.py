@@ -315,7 +315,7 @@ def test_a_linear_margin_grows_with_the_passes_over_the_data() -> None:
     assert critic is not None
     for step in range(2 * length + 1):
         job.step(step)
-    assert critic.statistics() == {"alpha": pytest.approx(0.11)}
+    assert critic.objective.statistics() == {"alpha": pytest.approx(0.11)}
 
 
 def test_the_same_seed_gives_the_same_start_whatever_the_critic() -> None:

@@ -6,8 +6,8 @@ import bisect
 
 import numpy as np
 
-from .raster import F32, Window, bump, clip01, wave
-from .scene import LIPS, NOSE, Scene
+from ._raster import F32, Window, bump, clip01, wave
+from ._scene import LIPS, NOSE, Scene
 
 Number = F32 | float  # a column, or the same for all pictures
 

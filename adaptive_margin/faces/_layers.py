@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .geometry import CHIN_LEAN, DEPTH, SQUARE, Frame
-from .raster import F32, Whole, Window, band, bump, clip01, edge, enlarge, scallop, wave
-from .relief import add_relief
-from .scene import Scene, pigment
+from ._geometry import CHIN_LEAN, DEPTH, SQUARE, Frame
+from ._raster import F32, Whole, Window, band, bump, clip01, edge, enlarge, scallop, wave
+from ._relief import add_relief
+from ._scene import Scene, pigment
 
 WARM = pigment(0.80, 1.0, 1.0)  # shadows on skin are warm: red falls less
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .raster import Stack, Window, band, bump, clip01, edge, wave
-from .scene import BLACK, MOUTH, TONGUE, TOOTH, WHITE, Scene, pigment
+from ._raster import Stack, Window, band, bump, clip01, edge, wave
+from ._scene import BLACK, MOUTH, TONGUE, TOOTH, WHITE, Scene, pigment
 
 
 def paint_marks(s: Scene) -> None:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ._layers import paint_layers
+from ._lens import develop, paint_occluder
+from ._parts import paint_brows, paint_eyes, paint_glasses, paint_marks, paint_mouth, paint_nose
+from ._scene import Scene
 from .expression import FaceShape
 from .identity import FaceIdentity
-from .layers import paint_layers
-from .lens import develop, paint_occluder
 from .nuisance import Nuisance
-from .parts import paint_brows, paint_eyes, paint_glasses, paint_marks, paint_mouth, paint_nose
-from .scene import Scene
 
 # Pixels of one batch: many pictures at a time hide numpy's overhead, too many leave the processor's cache. No byte
 # depends on it.
