@@ -213,7 +213,8 @@ def _network(
 
 def _preprocessing(plain: Mapping[str, Any]) -> Preprocessing:
     options: dict[str, Any] = {name: plain[name] for name in ("resize", "size")}
-    return Preprocessing(**options, **{name: tuple(plain[name]) for name in ("mean", "std") if name in plain})
+    options |= {name: tuple(plain[name]) for name in ("mean", "std") if name in plain}
+    return Preprocessing(**options)
 
 
 def model_details(path: str | os.PathLike[str]) -> dict[str, Any]:
