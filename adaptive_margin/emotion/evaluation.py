@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from ..functional.checks import problem
@@ -409,10 +409,7 @@ def _video_arrays(found: Evaluation, pictures: Pictures | None, whole: bool = Fa
 def small_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A picture resized to a square of :data:`SIDE` pixels, from its middle."""
     image = Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def _without_nan(value: Any) -> Any:

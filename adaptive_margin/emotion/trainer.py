@@ -27,7 +27,7 @@ from ._drawn_video import evaluate_drawn_video
 from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
-from .evaluation import Evaluation, evaluate, write_evaluation
+from .evaluation import Evaluation, evaluate, evaluating, write_evaluation
 from .model_file import Preprocessing, description, save_model
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
@@ -161,12 +161,10 @@ class EmotionJob:
         """RMSE, SAGR, PCC and CCC of a part, over all processes, as :class:`~adaptive_margin.metrics.AffectMetrics`."""
         net = self.iteration.net
         metrics = AffectMetrics()
-        net.eval()
-        with torch.inference_mode():
+        with evaluating(net), torch.inference_mode():
             for batch in self.evaluation_batches(part):
                 if len(batch.images):
                     metrics.update(batch.labels, net(batch.images).float())
-        net.train()
         return metrics.synchronize().compute()
 
     def evaluation_batches(self, part: Part) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,8 +41,18 @@ _STYLE = {
 }
 
 
-class Chart:
-    """One chart: ``with Chart(title, alt) as axes`` draws, ``.svg`` is the result.
+@dataclass
+class Drawing:
+    """A chart in the making: its matplotlib figure and axes; when it is finished, its SVG."""
+
+    figure: Any
+    axes: Any
+    svg: Markup = field(default_factory=Markup)
+
+
+@contextmanager
+def drawing(title: str, alt: str, width: float = 4.4, height: float = 3.1) -> Iterator[Drawing]:
+    """One chart.
 
     Args:
         title: heading of the chart.
@@ -49,37 +61,22 @@ class Chart:
         height: likewise.
 
     Example:
-        >>> with Chart("Loss", "A falling line.") as chart:
+        >>> with drawing("Loss", "A falling line.") as chart:
         ...     _ = chart.axes.plot([1, 2, 3], [3, 2, 1])
         >>> chart.svg.startswith("<svg") and 'role="img"' in chart.svg
         True
     """
+    import matplotlib  # here: training does not need it
+    from matplotlib.figure import Figure
 
-    def __init__(self, title: str, alt: str, width: float = 4.4, height: float = 3.1) -> None:
-        import matplotlib  # here: training does not need it
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-
-        self.title, self.alt = title, alt
-        self._style = matplotlib.rc_context({**_STYLE, "svg.hashsalt": title + alt})
-        self._style.__enter__()
-        self.figure: Any = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(self.figure)
-        self.axes: Any = self.figure.subplots()
-        self.svg = Markup()
-
-    def __enter__(self) -> Chart:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            if kind is None:
-                self.axes.set_title(self.title, fontsize=11, loc="left")
-                text = io.StringIO()
-                self.figure.savefig(text, format="svg", transparent=True, dpi=160, metadata={"Date": None})
-                self.svg = inline_svg(text.getvalue(), self.title, self.alt)
-        finally:
-            self._style.__exit__(None, None, None)
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title + alt}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        chart = Drawing(figure, figure.subplots())
+        yield chart
+        chart.axes.set_title(title, fontsize=11, loc="left")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, dpi=160, metadata={"Date": None})
+    chart.svg = inline_svg(text.getvalue(), title, alt)
 
 
 def inline_svg(text: str, title: str, alt: str) -> Markup:
@@ -123,7 +120,7 @@ def curves(
         at: the only steps, each marked, at equal distances on a logarithmic axis.
         size: width and height, inches.
     """
-    with Chart(title, alt, *size) as chart:
+    with drawing(title, alt, *size) as chart:
         axes = chart.axes
         for name, colour, seeds in series:
             lines = [(np.asarray(steps, float), _smooth(np.asarray(values, float), smooth)) for steps, values in seeds]
@@ -155,7 +152,7 @@ def _smooth(values: Floats, width: int) -> Floats:
 
 def plane(title: str, truth: Floats, prediction: Floats, colour: str, alt: str) -> Markup:
     """True and predicted labels as points in the valence-arousal plane."""
-    with Chart(title, alt, width=4.2, height=4.2) as chart:
+    with drawing(title, alt, width=4.2, height=4.2) as chart:
         axes = chart.axes
         angle = np.linspace(0, 2 * np.pi, 200)
         axes.plot(np.cos(angle), np.sin(angle), color=FAINT, linewidth=1)
@@ -170,7 +167,7 @@ def plane(title: str, truth: Floats, prediction: Floats, colour: str, alt: str) 
 
 def against(title: str, truth: Floats, prediction: Floats, label: str, colour: str, alt: str) -> Markup:
     """Predictions over labels, with the line on which they would be equal."""
-    with Chart(title, alt, width=4.2, height=4.2) as chart:
+    with drawing(title, alt, width=4.2, height=4.2) as chart:
         axes = chart.axes
         reach = max(1.05, float(np.abs(prediction).max(initial=0)) * 1.05)
         axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -193,7 +190,7 @@ def map_by_group(title: str, points: Floats, group: NDArray[np.int64], alt: str)
     """A map of features: the people or classes with most points each have a colour, the others are faint."""
     names, counts = np.unique(group[group >= 0], return_counts=True)
     shown = names[np.argsort(-counts, kind="stable")][: len(GROUPS)]
-    with Chart(title, alt, width=4.2, height=3.9) as chart:
+    with drawing(title, alt, width=4.2, height=3.9) as chart:
         rest = ~np.isin(group, shown)
         chart.axes.scatter(points[rest, 0], points[rest, 1], s=8, color=FAINT, linewidths=0)
         for name, colour in zip(shown, GROUPS, strict=False):
@@ -205,7 +202,7 @@ def map_by_group(title: str, points: Floats, group: NDArray[np.int64], alt: str)
 
 def map_by_intensity(title: str, points: Floats, intensity: Floats, alt: str) -> Markup:
     """A map of features coloured by the distance of the label from neutral."""
-    with Chart(title, alt, width=4.2, height=3.9) as chart:
+    with drawing(title, alt, width=4.2, height=3.9) as chart:
         drawn = chart.axes.scatter(
             points[:, 0], points[:, 1], s=12, c=intensity, cmap="plasma", vmin=0, vmax=1, alpha=0.85, linewidths=0
         )
