@@ -2,8 +2,8 @@
 
 The picture is built from front to back: a map says how much of each pixel is not yet covered, and every layer (hair,
 head, ears, neck, hair behind, clothes, background) takes its share of it. Layers are single numbers per pixel, coverage
-times brightness; colours enter once, when the sums of all layers of a pigment are known (``layers.py``). Eyes, brows,
-nose, mouth and glasses are then painted in their own small windows, where the head is visible (``parts.py``).
+times brightness; colours enter once, when the sums of all layers of a pigment are known (``_layers.py``). Eyes, brows,
+nose, mouth and glasses are then painted in their own small windows, where the head is visible (``_parts.py``).
 """
 
 from __future__ import annotations
