@@ -229,8 +229,8 @@ def _head(s: Scene, w: Whole) -> F32:
     t2 = t * t
     x = (t2 * (-CHIN_LEAN * c("sin_yaw")) + w.x) / (t2 * (-c("jaw_taper") * c("head_width")) + c("head_width"))
     x *= x
-    square = t * t2 * x.clip(0, 1) * (SQUARE * c("jaw_square"))
-    return (1 - (y * y + x - square)) * 0.42  # squared: its slope at the edge is about 2
+    inside: F32 = 1 - (y * y + x - t * t2 * x.clip(0, 1) * (SQUARE * c("jaw_square")))
+    return inside * 0.42  # squared: its slope at the edge is about 2
 
 
 def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
@@ -240,33 +240,23 @@ def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
         return {}
     col, side = s.columns.take(rows), len(s.coarse.at)
     u, v = u[rows], v[rows]
-    t2 = u / col("head_width")
-    t2 *= t2
-    clip01(t2)
+    t = u / col("head_width")
+    t2 = clip01(t * t)
     mouth = col("mouth_y")
     lips = mouth + col("q_mouth_drop")
-    grain = np.zeros_like(u)
+    grain: F32 = np.zeros_like(u)
     if s.fine:
-        grain += wave(u * 13 + v * 3)
-        grain += wave(u * 17.3 - v * 9 + 0.4)
-        grain += wave(v * 15.7 + u * 7.9)
-        grain *= 0.6
-        grain -= 0.9
+        grain = (wave(u * 13 + v * 3) + wave(u * 17.3 - v * 9 + 0.4) + wave(v * 15.7 + u * 7.9)) * 0.6 - 0.9
     rest = 1 - t2
     line = (mouth - 0.02) - 0.58 * t2 * t2 + 0.10 * rest * rest
     alpha = clip01((v - line + 0.03 * grain) * 14) * col("beard_cheeks")
     cx, cy = u * np.float32(1 / 0.30), (v - (mouth + 0.30)) * np.float32(1 / 0.26)
-    chin = clip01((1 - np.sqrt(cx * cx + cy * cy)) * 4 + 0.2 * grain)
-    chin *= col("beard_chin")
-    m2 = u / (col("q_mouth_half") + 0.05)
-    m2 *= m2
+    chin = clip01((1 - np.sqrt(cx * cx + cy * cy)) * 4 + 0.2 * grain) * col("beard_chin")
+    m = u / (col("q_mouth_half") + 0.05)
+    m2 = m * m
     lip = band(v, (lips - 0.135) + 0.05 * m2, (lips - 0.03) + 0.10 * m2, np.minimum(w.per_unit[rows], 30))
-    lip *= clip01((1 - m2) * 4)
-    lip *= col("beard_lip")
-    np.maximum(alpha, chin, out=alpha)
-    np.maximum(alpha, lip, out=alpha)
-    alpha *= 0.89 - 0.22 * grain
-    clip01(alpha)
+    lip = lip * clip01((1 - m2) * 4) * col("beard_lip")
+    alpha = clip01(np.maximum(np.maximum(alpha, chin), lip) * (0.89 - 0.22 * grain))
     both = np.stack([alpha, 0.74 + 0.10 * grain], axis=1).reshape(len(rows), 2, side, side)
     return dict(zip(rows.tolist(), both, strict=True))
 
@@ -293,21 +283,15 @@ def _ears(s: Scene) -> list[tuple[int, _Patch]]:
     w = Window(frame, both, reach, s.grid, sides)
     col = s.columns.take(w.rows)
     size = col("ear_size")
-    x, y2 = w.x * (1 / (0.105 * size)), w.y * (1 / (0.20 * size))
-    x += 0.25 * np.clip(y2, -1, 1)
-    x -= 0.25  # wider at the top
+    y = w.y * (1 / (0.20 * size))
+    x = w.x * (1 / (0.105 * size)) + 0.25 * np.clip(y, -1, 1) - 0.25  # wider at the top
+    r = np.sqrt(x * x + y * y)
     if s.fine:
-        shade, _ = bump((x + 0.15) * np.float32(1 / 0.62), (y2 + 0.08) * np.float32(1 / 0.66))
-        shade *= -0.42
-    x *= x
-    y2 *= y2
-    x += y2
-    r = np.sqrt(x, out=x)
-    if not s.fine:
+        shade = bump((x + 0.15) * np.float32(1 / 0.62), (y + 0.08) * np.float32(1 / 0.66))[0] * -0.42
+    else:
         shade = np.clip(r, 0, 1) * 0.42 - 0.42
     shade += 0.92 + 0.30 * col("lx") * sides.astype(np.float32)[:, None]
-    np.subtract(1, r, out=r)
-    return _patches(w, edge(r, 0.12 * w.per_unit), shade)
+    return _patches(w, edge(1 - r, 0.12 * w.per_unit), shade)
 
 
 def _neck(s: Scene) -> list[tuple[int, _Patch]]:
@@ -315,48 +299,22 @@ def _neck(s: Scene) -> list[tuple[int, _Patch]]:
     w = Window(s.camera.body(), s.everyone, (-0.75, 0.75, 0.50, 1.30), s.grid)
     x, y = w.x, w.y
     spread = np.clip(y - 0.95, 0, 1)
-    spread *= spread
-    spread *= 2.7
-    spread += c("neck_width")  # half the width of the neck
-    t = x / spread
-    spread -= np.abs(x)
-    weight = edge(spread, w.per_unit)
+    half = spread * spread * 2.7 + c("neck_width")
+    t = x / half
     t2 = t * t
-    weight *= edge((1.30 - 0.30 * t2) - y, w.per_unit)
-    weight *= edge(y - 0.58, w.per_unit)
-    shade = y * np.float32(-1 / 0.30)
-    shade += (c("q_chin") + 0.34) * np.float32(1 / 0.30)
-    shade -= t2
-    clip01(shade)
-    shade *= shade
-    shade *= -0.34  # the shadow of the chin
-    t2 *= -0.28
-    shade += t2
-    t *= 0.25 * c("lx")
-    shade += t
-    shade += 0.90
-    return _patches(w, weight, shade)
+    weight = edge(half - np.abs(x), w.per_unit) * edge((1.30 - 0.30 * t2) - y, w.per_unit)
+    chin = clip01(y * np.float32(-1 / 0.30) + (c("q_chin") + 0.34) * np.float32(1 / 0.30) - t2)  # its shadow
+    shade = chin * chin * -0.34 + t2 * -0.28 + t * (0.25 * c("lx")) + 0.90
+    return _patches(w, weight * edge(y - 0.58, w.per_unit), shade)
 
 
 def _clothes(s: Scene) -> list[tuple[int, _Patch]]:
     c = s.c
     w = Window(s.camera.body(), s.everyone, (-9.0, 9.0, 1.0, 9.0), s.grid)
     ax = np.abs(w.x)
-    slope = ax * 2
-    slope -= 2 * c("neck_width")
-    clip01(slope)
-    slope *= slope
-    far = np.clip(ax - 0.7, 0, 3)
-    far *= far
-    weight = w.y - 1.06
-    weight -= 0.16 * slope
-    weight -= 0.22 * far
-    edge(weight, w.per_unit)
-    shade = wave(w.x * 2.3 + 0.4 * w.y)
-    shade *= -0.06
-    shade += 0.92
-    shade += (0.25 * c("lx")) * w.x
-    return _patches(w, weight, shade)
+    slope, far = clip01(ax * 2 - 2 * c("neck_width")), np.clip(ax - 0.7, 0, 3)
+    weight = edge(w.y - 1.06 - 0.16 * (slope * slope) - 0.22 * (far * far), w.per_unit)
+    return _patches(w, weight, wave(w.x * 2.3 + 0.4 * w.y) * -0.06 + 0.92 + (0.25 * c("lx")) * w.x)
 
 
 def _background(s: Scene) -> F32:
