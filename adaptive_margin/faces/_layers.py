@@ -249,14 +249,14 @@ def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
         grain = (wave(u * 13 + v * 3) + wave(u * 17.3 - v * 9 + 0.4) + wave(v * 15.7 + u * 7.9)) * 0.6 - 0.9
     rest = 1 - t2
     line = (mouth - 0.02) - 0.58 * t2 * t2 + 0.10 * rest * rest
-    alpha = clip01((v - line + 0.03 * grain) * 14) * col("beard_cheeks")
+    cheeks = clip01((v - line + 0.03 * grain) * 14) * col("beard_cheeks")
     cx, cy = u * np.float32(1 / 0.30), (v - (mouth + 0.30)) * np.float32(1 / 0.26)
     chin = clip01((1 - np.sqrt(cx * cx + cy * cy)) * 4 + 0.2 * grain) * col("beard_chin")
     m = u / (col("q_mouth_half") + 0.05)
     m2 = m * m
     lip = band(v, (lips - 0.135) + 0.05 * m2, (lips - 0.03) + 0.10 * m2, np.minimum(w.per_unit[rows], 30))
     lip = lip * clip01((1 - m2) * 4) * col("beard_lip")
-    alpha = clip01(np.maximum(np.maximum(alpha, chin), lip) * (0.89 - 0.22 * grain))
+    alpha = clip01(np.maximum(np.maximum(cheeks, chin), lip) * (0.89 - 0.22 * grain))
     both = np.stack([alpha, 0.74 + 0.10 * grain], axis=1).reshape(len(rows), 2, side, side)
     return dict(zip(rows.tolist(), both, strict=True))
 
