@@ -23,10 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from .atomic import write_atomically
-from .functional.checks import problem
 
-GENERATOR = '<meta name="generator" content="adaptive-margin">'
-"""What every report has in its head, so that a later one may take its place."""
 MARK = b"adaptive-margin sha256:"
 DIGITS = 64
 NAMED = re.compile(r".+-([0-9a-f]{16})\.pt")
@@ -99,25 +96,6 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     return content
 
 
-def check_page(path: Path, overwrite: bool = False) -> None:
-    """Raises a ``ValueError`` where a report would be written over a file that is none, unless told to.
-
-    Args:
-        path: of the report.
-        overwrite: any file may be replaced.
-    """
-    if path.is_dir():
-        raise ValueError(problem("output", "a file", f"the folder {path}", "pass the name of a file in it"))
-    if not os.path.lexists(path) or overwrite:
-        return
-    with open(path, "rb") as file:
-        head = file.read(2**12)
-    older = b"<title>Metric learning on " in head or (b"<title>" in head and b":root { --page: " in head)
-    if GENERATOR.encode() not in head and not older:
-        remedy = "pass another --output, or --overwrite (overwrite=True) to replace it"
-        raise ValueError(problem("output", "a file that is not there yet, or an earlier report", path, remedy))
-
-
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Writes named arrays as ``.npz``, compressed, with a digest.
 
@@ -142,6 +120,40 @@ def read_arrays(path: Path, remedy: str = RESTORE) -> dict[str, NDArray[Any]]:
             return {name: stored[name] for name in stored.files}
     except Exception as error:  # numpy, zipfile and zlib each raise their own
         raise DamagedFileError(path, f"is damaged, or no archive of arrays: {_in_brief(error)}", remedy) from error
+
+
+def misfit(arrays: Mapping[str, NDArray[Any]], expected: Mapping[str, str]) -> str:
+    """What is wrong with arrays of which one is missing or has another type, shape or range; empty if nothing is.
+
+    Args:
+        arrays: of :func:`read_arrays`.
+        expected: by name, numpy's letter for the kind of number, and the sides: numbers, or names that stand for one
+            number each. ``"? "`` in front: the array may be missing. ``" <N"`` at the end: its values are places in N.
+
+    Example:
+        >>> misfit({"x": np.zeros((3, 2)), "best": np.array([4])}, {"x": "f N 2", "best": "i K <N", "y": "? f N"})
+        'best outside of its 3 rows'
+    """
+    sizes: dict[str, int] = {}
+    for name, words in expected.items():
+        array = arrays.get(name)
+        if array is None:
+            if words.startswith("?"):
+                continue
+            return f"none called {name}"
+        shape, _, within = words.removeprefix("? ").partition(" <")
+        kind, *sides = shape.split()
+        fits = array.ndim == len(sides) and all(
+            n == (int(side) if side.isdigit() else sizes.setdefault(side, n))
+            for side, n in zip(sides, array.shape, strict=True)
+        )
+        if array.dtype.kind != kind or not fits:
+            return f"{name} of type {array.dtype} and shape {array.shape}"
+        if kind == "f" and not np.isfinite(array).all():
+            return f"{name} with NaN or infinity"
+        if within and array.size and not 0 <= array.min() <= array.max() < sizes.get(within, 0):
+            return f"{name} outside of its {sizes.get(within, 0)} rows"
+    return ""
 
 
 def tensors(content: Mapping[str, Any]) -> memoryview:

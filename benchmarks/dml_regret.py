@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adaptive_margin.dml.comparison import Comparison, holm, paired
 from adaptive_margin.dml.results import named
-from adaptive_margin.metrics.student import student_interval
+from adaptive_margin.metrics.comparison import Comparison, compared, signed, student_interval
 
 if TYPE_CHECKING:
     from dml_grid import Cell, Results
@@ -97,39 +96,35 @@ def headline(cells: Sequence[Measured], metric: str) -> list[str]:
     for arm in ARMS:
         regrets = [cell.mean("tuned here", metric) - cell.mean(arm, metric) for cell in cells if arm in cell.rows]
         if regrets:
-            mean, low, high = student_interval(regrets)
-            lines.append(f"| {arm} | {len(regrets)} | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | {max(regrets):+.1f} |")
+            mean, low, high = map(signed, student_interval(regrets))
+            interval = f"{mean} [{low}, {high}]"
+            lines.append(f"| {arm} | {len(regrets)} | {interval} | {signed(max(regrets))} |")
     return lines
 
 
 def gains(cells: Sequence[Measured], metric: str, baseline: str = "default") -> list[str]:
     """How many cells each arm is better and worse in than the loss's own default, after correction."""
     lines = [f"**Against the loss's own default, {named(metric)}**", ""]
-    lines += ["| margin | cells | mean gain [95 %] | better | no difference seen | worse |", "|---" * 6 + "|"]
+    verdicts = ("better", "no difference seen", "identical", "worse")
+    lines += [f"| margin | cells | mean gain [95 %] | {' | '.join(verdicts)} |", "|---" * 7 + "|"]
     for arm in ("tuned here", *ARMS[1:]):
         differing = [cell for cell in cells if arm in cell.rows]
         if not differing:
             continue
-        compared = corrected(differing, arm, baseline, metric)
-        mean, low, high = student_interval([comparison.mean for comparison, _ in compared])
-        verdicts = [verdict for _, verdict in compared]
-        counts = [verdicts.count(name) for name in ("better", "no difference seen", "worse")]
+        found = corrected(differing, arm, baseline, metric)
+        mean, low, high = student_interval([each.mean for each in found])
+        counts = [sum(each.verdict == verdict for each in found) for verdict in verdicts]
         lines.append(
-            f"| {arm} | {len(compared)} | {mean:+.1f} [{low:+.1f}, {high:+.1f}] | "
+            f"| {arm} | {len(found)} | {signed(mean)} [{signed(low)}, {signed(high)}] | "
             + " | ".join(map(str, counts))
             + " |"
         )
     return [*lines, "", "Better and worse: Holm's p below 0.05 over the cells of a row."]
 
 
-def corrected(cells: Sequence[Measured], arm: str, baseline: str, metric: str) -> list[tuple[Comparison, str]]:
-    """Paired comparisons of all cells, and what they say after Holm's correction for their number."""
-    compared = [paired(cell.figures(arm, metric), cell.figures(baseline, metric)) for cell in cells]
-    p_values = holm([comparison.p for comparison in compared])
-    return [
-        (each, "no difference seen" if p >= 0.05 else "better" if each.mean > 0 else "worse")
-        for each, p in zip(compared, p_values, strict=True)
-    ]
+def corrected(cells: Sequence[Measured], arm: str, baseline: str, metric: str) -> list[Comparison]:
+    """Paired comparisons of all cells, corrected for their number."""
+    return compared((cell.figures(arm, metric), cell.figures(baseline, metric)) for cell in cells)
 
 
 def falls(cells: Sequence[Measured]) -> list[str]:
@@ -148,7 +143,7 @@ def every_cell(cells: Sequence[Measured], metric: str) -> list[str]:
     """One line a cell."""
     arms = ("default", "tuned here", *(arm for arm in ARMS[1:] if arm != "adaptive"))
     lines = [f"**Every cell, {named(metric)}: mean over seeds**", ""]
-    lines += ["| network | loss | data | batches | steps | " + " | ".join(arms) + " |", "|---" * (5 + len(arms)) + "|"]
+    lines += ["| loss, network | data, batches, steps | " + " | ".join(arms) + " |", "|---" * (2 + len(arms)) + "|"]
     for cell in sorted(cells, key=lambda each: (each.cell.loss, each.network, *vars(each.cell).values())):
         where = cell.cell
         figures = []
@@ -156,7 +151,7 @@ def every_cell(cells: Sequence[Measured], metric: str) -> list[str]:
             margin = cell.margins.get(arm)
             constant = f" ({margin:g})" if isinstance(margin, float) else ""
             figures.append(f"{cell.mean(arm, metric):.1f}{constant}" if arm in cell.rows else "")
-        begins = f"| {cell.network} | {where.loss} | {where.data} | {where.batches} | {where.steps} | "
+        begins = f"| {where.loss}, {cell.network} | {where.data}, {where.batches}, {where.steps} | "
         lines.append(begins + " | ".join(figures) + " |")
     return lines
 

@@ -47,7 +47,7 @@ from adaptive_margin.emotion.runs import (
     Arm,
     Measured,
     collapsed,
-    difference,
+    differences,
     figure,
     identity_of,
     leakage_difference,
@@ -58,8 +58,9 @@ from adaptive_margin.emotion.runs import (
 )
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.messages import is_expected, problem, said_plainly
+from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import end_with_parent, stops_on_sigterm
-from adaptive_margin.stored import check_page
+from adaptive_margin.reports._page import check_page
 from adaptive_margin.training import (
     ConfigError,
     NonFiniteError,
@@ -324,10 +325,16 @@ def mean_and_std(arm: Arm, name: str, label: str) -> tuple[float, float, int]:
 
 
 def verdict(found: Measured | None, name: str) -> str:
-    """``better`` or ``worse`` where the interval leaves zero out; else ``no difference seen``."""
+    """``better`` or ``worse`` where the interval leaves zero out; else ``no difference seen``, or ``identical``."""
+    if found is not None and found.low == found.high == 0:
+        return "identical"
     if found is None or not found.low <= found.high or found.low <= 0 <= found.high:
         return "no difference seen"
     return "better" if (found.mean < 0) is (name in LOWER_IS_BETTER) else "worse"
+
+
+def said(found: Measured, digits: int = 3) -> str:
+    return f"{signed(found.mean, digits)} [{signed(found.low, digits)}, {signed(found.high, digits)}]"
 
 
 def table(arms: Sequence[Arm]) -> str:
@@ -349,30 +356,31 @@ def table(arms: Sequence[Arm]) -> str:
         return "\n".join(lines)
     lines += [
         "",
-        f"difference from '{BASELINE}', seed by seed, mean of both labels, with a 95% interval (Student's t)",
+        f"difference from '{BASELINE}', seed by seed, mean of both labels, with an interval corrected for the number "
+        "of arms (Student's t, Holm)",
         "",
     ]
     lines.append(" " * width + f"{'RMSE':>28}{'':20}{'CCC':>28}")
-    for arm in arms:
-        if arm is not baseline:
-            cells = ""
-            for name in ("rmse", "ccc"):
-                found = difference(arm, baseline, name)
-                text = "none" if found is None else f"{found.mean:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-                cells += f"{text:>28}  {verdict(found, name):18}"
-            lines.append(f"{arm.name:{width}}{cells}".rstrip())
+    others = [arm for arm in arms if arm is not baseline]
+    gaps = {name: differences(others, baseline, name) for name in ("rmse", "ccc")}
+    for arm in others:
+        cells = ""
+        for name, by_arm in gaps.items():
+            found = by_arm[arm.name]
+            cells += f"{'none' if found is None else said(found, 4):>28}  {verdict(found, name):18}"
+        lines.append(f"{arm.name:{width}}{cells}".rstrip())
     lines += ["", f"identity in the features of unseen {kinds}, MAP@R (what chance gives is in results.json)", ""]
     for arm in arms:
         if (leak := over_seeds([value for one in arm.runs if (value := map_at_r(one)) is not None])) is not None:
             gap = None if arm is baseline else leakage_difference(arm, baseline)
-            text = "" if gap is None else f"  {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+            text = "" if gap is None else f"  {said(gap)}"
             lines.append(f"{arm.name:{width}}{leak.mean:.3f}{text}")
     dead = [f"{arm.name}/seed{one.seed} {why}" for arm in arms for one in arm.runs if (why := collapsed(one))]
     if dead:
         lines += ["", "runs whose predictions fill no plane, and whose figures say little:", *dead]
     lines += [
         "",
-        "Each interval is for one comparison: of twenty arms that change nothing, one would look better or worse.",
+        "Intervals of MAP@R are each for one comparison: of twenty arms that change nothing, one would leave 0 out.",
     ]
     return "\n".join(lines)
 
@@ -406,7 +414,7 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
             base = {} if arm == BASELINE else by_seed(BASELINE, *columns[name])
             pairs = [value - base[seed] for seed, value in by_seed(arm, *columns[name]).items() if seed in base]
             gap = over_seeds(pairs)
-            text = "" if gap is None else f"{gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
+            text = "" if gap is None else said(gap)
             cells.append(f"**{text}**" if gap is not None and (gap.low > 0 or gap.high < 0) else text)
         lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
     return lines
@@ -415,6 +423,8 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
 def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, int], str]) -> str:
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)  # it may have failed
     finished = next(one for arm in arms for one in arm.runs if one.result)
+    others = [arm for arm in arms if arm is not baseline]
+    gaps = {name: differences(others, baseline, name) for name in FIGURES} if baseline is not None else {}
     content = {
         "environment": finished.environment,  # of the training: these lines may be written again later
         "preset": asked.preset,
@@ -429,10 +439,8 @@ def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, 
                 ],
                 "difference": {
                     name: found._asdict() | {"verdict": verdict(found, name)}
-                    for name in FIGURES
-                    if baseline is not None
-                    and arm is not baseline
-                    and (found := difference(arm, baseline, name)) is not None
+                    for name, by_arm in gaps.items()
+                    if (found := by_arm.get(arm.name)) is not None
                 },
             }
             for arm in arms

@@ -76,7 +76,7 @@ def main() -> None:
     assert joint.critic is not None
     critic, grouper = joint.critic, joint.grouper
     z = torch.randn(asked.batch_size, critic.objective.outputs, device=device, requires_grad=True)
-    arms["grouping, margin and critic loss"] = lambda: critic.critic_loss(z, grouper(labels)).backward()
+    arms["grouping, margin and critic loss"] = lambda: critic.objective.critic_loss(z, grouper(labels)).backward()
 
     times: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(asked.rounds + 1):

@@ -35,13 +35,13 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from adaptive_margin.dml.batches import Pixels
-from adaptive_margin.dml.comparison import Comparison, holm, paired
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob
 from adaptive_margin.metrics import RetrievalMetrics
+from adaptive_margin.metrics.comparison import Comparison, holm, paired
 from adaptive_margin.processes import end_with_parent, stops_on_sigterm
 from adaptive_margin.training import World, environment
 

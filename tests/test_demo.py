@@ -90,7 +90,7 @@ def test_gains_and_losses_are_said_alike(demo):
     assert "20.0 (1)" in table
     assert "31.0" in table
     assert "+11.0 [" in table
-    assert "-1.0 [" in table  # contrastive's regret
+    assert "−1.0 [" in table  # contrastive's regret
 
 
 def test_a_margin_that_gains_everywhere_has_a_regret_below_zero(demo):

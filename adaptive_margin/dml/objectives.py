@@ -41,56 +41,29 @@ class LossRow:
     source: str
 
 
+DISTANCES = (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4)
+GAPS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8)  # between distances
+SIMILARITIES = (0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85)
+COSINES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.45, 0.6)
+DEGREES = (0.0, 3.0, 6.0, 11.5, 17.0, 23.0, 28.6, 40.0)
+SHIFTS = (-0.1, 0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6)  # of cosines
+SMALL_SHIFTS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.45)
+SQUARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6)  # of distances
+
 LOSSES: dict[LossName, LossRow] = {
-    "contrastive": LossRow(
-        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "ContrastiveLoss", "Hadsell et al. 2006; the host's margin"
-    ),
-    "contrastive-distance": LossRow(
-        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "ContrastiveLoss", "the same, sampled as in Wu et al. 2017"
-    ),
-    "triplet": LossRow(
-        0.05, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "TripletMarginLoss", "every triplet; the host's margin"
-    ),
-    "triplet-semihard": LossRow(
-        0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "TripletMarginLoss", "Schroff et al. 2015, margin 0.2"
-    ),
-    "triplet-distance": LossRow(
-        0.2,
-        (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8),
-        "TripletMarginLoss",
-        "Wu et al. 2017's sampling; Roth et al. 2020's 0.2",
-    ),
-    "margin": LossRow(0.2, (0.025, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "MarginLoss", "Wu et al. 2017"),
-    "lifted": LossRow(
-        1.0, (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4), "LiftedStructureLoss", "Oh Song et al. 2016; the host's margin"
-    ),
-    "multi-similarity": LossRow(
-        0.5,
-        (0.0, 0.15, 0.3, 0.4, 0.5, 0.6, 0.7, 0.85),
-        "MultiSimilarityLoss",
-        "Wang et al. 2019: 2, 50, 0.5 and a miner of 0.1",
-    ),
-    "cosface": LossRow(
-        0.35, (0.0, 0.05, 0.1, 0.2, 0.3, 0.35, 0.45, 0.6), "CosFaceLoss", "Wang et al. 2018; the host's scale of 64"
-    ),
-    "arcface": LossRow(
-        28.6, (0.0, 3.0, 6.0, 11.5, 17.0, 23.0, 28.6, 40.0), "ArcFaceLoss", "Deng et al. 2019; the host's scale of 64"
-    ),
-    "proxy-anchor": LossRow(
-        0.1, (-0.1, 0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6), "ProxyAnchorLoss", "Kim et al. 2020: 32, 0.1"
-    ),
-    "soft-triple": LossRow(
-        0.01,
-        (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.45),
-        "SoftTripleLoss",
-        "Qian et al. 2019: 20, 0.1, 0.01, 10 centres",
-    ),
-    "vdm": LossRow(
-        1.0,
-        (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6),
-        None,
-        "Kim & Song 2021, squared distance; the host's contrastive 1",
-    ),
+    "contrastive": LossRow(1.0, DISTANCES, "ContrastiveLoss", "Hadsell et al. 2006; the host's margin"),
+    "contrastive-distance": LossRow(1.0, DISTANCES, "ContrastiveLoss", "the same, sampled as in Wu et al. 2017"),
+    "triplet": LossRow(0.05, GAPS, "TripletMarginLoss", "every triplet; the host's margin"),
+    "triplet-semihard": LossRow(0.2, GAPS, "TripletMarginLoss", "Schroff et al. 2015, margin 0.2"),
+    "triplet-distance": LossRow(0.2, GAPS, "TripletMarginLoss", "Wu et al. 2017's sampling; Roth et al. 2020's 0.2"),
+    "margin": LossRow(0.2, GAPS, "MarginLoss", "Wu et al. 2017"),
+    "lifted": LossRow(1.0, DISTANCES, "LiftedStructureLoss", "Oh Song et al. 2016; the host's margin"),
+    "multi-similarity": LossRow(0.5, SIMILARITIES, "MultiSimilarityLoss", "Wang et al. 2019: 2, 50, 0.5, miner of 0.1"),
+    "cosface": LossRow(0.35, COSINES, "CosFaceLoss", "Wang et al. 2018; the host's scale of 64"),
+    "arcface": LossRow(28.6, DEGREES, "ArcFaceLoss", "Deng et al. 2019; the host's scale of 64"),
+    "proxy-anchor": LossRow(0.1, SHIFTS, "ProxyAnchorLoss", "Kim et al. 2020: 32, 0.1"),
+    "soft-triple": LossRow(0.01, SMALL_SHIFTS, "SoftTripleLoss", "Qian et al. 2019: 20, 0.1, 0.01, 10 centres"),
+    "vdm": LossRow(1.0, SQUARES, None, "Kim & Song 2021, squared distance; the host's contrastive 1"),
     "dynamic-soft-margin": LossRow(None, (), None, "Zhang & Rusinkiewicz 2019"),
     "auto-margin": LossRow(None, (), None, "Nguyen et al. 2022"),
 }
@@ -247,9 +220,7 @@ def _build_miner(config: DMLConfig) -> Any:
         )
     if config.loss == "triplet-semihard":
         margin = config.margin if isinstance(config.margin, float) else LOSSES["triplet-semihard"].default
-        miner = miners.TripletMarginMiner(
-            margin=margin, type_of_triplets="semihard"
-        )  # a band as wide as the loss's margin
+        miner = miners.TripletMarginMiner(margin=margin, type_of_triplets="semihard")  # a band as wide as the margin
         if config.margin != "adaptive":
             return miner
         return AdaptiveMarginMiner(miner, _adaptive(replace(config, granularity="batch")), units=_units(config))

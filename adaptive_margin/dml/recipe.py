@@ -42,7 +42,7 @@ def said(result: Mapping[str, Any]) -> str:
     Example:
         >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}
         >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected, "weights": "none"}))
-        chosen by validation/recall_at_1 (0.500 after step 40), classes that neither train nor measure
+        chosen by validation Recall@1 (0.500 after step 40), classes that neither train nor measure
         weights before training: none
         test classes, per cent: Recall@1 25.0
     """
@@ -54,10 +54,10 @@ def said(result: Mapping[str, Any]) -> str:
     }.get(selected["by"].split("/")[0], "nothing was chosen")
     if "folds" in result:
         score = "" if selected["score"] is None else f" ({mean(each['selected']['score'] for each in networks):.3f})"
-        lines = [f"{len(networks)} folds, each chosen by {selected['by']}{score}, {how}"]
+        lines = [f"{len(networks)} folds, each chosen by {named(selected['by'])}{score}, {how}"]
     else:
         score = "" if selected["score"] is None else f"{selected['score']:.3f} "
-        lines = [f"chosen by {selected['by']} ({score}after step {selected['step']}), {how}"]
+        lines = [f"chosen by {named(selected['by'])} ({score}after step {selected['step']}), {how}"]
     if unreadable := networks[0].get("data", {}).get("unreadable"):
         lines.append(f"{len(unreadable):,} images cannot be read and are left out: {shorten(unreadable)}")
     if weights := networks[0].get("weights"):

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ..functional.checks import problem
+from ..metrics.comparison import Comparison, compared
 from ..stored import DamagedFileError, read_json
-from .comparison import Comparison, holm, paired
 from .config import ADAPTIVE_OPTIONS, MAY_CHANGE
 from .objectives import arm_of
 
@@ -200,8 +200,8 @@ def spread(values: Sequence[float] | Iterable[float]) -> str:
 
 def compare(
     rows: Sequence[Row], pairs: Iterable[tuple[str, str, str, str]], metric: str
-) -> list[tuple[tuple[str, str, str, str], Comparison, float]]:
-    """Paired comparisons of arms, with p-values corrected for their number.
+) -> list[tuple[tuple[str, str, str, str], Comparison]]:
+    """Paired comparisons of arms, corrected for their number.
 
     Args:
         rows: from :func:`read_runs`.
@@ -209,15 +209,14 @@ def compare(
         metric: a test figure.
 
     Returns:
-        (pair, comparison, Holm's p) for each pair.
+        (pair, comparison) for each pair.
     """
-    made = []
+    made = {}
     for data, loss, arm, baseline in pairs:
-        ours, theirs = by_seed(rows, data, loss, arm, metric), by_seed(rows, data, loss, baseline, metric)
+        ours, theirs = (by_seed(rows, data, loss, each, metric) for each in (arm, baseline))
         if len(ours.keys() & theirs.keys()) >= 2:
-            made.append(((data, loss, arm, baseline), paired(ours, theirs)))
-    corrected = holm([comparison.p for _, comparison in made])
-    return [(pair, comparison, p) for (pair, comparison), p in zip(made, corrected, strict=True)]
+            made[data, loss, arm, baseline] = ours, theirs
+    return list(zip(made, compared(made.values()), strict=True))
 
 
 def arms_of(rows: Iterable[Row], data: str) -> list[str]:
@@ -237,35 +236,46 @@ def weights_of(rows: Iterable[Row], data: str) -> str:
     return "; ".join(sorted({row["weights"] for row in rows if row["data"] == data and row.get("weights")}))
 
 
+def figures(rows: Sequence[Row], data: str, metric: str) -> tuple[list[str], list[list[str]]]:
+    """Head and lines of the table of a data set: losses by margins, mean ± standard deviation over seeds.
+
+    Untrained networks come last, in parentheses.
+    """
+    arms = arms_of(rows, data)
+    lines = [
+        [loss, *(spread(by_seed(rows, data, loss, arm, metric).values()) for arm in arms)]
+        for loss in losses_of(rows, data)
+    ]
+    for name in sorted({row["arm"] for row in rows if row["data"] == data and row["loss"] == "none"}):
+        value = spread(by_seed(rows, data, "none", name, metric).values())
+        lines.append([f"({name})", value, *[""] * (len(arms) - 1)])
+    return ["loss", *arms], lines
+
+
 def table(rows: Sequence[Row], metric: str) -> str:
-    """A Markdown table, losses by margins, with mean ± standard deviation over seeds; then the comparisons."""
+    """Markdown tables: the figures of each data set, then the comparisons."""
     lines = []
     for data in dict.fromkeys(row["data"] for row in rows):
-        arms = arms_of(rows, data)
-        if not arms:  # nothing is measured yet
-            continue
-        lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
-        if began := weights_of(rows, data):
-            lines += [f"Weights before training: {began}.", ""]
-        lines += ["| loss | " + " | ".join(arms) + " |", "|---" * (len(arms) + 1) + "|"]
-        for loss in losses_of(rows, data):
-            cells = [spread(by_seed(rows, data, loss, arm, metric).values()) for arm in arms]
-            lines.append(f"| {loss} | " + " | ".join(cells) + " |")
-        baselines = {row["arm"] for row in rows if row["data"] == data and row["loss"] == "none"}
-        for name in sorted(baselines):
-            value = spread(by_seed(rows, data, "none", name, metric).values())
-            lines.append(f"| ({name}) | {value} |" + " |" * (len(arms) - 1))
-        lines.append("")
-    pairs = standard_pairs(rows)
-    made = compare(rows, pairs, metric)
-    if made:
-        lines += [f"Paired differences of {named(metric)}, 95 % intervals, by seed:", ""]
-        lines += ["| data | loss | arm | against | difference | n | verdict | Holm's p |", "|---" * 8 + "|"]
-        for (data, loss, arm, baseline), comparison, p in made:
-            said = (data, loss, arm, baseline, comparison, comparison.n, comparison.verdict, f"{p:.2g}")
-            lines.append("| " + " | ".join(map(str, said)) + " |")
-        lines += ["", caution(len(made))]
+        if arms_of(rows, data):  # else nothing is measured yet
+            lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
+            if began := weights_of(rows, data):
+                lines += [f"Weights before training: {began}.", ""]
+            lines += [*_markdown(*figures(rows, data, metric)), ""]
+    if made := compare(rows, standard_pairs(rows), metric):
+        head = ["data", "loss", "arm", "against", "difference", "n", "verdict", "Holm's p"]
+        said = [[*pair, str(each), str(each.n), each.verdict, f"{each.p:.2g}"] for pair, each in made]
+        lines += [
+            f"Paired differences of {named(metric)}, by seed:",
+            "",
+            *_markdown(head, said),
+            "",
+            caution(len(made)),
+        ]
     return "\n".join(lines)
+
+
+def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
 def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
@@ -301,23 +311,22 @@ def caution(comparisons: int) -> str:
 
     Example:
         >>> caution(40)
-        "40 comparisons: were there no difference anywhere, 2.0 would be expected to say better or worse. Holm's p ..."
+        "40 comparisons: intervals, verdicts and p are corrected for that number (Holm). Were there no difference ..."
     """
-    none = "'no difference seen' is not the same as none."
-    if comparisons == 1:
-        return f"One comparison: were there no difference, it would say better or worse one time in twenty; {none}"
-    chance = comparisons * 0.05
+    many = f"{comparisons} comparisons: intervals, verdicts and p are corrected for that number (Holm). "
     return (
-        f"{comparisons} comparisons: were there no difference anywhere, {chance:.1f} would be expected to say better "
-        f"or worse. Holm's p is corrected for their number; {none}"
+        f"{many if comparisons > 1 else 'One comparison. '}Were there no difference anywhere, "
+        f"{'any of them' if comparisons > 1 else 'it'} would say better or worse one time in twenty at most; 'no "
+        "difference seen' is not the same as none."
     )
 
 
 def named(metric: str) -> str:
-    """The name of a figure in tables.
+    """The name of a figure for readers, with the part of the data if it has one.
 
     Example:
-        >>> named("recall_at_10"), named("NMI")
-        ('Recall@10', 'NMI')
+        >>> named("recall_at_10"), named("NMI"), named("validation/r_precision")
+        ('Recall@10', 'NMI', 'validation R-Precision')
     """
-    return NAMES.get(metric, metric.replace("recall_at_", "Recall@"))
+    part, _, name = metric.rpartition("/")
+    return f"{part} {NAMES.get(name, name.replace('recall_at_', 'Recall@'))}".strip()

@@ -346,18 +346,6 @@ class Critic(nn.Module):
         z = at_least_float32(z)
         return functional.normalize(z, dim=1) if self.normalize else z
 
-    def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
-        """L_c, see :class:`Objective`."""
-        return self.objective.critic_loss(z, groups)
-
-    def adversarial_loss(self, weak: Tensor, strong: Tensor) -> Tensor:
-        """L_adv, see :class:`Objective`."""
-        return self.objective.adversarial_loss(weak, strong)
-
-    def statistics(self) -> dict[str, float]:
-        """Numbers of the last critic loss, by name."""
-        return self.objective.statistics()
-
     def collect(self, wanted: bool) -> None:
         """Whether to collect statistics, which synchronises with a GPU."""
         for module in self.modules():

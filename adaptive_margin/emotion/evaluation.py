@@ -7,7 +7,7 @@ features and a few small pictures for the report.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,24 +16,56 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from .. import functional as F
 from ..functional.checks import problem
 from ..metrics import AffectMetrics, IdentityLeakage, bootstrap_interval, identity_leakage
-from ..stored import read_arrays, read_json, write_arrays, write_json
+from ..metrics.affect import FIGURES
+from ..metrics.identity_leakage import PROBE, RETRIEVAL
+from ..stored import misfit, read_arrays, read_json, write_arrays, write_json
 from ..training.world import World
 from .nets import LABELS, EmotionNet
 
-FIGURES = ("rmse", "sagr", "pcc", "ccc")
 FORMAT = 1
 EXTREMES = 12  # best and worst predictions that are kept as pictures
 STRIP = 8  # frames of the video that are kept as pictures
 SIDE = 96  # of these pictures, pixels
 AGAIN = "evaluate the run again: the command that trained it does"
-LEAKAGE = tuple(f"{name}{end}" for name in ("recall_at_1", "map_at_r") for end in ("", "_chance"))
-LEAKAGE += tuple(f"probe_{end}" for end in ("accuracy", "low", "high", "chance"))
+
+RESULT = {
+    "arm": str,
+    "independent": str,
+    "seed": int,
+    "test": {
+        "figures": {"*": {"*": float}},
+        "intervals": {"*": {"*": [float, float]}},
+        "identity": str,
+        "interval_by": str,
+    },
+    "leakage": {"*": dict.fromkeys(RETRIEVAL + PROBE, float)},
+}
+"""The types of what is shown of a ``result.json``; a number may be None, where it is not defined."""
+
+ARRAYS = {
+    "row": "i N",
+    "truth": "f N 2",
+    "prediction": "f N 2",
+    "person": "i N",
+    "features": "? f K F",
+    "feature_index": "? i K <N",
+    "best": "? i best <N",
+    "worst": "? i worst <N",
+    "best_images": "? u best H W 3",
+    "worst_images": "? u worst H W 3",
+    "video_name": "? U",
+    "video_frame": "? i V",
+    "video_truth": "? f V 2",
+    "video_prediction": "? f V 2",
+    "video_strip": "? i S <V",
+    "video_images": "? u S H W 3",
+}
+"""The arrays of an ``evaluation.npz``, as :func:`~adaptive_margin.stored.misfit` takes them."""
 
 Pictures = Callable[[int], NDArray[np.uint8]]
 """Row → its picture, uint8, ``(H, W, 3)``."""
@@ -250,13 +282,7 @@ def _predict(
 
 def figures_of(target: Tensor, prediction: Tensor) -> Tensor:
     """RMSE, SAGR, PCC and CCC of valence, arousal and their mean, shape ``(4, 3)``."""
-    functions = (
-        F.root_mean_square_error,
-        F.sign_agreement,
-        F.pearson_correlation,
-        F.concordance_correlation,
-    )
-    by_label = torch.stack([function(target, prediction) for function in functions])  # (4, 2)
+    by_label = torch.stack([function(target, prediction) for function in FIGURES.values()])  # (4, 2)
     return torch.cat([by_label, by_label.mean(dim=1, keepdim=True)], dim=1)
 
 
@@ -383,10 +409,7 @@ def _video_arrays(found: Evaluation, pictures: Pictures | None, whole: bool = Fa
 def small_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A picture resized to a square of :data:`SIDE` pixels, from its middle."""
     image = Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side))
-    return np.asarray(square.resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    return np.asarray(ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS))
 
 
 def _without_nan(value: Any) -> Any:
@@ -398,11 +421,6 @@ def _without_nan(value: Any) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def read_evaluation(folder: str | Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-    """Reads the files of :func:`write_evaluation`: :func:`read_result` and :func:`read_predictions`."""
-    return read_result(folder), read_predictions(folder)
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:
@@ -417,7 +435,7 @@ def read_result(folder: str | Path) -> dict[str, Any]:
     result = read_json(path, AGAIN)
     if result.get("format") != FORMAT:
         raise ValueError(problem(str(path), f"of format {FORMAT}", result.get("format"), AGAIN))
-    wrong = _wrong_result(result)
+    wrong = _wrong(result, RESULT)
     if wrong:
         raise ValueError(problem(str(path), "a run's result", wrong, AGAIN))
     return result
@@ -433,90 +451,25 @@ def read_predictions(folder: str | Path) -> dict[str, NDArray[Any]]:
     if not path.is_file():
         return {}
     arrays = read_arrays(path, AGAIN)
-    wrong = _wrong_arrays(arrays)
+    wrong = misfit(arrays, ARRAYS)
     if wrong:
         raise ValueError(problem(str(path), "the predictions of a run", wrong, AGAIN))
     return arrays
 
 
-def _wrong_result(result: Mapping[str, Any]) -> str:
-    """Which part of a result does not have the expected type; empty if all have."""
-    kinds: dict[tuple[str, ...], tuple[type, ...]] = {
-        ("arm",): (str,),
-        ("independent",): (str,),
-        ("seed",): (int,),
-        ("test",): (dict,),
-        ("test", "figures"): (dict,),
-        ("test", "figures", "*"): (dict,),
-        ("test", "figures", "*", "*"): (int, float),
-        ("test", "intervals"): (dict,),
-        ("test", "intervals", "*"): (dict,),
-        ("test", "intervals", "*", "*"): (list,),
-        ("test", "intervals", "*", "*", "*"): (int, float),
-        ("test", "identity"): (str,),
-        ("test", "interval_by"): (str,),
-        ("leakage",): (dict,),
-        ("leakage", "*"): (dict,),
-        **{("leakage", "*", name): (int, float) for name in LEAKAGE},
-    }
-    for place, types in kinds.items():
-        for name, value in _at(result, place):
-            if value is None and types != (dict,) and types != (list,):
-                continue  # of a number: undefined
-            if type(value) not in types or (type(value) is int and abs(value) >= 2**63):
-                return f"{name}: {type(value).__name__}"
-            if types == (list,) and len(value) != 2:
-                return f"{name}: {len(value)} ends of an interval"
-    return ""
-
-
-def _at(value: Any, place: Sequence[str], name: str = "") -> Iterator[tuple[str, Any]]:
-    """The values at a path, where ``*`` stands for all; each with its name."""
-    if not place:
-        yield name, value
-        return
-    inner = dict(enumerate(value)) if isinstance(value, list) else value
-    for key in inner if place[0] == "*" else [place[0]]:
-        if isinstance(inner, Mapping) and key in inner:
-            yield from _at(inner[key], place[1:], f"{name}.{key}" if name else str(key))
-
-
-def _wrong_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """What is wrong with a run's arrays; empty if nothing is."""
-    expected: dict[str, tuple[str, tuple[str | int, ...]]] = {  # kind of number, shape
-        "row": ("i", ("N",)),
-        "truth": ("f", ("N", 2)),
-        "prediction": ("f", ("N", 2)),
-        "person": ("i", ("N",)),
-        "features": ("f", ("K", "F")),
-        "feature_index": ("i", ("K",)),
-        "best": ("i", ("best",)),
-        "worst": ("i", ("worst",)),
-        "best_images": ("u", ("best", "H", "W", 3)),
-        "worst_images": ("u", ("worst", "H", "W", 3)),
-        "video_name": ("U", ()),
-        "video_frame": ("i", ("V",)),
-        "video_truth": ("f", ("V", 2)),
-        "video_prediction": ("f", ("V", 2)),
-        "video_strip": ("i", ("S",)),
-        "video_images": ("u", ("S", "H", "W", 3)),
-    }
-    sizes: dict[str | int, int] = {2: 2, 3: 3}
-    for name, (kind, shape) in expected.items():
-        array = arrays.get(name)
-        if array is None:
-            if name in ("row", "truth", "prediction", "person"):
-                return f"none called {name}"
-            continue
-        fits = array.ndim == len(shape) and all(
-            sizes.setdefault(which, n) == n for which, n in zip(shape, array.shape, strict=True)
-        )
-        if array.dtype.kind != kind or not fits:
-            return f"{name} of type {array.dtype} and shape {array.shape}"
-        if kind == "f" and not np.isfinite(array).all():
-            return f"{name} with NaN or infinity"
-    for name, within in (("feature_index", "N"), ("best", "N"), ("worst", "N"), ("video_strip", "V")):
-        places = arrays.get(name)
-        if places is not None and len(places) and not 0 <= places.min() <= places.max() < sizes.get(within, 0):
-            return f"{name} outside of its {sizes.get(within, 0)} rows"
-    return ""
+def _wrong(value: Any, kind: Any, name: str = "") -> str:
+    """Which part of a result does not have the expected type; empty if all have. ``"*"`` stands for every key."""
+    if isinstance(kind, type):
+        undefined = value is None and kind is not dict
+        numbers = (int, float) if kind is float else (kind,)
+        too_large = type(value) is int and abs(value) >= 2**63
+        return "" if undefined or (type(value) in numbers and not too_large) else f"{name}: {type(value).__name__}"
+    if type(value) is not type(kind):
+        return f"{name}: {type(value).__name__}"
+    if isinstance(kind, list):
+        if len(value) != len(kind):
+            return f"{name}: {len(value)} ends of an interval"
+        value, kind = dict(enumerate(value)), dict(enumerate(kind))
+    inner = dict.fromkeys(value, kind.get("*")) | {key: kind[key] for key in kind if key in value}
+    parts = (_wrong(value[key], each, f"{name}.{key}" if name else str(key)) for key, each in inner.items() if each)
+    return next(filter(None, parts), "")

@@ -50,16 +50,6 @@ class Preprocessing:
             if len(value) != 3 or not all(type(each) in (int, float) for each in value):
                 raise ValueError(problem(name, "three numbers", repr(value), "of red, green and blue"))
 
-    @classmethod
-    def of(cls, plain: Mapping[str, Any]) -> Preprocessing:
-        """From a mapping, as stored in a file."""
-        return cls(
-            resize=plain["resize"],
-            size=plain["size"],
-            mean=tuple(plain.get("mean", IMAGENET_MEAN)),
-            std=tuple(plain.get("std", IMAGENET_STD)),
-        )
-
 
 def description(net: EmotionNet, preprocessing: Preprocessing) -> dict[str, Any]:
     """The content of a file in addition to the weights, from which the network can be rebuilt: plain values."""
@@ -206,7 +196,7 @@ def _network(
     try:
         slope = float(about.get("leaky_slope", 0.0))
         net = emotion_net(str(about["encoder"]), leaky_slope=slope).to(device)
-        preprocessing = Preprocessing.of(about["preprocessing"])
+        preprocessing = _preprocessing(about["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         beside = "" if about is content or config.is_file() else f", with {config.name} beside checkpoints/"
@@ -219,6 +209,12 @@ def _network(
         got = f"{path}: {str(error).splitlines()[0]}"
         raise ValueError(problem("path", "weights of this version's networks", got, remedy)) from error
     return net.eval(), preprocessing
+
+
+def _preprocessing(plain: Mapping[str, Any]) -> Preprocessing:
+    options: dict[str, Any] = {name: plain[name] for name in ("resize", "size")}
+    options |= {name: tuple(plain[name]) for name in ("mean", "std") if name in plain}
+    return Preprocessing(**options)
 
 
 def model_details(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torchvision.ops import box_iou
 
 from .._text import printable, shorten
 from ..images._layout import VIDEO_SUFFIXES, endings, litter, said_endings
@@ -595,29 +596,15 @@ def followed(
     left = list(faces)
     ordered, lines = [], []
     for old, trail in zip(before, trails, strict=True):
-        nearest = max(left, key=lambda face: overlap(face.box, old.box), default=None)
-        if nearest is not None and overlap(nearest.box, old.box) > 0.2:
-            left.remove(nearest)
+        shared = box_iou(torch.tensor([old.box]), torch.tensor([face.box for face in left]).reshape(-1, 4))[0]
+        if len(left) and shared.max() > 0.2:
+            nearest = left.pop(int(shared.argmax()))
             ordered.append(nearest)
             lines.append([*trail, (nearest.valence, nearest.arousal)][-TRAIL:])
     for new in left:
         ordered.append(new)
         lines.append([(new.valence, new.arousal)])
     return ordered, lines
-
-
-def overlap(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes.
-
-    Example:
-        >>> overlap((0.0, 0.0, 2.0, 1.0), (1.0, 0.0, 3.0, 1.0))
-        0.3333333333333333
-    """
-    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if w <= 0 or h <= 0:
-        return 0.0
-    areas = (a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1])
-    return w * h / (areas - w * h)
 
 
 def load_predictor(

@@ -5,24 +5,23 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
 import math
 import shlex
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
-from PIL import Image
 
-from ..atomic import write_atomically
-from ..stored import GENERATOR, check_page
-from . import charts, published
+from ..metrics.comparison import signed
+from ..reports import _charts as charts
+from ..reports._page import Missing, Section, check_page, picture, write_page
+from ..reports._tables import code, column_groups, details, grid, interval, notes, paragraph, row, table
+from ..training.config_files import flat
+from . import published
 from .nets import LABELS
 from .runs import (
     Arm,
@@ -40,7 +39,6 @@ from .runs import (
 )
 
 REST = ("rmse", "sagr", "pcc")  # CCC comes first and has columns of its own
-NAMES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
 DATASETS = {
     "faces": "drawn faces",
     "affectnet": "AffectNet (2017)",
@@ -50,23 +48,6 @@ DATASETS = {
     "aff-wild": "Aff-Wild",
     "aff-wild2": "Aff-Wild2",
 }
-
-
-@dataclass
-class Section:
-    """A section of the report.
-
-    Attributes:
-        id: anchor.
-        title: heading.
-        body: HTML.
-        missing: why the section is left out; empty if it is present.
-    """
-
-    id: str
-    title: str
-    body: str = ""
-    missing: str = ""
 
 
 @dataclass
@@ -104,10 +85,12 @@ class Story:
 
     @property
     def shown(self) -> list[Arm]:
-        """Baseline and main arm: the arms that pictures compare."""
-        return [
-            arm for arm in (self.baseline, self.main) if arm is not None and not (arm is self.main is self.baseline)
-        ]
+        """Main arm and baseline, if they are two: the arms that pictures compare."""
+        return [self.main] if self.baseline in (None, self.main) else [self.baseline, self.main]
+
+    def row(self, arm: Arm, cells: Iterable[object], name: str = "") -> Markup:
+        """A row of a table, with the arm's colour."""
+        return row(name or arm.title, cells, colour=self.colours[arm.name])
 
 
 def write_report(
@@ -136,28 +119,21 @@ def write_report(
     """
     path = Path(folder) / "report.html" if output is None else Path(output)
     check_page(path, overwrite)
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    arms, problems = read_runs(folder, leave_out)
-    story = tell(arms, problems)
-    environment = Environment(
-        loader=PackageLoader("adaptive_margin.emotion", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("report.html.j2").render(
-        generator=GENERATOR,
-        title=_title(story),
-        lead=_lead(story),
-        facts=_facts(story),
-        sections=sections(story),
-        problems=problems,
-        made=time.strftime("%Y-%m-%d %H:%M"),
-    )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, text.encode())
+    story = tell(*read_runs(folder, leave_out))
+    parts: list[tuple[str, str, Callable[[Story], str]]] = [
+        ("figures", f"Figures on {story.unseen}", _figures),
+        ("leakage", "What features say about who it is", _leakage),
+        ("training", "Training", _training),
+        ("margin", "The margin over training", _margin),
+        ("video", "Over the frames of a video", _video),
+        ("scatter", "Predicted and labelled", _scatter),
+        ("maps", "Maps of the encoder's features", _maps),
+        ("pictures", "Best and worst predictions", _pictures),
+        ("bound", "Are the figures possible?", _bound),
+        ("config", "Configuration and versions", _config),
+    ]
+    sections = [Section.of(name, title, make, story) for name, title, make in parts]
+    write_page(path, _title(story), _lead(story), sections, facts=_facts(story), problems=story.problems)
     return path
 
 
@@ -177,35 +153,6 @@ def tell(arms: list[Arm], problems: list[str]) -> Story:
     return Story(arms, baseline, main, colours, dataset, problems)
 
 
-def sections(story: Story) -> list[Section]:
-    """The report's sections in order; a section that fails is replaced by the reason."""
-    parts: list[tuple[str, str, Callable[[Story], str]]] = [
-        ("figures", f"Figures on {story.unseen}", _figures),
-        ("leakage", "What features say about who it is", _leakage),
-        ("training", "Training", _training),
-        ("margin", "The margin over training", _margin),
-        ("video", "Over the frames of a video", _video),
-        ("scatter", "Predicted and labelled", _scatter),
-        ("maps", "Maps of the encoder's features", _maps),
-        ("pictures", "Best and worst predictions", _pictures),
-        ("bound", "Are the figures possible?", _bound),
-        ("config", "Configuration and versions", _config),
-    ]
-    made = []
-    for name, title, make in parts:
-        try:
-            made.append(Section(name, title, body=make(story)))
-        except _Missing as reason:
-            made.append(Section(name, title, missing=str(reason)))
-        except Exception as error:  # a partial report is better than none
-            made.append(Section(name, title, missing=f"It could not be made: {type(error).__name__}: {error}."))
-    return made
-
-
-class _Missing(Exception):
-    """The data of a section are missing; the text says which."""
-
-
 def _title(story: Story) -> str:
     name = DATASETS.get(story.dataset, story.dataset)
     if len(story.arms) == 1:
@@ -218,40 +165,38 @@ def _lead(story: Story) -> str:
     own = measured(story.main, "ccc", "mean")
     if own is None:
         return "No run here has been evaluated yet."
-    n = f"{own.n} seed{'s' if own.n > 1 else ''}"
     if story.baseline is None or story.main is story.baseline:
-        return f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen} ({n})."
+        return f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen} ({_n(own.n, 'seed')})."
     gap, base = difference(story.main, story.baseline), measured(story.baseline, "ccc", "mean")
     if gap is None or base is None:
         return f"{story.main.title} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
     text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen}, "
-    text += f"{story.baseline.title} {base.mean:.3f}: paired difference {_minus(f'{gap.mean:+.3f}')}"
+    text += f"{story.baseline.title} {base.mean:.3f}: paired difference {signed(gap.mean, 3)}"
     if math.isnan(gap.low):
         return f"{text}, one pair, no interval: nothing can be concluded."
-    text += f" (95% {_minus(f'{gap.low:+.3f} to {gap.high:+.3f}')}, {_drawn(gap)})"
-    seed = ", with this one seed" if gap.n == 1 else ""
-    if gap.low > 0:
-        return f"{text}: better than the baseline{seed}."
-    if gap.high < 0:
-        return f"{text}: worse than the baseline{seed}."
-    return f"{text}: no clear difference."
+    drawn = _n(gap.n, "seed") + ("" if gap.by == "seed" else f", resampled by {gap.by}")
+    text += f" (95% {signed(gap.low, 3)} to {signed(gap.high, 3)}, {drawn})"
+    verdict = "better than the baseline" if gap.low > 0 else "worse than the baseline" if gap.high < 0 else ""
+    if not verdict:
+        same = gap.mean == gap.low == gap.high == 0
+        return f"{text}: the two are identical." if same else f"{text}: no clear difference."
+    return f"{text}: {verdict}{', with this one seed' if gap.n == 1 else ''}."
 
 
-def _drawn(found: Measured) -> str:
-    if found.by == "seed":
-        return f"{found.n} seeds" if found.n > 1 else "1 seed"
-    return f"1 seed, resampled by {found.by}"
+def _n(n: Any, what: str) -> str:
+    return f"{n:,} {plural(what, n)}" if isinstance(n, int) else ""
 
 
 def _facts(story: Story) -> list[tuple[str, str]]:
     run = next((r for arm in (story.main, *story.arms) for r in arm.runs if r.result), story.main.runs[0])
-    test = run.result.get("test", {})
-    environment = run.environment
+    test, environment = run.result.get("test", {}), run.environment
+    identities = test.get("identities", test.get("people"))  # as older results call them
+    of = f" of {identities} {plural(story.identity, identities)}" if identities else ""
     facts = [
         ("data", DATASETS.get(story.dataset, story.dataset)),
         ("encoder", str(run.config.get("encoder", ""))),
-        ("tested on", _count(test.get("rows"), "image") + _of_kind(_identities(test), story.identity)),
-        ("runs", f"{sum(len(arm.runs) for arm in story.arms)} in {len(story.arms)} arm{'s' * (len(story.arms) > 1)}"),
+        ("tested on", _n(test.get("rows"), "image") + of),
+        ("runs", f"{sum(len(arm.runs) for arm in story.arms)} in {_n(len(story.arms), 'arm')}"),
         ("iterations", f"{run.config['iterations']:,}" if isinstance(run.config.get("iterations"), int) else ""),
         ("device", str(environment.get("device", ""))),
         ("started", str(environment.get("started", ""))[:16].replace("T", " ")),
@@ -259,191 +204,119 @@ def _facts(story: Story) -> list[tuple[str, str]]:
     return [(name, value) for name, value in facts if value]
 
 
-def _count(n: Any, what: str) -> str:
-    return f"{n:,} {what}{'s' if n != 1 else ''}" if isinstance(n, int) else ""
-
-
-def _identities(test: Mapping[str, Any]) -> Any:
-    return test.get("identities", test.get("people"))  # as older results call them
-
-
-def _of_kind(n: Any, kind: str) -> str:
-    return f" of {n} {plural(kind, n)}" if n else ""
-
-
 # Tables
 
 
-def _e(text: object) -> str:
-    return html.escape(str(text), quote=True)
+def _cell(found: Measured | None, sign: bool = False) -> Markup | None:
+    return None if found is None else interval(found.mean, found.low, found.high, sign=sign)
 
 
-def _minus(text: str) -> str:
-    return text.replace("-", "−")
-
-
-def _cell(found: Measured | None, digits: int = 3, sign: bool = False) -> str:
-    """A figure with its interval below."""
-    if found is None:
-        return "<td class='none'>–</td>"
-    value = f"{found.mean:+.{digits}f}" if sign else f"{found.mean:.{digits}f}"
-    if math.isnan(found.low):
-        return f"<td>{_minus(value)}</td>"
-    low, high = (f"{x:+.{digits}f}" if sign else f"{x:.{digits}f}" for x in (found.low, found.high))
-    between = " to " if sign or found.low < 0 else "–"
-    return f"<td>{_minus(value)}<span class='ci'>{_minus(low + between + high)}</span></td>"
-
-
-def _table(caption: str, head: Sequence[str], rows: Sequence[str], groups: str = "") -> str:
-    top = "".join(f"<th scope='col'>{_e(h)}</th>" for h in head)
-    # A table wider than a narrow screen scrolls by itself: it must take the keyboard.
-    return (
-        f"<div class='scroll' tabindex='0' role='region' aria-label='{_e(_plain(caption))}'>"
-        f"<table><caption><span>{caption}</span></caption><thead>{groups}<tr>{top}</tr></thead>"
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _plain(text: str) -> str:
-    return text.split(". ")[0].replace("<br>", " ")
-
-
-def _swatch(story: Story, arm: Arm) -> str:
-    return f"<span class='swatch' style='background:{story.colours[arm.name]}'></span>"
-
-
-def _figures(story: Story) -> str:
-    if all(measured(arm, "ccc", "mean") is None for arm in story.arms):
-        raise _Missing("No run has a result.json with figures: the runs were not evaluated.")
-    table = published.published_table(story.dataset)
+def _figures(story: Story) -> Markup:
+    first = measured(story.main, "ccc", "mean")
+    if first is None and all(measured(arm, "ccc", "mean") is None for arm in story.arms):
+        raise Missing("No run has a result.json with figures: the runs were not evaluated.")
+    quoted = published.published_table(story.dataset)
     rows, flagged = [], False
     for arm in story.arms:
-        cells = "".join(_cell(measured(arm, name, label)) for name in REST for label in LABELS)
-        own = "".join(_cell(measured(arm, "ccc", label)) for label in LABELS)
-        if story.baseline is None or arm is story.baseline:
-            gap = "<td class='none'>–</td>"
-        else:
-            gap = _cell(difference(arm, story.baseline), sign=True)
         mean = measured(arm, "ccc", "mean")
-        seeds = "" if mean is None else str(mean.n)
-        name = f"<th scope='row'>{_swatch(story, arm)}{_e(arm.title)}</th>"
-        rows.append(f"<tr>{name}<td>{seeds}</td>{own}{_cell(mean)}{gap}{cells}</tr>")
-        row = published.published_row(table, arm.critic, arm.margin, str(arm.runs[0].config.get("encoder", "")))
-        if row is not None:
-            marks = published.impossible(row) if table.dataset == "AffectNet" else []
+        compared = story.baseline is not None and arm is not story.baseline
+        gap = _cell(difference(arm, story.baseline), sign=True) if compared and story.baseline is not None else None
+        own, *rest = ([_cell(measured(arm, name, label)) for label in LABELS] for name in ("ccc", *REST))
+        cells = ["" if mean is None else mean.n, *own, _cell(mean), gap, *(cell for pair in rest for cell in pair)]
+        rows.append(story.row(arm, cells))
+        theirs = published.published_row(quoted, arm.critic, arm.margin, str(arm.runs[0].config.get("encoder", "")))
+        if theirs is not None:
+            marks = published.impossible(theirs) if quoted.dataset == "AffectNet" else []
             flagged = flagged or bool(marks)
-            rows.append(_published_tr(row, f"published: {row.method}, {row.backbone}", marks, beside_ours=True))
-    head = ["arm", "seeds", "valence", "arousal", "mean", "less baseline", *["valence", "arousal"] * len(REST)]
-    groups = "<tr><td colspan='2'></td><th scope='colgroup' colspan='4'>CCC</th>"
-    groups += "".join(f"<th scope='colgroup' colspan='2'>{NAMES[name]}</th>" for name in REST) + "</tr>"
-    name = DATASETS.get(story.dataset, story.dataset) or "this data set"
+            rows.append(_quoted(theirs, f"published: {theirs.method}, {theirs.backbone}", marks, beside_ours=True))
+    head = ["arm", "seeds", "valence", "arousal", "mean", "less baseline", *LABELS * len(REST)]
+    groups = column_groups([("", 2), ("CCC", 4), *((name.upper(), 2) for name in REST)])
     caption = (
-        f"Measured here on {_e(name)}, and what {published.SOURCE} print in {table.name} for {table.dataset}. "
-        "Mean over seeds; below it the 95% interval."
+        f"Measured here on {DATASETS.get(story.dataset, story.dataset) or 'this data set'}, and what "
+        f"{published.SOURCE} print in {quoted.name} for {quoted.dataset}. Mean over seeds; below it the 95% interval."
     )
-    text = _table(caption, head, rows, groups)
-    same = DATASETS.get(story.dataset, "").startswith(table.dataset)
-    first = measured(story.main, "ccc", "mean")
-    notes = [
-        f"Rows in italics are quoted as published, measured by their authors on {table.dataset}"
+    same = DATASETS.get(story.dataset, "").startswith(quoted.dataset)
+    said = [
+        f"Rows in italics are quoted as published, measured by their authors on {quoted.dataset}"
         + (", with their own split and choice of epoch: compare with care." if same else ": not comparable with ours."),
         "Intervals of ours are Student's t over seeds."
         if first is not None and first.n > 1
-        else f"With one seed, intervals are a bootstrap of the one run by {_e(first.by) if first else 'sample'}: they "
+        else f"With one seed, intervals are a bootstrap of the one run by {first.by if first else 'sample'}: they "
         "do not hold what another seed would change.",
+        "Each interval is for one comparison: of twenty arms that change nothing, one would leave out 0.",
         "RMSE: lower is better; SAGR, PCC, CCC: higher is better.",
     ]
-    dead = [
-        f"{_e(arm.title)}, seed {run.seed}, {what}"
-        for arm in story.arms
-        for run in arm.runs
-        if (what := collapsed(run))
-    ]
-    if dead:
-        notes.append(f"<strong>Collapsed:</strong> {'; '.join(dead)}. Such a run says nothing about the method.")
+    every = [(arm, run, collapsed(run)) for arm in story.arms for run in arm.runs]
+    if dead := "; ".join(f"{arm.title}, seed {run.seed}, {what}" for arm, run, what in every if what):
+        said.append(Markup("<strong>Collapsed:</strong> {}. Such a run says nothing about the method.").format(dead))
     if flagged:
-        notes.append(
-            "<sup>†</sup> This RMSE is not possible together with the published correlations on AffectNet's usual "
-            "validation labels (see <a href='#bound'>the bound</a>)."
+        said.append(
+            Markup(
+                "<sup>†</sup> This RMSE is not possible together with the published correlations on AffectNet's usual "
+                "validation labels (see <a href='#bound'>the bound</a>)."
+            )
         )
-    return text + _notes(notes) + _published_details(table)
+    return table(caption, head, rows, groups) + notes(said) + _quoted_table(quoted)
 
 
-def _published_tr(row: published.Published, name: str, marks: Sequence[str], beside_ours: bool = False) -> str:
-    cells = ""
+def _quoted(each: published.Published, name: str, marks: Sequence[str], beside_ours: bool = False) -> Markup:
+    cells: list[object] = []
     for what in ("ccc", *REST):
-        pair = getattr(row, what)
-        for i, label in enumerate(LABELS):
-            mark = "<sup>†</sup>" if what == "rmse" and label in marks else ""
-            cells += "<td class='none'>–</td>" if pair is None else f"<td>{_as_printed(pair[i])}{mark}</td>"
+        for label, value in zip(LABELS, getattr(each, what) or (None, None), strict=True):
+            mark = Markup("<sup>†</sup>") if what == "rmse" and label in marks else ""
+            digits = 2 if value is None or round(value, 2) == value else 4  # as printed
+            cells.append(None if value is None else escape(f"{value:.{digits}f}") + mark)
         if what == "ccc" and beside_ours:
-            cells += "<td class='none'>–</td>" * 2
-    wide = " colspan='2'" if beside_ours else ""
-    return f"<tr class='published'><th scope='row'{wide}>{_e(name)}</th>{cells}</tr>"
+            cells += [None, None]
+    return row(name, cells, "aside", span=2 if beside_ours else 1)
 
 
-def _as_printed(value: float) -> str:
-    """A figure with two decimals, or with the four that some tables have."""
-    return f"{value:.2f}" if round(value, 2) == value else f"{value:.4f}"
-
-
-def _published_details(table: published.PublishedTable) -> str:
+def _quoted_table(quoted: published.PublishedTable) -> Markup:
     rows = []
-    for row in table.rows:
-        name = f"{row.method}, {row.backbone}" if row.backbone else row.method
-        marks = published.impossible(row) if table.dataset == "AffectNet" else []
-        rows.append(_published_tr(row, name, marks))
-    groups = "<tr><td></td>"
-    groups += "".join(f"<th scope='colgroup' colspan='2'>{NAMES[name]}</th>" for name in ("ccc", *REST)) + "</tr>"
-    caption = f"{published.SOURCE}, {table.name}: {table.dataset}, as published. No row was measured here."
-    inner = _table(_e(caption), ["method", *["valence", "arousal"] * 4], rows, groups)
-    return f"<details><summary>All of the paper's {table.name} ({table.dataset})</summary>{inner}</details>"
+    for each in quoted.rows:
+        name = f"{each.method}, {each.backbone}" if each.backbone else each.method
+        rows.append(_quoted(each, name, published.impossible(each) if quoted.dataset == "AffectNet" else []))
+    groups = column_groups([("", 1), *((name.upper(), 2) for name in ("ccc", *REST))])
+    caption = f"{published.SOURCE}, {quoted.name}: {quoted.dataset}, as published. No row was measured here."
+    inner = table(caption, ["method", *LABELS * 4], rows, groups)
+    return details(f"All of the paper's {quoted.name} ({quoted.dataset})", inner)
 
 
-def _notes(lines: Sequence[str]) -> str:
-    return "<ul class='notes'>" + "".join(f"<li>{line}</li>" for line in lines) + "</ul>"
+def _leakage(story: Story) -> Markup:
+    def of(run: Run, side: str) -> Mapping[str, Any]:
+        return (run.result.get("leakage") or {}).get(side) or {}
 
-
-def _leakage(story: Story) -> str:
-    sides = [
-        side
-        for side in ("unseen", "seen")
-        if any(run.result.get("leakage", {}).get(side) for arm in story.arms for run in arm.runs)
-    ]
+    sides = [side for side in ("unseen", "seen") if any(of(run, side) for arm in story.arms for run in arm.runs)]
     if not sides:
-        raise _Missing("No run measured identity leakage: it needs data that say who is on each picture.")
+        raise Missing("No run measured identity leakage: it needs data that say who is on each picture.")
 
     def over(arm: Arm, side: str, key: str) -> Measured | None:
-        found = over_seeds(
-            [v for r in arm.runs if (v := r.result.get("leakage", {}).get(side, {}).get(key)) is not None]
-        )
+        values = [of(run, side) for run in arm.runs if of(run, side).get(key) is not None]
+        found = over_seeds([each[key] for each in values])
         if found is not None and found.n == 1 and key == "probe_accuracy":
-            one = next(r.result["leakage"][side] for r in arm.runs if r.result.get("leakage", {}).get(side))
-            if one.get("probe_low") is not None and one.get("probe_high") is not None:
-                found = found._replace(low=one["probe_low"], high=one["probe_high"], by=story.identity)
+            low, high = values[0].get("probe_low"), values[0].get("probe_high")
+            if low is not None and high is not None:
+                found = found._replace(low=low, high=high, by=story.identity)
         return found
 
-    keys = [("recall_at_1", "Recall@1"), ("map_at_r", "MAP@R"), ("probe_accuracy", "linear probe")]
+    keys = {"recall_at_1": "Recall@1", "map_at_r": "MAP@R", "probe_accuracy": "linear probe"}
     rows = []
     for arm in story.arms:
-        cells = "".join(_cell(over(arm, side, key)) for side in sides for key, _ in keys)
-        gap = "<td class='none'>–</td>"
+        gap = None
         if story.baseline is not None and arm is not story.baseline:
             gap = _cell(leakage_difference(arm, story.baseline, sides[0]), sign=True)
-        rows.append(f"<tr><th scope='row'>{_swatch(story, arm)}{_e(arm.title)}</th>{cells}{gap}</tr>")
-    chance = ""
-    for side in sides:
-        for key in ("recall_at_1_chance", "map_at_r_chance", "probe_chance"):
-            found = over(story.main, side, key) or over(story.arms[0], side, key)
-            chance += "<td class='none'>–</td>" if found is None else f"<td>{found.mean:.3f}</td>"
-    rows.append(f"<tr class='published'><th scope='row'>by chance</th>{chance}<td></td></tr>")
-    kind, kinds = _e(story.identity), _e(plural(story.identity))
-    groups = "<tr><td></td>" + "".join(f"<th scope='colgroup' colspan='3'>{side} {kinds}</th>" for side in sides)
-    groups += "<td></td></tr>"
-    head = ["arm", *[name for _, name in keys] * len(sides), f"MAP@R less baseline's ({sides[0]})"]
+        rows.append(story.row(arm, [*(_cell(over(arm, side, key)) for side in sides for key in keys), gap]))
+    chance = [
+        over(story.main, side, key) or over(story.arms[0], side, key)
+        for side in sides
+        for key in ("recall_at_1_chance", "map_at_r_chance", "probe_chance")
+    ]
+    rows.append(row("by chance", [*(None if each is None else f"{each.mean:.3f}" for each in chance), ""], "aside"))
+    kind, kinds = story.identity, plural(story.identity)
+    head = ["arm", *list(keys.values()) * len(sides), f"MAP@R less baseline's ({sides[0]})"]
     caption = f"How well {kinds} can be told apart by the encoder's features. Lower says less about who it is."
-    text = _table(caption, head, rows, groups)
-    return text + _notes(
+    groups = column_groups([("", 1), *((f"{side} {kinds}", 3) for side in sides), ("", 1)])
+    return table(caption, head, rows, groups) + notes(
         [
             f"Recall@1 and MAP@R: whether a picture's nearest neighbours by cosine are of the same {kind}. Linear "
             f"probe: a logistic regression on half of each {kind}'s pictures names the {kind} on the other half.",
@@ -455,46 +328,37 @@ def _leakage(story: Story) -> str:
     )
 
 
-def _bound(story: Story) -> str:
+def _bound(story: Story) -> Markup:
     rows, holds = [], True
     for arm in story.arms:
         for label in LABELS:
-            found: list[tuple[float, float]] = []
-            for run in arm.runs:
-                known = [v for n in ("rmse", "pcc", "label_sd") if (v := figure(run.result, n, label)) is not None]
-                if len(known) == 3:
-                    found.append((known[0] ** 2, (1 - known[1] ** 2) * known[2] ** 2))
+            known = [[figure(run.result, name, label) for name in ("rmse", "pcc", "label_sd")] for run in arm.runs]
+            found = [(e**2, (1 - r**2) * sd**2) for e, r, sd in known if None not in (e, r, sd)]  # type: ignore[operator]
             if not found:
                 continue
             square, least = np.mean(found, axis=0)
             good = sum(a >= b * (1 - 1e-6) - 1e-12 for a, b in found)
             holds = holds and good == len(found)
-            rows.append(
-                f"<tr><th scope='row'>{_swatch(story, arm)}{_e(arm.title)}, {label}</th><td>{square:.4f}</td>"
-                f"<td>{least:.4f}</td><td>{good} of {len(found)}</td></tr>"
-            )
+            cells = [f"{square:.4f}", f"{least:.4f}", f"{good} of {len(found)}"]
+            rows.append(story.row(arm, cells, f"{arm.title}, {label}"))
     if not rows:
-        raise _Missing("No run has figures to check.")
+        raise Missing("No run has figures to check.")
     head = ["arm and label", "RMSE²", "(1 − PCC²) · Var", "holds in"]
     verdict = "It holds for every run here." if holds else "It does not hold everywhere: a figure here is wrong."
-    text = (
-        "<p>No predictions are nearer to the labels than the best line through them: RMSE² ≥ (1 − PCC²) · Var(label). "
-        f"{verdict}</p>"
+    text = paragraph(
+        "No predictions are nearer to the labels than the best line through them: RMSE² ≥ (1 − PCC²) · Var(label). "
+        + verdict
     )
-    text += _table("Both sides of the bound. Mean over runs.", head, rows)
-    table = published.published_table(story.dataset)
-    if table.dataset == "AffectNet":
-        bad = [
-            f"{row.method}, {row.backbone} ({' and '.join(marks)})"
-            for row in published.TABLE_1.rows
-            if (marks := published.impossible(row))
-        ]
+    text += table("Both sides of the bound. Mean over runs.", head, rows)
+    if published.published_table(story.dataset).dataset == "AffectNet":
+        marked = [(each, published.impossible(each)) for each in published.TABLE_1.rows]
+        bad = "; ".join(f"{each.method}, {each.backbone} ({' and '.join(marks)})" for each, marks in marked if marks)
         sd = published.AFFECTNET_SD
-        text += _notes(
+        text += notes(
             [
                 f"Of the published rows on AffectNet, these break it on the usual 3,999 validation labels (standard "
-                f"deviation {sd['valence']} and {sd['arousal']}), with every figure allowed an error of 0.005: "
-                f"{_e('; '.join(bad))}. They may be of other labels, or averaged over batches; the paper does not say."
+                f"deviation {sd['valence']} and {sd['arousal']}), with every figure allowed an error of 0.005: {bad}. "
+                "They may be of other labels, or averaged over batches; the paper does not say."
             ]
         )
     return text
@@ -502,255 +366,207 @@ def _bound(story: Story) -> str:
 
 # Charts
 
-
-def _grid(figures: Sequence[str], kind: str = "") -> str:
-    return f"<div class='grid {kind}'>" + "".join(f"<figure>{f}</figure>" for f in figures) + "</div>"
-
-
-def _series(
-    story: Story, arms: Sequence[Arm], *names: str
-) -> list[tuple[str, str, list[tuple[list[float], list[float]]]]]:
-    made = []
-    for arm in arms:
-        seeds = [(list(map(float, c.steps)), c.values) for run in arm.runs if (c := run.curve(*names)) is not None]
-        if seeds:
-            made.append((arm.title, story.colours[arm.name], seeds))
-    return made
-
-
-LOSSES = (
-    ("Regression loss L_AV", ("regression",), "L_AV"),
-    ("Critic's loss L_c", ("critic",), "L_c"),
-    ("Adversarial loss L_adv", ("adversarial",), "L_adv"),
-)
-VALIDATION = (
+CURVES = (
+    ("Regression loss", ("regression",), "$L_{AV}$"),
+    ("Critic's loss", ("critic",), "$L_c$"),
+    ("Adversarial loss", ("adversarial",), "$L_{adv}$"),
     ("Mean CCC, validation", ("ccc/mean", "ccc_mean", "ccc"), "CCC"),
     ("RMSE, validation", ("rmse/mean", "rmse_mean", "rmse"), "RMSE"),
 )
 
 
-def _training(story: Story) -> str:
+def _seeds(arm: Arm, *names: str) -> list[tuple[list[float], list[float]]]:
+    """(steps, values) of a curve, for each run that has it."""
+    return [(list(map(float, c.steps)), c.values) for run in arm.runs if (c := run.curve(*names)) is not None]
+
+
+def _mean_at(seeds: charts.Seeds, place: int) -> float:
+    return float(np.mean([values[place] for _, values in seeds]))
+
+
+def _smoothing(series: Sequence[tuple[str, str, charts.Seeds]], points: int) -> int:
+    return max(1, max(len(values) for _, _, seeds in series for _, values in seeds) // points)
+
+
+def _training(story: Story) -> Markup:
     if not any(run.curves for arm in story.arms for run in arm.runs):
-        raise _Missing("No run has a scalars.csv: nothing was logged.")
+        raise Missing("No run has a scalars.csv: nothing was logged.")
     made = []
-    for title, names, y in (*LOSSES, *VALIDATION):
-        series = _series(story, story.arms, *names)
-        if series:
-            ends = ", ".join(f"{name} {np.mean([values[-1] for _, values in seeds]):.3g}" for name, _, seeds in series)
-            longest = max(len(values) for _, _, seeds in series for _, values in seeds)
-            smooth = 1 if "validation" in title else max(1, longest // 60)
+    for title, names, y in CURVES:
+        every = [(arm.title, story.colours[arm.name], _seeds(arm, *names)) for arm in story.arms]
+        if series := [each for each in every if each[2]]:
+            ends = ", ".join(f"{name} {_mean_at(seeds, -1):.3g}" for name, _, seeds in series)
+            smooth = 1 if "validation" in title else _smoothing(series, 60)
             made.append(charts.curves(title, series, y=y, alt=f"At the end: {ends}.", smooth=smooth))
     if not made:
-        raise _Missing("The runs' logs have none of the curves that are shown here.")
+        raise Missing("The runs' logs have none of the curves that are shown here.")
     several = any(len(arm.runs) > 1 for arm in story.arms)
     note = "Faint lines are single seeds, strong ones their mean. " if several else ""
-    return _grid(made) + _notes([f"{note}Losses are averaged over neighbouring entries of the log."])
+    return grid(made) + notes([f"{note}Losses are averaged over neighbouring entries of the log."])
 
 
-def _margin(story: Story) -> str:
+def _margin(story: Story) -> Markup:
     arm = story.main
-    names = (("α̂", ("alpha", "margin"), 0), ("MI", ("mi",), 1), ("Δ", ("delta",), 2))
-    series = []
-    for name, keys, hue in names:
-        found = _series(story, [arm], *keys)
-        if found:
-            series.append((name, charts.PALETTE[hue], found[0][2]))
+    parts = (("α̂", ("alpha", "margin")), ("MI", ("mi",)), ("Δ", ("delta",)))
+    every = [(name, hue, _seeds(arm, *keys)) for (name, keys), hue in zip(parts, charts.PALETTE, strict=False)]
+    series = [each for each in every if each[2]]
     if len(series) < 2:
-        raise _Missing(f"The log of {arm.title} has no MI and Δ: its margin is not adaptive, or was not logged.")
-    ends = ", ".join(f"{name} {np.mean([v[-1] for _, v in seeds]):.3f}" for name, _, seeds in series)
-    begins = ", ".join(f"{name} {np.mean([v[0] for _, v in seeds]):.3f}" for name, _, seeds in series)
+        raise Missing(f"The log of {arm.title} has no MI and Δ: its margin is not adaptive, or was not logged.")
+    begins, ends = (", ".join(f"{name} {_mean_at(seeds, at):.3f}" for name, _, seeds in series) for at in (0, -1))
     alt = f"At the beginning: {begins}. At the end: {ends}."
-    longest = max(len(values) for _, _, seeds in series for _, values in seeds)
-    one = charts.curves("MI, Δ and α̂ = MI + Δ", series, y="in units of D²", alt=alt, smooth=max(1, longest // 80))
-    made = [one]
-    k = _series(story, [arm], "k")
-    if k:
-        ends = f"{np.mean([v[-1] for _, v in k[0][2]]):.3g}"
-        made.append(charts.curves("K, the neighbourhood of Δ", k, y="K", alt=f"At the end: {ends}."))
-    strong = _series(story, [arm], "strong")
-    if strong:
-        ends = f"{np.mean([v[-1] for _, v in strong[0][2]]):.2f}"
-        made.append(charts.curves("Share of strong emotions", strong, y="share of a batch", alt=f"At the end: {ends}."))
-    return f"<p>{_e(arm.title)}; the paper's Figure 2. {_e(alt)}</p>" + _grid(made)
+    title = "MI, Δ and α̂ = MI + Δ"
+    made = [charts.curves(title, series, y="in units of D²", alt=alt, smooth=_smoothing(series, 80))]
+    for key, title, y in (
+        ("k", "K, the neighbourhood of Δ", "K"),
+        ("strong", "Share of strong emotions", "share of a batch"),
+    ):
+        if seeds := _seeds(arm, key):
+            end = f"At the end: {_mean_at(seeds, -1):.3g}."
+            made.append(charts.curves(title, [(arm.title, story.colours[arm.name], seeds)], y=y, alt=end))
+    return paragraph(f"{arm.title}; the paper's Figure 2. {alt}") + grid(made)
 
 
 def _with_arrays(arm: Arm, *names: str) -> Run | None:
     return next((run for run in arm.runs if all(name in run.arrays for name in names)), None)
 
 
-def _data_url(picture: NDArray[np.uint8]) -> str:
-    memory = io.BytesIO()
-    Image.fromarray(picture).save(memory, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(memory.getvalue()).decode()
-
-
 def _pair(values: NDArray[Any]) -> str:
-    return _minus(f"{float(values[0]):+.2f}, {float(values[1]):+.2f}")
+    return f"{signed(values[0], 2)}, {signed(values[1], 2)}"
 
 
-def _video(story: Story) -> str:
+def _face(pixels: NDArray[np.uint8], alt: str, below: str) -> Markup:
+    return Markup("<figure>{}<figcaption>{}</figcaption></figure>").format(picture(pixels, alt, 90), below)
+
+
+def _video(story: Story) -> Markup:
     keys = ("video_frame", "video_truth", "video_prediction")
     run = _with_arrays(story.main, *keys)
     if run is None:
-        raise _Missing("No run evaluated the frames of a video.")
-    shown = [(story.main, run)]
-    if story.baseline is not None and story.main is not story.baseline:
-        other = _with_arrays(story.baseline, *keys)
-        if other is not None and np.array_equal(other.arrays["video_truth"], run.arrays["video_truth"]):
-            shown.insert(0, (story.baseline, other))
+        raise Missing("No run evaluated the frames of a video.")
+    found = [(arm, _with_arrays(arm, *keys)) for arm in story.shown]
+    shown = [
+        (arm, one.arrays["video_prediction"].astype(float))
+        for arm, one in found
+        if one is not None and np.array_equal(one.arrays["video_truth"], run.arrays["video_truth"])
+    ]
     frame, truth = run.arrays["video_frame"].astype(float), run.arrays["video_truth"].astype(float)
     made = []
     for i, label in enumerate(LABELS):
-        lines, told = [], []
-        for arm, one in shown:
-            values = one.arrays["video_prediction"][:, i].astype(float)
-            lines.append((arm.title, story.colours[arm.name], values))
-            told.append(f"{arm.title}: RMSE {math.sqrt(float(np.mean((values - truth[:, i]) ** 2))):.3f}")
-        alt = f"{len(frame)} frames. " + "; ".join(told) + "."
-        made.append(charts.over_frames(label.capitalize(), frame, truth[:, i], lines, label, alt))
-    strip = ""
+        lines: list[tuple[str, str, charts.Seeds]] = [("label", charts.INK, [(frame, truth[:, i])])]
+        lines += [(arm.title, story.colours[arm.name], [(frame, guess[:, i])]) for arm, guess in shown]
+        errors = [f"{arm.title}: RMSE {math.sqrt(np.mean((g[:, i] - truth[:, i]) ** 2)):.3f}" for arm, g in shown]
+        alt = f"{len(frame)} frames. {'; '.join(errors)}."
+        made.append(charts.curves(label.capitalize(), lines, y=label, x="frame", alt=alt, size=(5.0, 2.6)))
+    strip = Markup("")
     if "video_images" in run.arrays:
-        for at, picture in zip(run.arrays["video_strip"], run.arrays["video_images"], strict=True):
-            guess = _pair(run.arrays["video_prediction"][at])
-            text = f"frame {int(frame[at])}: labelled {_pair(truth[at])}, predicted {guess}"
-            strip += f"<figure><img src='{_data_url(picture)}' alt='{_e(text)}' width='90' height='90'>"
-            strip += f"<figcaption>frame {int(frame[at])}</figcaption></figure>"
-        strip = f"<div class='strip'>{strip}</div>"
+        for at, pixels in zip(run.arrays["video_strip"], run.arrays["video_images"], strict=True):
+            number, guess = f"frame {int(frame[at])}", _pair(run.arrays["video_prediction"][at])
+            strip += _face(pixels, f"{number}: labelled {_pair(truth[at])}, predicted {guess}", number)
+        strip = Markup("<div class='strip'>{}</div>").format(strip)
     name = str(run.arrays.get("video_name", "")) or "one video"
-    return f"<p>Video “{_e(name)}”, seed {run.seed}; the paper's Figure 3.</p>" + _grid(made, "wide") + strip
+    return paragraph(f"Video “{name}”, seed {run.seed}; the paper's Figure 3.") + grid(made, "wide") + strip
 
 
-def _some(n: int, most: int) -> NDArray[np.int64]:
-    return np.arange(n) if n <= most else np.sort(np.random.default_rng(0).permutation(n)[:most])
-
-
-def _scatter(story: Story) -> str:
+def _scatter(story: Story) -> Markup:
     made, seeds = [], set()
-    for arm in story.shown or [story.main]:
+    for arm in story.shown:
         run = _with_arrays(arm, "truth", "prediction")
         if run is None:
             continue
         seeds.add(run.seed)
-        rows = _some(len(run.arrays["truth"]), 600)
+        rows = np.random.default_rng(0).permutation(len(run.arrays["truth"]))[:600]
         truth, guess = run.arrays["truth"][rows].astype(float), run.arrays["prediction"][rows].astype(float)
         colour = story.colours[arm.name]
-        spread = (
-            "predictions spread {:.2f} by {:.2f} where labels spread {:.2f} by {:.2f} (standard deviations)".format(
-                *guess.std(axis=0), *truth.std(axis=0)
-            )
-        )
-        made.append(charts.plane(f"{arm.title}: the plane", truth, guess, colour, f"{spread}."))
+        theirs, ours = (" by ".join(f"{each:.2f}" for each in x.std(axis=0)) for x in (guess, truth))
+        spread = f"predictions spread {theirs} where labels spread {ours} (standard deviations)."
+        made.append(charts.plane(f"{arm.title}: the plane", truth, guess, colour, spread))
         for i, label in enumerate(LABELS):
             ccc = figure(run.result, "ccc", label)
             alt = f"{len(rows)} images" + ("." if ccc is None else f", CCC {ccc:.3f}.")
             made.append(charts.against(f"{arm.title}: {label}", truth[:, i], guess[:, i], label, colour, alt))
     if not made:
-        raise _Missing("No run has an evaluation.npz: its predictions were not kept.")
-    note = f"{'Seed' if len(seeds) == 1 else 'Seeds'} {', '.join(map(str, sorted(seeds)))}; at most 600 images."
-    return _grid(made) + _notes([note + " The dashed line is where prediction and label are equal."])
+        raise Missing("No run has an evaluation.npz: its predictions were not kept.")
+    note = f"{plural('Seed', len(seeds))} {', '.join(map(str, sorted(seeds)))}; at most 600 images."
+    return grid(made) + notes([note + " The dashed line is where prediction and label are equal."])
 
 
-def _maps(story: Story) -> str:
+def _maps(story: Story) -> Markup:
     made = []
-    kind, kinds = story.identity, _e(plural(story.identity))
-    for arm in story.shown or [story.main]:
+    kind, kinds = story.identity, plural(story.identity)
+    for arm in story.shown:
         run = _with_arrays(arm, "features", "feature_index", "truth", "person")
         if run is None or len(run.arrays["features"]) < 8:
             continue
         places, rows = charts.feature_map(run.arrays["features"])
         index = run.arrays["feature_index"][rows]
         person, truth = run.arrays["person"][index], run.arrays["truth"][index].astype(float)
-        intensity = np.linalg.norm(truth, axis=1)
         n = len(np.unique(person[person >= 0]))
         if n > 1:
-            alt = f"t-SNE of {len(rows)} images of {n} {plural(kind)}; {min(n, len(charts.PEOPLE))} have a colour each."
-            made.append(charts.map_by_person(f"{arm.title}: by {kind}", places, person, alt))
+            alt = f"t-SNE of {len(rows)} images of {n} {kinds}; {min(n, len(charts.GROUPS))} have a colour each."
+            made.append(charts.map_by_group(f"{arm.title}: by {kind}", places, person, alt))
         alt = f"t-SNE of {len(rows)} images, from neutral to intense."
+        intensity = np.linalg.norm(truth, axis=1)
         made.append(charts.map_by_intensity(f"{arm.title}: by intensity", places, intensity, alt))
     if not made:
-        raise _Missing("No run kept features of the encoder.")
-    return _grid(made, "pairs") + _notes(
+        raise Missing("No run kept features of the encoder.")
+    return grid(made, "pairs") + notes(
         [
-            f"t-SNE of features of {_e(story.unseen)}; at most {len(charts.PEOPLE)} {kinds} have a colour, the "
-            f"others are faint. Islands of one colour in a map by {_e(kind)} are features that know who it is.",
-            "t-SNE keeps neighbours, not distances; the <a href='#leakage'>table of leakage</a> has the numbers.",
+            f"t-SNE of features of {story.unseen}; at most {len(charts.GROUPS)} {kinds} have a colour, the "
+            f"others are faint. Islands of one colour in a map by {kind} are features that know who it is.",
+            Markup(
+                "t-SNE keeps neighbours, not distances; the <a href='#leakage'>table of leakage</a> has the numbers."
+            ),
         ]
     )
 
 
-def _pictures(story: Story) -> str:
+def _pictures(story: Story) -> Markup:
     run = _with_arrays(story.main, "best_images", "worst_images")
     if run is None:
-        raise _Missing("No run kept pictures of its best and worst predictions.")
-    text = (
-        f"<p>{_e(story.main.title)}, seed {run.seed}. Under each picture: labelled and predicted valence, arousal.</p>"
+        raise Missing("No run kept pictures of its best and worst predictions.")
+    text = paragraph(
+        f"{story.main.title}, seed {run.seed}. Under each picture: labelled and predicted valence, arousal."
     )
     for name, title in (("best", "Nearest to their labels"), ("worst", "Farthest from their labels")):
-        text += f"<h3>{title}</h3><div class='faces'>"
-        for at, picture in zip(run.arrays[name], run.arrays[f"{name}_images"], strict=True):
+        faces = Markup("")
+        for at, pixels in zip(run.arrays[name], run.arrays[f"{name}_images"], strict=True):
             truth, guess = _pair(run.arrays["truth"][at]), _pair(run.arrays["prediction"][at])
-            alt = f"face labelled {truth}, predicted {guess}"
-            text += (
-                f"<figure><img src='{_data_url(picture)}' alt='{alt}' width='90' height='90'>"
-                f"<figcaption><b>{truth}</b><br>{guess}</figcaption></figure>"
-            )
-        text += "</div>"
+            both = Markup("<b>{}</b><br>{}").format(truth, guess)
+            faces += _face(pixels, f"face labelled {truth}, predicted {guess}", both)
+        text += Markup("<h3>{}</h3><div class='faces'>{}</div>").format(title, faces)
     return text
 
 
 # Where it comes from
 
 
-def _config(story: Story) -> str:
+def _config(story: Story) -> Markup:
     run = story.main.runs[0]
-    text = ""
+    text = Markup("")
     command = run.environment.get("command")
     if isinstance(command, list) and command:
-        words = (
-            ["python", *map(str, command[1:])] if "python" in Path(str(command[0])).name else list(map(str, command))
-        )
-        text += f"<h3>Reproduce</h3><pre><code>{_e(shlex.join(words))}</code></pre>"
-        commit = run.environment.get("commit")
-        if commit:
-            dirty = " with files changed since" if str(commit).endswith("+") else ""
-            text += f"<p>at commit <code>{_e(str(commit).rstrip('+'))}</code>{dirty}.</p>"
-    differing = _differences(story.arms)
+        words = [str(each) for each in command]
+        words[0] = "python" if "python" in Path(words[0]).name else words[0]
+        text += Markup("<h3>Reproduce</h3>") + code(shlex.join(words))
+        if commit := str(run.environment.get("commit") or ""):
+            dirty = " with files changed since" if commit.endswith("+") else ""
+            text += Markup("<p>at commit <code>{}</code>{}.</p>").format(commit.rstrip("+"), dirty)
+    configs = [flat(arm.runs[0].config) for arm in story.arms]
+    names = [name for name in dict.fromkeys(n for c in configs for n in c) if name not in ("seed", "output")]
+    columns = {name: [config.get(name, "") for config in configs] for name in names}
+    differing = {name: values for name, values in columns.items() if len({repr(v) for v in values}) > 1}
     if differing:
         head = ["option", *[arm.title for arm in story.arms]]
-        rows = [
-            f"<tr><th scope='row'><code>{_e(name)}</code></th>" + "".join(f"<td>{_e(v)}</td>" for v in values) + "</tr>"
-            for name, values in differing
-        ]
-        text += "<h3>Where the arms differ</h3>" + _table("Options that differ between arms.", head, rows)
+        rows = [row(Markup("<code>{}</code>").format(name), map(str, values)) for name, values in differing.items()]
+        text += Markup("<h3>Where the arms differ</h3>") + table("Options that differ between arms.", head, rows)
     if run.config:
-        flat = _flat(run.config)
-        lines = "\n".join(f"{name}: {value}" for name, value in flat.items())
-        text += f"<details><summary>Configuration of {_e(run.arm)}, seed {run.seed}</summary>"
-        text += f"<pre><code>{_e(lines)}</code></pre></details>"
-    versions = run.environment.get("versions", {})
-    if versions:
-        rows = [f"<tr><th scope='row'>{_e(name)}</th><td>{_e(version)}</td></tr>" for name, version in versions.items()]
-        for name in ("device", "platform", "processes", "threads", "cuda"):
-            if run.environment.get(name) is not None:
-                rows.append(f"<tr><th scope='row'>{name}</th><td>{_e(run.environment[name])}</td></tr>")
-        text += "<h3>Versions</h3>" + _table("What it ran on.", ["", "version"], rows)
+        lines = "\n".join(f"{name}: {value}" for name, value in flat(run.config).items())
+        text += details(f"Configuration of {run.arm}, seed {run.seed}", code(lines))
+    if versions := dict(run.environment.get("versions", {})):
+        where = {name: run.environment.get(name) for name in ("device", "platform", "processes", "threads", "cuda")}
+        versions |= {name: value for name, value in where.items() if value is not None}
+        rows = [row(name, [str(value)]) for name, value in versions.items()]
+        text += Markup("<h3>Versions</h3>") + table("What it ran on.", ["", "version"], rows)
     if not text:
-        raise _Missing("No run has a config.yaml or environment.json.")
+        raise Missing("No run has a config.yaml or environment.json.")
     return text
-
-
-def _flat(config: Mapping[str, Any], before: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{before}{name}.")
-        else:
-            flat[f"{before}{name}"] = value
-    return flat
-
-
-def _differences(arms: Sequence[Arm]) -> list[tuple[str, list[Any]]]:
-    configs = [_flat(arm.runs[0].config) for arm in arms]
-    names = [name for name in dict.fromkeys(n for c in configs for n in c) if name not in ("seed", "output")]
-    columns = [(name, [config.get(name, "") for config in configs]) for name in names]
-    return [(name, values) for name, values in columns if len({repr(v) for v in values}) > 1]

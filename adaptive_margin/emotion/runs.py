@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..functional.checks import problem
-from ..metrics.student import student_interval
+from ..metrics.comparison import compared, student_interval
 from ..stored import read_json
 from ..training.config_files import read_options
 from ..training.run_folder import Curve, read_scalars
@@ -189,6 +189,24 @@ def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") 
     return found._replace(low=low, high=high, by=by)
 
 
+def differences(
+    arms: Sequence[Arm], baseline: Arm, name: str = "ccc", label: str = "mean"
+) -> dict[str, Measured | None]:
+    """:func:`difference` of several arms by name; over seeds, the intervals are corrected for the number of arms.
+
+    See :func:`~adaptive_margin.metrics.compared`.
+    """
+
+    def by_seed(arm: Arm) -> dict[int, float]:
+        return {run.seed: v for run in arm.runs if (v := figure(run.result, name, label)) is not None}
+
+    base = by_seed(baseline)
+    pairs = {arm.name: (ours, base) for arm in arms if len((ours := by_seed(arm)).keys() & base.keys()) > 1}
+    found = zip(pairs, compared(pairs.values()), strict=True)
+    corrected = {arm: Measured(each.mean, each.low, each.high, each.n, "seed") for arm, each in found}
+    return {arm.name: corrected.get(arm.name) or difference(arm, baseline, name, label) for arm in arms}
+
+
 def map_at_r(run: Run, side: str = "unseen") -> float | None:
     """MAP@R of finding the same person by the encoder's features; None if people are not known."""
     value = ((run.result.get("leakage") or {}).get(side) or {}).get("map_at_r")
@@ -207,7 +225,8 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     import torch
 
     from ..metrics import bootstrap_interval
-    from .evaluation import FIGURES, figures_of
+    from ..metrics.affect import FIGURES
+    from .evaluation import figures_of
     from .nets import LABELS
 
     a, b = one.arrays, two.arrays
@@ -218,7 +237,7 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     groups = a["person"] if known else np.arange(len(a["row"]))
     if len(groups) < 2:
         return nothing
-    place = FIGURES.index(name), (*LABELS, "mean").index(label)
+    place = list(FIGURES).index(name), (*LABELS, "mean").index(label)
 
     def gap(truth: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
         return figures_of(truth[:, :2], both[:, :2])[place] - figures_of(truth[:, :2], both[:, 2:])[place]

@@ -117,7 +117,7 @@ class Iteration:
                 features = net.encoder(images)  # (b, F)
             with self._autocast():
                 z = world.gather(critic(features.detach()), total)  # (B, d)
-            critic_loss = critic.critic_loss(z, groups)
+            critic_loss = critic.objective.critic_loss(z, groups)
             self._update(self.optimizers.critic, critic_loss)
 
             # Line 7: the encoder makes weak emotions look strong to the critic, which is frozen.
@@ -126,7 +126,7 @@ class Iteration:
                     with self._autocast():
                         z_strong = world.gather(critic(features.detach()), total)[strong]
                         z_weak = self._weak_outputs(images, features, weak, critic)
-                    adversarial_loss = critic.adversarial_loss(z_weak, z_strong)
+                    adversarial_loss = critic.objective.adversarial_loss(z_weak, z_strong)
                     self._update(self.optimizers.adversarial, options.adversarial_weight * adversarial_loss)
                 losses["adversarial"] = adversarial_loss.detach()
             losses |= {"critic": critic_loss.detach(), "strong": strong.float().mean()}
@@ -164,12 +164,12 @@ class Iteration:
             strong, weak = groups == STRONG, groups == WEAK
             with self._autocast():
                 z = world.gather(critic(features.detach()), total)  # (B, d)
-            critic_loss = critic.critic_loss(z, groups)
+            critic_loss = critic.objective.critic_loss(z, groups)
             self._update(self.optimizers.critic, critic_loss)
 
             with frozen(critic), self._autocast():
                 z = world.gather(critic(features), total)
-            adversarial_loss = critic.adversarial_loss(z[weak], z[strong].detach())
+            adversarial_loss = critic.objective.adversarial_loss(z[weak], z[strong].detach())
             loss = regression_loss + options.adversarial_weight * adversarial_loss
             losses |= {
                 "adversarial": adversarial_loss.detach(),

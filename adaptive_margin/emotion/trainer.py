@@ -23,11 +23,11 @@ from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
 from ..training.run_folder import RunFolder, RunFolderError
 from ..training.world import World, synchronise_batch_norm
+from ._drawn_video import evaluate_drawn_video
 from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
-from .drawn_video import evaluate_drawn_video
-from .evaluation import Evaluation, evaluate, write_evaluation
+from .evaluation import Evaluation, evaluate, evaluating, write_evaluation
 from .model_file import Preprocessing, description, save_model
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
@@ -128,7 +128,7 @@ class EmotionJob:
         batch = next(self._reader)
 
         decay = config.lr_decay ** (step // config.lr_decay_every)
-        for optimizer, adam_config in self._schedules():
+        for optimizer, adam_config in self._optimizers().values():
             for group in optimizer.param_groups:
                 group["lr"] = adam_config.lr * decay
         critic = iteration.critic
@@ -145,7 +145,7 @@ class EmotionJob:
         if "strong" in losses:
             named["groups/strong"] = losses["strong"]
         if critic is not None and adversarial and recorded:
-            named |= {f"critic/{name}": value for name, value in critic.statistics().items()}
+            named |= {f"critic/{name}": value for name, value in critic.objective.statistics().items()}
         return named
 
     def evaluate(self) -> Mapping[str, float]:
@@ -161,12 +161,10 @@ class EmotionJob:
         """RMSE, SAGR, PCC and CCC of a part, over all processes, as :class:`~adaptive_margin.metrics.AffectMetrics`."""
         net = self.iteration.net
         metrics = AffectMetrics()
-        net.eval()
-        with torch.inference_mode():
+        with evaluating(net), torch.inference_mode():
             for batch in self.evaluation_batches(part):
                 if len(batch.images):
                     metrics.update(batch.labels, net(batch.images).float())
-        net.train()
         return metrics.synchronize().compute()
 
     def evaluation_batches(self, part: Part) -> Any:
@@ -194,46 +192,40 @@ class EmotionJob:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
-        iteration = self.iteration
-        modules = {"net": iteration.net, "critic": iteration.critic, "grouper": iteration.grouper}
-        state = {name: dict(module.state_dict()) for name, module in modules.items() if module is not None}
-        state["model"] = description(iteration.net, self.preprocessing)
-        for name, optimizer in self._own_optimizers().items():
+        state: dict[str, Any] = {"model": description(self.iteration.net, self.preprocessing)}
+        for name, module in self._modules().items():
+            state[name] = dict(module.state_dict())
+        for name, (optimizer, _) in self._optimizers().items():
             state[name] = optimizer.state_dict()
-        if iteration.scaler is not None:
-            state["scaler"] = iteration.scaler.state_dict()
+        if self.iteration.scaler is not None:
+            state["scaler"] = self.iteration.scaler.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores a state from :meth:`state_dict`."""
-        iteration = self.iteration
-        iteration.net.load_state_dict(state["net"])
-        iteration.grouper.load_state_dict(state["grouper"])
-        if iteration.critic is not None:
-            iteration.critic.load_state_dict(state["critic"])
-        for name, optimizer in self._own_optimizers().items():
+        for name, module in self._modules().items():
+            module.load_state_dict(state[name])
+        for name, (optimizer, _) in self._optimizers().items():
             optimizer.load_state_dict(state[name])
-        if iteration.scaler is not None:
-            iteration.scaler.load_state_dict(state["scaler"])
+        if self.iteration.scaler is not None:
+            self.iteration.scaler.load_state_dict(state["scaler"])
 
-    def _own_optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """Each optimiser once, since line 7 may use that of line 8."""
-        optimizers = self.iteration.optimizers
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        named = {"net": self.iteration.net, "critic": self.iteration.critic, "grouper": self.iteration.grouper}
+        return {name: module for name, module in named.items() if module is not None}
+
+    def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, AdamConfig]]:
+        """Each optimiser once, since line 7 may use that of line 8, with its options."""
+        config, optimizers = self.config, self.iteration.optimizers
         named = {
-            "critic_optimizer": optimizers.critic,
-            "adversarial_optimizer": None if self.config.shared_moments else optimizers.adversarial,
-            "regression_optimizer": optimizers.regression,
+            "critic_optimizer": (optimizers.critic, config.critic_adam),
+            "adversarial_optimizer": (
+                None if config.shared_moments else optimizers.adversarial,
+                config.adversarial_adam,
+            ),
+            "regression_optimizer": (optimizers.regression, config.regression_adam),
         }
-        return {name: optimizer for name, optimizer in named.items() if optimizer is not None}
-
-    def _schedules(self) -> list[tuple[torch.optim.Optimizer, AdamConfig]]:
-        config = self.config
-        configs = {
-            "critic_optimizer": config.critic_adam,
-            "adversarial_optimizer": config.adversarial_adam,
-            "regression_optimizer": config.regression_adam,
-        }
-        return [(optimizer, configs[name]) for name, optimizer in self._own_optimizers().items()]
+        return {name: (each, options) for name, (each, options) in named.items() if each is not None}
 
 
 def adam(module: torch.nn.Module, config: AdamConfig) -> torch.optim.Adam:

@@ -5,10 +5,10 @@ face plus the person's expressivity times the action units of the feeling, distu
 noise and occlusion. The bytes are determined by the seed.
 """
 
+from ._geometry import boxes, landmarks
 from .dataset import FacesDataset, split_people
 from .draw import draw_faces, draw_frames, face_geometry
 from .expression import ActionUnits, FaceShape, action_units, face_shape
-from .geometry import boxes, landmarks
 from .identity import BEARD_STYLES, GLASSES_STYLES, HAIR_STYLES, FaceIdentity, sample_identities
 from .labels import sample_labels
 from .nuisance import Nuisance, sample_nuisance, still_nuisance

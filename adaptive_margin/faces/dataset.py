@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..functional.checks import problem
+from ._rows import Streams, check_count, check_seed, mix
 from .draw import SIZES, draw_faces, face_geometry
 from .identity import sample_identities
 from .labels import sample_labels
-from .rows import Streams, check_count, check_seed, mix
 
 SPLITS = ("train", "val", "test")
 
@@ -126,29 +127,22 @@ class FacesDataset:
     def __len__(self) -> int:
         return len(self.person)
 
+    def _of(self, rows: slice, function: Callable[..., Any], **options: Any) -> Any:
+        """What a function of people, feelings and seeds returns for some rows."""
+        v, a = self.av[rows].T
+        seeds, people = self.nuisance_seeds[rows], self.identities.take(self._row[rows])
+        return function(people, v, a, size=self.size, nuisance_seeds=seeds, disturb=self.disturb, **options)
+
     @cached_property
     def images(self) -> NDArray[np.uint8]:
         """All pictures, shape ``(n, size, size, 3)``; drawn on first use and kept."""
-        return draw_faces(
-            self.identities.take(self._row),
-            self.av[:, 0],
-            self.av[:, 1],
-            size=self.size,
-            nuisance_seeds=self.nuisance_seeds,
-            disturb=self.disturb,
-            workers=self.workers,
-        )
+        pictures: NDArray[np.uint8] = self._of(slice(None), draw_faces, workers=self.workers)
+        return pictures
 
     @cached_property
     def _geometry(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        return face_geometry(
-            self.identities.take(self._row),
-            self.av[:, 0],
-            self.av[:, 1],
-            size=self.size,
-            nuisance_seeds=self.nuisance_seeds,
-            disturb=self.disturb,
-        )
+        landmarks, boxes = self._of(slice(None), face_geometry)
+        return landmarks, boxes
 
     @property
     def landmarks(self) -> NDArray[np.float32]:
@@ -169,15 +163,7 @@ class FacesDataset:
         if "images" in self.__dict__:
             image = self.images[index]
         else:
-            one = slice(index % len(self), index % len(self) + 1)
-            image = draw_faces(
-                self.identities.take(self._row[one]),
-                self.av[one, 0],
-                self.av[one, 1],
-                size=self.size,
-                nuisance_seeds=self.nuisance_seeds[one],
-                disturb=self.disturb,
-            )[0]
+            image = self._of(slice(index % len(self), index % len(self) + 1), draw_faces)[0]
         return image, self.av[index], int(self.person[index])
 
     def __repr__(self) -> str:

@@ -10,12 +10,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..functional.checks import problem
 from ..processes import end_with_parent
+from ._geometry import boxes, landmarks
+from ._render import render
+from ._rows import check_count
 from .expression import check_felt, face_shape
-from .geometry import boxes, landmarks
 from .identity import FaceIdentity, check_people
 from .nuisance import Nuisance, check_keys, sample_nuisance, still_nuisance
-from .render import render
-from .rows import check_count
 
 SIZES = (32, 256)
 TASK = 512  # pictures that a worker process draws at a time

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..functional.checks import problem
+from ._rows import Floats, Table
 from .identity import FaceIdentity
-from .rows import Floats, Table
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 
-from .rows import Streams, mix
+from ._rows import Streams, mix
 
 # Where feelings gather, how wide, and how often on average: most faces in the wild are neutral or pleased, strong
 # negative feelings and low arousal are rare (AffectNet). Columns: valence, arousal, spread, share.

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..functional.checks import problem
-from .rows import Draws, Floats, Table
+from ._rows import Draws, Floats, Table
 
 OCCLUSIONS = ("none", "hand", "block", "ball")
 
@@ -70,33 +70,26 @@ def still_nuisance(n: int) -> Nuisance:
         >>> float(still_nuisance(2).yaw.max())
         0.0
     """
-    zero, one = np.zeros(n), np.ones(n)
-    return _cast(
-        {
-            "yaw": zero,
-            "pitch": zero,
-            "roll": zero,
-            "scale": 0.80 * one,
-            "shift_x": zero,
-            "shift_y": 0.02 * one,
-            "light_x": -0.35 * one,
-            "light_y": -0.45 * one,
-            "contrast": one,
-            "gain": one,
-            "cast": np.ones((n, 3)),
-            "background": np.broadcast_to([[0.72, 0.76, 0.80], [0.60, 0.65, 0.70]], (n, 2, 3)),
-            "gradient": np.broadcast_to([0.0, 0.5], (n, 2)),
-            "blobs": np.broadcast_to([0.0, 0.0, 0.1], (n, 2, 3)),
-            "clothes": np.broadcast_to([0.33, 0.40, 0.50], (n, 3)),
-            "gaze": np.zeros((n, 2)),
-            "blur": zero,
-            "noise": zero,
-            "occlusion": zero,
-            "occluder": np.zeros((n, 4)),
-            "occluder_colour": np.zeros((n, 3)),
-        },
-        np.zeros(n, dtype=np.uint64),
-    )
+    zeros = dict.fromkeys(("yaw", "pitch", "roll", "shift_x", "blur", "noise", "occlusion"), 0.0)
+    values: dict[str, ArrayLike] = {
+        **zeros,
+        "scale": 0.80,
+        "shift_y": 0.02,
+        "light_x": -0.35,
+        "light_y": -0.45,
+        "contrast": 1.0,
+        "gain": 1.0,
+        "cast": [1.0] * 3,
+        "background": [[0.72, 0.76, 0.80], [0.60, 0.65, 0.70]],
+        "gradient": [0.0, 0.5],
+        "blobs": [[0.0, 0.0, 0.1]] * 2,
+        "clothes": [0.33, 0.40, 0.50],
+        "gaze": [0.0] * 2,
+        "occluder": [0.0] * 4,
+        "occluder_colour": [0.0] * 3,
+    }
+    columns = {name: np.broadcast_to(value, (n, *np.shape(value))) for name, value in values.items()}
+    return _cast(columns, np.zeros(n, dtype=np.uint64))
 
 
 def sample_nuisance(seeds: ArrayLike) -> Nuisance:

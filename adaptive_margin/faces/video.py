@@ -8,13 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..functional.checks import problem
+from ._geometry import boxes, landmarks
+from ._rows import Floats, Streams, check_count, check_seed, mix
 from .draw import SIZES, draw_frames
 from .expression import face_shape
-from .geometry import boxes, landmarks
 from .identity import FaceIdentity, check_people
 from .labels import sample_labels
 from .nuisance import Nuisance, sample_nuisance, still_nuisance
-from .rows import Floats, Streams, check_count, check_seed, mix
 
 
 @dataclass(frozen=True)
@@ -73,18 +73,15 @@ def _moving_nuisance(key: int, n_frames: int) -> Nuisance:
     """One scene whose head and eyes move, whose noise changes every frame, and which is covered now and then."""
     base = sample_nuisance([key]).take(np.zeros(n_frames, dtype=np.int64))
     move = _wander(key, 8, n_frames, 7)
-    return Nuisance(
-        **{
-            **{name: getattr(base, name) for name in base.__dataclass_fields__},
-            "yaw": np.clip(0.6 * base.yaw + 0.12 * move[:, 0], -0.49, 0.49).astype(np.float32),
-            "pitch": np.clip(0.6 * base.pitch + 0.07 * move[:, 1], -0.28, 0.28).astype(np.float32),
-            "roll": np.clip(0.6 * base.roll + 0.06 * move[:, 2], -0.25, 0.25).astype(np.float32),
-            "shift_x": (0.6 * base.shift_x + 0.02 * move[:, 3]).astype(np.float32),
-            "shift_y": (base.shift_y + 0.01 * move[:, 4]).astype(np.float32),
-            "gaze": np.clip(0.7 * move[:, 4:6], -1, 1).astype(np.float32),
-            "occlusion": np.where(move[:, 6] > 1.0, base.occlusion, 0).astype(np.float32),
-            "key": mix(key, np.arange(n_frames)),
-        }
+    return base.replace(
+        yaw=np.clip(0.6 * base.yaw + 0.12 * move[:, 0], -0.49, 0.49),
+        pitch=np.clip(0.6 * base.pitch + 0.07 * move[:, 1], -0.28, 0.28),
+        roll=np.clip(0.6 * base.roll + 0.06 * move[:, 2], -0.25, 0.25),
+        shift_x=0.6 * base.shift_x + 0.02 * move[:, 3],
+        shift_y=base.shift_y + 0.01 * move[:, 4],
+        gaze=np.clip(0.7 * move[:, 4:6], -1, 1),
+        occlusion=np.where(move[:, 6] > 1.0, base.occlusion, 0),
+        key=mix(key, np.arange(n_frames)),
     )
 
 

@@ -1,4 +1,4 @@
-"""RMSE, SAGR, PCC and CCC of a whole test set: streamed, sharded, with intervals and checks of feasibility."""
+"""RMSE, SAGR, PCC and CCC of a whole test set: in batches, sharded, with intervals and checks of feasibility."""
 
 from __future__ import annotations
 
@@ -13,20 +13,15 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 from torch import distributed as dist
 
+from .. import functional as F
 from ..functional.checks import check_finite, problem
 
-
-class _Moments(NamedTuple):
-    """Sums that can be merged without loss, each with one number per label."""
-
-    n: Tensor
-    mean_y: Tensor
-    mean_p: Tensor
-    square_y: Tensor  # sum of squared deviations of the labels from their mean
-    square_p: Tensor  # of the predictions
-    product: Tensor  # sum of products of the two deviations
-    error: Tensor  # sum of squared errors
-    agree: Tensor  # number of equal signs
+FIGURES = {
+    "rmse": F.root_mean_square_error,
+    "sagr": F.sign_agreement,
+    "pcc": F.pearson_correlation,
+    "ccc": F.concordance_correlation,
+}
 
 
 class AffectMetrics:
@@ -42,8 +37,8 @@ class AffectMetrics:
     The authors' released code averages the RMSE over batches of 16, which is at most the RMSE of all samples; this
     class computes the latter.
 
-    Moments are kept in float64 and merged as in Chan, Golub & LeVeque (1979), so any split into batches, shards or
-    processes gives the same figures to rounding.
+    Samples are kept, in float64 (32 bytes for each with two labels), and :mod:`~adaptive_margin.functional` computes
+    the figures of all of them: any split into batches, shards or processes gives the same.
 
     Args:
         labels: name of each label column.
@@ -68,13 +63,12 @@ class AffectMetrics:
 
     def reset(self) -> None:
         """Forgets all samples."""
-        zeros = torch.zeros(len(self.labels), dtype=torch.float64)
-        self._moments = _Moments(*[zeros] * len(_Moments._fields))
+        self._seen: list[Tensor] = []  # (N, 2, L) each: targets, predictions
 
     @property
     def count(self) -> int:
         """Number of samples seen."""
-        return int(self._moments.n[0])
+        return sum(map(len, self._seen))
 
     def update(self, target: Tensor | ArrayLike, prediction: Tensor | ArrayLike) -> None:
         r"""Adds samples.
@@ -93,8 +87,7 @@ class AffectMetrics:
             raise ValueError(
                 problem("prediction", expected, f"shape {tuple(p.shape)}", "pass one prediction per label")
             )
-        if len(y) > 0:
-            self._moments = _merged(self._moments, _moments(y, p))
+        self._seen.append(torch.stack([y, p], dim=1))
 
     def merge(self, other: AffectMetrics) -> AffectMetrics:
         """Adds the samples of another object and returns itself.
@@ -104,7 +97,7 @@ class AffectMetrics:
         """
         if other.labels != self.labels:
             raise ValueError(problem("other", f"of the labels {self.labels}", other.labels, "merge like with like"))
-        self._moments = _merged(self._moments, other._moments)
+        self._seen += other._seen
         return self
 
     def synchronize(self, group: dist.ProcessGroup | None = None) -> AffectMetrics:
@@ -119,12 +112,9 @@ class AffectMetrics:
         joined = AffectMetrics(self.labels)
         if not (dist.is_available() and dist.is_initialized()):
             return joined.merge(self)
-        on_cuda = dist.get_backend(group) == "nccl"
-        own = torch.stack(self._moments).to(torch.device("cuda", torch.cuda.current_device()) if on_cuda else "cpu")
-        shards = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
-        dist.all_gather(shards, own, group=group)
-        for shard in shards:  # in the order of ranks on every rank
-            joined._moments = _merged(joined._moments, _Moments(*shard.cpu()))
+        shards: list[list[Tensor]] = [[] for _ in range(dist.get_world_size(group))]
+        dist.all_gather_object(shards, self._seen, group=group)
+        joined._seen = [batch for shard in shards for batch in shard]  # in the order of ranks on every rank
         return joined
 
     def compute(self) -> dict[str, dict[str, float]]:
@@ -141,30 +131,18 @@ class AffectMetrics:
         """
         if self.count == 0:
             raise ValueError(problem("compute", "called after update", "no samples", "pass it the test set first"))
-        m = self._moments
-        self._warn_where_constant()
-        spread = m.square_y.sqrt() * m.square_p.sqrt()
-        total = m.square_y + m.square_p + m.n * (m.mean_y - m.mean_p).square()
-        figures = {
-            "rmse": (m.error / m.n).sqrt(),
-            "sagr": m.agree / m.n,
-            "pcc": torch.where(spread > 0, m.product / spread, 0.0).clamp(-1, 1),
-            "ccc": torch.where(spread > 0, 2 * m.product / total, 0.0),
-        }
+        y, p = torch.cat(self._seen).unbind(dim=1)
+        for i, label in enumerate(self.labels):
+            for what, column in (("labels", y[:, i]), ("predictions", p[:, i])):
+                if (column == column[0]).all():
+                    constant = f"all {self.count} {what} of {label} are {float(column[0]):.6g}"
+                    warnings.warn(f"{constant}: its PCC is undefined; PCC and CCC are reported as 0", stacklevel=2)
+        figures = {name: function(y, p) for name, function in FIGURES.items()}
         scores = {name: self._named(x) | {"mean": float(x.mean())} for name, x in figures.items()}
-        return scores | {"label_sd": self._named((m.square_y / m.n).sqrt())}
+        return scores | {"label_sd": self._named(y.std(dim=0, correction=0))}
 
     def _named(self, x: Tensor) -> dict[str, float]:
         return dict(zip(self.labels, x.tolist(), strict=True))
-
-    def _warn_where_constant(self) -> None:
-        m = self._moments
-        sides = (("labels", m.square_y, m.mean_y), ("predictions", m.square_p, m.mean_p))
-        for i, label in enumerate(self.labels):
-            for what, square, value in sides:
-                if square[i] == 0:
-                    constant = f"all {self.count} {what} of {label} are {float(value[i]):.6g}"
-                    warnings.warn(f"{constant}: its PCC is undefined; PCC and CCC are reported as 0", stacklevel=3)
 
     def _columns(self, argument: str, x: Tensor | ArrayLike) -> Tensor:
         x = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, dtype=np.float64))
@@ -178,42 +156,6 @@ class AffectMetrics:
             raise ValueError(problem(argument, expected, f"shape {tuple(x.shape)}", "pass one row per sample"))
         check_finite(argument, x)
         return x
-
-
-def _moments(y: Tensor, p: Tensor) -> _Moments:
-    """The moments of one batch, in two passes."""
-    mean_y = y[0] + (y - y[0]).mean(dim=0)  # exact for a constant column
-    mean_p = p[0] + (p - p[0]).mean(dim=0)
-    dy, dp = y - mean_y, p - mean_p
-    return _Moments(
-        n=torch.full_like(mean_y, len(y)),
-        mean_y=mean_y,
-        mean_p=mean_p,
-        square_y=dy.square().sum(dim=0),
-        square_p=dp.square().sum(dim=0),
-        product=(dy * dp).sum(dim=0),
-        error=(y - p).square().sum(dim=0),
-        agree=(y.sign() == p.sign()).sum(dim=0).double(),
-    )
-
-
-def _merged(a: _Moments, b: _Moments) -> _Moments:
-    """The moments of both sets together (Chan, Golub & LeVeque 1979)."""
-    if a.n[0] == 0 or b.n[0] == 0:
-        return a if b.n[0] == 0 else b
-    n = a.n + b.n
-    share, weight = b.n / n, a.n * b.n / n
-    dy, dp = b.mean_y - a.mean_y, b.mean_p - a.mean_p
-    return _Moments(
-        n=n,
-        mean_y=a.mean_y + dy * share,
-        mean_p=a.mean_p + dp * share,
-        square_y=a.square_y + b.square_y + dy.square() * weight,
-        square_p=a.square_p + b.square_p + dp.square() * weight,
-        product=a.product + b.product + dy * dp * weight,
-        error=a.error + b.error,
-        agree=a.agree + b.agree,
-    )
 
 
 def rmse_bounds(pcc: float, label_sd: float, ccc: float | None = None, rounding: float = 0.0) -> tuple[float, float]:

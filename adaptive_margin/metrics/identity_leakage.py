@@ -129,7 +129,7 @@ def identity_leakage(
     _, group = np.unique(groups[known], return_inverse=True)
     if len(names) < 2:
         reason = f"{len(names)} known people: identity cannot be told apart"
-        nan = dict.fromkeys(_FIGURES, math.nan)
+        nan = dict.fromkeys(RETRIEVAL + PROBE, math.nan)
         return IdentityLeakage(people=len(names), rows=len(known), probe_people=0, reason=reason, **nan)
 
     found, missing = _retrieval(x, codes, group, each_its_own=exclude is None)
@@ -144,9 +144,8 @@ def identity_leakage(
     )
 
 
-_PROBE = ("probe_accuracy", "probe_low", "probe_high", "probe_chance")
-_RETRIEVAL = ("recall_at_1", "recall_at_1_chance", "map_at_r", "map_at_r_chance")
-_FIGURES = _RETRIEVAL + _PROBE
+PROBE = ("probe_accuracy", "probe_low", "probe_high", "probe_chance")
+RETRIEVAL = ("recall_at_1", "recall_at_1_chance", "map_at_r", "map_at_r_chance")
 
 
 def _column(argument: str, values: ArrayLike, rows: int) -> NDArray[Any]:
@@ -185,8 +184,8 @@ def _retrieval(x: Tensor, codes: Integers, group: Integers, each_its_own: bool) 
         sums += [recall * len(same), same.sum() / n, precision * len(same), by_chance]
         counted += len(same)
     if not counted:
-        return dict.fromkeys(_RETRIEVAL, math.nan), "no person has two rows that may find each other"
-    return dict(zip(_RETRIEVAL, (sums / counted).tolist(), strict=True)), ""
+        return dict.fromkeys(RETRIEVAL, math.nan), "no person has two rows that may find each other"
+    return dict(zip(RETRIEVAL, (sums / counted).tolist(), strict=True)), ""
 
 
 def _map_by_chance(same: int, n: int) -> float:
@@ -220,7 +219,7 @@ def _probe(
     train, test = _split(codes, group, test_share, seed)
     people = len(np.unique(codes[train]))
     if people < 2:
-        return dict.fromkeys(_PROBE, math.nan), people, f"{people} people have rows to train and rows to ask about"
+        return dict.fromkeys(PROBE, math.nan), people, f"{people} people have rows to train and rows to ask about"
     from sklearn.exceptions import ConvergenceWarning  # pytorch-metric-learning requires scikit-learn
     from sklearn.linear_model import LogisticRegression
 
@@ -241,4 +240,4 @@ def _probe(
         lambda correct, _: correct.mean(), right, right, groups=codes[test], resamples=resamples, seed=seed
     )
     figures = (interval.estimate, interval.low, interval.high, (codes[test] == commonest).mean())
-    return dict(zip(_PROBE, map(float, figures), strict=True)), people, ""
+    return dict(zip(PROBE, map(float, figures), strict=True)), people, ""

@@ -182,18 +182,7 @@ class RetrievalMetrics:
             figures |= self._agreement(query, query_codes)
         return {name: figures[ALIASES.get(name, name)] for name in names}
 
-    def get_accuracy(
-        self,
-        query: Array,
-        query_labels: Array,
-        reference: Array | None = None,
-        reference_labels: Array | None = None,
-        ref_includes_query: bool = False,
-        include: Collection[str] = (),
-        exclude: Collection[str] = (),
-    ) -> dict[str, float]:
-        """The figures, under the method name that the host's testers call on their ``accuracy_calculator``."""
-        return self(query, query_labels, reference, reference_labels, ref_includes_query, include, exclude)
+    get_accuracy = __call__  # the method that the host's testers call on their ``accuracy_calculator``
 
     def get_curr_metrics(self) -> list[str]:
         """The names of the figures, for the host's testers."""

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from ..functional.checks import problem
@@ -356,7 +355,7 @@ class _Run:
             state = {
                 "job": self.job.state_dict(),
                 "random": states,
-                "window": self.window.state_dict(),
+                "window": self.window.fetched(),
                 "seconds": self.seconds,
                 "metrics": self.metrics,
                 "best": self.best,
@@ -397,66 +396,43 @@ def first_not_finite(state: Any, where: str = "") -> str | None:
 
 
 class _Window:
-    """Sums of named numbers since the last row of the log, kept on their device, so that no step waits for it.
-
-    Numbers of one step on one device form one vector: three small operations per step.
-    """
+    """Named numbers since the last row of the log, on their device until they are needed, so that no step waits."""
 
     def __init__(self, may_be_undefined: frozenset[str]) -> None:
         self.may_be_undefined = may_be_undefined
-        self.sums: dict[tuple[str, ...], Tensor] = {}
-        self.counts: dict[tuple[str, ...], int] = {}
-        self.undefined: dict[tuple[str, ...], Tensor] = {}  # the first step in which each was, or the largest integer
+        self.seen: dict[str, list[tuple[int, Tensor | float]]] = {}
 
     def add(self, step: int, values: Mapping[str, Tensor | float]) -> None:
-        by_device: dict[torch.device, dict[str, Tensor]] = {}
         for name, value in values.items():
-            number = value.detach() if isinstance(value, Tensor) else torch.tensor(value, dtype=torch.float64)
-            by_device.setdefault(number.device, {})[name] = number.reshape(())
-        for numbers in by_device.values():
-            names = tuple(numbers)
-            vector = torch.stack([number.double() for number in numbers.values()])
-            if names not in self.sums:
-                self.sums[names], self.counts[names] = torch.zeros_like(vector), 0
-            if names not in self.undefined:
-                self.undefined[names] = torch.full_like(vector, torch.iinfo(torch.int64).max, dtype=torch.int64)
-            self.sums[names] = self.sums[names].to(vector.device) + vector  # sums of a checkpoint are on the CPU
-            self.counts[names] += 1
-            self.undefined[names] = self.undefined[names].where(
-                vector.isfinite(), self.undefined[names].clamp(max=step)
-            )
+            self.seen.setdefault(name, []).append((step, value.detach() if isinstance(value, Tensor) else value))
+
+    def fetched(self) -> dict[str, list[tuple[int, float]]]:
+        """(step, number) by name, on the CPU."""
+        found = {name: [(step, float(value)) for step, value in seen] for name, seen in self.seen.items()}
+        self.seen = {name: list(seen) for name, seen in found.items()}
+        return found
 
     def first_undefined(self) -> tuple[int, str] | None:
         """The first step in which a number was not finite, and its name."""
-        never = torch.iinfo(torch.int64).max
         found = [
             (step, name)
-            for names, steps in self.undefined.items()
-            for name, step in zip(names, steps.tolist(), strict=True)
-            if step < never and name not in self.may_be_undefined
+            for name, seen in self.fetched().items()
+            for step, value in seen
+            if name not in self.may_be_undefined and not math.isfinite(value)
         ]
         return min(found, default=None)
 
     def means(self) -> dict[str, float]:
-        sums: dict[str, float] = {}
-        counts: dict[str, int] = {}
-        for names, vector in self.sums.items():
-            for name, value in zip(names, vector.tolist(), strict=True):
-                sums[name] = sums.get(name, 0.0) + value
-                counts[name] = counts.get(name, 0) + self.counts[names]
-        return {name: value / counts[name] for name, value in sums.items()}
+        return {name: sum(value for _, value in seen) / len(seen) for name, seen in self.fetched().items()}
 
     def clear(self) -> None:
-        self.sums, self.counts, self.undefined = {}, {}, {}
+        self.seen = {}
 
-    def state_dict(self) -> list[Any]:
-        return [[list(names), total.tolist(), self.counts[names]] for names, total in self.sums.items()]
-
-    def load_state_dict(self, state: list[Any]) -> None:
-        self.clear()
-        for names, total, count in state:
-            self.sums[tuple(names)] = torch.tensor(total, dtype=torch.float64)
-            self.counts[tuple(names)] = count
+    def load_state_dict(self, state: Any) -> None:
+        if isinstance(state, list):  # as older checkpoints have it: names, their sums, and of how many numbers
+            parts = ((name, x / n, n) for names, sums, n in state for name, x in zip(names, sums, strict=True))
+            state = {name: [(0, mean)] * n for name, mean, n in parts}
+        self.seen = state
 
 
 @dataclass

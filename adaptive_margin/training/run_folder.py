@@ -121,13 +121,15 @@ class RunFolder:
         self.path, self.world = Path(path), world
         self.checkpoints = Checkpoints(self.path / "checkpoints", keep)
         self.rows = 0
+        self._config, self._resume, self._may_change = plain(config), resume, may_change
+        self._outcomes, self._outcome_options, self._check_more = outcomes, outcome_options, check
         self._file: io.FileIO | None = None
         self._board: Any = None
         self._lock: io.FileIO | None = None
 
         def claim() -> str | None:
             try:
-                self._claim(config, resume, may_change, outcomes, outcome_options, check)
+                self._claim()
             except BaseException as error:
                 self.close()
                 if not isinstance(error, RunFolderError):
@@ -267,26 +269,18 @@ class RunFolder:
     ) -> None:
         self.close()
 
-    def _claim(
-        self,
-        config: Any,
-        resume: bool,
-        may_change: Collection[str],
-        outcomes: Collection[str],
-        outcome_options: Collection[str],
-        check: Callable[[RunFolder], None] | None,
-    ) -> None:
+    def _claim(self) -> None:
         """Checks that the folder is ours, and writes the configuration and the environment."""
-        self._check(config, resume, may_change, outcomes, check)  # nothing is written or removed before that
+        self._check()  # nothing is written or removed before that
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.path)
-        self._check(config, resume, may_change, outcomes, check)  # another process may have been here meanwhile
+        self._check()  # another process may have been here meanwhile
         remove_temporaries(self.path)
         there = self.path / "config.yaml"
         if there.exists():
-            was, now = flat(plain(read_options(there))), flat(plain(config))
-            if any(was.get(name) != now.get(name) for name in outcome_options):
-                for path in (self.path / name for name in outcomes):
+            was, now = flat(read_options(there)), flat(self._config)
+            if any(was.get(name) != now.get(name) for name in self._outcome_options):
+                for path in (self.path / name for name in self._outcomes):
                     if path.exists():
                         os.replace(path, path.with_name(f"{path.name}.before"))
         history = self.path / "environment.json"
@@ -298,17 +292,10 @@ class RunFolder:
             except (DamagedFileError, TypeError) as error:
                 why = error.why if isinstance(error, DamagedFileError) else "is damaged: resumed is no list"
                 self._set_aside(history, why)
-        self.write("config.yaml", to_yaml(config))  # first: a folder that has it is a run, whatever else it lacks
+        self.write("config.yaml", to_yaml(self._config))  # first: a folder that has it is a run, whatever else it lacks
         write_json(history, here, indent=2)
 
-    def _check(
-        self,
-        config: Any,
-        resume: bool,
-        may_change: Collection[str],
-        outcomes: Collection[str],
-        check: Callable[[RunFolder], None] | None,
-    ) -> None:
+    def _check(self) -> None:
         """Raises unless the folder is empty or holds a run that can be resumed with these options; changes nothing."""
         if not self.path.exists():
             return
@@ -323,20 +310,8 @@ class RunFolder:
                     f"{self.path} holds other files ({found}) and no run: choose another folder, or empty it"
                 )
             return
-        if not resume:
+        if not self._resume:
             raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
-        self._check_same(config, may_change)
-        if self.checkpoints.files():
-            if check is not None:
-                check(self)
-        elif results := [name for name in outcomes if (self.path / name).exists()]:
-            raise RunFolderError(
-                f"{self.path} holds a run that came to its end ({', '.join(results)}), and its checkpoints are gone: "
-                f"restore {self.checkpoints.folder}, choose another folder, or remove {' and '.join(results)} to train "
-                "from the beginning"
-            )
-
-    def _check_same(self, config: Any, may_change: Collection[str]) -> None:
         try:
             was = plain(read_options(self.path / "config.yaml"))
         except (ConfigError, TypeError) as error:
@@ -344,7 +319,16 @@ class RunFolder:
             raise RunFolderError(
                 f"{self.path} holds a run whose config.yaml cannot be read ({error}): {remedy}"
             ) from None
-        check_same_run(self.path, was, plain(config), may_change)
+        check_same_run(self.path, was, self._config, self._may_change)
+        if self.checkpoints.files():
+            if self._check_more is not None:
+                self._check_more(self)
+        elif results := [name for name in self._outcomes if (self.path / name).exists()]:
+            raise RunFolderError(
+                f"{self.path} holds a run that came to its end ({', '.join(results)}), and its checkpoints are gone: "
+                f"restore {self.checkpoints.folder}, choose another folder, or remove {' and '.join(results)} to train "
+                "from the beginning"
+            )
 
     def _open(self, step: int) -> io.FileIO:
         if self._file is None:

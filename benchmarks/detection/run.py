@@ -19,12 +19,13 @@ from typing import Any
 import cv2
 import numpy as np
 import skimage
+import torch
 from PIL import Image
 from skimage.data import lbp_frontal_face_cascade_filename
 from skimage.feature import Cascade
+from torchvision.ops import box_iou
 
 from adaptive_margin.emotion.detect import face_detector
-from adaptive_margin.emotion.predict import overlap
 from adaptive_margin.faces import draw_faces, face_geometry, sample_identities, sample_labels
 
 PEOPLE, SIDE, SEED = 120, 192, 5
@@ -90,7 +91,8 @@ def main() -> None:
         for kind, pictures in made.items():
             row[kind] = 0
             for image, face in pictures:
-                overlaps = [overlap(box, face) for box in detect(image)]
+                found = torch.tensor(detect(image), dtype=torch.float64).reshape(-1, 4)
+                overlaps = box_iou(found, torch.tensor([face], dtype=torch.float64))[:, 0].tolist()
                 row[kind] += max(overlaps, default=0.0) > 0.3
                 row["false"] += sum(value <= 0.3 for value in overlaps)
         rows.append(row)

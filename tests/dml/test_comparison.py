@@ -17,12 +17,12 @@ from PIL import Image
 from scipy import stats
 
 from adaptive_margin.command import main
-from adaptive_margin.dml.comparison import holm, paired
 from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.report import write_report
 from adaptive_margin.dml.results import compare, read_runs, standard_pairs, table
 from adaptive_margin.dml.trainer import load_embeddings, run
+from adaptive_margin.metrics.comparison import compared, holm, paired
 from adaptive_margin.stored import DamagedFileError, read_arrays, write_arrays, write_json
 
 from .steps import few
@@ -47,8 +47,33 @@ def test_verdicts_and_pairing() -> None:
     assert paired({0: 51.0, 1: 39.0, 2: 60.0}, base).verdict == "no difference seen"
     assert paired({**base, 9: 99.0}, base).n == 3  # a seed that one arm lacks does not count
     assert paired(base, base).p == 1
+    assert paired(base, base).verdict == "identical"
     with pytest.raises(ValueError, match="two seeds in common, got 1"):
         paired({0: 1.0}, base)
+
+
+def test_verdicts_follow_the_corrected_interval() -> None:
+    """Better and worse are said exactly where the interval leaves out 0, which is where Holm's p is below 0.05."""
+    random = np.random.default_rng(3)
+    base = dict.fromkeys(range(5), 0.0)
+    arms = [{seed: float(random.normal(gain, 1.0)) for seed in base} for gain in (0, 0, 1.2, 2, -2, 3, 4, 0.5)]
+    said = set()
+    for many in (arms[:1], arms[:4], arms):
+        found = compared((arm, base) for arm in many)
+        assert [each.p for each in found] == holm([paired(arm, base).p for arm in many])
+        for each in found:
+            assert (each.p < 0.05) == (each.verdict in ("better", "worse")) == (each.low > 0 or each.high < 0)
+            assert each.low <= each.mean <= each.high
+            said.add(each.verdict)
+    assert said == {"better", "worse", "no difference seen"}
+    assert compared([(arms[6], base)]) == [paired(arms[6], base)]
+
+
+def test_identical_arms_are_marked() -> None:
+    base = {0: 50.0, 1: 40.0, 2: 60.0}
+    same, nearly = compared([(base, base), ({**base, 2: 60.1}, base)])
+    assert (same.verdict, same.mean, same.p) == ("identical", 0.0, 1.0)
+    assert nearly.verdict == "no difference seen"
 
 
 def test_holm_is_monotone_and_bounded() -> None:
@@ -75,18 +100,18 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
         ("contrastive", arm, seed) for arm in ("default", "chernoff") for seed in (0, 1)
     }
     made = compare(rows, standard_pairs(rows), "recall_at_1")
-    assert [pair for pair, _, _ in made] == [("digits", "contrastive", "chernoff", "default")]
+    assert [pair for pair, _ in made] == [("digits", "contrastive", "chernoff", "default")]
     text = table(rows, "recall_at_1")
     assert "| contrastive | " in text
-    assert "One comparison: were there no difference" in text
+    assert "One comparison. Were there no difference" in text
     page = tmp_path / "report.html"
     command = [sys.executable, "benchmarks/dml_report.py", str(grid), "--page", str(page)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 0, done.stderr
     written = page.read_text()
-    for wanted in ("Recall@1", "chernoff", "class='query'", "maps of the embeddings", "margins over training"):
+    for wanted in ("Recall@1", "chernoff", "class='query'", "maps of the embeddings", "margin, in the loss"):
         assert wanted in written
-    assert "http" not in written  # nothing is fetched
+    assert "http" not in written.replace("http://www.w3.org/", "")  # nothing is fetched
 
     (place,) = grid.glob("*/*/default/seed-0")
     kept = read_arrays(place / "embeddings.npz")
@@ -106,7 +131,7 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     (place / "embeddings.npz").write_bytes(content)
     write_report(grid, page)
-    assert re.search(r"Left out: .*default/seed-0/embeddings\.npz is damaged.*train the run again", page.read_text())
+    assert re.search(r"<li>.*default/seed-0/embeddings\.npz is damaged.*train the run again", page.read_text())
 
     merged = tmp_path / "merged"
     merged.mkdir()

@@ -68,7 +68,7 @@ def test_a_recipe_runs_end_to_end(
     options = ["--root", root, "--out", tmp_path / "run", "--loss", "margin", "--margin", "adaptive", *SHORT]
     recipe(monkeypatch, name, *options)
     printed = capsys.readouterr().out
-    assert "chosen by validation/mean_average_precision_at_r" in printed
+    assert "chosen by validation MAP@R" in printed
     assert ("Recall@1000" in printed) == (name == "dml_sop.py")
     assert "weights before training: none" in printed
     result = json.loads((tmp_path / "run" / "result.json").read_text())

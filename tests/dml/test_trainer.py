@@ -232,7 +232,7 @@ def test_folds_without_a_test(tmp_path: Path) -> None:
     assert result["test"] is None
     scores = [fold["selected"]["score"] for fold in result["folds"]]
     assert row_of(result, tmp_path)["validation"] == pytest.approx(np.mean(scores), abs=1e-5)
-    how = f"validation/mean_average_precision_at_r ({np.mean(scores):.3f})"
+    how = f"validation MAP@R ({np.mean(scores):.3f})"
     assert said(result).startswith(f"2 folds, each chosen by {how}, classes that neither train nor measure")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from adaptive_margin.emotion.drawn_video import evaluate_drawn_video
+from adaptive_margin.emotion._drawn_video import evaluate_drawn_video
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.faces import FacesDataset, sample_identities
 from adaptive_margin.images.transforms import centre

@@ -13,9 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from adaptive_margin.affect.batches import CachedBatches
-from adaptive_margin.emotion.evaluation import evaluate, read_evaluation, small_picture, write_evaluation
+from adaptive_margin.emotion.evaluation import evaluate, read_predictions, read_result, small_picture, write_evaluation
 from adaptive_margin.metrics import AffectMetrics, identity_leakage
 from adaptive_margin.training.world import World
+
+
+def read_both(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    return read_result(folder), read_predictions(folder)
 
 
 class TinyNet(nn.Module):
@@ -177,7 +181,7 @@ def test_a_run_folder(tmp_path: Path) -> None:
         pictures=lambda row: images[row],
         extra={"arm": "caf", "seed": 3, "nothing": float("nan")},
     )
-    result, arrays = read_evaluation(tmp_path / "run")
+    result, arrays = read_both(tmp_path / "run")
     assert result["arm"] == written["arm"] == "caf"
     assert result["nothing"] is None
     assert result["test"]["figures"]["ccc"] == test.figures["ccc"]
@@ -199,7 +203,7 @@ def test_a_video_of_its_own(tmp_path: Path) -> None:
     images, _, people = data()
     test = evaluate(TinyNet(), batches(), people=people, resamples=2)
     write_evaluation(tmp_path, test, video=test, video_pictures=lambda row: images[row])
-    _, arrays = read_evaluation(tmp_path)
+    _, arrays = read_both(tmp_path)
     assert arrays["video_frame"].tolist() == list(range(N))
     assert "best_images" not in arrays
 
@@ -216,11 +220,11 @@ def test_errors(tmp_path: Path) -> None:
         evaluate(net, batches(), resamples=2)
     with pytest.raises(ValueError, match="extra must be without"):
         write_evaluation(tmp_path, evaluate(TinyNet(), batches(), resamples=2), extra={"test": 1})
-    assert read_evaluation(tmp_path) == ({}, {})
+    assert read_both(tmp_path) == ({}, {})
     (tmp_path / "result.json").write_text(json.dumps({"format": 99}))
     with pytest.raises(ValueError, match=r"result.json must be of format 1, got 99"):
-        read_evaluation(tmp_path)
+        read_both(tmp_path)
     (tmp_path / "result.json").unlink()
     (tmp_path / "evaluation.npz").write_bytes(b"PK\x03\x04 damaged")
     with pytest.raises(ValueError, match=r"evaluation.npz is damaged: .*; evaluate the run again"):
-        read_evaluation(tmp_path)
+        read_both(tmp_path)

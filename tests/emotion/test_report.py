@@ -28,13 +28,13 @@ from adaptive_margin.emotion.report import (
     _figures,
     _lead,
     _leakage,
-    _Missing,
     _title,
     tell,
     write_report,
 )
 from adaptive_margin.emotion.runs import figure, read_runs
-from adaptive_margin.stored import GENERATOR, read_arrays, read_json, write_arrays, write_json
+from adaptive_margin.reports._page import GENERATOR, Missing
+from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
 
 from .runs import PEOPLE, ablation, damage, forget, write_run
 
@@ -301,7 +301,7 @@ def told(folder: Path) -> tuple[list[str], str]:
     story = tell(*read_runs(folder))
     parts = [_title(story), _lead(story), *(value for _, value in _facts(story))]
     for part in (_figures, _leakage, _bound, _config):
-        with contextlib.suppress(_Missing):
+        with contextlib.suppress(Missing):
             parts.append(part(story))
     return story.problems, "".join(parts)
 

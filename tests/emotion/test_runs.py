@@ -9,7 +9,17 @@ import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
-from adaptive_margin.emotion.runs import Arm, Run, collapsed, difference, figure, measured, over_seeds, read_runs
+from adaptive_margin.emotion.runs import (
+    Arm,
+    Run,
+    collapsed,
+    difference,
+    differences,
+    figure,
+    measured,
+    over_seeds,
+    read_runs,
+)
 
 from .runs import ablation, damage, write_run
 
@@ -54,6 +64,20 @@ def test_difference_is_paired_by_seed(tmp_path: Path) -> None:
     fewer = Arm("none", baseline.runs[1:])
     assert difference(caf, fewer).mean == pytest.approx(np.mean(gaps[1:]))
     assert difference(caf, Arm("none", ())) is None
+
+
+def test_several_differences_are_corrected_for_their_number(tmp_path: Path) -> None:
+    arms, _ = read_runs(ablation(tmp_path, seeds=3))
+    baseline, *others = arms
+    found = differences(others, baseline)
+    for arm in others:
+        alone, corrected = difference(arm, baseline), found[arm.name]
+        assert (corrected.mean, corrected.n) == (pytest.approx(alone.mean), alone.n)
+        assert corrected.low <= alone.low
+        assert corrected.high >= alone.high
+    assert any(found[arm.name].low < difference(arm, baseline).low for arm in others)
+    single = Arm("none", baseline.runs[:1])
+    assert differences(others, single) == {arm.name: difference(arm, single) for arm in others}  # by person: no p
 
 
 def test_one_seed_is_compared_person_by_person(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_the_losses_are_those_of_the_paper() -> None:
     groups = it.grouper(labels)
     assert it.critic is not None
     with torch.no_grad():  # line 6, before anything moves
-        critic_loss = it.critic.critic_loss(it.critic(it.net.encoder(images)), groups)
+        critic_loss = it.critic.objective.critic_loss(it.critic(it.net.encoder(images)), groups)
     noted: list[dict[str, Tensor]] = []
     assert it.optimizers.critic is not None
     assert it.optimizers.adversarial is not None

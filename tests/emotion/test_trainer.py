@@ -300,7 +300,7 @@ def test_step_sizes_follow_from_the_step_alone() -> None:
     found = []
     for step in (0, 2, 3, 8):
         job.step(step)
-        found.append([group["lr"] for o in job._own_optimizers().values() for group in o.param_groups])
+        found.append([group["lr"] for o, _ in job._optimizers().values() for group in o.param_groups])
     assert found == [
         [a.lr * 0.5 ** (step // 3) for a in (config.critic_adam, config.adversarial_adam, config.regression_adam)]
         for step in (0, 2, 3, 8)
@@ -315,7 +315,7 @@ def test_a_linear_margin_grows_with_the_passes_over_the_data() -> None:
     assert critic is not None
     for step in range(2 * length + 1):
         job.step(step)
-    assert critic.statistics() == {"alpha": pytest.approx(0.11)}
+    assert critic.objective.statistics() == {"alpha": pytest.approx(0.11)}
 
 
 def test_the_same_seed_gives_the_same_start_whatever_the_critic() -> None:

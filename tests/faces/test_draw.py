@@ -19,8 +19,8 @@ from adaptive_margin.faces import (
     sample_nuisance,
     still_nuisance,
 )
-from adaptive_margin.faces.lens import _blur
-from adaptive_margin.faces.raster import Frame, Grid, Window, band, bump, edge, enlarge, wave
+from adaptive_margin.faces._lens import _blur
+from adaptive_margin.faces._raster import Frame, Grid, Window, band, bump, edge, enlarge, wave
 
 from .reference import blur_slow, coverage_slow
 

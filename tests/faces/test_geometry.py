@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from adaptive_margin.faces import draw_faces, face_geometry, face_shape, landmarks, sample_identities, still_nuisance
-from adaptive_margin.faces.geometry import Camera, outline_radius, parts
+from adaptive_margin.faces._geometry import Camera, outline_radius, parts
 
 from .reference import head_function
 

@@ -14,7 +14,6 @@ import torch
 
 from adaptive_margin.dml.backbones import build_network
 from adaptive_margin.dml.batches import ClassBatches, Pixels
-from adaptive_margin.dml.comparison import paired
 from adaptive_margin.dml.competitors import AutoMarginLoss
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.datasets import load_cars, load_cub
@@ -26,6 +25,7 @@ from adaptive_margin.dml.recipe import required_root
 from adaptive_margin.dml.report import chosen_metrics, write_report
 from adaptive_margin.dml.results import read_runs
 from adaptive_margin.dml.trainer import load_images, run
+from adaptive_margin.metrics.comparison import paired
 
 from ..dml import stand_ins
 from ..dml.test_comparison import finished

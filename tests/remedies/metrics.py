@@ -15,8 +15,8 @@ from adaptive_margin import RetrievalMetrics
 from adaptive_margin.functional import root_mean_square_error
 from adaptive_margin.metrics.affect import AffectMetrics, bootstrap_interval, feasible, rmse_bounds
 from adaptive_margin.metrics.clustering import kmeans
+from adaptive_margin.metrics.comparison import student_interval
 from adaptive_margin.metrics.identity_leakage import identity_leakage
-from adaptive_margin.metrics.student import student_interval
 
 from .following import follow
 

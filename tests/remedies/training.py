@@ -18,7 +18,7 @@ from torch import Tensor, distributed, nn
 from adaptive_margin.command import main
 from adaptive_margin.emotion.model_file import Preprocessing, save_model
 from adaptive_margin.emotion.nets import emotion_net
-from adaptive_margin.stored import check_page
+from adaptive_margin.reports._page import check_page
 from adaptive_margin.training import Checkpoints, RunFolder, World, backward_and_step, seed_everything, train
 from adaptive_margin.training.checkpoints import check_plain
 from adaptive_margin.training.command_line import check_output, parse, read

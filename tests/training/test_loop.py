@@ -317,12 +317,18 @@ def test_a_checkpoint_of_another_trainer(tmp_path: Path) -> None:
         run(tmp_path, steps=8)
 
 
-def test_sums_of_a_checkpoint_meet_numbers_of_a_device() -> None:
+def test_numbers_of_a_checkpoint_meet_those_of_a_device() -> None:
     window = _Window(frozenset())
-    window.load_state_dict([[["loss"], [1.0], 1]])
+    window.load_state_dict({"loss": [(0, 1.0)]})
     window.add(1, {"loss": torch.zeros((), device="meta")})  # in CUDA's place
-    assert next(iter(window.sums.values())).device.type == "meta"
-    assert list(window.counts.values()) == [2]
+    assert window.seen["loss"][1][1].device.type == "meta"  # nothing has waited for it
+
+
+def test_a_window_of_an_older_checkpoint_is_read() -> None:
+    window = _Window(frozenset())
+    window.load_state_dict([[["loss", "mi"], [3.0, 0.5], 2]])  # names, sums, of how many steps
+    window.add(7, {"loss": torch.tensor(6.0), "mi": 0.25})
+    assert window.means() == {"loss": 3.0, "mi": 0.25}
 
 
 def test_how_often_one_evaluates_changes_no_weights(tmp_path: Path) -> None:

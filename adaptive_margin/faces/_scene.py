@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ._geometry import Camera, Frame, parts
+from ._raster import F32, Columns, Extent, Grid, Ints, Stack, Window
+from ._rows import Floats
 from .expression import FaceShape
-from .geometry import Camera, Frame, parts
 from .identity import FaceIdentity
 from .nuisance import Nuisance
-from .raster import F32, Columns, Extent, Grid, Ints, Stack, Window
-from .rows import Floats
 
 FINE = 112  # from this size on, details are drawn that would be lost below
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Frame
-from .raster import F32, Ints, Stack, Window, bump, clip01, edge, wave
-from .rows import Streams
-from .scene import Scene
+from ._geometry import Frame
+from ._raster import F32, Ints, Stack, Window, bump, clip01, edge, wave
+from ._rows import Streams
+from ._scene import Scene
 
 
 def paint_occluder(s: Scene) -> None:

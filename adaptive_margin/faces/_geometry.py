@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ._rows import Floats
 from .expression import FaceShape
 from .identity import FaceIdentity
 from .nuisance import Nuisance
-from .rows import Floats
 
 DEPTH = 0.72  # of the front of the head before its middle, in face units
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .geometry import CHIN_LEAN, DEPTH, SQUARE, Frame
-from .raster import F32, Whole, Window, band, bump, clip01, edge, enlarge, scallop, wave
-from .relief import add_relief
-from .scene import Scene, pigment
+from ._geometry import CHIN_LEAN, DEPTH, SQUARE, Frame
+from ._raster import F32, Whole, Window, band, bump, clip01, edge, enlarge, scallop, wave
+from ._relief import add_relief
+from ._scene import Scene, pigment
 
 WARM = pigment(0.80, 1.0, 1.0)  # shadows on skin are warm: red falls less
 
@@ -151,75 +151,37 @@ def on_turned_face(s: Scene, w: Whole | Window) -> tuple[F32, F32]:
     Inverts the camera on the ellipsoid of the head, to 0.02 face units up to the largest turns.
     """
     c = s.c if isinstance(w, Whole) else s.columns.take(w.rows)
-    depth = w.x * (DEPTH / c("head_width"))
-    depth *= depth
-    depth += (w.y * w.y) * np.float32(DEPTH * DEPTH / 1.2)
-    np.subtract(DEPTH * DEPTH, depth, out=depth)
-    depth.clip(0, 1, out=depth)
-    np.sqrt(depth, out=depth)
-    v = w.y * c("cos_pitch")
-    v -= depth * c("sin_pitch")
-    depth *= c("sin_yaw")
-    u = w.x * c("cos_yaw")
-    u -= depth
-    return u, v
+    across = w.x * (DEPTH / c("head_width"))
+    depth = np.sqrt(clip01(DEPTH * DEPTH - (across * across + (w.y * w.y) * np.float32(DEPTH * DEPTH / 1.2))))
+    return w.x * c("cos_yaw") - depth * c("sin_yaw"), w.y * c("cos_pitch") - depth * c("sin_pitch")
 
 
 def _light(s: Scene, w: Whole) -> F32:
     """Light on the smooth head: 1 in front, more towards the light, less away from it."""
     c = s.c
     nx = w.x / c("head_width")
-    nz = nx * nx
-    nz += (w.y * w.y) * np.float32(1 / 1.2)
-    np.subtract(1, nz, out=nz)
-    np.sqrt(clip01(nz), out=nz)
-    light = nx * c("lx")
-    light += np.clip(w.y, -1, 1) * (0.9 * c("ly"))
-    light += nz * c("lz")
-    light.clip(-0.1, 1, out=light)
-    light -= c("lz")
-    light *= 0.52 * c("n_contrast")
-    light += 1
-    return light
+    nz = np.sqrt(clip01(1 - (nx * nx + (w.y * w.y) * np.float32(1 / 1.2))))
+    light = nx * c("lx") + np.clip(w.y, -1, 1) * (0.9 * c("ly")) + nz * c("lz")
+    return (light.clip(-0.1, 1) - c("lz")) * (0.52 * c("n_contrast")) + 1
 
 
 def _hair_outline(s: Scene, w: Whole) -> tuple[F32, F32]:
     """Coordinates in which the mass of hair is the unit disc: an ellipse above, a curtain with round ends below."""
     c = s.c
     side = c("head_width") + c("hair_side")
-    hx = np.clip(w.y, 0, 2)
-    hx *= c("hair_flare") * side
-    hx += side
-    np.divide(w.x, hx, out=hx)
-    hy = w.y * np.float32(1 / 0.3)
-    hy -= (c("hair_length") - 0.3) * np.float32(1 / 0.3)
-    hy.clip(0, 9, out=hy)
-    above = np.clip(w.y, -9, 0)
-    above *= 1 / (1 + c("hair_top"))
-    hy += above
-    return hx, hy
+    hx = w.x / (np.clip(w.y, 0, 2) * (c("hair_flare") * side) + side)
+    below = (w.y * np.float32(1 / 0.3) - (c("hair_length") - 0.3) * np.float32(1 / 0.3)).clip(0, 9)
+    return hx, below + np.clip(w.y, -9, 0) * (1 / (1 + c("hair_top")))
 
 
 def _hair_mass(s: Scene, w: Whole) -> F32:
     """Distance into the mass of hair, behind and in front of the head, face units."""
     c = s.c
-    hx, f = _hair_outline(s, w)
-    hx *= hx
-    f *= f
-    f += hx
+    hx, hy = _hair_outline(s, w)
     # Curls: scallops along the outline, counted by the diamond angle x / (|x| + |y|), which needs no trigonometry.
-    around = np.abs(w.x)
-    around += np.abs(w.y - 0.2)
-    around += 0.2
-    curls = np.divide(w.x, around, out=around)
-    curls *= 7.3
-    curls += w.y
-    curls = scallop(curls)
-    curls -= 0.6
-    curls *= 1.7 * c("hair_curl")
-    f -= curls
-    np.subtract(1, f, out=f)
-    f *= 0.45  # f is squared: its slope at the edge is about 2
+    around = np.abs(w.x) + np.abs(w.y - 0.2) + 0.2
+    curls = (scallop(w.x / around * 7.3 + w.y) - 0.6) * (1.7 * c("hair_curl"))
+    f = (1 - (hy * hy + hx * hx - curls)) * 0.45  # squared: its slope at the edge is about 2
     bun = np.flatnonzero(s.people.hair_bun > 0)
     if len(bun):
         radius = c("hair_bun")[bun]
@@ -234,25 +196,12 @@ def _hair_tone(s: Scene, w: Whole) -> F32:
     hx, hy = _hair_outline(s, w)
     strength = 0.5 * c("n_contrast")
     hx2 = hx * hx
-    hz = hy * hy
-    hz += hx2
-    np.subtract(1, hz, out=hz)
-    tone = np.sqrt(clip01(hz))
-    tone *= c("lz") * strength
-    tone += hx * (c("lx") * strength)
-    tone += np.clip(hy, -1, 0.3) * (c("ly") * strength)
-    tone += 0.95 - 0.6 * strength
+    tone = np.sqrt(clip01(1 - (hy * hy + hx2))) * (c("lz") * strength) + hx * (c("lx") * strength)
+    tone = tone + np.clip(hy, -1, 0.3) * (c("ly") * strength) + (0.95 - 0.6 * strength)
     fan = (w.x - c("hair_part") * c("head_width")) / (np.clip(w.y, -1.2, 0.6) + 1.55)
-    strands = wave(fan * 6.7)
-    strands += wave(fan * 15.1 + w.y * (0.5 + 18 * c("hair_curl")))
-    strands -= 1
-    strands *= 0.11 + 0.6 * c("hair_curl")
-    tone += strands
+    strands = wave(fan * 6.7) + wave(fan * 15.1 + w.y * (0.5 + 18 * c("hair_curl"))) - 1
     gloss = w.y + (0.35 * hx2 + 0.74)
-    gloss *= gloss
-    gloss *= 1 / 0.24**2
-    np.subtract(1, gloss, out=gloss)
-    tone += clip01(gloss) * 0.16
+    tone = tone + strands * (0.11 + 0.6 * c("hair_curl")) + clip01(1 - gloss * gloss * (1 / 0.24**2)) * 0.16
     return tone.clip(0.25, 1.6, out=tone)
 
 
@@ -260,54 +209,28 @@ def _hair_in_front(s: Scene, w: Whole, u: F32, v: F32) -> tuple[F32, F32]:
     """Distance into what of the hair lies above the hairline or beside the cheeks, and its shadow (a factor)."""
     c = s.c
     t = u / c("head_width")
-    temples = t * t
-    temples.clip(0, 1.3, out=temples)
+    temples = (t * t).clip(0, 1.3)
+    temples *= temples
+    fringe = scallop(u * 7.3) * (0.02 + 0.9 * c("hair_curl"))
     t -= c("hair_part")
-    t *= t
-    t *= c("hair_sweep")
-    temples *= temples
-    temples *= temples
-    temples *= 0.12 - c("hairline")
-    t += temples
-    fringe = scallop(u * 7.3)
-    fringe *= 0.02 + 0.9 * c("hair_curl")
-    t += fringe
-    t -= v
-    t += c("hairline") - 0.5 * (0.02 + 0.9 * c("hair_curl"))  # now the height above the hairline
+    above = t * t * c("hair_sweep") + temples * temples * (0.12 - c("hairline")) + fringe - v
+    above += c("hairline") - 0.5 * (0.02 + 0.9 * c("hair_curl"))  # the height above the hairline
     density = c("hair_density")
-    shadow = t * (-2.5 * density)
-    shadow += 1 - 0.25 * density
-    clip01(shadow)
-    beside = np.abs(w.x)
-    beside -= c("head_width") * (1 - c("hair_cover"))
-    end = c("hair_side_end") - w.y
-    end *= 0.4  # strands thin out
-    np.minimum(beside, end, out=beside)
-    return np.maximum(t, beside, out=t), shadow
+    shadow = clip01(above * (-2.5 * density) + (1 - 0.25 * density))
+    beside = np.abs(w.x) - c("head_width") * (1 - c("hair_cover"))
+    return np.maximum(above, np.minimum(beside, (c("hair_side_end") - w.y) * 0.4)), shadow  # strands thin out
 
 
 def _head(s: Scene, w: Whole) -> F32:
     """Distance into the head: an ellipse whose lower half narrows to the chin and may be square."""
     c = s.c
-    y = w.y - (c("q_chin") - 1) * 0.5
-    y *= 2 / (c("q_chin") + 1)  # from -1 at the crown to 1 at the chin
+    y = (w.y - (c("q_chin") - 1) * 0.5) * (2 / (c("q_chin") + 1))  # from -1 at the crown to 1 at the chin
     t = np.clip(y, 0, 1)
     t2 = t * t
-    x = t2 * (-CHIN_LEAN * c("sin_yaw"))
-    x += w.x
-    t *= t2
-    t2 *= -c("jaw_taper") * c("head_width")
-    t2 += c("head_width")
-    x /= t2
+    x = (t2 * (-CHIN_LEAN * c("sin_yaw")) + w.x) / (t2 * (-c("jaw_taper") * c("head_width")) + c("head_width"))
     x *= x
-    y *= y
-    y += x
-    t *= clip01(x)
-    t *= SQUARE * c("jaw_square")
-    y -= t
-    np.subtract(1, y, out=y)
-    y *= 0.42  # squared: its slope at the edge is about 2
-    return y
+    inside: F32 = 1 - (y * y + x - t * t2 * x.clip(0, 1) * (SQUARE * c("jaw_square")))
+    return inside * 0.42  # squared: its slope at the edge is about 2
 
 
 def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
@@ -317,33 +240,23 @@ def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
         return {}
     col, side = s.columns.take(rows), len(s.coarse.at)
     u, v = u[rows], v[rows]
-    t2 = u / col("head_width")
-    t2 *= t2
-    clip01(t2)
+    t = u / col("head_width")
+    t2 = clip01(t * t)
     mouth = col("mouth_y")
     lips = mouth + col("q_mouth_drop")
-    grain = np.zeros_like(u)
+    grain: F32 = np.zeros_like(u)
     if s.fine:
-        grain += wave(u * 13 + v * 3)
-        grain += wave(u * 17.3 - v * 9 + 0.4)
-        grain += wave(v * 15.7 + u * 7.9)
-        grain *= 0.6
-        grain -= 0.9
+        grain = (wave(u * 13 + v * 3) + wave(u * 17.3 - v * 9 + 0.4) + wave(v * 15.7 + u * 7.9)) * 0.6 - 0.9
     rest = 1 - t2
     line = (mouth - 0.02) - 0.58 * t2 * t2 + 0.10 * rest * rest
-    alpha = clip01((v - line + 0.03 * grain) * 14) * col("beard_cheeks")
+    cheeks = clip01((v - line + 0.03 * grain) * 14) * col("beard_cheeks")
     cx, cy = u * np.float32(1 / 0.30), (v - (mouth + 0.30)) * np.float32(1 / 0.26)
-    chin = clip01((1 - np.sqrt(cx * cx + cy * cy)) * 4 + 0.2 * grain)
-    chin *= col("beard_chin")
-    m2 = u / (col("q_mouth_half") + 0.05)
-    m2 *= m2
+    chin = clip01((1 - np.sqrt(cx * cx + cy * cy)) * 4 + 0.2 * grain) * col("beard_chin")
+    m = u / (col("q_mouth_half") + 0.05)
+    m2 = m * m
     lip = band(v, (lips - 0.135) + 0.05 * m2, (lips - 0.03) + 0.10 * m2, np.minimum(w.per_unit[rows], 30))
-    lip *= clip01((1 - m2) * 4)
-    lip *= col("beard_lip")
-    np.maximum(alpha, chin, out=alpha)
-    np.maximum(alpha, lip, out=alpha)
-    alpha *= 0.89 - 0.22 * grain
-    clip01(alpha)
+    lip = lip * clip01((1 - m2) * 4) * col("beard_lip")
+    alpha = clip01(np.maximum(np.maximum(cheeks, chin), lip) * (0.89 - 0.22 * grain))
     both = np.stack([alpha, 0.74 + 0.10 * grain], axis=1).reshape(len(rows), 2, side, side)
     return dict(zip(rows.tolist(), both, strict=True))
 
@@ -370,21 +283,15 @@ def _ears(s: Scene) -> list[tuple[int, _Patch]]:
     w = Window(frame, both, reach, s.grid, sides)
     col = s.columns.take(w.rows)
     size = col("ear_size")
-    x, y2 = w.x * (1 / (0.105 * size)), w.y * (1 / (0.20 * size))
-    x += 0.25 * np.clip(y2, -1, 1)
-    x -= 0.25  # wider at the top
+    y = w.y * (1 / (0.20 * size))
+    x = w.x * (1 / (0.105 * size)) + 0.25 * np.clip(y, -1, 1) - 0.25  # wider at the top
+    r = np.sqrt(x * x + y * y)
     if s.fine:
-        shade, _ = bump((x + 0.15) * np.float32(1 / 0.62), (y2 + 0.08) * np.float32(1 / 0.66))
-        shade *= -0.42
-    x *= x
-    y2 *= y2
-    x += y2
-    r = np.sqrt(x, out=x)
-    if not s.fine:
+        shade = bump((x + 0.15) * np.float32(1 / 0.62), (y + 0.08) * np.float32(1 / 0.66))[0] * -0.42
+    else:
         shade = np.clip(r, 0, 1) * 0.42 - 0.42
     shade += 0.92 + 0.30 * col("lx") * sides.astype(np.float32)[:, None]
-    np.subtract(1, r, out=r)
-    return _patches(w, edge(r, 0.12 * w.per_unit), shade)
+    return _patches(w, edge(1 - r, 0.12 * w.per_unit), shade)
 
 
 def _neck(s: Scene) -> list[tuple[int, _Patch]]:
@@ -392,48 +299,22 @@ def _neck(s: Scene) -> list[tuple[int, _Patch]]:
     w = Window(s.camera.body(), s.everyone, (-0.75, 0.75, 0.50, 1.30), s.grid)
     x, y = w.x, w.y
     spread = np.clip(y - 0.95, 0, 1)
-    spread *= spread
-    spread *= 2.7
-    spread += c("neck_width")  # half the width of the neck
-    t = x / spread
-    spread -= np.abs(x)
-    weight = edge(spread, w.per_unit)
+    half = spread * spread * 2.7 + c("neck_width")
+    t = x / half
     t2 = t * t
-    weight *= edge((1.30 - 0.30 * t2) - y, w.per_unit)
-    weight *= edge(y - 0.58, w.per_unit)
-    shade = y * np.float32(-1 / 0.30)
-    shade += (c("q_chin") + 0.34) * np.float32(1 / 0.30)
-    shade -= t2
-    clip01(shade)
-    shade *= shade
-    shade *= -0.34  # the shadow of the chin
-    t2 *= -0.28
-    shade += t2
-    t *= 0.25 * c("lx")
-    shade += t
-    shade += 0.90
-    return _patches(w, weight, shade)
+    weight = edge(half - np.abs(x), w.per_unit) * edge((1.30 - 0.30 * t2) - y, w.per_unit)
+    chin = clip01(y * np.float32(-1 / 0.30) + (c("q_chin") + 0.34) * np.float32(1 / 0.30) - t2)  # its shadow
+    shade = chin * chin * -0.34 + t2 * -0.28 + t * (0.25 * c("lx")) + 0.90
+    return _patches(w, weight * edge(y - 0.58, w.per_unit), shade)
 
 
 def _clothes(s: Scene) -> list[tuple[int, _Patch]]:
     c = s.c
     w = Window(s.camera.body(), s.everyone, (-9.0, 9.0, 1.0, 9.0), s.grid)
     ax = np.abs(w.x)
-    slope = ax * 2
-    slope -= 2 * c("neck_width")
-    clip01(slope)
-    slope *= slope
-    far = np.clip(ax - 0.7, 0, 3)
-    far *= far
-    weight = w.y - 1.06
-    weight -= 0.16 * slope
-    weight -= 0.22 * far
-    edge(weight, w.per_unit)
-    shade = wave(w.x * 2.3 + 0.4 * w.y)
-    shade *= -0.06
-    shade += 0.92
-    shade += (0.25 * c("lx")) * w.x
-    return _patches(w, weight, shade)
+    slope, far = clip01(ax * 2 - 2 * c("neck_width")), np.clip(ax - 0.7, 0, 3)
+    weight = edge(w.y - 1.06 - 0.16 * (slope * slope) - 0.22 * (far * far), w.per_unit)
+    return _patches(w, weight, wave(w.x * 2.3 + 0.4 * w.y) * -0.06 + 0.92 + (0.25 * c("lx")) * w.x)
 
 
 def _background(s: Scene) -> F32:

@@ -1,15 +1,17 @@
-"""Charts of a report as SVG for use inside an HTML page: text in the page's colour, light or dark."""
+"""Charts of a report as SVG for use inside its page: text in the page's colour, light or dark."""
 
 from __future__ import annotations
 
 import hashlib
-import html
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup, escape
 from numpy.typing import NDArray
 
 Floats = NDArray[np.floating[Any]]
@@ -17,7 +19,7 @@ Floats = NDArray[np.floating[Any]]
 INK, FAINT = "#0a0b0c", "#0d0e0f"  # placeholders for the page's own colours, which replace them in the SVG
 PALETTE = ("#3b82c4", "#2f9e6e", "#9b6bd1", "#d1495b", "#1b9aaa", "#c2588f", "#8a8f98", "#7a9e2f")
 BASELINE = "#bf7430"
-PEOPLE = (*PALETTE, BASELINE, "#5f6fd6", "#a5765a", "#d9b430")  # as many people as can be told apart
+GROUPS = (*PALETTE, BASELINE, "#5f6fd6", "#a5765a", "#d9b430")  # as many people or classes as can be told apart
 _STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, found and copied
     "font.family": "sans-serif",
@@ -39,8 +41,18 @@ _STYLE = {
 }
 
 
-class Chart:
-    """One chart: ``with Chart(title, alt) as axes`` draws, ``.svg`` is the result.
+@dataclass
+class Drawing:
+    """A chart in the making: its matplotlib figure and axes; when it is finished, its SVG."""
+
+    figure: Any
+    axes: Any
+    svg: Markup = field(default_factory=Markup)
+
+
+@contextmanager
+def drawing(title: str, alt: str, width: float = 4.4, height: float = 3.1) -> Iterator[Drawing]:
+    """One chart.
 
     Args:
         title: heading of the chart.
@@ -49,66 +61,54 @@ class Chart:
         height: likewise.
 
     Example:
-        >>> with Chart("Loss", "A falling line.") as chart:
+        >>> with drawing("Loss", "A falling line.") as chart:
         ...     _ = chart.axes.plot([1, 2, 3], [3, 2, 1])
         >>> chart.svg.startswith("<svg") and 'role="img"' in chart.svg
         True
     """
+    import matplotlib  # here: training does not need it
+    from matplotlib.figure import Figure
 
-    def __init__(self, title: str, alt: str, width: float = 4.4, height: float = 3.1) -> None:
-        import matplotlib  # here: training does not need it
-        from matplotlib.backends.backend_svg import FigureCanvasSVG
-        from matplotlib.figure import Figure
-
-        self.title, self.alt = title, alt
-        self._style = matplotlib.rc_context({**_STYLE, "svg.hashsalt": title + alt})
-        self._style.__enter__()
-        self.figure: Any = Figure(figsize=(width, height), layout="constrained")
-        FigureCanvasSVG(self.figure)
-        self.axes: Any = self.figure.subplots()
-        self.svg = ""
-
-    def __enter__(self) -> Chart:
-        return self
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        try:
-            if kind is None:
-                self.axes.set_title(self.title, fontsize=11, loc="left")
-                text = io.StringIO()
-                self.figure.savefig(text, format="svg", transparent=True, dpi=160, metadata={"Date": None})
-                self.svg = inline_svg(text.getvalue(), self.title, self.alt)
-        finally:
-            self._style.__exit__(None, None, None)
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": title + alt}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        chart = Drawing(figure, figure.subplots())
+        yield chart
+        chart.axes.set_title(title, fontsize=11, loc="left")
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, dpi=160, metadata={"Date": None})
+    chart.svg = inline_svg(text.getvalue(), title, alt)
 
 
-def inline_svg(text: str, title: str, alt: str) -> str:
+def inline_svg(text: str, title: str, alt: str) -> Markup:
     """The element of an SVG file for use inside HTML: named, scalable, in the page's colours, with unique ids."""
     svg = text[text.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r"<!--.*?-->", "", svg, flags=re.S)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
     svg = svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
     mark = "c" + hashlib.sha256((title + alt).encode()).hexdigest()[:8]
     svg = re.sub(r'\bid="([^"]+)"', rf'id="{mark}-\1"', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{mark}-", svg)
-    svg = re.sub(r'^<svg([^>]*?) width="[^"]*"', r"<svg\1", svg, count=1)
-    svg = re.sub(r'^<svg([^>]*?) height="[^"]*"', r"<svg\1", svg, count=1)
-    label = html.escape(f"{title}. {alt}", quote=True)
-    svg = svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
-    return re.sub(r">\s+<", "><", svg).strip()
+    head, rest = svg.split(">", 1)
+    svg = re.sub(r' (width|height)="[^"]*"', "", head) + ">" + rest  # the page decides
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{escape(f"{title}. {alt}")}"', 1)
+    return Markup(re.sub(r">\s+<", "><", svg).strip())
+
+
+Seeds = Sequence[tuple[Sequence[float] | Floats, Sequence[float] | Floats]]
+"""(steps, values) of each seed."""
 
 
 def curves(
     title: str,
-    series: Sequence[tuple[str, str, Sequence[tuple[Sequence[float], Sequence[float]]]]],
+    series: Sequence[tuple[str, str, Seeds]],
     *,
     y: str,
     x: str = "iteration",
     alt: str,
     smooth: int = 1,
-    log: bool = False,
-) -> str:
-    """Lines over training: for each arm a faint line per seed, and their mean if the seeds share their steps.
+    at: Sequence[float] = (),
+    size: tuple[float, float] = (4.4, 3.1),
+) -> Markup:
+    """Lines: for each arm a faint line per seed, and their mean if the seeds share their steps.
 
     Args:
         title: of the chart.
@@ -117,25 +117,29 @@ def curves(
         x: of the horizontal one.
         alt: for readers who cannot see it.
         smooth: number of neighbouring points to average.
-        log: logarithmic vertical axis.
+        at: the only steps, each marked, at equal distances on a logarithmic axis.
+        size: width and height, inches.
     """
-    with Chart(title, alt) as chart:
+    with drawing(title, alt, *size) as chart:
+        axes = chart.axes
         for name, colour, seeds in series:
             lines = [(np.asarray(steps, float), _smooth(np.asarray(values, float), smooth)) for steps, values in seeds]
-            same = all(len(s) == len(lines[0][0]) and (s == lines[0][0]).all() for s, _ in lines)
+            same = all(np.array_equal(steps, lines[0][0]) for steps, _ in lines)
             if len(lines) > 1:
                 for steps, values in lines:
-                    chart.axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
-            if same:
-                chart.axes.plot(lines[0][0], np.mean([v for _, v in lines], axis=0), color=colour, label=name)
-            elif lines:
-                chart.axes.plot([], [], color=colour, label=name)
-        if log:
-            chart.axes.set_yscale("log")
-        chart.axes.set_xlabel(x)
-        chart.axes.set_ylabel(y)
-        if len(series) > 1:
-            chart.axes.legend(loc="best", ncols=1 if len(series) < 5 else 2, handlelength=1.2, columnspacing=1)
+                    axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
+            mean = (lines[0][0], np.mean([v for _, v in lines], axis=0)) if same else ([], [])
+            axes.plot(*mean, color=colour, label=name, marker="o" if at else "", markersize=3)
+        if at:
+            axes.set_xscale("log")
+            axes.set_xticks(at, [f"{each:g}" for each in at])
+            axes.minorticks_off()
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.margins(x=0.02)
+        if len(series) > 1:  # below: it hides no line, however many there are
+            columns = 4 if sum(len(name) for name, _, _ in series) < 40 else 2
+            chart.figure.legend(loc="outside lower center", ncols=columns, handlelength=1.2, columnspacing=1)
     return chart.svg
 
 
@@ -146,9 +150,9 @@ def _smooth(values: Floats, width: int) -> Floats:
     return np.convolve(padded, np.ones(width) / width, mode="valid")
 
 
-def plane(title: str, truth: Floats, prediction: Floats, colour: str, alt: str) -> str:
+def plane(title: str, truth: Floats, prediction: Floats, colour: str, alt: str) -> Markup:
     """True and predicted labels as points in the valence-arousal plane."""
-    with Chart(title, alt, width=4.2, height=4.2) as chart:
+    with drawing(title, alt, width=4.2, height=4.2) as chart:
         axes = chart.axes
         angle = np.linspace(0, 2 * np.pi, 200)
         axes.plot(np.cos(angle), np.sin(angle), color=FAINT, linewidth=1)
@@ -161,9 +165,9 @@ def plane(title: str, truth: Floats, prediction: Floats, colour: str, alt: str) 
     return chart.svg
 
 
-def against(title: str, truth: Floats, prediction: Floats, label: str, colour: str, alt: str) -> str:
+def against(title: str, truth: Floats, prediction: Floats, label: str, colour: str, alt: str) -> Markup:
     """Predictions over labels, with the line on which they would be equal."""
-    with Chart(title, alt, width=4.2, height=4.2) as chart:
+    with drawing(title, alt, width=4.2, height=4.2) as chart:
         axes = chart.axes
         reach = max(1.05, float(np.abs(prediction).max(initial=0)) * 1.05)
         axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -182,48 +186,23 @@ def _square(axes: Any, reach: float) -> None:
     axes.set_yticks([-1, -0.5, 0, 0.5, 1])
 
 
-def over_frames(
-    title: str, frame: Floats, truth: Floats, predictions: Sequence[tuple[str, str, Floats]], label: str, alt: str
-) -> str:
-    """Labels and predictions over the frames of a video (the paper's Figure 3)."""
-    with Chart(title, alt, width=5.0, height=2.5) as chart:
-        axes = chart.axes
-        axes.plot(frame, truth, color=INK, linewidth=1.8, label="label")
-        for name, colour, values in predictions:
-            axes.plot(frame, values, color=colour, linewidth=1.2, alpha=0.9, label=name)
-        axes.axhline(0, color=FAINT, linewidth=0.8)
-        axes.set_xlabel("frame")
-        axes.set_ylabel(label)
-        axes.margins(x=0.01)
-        axes.set_ylim(*_with_room(np.concatenate([truth, *[v for _, _, v in predictions]])))
-        axes.legend(loc="upper right", ncols=3, handlelength=1.2, columnspacing=1, borderpad=0.1)
-    return chart.svg
-
-
-def _with_room(values: Floats) -> tuple[float, float]:
-    """Limits with room for a legend above the lines."""
-    low, high = float(values.min()), float(values.max())
-    extent = max(high - low, 0.1)
-    return low - 0.08 * extent, high + 0.28 * extent
-
-
-def map_by_person(title: str, points: Floats, person: NDArray[np.int64], alt: str) -> str:
-    """A map of features: the people with most points each have a colour, the others are faint."""
-    names, counts = np.unique(person[person >= 0], return_counts=True)
-    shown = names[np.argsort(-counts, kind="stable")][: len(PEOPLE)]
-    with Chart(title, alt, width=4.2, height=3.9) as chart:
-        rest = ~np.isin(person, shown)
+def map_by_group(title: str, points: Floats, group: NDArray[np.int64], alt: str) -> Markup:
+    """A map of features: the people or classes with most points each have a colour, the others are faint."""
+    names, counts = np.unique(group[group >= 0], return_counts=True)
+    shown = names[np.argsort(-counts, kind="stable")][: len(GROUPS)]
+    with drawing(title, alt, width=4.2, height=3.9) as chart:
+        rest = ~np.isin(group, shown)
         chart.axes.scatter(points[rest, 0], points[rest, 1], s=8, color=FAINT, linewidths=0)
-        for name, colour in zip(shown, PEOPLE, strict=False):
-            of = person == name
+        for name, colour in zip(shown, GROUPS, strict=False):
+            of = group == name
             chart.axes.scatter(points[of, 0], points[of, 1], s=12, color=colour, alpha=0.85, linewidths=0)
         _bare(chart.axes)
     return chart.svg
 
 
-def map_by_intensity(title: str, points: Floats, intensity: Floats, alt: str) -> str:
+def map_by_intensity(title: str, points: Floats, intensity: Floats, alt: str) -> Markup:
     """A map of features coloured by the distance of the label from neutral."""
-    with Chart(title, alt, width=4.2, height=3.9) as chart:
+    with drawing(title, alt, width=4.2, height=3.9) as chart:
         drawn = chart.axes.scatter(
             points[:, 0], points[:, 1], s=12, c=intensity, cmap="plasma", vmin=0, vmax=1, alpha=0.85, linewidths=0
         )

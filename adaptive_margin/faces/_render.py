@@ -2,8 +2,8 @@
 
 The picture is built from front to back: a map says how much of each pixel is not yet covered, and every layer (hair,
 head, ears, neck, hair behind, clothes, background) takes its share of it. Layers are single numbers per pixel, coverage
-times brightness; colours enter once, when the sums of all layers of a pigment are known (``layers.py``). Eyes, brows,
-nose, mouth and glasses are then painted in their own small windows, where the head is visible (``parts.py``).
+times brightness; colours enter once, when the sums of all layers of a pigment are known (``_layers.py``). Eyes, brows,
+nose, mouth and glasses are then painted in their own small windows, where the head is visible (``_parts.py``).
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from ._layers import paint_layers
+from ._lens import develop, paint_occluder
+from ._parts import paint_brows, paint_eyes, paint_glasses, paint_marks, paint_mouth, paint_nose
+from ._scene import Scene
 from .expression import FaceShape
 from .identity import FaceIdentity
-from .layers import paint_layers
-from .lens import develop, paint_occluder
 from .nuisance import Nuisance
-from .parts import paint_brows, paint_eyes, paint_glasses, paint_marks, paint_mouth, paint_nose
-from .scene import Scene
 
 # Pixels of one batch: many pictures at a time hide numpy's overhead, too many leave the processor's cache. No byte
 # depends on it.

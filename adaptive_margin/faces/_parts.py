@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .raster import Stack, Window, band, bump, clip01, edge, wave
-from .scene import BLACK, MOUTH, TONGUE, TOOTH, WHITE, Scene, pigment
+from ._raster import Stack, Window, band, bump, clip01, edge, wave
+from ._scene import BLACK, MOUTH, TONGUE, TOOTH, WHITE, Scene, pigment
 
 
 def paint_marks(s: Scene) -> None:
@@ -13,19 +13,14 @@ def paint_marks(s: Scene) -> None:
     w = s.at("cheeks", (-0.72, 0.72, -0.22, 0.22))
     c = s.c
     red, _ = bump((np.abs(w.x) - (c("eye_spacing") + 0.08)) * np.float32(1 / 0.26), w.y * np.float32(1 / 0.22))
-    red *= 0.025 + 0.13 * c("blush")
-    red *= w.read(s.visible)
-    w.tint(s.canvas, red)
+    w.tint(s.canvas, red * (0.025 + 0.13 * c("blush")) * w.read(s.visible))
 
     rows = np.flatnonzero(s.people.freckles > 0)
     if len(rows):
         w = s.at("cheeks", (-0.62, 0.62, -0.24, 0.16), rows)
-        spots = wave(w.x * 9.1 + w.y * 5.3 + 0.2)
-        spots *= wave(w.y * 11.3 - w.x * 4.1)
-        spots *= wave(w.x * 6.7 - w.y * 8.9 + 0.6)
-        spots = clip01((spots - 0.42) * 5)
-        spots *= clip01(2.5 * bump(w.x * np.float32(1 / 0.62), (w.y + 0.04) * np.float32(1 / 0.20))[0])
-        spots *= 0.75 * s.columns.take(rows)("freckles")
+        spots = wave(w.x * 9.1 + w.y * 5.3 + 0.2) * wave(w.y * 11.3 - w.x * 4.1) * wave(w.x * 6.7 - w.y * 8.9 + 0.6)
+        where = clip01(2.5 * bump(w.x * np.float32(1 / 0.62), (w.y + 0.04) * np.float32(1 / 0.20))[0])
+        spots = clip01((spots - 0.42) * 5) * where * (0.75 * s.columns.take(rows)("freckles"))
         stack = Stack(w)
         stack.under(spots, s.columns.take(rows)("skin_colour") * pigment(0.72, 0.52, 0.42))
         s.paint(stack, s.visible)
@@ -74,29 +69,23 @@ def paint_eyes(s: Scene) -> None:
     side = s.sides.astype(np.float32)[:, None]
     light = np.clip(w.read(s.shade), 0.45, 1.2)
     width, up, down = col("eye_width"), col("q_eye_up"), col("q_eye_down")
-    y = w.x * col("eye_tilt")
-    y += w.y
+    y = w.x * col("eye_tilt") + w.y
     t = w.x / width
     t2 = t * t
     arch = np.clip(1 - t2, -0.6, 1)
     upper = (arch * -up) * (1 - 0.12 * t)
     lower = (arch * down) * (1 + 0.15 * t)
-    inside = band(y, upper, lower, pu)
-    inside *= edge(width - np.abs(w.x), pu)
+    inside = band(y, upper, lower, pu) * edge(width - np.abs(w.x), pu)
     near = 1.15 - t2
     stack = Stack(w)
 
     # lashes: the dark line that reads as "eye" at any size
     thick = (0.011 + 0.016 * col("lashes")) * (0.45 + 0.55 * clip01(0.75 + 0.5 * t))
-    lash = band(y, upper - thick, upper + 0.006, pu)
-    lash *= clip01((1.12 - np.abs(t - 0.06)) * 6)
-    lash *= 0.72 + 0.26 * col("lashes")
-    stack.under(lash, BLACK)
+    lash = band(y, upper - thick, upper + 0.006, pu) * clip01((1.12 - np.abs(t - 0.06)) * 6)
+    stack.under(lash * (0.72 + 0.26 * col("lashes")), BLACK)
     if s.fine:
-        lash = band(y, lower - 0.003, lower + 0.006, pu)
-        lash *= clip01(np.clip(near, 0, 0.2) * 5)
-        lash *= 0.25 + 0.35 * col("lashes")
-        stack.under(lash, BLACK, 2.0)
+        lash = band(y, lower - 0.003, lower + 0.006, pu) * clip01(np.clip(near, 0, 0.2) * 5)
+        stack.under(lash * (0.25 + 0.35 * col("lashes")), BLACK, 2.0)
 
     # eyeball: glint, shadow of the lid, pupil, iris, inner corner, white
     gaze = col("n_gaze")
@@ -107,47 +96,29 @@ def paint_eyes(s: Scene) -> None:
     stack.under(edge(0.24 * iris_radius - np.sqrt(gx * gx + gy * gy), pu) * inside, WHITE)
     if s.fine:
         lid_shadow = clip01((upper + 0.045 - y) * np.float32(1 / 0.045))
-        lid_shadow *= inside
-        lid_shadow *= 0.35
-        stack.under(lid_shadow, BLACK, 1.2)
+        stack.under(lid_shadow * inside * 0.35, BLACK, 1.2)
     r = np.sqrt(dx * dx + dy * dy)
     stack.under(edge(0.42 * iris_radius - r, pu) * inside, BLACK, 0.4)
     rim = np.clip(r / iris_radius, 0, 1)
     rim *= rim
-    rim *= rim
-    glow = np.clip(dy / iris_radius, -0.6, 1) * 0.45
-    glow -= 0.65 * rim
-    glow += 0.95
-    glow *= 0.5 * light + 0.55
+    glow = (np.clip(dy / iris_radius, -0.6, 1) * 0.45 - 0.65 * (rim * rim) + 0.95) * (0.5 * light + 0.55)
     stack.under(edge(iris_radius - r, pu) * inside, col("iris_colour"), glow)
     skin = col("skin_colour")
     if s.fine:
         pink, _ = bump((w.x + 0.92 * width) * np.float32(1 / 0.035), y * np.float32(1 / 0.03))
-        pink *= inside
-        pink *= 0.9
-        stack.under(pink, pigment(0.80, 0.50, 0.46) * (0.4 + 0.6 * skin[:, :1]), light)
-    ball = np.clip(upper + 0.035 - y, 0, 0.2) * -4.5
-    ball -= 0.22 * t2
-    ball += 1
+        stack.under(pink * inside * 0.9, pigment(0.80, 0.50, 0.46) * (0.4 + 0.6 * skin[:, :1]), light)
+    ball = np.clip(upper + 0.035 - y, 0, 0.2) * -4.5 - 0.22 * t2 + 1
     ball *= np.clip(0.45 + 0.55 * light, 0, 1.05)
     stack.under(inside, WHITE, ball * 0.96)
 
     # skin about the eye: crease, lid, lower rim
     red = skin * pigment(0.86, 0.66, 0.62)
     crease_at = np.minimum(upper - 0.055 - 0.25 * (col("eye_height") - up), upper - 0.02)
-    crease = band(y, crease_at - 0.013, crease_at + 0.005, pu)
-    crease *= clip01(near * 2)
-    crease *= 0.25 + 0.45 * col("lid_crease")
-    stack.under(crease, red, 0.62 * light)
+    crease = band(y, crease_at - 0.013, crease_at + 0.005, pu) * clip01(near * 2)
+    stack.under(crease * (0.25 + 0.45 * col("lid_crease")), red, 0.62 * light)
     if s.fine:
-        lid = band(y, crease_at, upper, pu)
-        lid *= clip01(near * 3)
-        lid *= 0.55
-        stack.under(lid, skin, 0.88 * light)
-        below = band(y, lower, lower + 0.014, pu)
-        below *= clip01(near * 1.5)
-        below *= 0.5
-        stack.under(below, red, light)
+        stack.under(band(y, crease_at, upper, pu) * clip01(near * 3) * 0.55, skin, 0.88 * light)
+        stack.under(band(y, lower, lower + 0.014, pu) * clip01(near * 1.5) * 0.5, red, light)
     s.paint(stack, s.visible)
 
 
@@ -167,8 +138,7 @@ def paint_mouth(s: Scene) -> None:
     t1 = np.clip(t, -1.05, 1.05)
     t2 = t1 * t1
     q = np.clip(1 - t2, 0, 1)
-    line = (0.35 - t2) * lift
-    line *= 1 + c("lopsided") * t1
+    line = (0.35 - t2) * lift * (1 + c("lopsided") * t1)
     upper_in = line - (0.25 * opening) * q
     lower_in = line + (0.75 * opening) * q
     full = np.sqrt(q)
@@ -182,52 +152,35 @@ def paint_mouth(s: Scene) -> None:
     stack = Stack(w)
 
     # the line between closed lips, and the corners
-    closed = band(w.y, line - 0.007, line + 0.006, pu)
-    closed *= clip01((1.06 - at) * 8)
-    closed *= 0.85 * np.clip(1 - opening / 0.03, 0, 1)
-    stack.under(closed, dark, light)
+    closed = band(w.y, line - 0.007, line + 0.006, pu) * clip01((1.06 - at) * 8)
+    stack.under(closed * (0.85 * np.clip(1 - opening / 0.03, 0, 1)), dark, light)
     if s.fine:
         corner_y = (-0.65 * lift) * (1 + c("lopsided") * np.sign(t))
         ends, _ = bump((np.abs(w.x) - half) * np.float32(1 / 0.03), (w.y - corner_y) * np.float32(1 / 0.022))
-        ends *= 0.35
-        stack.under(ends, dark, light)
+        stack.under(ends * 0.35, dark, light)
 
     # inside an open mouth: teeth, tongue, dark
-    hole = band(w.y, upper_in, lower_in, pu)
-    hole *= within
+    hole = band(w.y, upper_in, lower_in, pu) * within
     inside_light = np.clip(light, 0.45, 1.08)
     bite = upper_in + np.minimum(0.085, 0.62 * opening) * np.clip(q * 1.6, 0, 1)
-    teeth = band(w.y, upper_in, bite, pu)
-    teeth *= hole
-    teeth *= 0.96 * clip01((0.86 - at) * 5)
+    teeth = band(w.y, upper_in, bite, pu) * hole * (0.96 * clip01((0.86 - at) * 5))
     tooth = 0.93 - 0.22 * t2
     if s.fine:
         tooth -= 0.10 * clip01(1 - wave(w.x * 13 + 0.5) * 9)
-    tooth *= inside_light
-    stack.under(teeth, TOOTH, tooth)
+    stack.under(teeth, TOOTH, tooth * inside_light)
     if s.fine:
         tongue, _ = bump(t1 * np.float32(1 / 0.75), (w.y - lower_in - 0.02) / (0.45 * opening + 0.01))
-        tongue = clip01(tongue * 2)
-        tongue *= hole
-        tongue *= 0.8
-        stack.under(tongue, TONGUE, inside_light)
+        stack.under(clip01(tongue * 2) * hole * 0.8, TONGUE, inside_light)
     stack.under(hole, MOUTH, inside_light)
 
     # lips
-    lower = band(w.y, lower_in - 0.004, lower_out, pu)
-    lower *= within
-    lower *= 0.92
+    lower = band(w.y, lower_in - 0.004, lower_out, pu) * within * 0.92
     if s.fine:
         plump = 0.45 * c("q_lip_lower")
         sheen, _ = bump((t1 + 0.12) * 2, (w.y - lower_in - plump) / (plump + 0.01))
-        sheen *= lower
-        sheen *= 0.30
-        stack.under(sheen, np.clip(lips * 1.1 + 0.25, 0, 1), light)
+        stack.under(sheen * lower * 0.30, np.clip(lips * 1.1 + 0.25, 0, 1), light)
     stack.under(lower, lips, light)
-    upper = band(w.y, upper_out, upper_in + 0.004, pu)
-    upper *= within
-    upper *= 0.92
-    stack.under(upper, lips, light * 0.88)
+    stack.under(band(w.y, upper_out, upper_in + 0.004, pu) * within * 0.92, lips, light * 0.88)
     s.paint(stack, s.visible)
 
 
@@ -243,19 +196,14 @@ def paint_brows(s: Scene) -> None:
     length, shift = col("brow_length"), col("q_brow_shift")
     along = (w.x + (length + shift)) / (2 * length + shift)
     inner_to_outer = np.clip(along, 0, 1)
-    middle = inner_to_outer * (1 - inner_to_outer)
-    middle *= -4 * col("brow_arch")
-    middle -= inner_to_outer * (col("q_brow_outer") - col("q_brow_inner"))
-    middle -= col("q_brow_inner")
-    thick = 1.12 - 0.85 * inner_to_outer * inner_to_outer
-    thick *= col("brow_thickness")
+    middle = inner_to_outer * (1 - inner_to_outer) * (-4 * col("brow_arch"))
+    middle = middle - inner_to_outer * (col("q_brow_outer") - col("q_brow_inner")) - col("q_brow_inner")
+    thick = (1.12 - 0.85 * inner_to_outer * inner_to_outer) * col("brow_thickness")
     thick *= np.clip(0.55 + 5 * inner_to_outer, 0, 1)
     hairs = wave(w.x * 17 - w.y * 9) if s.fine else np.float32(0.5)
     cover = band(w.y, middle - thick, middle + thick * (0.85 - 0.1 * hairs), pu)
-    cover *= clip01(along * 9 + 0.4)
-    cover *= clip01((1 - along) * 9 + 0.4)
-    cover *= col("brow_density")
-    cover *= 0.96 - 0.2 * hairs
+    cover = cover * clip01(along * 9 + 0.4) * clip01((1 - along) * 9 + 0.4)
+    cover = cover * col("brow_density") * (0.96 - 0.2 * hairs)
     stack = Stack(w)
     stack.under(cover, 0.62 * col("hair_colour") + 0.06 * col("skin_colour"), np.clip(w.read(s.shade), 0.5, 1.2))
     s.paint(stack, s.visible)
@@ -281,28 +229,15 @@ def paint_glasses(s: Scene) -> None:
     ax = np.abs(w.x)
     x, y = (ax - centre) / rx, w.y / ry
     x2, y2 = x * x, y * y
-    distance = np.sqrt(x2 + y2)
-    x2 *= x2
-    y2 *= y2
-    box = np.sqrt(np.sqrt(x2 + y2))
-    distance -= box
-    distance *= round_
-    distance += box
-    distance -= 1
-    distance *= 0.5 * (rx + ry)
+    box = np.sqrt(np.sqrt(x2 * x2 + y2 * y2))
+    distance = ((np.sqrt(x2 + y2) - box) * round_ + box - 1) * (0.5 * (rx + ry))
     stack = Stack(w)
     cover = edge((0.5 * thick + 0.006) - np.abs(distance), pu)
     bridge_y = 0.3 * ax * ax - 0.045
-    bridge = band(w.y, bridge_y - thick, bridge_y + 0.004, pu)
-    bridge *= edge((centre - rx) - ax, pu)
-    temple = edge((0.5 * thick + 0.003) - np.abs(w.y + 0.075), pu)
-    temple *= edge(ax - (centre + rx), pu)
-    temple *= w.read(s.visible)
-    cover = np.maximum(np.maximum(cover, bridge), temple)
-    cover *= 0.96
+    bridge = band(w.y, bridge_y - thick, bridge_y + 0.004, pu) * edge((centre - rx) - ax, pu)
+    temple = edge((0.5 * thick + 0.003) - np.abs(w.y + 0.075), pu) * edge(ax - (centre + rx), pu) * w.read(s.visible)
+    cover = np.maximum(np.maximum(cover, bridge), temple) * 0.96
     stack.under(cover, col("glasses_colour"), 0.9 + 0.35 * np.clip(-y, 0, 1))
     glare = clip01(1 - np.abs(x * 0.8 + y - 0.55) * np.float32(1 / 0.30)) * clip01(0.6 - y)
-    lens = edge(-distance, pu)
-    lens *= 0.05 + 0.20 * glare
-    stack.under(lens, WHITE, 0.95)
+    stack.under(edge(-distance, pu) * (0.05 + 0.20 * glare), WHITE, 0.95)
     s.paint(stack, s.unhaired)

@@ -6,8 +6,8 @@ import bisect
 
 import numpy as np
 
-from .raster import F32, Window, bump, clip01, wave
-from .scene import LIPS, NOSE, Scene
+from ._raster import F32, Window, bump, clip01, wave
+from ._scene import LIPS, NOSE, Scene
 
 Number = F32 | float  # a column, or the same for all pictures
 
@@ -49,9 +49,7 @@ class _Relief:
         wide_x, wide_y = np.maximum(rx, self.narrow), np.maximum(ry, self.narrow)
         rows = self.rows(y, max(ry, self._narrowest))
         dx, dy = (self.beside if pair else self.u)[:, rows] - x, self.v[:, rows] - y
-        dx *= 1 / wide_x
-        dy *= 1 / wide_y
-        height, _ = bump(dx, dy)
+        height, _ = bump(dx * (1 / wide_x), dy * (1 / wide_y))
         height *= depth * (rx / wide_x) * (ry / wide_y)
         if waves:
             height *= wave((self.v[:, rows] - 0.15 * self.u[:, rows] * self.u[:, rows]) * waves)
@@ -61,18 +59,12 @@ class _Relief:
         """A hill: its sunny side brighter, the other darker."""
         c = self.s.c
         rows = self.rows(y, ry)
-        dx, dy = (self.beside if pair else self.u)[:, rows] - x, self.v[:, rows] - y
-        dx *= np.float32(1 / rx)
-        dy *= np.float32(1 / ry)
+        dx = ((self.beside if pair else self.u)[:, rows] - x) * np.float32(1 / rx)
+        dy = (self.v[:, rows] - y) * np.float32(1 / ry)
         _, slope = bump(dx, dy)
         steep = height * c("n_contrast")
-        dx *= steep * c("lx") / np.float32(rx)
-        if pair:
-            dx *= self.side[:, rows]
-        dy *= steep * c("ly") / np.float32(ry)
-        dx += dy
-        slope *= dx
-        self.amount[:, rows] += slope
+        across = dx * (steep * c("lx") / np.float32(rx)) * (self.side[:, rows] if pair else 1)
+        self.amount[:, rows] += slope * (across + dy * (steep * c("ly") / np.float32(ry)))
 
 
 def add_relief(s: Scene, u: F32, v: F32, shade: F32) -> None:
@@ -124,19 +116,10 @@ def add_relief(s: Scene, u: F32, v: F32, shade: F32) -> None:
     y = c("mouth_y") + c("q_mouth_drop") + LIPS * c("sin_pitch")
     lift, half = c("q_mouth_lift"), c("q_mouth_half")
     rows = face.rows(y - 0.09, 0.15)
-    along = (face.v[:, rows] - (y - 0.24)) * np.float32(1 / 0.30)
-    clip01(along)
-    fold = along * (half + 0.03 - width)
-    fold += width + 0.05
-    fold -= face.beside[:, rows]
-    line = np.abs(fold, out=fold)
-    line *= np.float32(-1 / 0.04)
-    line += 1
-    clip01(line)
-    along -= along * along
-    line *= along
-    line *= -4 * (0.05 + 0.10 * age + 0.18 * cheek + 0.12 * c("s_nose_wrinkle"))
-    face.amount[:, rows] += line
+    along = clip01((face.v[:, rows] - (y - 0.24)) * np.float32(1 / 0.30))
+    fold = np.abs(along * (half + 0.03 - width) + (width + 0.05) - face.beside[:, rows])
+    line = clip01(fold * np.float32(-1 / 0.04) + 1) * (along - along * along)
+    face.amount[:, rows] += line * (-4 * (0.05 + 0.10 * age + 0.18 * cheek + 0.12 * c("s_nose_wrinkle")))
     depth = -0.10 - 0.14 * np.clip(np.abs(c("s_corner")), 0, 1.2)
     face.hollow(half + 0.015, y - 0.65 * lift, 0.05, 0.05, depth, pair=True)
     low = y + 0.75 * c("q_mouth_open") + c("q_lip_lower")

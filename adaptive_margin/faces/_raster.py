@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .geometry import Frame
-from .rows import Floats
+from ._geometry import Frame
+from ._rows import Floats
 
 F32 = Floats  # float32 throughout; numpy's annotations lose track of the width
 Ints = NDArray[np.int64]

@@ -1,0 +1,5 @@
+"""What both reports are made of: one page in one style, its tables, and its charts.
+
+Only :mod:`adaptive_margin.emotion.report` and :mod:`adaptive_margin.dml.report` use it. What comes from a run passes
+through ``markupsafe``, so that no text becomes markup. Needs the extra ``train``.
+"""
