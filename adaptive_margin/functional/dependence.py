@@ -21,7 +21,7 @@ from .checks import (
     largest_magnitude,
     problem,
 )
-from .groups import group_sums, rows_at_once
+from .groups import group_sums
 
 Bandwidth = float | Literal["std"]
 Pairing = Literal["all", "zip"]
@@ -91,8 +91,12 @@ def scaled_gaussian_kernel(groups: tuple[Tensor, ...], scale: Tensor, bandwidth:
     if bandwidth == "std":
         variance = _pooled_variance(groups)
         floor = (8 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
-        exponent = torch.where(variance > floor, -0.5 / variance.clamp(min=floor), 0.0)
-        return tuple(torch.exp(exponent * group * group) for group in groups)
+        if is_blind(variance) or variance.requires_grad:
+            exponent = torch.where(variance > floor, -0.5 / variance.clamp(min=floor), 0.0)
+            return tuple(torch.exp(exponent * group * group) for group in groups)
+        number = variance.item()  # torch would take longer to wake its threads than numpy takes for a small batch
+        exponent_of_all = -0.5 / number if number > floor else 0.0
+        return tuple(torch.from_numpy(np.exp(exponent_of_all * part * part)) for part in map(Tensor.numpy, groups))
     inverse_width = (scale / float(bandwidth)).clamp(max=1e30)  # 0 · ∞ is not a number
     return tuple(torch.exp(-0.5 * (group * inverse_width).clamp(-1e4, 1e4) ** 2) for group in groups)
 
@@ -183,11 +187,11 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
         >>> torch.allclose(eta, row_correlation(g[index == 0], g[index == 1]).expand(2), atol=1e-6)
         True
     """
+    moments_of = _moments_on_device if is_blind(g) or g.requires_grad or ref_g.requires_grad else _moments_on_host
     centre = ref_g.mean()  # a correlation does not see it; the differences of sums below are sharper for it
-    own = _class_moments(g - centre, index, classes)
-    every = own if ref_g is g else _class_moments(ref_g - centre, ref_index, classes)
-    eta: Tensor = correlations_of_moments(own, every, g.dtype).to(g.dtype)
-    return eta
+    own = moments_of(g - centre, index, classes)
+    every = own if ref_g is g else moments_of(ref_g - centre, ref_index, classes)
+    return torch.as_tensor(correlations_of_moments(own, every, g.dtype)).to(g.dtype)
 
 
 Moments = tuple[Any, Any, Any]
@@ -213,17 +217,21 @@ def _difference(mean_square: Any, squared_mean: Any) -> Any:
     return variance * (variance > 2**13 * torch.finfo(torch.float64).eps * mean_square)
 
 
-def _class_moments(x: Tensor, index: Tensor, classes: int) -> Moments:
-    features = x.shape[1]
-    moments = torch.zeros((classes, features + 2), dtype=torch.float64, device=x.device)
-    rows = rows_at_once(x)
-    parts = [(x, index)] if len(x) <= rows else zip(torch.split(x, rows), torch.split(index, rows), strict=True)
-    for part, part_index in parts:
-        part = part.double()  # before squaring: the variance of a nearly constant class is a small difference of these
-        ones = torch.ones_like(part[:, :1])
-        part = torch.cat([part, (part * part).sum(1, keepdim=True), ones], dim=1)
-        moments = moments.index_add(0, part_index, part)
-    return moments[:, :features], moments[:, features], moments[:, features + 1]
+def _moments_on_device(x: Tensor, index: Tensor, classes: int) -> Moments:
+    squares = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
+    return tuple(group_sums(part, index, classes) for part in (x, squares, torch.ones_like(squares)))
+
+
+def _moments_on_host(x: Tensor, index: Tensor, classes: int) -> Moments:
+    """By numpy, whose small operations are several times faster."""
+    group = index.numpy()
+    squares = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square().numpy()
+    counts = np.bincount(group, minlength=classes)
+    columns, there = np.zeros((classes, x.shape[1])), np.flatnonzero(counts)
+    if len(there):
+        starts = (counts.cumsum() - counts)[there]
+        columns[there] = np.add.reduceat(x.numpy()[group.argsort(kind="stable")], starts, dtype=np.float64)
+    return columns, np.bincount(group, squares, classes), counts
 
 
 def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, segment: Tensor, segments: int) -> Tensor:

@@ -24,7 +24,6 @@ from ..functional.dependence import (
     Pairing,
     check_bandwidth,
     common_scale,
-    information_of,
     mutual_information,
     scaled_gaussian_kernel,
     segment_correlations,
@@ -33,7 +32,6 @@ from ..functional.dependence import (
 )
 from ..functional.groups import group_index, group_slots
 from ..functional.neighbourhood import check_confidence, harmonic_mean
-from ..functional.small_batch import small_batch
 from .base import Granularity, IndicesTuple, Margin
 from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation, Independence
 from .neighbourhood import (
@@ -182,9 +180,6 @@ class AdaptiveMargin(Margin):
                 return self._nothing(x, indices_tuple)
             if ref_emb is embeddings and ref_labels is labels:
                 scale = common_scale(largest_magnitude("embeddings", x))
-                small = self._of_small_batch(x, labels, scale) if indices_tuple is None else None
-                if small is not None:
-                    return small
                 x = y = x / scale
                 index = ref_index = group_index(labels)
                 (g,) = (ref_g,) = scaled_gaussian_kernel((x,), scale, self.bandwidth)
@@ -208,26 +203,6 @@ class AdaptiveMargin(Margin):
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
         """Whether its rule leads for these labels."""
         return self.neighbourhood.leads(labels, ref_labels)
-
-    def _of_small_batch(self, x: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
-        """The margin of a batch so small that numpy is faster than torch; None for other batches."""
-        if type(self.dependence) is not GaussianCorrelation or self.pairing != "all" or self.granularity != "batch":
-            return None
-        rule = self.neighbourhood.of(labels)
-        evidence = rule.significant if type(rule).sizes is NeighbourhoodRule.sizes else None
-        found = small_batch(x, labels, scale, self.bandwidth, self.confidence, evidence)
-        if found is None:
-            return None
-        mi = float(information_of(found.eta, self.max_mi, x.dtype) @ found.weights)
-        if found.sizes is None:
-            scaled, index = x / scale, group_index(labels)
-            k = rule.mean_size(scaled, index, scaled, index, self.confidence).to(x.dtype)
-        else:
-            k = x.new_full((), 1 / (1 / found.sizes).mean())
-        delta = rule.delta(len(x), k, self.confidence).to(x.dtype)
-        if self.collect_stats:
-            self._record(x.new_full((), mi), x.new_full((), float(found.eta @ found.weights)), delta, k)
-        return mi + delta
 
     def _combine(
         self,
