@@ -25,7 +25,8 @@ from .groups import group_sums
 
 Bandwidth = float | Literal["std"]
 Pairing = Literal["all", "zip"]
-Numbers = TypeVar("Numbers", Tensor, NDArray[Any])
+Array = NDArray[Any]
+Numbers = TypeVar("Numbers", Tensor, Array)
 
 
 def check_bandwidth(bandwidth: object) -> None:
@@ -91,12 +92,8 @@ def scaled_gaussian_kernel(groups: tuple[Tensor, ...], scale: Tensor, bandwidth:
     if bandwidth == "std":
         variance = _pooled_variance(groups)
         floor = (8 * torch.finfo(groups[0].dtype).eps) ** 2  # the rounding of equal entries
-        if is_blind(variance) or variance.requires_grad:
-            exponent = torch.where(variance > floor, -0.5 / variance.clamp(min=floor), 0.0)
-            return tuple(torch.exp(exponent * group * group) for group in groups)
-        number = variance.item()  # torch would take longer to wake its threads than numpy takes for a small batch
-        exponent_of_all = -0.5 / number if number > floor else 0.0
-        return tuple(torch.from_numpy(np.exp(exponent_of_all * part * part)) for part in map(Tensor.numpy, groups))
+        exponent = torch.where(variance > floor, -0.5 / variance.clamp(min=floor), 0.0)
+        return tuple(torch.exp(exponent * group * group) for group in groups)
     inverse_width = (scale / float(bandwidth)).clamp(max=1e30)  # 0 · ∞ is not a number
     return tuple(torch.exp(-0.5 * (group * inverse_width).clamp(-1e4, 1e4) ** 2) for group in groups)
 
@@ -187,11 +184,11 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
         >>> torch.allclose(eta, row_correlation(g[index == 0], g[index == 1]).expand(2), atol=1e-6)
         True
     """
-    moments_of = _moments_on_device if is_blind(g) or g.requires_grad or ref_g.requires_grad else _moments_on_host
     centre = ref_g.mean()  # a correlation does not see it; the differences of sums below are sharper for it
-    own = moments_of(g - centre, index, classes)
-    every = own if ref_g is g else moments_of(ref_g - centre, ref_index, classes)
-    return torch.as_tensor(correlations_of_moments(own, every, g.dtype)).to(g.dtype)
+    own = _class_moments(g - centre, index, classes)
+    every = own if ref_g is g else _class_moments(ref_g - centre, ref_index, classes)
+    eta: Tensor = correlations_of_moments(own, every, g.dtype).to(g.dtype)
+    return eta
 
 
 Moments = tuple[Any, Any, Any]
@@ -217,21 +214,10 @@ def _difference(mean_square: Any, squared_mean: Any) -> Any:
     return variance * (variance > 2**13 * torch.finfo(torch.float64).eps * mean_square)
 
 
-def _moments_on_device(x: Tensor, index: Tensor, classes: int) -> Moments:
+def _class_moments(x: Tensor, index: Tensor, classes: int) -> Moments:
     squares = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
-    return tuple(group_sums(part, index, classes) for part in (x, squares, torch.ones_like(squares)))
-
-
-def _moments_on_host(x: Tensor, index: Tensor, classes: int) -> Moments:
-    """By numpy, whose small operations are several times faster."""
-    group = index.numpy()
-    squares = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square().numpy()
-    counts = np.bincount(group, minlength=classes)
-    columns, there = np.zeros((classes, x.shape[1])), np.flatnonzero(counts)
-    if len(there):
-        starts = (counts.cumsum() - counts)[there]
-        columns[there] = np.add.reduceat(x.numpy()[group.argsort(kind="stable")], starts, dtype=np.float64)
-    return columns, np.bincount(group, squares, classes), counts
+    columns, squares, counts = (group_sums(part, index, classes) for part in (x, squares, torch.ones_like(squares)))
+    return columns, squares, counts
 
 
 def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, segment: Tensor, segments: int) -> Tensor:

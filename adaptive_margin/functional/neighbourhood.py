@@ -26,6 +26,8 @@ from .dependence import common_scale
 from .groups import group_index
 from .own_neighbours import own_neighbours
 
+Array = NDArray[Any]
+
 Significant = Callable[[Tensor, Tensor, int, Tensor, float], Tensor]
 """``significant(share, k, n, labels, confidence)``: whether a share of own labels among k neighbours is evidence."""
 
@@ -302,19 +304,22 @@ def _sizes_on_host(
     if itself and len(required) == 0:
         return sizes.fill_(n - 1)
     for tile in own_neighbours(x, index, y, ref_index, len(required), rows):
-        k = np.maximum(n - tile.left_out.numpy(), 1)
-        if len(required):
-            passed = tile.own.numpy().cumsum(1, dtype=np.int32) >= required
-            first = passed.argmax(1)
-            np.minimum(k, first + 1, out=k, where=passed[np.arange(len(first)), first])
-        sizes[tile.rows] = torch.from_numpy(k)
+        neighbours = np.maximum(n - tile.left_out.numpy(), 1)
+        sizes[tile.rows] = torch.from_numpy(first_reached(tile.own.numpy(), required, neighbours))
     return sizes
 
 
+def first_reached(own: Array, required: Array, neighbours: Array) -> Array:
+    """The first k at which the k nearest contain ``required[k - 1]`` own labels; lowers ``neighbours`` to it."""
+    if len(required):
+        passed = own.cumsum(1, dtype=np.int32) >= required
+        first = passed.argmax(1)
+        np.minimum(neighbours, first + 1, out=neighbours, where=passed[np.arange(len(first)), first])
+    return neighbours
+
+
 @lru_cache(maxsize=64)
-def required_counts(
-    significant: Significant, largest: int, most: int, n: int, labels: int, confidence: float
-) -> NDArray[Any]:
+def required_counts(significant: Significant, largest: int, most: int, n: int, labels: int, confidence: float) -> Array:
     """The fewest own labels among the k nearest that are evidence, for each k up to which ``most`` own labels can be
     enough: beyond that, even all of them are no evidence. More than k if no number is enough.
 

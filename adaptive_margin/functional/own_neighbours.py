@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -118,7 +119,7 @@ def _tiles_on_device(anchors: Side, refs: Side, places: Tensor | None, reach: in
         x, squares, label = (part[tile] for part in anchors)
         own = label[:, None] == refs.label
         d = squares[:, None] + refs.squares
-        noise = d * _rounding(x)
+        noise = d * rounding_of(x)
         d = d.addmm(x, refs.x.T, alpha=-2)
         if places is None:
             copy = own & (d <= noise)
@@ -130,70 +131,92 @@ def _tiles_on_device(anchors: Side, refs: Side, places: Tensor | None, reach: in
         d = torch.where(own, d + noise, d).clamp(min=0)
         d.scatter_(1, out, torch.where(found, torch.inf, d.gather(1, out)))
         own.scatter_(1, out, own.gather(1, out) & ~found)
-        key = _integers(d).bitwise_and(-2) + own
+        key = d.view(_integers(d)).bitwise_and(-2) + own
         yield Tile(tile, key.sort(dim=1).values[:, :reach].bitwise_and(1), found[:, 0].to(torch.int64))
 
 
 def _tiles_on_host(anchors: Side, refs: Side, places: Tensor | None, reach: int, step: int) -> Iterator[Tile]:
     """The same by numpy, whose sort and small operations are several times faster, in one buffer for all tiles."""
     rows, columns = len(anchors.x), len(refs.x)
-    squares, ref_squares = anchors.squares.numpy(), refs.squares.numpy()
     small = np.min_scalar_type(rows + columns) if places is None else np.min_scalar_type(columns)
     label, ref_label = (side.label.numpy().astype(small) for side in (anchors, refs))  # small numbers compare faster
-    select, rounding = reach <= FEW and columns > SHORT, _rounding(refs.x)
-
-    def work(d: Array, start: int, stop: int) -> Array:
-        """Makes sorted keys of products of coordinates; returns how many references each row leaves out."""
-        here = np.arange(stop - start)
-        own = label[start:stop, None] == ref_label
-        noise = squares[start:stop, None] + ref_squares
-        d *= -2
-        d += noise
-        noise *= rounding
-        if places is None:
-            copy = own & (d <= noise)
-            out = copy.argmax(1)
-            here = np.flatnonzero(copy[here, out])
-            out = out[here]
-        else:
-            out = places.numpy()[start:stop]
-        own[here, out] = False
-        noise *= own
-        d += noise
-        np.maximum(d, 0, out=d)
-        d[here, out] = np.inf
-        key = d.view(np.int32 if d.dtype == np.float32 else np.int64)
-        key &= -2
-        key |= own
-        if not select and reach < columns // 2:
-            key.partition(reach, axis=1)
-            key = key[:, :reach]
-        if not select:
-            key.sort(axis=1)
-        return np.bincount(here, minlength=stop - start)
-
+    of_rows = label, anchors.squares.numpy(), np.full(rows, -1) if places is None else places.numpy()
+    select = reach <= FEW and columns > SHORT
+    sort = partial(sort_by_distance, ref_label, refs.squares.numpy(), rounding_of(refs.x), None if select else reach)
     buffer = refs.x.new_empty(step, columns)
     threads = min(torch.get_num_threads(), step * columns // ENTRIES_A_THREAD)
     with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
         for start in range(0, rows, step):
-            stop = min(start + step, rows)
-            d = torch.mm(anchors.x[start:stop], refs.x.T, out=buffer[: stop - start])
+            tile = slice(start, min(start + step, rows))
+            d = torch.mm(anchors.x[tile], refs.x.T, out=buffer[: tile.stop - start])
+            parts = d.numpy(), *(part[tile] for part in of_rows)
             if pool is None:
-                left_out = work(d.numpy(), start, stop)
+                left_out = sort(*parts)
             else:  # numpy lets go of the interpreter while it computes
-                at = np.linspace(start, stop, threads + 1, dtype=int)
-                parts = np.split(d.numpy(), at[1:-1] - start)
-                left_out = np.concatenate([*pool.map(work, parts, at[:-1], at[1:])])
-            key = _integers(d)
+                pieces = (np.array_split(part, threads) for part in parts)
+                left_out = np.concatenate([*pool.map(sort, *pieces)])
+            key = d.view(_integers(d))
             key = key.topk(reach, largest=False).values if select else key[:, :reach]
-            yield Tile(slice(start, stop), key.bitwise_and(1), torch.from_numpy(left_out))
+            yield Tile(tile, key.bitwise_and(1), torch.from_numpy(left_out))
 
 
-def _rounding(x: Tensor) -> float:
+def sort_by_distance(
+    ref_label: Array,
+    ref_squares: Array,
+    rounding: float,
+    reach: int | None,
+    d: Array,
+    label: Array,
+    squares: Array,
+    place: Array,
+) -> Array:
+    """Turns products of coordinates into keys, numbers that sort like distances with the label in the last bit.
+
+    Args:
+        ref_label: labels of the columns.
+        ref_squares: squared norms of the columns.
+        rounding: of a squared distance, relative to the two squared norms.
+        reach: how many of the smallest are to come first, in order; None leaves all in place.
+        d: products of rows and columns; overwritten by the keys.
+        label: labels of the rows.
+        squares: squared norms of the rows.
+        place: the column of each row itself; -1 for a set of which the row is not one: it can have a copy there.
+
+    Returns:
+        How many columns each row leaves out.
+    """
+    rows = np.arange(len(d))
+    own = label[:, None] == ref_label
+    noise = squares[:, None] + ref_squares
+    d *= -2
+    d += noise
+    noise *= rounding
+    if len(place) and place[0] < 0:
+        copy = own & (d <= noise)
+        place = copy.argmax(1)
+        rows = np.flatnonzero(copy[rows, place])
+        place = place[rows]
+    own[rows, place] = False
+    noise *= own
+    d += noise  # in a tie others come first
+    np.maximum(d, 0, out=d)
+    d[rows, place] = np.inf
+    key = d.view(np.int32 if d.dtype == np.float32 else np.int64)
+    key &= -2
+    key |= own
+    if reach is not None:
+        if reach < key.shape[1] // 2:
+            key.partition(reach, axis=1)
+            key = key[:, :reach]
+        key.sort(axis=1)
+    return np.bincount(rows, minlength=len(d))
+
+
+def rounding_of(x: Tensor) -> float:
     """Of a squared distance, relative to the two squared norms: of products of coordinates, and of their entries."""
     return ROUNDING * (0.5 + 6 / math.sqrt(x.shape[1])) * torch.finfo(x.dtype).eps
 
 
-def _integers(d: Tensor) -> Tensor:
-    """The bits of non-negative floats, which sort like the floats; the last, below their rounding, is for a flag."""
-    return d.view(torch.int32 if d.dtype == torch.float32 else torch.int64)
+def _integers(d: Tensor) -> torch.dtype:
+    """The bits of non-negative floats sort like the floats; the last, below their rounding, is for the label."""
+    return torch.int32 if d.dtype == torch.float32 else torch.int64

@@ -24,6 +24,7 @@ from ..functional.dependence import (
     Pairing,
     check_bandwidth,
     common_scale,
+    information_of,
     mutual_information,
     scaled_gaussian_kernel,
     segment_correlations,
@@ -32,6 +33,7 @@ from ..functional.dependence import (
 )
 from ..functional.groups import group_index, group_slots
 from ..functional.neighbourhood import check_confidence, harmonic_mean
+from ..functional.small_batch import SmallBatch
 from .base import Granularity, IndicesTuple, Margin
 from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation, Independence
 from .neighbourhood import (
@@ -180,6 +182,9 @@ class AdaptiveMargin(Margin):
                 return self._nothing(x, indices_tuple)
             if ref_emb is embeddings and ref_labels is labels:
                 scale = common_scale(largest_magnitude("embeddings", x))
+                small = self._of_small_batch(x, labels, scale) if indices_tuple is None else None
+                if small is not None:
+                    return small
                 x = y = x / scale
                 index = ref_index = group_index(labels)
                 (g,) = (ref_g,) = scaled_gaussian_kernel((x,), scale, self.bandwidth)
@@ -203,6 +208,22 @@ class AdaptiveMargin(Margin):
     def leads(self, labels: Tensor, ref_labels: Tensor | None = None) -> bool | Tensor:
         """Whether its rule leads for these labels."""
         return self.neighbourhood.leads(labels, ref_labels)
+
+    def _of_small_batch(self, x: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
+        """The margin of a batch so small that numpy is faster than torch; None for other batches."""
+        plain = self.pairing == "all" and self.granularity == "batch" and type(self.dependence) is GaussianCorrelation
+        if not plain or not SmallBatch.suits(x):
+            return None
+        batch = SmallBatch(x, labels, scale)
+        size = self.neighbourhood.mean_size_of_small(batch, self.confidence)
+        if size is None:
+            return None
+        eta, weights, k = batch.correlations(self.bandwidth), batch.counts / len(x), x.new_full((), size)
+        mi = float(information_of(eta, self.max_mi, x.dtype) @ weights)
+        delta = self.neighbourhood.delta(len(x), k, self.confidence).to(x.dtype)
+        if self.collect_stats:
+            self._record(x.new_full((), mi), x.new_full((), float(eta @ weights)), delta, k)
+        return mi + delta
 
     def _combine(
         self,

@@ -12,6 +12,7 @@ from ..functional.checks import problem
 from ..functional.groups import class_sizes, more_labels_than
 from ..functional.impurity import impurities
 from ..functional.neighbourhood import (
+    PURE,
     chernoff_significant,
     confidence_term,
     harmonic_mean,
@@ -21,6 +22,7 @@ from ..functional.neighbourhood import (
     released_significant,
 )
 from ..functional.own_neighbours import evenly_spaced
+from ..functional.small_batch import SmallBatch
 
 FEW_LABELS = 2
 """Up to this number of labels ``AutoRule`` waits for evidence; with more, its margin leads."""
@@ -87,6 +89,15 @@ class NeighbourhoodRule:
         rows = None if self.anchors == "all" else evenly_spaced(index, self.anchors)
         more = {} if rows is None else {"rows": rows}
         return harmonic_mean(self.sizes(x, index, y, ref_index, confidence, **more))
+
+    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float | None:
+        """:meth:`mean_size` of a small batch, in numpy; None for a rule of which only that is known."""
+        if not self._computes_like(NeighbourhoodRule) or self.significant not in PURE:
+            return None
+        return len(batch.index) / float((1 / batch.sizes(self.significant, confidence)).sum())
+
+    def _computes_like(self, rule: type[NeighbourhoodRule]) -> bool:
+        return type(self).sizes is rule.sizes and type(self).mean_size is NeighbourhoodRule.mean_size
 
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
         r""":math:`\Delta(N, K)`, the shape of ``k``, in units of a squared distance."""
@@ -208,6 +219,14 @@ class RemainingRule(SampledRule):
         missing = impurities(x, index, y, ref_index, rows).double().square() / _hoeffding_scale(n, confidence)
         return 1 / (missing + 1 / max(n - 1, 1))
 
+    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float | None:
+        """K of the batch."""
+        n, impurity = len(batch.index), batch.impurities()
+        mean = float(impurity.dot(impurity)) / n
+        return (
+            1 / (mean / _hoeffding_scale(n, confidence) + 1 / (n - 1)) if self._computes_like(RemainingRule) else None
+        )
+
 
 class AttainableRule(NeighbourhoodRule):
     r"""The largest possible impurity: that of a batch whose embeddings are independent of its labels.
@@ -237,6 +256,13 @@ class AttainableRule(NeighbourhoodRule):
         share = class_sizes(index, ref_index).double() / max(n, 1)
         sizes = _hoeffding_scale(n, confidence) / (1 - share).square()
         return sizes if rows is None else sizes[rows]
+
+    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float | None:
+        """K of the batch."""
+        n = len(batch.index)
+        share = batch.counts / n
+        mean = float(share.dot((1 - share) ** 2)) or 1e-300  # one class alone: K is infinite
+        return _hoeffding_scale(n, confidence) / mean if self._computes_like(AttainableRule) else None
 
 
 class AutoRule(NeighbourhoodRule):
@@ -272,6 +298,12 @@ class AutoRule(NeighbourhoodRule):
     def mean_size(self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float) -> Tensor:
         """K of the batch, likewise."""
         return self._of_either("mean_size", x, index, y, ref_index, confidence)
+
+    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float | None:
+        """K of the batch, likewise."""
+        if type(self).sizes is not AutoRule.sizes or type(self).mean_size is not AutoRule.mean_size:
+            return None
+        return (self.many if len(batch.counts) > FEW_LABELS else self.few).mean_size_of_small(batch, confidence)
 
     def _of_either(
         self, what: Literal["sizes", "mean_size"], x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, c: float

@@ -1,0 +1,99 @@
+"""The margin of a small batch on a CPU, in numpy.
+
+For a batch of 128 there is little to compute: most of the time goes into starting about two hundred operations, which
+numpy does in a third of the time. `python benchmarks/speed/small.py` prints what the loss costs with and without this.
+The result is that of the general path, up to the rounding of its sums.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import is_blind
+from .dependence import Array, Bandwidth, correlations_of_moments
+from .groups import index_on_host
+from .neighbourhood import Significant, hoeffding_significant, first_reached, required_counts
+from .own_neighbours import rounding_of, sort_by_distance
+
+MOST_ENTRIES = 2**16
+"""Of the matrix of distances and of the embeddings; torch's threads gain beyond."""
+
+
+class SmallBatch:
+    """A plain batch: finite embeddings in float32 or float64, each row with the others as its reference set.
+
+    Args:
+        x: embeddings, shape ``(B, D)``.
+        labels: integers, shape ``(B,)``.
+        scale: :func:`~adaptive_margin.functional.dependence.common_scale` of ``x``.
+
+    Example:
+        >>> x = torch.cat([torch.randn(64, 8), torch.randn(64, 8) + 20.0])
+        >>> batch = SmallBatch(x, torch.arange(128) // 64, torch.tensor(16.0))
+        >>> np.unique(batch.sizes(hoeffding_significant, 0.05))
+        array([16])
+    """
+
+    def __init__(self, x: Tensor, labels: Tensor, scale: Tensor) -> None:
+        self.scale = scale.item()
+        self.x = x.numpy() / self.scale
+        self.index = index_on_host(labels)
+        self.counts = np.bincount(self.index)
+
+    @staticmethod
+    def suits(x: Tensor) -> bool:
+        """Whether a batch is one."""
+        small = len(x) > 1 and max(len(x) ** 2, x.numel()) <= MOST_ENTRIES
+        return small and not x.requires_grad and not is_blind(x)
+
+    def correlations(self, bandwidth: Bandwidth) -> Array:
+        """:func:`~adaptive_margin.functional.class_correlations` of the batch, float64, shape ``(C,)``."""
+        x, floor = self.x, (8 * np.finfo(self.x.dtype).eps) ** 2
+        if bandwidth == "std":
+            deviation = (x - _mean(x)).ravel()
+            variance = float(deviation.dot(deviation)) / x.size
+            g = x * x
+            g *= -0.5 / variance if variance > floor else 0.0
+        else:
+            g = (x * min(self.scale / float(bandwidth), 1e30)).clip(-1e4, 1e4) ** 2
+            g *= -0.5
+        np.exp(g, out=g)
+        g -= _mean(g)
+        g = g[self.index.argsort(kind="stable")].astype(np.float64)
+        starts = self.counts.cumsum() - self.counts
+        columns = np.add.reduceat(g, starts)
+        g *= g
+        moments = columns, np.add.reduceat(np.add.reduce(g, axis=1), starts), self.counts
+        eta: Array = correlations_of_moments(moments, moments, torch.from_numpy(x).dtype)
+        return eta
+
+    def sizes(self, significant: Significant, confidence: float) -> Array:
+        """:func:`~adaptive_margin.functional.empirical_bias_k` of the batch, for a bound of :data:`PURE`."""
+        n = len(self.x)
+        required = required_counts(significant, n - 1, int(self.counts.max()) - 1, n, len(self.counts), confidence)
+        neighbours = np.full(n, n - 1)
+        return first_reached(self._own(len(required)), required, neighbours) if len(required) else neighbours
+
+    def impurities(self) -> Array:
+        """:func:`~adaptive_margin.functional.neighbourhood_impurity` of the batch."""
+        wanted = self.counts[self.index] - 1
+        own = self._own(max(1, int(wanted.max()))).cumsum(1)
+        found = own[np.arange(len(wanted)), np.maximum(wanted, 1) - 1]
+        return 1 - np.where(wanted > 0, found / np.maximum(wanted, 1), 1 / len(wanted))
+
+    def _own(self, reach: int) -> Array:
+        """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(B, reach)``."""
+        x = torch.from_numpy(self.x - np.add.reduce(self.x) / self.x.dtype.type(len(self.x)))
+        d = torch.mm(x, x.T).numpy()  # numpy's own product has other threads
+        squares = d.diagonal().copy()
+        label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
+        sort_by_distance(label, squares, rounding_of(x), reach, d, label, squares, np.arange(len(d)))
+        return d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1
+
+
+def _mean(x: Array) -> Array:
+    """``x.mean()`` without its overhead, in the dtype of ``x``."""
+    mean: Array = np.add.reduce(x, axis=None) / x.dtype.type(x.size)
+    return mean
