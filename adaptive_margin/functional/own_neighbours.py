@@ -29,7 +29,8 @@ ENTRIES_A_THREAD = 2**18
 """Number of distances whose sorting is long enough for a separate thread."""
 
 FEW, SHORT = 16, 256
-"""Up to this number of neighbours, of more rows than that, selecting takes less time than sorting."""
+"""Up to so many neighbours, of more references than that, selecting takes less time than sorting. Few references are
+sorted in no time."""
 
 
 class Tile(NamedTuple):
@@ -205,7 +206,7 @@ def sort_by_distance(
     key &= -2
     key |= own
     if reach is not None:
-        if reach < key.shape[1] // 2:
+        if reach < key.shape[1] // 2 and key.shape[1] > SHORT:
             key.partition(reach, axis=1)
             key = key[:, :reach]
         key.sort(axis=1)

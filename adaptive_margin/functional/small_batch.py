@@ -13,8 +13,7 @@ from torch import Tensor
 
 from .checks import is_blind
 from .dependence import Array, Bandwidth, correlations_of_moments
-from .groups import index_on_host
-from .neighbourhood import Significant, hoeffding_significant, first_reached, required_counts
+from .neighbourhood import Significant, first_reached, required_counts
 from .own_neighbours import rounding_of, sort_by_distance
 
 MOST_ENTRIES = 2**16
@@ -37,10 +36,16 @@ class SmallBatch:
     """
 
     def __init__(self, x: Tensor, labels: Tensor, scale: Tensor) -> None:
+        given = labels.numpy()
+        order = given.argsort()
+        ordered = given[order]
+        first = np.ones(len(order), dtype=np.bool_)
+        np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
         self.scale = scale.item()
-        self.x = x.numpy() / self.scale
-        self.index = index_on_host(labels)
-        self.counts = np.bincount(self.index)
+        self.x = x.numpy()[order] / self.scale  # (B, D), class by class
+        self.index = first.cumsum() - 1  # (B,)
+        self.starts = first.nonzero()[0]  # (C,)
+        self.counts = np.bincount(self.index)  # (C,)
 
     @staticmethod
     def suits(x: Tensor) -> bool:
@@ -61,23 +66,22 @@ class SmallBatch:
             g *= -0.5
         np.exp(g, out=g)
         g -= _mean(g)
-        g = g[self.index.argsort(kind="stable")].astype(np.float64)
-        starts = self.counts.cumsum() - self.counts
-        columns = np.add.reduceat(g, starts)
+        g = g.astype(np.float64)
+        columns = np.add.reduceat(g, self.starts)
         g *= g
-        moments = columns, np.add.reduceat(np.add.reduce(g, axis=1), starts), self.counts
+        moments = columns, np.add.reduceat(np.add.reduce(g, axis=1), self.starts), self.counts
         eta: Array = correlations_of_moments(moments, moments, torch.from_numpy(x).dtype)
         return eta
 
     def sizes(self, significant: Significant, confidence: float) -> Array:
-        """:func:`~adaptive_margin.functional.empirical_bias_k` of the batch, for a bound of :data:`PURE`."""
+        """:func:`~adaptive_margin.functional.empirical_bias_k` of the rows, class by class, for one of our bounds."""
         n = len(self.x)
         required = required_counts(significant, n - 1, int(self.counts.max()) - 1, n, len(self.counts), confidence)
         neighbours = np.full(n, n - 1)
         return first_reached(self._own(len(required)), required, neighbours) if len(required) else neighbours
 
     def impurities(self) -> Array:
-        """:func:`~adaptive_margin.functional.neighbourhood_impurity` of the batch."""
+        """:func:`~adaptive_margin.functional.neighbourhood_impurity` of the rows, class by class."""
         wanted = self.counts[self.index] - 1
         own = self._own(max(1, int(wanted.max()))).cumsum(1)
         found = own[np.arange(len(wanted)), np.maximum(wanted, 1) - 1]
