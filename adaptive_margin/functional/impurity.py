@@ -5,18 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import (
-    at_least_float32,
-    check_labels,
-    check_matrix,
-    check_same_features,
-    is_blind,
-    largest_magnitude,
-    problem,
-)
-from .dependence import common_scale
-from .groups import class_sizes, group_index
-from .own_neighbours import own_neighbours
+from .checks import is_blind
+from .groups import class_sizes
+from .own_neighbours import checked_sets, own_neighbours
 
 
 def neighbourhood_impurity(
@@ -55,27 +46,7 @@ def neighbourhood_impurity(
         >>> neighbourhood_impurity(z, torch.tensor([0, 0, 1, 1, 1]))
         tensor([0.0000, 0.0000, 0.5000, 0.5000, 1.0000])
     """
-    check_matrix("embeddings", embeddings)
-    check_labels("labels", labels, len(embeddings))
-    if ref_emb is None:
-        ref_emb, ref_labels = embeddings, labels
-    elif ref_labels is None:
-        raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
-    check_matrix("ref_emb", ref_emb)
-    check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-    assert ref_labels is not None
-    check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
-    x = at_least_float32(embeddings)
-    if ref_emb is embeddings and ref_labels is labels:
-        x = y = x / common_scale(largest_magnitude("embeddings", x))
-        index = ref_index = group_index(labels)
-    else:
-        y = at_least_float32(ref_emb).to(x)
-        scale = common_scale(largest_magnitude("embeddings", x), largest_magnitude("ref_emb", y))
-        x, y = x / scale, y / scale
-        both = group_index(torch.cat([labels, ref_labels]))
-        index, ref_index = both[: len(labels)], both[len(labels) :]
-    return impurities(x, index, y, ref_index)
+    return impurities(*checked_sets(embeddings, labels, ref_emb, ref_labels))
 
 
 @torch.no_grad()

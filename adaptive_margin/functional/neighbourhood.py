@@ -12,19 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import (
-    at_least_float32,
-    check_labels,
-    check_matrix,
-    check_number,
-    check_same_features,
-    is_blind,
-    largest_magnitude,
-    problem,
-)
-from .dependence import common_scale
+from .checks import check_number, is_blind, problem
 from .groups import group_index
-from .own_neighbours import own_neighbours
+from .own_neighbours import checked_sets, own_neighbours
 
 Array = NDArray[Any]
 
@@ -205,9 +195,8 @@ def empirical_bias_k(
 
     Distances are computed for a tile of rows at a time; the whole matrix is never stored. In ties (copies, entries on a
     grid) other labels come first: a tie is no evidence, and the result does not depend on the order of the samples.
-    Distances that the arithmetic cannot distinguish from 0 are 0. On a CPU, distances that differ only by the rounding
-    of the entries are equal: steps of 0.1, 1/3 or 1/255 are a grid too (on CUDA, and with a custom bound, distances are
-    equal if they are computed as equal).
+    Squared distances that differ by less than the rounding of the entries and of their products, a few units in the
+    last place of the two squared norms from the mean, are equal: steps of 0.1, 1/3 or 1/255 are a grid too.
 
     Args:
         embeddings: shape ``(B, D)``, used without normalisation.
@@ -231,28 +220,7 @@ def empirical_bias_k(
         tensor([16])
     """
     check_confidence(confidence)
-    check_matrix("embeddings", embeddings)
-    check_labels("labels", labels, len(embeddings))
-    if ref_emb is None:
-        ref_emb, ref_labels = embeddings, labels
-    elif ref_labels is None:
-        raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
-    if ref_emb is not embeddings:
-        check_matrix("ref_emb", ref_emb)
-        check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-    assert ref_labels is not None
-    check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
-    x = at_least_float32(embeddings)
-    if ref_emb is embeddings and ref_labels is labels:
-        x = y = x / common_scale(largest_magnitude("embeddings", x))
-        index = ref_index = group_index(labels)
-    else:
-        y = at_least_float32(ref_emb).to(x)
-        scale = common_scale(largest_magnitude("embeddings", x), largest_magnitude("ref_emb", y))
-        x, y = x / scale, y / scale
-        both = group_index(torch.cat([labels, ref_labels]))
-        index, ref_index = both[: len(labels)], both[len(labels) :]
-    return neighbourhood_sizes(x, index, y, ref_index, confidence, significant)
+    return neighbourhood_sizes(*checked_sets(embeddings, labels, ref_emb, ref_labels), confidence, significant)
 
 
 @torch.no_grad()

@@ -14,7 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import is_blind
+from .checks import (
+    at_least_float32,
+    check_labels,
+    check_matrix,
+    check_same_features,
+    is_blind,
+    largest_magnitude,
+    problem,
+)
+from .dependence import common_scale
+from .groups import group_index
 from .pair_tiles.rows import ROUNDING
 
 Array = NDArray[Any]
@@ -53,6 +63,46 @@ class Side(NamedTuple):
     x: Tensor
     squares: Tensor
     label: Tensor
+
+
+class Sets(NamedTuple):
+    """Rows and the set in which they look for neighbours, checked: what the functions of this package take.
+
+    Attributes:
+        x: embeddings in at least float32, scaled by a power of two, shape ``(B, D)``.
+        index: their labels, numbered from 0 over both sets, shape ``(B,)``.
+        y: the reference set, shape ``(R, D)``; ``x`` itself where there is none.
+        ref_index: its labels, shape ``(R,)``.
+    """
+
+    x: Tensor
+    index: Tensor
+    y: Tensor
+    ref_index: Tensor
+
+
+def checked_sets(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> Sets:
+    """The arguments of :func:`empirical_bias_k` and :func:`neighbourhood_impurity`, or an error that names one."""
+    check_matrix("embeddings", embeddings)
+    check_labels("labels", labels, len(embeddings))
+    if ref_emb is None:
+        ref_emb, ref_labels = embeddings, labels
+    elif ref_labels is None:
+        raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
+    if ref_emb is not embeddings:
+        check_matrix("ref_emb", ref_emb)
+        check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
+    assert ref_labels is not None
+    check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
+    x = at_least_float32(embeddings)
+    if ref_emb is embeddings and ref_labels is labels:
+        x = x / common_scale(largest_magnitude("embeddings", x))
+        index = group_index(labels)
+        return Sets(x, index, x, index)
+    y = at_least_float32(ref_emb).to(x)
+    scale = common_scale(largest_magnitude("embeddings", x), largest_magnitude("ref_emb", y))
+    both = group_index(torch.cat([labels, ref_labels]))
+    return Sets(x / scale, both[: len(labels)], y / scale, both[len(labels) :])
 
 
 def evenly_spaced(index: Tensor, number: int) -> Tensor | None:

@@ -3,7 +3,7 @@
     python benchmarks/speed/anchors.py         # a minute; prints a table, in Markdown
 
 Two groups and four images a class, unit vectors around the centre of their class, at three distances between classes:
-the largest error over those and over five seeds, beside the largest standard error that the rule's documentation allows.
+the largest error over those and over five seeds, beside the largest standard error by the rule's documentation.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4096)
     arguments = parser.parse_args()
-    print("| rule | labels | anchors | largest error | largest standard error allowed | time of all rows |")
+    print("| rule | labels | anchors | largest error | standard error at most | time of all rows |")
     print("|---|---|---:|---:|---:|---:|")
     for name, rule in RULES.items():
         for layout, label in LAYOUTS.items():

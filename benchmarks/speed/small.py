@@ -3,7 +3,8 @@
     python benchmarks/speed/small.py            # half a minute; prints a table
 
 Losses take turns in one process, so that other work on the machine slows all of them alike; a figure is the tenth
-percentile of a loss's times, forward and backward, relative to that of the host's contrastive loss on squared distances.
+percentile of a loss's times, forward and backward, relative to that of the host's contrastive loss on squared
+distances.
 """
 
 from __future__ import annotations
