@@ -65,24 +65,10 @@ class Side(NamedTuple):
     label: Tensor
 
 
-class Sets(NamedTuple):
-    """Rows and the set in which they look for neighbours, checked: what the functions of this package take.
-
-    Attributes:
-        x: embeddings in at least float32, scaled by a power of two, shape ``(B, D)``.
-        index: their labels, numbered from 0 over both sets, shape ``(B,)``.
-        y: the reference set, shape ``(R, D)``; ``x`` itself where there is none.
-        ref_index: its labels, shape ``(R,)``.
-    """
-
-    x: Tensor
-    index: Tensor
-    y: Tensor
-    ref_index: Tensor
-
-
-def checked_sets(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> Sets:
-    """The arguments of :func:`empirical_bias_k` and :func:`neighbourhood_impurity`, or an error that names one."""
+def checked_sets(
+    embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The first four arguments of :func:`own_neighbours`, or an error that names what is wrong."""
     check_matrix("embeddings", embeddings)
     check_labels("labels", labels, len(embeddings))
     if ref_emb is None:
@@ -98,11 +84,11 @@ def checked_sets(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref
     if ref_emb is embeddings and ref_labels is labels:
         x = x / common_scale(largest_magnitude("embeddings", x))
         index = group_index(labels)
-        return Sets(x, index, x, index)
+        return x, index, x, index
     y = at_least_float32(ref_emb).to(x)
     scale = common_scale(largest_magnitude("embeddings", x), largest_magnitude("ref_emb", y))
     both = group_index(torch.cat([labels, ref_labels]))
-    return Sets(x / scale, both[: len(labels)], y / scale, both[len(labels) :])
+    return x / scale, both[: len(labels)], y / scale, both[len(labels) :]
 
 
 def evenly_spaced(index: Tensor, number: int) -> Tensor | None:
