@@ -21,7 +21,7 @@ from .checks import (
     largest_magnitude,
     problem,
 )
-from .groups import group_sums
+from .groups import group_sums, rows_at_once
 
 Bandwidth = float | Literal["std"]
 Pairing = Literal["all", "zip"]
@@ -215,7 +215,8 @@ def _difference(mean_square: Any, squared_mean: Any) -> Any:
 
 
 def _class_moments(x: Tensor, index: Tensor, classes: int) -> Moments:
-    squares = torch.linalg.vector_norm(x, dim=1, dtype=torch.float64).square()
+    parts = torch.split(x, rows_at_once(x))  # of a few rows: each is widened
+    squares = torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts]).square()
     columns, squares, counts = (group_sums(part, index, classes) for part in (x, squares, torch.ones_like(squares)))
     return columns, squares, counts
 
