@@ -58,13 +58,13 @@ def impurities(x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, rows: Ten
     n, itself = len(y), y is x
     sizes = class_sizes(index, ref_index)
     sizes = sizes if rows is None else sizes[rows]
-    impurity = 1 - sizes.to(x.dtype) / max(n, 1)  # of a class without a neighbourhood
-    if n == 0 or len(sizes) == 0:
-        return impurity
-    reach = n - itself if is_blind(x) else min(n - itself, int(sizes.max()))
-    for tile in own_neighbours(x, index, y, ref_index, reach, rows) if reach else ():
+    alone = 1 - sizes.to(x.dtype) / max(n, 1)  # of a class without a neighbourhood
+    reach = n - itself if is_blind(x) else min(n - itself, int(sizes.max()) if len(sizes) else 0)
+    if len(sizes) == 0 or reach < 1:
+        return alone
+    found = []
+    for tile in own_neighbours(x, index, y, ref_index, reach, rows):
         wanted = sizes[tile.rows] - tile.left_out  # without itself, or its copy
         own = tile.own.cumsum(1).gather(1, (wanted - 1).clamp(min=0)[:, None])[:, 0]
-        pure = own.to(x.dtype) / wanted.clamp(min=1)
-        impurity[tile.rows] = torch.where(wanted > 0, 1 - pure, impurity[tile.rows])
-    return impurity
+        found.append(torch.where(wanted > 0, 1 - own.to(x.dtype) / wanted.clamp(min=1), alone[tile.rows]))
+    return torch.cat(found)

@@ -246,12 +246,13 @@ def neighbourhood_sizes(
         return _sizes_on_host(x, index, y, ref_index, confidence, significant, rows, sizes)
     k = torch.arange(1, largest + 1, device=x.device)
     labels = (ref_index if itself else group_index(ref_index)).amax() + 1
+    found = []
     for tile in own_neighbours(x, index, y, ref_index, largest, rows):
         share = tile.own.cumsum(1, dtype=x.dtype) / k
         everybody = (n - tile.left_out).clamp(min=1)[:, None]
         passed = significant(share, k.to(x.dtype), n, labels, confidence) | (k >= everybody)  # all if there is none
-        sizes[tile.rows] = passed.to(torch.uint8).argmax(1) + 1
-    return sizes
+        found.append(passed.to(torch.uint8).argmax(1) + 1)
+    return torch.cat(found)
 
 
 def _sizes_on_host(
