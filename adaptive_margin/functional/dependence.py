@@ -25,7 +25,8 @@ from .groups import group_sums, rows_at_once
 
 Bandwidth = float | Literal["std"]
 Pairing = Literal["all", "zip"]
-Numbers = TypeVar("Numbers", Tensor, NDArray[Any])
+Array = NDArray[Any]
+Numbers = TypeVar("Numbers", Tensor, Array)
 
 
 def check_bandwidth(bandwidth: object) -> None:
@@ -214,16 +215,10 @@ def _difference(mean_square: Any, squared_mean: Any) -> Any:
 
 
 def _class_moments(x: Tensor, index: Tensor, classes: int) -> Moments:
-    features = x.shape[1]
-    moments = torch.zeros((classes, features + 2), dtype=torch.float64, device=x.device)
-    rows = rows_at_once(x)
-    parts = [(x, index)] if len(x) <= rows else zip(torch.split(x, rows), torch.split(index, rows), strict=True)
-    for part, part_index in parts:
-        part = part.double()  # before squaring: the variance of a nearly constant class is a small difference of these
-        ones = torch.ones_like(part[:, :1])
-        part = torch.cat([part, (part * part).sum(1, keepdim=True), ones], dim=1)
-        moments = moments.index_add(0, part_index, part)
-    return moments[:, :features], moments[:, features], moments[:, features + 1]
+    parts = torch.split(x, rows_at_once(x))  # of a few rows: each is widened
+    squares = torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts]).square()
+    columns, squares, counts = (group_sums(part, index, classes) for part in (x, squares, torch.ones_like(squares)))
+    return columns, squares, counts
 
 
 def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, segment: Tensor, segments: int) -> Tensor:

@@ -34,7 +34,7 @@ from ..functional.dependence import (
 )
 from ..functional.groups import group_index, group_slots
 from ..functional.neighbourhood import check_confidence, harmonic_mean
-from ..functional.small_batch import small_batch
+from ..functional.small_batch import SmallBatch
 from .base import Granularity, IndicesTuple, Margin
 from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation, Independence
 from .neighbourhood import (
@@ -210,22 +210,18 @@ class AdaptiveMargin(Margin):
 
     def _of_small_batch(self, x: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
         """The margin of a batch so small that numpy is faster than torch; None for other batches."""
-        if type(self.dependence) is not GaussianCorrelation or self.pairing != "all" or self.granularity != "batch":
+        plain = self.pairing == "all" and self.granularity == "batch" and type(self.dependence) is GaussianCorrelation
+        if not plain or not SmallBatch.suits(x):
             return None
-        rule = self.neighbourhood.of(labels)
-        evidence = rule.significant if type(rule).sizes is NeighbourhoodRule.sizes else None
-        found = small_batch(x, labels, scale, self.bandwidth, self.confidence, evidence)
-        if found is None:
+        batch = SmallBatch(x, labels, scale)
+        size = self.neighbourhood.mean_size_of_small(batch, self.confidence)
+        if size is None:
             return None
-        mi = float(information_of(found.eta, self.max_mi, x.dtype) @ found.weights)
-        if found.sizes is None:
-            scaled, index = x / scale, group_index(labels)
-            k = rule.mean_size(scaled, index, scaled, index, self.confidence).to(x.dtype)
-        else:
-            k = x.new_full((), 1 / (1 / found.sizes).mean())
-        delta = rule.delta(len(x), k, self.confidence).to(x.dtype)
+        eta, weights, k = batch.correlations(self.bandwidth), batch.counts / len(x), x.new_full((), size)
+        mi = float(information_of(eta, self.max_mi, x.dtype) @ weights)
+        delta = self.neighbourhood.delta(len(x), k, self.confidence).to(x.dtype)
         if self.collect_stats:
-            self._record(x.new_full((), mi), x.new_full((), float(found.eta @ found.weights)), delta, k)
+            self._record(x.new_full((), mi), x.new_full((), float(eta @ weights)), delta, k)
         return mi + delta
 
     def _combine(

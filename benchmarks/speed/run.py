@@ -3,8 +3,8 @@
     python benchmarks/speed/run.py                  # N = 128 … 65,536 in two layouts: about an hour on two cores
     python benchmarks/speed/run.py --quick          # up to 2048, a few minutes
     python benchmarks/speed/run.py --sizes 4096     # only this size; the others stay in the CSV
-    python benchmarks/speed/run.py --print          # the plot and the summary of the CSV python benchmarks/speed/run.py
-    --device cuda --out benchmarks/speed/results/h100
+    python benchmarks/speed/run.py --print          # the plot and the summary of the CSV
+    python benchmarks/speed/run.py --device cuda --out benchmarks/speed/results/h100
 
 Every case runs in its own process, on the same generated embeddings: 128 features that vary in four directions, so that
 distances are spread out, scaled to a median squared distance of 1. The constant margin is 1, so half of all pairs lie

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from adaptive_margin import AdaptiveMargin
-from adaptive_margin.functional import impurity, neighbourhood, neighbourhood_impurity
+from adaptive_margin.functional import neighbourhood_impurity, own_neighbours
 from tests.references import margin as slow
 
 F64 = torch.float64
@@ -34,7 +34,7 @@ def check(x: Tensor, y: Tensor, ref: Tensor | None = None, ref_y: Tensor | None 
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What a CPU takes, and what CUDA, compiled code and ``torch.func`` take."""
     if request.param == "sorted":
-        monkeypatch.setattr(impurity, "is_blind", lambda x: True)
+        monkeypatch.setattr(own_neighbours, "is_blind", lambda x: True)
     return str(request.param)
 
 
@@ -125,7 +125,7 @@ def test_it_is_the_slow_loop(
         given_reference = x.clone(), y.clone()
     with pytest.MonkeyPatch.context() as patch:
         if blind:
-            patch.setattr(impurity, "is_blind", lambda x: True)
+            patch.setattr(own_neighbours, "is_blind", lambda x: True)
         check(x, y, *given_reference)
 
 
@@ -221,8 +221,8 @@ def test_many_tiles_are_one(path: str, monkeypatch: pytest.MonkeyPatch, referenc
     more = more if reference else {}
     whole = neighbourhood_impurity(x, y, **more)
     for rows in (1, 7, 119):
-        monkeypatch.setattr(neighbourhood, "TILE_ENTRIES", 1)
-        monkeypatch.setattr(neighbourhood, "FEWEST_ROWS", rows)
+        monkeypatch.setitem(own_neighbours.TILE_ENTRIES, "cpu", 1)
+        monkeypatch.setattr(own_neighbours, "FEWEST_ROWS", rows)
         assert torch.equal(neighbourhood_impurity(x, y, **more), whole)
 
 

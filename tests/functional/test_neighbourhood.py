@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +12,7 @@ from torch.testing import assert_close
 
 from adaptive_margin import AdaptiveMargin
 from adaptive_margin import functional as F
-from adaptive_margin.functional import neighbourhood
+from adaptive_margin.functional import own_neighbours
 from tests.references import margin as slow
 
 RULES = [
@@ -432,10 +431,9 @@ def test_tiles_do_not_matter(monkeypatch, tile_rows, grid):
     alone = F.empirical_bias_k(x, y, 1.0), F.empirical_bias_k(x, y, 1.0, ref_emb=ref, ref_labels=ref_y)
     assert len(alone[0].unique()) > 3
     for index, others in enumerate((41, 57)):
-        monkeypatch.setattr(neighbourhood, "TILE_ENTRIES", tile_rows * others)
-        monkeypatch.setattr(neighbourhood, "FEWEST_ROWS", 1)
+        monkeypatch.setitem(own_neighbours.TILE_ENTRIES, "cpu", tile_rows * others)
+        monkeypatch.setattr(own_neighbours, "FEWEST_ROWS", 1)
         kwargs = {"ref_emb": ref, "ref_labels": ref_y} if index else {}
-        assert neighbourhood._tile_starts(x, ref if index else x) == range(0, 41, tile_rows)
         assert torch.equal(F.empirical_bias_k(x, y, 1.0, **kwargs), alone[index])
         unknown = lambda *arguments: F.hoeffding_significant(*arguments)  # noqa: E731 - a bound not known to be pure
         assert torch.equal(F.empirical_bias_k(x, y, 1.0, significant=unknown, **kwargs), alone[index])
@@ -444,8 +442,8 @@ def test_tiles_do_not_matter(monkeypatch, tile_rows, grid):
 def test_a_tile_smaller_than_a_row(monkeypatch):
     x, y = half_separated(30)
     k = F.empirical_bias_k(x, y)
-    monkeypatch.setattr(neighbourhood, "TILE_ENTRIES", 1)
-    monkeypatch.setattr(neighbourhood, "FEWEST_ROWS", 1)
+    monkeypatch.setitem(own_neighbours.TILE_ENTRIES, "cpu", 1)
+    monkeypatch.setattr(own_neighbours, "FEWEST_ROWS", 1)
     assert torch.equal(F.empirical_bias_k(x, y), k)
 
 
@@ -453,7 +451,7 @@ def test_a_tile_smaller_than_a_row(monkeypatch):
 @pytest.mark.parametrize("bound", [F.hoeffding_significant, F.chernoff_significant, F.released_significant])
 @pytest.mark.parametrize("sizes", [(3, 4, 2, 60), (4,) * 17, (1,) * 69, (12, 57)])  # from no group to all large enough
 def test_distances_beyond_every_group_do_not_matter(monkeypatch, sizes, bound, threads):
-    monkeypatch.setattr(neighbourhood, "ENTRIES_A_THREAD", 1)
+    monkeypatch.setattr(own_neighbours, "ENTRIES_A_THREAD", 1)
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     y = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
     x = 0.3 * torch.randn(len(y), 3) + y[:, None]
@@ -464,37 +462,6 @@ def test_distances_beyond_every_group_do_not_matter(monkeypatch, sizes, bound, t
 
 
 # --- edges ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("chance_of_own", [0.5, 0.6, 0.65, 0.68, 0.8])
-@pytest.mark.parametrize("n", [300, 811, 1201])
-def test_far_neighbours_are_counted_in_runs(n, chance_of_own):
-    """Own labels near by or only far off, in few rows, in most and in none: the first k is that of a count by one."""
-    generator = np.random.default_rng(n)
-    labels = generator.integers(0, 2, n)
-    own = labels[:, None] == labels
-    near = np.where(generator.random((n, n)) < chance_of_own, own, ~own)  # a share of the others is nearer than own
-    key = (generator.integers(0, 2**20, (n, n)) * 4 + np.where(near, 0, 2**21)).astype(np.int32)
-    required = neighbourhood.required_counts(F.hoeffding_significant, n - 1, int(own.sum(1).max()), n, 2, 0.05)
-    expected = []
-    for distances, flags in zip(key, own, strict=True):
-        count, first = 0, n - 1
-        nearest = sorted(range(n), key=lambda j: (distances[j], flags[j]))[: len(required.of_nearest)]
-        for k, j in enumerate(nearest, start=1):
-            count += flags[j]
-            if count >= required.of_nearest[k - 1]:
-                first = min(first, k)
-                break
-        expected.append(first)
-    sizes = np.full(n, n - 1)
-    neighbourhood.first_significant(key, np.empty((n, n), bool), labels, sizes, labels, required)
-    assert sizes.tolist() == expected
-
-
-def test_the_table_of_flags_is_that_of_newer_numpy():
-    bytes_ = np.arange(256, dtype=np.uint8)
-    assert neighbourhood.FLAGS_IN_BYTE.tolist() == [int(b).bit_count() for b in bytes_]
-    assert (neighbourhood._count_flags(bytes_) == neighbourhood.FLAGS_IN_BYTE).all()
 
 
 def test_empty_one_and_two():

@@ -30,7 +30,7 @@ from adaptive_margin import (
     RemainingRule,
 )
 from adaptive_margin import functional as F
-from adaptive_margin.functional import neighbourhood
+from adaptive_margin.functional import own_neighbours
 from tests.references import margin as slow
 
 TOL = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -647,7 +647,7 @@ def test_tiles_do_not_matter(monkeypatch):
     alpha = AdaptiveMargin(1.0, granularity="anchor")(x, y)
     assert len(alpha.unique()) > 4
     for rows in (1, 8, 20):  # 8 and 20 leave one row for the last tile
-        monkeypatch.setattr(neighbourhood, "TILE_ENTRIES", rows * 41)
+        monkeypatch.setitem(own_neighbours.TILE_ENTRIES, "cpu", rows * 41)
         assert torch.equal(AdaptiveMargin(1.0, granularity="anchor")(x, y), alpha)
 
 
@@ -966,18 +966,50 @@ def test_any_batch_has_a_margin(
 # --- large batches ----------------------------------------------------------------------------------------------------
 
 
-def test_a_large_batch_is_judged_by_evenly_spaced_anchors():
+RULES = {"remaining": RemainingRule, "hoeffding": HoeffdingRule, "chernoff": ChernoffRule, "released": ReleasedRule}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_a_large_batch_is_judged_by_evenly_spaced_anchors(rule):
     x, y = batch(50, 3, 7)
-    by_anchor = AdaptiveMargin(neighbourhood="remaining", granularity="anchor", dependence="none")(x, y)
-    for anchors, every in ((10, 5), (25, 2), (26, 1), (50, 1), ("all", 1), (1, 50)):
-        margin = AdaptiveMargin(neighbourhood=RemainingRule(anchors=anchors), dependence="none")
-        assert_close(margin(x, y), by_anchor[::every].mean(), rtol=0, atol=1e-12)
-    reference, ref_y = batch(60, 3, 7)
-    by_anchor = AdaptiveMargin(neighbourhood="remaining", granularity="anchor", dependence="none")(
-        x, y, None, reference, ref_y
-    )
-    margin = AdaptiveMargin(neighbourhood=AutoRule(many=RemainingRule(anchors=10)), dependence="none")
-    assert_close(margin(x, y, None, reference, ref_y), by_anchor[::5].mean(), rtol=0, atol=1e-12)
+    reference = batch(60, 3, 7)
+    for against in ((), (None, *reference)):
+        by_anchor = AdaptiveMargin(neighbourhood=rule, confidence=1.0, granularity="anchor", dependence="none")
+        deltas = by_anchor(x, y, *against)
+        order = torch.argsort(y, stable=True)
+        for anchors, every in ((10, 5), (25, 2), (26, 1), (50, 1), ("all", 1), (1, 50)):
+            margin = AdaptiveMargin(neighbourhood=RULES[rule](anchors), confidence=1.0, dependence="none")
+            some = deltas[order[every // 2 :: every]]
+            mean = some.mean() if rule != "released" else some.square().mean().sqrt()  # of 0.7/√K that of 1/K
+            assert_close(margin(x, y, *against), mean, rtol=0, atol=1e-12)
+
+
+def test_of_a_sample_each_label_has_its_share():
+    rows = own_neighbours.evenly_spaced(torch.arange(96) % 3, 12)
+    assert torch.bincount(rows % 3).tolist() == [4, 4, 4]
+    assert torch.equal(rows, rows.unique().sort().values[torch.argsort(rows.unique() % 3, stable=True)])
+    assert own_neighbours.evenly_spaced(torch.arange(23), 12) is None
+    assert len(own_neighbours.evenly_spaced(torch.arange(24), 12)) == 12
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("shift", [0.0, 1.5, 6.0])
+def test_the_error_of_a_sample_is_within_its_bound(rule, shift):
+    """Within three standard errors of all rows, and in the order of the bound where labels alternate or come sorted."""
+    x, y = batch(1024, 3, 2, shift=shift)
+    y = y.sort().values if rule == "hoeffding" else y
+    every = AdaptiveMargin(neighbourhood=RULES[rule]("all"), dependence="none")(x, y)
+    some = AdaptiveMargin(neighbourhood=RULES[rule](256), dependence="none")(x, y)
+    largest = {"remaining": 1.0, "hoeffding": 0.25, "chernoff": math.log(2) / 2, "released": 0.7}[rule]
+    assert abs(some - every) < 3 * largest / (2 * 256**0.5)
+
+
+def test_by_default_large_batches_are_sampled():
+    assert [RULES[rule]().anchors for rule in RULES] == [1024, 512, 512, 512]
+    x, y = batch(1100, 3, 2, dtype=torch.float32)
+    every = torch.argsort(y, stable=True)[1::2]
+    deltas = AdaptiveMargin(granularity="anchor", dependence="none")(x, y)
+    assert_close(AdaptiveMargin(dependence="none")(x, y), deltas[every].mean())
 
 
 @pytest.mark.parametrize("anchors", [0, -3, 1.5, "some", None])

@@ -438,6 +438,8 @@ CASES = [
         lambda: LinearMargin(start=0.1, slope=0.005).value == 0.1,
     ),
     follow(
-        "1024 is the default", lambda: RemainingRule(anchors=0), lambda: RemainingRule(anchors=1024).anchors == 1024
+        "1024 rows are usually enough",
+        lambda: RemainingRule(anchors=0),
+        lambda: RemainingRule(anchors=1024).anchors == 1024,
     ),
 ]

@@ -1,0 +1,75 @@
+"""N = 128: the losses beside the host's, with the numpy of small batches and without it.
+
+    python benchmarks/speed/small.py            # half a minute; prints a table
+
+Losses take turns in one process, so that other work on the machine slows all of them alike; a figure is the tenth
+percentile of a loss's times, forward and backward, relative to that of the host's contrastive loss on squared
+distances.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import time
+
+import torch
+from pytorch_metric_learning import losses
+from run import LAYOUTS, MARGIN, batch, squared_l2, step
+
+from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
+from adaptive_margin.functional.small_batch import SmallBatch
+
+CASES = {
+    "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
+    "PML Contrastive": losses.ContrastiveLoss,
+    "ContrastiveVDMLoss, constant": lambda: ContrastiveVDMLoss(margin=MARGIN),
+    "ContrastiveVDMLoss": ContrastiveVDMLoss,
+    "ContrastiveVDMLoss, Chernoff": lambda: ContrastiveVDMLoss(AdaptiveMargin(neighbourhood="chernoff")),
+    "ContrastiveVDMLoss, attainable": lambda: ContrastiveVDMLoss(AdaptiveMargin(neighbourhood="attainable")),
+    "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss()),
+    "AdaptiveMarginLoss(Contrastive, squared L2)": lambda: AdaptiveMarginLoss(
+        losses.ContrastiveLoss(distance=squared_l2())
+    ),
+}
+STOCK = next(iter(CASES))
+
+
+def times(layout: str, rows: int, seconds: float) -> dict[tuple[str, bool], float]:
+    """Tenth percentile of each loss in milliseconds, with the numpy of small batches and without."""
+    x, labels = batch(rows, layout, "cpu")
+    suits = SmallBatch.suits
+    built = {name: make() for name, make in CASES.items()}
+    found: dict[tuple[str, bool], list[float]] = {(name, numpy): [] for name in CASES for numpy in (True, False)}
+    began = time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        for (name, numpy), each in found.items():
+            SmallBatch.suits = suits if numpy else staticmethod(lambda x: False)
+            for _ in range(3):
+                start = time.perf_counter()
+                step(built[name], x, labels)
+                each.append(1e3 * (time.perf_counter() - start))
+    SmallBatch.suits = suits
+    return {key: statistics.quantiles(each[3:], n=10)[0] for key, each in found.items()}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each layout")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    print("share of the host's time, with numpy (without)")
+    for layout in LAYOUTS:
+        found = times(layout, arguments.rows, arguments.seconds)
+        stock = min(found[STOCK, numpy] for numpy in (True, False))
+        print(f"{layout}: the host's {stock:.2f} ms")
+        for name in CASES:
+            numpy, general = (found[name, way] / stock for way in (True, False))
+            print(f"  {name:44} {numpy:5.2f} ({general:.2f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()
