@@ -48,6 +48,18 @@ class SmallBatch:
         self.index = first.cumsum() - 1  # (B,)
         self.starts = first.nonzero()[0]  # (C,)
         self.counts = np.bincount(self.index)  # (C,)
+        self.dtype = x.dtype
+
+    empty = False
+
+    @property
+    def weights(self) -> Array:
+        """The share of each class, shape ``(C,)``."""
+        return self.counts / len(self.index)
+
+    def scalar(self, number: float) -> Tensor:
+        """A number as a 0-dim tensor of the embeddings' dtype."""
+        return torch.tensor(number, dtype=self.dtype)
 
     @staticmethod
     def suits(x: Tensor) -> bool:

@@ -10,29 +10,8 @@ import torch
 from torch import Tensor
 
 from ..choices import NeighbourhoodName
-from ..functional.checks import (
-    at_least_float32,
-    check_choice,
-    check_indices,
-    check_labels,
-    check_matrix,
-    check_same_features,
-    largest_magnitude,
-    problem,
-)
-from ..functional.dependence import (
-    Bandwidth,
-    Pairing,
-    check_bandwidth,
-    common_scale,
-    information_of,
-    mutual_information,
-    scaled_gaussian_kernel,
-    segment_correlations,
-    unit_rows,
-    zipped_partners,
-)
-from ..functional.groups import group_index, group_slots
+from ..functional.checks import check_choice, problem
+from ..functional.dependence import Bandwidth, Pairing, check_bandwidth, information_of, mutual_information
 from ..functional.neighbourhood import check_confidence, harmonic_mean
 from ..functional.small_batch import SmallBatch
 from .base import Granularity, IndicesTuple, Margin
@@ -46,6 +25,7 @@ from .neighbourhood import (
     ReleasedRule,
     RemainingRule,
 )
+from .prepared_batch import PreparedBatch, prepare
 
 DEPENDENCES: dict[str, type[Dependence]] = {
     "gaussian": GaussianCorrelation,
@@ -173,31 +153,16 @@ class AdaptiveMargin(Margin):
     ) -> Tensor:
         """The margin of this batch; see the class."""
         self.reset_stats()
-        labels, ref_emb, ref_labels = self._checked(embeddings, labels, indices_tuple, ref_emb, ref_labels)
-        kind = embeddings.device.type
+        kind = embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
-            x = at_least_float32(embeddings.detach() if self.detach else embeddings)
-            if len(x) == 0 or len(ref_emb) == 0:
-                return self._nothing(x, indices_tuple)
-            if ref_emb is embeddings and ref_labels is labels:
-                scale = common_scale(largest_magnitude("embeddings", x))
-                small = self._of_small_batch(x, labels, scale) if indices_tuple is None else None
-                if small is not None:
-                    return small
-                x = y = x / scale
-                index = ref_index = group_index(labels)
-                (g,) = (ref_g,) = scaled_gaussian_kernel((x,), scale, self.bandwidth)
-            else:
-                y = at_least_float32(ref_emb.detach() if self.detach else ref_emb).to(x)
-                scale = common_scale(largest_magnitude("embeddings", x), largest_magnitude("ref_emb", y))
-                x, y = x / scale, y / scale
-                both = group_index(torch.cat([labels, ref_labels]))
-                index, ref_index = both[: len(x)], both[len(x) :]
-                g, ref_g = scaled_gaussian_kernel((x, y), scale, self.bandwidth)
-            rule = self.neighbourhood.of(index, ref_index)
-            of_rows = rule.mean_size if self.granularity == "batch" else rule.sizes
-            k = of_rows(x, index, y, ref_index, self.confidence)
-            return self._combine(g, index, ref_g, ref_index, k, indices_tuple)
+            given = embeddings, labels, indices_tuple, ref_emb, ref_labels
+            batch = prepare(*given, self.detach, self.bandwidth, small=self._may_use_numpy)
+            if batch.empty:
+                return self._nothing(batch)
+            mi = self._mi(batch)
+            delta = self._delta(batch)
+            self._record(mi=mi, delta=delta)
+            return mi + delta
 
     @property
     def may_lead(self) -> bool:  # type: ignore[override]
@@ -208,142 +173,65 @@ class AdaptiveMargin(Margin):
         """Whether its rule leads for these labels."""
         return self.neighbourhood.leads(labels, ref_labels)
 
-    def _of_small_batch(self, x: Tensor, labels: Tensor, scale: Tensor) -> Tensor | None:
-        """The margin of a batch so small that numpy is faster than torch; None for other batches."""
+    @property
+    def _may_use_numpy(self) -> bool:
         plain = self.pairing == "all" and self.granularity == "batch" and type(self.dependence) is GaussianCorrelation
-        if not plain or not SmallBatch.suits(x):
-            return None
-        batch = SmallBatch(x, labels, scale)
-        size = self.neighbourhood.mean_size_of_small(batch, self.confidence)
-        if size is None:
-            return None
-        eta, weights, k = batch.correlations(self.bandwidth), batch.counts / len(x), x.new_full((), size)
-        mi = float(information_of(eta, self.max_mi, x.dtype) @ weights)
-        delta = self.neighbourhood.delta(len(x), k, self.confidence).to(x.dtype)
-        if self.collect_stats:
-            self._record(x.new_full((), mi), x.new_full((), float(eta @ weights)), delta, k)
-        return mi + delta
+        return plain and self.neighbourhood.suits_small
 
-    def _combine(
-        self,
-        g: Tensor,
-        index: Tensor,
-        ref_g: Tensor,
-        ref_index: Tensor,
-        k: Tensor,
-        indices_tuple: IndicesTuple | None,
-    ) -> Tensor:
-        n = len(ref_g)
-        if self.granularity == "pair":
-            anchors, eta = self._pair_correlations(g, index, ref_g, ref_index, indices_tuple)
-            k = k[anchors].to(g.dtype)
-            mi = mutual_information(eta, self.max_mi)
-            delta = self.neighbourhood.delta(n, k, self.confidence).to(g.dtype)
-            self._record(mi, eta, delta, k)
-            return mi + delta
-        both = index if ref_g is g else torch.cat([index, ref_index])
-        classes = max(1, group_slots(both, len(index) + len(ref_index)))
-        eta = self._class_correlations(g, index, ref_g, ref_index, classes, indices_tuple)
-        one_slot = indices_tuple is not None and self.granularity == "batch"
-        return self._sum(eta, slice(None) if one_slot else index, k.to(eta.dtype), n)
-
-    def _sum(self, eta: Tensor, place: Tensor | slice, k: Tensor, n: int) -> Tensor:
-        """MI + Δ of η in slots and the place of each row in them: classes are weighted by size."""
+    def _mi(self, batch: PreparedBatch | SmallBatch) -> Tensor:
+        """MI of the batch (the mean over its rows), of each anchor, or of each pair."""
+        if isinstance(batch, SmallBatch):
+            etas = batch.correlations(self.bandwidth)
+            self._record(eta=batch.scalar(float(etas @ batch.weights)))
+            return batch.scalar(float(information_of(etas, self.max_mi, batch.dtype) @ batch.weights))
+        eta = self._eta(batch)
+        self._record(eta=eta)
         mi = mutual_information(eta, self.max_mi)
-        mi = mi[place] if self.granularity == "anchor" else mi[place].mean()
-        delta = self.neighbourhood.delta(n, k, self.confidence).to(eta.dtype)
-        if self.collect_stats:
-            self._record(mi, eta[place], delta, k)
-        return mi + delta
+        return mi.mean() if self.granularity == "batch" else mi
 
-    def _class_correlations(
-        self,
-        g: Tensor,
-        index: Tensor,
-        ref_g: Tensor,
-        ref_index: Tensor,
-        classes: int,
-        indices_tuple: IndicesTuple | None,
-    ) -> Tensor:
-        """η of each class, or of the tuple's pairs: in one slot for the batch, by the anchor's class for anchors."""
-        if indices_tuple is not None:
-            anchors, negatives = _negative_pairs(indices_tuple)
-            if isinstance(self.dependence, GaussianCorrelation):
-                if self.granularity == "batch":
-                    return segment_correlations(g, ref_g, anchors, negatives, torch.zeros_like(anchors), 1)
-                return segment_correlations(g, ref_g, anchors, negatives, index[anchors], classes)
-            parts = [slice(None)] if self.granularity == "batch" else [index[anchors] == c for c in range(classes)]
-            return torch.stack([self._zipped(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
-        if self.pairing == "zip":
-            if isinstance(self.dependence, GaussianCorrelation):
-                partner, there = zipped_partners(index, ref_index)
-                of_class = torch.where(there, index, classes)  # rows without a partner: a segment of their own
-                rows = torch.arange(len(index), device=index.device)
-                return segment_correlations(g, ref_g, rows, partner, of_class, classes + 1)[:classes]
-            etas = []
-            for c in range(classes):
-                strong, weak = g[index == c], ref_g[ref_index != c]
-                shorter = min(len(strong), len(weak))
-                etas.append(self._zipped(strong[:shorter], weak[:shorter]))
-            return torch.stack(etas)
-        return self.dependence.of_classes(g, index, ref_g, ref_index, classes)
-
-    def _zipped(self, first: Tensor, second: Tensor) -> Tensor:
-        return self.dependence.zipped(first, second) if len(first) else first.sum()  # of no rows: 0
-
-    def _pair_correlations(
-        self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, indices_tuple: IndicesTuple | None
-    ) -> tuple[Tensor, Tensor]:
-        """Anchors and η of each (anchor, negative) pair."""
-        unit, ref_unit = unit_rows(g), unit_rows(ref_g)
-        if indices_tuple is None:
-            different = index[:, None] != ref_index
-            return different.nonzero()[:, 0], (unit @ ref_unit.T)[different].clamp(-1, 1)
-        anchors, negatives = _negative_pairs(indices_tuple)
-        parts = zip(torch.split(anchors, 2**14), torch.split(negatives, 2**14), strict=True)
-        return anchors, torch.cat([(unit[a] * ref_unit[n]).sum(1) for a, n in parts]).clamp(-1, 1)
-
-    def _nothing(self, x: Tensor, indices_tuple: IndicesTuple | None) -> Tensor:
-        """The margin of no samples, or of samples without a reference: zero."""
+    def _eta(self, batch: PreparedBatch) -> Tensor:
+        """η of each row, of each pair for margins a pair, or of all pairs of an index tuple together."""
+        if self.granularity == "pair":
+            return batch.pair_correlations()
+        if batch.pairs is None:
+            of_classes = self.dependence.of_classes if self.pairing == "all" else self.dependence.of_zipped_classes
+            return of_classes(batch.g, batch.index, batch.ref_g, batch.ref_index, batch.classes)[batch.index]
+        anchors, negatives = batch.pairs
         if self.granularity == "batch":
-            return x.new_zeros(())
-        pairs = 0 if indices_tuple is None else len(_negative_pairs(indices_tuple)[0])
-        return x.new_zeros(len(x) if self.granularity == "anchor" else pairs)
+            return self.dependence.of_pairs(batch.g, batch.ref_g, anchors, negatives, torch.zeros_like(anchors), 1)
+        segment = batch.index[anchors]
+        return self.dependence.of_pairs(batch.g, batch.ref_g, anchors, negatives, segment, batch.classes)[batch.index]
 
-    def _record(self, mi: Tensor, eta: Tensor, delta: Tensor, k: Tensor) -> None:
+    def _delta(self, batch: PreparedBatch | SmallBatch) -> Tensor:
+        """Δ of the batch, of each anchor, or of the anchor of each pair."""
+        rule, c = self.neighbourhood, self.confidence
+        if isinstance(batch, SmallBatch):
+            n, k = len(batch.index), batch.scalar(rule.mean_size_of_small(batch, c))
+        else:
+            n, sets = len(batch.y), (batch.x, batch.index, batch.y, batch.ref_index)
+            k = rule.mean_size(*sets, c) if self.granularity == "batch" else rule.sizes(*sets, c)
+            k = k.to(batch.g.dtype)
+            if self.granularity == "pair":
+                k = k[batch.anchors()]
+        self._record(k=k)
+        return rule.delta(n, k, c).to(k.dtype)
+
+    def _nothing(self, batch: PreparedBatch | SmallBatch) -> Tensor:
+        """The margin of no samples, or of samples without a reference: zero."""
+        assert isinstance(batch, PreparedBatch)
+        pairs = 0 if batch.pairs is None else len(batch.pairs[0])
+        shape = {"batch": (), "anchor": (len(batch.x),), "pair": (pairs,)}[self.granularity]
+        return batch.x.new_zeros(shape)
+
+    def _record(self, **values: Tensor) -> None:
         """Records means over the values that the granularity gives; for K the harmonic mean."""
         if not self.collect_stats:
             return
         with torch.no_grad():
-            self.mi, self.eta, self.delta = (float(x.mean()) if x.numel() else 0.0 for x in (mi, eta, delta))
-            self.k = float(harmonic_mean(k)) if k.numel() else 0.0
-            self.alpha = self.mi + self.delta
-
-    def _checked(
-        self,
-        embeddings: Tensor,
-        labels: Tensor | None,
-        indices_tuple: IndicesTuple | None,
-        ref_emb: Tensor | None,
-        ref_labels: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        check_matrix("embeddings", embeddings)
-        if labels is None:
-            remedy = "the margin compares groups; for continuous targets make some with OtsuGrouper"
-            raise ValueError(problem("labels", "given", "None", remedy))
-        check_labels("labels", labels, len(embeddings))
-        if ref_emb is None or (ref_emb is embeddings and ref_labels is None):
-            ref_emb, ref_labels = embeddings, labels
-        elif ref_labels is None:
-            raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
-        elif ref_emb is not embeddings:
-            check_matrix("ref_emb", ref_emb)
-            check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-        check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
-        if indices_tuple is not None:
-            _check_indices(indices_tuple, embeddings, ref_emb)
-        moved = labels.to(embeddings.device)
-        return moved, ref_emb, moved if ref_labels is labels else ref_labels.to(embeddings.device)
+            for name, x in values.items():
+                mean = harmonic_mean(x) if name == "k" else x.mean()
+                setattr(self, name, float(mean) if x.numel() else 0.0)
+        self.alpha = self.mi + self.delta
 
     def extra_repr(self) -> str:
         """The options, for ``print(loss)``."""
@@ -360,27 +248,3 @@ def _strategy(argument: str, chosen: Any, named: dict[str, Any], base: type) -> 
     raise ValueError(
         problem(argument, expected, repr(chosen), f"subclass adaptive_margin.{base.__name__} for your own")
     )
-
-
-def _negative_pairs(indices_tuple: IndicesTuple) -> tuple[Tensor, Tensor]:
-    """(anchor, negative) of triplets (a, p, n) or pairs (a1, p, a2, n)."""
-    return indices_tuple[-2 if len(indices_tuple) == 4 else 0], indices_tuple[-1]
-
-
-def _check_indices(indices_tuple: IndicesTuple, embeddings: Tensor, ref_emb: Tensor) -> None:
-    expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
-    if not isinstance(indices_tuple, (tuple, list)):  # torch 2.6 does not compile a union
-        raise TypeError(problem("indices_tuple", expected, type(indices_tuple).__name__, "pass a miner's output"))
-    if len(indices_tuple) not in (3, 4):
-        raise ValueError(problem("indices_tuple", expected, f"{len(indices_tuple)} tensors", "pass a miner's output"))
-    anchors, negatives = _negative_pairs(indices_tuple)
-    check_indices("indices_tuple's anchors", anchors, len(embeddings))
-    check_indices(
-        "indices_tuple's negatives", negatives, len(ref_emb), of="embeddings" if ref_emb is embeddings else "ref_emb"
-    )
-    if len(anchors) != len(negatives):
-        got = f"{len(anchors)} anchors and {len(negatives)} negatives"
-        raise ValueError(problem("indices_tuple", "one negative an anchor", got, "pass a miner's output"))
-    if anchors.device != embeddings.device:
-        remedy = "move it to the embeddings' device"
-        raise ValueError(problem("indices_tuple", f"on {embeddings.device}", anchors.device, remedy))

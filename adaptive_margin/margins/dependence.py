@@ -10,8 +10,10 @@ from ..functional.dependence import (
     class_alignments,
     class_correlations,
     row_correlation,
+    segment_correlations,
     zipped_correlation,
     zipped_kernel_alignment,
+    zipped_partners,
 )
 
 
@@ -47,6 +49,25 @@ class Dependence(nn.Module):
             etas.append(self(strong, weak) if len(strong) and len(weak) else g.new_zeros(()))
         return torch.stack(etas) if etas else g.new_zeros(0)
 
+    def of_zipped_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+        """Each class against the rows of other classes, row i with row i, the longer side cut; shape ``(classes,)``."""
+        etas = []
+        for c in range(classes):
+            strong, weak = g[index == c], ref_g[ref_index != c]
+            shorter = min(len(strong), len(weak))
+            etas.append(self._zipped_or_none(strong[:shorter], weak[:shorter]))
+        return torch.stack(etas)
+
+    def of_pairs(
+        self, g: Tensor, ref_g: Tensor, anchors: Tensor, negatives: Tensor, segment: Tensor, segments: int
+    ) -> Tensor:
+        """The rows ``g[anchors]`` with ``ref_g[negatives]``, apart for each segment of the pairs; ``(segments,)``."""
+        parts = [slice(None)] if segments == 1 else [segment == s for s in range(segments)]
+        return torch.stack([self._zipped_or_none(g[anchors[at]], ref_g[negatives[at]]) for at in parts])
+
+    def _zipped_or_none(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.zipped(first, second) if len(first) else first.sum()  # of no rows: 0
+
 
 class GaussianCorrelation(Dependence):
     """Pearson correlation over all (row, row, feature) triples: the default, O(N·D) for any number of classes.
@@ -69,6 +90,18 @@ class GaussianCorrelation(Dependence):
     def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
         """All classes from one pass over the rows."""
         return class_correlations(g, index, ref_g, ref_index, classes)
+
+    def of_zipped_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
+        """Likewise: rows without a partner are a segment of their own."""
+        partner, there = zipped_partners(index, ref_index)
+        rows = torch.arange(len(index), device=index.device)
+        return segment_correlations(g, ref_g, rows, partner, torch.where(there, index, classes), classes + 1)[:classes]
+
+    def of_pairs(
+        self, g: Tensor, ref_g: Tensor, anchors: Tensor, negatives: Tensor, segment: Tensor, segments: int
+    ) -> Tensor:
+        """All segments from one pass over the pairs."""
+        return segment_correlations(g, ref_g, anchors, negatives, segment, segments)
 
 
 class CentredKernelAlignment(Dependence):

@@ -90,10 +90,13 @@ class NeighbourhoodRule:
         more = {} if rows is None else {"rows": rows}
         return harmonic_mean(self.sizes(x, index, y, ref_index, confidence, **more))
 
-    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float | None:
-        """:meth:`mean_size` of a small batch, in numpy; None for a rule of which only that is known."""
-        if not self._computes_like(NeighbourhoodRule) or self.significant not in PURE:
-            return None
+    @property
+    def suits_small(self) -> bool:
+        """Whether :meth:`mean_size_of_small` is known to be :meth:`mean_size`."""
+        return self._computes_like(NeighbourhoodRule) and self.significant in PURE
+
+    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
+        """:meth:`mean_size` of a small batch, in numpy."""
         return len(batch.index) / float((1 / batch.sizes(self.significant, confidence)).sum())
 
     def _computes_like(self, rule: type[NeighbourhoodRule]) -> bool:
@@ -102,10 +105,6 @@ class NeighbourhoodRule:
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
         r""":math:`\Delta(N, K)`, the shape of ``k``, in units of a squared distance."""
         return confidence_term(n, k, confidence)
-
-    def of(self, labels: Tensor, ref_labels: Tensor | None = None) -> NeighbourhoodRule:
-        """The rule for a batch with these labels: this one, unless it chooses another."""
-        return self
 
     may_lead: bool = False
     """Whether its margin is large from the start, for some labels at least, so that it can take a loss's own place."""
@@ -219,13 +218,16 @@ class RemainingRule(SampledRule):
         missing = impurities(x, index, y, ref_index, rows).double().square() / _hoeffding_scale(n, confidence)
         return 1 / (missing + 1 / max(n - 1, 1))
 
-    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float | None:
+    @property
+    def suits_small(self) -> bool:
+        """Unless a subclass changes how K is computed."""
+        return self._computes_like(RemainingRule)
+
+    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """K of the batch."""
         n, impurity = len(batch.index), batch.impurities()
         mean = float(impurity.dot(impurity)) / n
-        return (
-            1 / (mean / _hoeffding_scale(n, confidence) + 1 / (n - 1)) if self._computes_like(RemainingRule) else None
-        )
+        return 1 / (mean / _hoeffding_scale(n, confidence) + 1 / (n - 1))
 
 
 class AttainableRule(NeighbourhoodRule):
@@ -257,12 +259,15 @@ class AttainableRule(NeighbourhoodRule):
         sizes = _hoeffding_scale(n, confidence) / (1 - share).square()
         return sizes if rows is None else sizes[rows]
 
-    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float | None:
+    @property
+    def suits_small(self) -> bool:
+        """Unless a subclass changes how K is computed."""
+        return self._computes_like(AttainableRule)
+
+    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """K of the batch."""
-        n = len(batch.index)
-        share = batch.counts / n
-        mean = float(share.dot((1 - share) ** 2)) or 1e-300  # one class alone: K is infinite
-        return _hoeffding_scale(n, confidence) / mean if self._computes_like(AttainableRule) else None
+        mean = float(batch.weights.dot((1 - batch.weights) ** 2)) or 1e-300  # one class alone: K is infinite
+        return _hoeffding_scale(len(batch.index), confidence) / mean
 
 
 class AutoRule(NeighbourhoodRule):
@@ -284,11 +289,6 @@ class AutoRule(NeighbourhoodRule):
         self.few = HoeffdingRule() if few is None else few
         self.many = RemainingRule() if many is None else many
 
-    def of(self, labels: Tensor, ref_labels: Tensor | None = None) -> NeighbourhoodRule:
-        """The rule for this number of labels; this rule itself if choosing would need a device synchronisation."""
-        leads = self.leads(labels, ref_labels)
-        return self if isinstance(leads, Tensor) else self.many if leads else self.few
-
     def sizes(
         self, x: Tensor, index: Tensor, y: Tensor, ref_index: Tensor, confidence: float, rows: Tensor | None = None
     ) -> Tensor:
@@ -299,10 +299,14 @@ class AutoRule(NeighbourhoodRule):
         """K of the batch, likewise."""
         return self._of_either("mean_size", x, index, y, ref_index, confidence)
 
-    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float | None:
+    @property
+    def suits_small(self) -> bool:
+        """If both rules do."""
+        own = type(self).sizes is AutoRule.sizes and type(self).mean_size is AutoRule.mean_size
+        return own and self.few.suits_small and self.many.suits_small
+
+    def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """K of the batch, likewise."""
-        if type(self).sizes is not AutoRule.sizes or type(self).mean_size is not AutoRule.mean_size:
-            return None
         return (self.many if len(batch.counts) > FEW_LABELS else self.few).mean_size_of_small(batch, confidence)
 
     def _of_either(
