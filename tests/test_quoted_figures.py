@@ -41,7 +41,7 @@ FIGURE = r"[+−]\d+\.\d \[[+−]\d+\.\d, [+−]\d+\.\d\]"  # a mean with its in
 
 def test_the_readme_quotes_the_demo() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    quoted = re.findall(FIGURE, text[text.index("- `make demo`") : text.index("- `benchmarks/dml_choose.py`")])
+    quoted = re.findall(FIGURE, text[text.index("| `make demo`") : text.index("| `benchmarks/dml_choose.py`")])
     assert len(quoted) >= 4
     found = printed(*DEMO).replace("-", "−")
     assert not [figure for figure in quoted if figure not in found]
@@ -50,7 +50,7 @@ def test_the_readme_quotes_the_demo() -> None:
 @pytest.mark.parametrize(
     ("page", "begins", "ends"),
     [
-        ("README.md", "- `benchmarks/dml_grid.py`", "- `benchmarks/fer_caf.py`"),
+        ("README.md", "| `benchmarks/dml_grid.py`", "| `make demo`"),
         ("docs/index.md", "Does it help?", "The\n[demo]"),
     ],
     ids=["readme", "index"],
