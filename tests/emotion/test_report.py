@@ -209,7 +209,8 @@ def test_only_an_earlier_report_is_replaced(tmp_path: Path, capsys: pytest.Captu
     for path in (tmp_path / "mine.html", place / "report.html"):
         path.write_text("<!doctype html><title>mine</title>")
         asked = ["report", str(place), *(["--output", str(path)] if path.name == "mine.html" else [])]
-        assert main(asked) == 1
+        with pytest.raises(SystemExit, match="2"):
+            main(asked)
         assert "or an earlier report, got" in capsys.readouterr().err
         assert path.read_text() == "<!doctype html><title>mine</title>"
         assert main([*asked, "--overwrite"]) == 0
