@@ -75,7 +75,7 @@ def _at_similarity(own: float) -> dict[str, Translation]:
 class Host:
     """A loss of pytorch-metric-learning and what its constructor's margin must be for an adaptive margin α̂.
 
-    ``translations`` is written from method.md (§2, Units) and the hosts' papers, not from the table under test; its
+    ``translations`` is written from docs/units.md and the hosts' papers, not from the table under test; its
     first entry is the default of a margin that leads, its second of one that waits for evidence.
     ``numbers`` are margins as the constructor takes them, none of them the default.
     """

@@ -2,9 +2,8 @@
 
 A critic 32→64→32→16 learns to pull strong samples together and push weak ones away. Its input stands for an encoder's
 features: magnitudes of random mixtures of eight latent factors, whose length is the intensity that divides strong from
-weak. The method's page prints, for N = 128, normalised, at steps 0 / 20 / 50 / 100 / 500 / 1500:
-MI 0.61 / 0.18 / 0.06 / 0.03 / 0.01 / 0.02 and Δ 0.03 / 0.11 / 0.17 / 0.19 / 0.19 / 0.20.
-Its input is not recorded; with this one the fall is a little slower: MI 0.65 / 0.32 / 0.11 / 0.09 / 0.05 / 0.05 and
+weak. The curve that docs/margin.md draws has the same shape with another input. Here, for N = 128, normalised, at steps
+0 / 20 / 50 / 100 / 500 / 1500: MI 0.65 / 0.32 / 0.11 / 0.09 / 0.05 / 0.05 and
 Δ 0.03 / 0.11 / 0.17 / 0.17 / 0.19 / 0.20 on one machine (from step 100 on means of the last tenth).
 """
 

@@ -1,4 +1,4 @@
-"""The contrastive terms, one pair at a time, written from method.md section 1."""
+"""The contrastive terms, one pair at a time, written from the formulas in docs/contrastive-vdm-loss.md."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ def mean(numbers: Sequence[Fraction]) -> Fraction:
 
 
 def otsu_split_slow(values: Sequence[float]) -> tuple[float, float] | None:
-    """The neighbours of the best split: method.md §3; None for a constant sample."""
+    """The neighbours of the best split: docs/grouping.md; None for a constant sample."""
     x = sorted(Fraction(v) for v in values)
     variances = {}
     for i in range(1, len(x)):
