@@ -57,7 +57,7 @@ from adaptive_margin.emotion.runs import (
     read_runs,
 )
 from adaptive_margin.emotion.trainer import run
-from adaptive_margin.messages import is_expected, problem, said_plainly
+from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import end_with_parent, stops_on_sigterm
 from adaptive_margin.reports._page import check_page
@@ -233,7 +233,7 @@ def is_done(config: EmotionConfig) -> bool:
     folder = Path(config.output)
     try:
         result, options = read_result(folder), (folder / "config.yaml").read_text(encoding="utf-8")
-    except (OSError, ValueError):  # it is not there, or damaged: the run goes on to its end again
+    except (OSError, ValueError):  # it is not there, or damaged: the run is finished again
         return False
     return bool(result) and options == to_yaml(config)
 
@@ -258,7 +258,7 @@ def outcome(future: Future[str]) -> str:
     try:
         return future.result()
     except BrokenProcessPool:
-        return "a process died (killed, or out of memory?); the same command goes on from the last checkpoint"
+        return "a process died (killed, or out of memory?); the same command resumes from the last checkpoint"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
@@ -292,7 +292,7 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
                 bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
                 bar.refresh()
         except (KeyboardInterrupt, SystemExit) as stop:  # a worker that was asked to stop ends with SystemExit
-            bar.write("stopping: runs in progress finish their step and save; the same command goes on from there")
+            bar.write("stopping: runs in progress finish their step and save; the same command resumes from there")
             for process in multiprocessing.active_children():
                 process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -488,8 +488,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def announced(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -> str:
     one = next(iter(configs.values()))
     return (
-        f"{len(configs)} runs of {one.iterations:,} iterations ({', '.join(asked.arms)}; {asked.seeds} seeds), encoder "
-        f"{one.encoder}, into {asked.output}"
+        f"{counted(len(configs), 'run')} of {counted(one.iterations, 'iteration')} "
+        f"({', '.join(asked.arms)}; {counted(asked.seeds, 'seed')}), encoder {one.encoder}, into {asked.output}"
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .._text import shorten
 from ..functional.checks import problem
+from ..messages import counted
 from ..training import World
 from .config import DMLConfig
 from .labelled_images import LabelledImages
@@ -50,7 +51,7 @@ def said(result: Mapping[str, Any]) -> str:
     selected = networks[0]["selected"]
     how = {
         "validation": "classes that neither train nor measure",
-        "test": "THE TEST ITSELF: compare only with papers that chose so",
+        "test": "THE TEST ITSELF: compare only with papers that did the same",
     }.get(selected["by"].split("/")[0], "nothing was chosen")
     if "folds" in result:
         score = "" if selected["score"] is None else f" ({mean(each['selected']['score'] for each in networks):.3f})"
@@ -59,7 +60,7 @@ def said(result: Mapping[str, Any]) -> str:
         score = "" if selected["score"] is None else f"{selected['score']:.3f} "
         lines = [f"chosen by {named(selected['by'])} ({score}after step {selected['step']}), {how}"]
     if unreadable := networks[0].get("data", {}).get("unreadable"):
-        lines.append(f"{len(unreadable):,} images cannot be read and are left out: {shorten(unreadable)}")
+        lines.append(f"{counted(len(unreadable), 'unreadable image')} left out: {shorten(unreadable)}")
     if weights := networks[0].get("weights"):
         lines.append(f"weights before training: {weights}")
     for key, what in (("test", "test classes"), ("test_concatenated", "concatenated embeddings of all folds")):

@@ -337,7 +337,7 @@ def test_class_folders_take_every_ending_that_pillow_opens(tmp_path: Path) -> No
         Image.new("RGB", (30, 30)).save(tmp_path / "class 0" / f"more.{ending}", kind)
     for name in ("a.heic", "b.HEIC", "list.txt"):
         (tmp_path / "class 1" / "inner" / name).touch()
-    with pytest.warns(RuntimeWarning, match=r"3 files are no pictures .*passed over: 2 \.heic, 1 \.txt; convert"):
+    with pytest.warns(RuntimeWarning, match=r"3 files skipped, .*Pillow can open: 2 \.heic, 1 \.txt; convert"):
         data = load_class_folders(tmp_path)
     assert np.bincount(data.labels).tolist() == [6, 2, 2, 2]
     assert data.passed_over == {".heic": 2, ".txt": 1}

@@ -145,7 +145,7 @@ def test_whatever_is_damaged_or_gone_is_named(tmp_path: Path) -> None:
     content, embedded = place.read_text(), (tmp_path / "embeddings.npz").read_bytes()
 
     place.write_text(content.replace('"recall_at_1": 0.', '"recall_at_1": 0.9', 1))
-    with pytest.warns(UserWarning, match=r"result.json is damaged: .*; the run goes on to its end again"):
+    with pytest.warns(UserWarning, match=r"result.json is damaged: .*; the run is finished again"):
         again = run(config, digits())
     assert again["test"] == result["test"] == read_result(tmp_path)["test"]
 
@@ -167,7 +167,7 @@ def test_whatever_is_damaged_or_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(b"\0" * 100)
     checkpoints.rename(tmp_path / "old")
     curves = (tmp_path / "scalars.csv").read_bytes()
-    message = "came to its end .*, and its checkpoints are gone"
+    message = "holds a finished run .* whose checkpoints are gone"
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(RunFolderError, match=message):
         run(config, digits())
     assert (tmp_path / "scalars.csv").read_bytes() == curves
@@ -317,6 +317,6 @@ def test_unreadable_images_are_left_out_if_asked(tmp_path: Path) -> None:
     assert result["data"]["train"]["images"] == len(split.train) - 1
     (named,) = result["data"]["unreadable"]
     assert named.startswith(f"{data.paths[row]}: undecodable")
-    assert f"1 images cannot be read and are left out: {data.paths[row]}: undecodable" in said(result)
+    assert f"1 unreadable image left out: {data.paths[row]}: undecodable" in said(result)
     assert result["config"]["data"].startswith(f"{data.name} {data.fingerprint} less 1 images ")
     assert run(allowed, data)["data"] == result["data"]  # found again

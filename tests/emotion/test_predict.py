@@ -393,10 +393,10 @@ def test_every_ending_that_pillow_opens(tmp_path: Path) -> None:
     outcome = predict(source, Predictor(NET, HOW), tmp_path / "out")
     assert outcome.pictures == len(names)
     assert outcome.passed_over == {".heic": 2, "none": 1, ".txt": 1}
-    assert "4 other files passed over: 2 .heic, 1 without an ending, 1 .txt" in summary(outcome)
+    assert "4 other files skipped: 2 .heic, 1 without an ending, 1 .txt" in summary(outcome)
     for name in names:
         (source / name).unlink()
-    with pytest.raises(ValueError, match=r"with other files alone: 2 \.heic, .*convert them"):
+    with pytest.raises(ValueError, match=r"with only other files: 2 \.heic, .*convert them"):
         predict(source, Predictor(NET, HOW), tmp_path / "again")
 
 

@@ -289,7 +289,7 @@ def test_whatever_is_damaged_or_gone_has_a_remedy_that_works(tmp_path: Path) -> 
 
     shutil.rmtree(folder / "checkpoints")
     before = _contents(folder)
-    with pytest.raises(RunFolderError, match=r"came to its end .*model\.pt.*, and its checkpoints are gone: restore"):
+    with pytest.raises(RunFolderError, match=r"finished run .*model\.pt.* whose checkpoints are gone: restore"):
         run(dataclasses.replace(last, iterations=8), data=data, world=World())
     assert _contents(folder) == before
 

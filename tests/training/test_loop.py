@@ -279,7 +279,7 @@ def test_a_finished_run_does_nothing_and_says_so(tmp_path: Path, capsys: pytest.
         path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "environment" not in path.name
     }
     again = run(tmp_path, steps=8)
-    assert "all 8 steps were done before; nothing to do" in capsys.readouterr().err
+    assert "all 8 steps are already done; nothing to do" in capsys.readouterr().err
     assert (again.steps, again.resumed_from, again.metrics, again.best) == (8, 8, first.metrics, first.best)
     assert files == {path: path.read_bytes() for path in files}
     assert run(tmp_path, steps=10).resumed_from == 8
@@ -313,7 +313,7 @@ def test_the_best_is_had_or_missed(tmp_path: Path, damage: str) -> None:
 def test_a_checkpoint_of_another_trainer(tmp_path: Path) -> None:
     run(tmp_path, steps=4)
     Checkpoints(tmp_path / "checkpoints").save(5, {"job": {}, "mine": 1})
-    with pytest.raises(CheckpointError, match=r"of step 5 .* is of another trainer: it lacks random, window"):
+    with pytest.raises(CheckpointError, match=r"of step 5 .* belongs to another trainer: it lacks random, window"):
         run(tmp_path, steps=8)
 
 
@@ -345,7 +345,7 @@ def test_how_often_one_evaluates_changes_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_spoilt_loss_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
-    message = "loss was not finite in step 11; the same command goes on from the checkpoint of step 8; a lower"
+    message = "loss was not finite in step 11; the same command resumes from the checkpoint of step 8; a lower"
     with pytest.raises(NonFiniteError, match=message):
         run(tmp_path, nan=10)
     found = Checkpoints(tmp_path / "checkpoints").latest()
