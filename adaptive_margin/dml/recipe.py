@@ -43,14 +43,14 @@ def said(result: Mapping[str, Any]) -> str:
     Example:
         >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}
         >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected, "weights": "none"}))
-        chosen by validation Recall@1 (0.500 after step 40), classes that neither train nor measure
+        chosen by validation Recall@1 (0.500 after step 40), classes used for neither training nor test
         weights before training: none
         test classes, per cent: Recall@1 25.0
     """
     networks = result.get("folds", [result])
     selected = networks[0]["selected"]
     how = {
-        "validation": "classes that neither train nor measure",
+        "validation": "classes used for neither training nor test",
         "test": "THE TEST ITSELF: compare only with papers that did the same",
     }.get(selected["by"].split("/")[0], "nothing was chosen")
     if "folds" in result:

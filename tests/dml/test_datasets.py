@@ -270,7 +270,7 @@ def test_cars_without_names_have_numbers(tmp_path: Path, file: str) -> None:
 def test_a_damaged_file_of_matlabs(tmp_path: Path) -> None:
     stand_ins.cars(tmp_path, "A")
     (tmp_path / "cars_annos.mat").write_bytes(b"half")
-    with pytest.raises(LabelFileError, match=r"(?s)cars_annos\.mat is no file of Matlab's.*Expected:"):
+    with pytest.raises(LabelFileError, match=r"(?s)cars_annos\.mat is not a Matlab 5 file.*Expected:"):
         load_cars(tmp_path, counts=None)
 
 
@@ -285,7 +285,7 @@ def test_a_list_without_its_images_keeps_no_other_layout_from_being_tried(tmp_pa
     (tmp_path / "devkit").rename(tmp_path / "car_devkit" / "devkit")
     assert load_cars(tmp_path, counts=counts).paths[0] == "cars_train/cars_train/00001.jpg"
     (tmp_path / "cars_test_annos_withlabels (2).mat").touch()
-    with pytest.raises(LayoutError, match=r"24 of 24 images .* not there, the first is car_ims/000001\.jpg"):
+    with pytest.raises(LayoutError, match=r"24 of 24 images .* missing, the first is car_ims/000001\.jpg"):
         load_cars(tmp_path, counts=counts)  # the first complaint, where nothing fits
     (tmp_path / "cars_annos.mat").unlink()
     with pytest.raises(LayoutError, match=r"one file in .*\(1\)\.mat, .*\(2\)\.mat; rename the right one"):

@@ -86,7 +86,7 @@ def test_a_result_says_how_it_was_chosen(tmp_path: Path) -> None:
     assert result["selected"]["by"] == "validation/mean_average_precision_at_r"
     assert result["selected"]["score"] == pytest.approx(max(evaluations["values"]), abs=1e-6)
     assert not any(name.startswith("test/") for name in result["curves"])
-    assert "classes that neither train nor measure" in said(result)
+    assert "classes used for neither training nor test" in said(result)
     assert result["data"]["test"] == {"images": 720, "classes": 18}
     assert set(result["test"]) == {"recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8"} | {
         "r_precision",
@@ -233,7 +233,7 @@ def test_folds_without_a_test(tmp_path: Path) -> None:
     scores = [fold["selected"]["score"] for fold in result["folds"]]
     assert row_of(result, tmp_path)["validation"] == pytest.approx(np.mean(scores), abs=1e-5)
     how = f"validation MAP@R ({np.mean(scores):.3f})"
-    assert said(result).startswith(f"2 folds, each chosen by {how}, classes that neither train nor measure")
+    assert said(result).startswith(f"2 folds, each chosen by {how}, classes used for neither training nor test")
 
 
 def test_arms_of_a_seed_see_the_same_batches() -> None:

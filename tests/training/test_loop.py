@@ -251,7 +251,7 @@ def test_a_step_that_the_signal_breaks_is_not_saved(tmp_path: Path, capsys: pyte
         assert [step for step, _ in folder.checkpoints.files()] == [4]
     said = capsys.readouterr().err
     assert "step 6 could not be finished: RuntimeError: a worker is gone" in said
-    assert "goes on from the checkpoint of step 4" in said
+    assert "resumes from the checkpoint of step 4" in said
 
 
 def _one_rank_is_stopped(world: World, path: Path) -> object:
@@ -345,7 +345,9 @@ def test_how_often_one_evaluates_changes_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_spoilt_loss_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
-    message = "loss was not finite in step 11; the same command resumes from the checkpoint of step 8; a lower"
+    message = (
+        "loss was not finite in step 11; the same command resumes from the checkpoint of step 8; a run with a lower"
+    )
     with pytest.raises(NonFiniteError, match=message):
         run(tmp_path, nan=10)
     found = Checkpoints(tmp_path / "checkpoints").latest()
@@ -364,7 +366,9 @@ def test_a_spoilt_loss_before_the_first_checkpoint(tmp_path: Path) -> None:
 def test_a_spoilt_gradient_is_not_saved_with_its_finite_loss(
     tmp_path: Path, unbroken: dict[str, Any], step: int, kept: int
 ) -> None:
-    message = rf"net\.0\.weight was not finite in step {step}; .* goes on from the checkpoint of step {kept}; a lower"
+    message = (
+        rf"net\.0\.weight was not finite in step {step}; .* resumes from the checkpoint of step {kept}; a run with a"
+    )
     with pytest.raises(NonFiniteError, match=message):
         run(tmp_path, nan_gradient=step - 1)
     checkpoints = Checkpoints(tmp_path / "checkpoints")
