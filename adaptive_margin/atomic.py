@@ -30,7 +30,7 @@ class DiskSpaceError(OSError):
         room = "an unknown amount is" if free is None else f"{free / 2**20:,.1f} MiB are"
         super().__init__(
             code,
-            f"{os.strerror(code)}: {path} needs {needed / 2**20:,.1f} MiB, {room} free; nothing of it was left there "
+            f"{os.strerror(code)}: {path} needs {needed / 2**20:,.1f} MiB, {room} free; no part of it was left there "
             "and older files are intact: free some space (or raise the quota), then start the same command again",
         )
         self.path, self.needed, self.free = path, needed, free

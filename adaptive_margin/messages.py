@@ -91,7 +91,7 @@ def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None
 
 
 def nearest(name: str, known: Collection[str], prefix: str = "", otherwise: str = "") -> str:
-    """The end of an error message about an unknown name; ``otherwise`` where none is like it, by default all of them.
+    """The end of an error message about an unknown name; ``otherwise`` if none is similar, by default all of them.
 
     Example:
         >>> nearest("learing_rate", ["learning_rate", "steps"])

@@ -45,7 +45,7 @@ def stops_on_sigterm() -> Iterator[None]:
     """SIGTERM (batch systems, ``timeout``, containers) ends the program as Ctrl-C does, with code 143.
 
     It is raised as ``SystemExit`` in the main thread, so pools end their workers and ``finally`` is reached. Without
-    this the process would be gone at once, and its workers would go on until they notice.
+    this the process would be gone at once, and its workers would continue until they notice.
     """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:

@@ -1,9 +1,9 @@
 """Files that carry their own digest, with one way to write and one way to read each kind.
 
-JSON has the digest of its content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it behind everything else,
-as the comment that the zip format allows there: ``torch.load`` and ``numpy.load`` read them as they read any other. All
-of them appear whole or not at all. What was written before there were digests is read as it is; a file whose digest is
-there under a damaged name is not taken for one.
+JSON has the digest of its content under ``"sha256"``. Archives, ``.pt`` and ``.npz``, have it at the end, as the
+comment that the zip format allows there: ``torch.load`` and ``numpy.load`` read them like any other archive. Files are
+either complete or absent. Files from before digests existed are read unchecked; a file whose digest has a damaged name
+is not mistaken for one of those.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def read_json(path: Path, remedy: str = RESTORE) -> dict[str, Any]:
     damaged = "sha256" not in content and _ends_in_digest(content)
     digest = content.pop("sha256", None)
     if damaged or (digest is not None and digest != _digest(content)):
-        raise DamagedFileError(path, "is damaged: its content does not have the checksum that is in it", remedy)
+        raise DamagedFileError(path, "is damaged: its content does not match the checksum that is in it", remedy)
     return content
 
 
@@ -180,7 +180,7 @@ def read_tensors(path: Path, device: str | torch.device = "cpu", remedy: str = R
     data = _unsealed(path, remedy)
     named = NAMED.fullmatch(path.name)
     if named is not None and short_digest(data) != named[1]:
-        what = f"is damaged: its {len(data):,} bytes do not have the checksum in its name"
+        what = f"is damaged: its {len(data):,} bytes do not match the checksum in its name"
         raise DamagedFileError(path, what, remedy)
     try:
         content = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
@@ -225,7 +225,7 @@ def _unsealed(path: Path, remedy: str) -> bytes:
     else:  # from before digests existed; or the end is truncated or overwritten, which torch.load accepts
         damaged = data.startswith(b"PK") and not _ends_without_comment(data)
     if damaged:
-        what = f"is damaged: its {len(data):,} bytes do not have the checksum that is in them"
+        what = f"is damaged: its {len(data):,} bytes do not match the checksum that is in them"
         raise DamagedFileError(path, what, remedy)
     return data
 

@@ -39,7 +39,7 @@ STEPS = (1, 10, 20, 40, 80, 160, 240)
 
 
 def adaptive(units: str, **options: Any) -> dict[str, Any]:
-    """The adaptive margin in units that are said, since the library's own may change."""
+    """The adaptive margin in explicit units, since the library's default may change."""
     return {"margin": "adaptive", "neighbourhood": "chernoff", "units": units, **options}
 
 

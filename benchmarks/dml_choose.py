@@ -55,7 +55,7 @@ def remaining(embeddings: Tensor, labels: Tensor) -> float:
 
 
 def attainable(embeddings: Tensor, labels: Tensor) -> float:
-    """The same of embeddings that know nothing."""
+    """The same for embeddings without any information."""
     index = group_index(labels)
     return float((1 - class_sizes(index, index).float() / len(labels)).square().mean())
 
@@ -78,7 +78,7 @@ def _row_correlations(embeddings: Tensor) -> Tensor:
 
 
 def pair_information(embeddings: Tensor, labels: Tensor) -> float:
-    """MI of the plain rows of each pair of different labels, negative correlations taken for 0."""
+    """MI of the plain rows of each pair of different labels; negative correlations count as 0."""
     eta = _row_correlations(embeddings)[labels[:, None] != labels].clamp(0, 1)
     return float(F.mutual_information(eta, 2.5).mean())
 
@@ -141,7 +141,7 @@ class Candidate(Margin):
         ref_emb: Any = None,
         ref_labels: Any = None,
     ) -> Tensor:
-        """One number a batch; with a decay, of the running mean over batches."""
+        """One number per batch; with a decay, from the running mean over batches."""
         with torch.no_grad():
             now = self.squared(embeddings.detach().float(), labels)
         self.mean = now if math.isnan(self.mean) else self.decay * self.mean + (1 - self.decay) * now
@@ -252,7 +252,7 @@ class LongTail:
         self.kept, self.seed, self.batch = np.concatenate(kept), seed, batch
 
     def rows(self, step: int) -> np.ndarray:
-        """Of the batch of a step."""
+        """The rows of the batch of a step."""
         return np.random.default_rng([self.seed, step]).choice(self.kept, self.batch, replace=False)
 
 
@@ -273,7 +273,7 @@ class Trial:
 
 
 def trials() -> Iterable[Trial]:
-    """All of them, a seed at a time."""
+    """All trials, one seed at a time."""
     for seed in SEEDS:
         for losses in QUESTIONS.values():
             for loss, arms in losses.items():
@@ -319,7 +319,7 @@ def train(trial: Trial) -> dict[str, Any]:
 
 
 def _give(job: DMLJob, arm: tuple[str, str]) -> None:
-    """Puts a candidate in the place of the library's margin."""
+    """Replaces the library's margin with a candidate."""
     what, unit = arm
     if what in ("batch", "anchor"):  # the library's own
         job.objective.loss.margin = AdaptiveMargin(neighbourhood=unit, granularity=what)
@@ -352,7 +352,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def table(rows: dict[str, dict[str, Any]]) -> str:
     """For each question and loss: MAP@R at the best evaluation, and Recall@1 there, mean over seeds, per cent.
 
-    A column has the seeds that all of its arms have; an arm that has none of them is left out, and a loss without rows.
+    A column uses the seeds that all of its arms have; arms without any of them, and losses without rows, are left out.
     """
     lines = []
     for question, losses in QUESTIONS.items():

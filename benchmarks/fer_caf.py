@@ -57,7 +57,7 @@ from adaptive_margin.emotion.runs import (
     read_runs,
 )
 from adaptive_margin.emotion.trainer import run
-from adaptive_margin.messages import is_expected, problem, said_plainly
+from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import end_with_parent, stops_on_sigterm
 from adaptive_margin.reports._page import check_page
@@ -105,7 +105,7 @@ class Asked:
     Attributes:
         dataset: the data set; by default the config file's, else faces, which need no --root.
         root: folder of the data set.
-        preset: where to begin; by default quick for faces, paper for data sets.
+        preset: options to start from; by default quick for faces, paper for data sets.
         config: YAML file that changes the preset; flags change both.
         backbone: encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME.
         arms: arms to train; by default the first seven for quick, else all.
@@ -141,7 +141,7 @@ class Asked:
 
 
 def options(argv: Sequence[str] | None = None) -> Asked:
-    """What is asked for, with the defaults that follow from it."""
+    """The requested options, with the defaults that follow from them."""
     asked = read(Asked, prog="fer_caf.py", argv=argv, description=__doc__)
     try:
         owned = [name for name in asked.file if name in OWNED]
@@ -149,7 +149,7 @@ def options(argv: Sequence[str] | None = None) -> Asked:
         refuse(str(error))
     if owned:
         expected = f"without {', '.join(sorted(OWNED))}, which the runs differ in"
-        remedy = "leave out what is one run's own; see --arms and --seeds"
+        remedy = "leave out options of single runs; see --arms and --seeds"
         refuse(problem(str(asked.config), expected, " and ".join(owned), remedy))
     for name in ("seeds", "jobs"):
         number = getattr(asked, name)
@@ -172,7 +172,7 @@ def options(argv: Sequence[str] | None = None) -> Asked:
 
 
 def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
-    """The options of one run. Drawn faces are other people for every seed; AFEW-VA's seeds are its five folds.
+    """The options of one run. Drawn faces are different people for each seed; AFEW-VA's seeds are its five folds.
 
     The file changes the preset, flags change both.
     """
@@ -200,7 +200,7 @@ def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
 
 @functools.lru_cache(maxsize=1)
 def shared_data(key: tuple[Any, ...], world: World | None = None) -> EmotionData:
-    """Loaded once for the runs that a worker does one after the other."""
+    """Loaded once for the runs that a worker trains one after another."""
     return load_data(EmotionConfig(**dict(zip(DATA_OPTIONS, key, strict=True)), size=1), world)
 
 
@@ -214,7 +214,7 @@ def begin_worker(threads: int) -> None:
 
 
 def train_one(config: EmotionConfig) -> str:
-    """Trains, or goes on with, one run; its talk goes into its folder. Returns what went wrong, or nothing."""
+    """Trains or resumes one run; its output goes to its folder. Returns what went wrong, or nothing."""
     Path(config.output).parent.mkdir(parents=True, exist_ok=True)
     with open(f"{config.output}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
@@ -224,8 +224,8 @@ def train_one(config: EmotionConfig) -> str:
         except Exception as error:
             if is_expected(error):
                 return str(error)
-            traceback.print_exc()  # into the run's log: the other runs go on
-            return f"{type(error).__name__}: {error} (a fault of the program; {config.output}.log has it in full)"
+            traceback.print_exc()  # into the run's log: the other runs continue
+            return f"{type(error).__name__}: {error} (a bug in the program; see {config.output}.log)"
     return ""
 
 
@@ -233,7 +233,7 @@ def is_done(config: EmotionConfig) -> bool:
     folder = Path(config.output)
     try:
         result, options = read_result(folder), (folder / "config.yaml").read_text(encoding="utf-8")
-    except (OSError, ValueError):  # it is not there, or damaged: the run goes on to its end again
+    except (OSError, ValueError):  # it is not there, or damaged: the run is finished again
         return False
     return bool(result) and options == to_yaml(config)
 
@@ -258,13 +258,13 @@ def outcome(future: Future[str]) -> str:
     try:
         return future.result()
     except BrokenProcessPool:
-        return "a process died (killed, or out of memory?); the same command goes on from the last checkpoint"
+        return "a process died (killed, or out of memory?); the same command resumes from the last checkpoint"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
 
 
 def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> dict[tuple[str, int], str]:
-    """All runs that are not done yet, with a bar; what went wrong with which."""
+    """Trains all runs that are not finished, with a progress bar; returns what went wrong in each."""
     todo = {which: config for which, config in configs.items() if not is_done(config)}
     failed: dict[tuple[str, int], str] = {}
     total = sum(config.iterations for config in configs.values())
@@ -292,7 +292,7 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
                 bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
                 bar.refresh()
         except (KeyboardInterrupt, SystemExit) as stop:  # a worker that was asked to stop ends with SystemExit
-            bar.write("stopping: runs in progress finish their step and save; the same command goes on from there")
+            bar.write("stopping: runs in progress finish their step and save; the same command resumes from there")
             for process in multiprocessing.active_children():
                 process.terminate()
             pool.shutdown(wait=True, cancel_futures=True)
@@ -302,9 +302,8 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
 
 
 def train_together(configs: Mapping[tuple[str, int], EmotionConfig], world: World) -> dict[tuple[str, int], str]:
-    """Under torchrun: all processes train one run after the other; what went wrong with which.
-
-    They go on after what every one of them raises. What one may have alone, such as a full disk, ends all.
+    """Under torchrun: all processes train one run after another; returns what went wrong in each. They continue after
+    an error that all of them raise. An error that one may have alone, such as a full disk, ends all.
     """
     failed: dict[tuple[str, int], str] = {}
     for which, config in configs.items():
@@ -325,7 +324,7 @@ def mean_and_std(arm: Arm, name: str, label: str) -> tuple[float, float, int]:
 
 
 def verdict(found: Measured | None, name: str) -> str:
-    """``better`` or ``worse`` where the interval leaves zero out; else ``no difference seen``, or ``identical``."""
+    """``better`` or ``worse`` if the interval excludes zero; else ``no difference seen``, or ``identical``."""
     if found is not None and found.low == found.high == 0:
         return "identical"
     if found is None or not found.low <= found.high or found.low <= 0 <= found.high:
@@ -338,7 +337,7 @@ def said(found: Measured, digits: int = 3) -> str:
 
 
 def table(arms: Sequence[Arm]) -> str:
-    """The shape of Table 4, and below it each arm's distance from the baseline."""
+    """A table like Table 4, and below it each arm's difference from the baseline."""
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)
     width = max(len(arm.name) for arm in arms) + 2
     kinds = plural(next((identity_of(one.result) for arm in arms for one in arm.runs if one.result), "person"))
@@ -369,7 +368,7 @@ def table(arms: Sequence[Arm]) -> str:
             found = by_arm[arm.name]
             cells += f"{'none' if found is None else said(found, 4):>28}  {verdict(found, name):18}"
         lines.append(f"{arm.name:{width}}{cells}".rstrip())
-    lines += ["", f"identity in the features of unseen {kinds}, MAP@R (what chance gives is in results.json)", ""]
+    lines += ["", f"identity in the features of unseen {kinds}, MAP@R (chance level: see results.json)", ""]
     for arm in arms:
         if (leak := over_seeds([value for one in arm.runs if (value := map_at_r(one)) is not None])) is not None:
             gap = None if arm is baseline else leakage_difference(arm, baseline)
@@ -377,10 +376,10 @@ def table(arms: Sequence[Arm]) -> str:
             lines.append(f"{arm.name:{width}}{leak.mean:.3f}{text}")
     dead = [f"{arm.name}/seed{one.seed} {why}" for arm in arms for one in arm.runs if (why := collapsed(one))]
     if dead:
-        lines += ["", "runs whose predictions fill no plane, and whose figures say little:", *dead]
+        lines += ["", "runs whose predictions lie on a line or a point, and whose figures say little:", *dead]
     lines += [
         "",
-        "Intervals of MAP@R are each for one comparison: of twenty arms that change nothing, one would leave 0 out.",
+        "Intervals of MAP@R are each for one comparison: of twenty arms that change nothing, one would exclude 0.",
     ]
     return "\n".join(lines)
 
@@ -393,7 +392,7 @@ def markdown(content: Mapping[str, Any]) -> list[str]:
         if group == "figures":
             return {seed: one["test"]["figures"][name]["mean"] for seed, one in values.items()}
         leaks = {seed: one.get("leakage", {}).get("unseen", {}).get(name) for seed, one in values.items()}
-        return {seed: value for seed, value in leaks.items() if value is not None}  # none where nobody is known
+        return {seed: value for seed, value in leaks.items() if value is not None}  # none if no person is known
 
     columns = {
         "CCC": ("figures", "ccc"),
@@ -466,7 +465,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         one = next(iter(configs.values()))
         device_of(one.device, int(os.environ.get("LOCAL_RANK", "0")))
         check_output("--output", asked.output)
-        if one.pretrained is not None:  # what does not fit is said before images are decoded
+        if one.pretrained is not None:  # mismatches are reported before images are decoded
             build_encoder(one.encoder, one.pretrained)
         check_page(asked.output / "report.html")  # before hours of training
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -488,8 +487,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def announced(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -> str:
     one = next(iter(configs.values()))
     return (
-        f"{len(configs)} runs of {one.iterations:,} iterations ({', '.join(asked.arms)}; {asked.seeds} seeds), encoder "
-        f"{one.encoder}, into {asked.output}"
+        f"{counted(len(configs), 'run')} of {counted(one.iterations, 'iteration')} "
+        f"({', '.join(asked.arms)}; {counted(asked.seeds, 'seed')}), encoder {one.encoder}, into {asked.output}"
     )
 
 
@@ -499,7 +498,7 @@ def finish(
     failed: Mapping[tuple[str, int], str],
     began: float,
 ) -> int:
-    """Table, results and report of the runs that were asked for and did not fail; the exit status."""
+    """Writes table, results and report of the requested runs that did not fail; returns the exit status."""
     for which, message in failed.items():
         print(f"failed: {'/'.join(map(str, which))}: {message}")
     if len(failed) == len(configs):

@@ -88,7 +88,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 @stops_on_sigterm()
 def main(argv: list[str] | None = None) -> int:
-    """Runs what is missing, then writes and prints what there is."""
+    """Runs what is missing, then writes and prints all results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/fer_tuning"), help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3)

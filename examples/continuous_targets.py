@@ -59,7 +59,7 @@ def measure(train_set: tuple[Tensor, Tensor, Tensor], test_set: tuple[Tensor, Te
 
 
 def main(samples: int = 4000, steps: int = 400, seeds: int = 3) -> dict[str, list[tuple[float, float]]]:
-    """Prints, and returns, what each loss reached on recordings it was not trained on, one pair of figures a seed."""
+    """Prints, and returns, what each loss reached on recordings it was not trained on, one pair of figures per seed."""
     start = time.perf_counter()
     results: dict[str, list[tuple[float, float]]] = {}
     for seed in range(seeds):

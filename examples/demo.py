@@ -68,7 +68,7 @@ class Run:
 
 
 def train(run: Run) -> Row:
-    """Trains one network on one thread; its figures, and an adaptive margin's way as a squared distance."""
+    """Trains one network on one thread; its figures, and the course of an adaptive margin as a squared distance."""
     torch.set_num_threads(1)  # two networks at a time are faster than one on two cores
     began = time.process_time()
     config = replace(SMALL, loss=run.loss, margin=run.margin, seed=run.seed, epochs=run.steps, steps_per_epoch=1)
@@ -95,7 +95,7 @@ def train_all(seeds: int, steps: int, jobs: int, finished: list[Row]) -> dict[st
     first = [Run(loss, margin, TUNING_SEED, steps) for loss in SQUARED for margin in LOSSES[loss].candidates]
     first += [Run(loss, m, seed, steps) for seed in range(seeds) for loss in SQUARED for m in (own[loss], "adaptive")]
     total = len(first) + seeds * len(SQUARED)
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's, who ends workers
+    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: the parent ends workers on Ctrl-C
     pool = multiprocessing.get_context("spawn").Pool(jobs, end_with_parent)
     signal.signal(signal.SIGINT, on_interrupt)
     seconds_between_lines = 0.5 if sys.stderr.isatty() else 10
@@ -111,7 +111,7 @@ def train_all(seeds: int, steps: int, jobs: int, finished: list[Row]) -> dict[st
 
         do(first)
         best = {loss: tuned(loss, finished) for loss in SQUARED}
-        better = {loss: margin for loss, margin in best.items() if margin != own[loss]}  # the others are there already
+        better = {loss: margin for loss, margin in best.items() if margin != own[loss]}  # the others already exist
         last = [Run(loss, margin, seed, steps) for seed in range(seeds) for loss, margin in better.items()]
         bar.total = len(first) + len(last)
         do(last)
@@ -168,7 +168,7 @@ class Outcome:
         return "\n".join(lines)
 
     def lesson(self) -> str:
-        """What a user learns, gains and losses alike: those of which Holm's p is below 0.05."""
+        """What a user learns, gains and losses alike: those with Holm's p below 0.05."""
 
         def said(losses: list[str]) -> str:
             return " and ".join(f"{loss} loss" for loss in losses) if len(losses) < len(SQUARED) else "all three losses"
@@ -191,13 +191,13 @@ class Outcome:
 
 
 def said(outcome: Outcome, untrained: dict[str, float]) -> str:
-    """The table, what the pixels alone find, and the line."""
+    """The table, the scores of the pixels alone, and the lesson."""
     without = ", ".join(f"{name} {100 * untrained[metric]:.1f}" for metric, name in METRICS.items())
     return f"{outcome.table()}\n\nPixels, without any network: {without}.\n\n{outcome.lesson()}"
 
 
 def pixels() -> dict[str, float]:
-    """What the test images' pixels would score as embeddings, which is without learning anything."""
+    """The scores of the test images' pixels as embeddings: the result without learning."""
     data = fonts()
     rows = split_classes(data, validation=SMALL.validation, seed=0)["test"]
     images = torch.cat(list(Pixels(data.pixels, SMALL, torch.device("cpu")).evaluation(rows)))
@@ -206,7 +206,7 @@ def pixels() -> dict[str, float]:
 
 
 def draw(outcome: Outcome, path: Path) -> None:
-    """Left, the margin over training; right, what a margin that nobody tuned costs against the best of eight."""
+    """Left, the margin over training; right, the cost of an untuned margin compared with the best of eight."""
     import matplotlib
 
     matplotlib.use("Agg")  # here, not above: the workers need neither

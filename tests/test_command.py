@@ -40,7 +40,7 @@ WRONG = {
     "predict": "IMAGE|FOLDER|VIDEO and --checkpoint must be given, got nothing; see adaptive-margin predict --help",
     "report x --colour red": "unknown option --colour; see adaptive-margin report --help",
     "report x --outptu y": "unknown option --outptu; the nearest: --output",
-    "report x y": "'y' is one word too many; see adaptive-margin report --help",
+    "report x y": "'y' is an unexpected argument; see adaptive-margin report --help",
     "export-onnx --checkpoint x": "--output must be given, got nothing; see adaptive-margin export-onnx --help",
     "predict x --checkpoint y --margin much": "--margin must be a number, got 'much'; see adaptive-margin predict ",
     "check x --decode some": "--decode must be of the form N|all|none, got 'some'; see adaptive-margin check --help",
@@ -165,9 +165,9 @@ def test_export_replaces_no_file_unasked_and_never_its_checkpoint(
     before, mine = model.read_bytes(), tmp_path / "mine.onnx"
     mine.write_bytes(b"mine")
     for output, words, expected in (
-        (mine, [], "output must be a file that is not there yet, got .*; pass another --output, or --overwrite"),
-        (model, [], "output must be another file than the checkpoint"),
-        (model, ["--overwrite"], "output must be another file than the checkpoint"),
+        (mine, [], "output must be a file that does not exist yet, got .*; pass another --output, or --overwrite"),
+        (model, [], "output must be a file other than the checkpoint"),
+        (model, ["--overwrite"], "output must be a file other than the checkpoint"),
         (tmp_path, [], "--output must be a file, got the folder .*; pass the name of a file in it"),
     ):
         assert code_of(["export-onnx", "--checkpoint", str(model), "--output", str(output), *words]) == 2

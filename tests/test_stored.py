@@ -133,7 +133,7 @@ def test_files_from_before_there_were_digests(tmp_path: Path) -> None:
 
 def test_one_that_has_a_digest_in_its_name(tmp_path: Path) -> None:
     torch.save({"weight": WEIGHTS}, tmp_path / "step-000000001-0123456789abcdef.pt")
-    with pytest.raises(DamagedFileError, match="do not have the checksum in its name"):
+    with pytest.raises(DamagedFileError, match="do not match the checksum in its name"):
         read_tensors(tmp_path / "step-000000001-0123456789abcdef.pt")
 
 

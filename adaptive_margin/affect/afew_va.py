@@ -26,6 +26,7 @@ from ..images._layout import Folders, checked_root, natural, relative, subfolder
 from ..images.decode import read_image, square_box
 from ..images.errors import MISSING, ImageError, LabelFileError
 from ..images.image_list import Box, strings
+from ..messages import counted
 from .records import RecordBuilder
 from .report import BAD_ANNOTATION, NO_FACE, NOT_A_NUMBER, LoadedSplit, Tally, require_rows
 
@@ -48,7 +49,7 @@ def find_clips(root: Path) -> list[Path]:
     """The folders of the clips, flat or in numbered parts, in order of number; ``*_cropped`` folders are skipped.
 
     Raises:
-        LabelFileError: a clip lies there twice.
+        LabelFileError: a clip is there twice.
     """
     found: dict[str, Path] = {}
     for folder in _clip_folders(root):
@@ -128,7 +129,8 @@ def joined_names(pairs: Iterable[tuple[str, str]], known: Iterable[str]) -> dict
         for text, name in zip(pair, names, strict=True):
             if name not in there:
                 near = difflib.get_close_matches(name, there, n=3)
-                remedy = f"{'near it' if near else 'names there'} are {shorten([repr(each) for each in near or there])}"
+                which = "similar names" if near else "known names"
+                remedy = f"{which} are {shorten([repr(each) for each in near or there])}"
                 raise ValueError(problem("same_actor", "pairs of names that clips have", repr(text), remedy))
         spelling, other = (target.setdefault(name, name) for name in names)
         target.update({name: other for name, now in target.items() if now == spelling})
@@ -167,7 +169,7 @@ def load_afew_va(
 
     Raises:
         LayoutError: there are no clips in ``root``.
-        LabelFileError: a JSON file belongs to another clip, or a clip lies there twice.
+        LabelFileError: a JSON file belongs to another clip, or a clip is there twice.
         UnreadableError: more frames are unreadable than allowed.
         ValueError: an unknown option, a name in ``same_actor`` that no clip has, or no usable frame.
     """
@@ -233,18 +235,19 @@ def load_afew_va(
                 stretch=stretch,
             )
     if nameless:
-        tally.note(f"{len(nameless):,} clips have no actor's name and count as a person each: {shorten(nameless)}")
+        clips_without = counted(len(nameless), "clip")
+        tally.note(f"{clips_without} without an actor's name, each counted as a separate person: {shorten(nameless)}")
     same = joined_names(same_actor.items() if isinstance(same_actor, Mapping) else same_actor, actors)
     similar = similar_names(sorted({same.get(actor, actor) for actor in actors}))
     if similar:
         pairs = shorten([f"{one!r} and {other!r}" for one, other in similar])
         tally.note(f"names that may be one person's, to be joined with same_actor= (training: --same-actor): {pairs}")
     if unlabelled:
-        tally.note(f"{unlabelled:,} images have no label and are left out")
+        tally.note(f"{counted(unlabelled, 'image')} without a label left out")
     parents = {clip.parent for clip in clips}
     cropped = sum(folder.name.endswith("_cropped") for parent in parents for folder in subfolders(parent))
     if cropped:
-        tally.note(f"{cropped:,} *_cropped folders are passed over")
+        tally.note(f"{counted(cropped, '*_cropped folder')} skipped")
     records = rows.build()
     people = strings(name if name is None else same.get(name, name) for name in records.identity)
     return require_rows(tally.finish(replace(records, identity=people), skip_unreadable))
@@ -259,10 +262,12 @@ def _read(path: Path) -> dict[str, Any]:
     """
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict) or not isinstance(content["frames"], dict):
-        raise TypeError("no frames by name in it")
+        raise TypeError("no frames by name")
     if str(content["video_id"]) != path.parent.name:
         got = f"video_id {content['video_id']!r}"
-        raise LabelFileError(problem(f"{path}", f"of clip {path.parent.name}", got, "put the file where it belongs"))
+        raise LabelFileError(
+            problem(f"{path}", f"of clip {path.parent.name}", got, "move the file to the folder of its clip")
+        )
     return content
 
 

@@ -10,7 +10,7 @@ k-th frame that has a box. Otherwise the video is refused, as is a video that is
 obvious is in the report's notes. Frames are numbered by their time stamps (:mod:`~adaptive_margin.images.video`): a
 damaged frame loses its own line and shifts no other, and the line of a skipped frame gets the picture that is shown at
 its time. Label files hold no times: in a video of variable rate, whose time stamps lie on no grid, lines and frames are
-counted, and the report's notes name it with how many labels another reading would give to another frame.
+counted, and the report's notes name it and say how many labels another reading would assign to another frame.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from ..images.video import (
     region,
     surveyed,
 )
+from ..messages import counted
 from ..stored import DamagedFileError
 from ._cells import number as parse_number
 from .records import RecordBuilder
@@ -154,13 +155,13 @@ def decide_indexing(lines: int, frames: int, boxes: int | None, last: int = 0) -
     counts = f"{lines:,} label lines, {frames:,} frames" + ("" if boxes is None else f", {boxes:,} boxes")
     if frames and _near(lines, frames):
         if boxes is not None and lines == boxes != frames:
-            return Indexing("frame", f"{counts}: lines taken as frames, though they are as many as boxes")
+            return Indexing("frame", f"{counts}: lines taken as frames, although there are as many lines as boxes")
         if abs(lines - frames) > WARN * max(lines, frames):
             return Indexing("frame", f"{counts}: lines taken as frames although they differ by more than 1 %")
         return Indexing("frame", "")
     if boxes and _near(lines, boxes) and lines < frames and last <= frames + _slack(frames, frames):
         return Indexing("face", f"{counts}: lines taken as frames with a face")
-    return Indexing("refused", f"{counts}: lines fit neither")
+    return Indexing("refused", f"{counts}: the lines match neither")
 
 
 def _near(one: int, other: int) -> bool:
@@ -205,7 +206,7 @@ def read_pts(path: Path) -> npt.NDArray[np.float64]:
         if not np.isfinite(points).all():
             raise ValueError("a coordinate that is not finite")
     except (ValueError, IndexError) as error:
-        raise LabelFileError(problem(f"{path}", "points between braces, one a line", error, "restore it")) from error
+        raise LabelFileError(problem(f"{path}", "points between braces, one per line", error, "restore it")) from error
     return points
 
 
@@ -330,7 +331,7 @@ def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSpl
     layout = _checked_layout(base, crop)
     work = _read(_Work(layout, base / "extracted_frames" / "faces", crop, survey=decode))
     if not decode:
-        work.tally.note("numbers of frames are what the containers state, which is unreliable: decode to be sure")
+        work.tally.note("numbers of frames come from the containers and are unreliable: decode to be sure")
     return work.finish(1.0)
 
 
@@ -352,8 +353,8 @@ class _Work:
 
     def finish(self, skip_unreadable: int | float) -> LoadedSplit:
         if self.unlabelled:
-            count = f"{sum(self.unlabelled.values()):,} frames of {len(self.unlabelled):,} videos"
-            self.tally.note(f"{count} come after the last label and are left out")
+            frames, videos = sum(self.unlabelled.values()), len(self.unlabelled)
+            self.tally.note(f"{counted(frames, 'frame')} of {counted(videos, 'video')} after the last label left out")
         return self.tally.finish(self.rows.build(), skip_unreadable)
 
 
@@ -379,7 +380,7 @@ def _read(work: _Work, progress: Progress | None = None) -> _Work:
         progress(len(ids), len(ids))
     unlabelled = _ids(listings.names(layout.videos), VIDEO_SUFFIXES) - set(ids) if layout.videos else set()
     if unlabelled:
-        work.tally.note(f"{len(unlabelled):,} videos have no labels and are left out")
+        work.tally.note(f"{counted(len(unlabelled), 'video')} without labels left out")
     return work
 
 
@@ -392,7 +393,7 @@ def _extracted(
 ) -> tuple[Extraction | None, list[str]]:
     """What can be used of a video's extraction, and which of its files are damaged.
 
-    Where the video is there its frames are extracted again rather than used in part.
+    If the video exists, its frames are extracted again rather than used in part.
     """
     try:
         have = read_extraction(folder, video=video, boxes_changed=boxes_changed, context=context, every=every)
@@ -411,14 +412,14 @@ def could_be_off(
     evenly, and its frame the one shown then.
 
     Args:
-        lines: of labels.
+        lines: number of label lines.
         order: number of the frame of each line; None where line k is frame k.
-        numbers: of the frames, increasing.
+        numbers: numbers of the frames, increasing.
         seconds: when each is shown.
         duration: when the last one disappears.
 
     Returns:
-        How many lines would be of another frame, by how many numbers at most, by how many seconds at most.
+        How many lines would belong to another frame, and by at most how many numbers and seconds.
 
     Example:
         >>> could_be_off(4, None, [1, 2, 3, 4], [0.0, 1.0, 2.0, 3.0], 4.0)
@@ -503,8 +504,10 @@ def _read_video(work: _Work, video: str) -> None:
         off, most, seconds = could_be_off(lines, order, numbers, times, seen.duration)
         kind = "frame with a face" if order else "frame"
         what = f"its time stamps lie on no grid, so label line k is taken for its k-th {kind}"
-        bound = f"{off:,} of {lines:,} labels would be of another frame, by up to {most:,} frames or {seconds:.2f} s"
-        tally.note(f"video {video}: {what}; were labels evenly spaced in time, {bound}")
+        bound = (
+            f"{off:,} of {lines:,} labels would belong to another frame, by up to {most:,} frames or {seconds:.2f} s"
+        )
+        tally.note(f"video {video}: {what}; if labels were evenly spaced in time, {bound}")
     for line in range(lines):
         number = line + 1 if order is None else order[line] if line < len(order) else 0
         key = f"{video}/{number:06d}"
@@ -530,10 +533,14 @@ def _read_video(work: _Work, video: str) -> None:
                     continue
                 box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
             if frame_name(number) in wrong:
-                tally.drop(UNDECODABLE, f"{key}: {extracted.name}/{frame_name(number)} is not what was extracted")
+                tally.drop(
+                    UNDECODABLE, f"{key}: {extracted.name}/{frame_name(number)} is not the frame that was extracted"
+                )
                 continue
             if written and frame_name(number) not in there:
-                tally.drop(MISSING, f"{key}: {extracted.name}/{frame_name(number)} (delete the folder to extract anew)")
+                tally.drop(
+                    MISSING, f"{key}: {extracted.name}/{frame_name(number)} (delete the folder to extract it again)"
+                )
                 continue
             file = f"{video}/{frame_name(number)}"
             work.rows.add(key, file, labels, identity=video, video=video, frame=number, box=box)

@@ -23,6 +23,7 @@ from ..functional.checks import check_choice, problem
 from ..images._layout import Folders, checked_root, litter, natural, nested, relative, subfolders, wrong_layout
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.errors import MISSING, LabelFileError, LayoutError
+from ..messages import counted
 from ._cells import number as parse_number
 from .records import RecordBuilder
 from .report import NO_FACE, NOT_A_NUMBER, NOT_SELECTED, SENTINEL, LoadedSplit, Tally, require_rows
@@ -317,10 +318,10 @@ def _join(
         if video in places:
             surplus += sum(number > end for number in _numbered(listings.names(places[video])))
     if surplus:
-        tally.note(f"{surplus:,} crops come after the last label line of their video and are left out")
+        tally.note(f"{counted(surplus, 'crop')} after the last label line of a video left out")
     shared = sorted({source_video(video) for video in last if re.fullmatch(r"\d+", source_video(video))}, key=natural)
     if shared:
-        tally.note(f"{len(shared):,} videos come from Aff-Wild: do not mix the two data sets ({shorten(shared)})")
+        tally.note(f"{counted(len(shared), 'video')} from Aff-Wild: do not mix the two data sets ({shorten(shared)})")
 
 
 def _numbered(names: Iterable[str]) -> dict[int, str]:

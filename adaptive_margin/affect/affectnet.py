@@ -22,6 +22,7 @@ from ..images._layout import Folders, checked_root, nested, relative, subfolders
 from ..images.decode import square_box
 from ..images.errors import MISSING, LabelFileError
 from ..images.image_list import Box
+from ..messages import counted
 from ._cells import integer, number
 from ._derived import refuse_derived_copy
 from .records import RecordBuilder
@@ -191,9 +192,9 @@ def load_affectnet_2017(
         file_path = actual if prefix == "." else f"{prefix}/{actual}"
         rows.add(f"{split}/{row:06d}", file_path, labels, box=box, expression=code)
     if respelt:
-        tally.note(f"{respelt:,} files found under another extension or in another case than the list has")
+        tally.note(f"{counted(respelt, 'file')} found with another extension or letter case than in the list")
     if repeated:
-        tally.note(f"{repeated:,} rows repeat a picture of an earlier row (several faces in it)")
+        tally.note(f"{counted(repeated, 'row')} of a further face in the picture of an earlier row")
     tally.note(f"expressions kept: {', '.join(map(str, sorted(wanted)))}; crop: {crop}")
     return require_rows(tally.finish(rows.build(), skip_unreadable))
 

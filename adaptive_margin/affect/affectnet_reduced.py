@@ -24,6 +24,7 @@ from ..functional.checks import check_choice, problem
 from ..images._layout import Folders, checked_root, first_nested, litter, relative, wrong_layout
 from ..images.decode import Progress
 from ..images.errors import MISSING, LabelFileError
+from ..messages import counted
 from ._cells import integer, number
 from ._derived import refuse_derived_copy
 from .records import Record, RecordBuilder
@@ -143,7 +144,7 @@ def load_affectnet_reduced(
     known = set(index.names)
     orphans = sum(1 for file in listings.images(images) if os.path.splitext(file)[0] not in known)
     if orphans:
-        tally.note(f"{orphans:,} images have no annotation and are left out")
+        tally.note(f"{counted(orphans, 'image')} without an annotation left out")
     return require_rows(tally.finish(rows.build(), skip_unreadable))
 
 

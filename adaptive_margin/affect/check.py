@@ -44,7 +44,7 @@ def detect(root: Path) -> list[str]:
     if not found:
         refuse_derived_copy(root)
         known = "\n".join(f" {title}:\n{module.LAYOUT}" for title, module, _ in RELEASES.values())
-        raise LayoutError(f"{root} is laid out as no release known.\nKnown:\n{known}\nFound:\n{tree(root)}")
+        raise LayoutError(f"{root} has the layout of no known release.\nKnown:\n{known}\nFound:\n{tree(root)}")
     return found
 
 
@@ -85,7 +85,7 @@ class CheckReport:
         }
 
     def __str__(self) -> str:
-        lines = [f"{self.root}: {', '.join(self.releases) or 'no release known'}"]
+        lines = [f"{self.root}: {', '.join(self.releases) or 'no known release'}"]
         for report in self.reports:
             name = f"{report.dataset}, {report.split}"
             lines += ["", str(report)]

@@ -124,7 +124,9 @@ class Records(ImageList):
         numbers = codes(self.identity)
         if unknown := int((numbers < 0).sum()):
             got = f"{unknown:,} of {len(self):,} rows of {self.dataset} without one"
-            raise ValueError(problem("identity", "known for every row", got, "use a data set that says who is on it"))
+            raise ValueError(
+                problem("identity", "known for every row", got, "use a data set that says who is in each picture")
+            )
         return numbers
 
     def digest(self) -> str:

@@ -17,7 +17,7 @@ from ..images.decode import Progress, unreadable_rows
 from ..images.errors import MISSING, UNDECODABLE, UnreadableError, allowed, enforce
 from .records import EXPRESSIONS, Records
 
-# The reasons a row is dropped for, in the order they are looked at: a row counts under the first that holds.
+# Why rows are dropped, in the order of the checks: a row counts under the first reason that applies.
 NOT_A_NUMBER = "label not a number"
 SENTINEL = "sentinel"
 CATEGORY = "category"
@@ -258,7 +258,7 @@ class Tally:
         if unreadable > limit:
             remedy = (
                 "restore these files, or pass skip_unreadable= (a number of rows or a share of them) "
-                "to leave the rows out and have them counted"
+                "to leave these rows out and count them"
             )
             what = f"{self.dataset}, {self.split}"
             names = [f"{name}: {reason}" for reason in UNREADABLE for name in self.examples.get(reason, ())]

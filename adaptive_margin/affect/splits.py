@@ -55,8 +55,8 @@ def units_of(records: Records, unit: str) -> list[str]:
     if unknown := names.count(None):
         got = f"None for {unknown:,} of {len(records):,} rows of {records.dataset}"
         remedy = (
-            "a split that keeps people apart needs to know who is on every image; "
-            "stratified_holdout keeps pictures apart, and says so"
+            "a split that keeps people apart needs to know who is in every image; "
+            "stratified_holdout keeps only pictures apart, and says so"
         )
         raise ValueError(problem(unit, "known for every row", got, remedy))
     return names
@@ -359,7 +359,7 @@ def frame_split(records: Records, share: float = 0.2, *, seed: int = 0) -> Split
         Parts ``train`` and ``test``.
 
     Raises:
-        ValueError: a share that is none, or that leaves a part empty.
+        ValueError: an invalid share, or one that leaves a part empty.
     """
     _check_share(share)
     warnings.warn(
@@ -411,7 +411,7 @@ def stratified_holdout(
         Parts ``train`` and ``validation``.
 
     Raises:
-        ValueError: a share that is none, or that leaves a part empty.
+        ValueError: an invalid share, or one that leaves a part empty.
     """
     _check_share(share)
     content = same_picture or {}

@@ -38,10 +38,10 @@ def main(words: Sequence[str], prog: str) -> int:
     check_output("--output", output, file=True)
     sources = [path for path in (checkpoint, checkpoint / "model.pt") if path.exists()]
     if output.exists() and any(map(output.samefile, sources)):
-        raise ValueError(problem("output", "another file than the checkpoint", output, "pass another --output"))
+        raise ValueError(problem("output", "a file other than the checkpoint", output, "pass another --output"))
     if os.path.lexists(output) and not options.overwrite:
         remedy = "pass another --output, or --overwrite to replace it"
-        raise ValueError(problem("output", "a file that is not there yet", output, remedy))
+        raise ValueError(problem("output", "a file that does not exist yet", output, remedy))
 
     from ..emotion.export_onnx import export_onnx
     from ..emotion.model_file import load_network

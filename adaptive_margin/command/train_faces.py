@@ -17,7 +17,7 @@ def main(words: Sequence[str], prog: str) -> int:
     if not words:
         with contextlib.suppress(SystemExit):
             parse(EmotionConfig, PRESETS, argv=["--help"], prog=prog, description=DESCRIPTION)
-        refuse("say what to train; --preset quick takes some seconds, on drawn faces")
+        refuse("say what to train; --preset quick takes a few seconds, on drawn faces")
     config = parse(EmotionConfig, PRESETS, argv=words, prog=prog, description=DESCRIPTION, preset_for=preset_for)
     check_output("--output", config.output)
 

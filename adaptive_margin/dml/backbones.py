@@ -169,10 +169,10 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
 
 
 def _load(network: nn.Module, path: Path, backbone: Backbone) -> str:
-    remedy = f"pass {backbone}'s own state dict, or the backbone that they are of"
+    remedy = f"pass {backbone}'s own state dict, or the backbone to which they belong"
     if not path.is_file():
         raise ValueError(
-            problem("weights", "'torchvision', 'none' or a file", path, "pass the path of one that is there")
+            problem("weights", "'torchvision', 'none' or a file", path, "pass the path of an existing one")
         )
     try:
         state = read_tensors(path)

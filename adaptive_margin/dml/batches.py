@@ -75,7 +75,7 @@ class Pixels:
     def __init__(self, images: Bytes, config: DMLConfig, device: torch.device) -> None:
         if images.shape[1:3] != (config.resize, config.resize):
             expected = f"of shape (N, {config.resize}, {config.resize}, C)"
-            raise ValueError(problem("images", expected, images.shape, "pass --resize as the images are"))
+            raise ValueError(problem("images", expected, images.shape, "pass the images' size as --resize"))
         self.pixels, self.config = CachedPixels(images, size=config.size, device=device), config
 
     def training(self, rows: Integers, mine: slice, generator: torch.Generator) -> Tensor:

@@ -186,12 +186,12 @@ class DMLConfig:
             least = LEAST_SIZE[self.backbone]
             raise ValueError(problem("size", f"at least {least} for {self.backbone}", self.size, "224 is usual"))
         if not 0 <= self.skip_unreadable < 1:
-            remedy = "0 raises on the first, 0.01 leaves out one in a hundred"
+            remedy = "0 raises at the first, 0.01 leaves out up to one in a hundred"
             raise ValueError(problem("skip_unreadable", "in [0, 1)", self.skip_unreadable, remedy))
         if not 0 <= self.validation < 1:
             raise ValueError(problem("validation", "a share below 1", self.validation, "0 holds nothing out"))
         if self.select == "validation" and self.validation == 0 and self.folds == 0:
-            remedy = "hold classes out with --validation, or --select last; --select test is how papers flatter"
+            remedy = "hold classes out with --validation, or --select last; --select test flatters results"
             raise ValueError(problem("select", "'test' or 'last' without validation classes", "'validation'", remedy))
         if isinstance(self.margin, float) and not math.isfinite(self.margin):
             raise ValueError(problem("margin", "finite", self.margin, "'default' is the loss's own"))
@@ -213,7 +213,7 @@ class DMLConfig:
                 remedy = "pass --margin adaptive too, or leave it out"
                 raise ValueError(problem(name, f"{default!r} without the adaptive margin", repr(value), remedy))
         if self.units != "default" and self.loss == "vdm":
-            expected = "'default' for vdm, whose margin is a squared distance as it is"
+            expected = "'default' for vdm, whose margin is already a squared distance"
             raise ValueError(problem("units", expected, repr(self.units), "leave it out"))
         if self.learn_beta is True and self.loss != "margin":
             remedy = "only the margin loss has boundaries: leave it out"

@@ -32,6 +32,7 @@ from ..functional.checks import problem
 from ..images._layout import Folders, checked_root, endings, natural, said_endings, subfolders, wrong_layout
 from ..images.errors import FetchError, LabelFileError, LayoutError
 from ..images.image_list import Floats
+from ..messages import counted
 from .labelled_images import LabelledImages
 
 CUB_COUNTS = {"train": (5_864, 100), "test": (5_924, 100)}
@@ -149,13 +150,13 @@ def load_class_folders(
     if passed_over:
         what = said_endings(dict(passed_over.most_common()))
         warnings.warn(
-            f"{printable(str(top))}: {sum(passed_over.values()):,} files are no pictures that Pillow can open by their "
-            f"endings and are passed over: {what}; convert or rename those that are",
+            f"{printable(str(top))}: {counted(sum(passed_over.values()), 'file')} skipped, without the extension of a "
+            f"picture that Pillow can open: {what}; convert or rename the pictures among them",
             RuntimeWarning,
             stacklevel=2,
         )
     if len(names) < 4:
-        raise wrong_layout(top, "a data set of class folders", FOLDER_LAYOUT, "four folders with images at least")
+        raise wrong_layout(top, "a data set of class folders", FOLDER_LAYOUT, "at least four folders with images")
     count = min(max(1, round(test * len(names))), len(names) - 2)
     drawn = np.random.default_rng(seed).permutation(len(names))[len(names) - count :]
     return LabelledImages(
@@ -221,7 +222,7 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
     except Exception as error:  # urllib, ssl, tarfile, zipfile, and what a changed page unpacks to
         raise FetchError(
             f"{name} could not be downloaded from {host.DOWNLOAD_URL} ({type(error).__name__}: {error}).\n"
-            f"Get it by hand (its licence may ask for that), unpack it in {path}, and leave out --download:\n"
+            f"Download it by hand (its licence may require that), unpack it in {path}, and leave out --download:\n"
             f"{DOWNLOADS[name][1]}"
         ) from error
 
@@ -319,7 +320,7 @@ def _checked(name: str, found: _Found, counts: Counts | None) -> LabelledImages:
     absent = [path for path in paths if os.path.basename(path) not in listing.names((root / path).parent)]
     if absent:
         raise LayoutError(
-            f"{root}: {len(absent):,} of {len(paths):,} images that the label files name are not there, the first is "
+            f"{root}: {len(absent):,} of {len(paths):,} images that the label files name are missing, the first is "
             f"{absent[0]}: unpack the archive again, or give the folder of one release alone"
         )
     known, labels = np.unique(np.array(found.ids), return_inverse=True)
@@ -441,7 +442,7 @@ def _mat(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = loadmat(path, simplify_cells=True)
     except Exception as error:  # of the many kinds that scipy has for damaged files
-        raise LabelFileError(f"{path} is no file of Matlab's, version 5 ({type(error).__name__}: {error})") from error
+        raise LabelFileError(f"{path} is not a Matlab 5 file ({type(error).__name__}: {error})") from error
     return content
 
 
@@ -524,10 +525,10 @@ def _table(path: Path, columns: int, *, separator: str | None = None, header: st
     """The cells of each line; blank lines do not count."""
     lines = [(n, line.split(separator)) for n, line in enumerate(_text(path).splitlines(), 1) if line.strip()]
     if header and (not lines or lines.pop(0)[1] != header.split()):
-        raise LabelFileError(f"{path}, line 1: the header {header!r} is expected")
+        raise LabelFileError(f"{path}, line 1: expected the header {header!r}")
     for number, cells in lines:
         if len(cells) != columns:
-            raise LabelFileError(f"{path}, line {number}: {columns} columns are expected, got {len(cells)}")
+            raise LabelFileError(f"{path}, line {number}: {columns} columns expected, got {len(cells)}")
     return [cells for _, cells in lines]
 
 

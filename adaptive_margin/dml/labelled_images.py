@@ -71,10 +71,10 @@ class LabelledImages:
             raise ValueError(problem("labels", f"each of the {classes} classes", got, "number the classes from 0"))
         images = len(self.paths) if self.pixels is None else len(self.pixels)
         if images != len(self.labels):
-            raise ValueError(problem("labels", f"one an image ({images})", len(self.labels), "join them on the name"))
+            raise ValueError(problem("labels", f"one per image ({images})", len(self.labels), "join them on the name"))
         if self.drawers is not None and self.drawers.shape != self.labels.shape:
             raise ValueError(
-                problem("drawers", f"one an image ({images})", self.drawers.shape, "join them on the name")
+                problem("drawers", f"one per image ({images})", self.drawers.shape, "join them on the name")
             )
         if not 0 < len(self.test_classes) < classes:
             got = f"{len(self.test_classes)} of {classes}"

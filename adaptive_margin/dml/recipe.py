@@ -9,6 +9,7 @@ from typing import Any
 
 from .._text import shorten
 from ..functional.checks import problem
+from ..messages import counted
 from ..training import World
 from .config import DMLConfig
 from .labelled_images import LabelledImages
@@ -42,15 +43,15 @@ def said(result: Mapping[str, Any]) -> str:
     Example:
         >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}
         >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected, "weights": "none"}))
-        chosen by validation Recall@1 (0.500 after step 40), classes that neither train nor measure
+        chosen by validation Recall@1 (0.500 after step 40), classes used for neither training nor test
         weights before training: none
         test classes, per cent: Recall@1 25.0
     """
     networks = result.get("folds", [result])
     selected = networks[0]["selected"]
     how = {
-        "validation": "classes that neither train nor measure",
-        "test": "THE TEST ITSELF: compare only with papers that chose so",
+        "validation": "classes used for neither training nor test",
+        "test": "THE TEST ITSELF: compare only with papers that did the same",
     }.get(selected["by"].split("/")[0], "nothing was chosen")
     if "folds" in result:
         score = "" if selected["score"] is None else f" ({mean(each['selected']['score'] for each in networks):.3f})"
@@ -59,7 +60,7 @@ def said(result: Mapping[str, Any]) -> str:
         score = "" if selected["score"] is None else f"{selected['score']:.3f} "
         lines = [f"chosen by {named(selected['by'])} ({score}after step {selected['step']}), {how}"]
     if unreadable := networks[0].get("data", {}).get("unreadable"):
-        lines.append(f"{len(unreadable):,} images cannot be read and are left out: {shorten(unreadable)}")
+        lines.append(f"{counted(len(unreadable), 'unreadable image')} left out: {shorten(unreadable)}")
     if weights := networks[0].get("weights"):
         lines.append(f"weights before training: {weights}")
     for key, what in (("test", "test classes"), ("test_concatenated", "concatenated embeddings of all folds")):

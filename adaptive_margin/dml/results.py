@@ -52,7 +52,7 @@ def read_runs(folder: Path) -> list[Row]:
         )
     content = read_json(merged, "merge it again").get("runs")
     if not isinstance(content, list) or not all(isinstance(row, dict) and _is_row(row) for row in content):
-        raise DamagedFileError(merged, "holds something else than the rows of runs", "merge it again")
+        raise DamagedFileError(merged, "holds something other than the rows of runs", "merge it again")
     return [{name: value for name, value in row.items() if name != "folder"} for row in content]  # of the writer's disk
 
 

@@ -142,7 +142,7 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
     try:
         found = read_result(out)
     except DamagedFileError as error:
-        warnings.warn(f"{done} {error.why}; the run goes on to its end again", stacklevel=3)
+        warnings.warn(f"{done} {error.why}; the run is finished again", stacklevel=3)
         return None
     check_same_run(out, found["config"], plain(config), MAY_CHANGE)
     return found
@@ -153,7 +153,7 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
     found = find(config, out)
     if found is not None:
         if world.is_main:
-            print(f"{out / 'result.json'} is there already: nothing to do")
+            print(f"{out / 'result.json'} already exists: nothing to do")
         return found
     began = time.perf_counter()
     images, unreadable = load_images(data, config)
@@ -172,7 +172,9 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
             score=chosen_by,
         )
         if chosen_by is not None:
-            remedy = "restore it from a backup, or train in another folder (--out); --select last needs no best one"
+            remedy = (
+                "restore it from a backup, or train in another folder (--out); --select last needs no best checkpoint"
+            )
             best = best_state(folder, summary, world=world, remedy=remedy)
             job.network.load_state_dict(best["network"])
         test = None

@@ -54,7 +54,7 @@ def face_detector(smallest: int | None = None) -> Detector:
         ValueError: ``smallest`` is below 24.
     """
     if smallest is not None and smallest < SMALLEST:
-        remedy = "enlarge the pictures: the cascade knows no smaller ones"
+        remedy = "enlarge the pictures: the cascade cannot find smaller faces"
         raise ValueError(problem("smallest", f"None or at least {SMALLEST}", smallest, remedy))
     try:
         import cv2

@@ -133,7 +133,7 @@ def load_network(
     path = Path(checkpoint)
     if not path.is_dir():
         if not path.is_file():
-            got = f"{path}, which is not there"
+            got = f"{path}, which does not exist"
             raise ValueError(problem("checkpoint", "a model file, a checkpoint or a run folder", got, REMEDY))
         return load_model(path, device)
     model, config = path / "model.pt", path / "config.yaml"
@@ -142,7 +142,7 @@ def load_network(
         try:
             return load_model(model, device)
         except DamagedFileError as error:
-            warnings.warn(f"{model} {error.why}; the run's checkpoint is taken", stacklevel=2)
+            warnings.warn(f"{model} {error.why}; the run's checkpoint is used", stacklevel=2)
         best = _options(config).get("keep") == "best"
     step, state = _checkpoint(path, best)
     return _network(path, {"step": step, "state": state}, config, device)
@@ -160,7 +160,7 @@ def _checkpoint(folder: Path, best: bool) -> tuple[int, Mapping[str, Any]]:
             continue
         if found is not None:
             for said in problems:
-                warnings.warn(f"{said}: checkpoint of step {found[0]:,} is taken", stacklevel=3)
+                warnings.warn(f"{said}: checkpoint of step {found[0]:,} is used", stacklevel=3)
             return found[:2]
     expected = "one that can be read" if problems else "a run folder with model.pt or checkpoints"
     raise ValueError(problem("checkpoint", expected, "; ".join(problems) or folder, REMEDY))
@@ -200,7 +200,7 @@ def _network(
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         beside = "" if about is content or config.is_file() else f", with {config.name} beside checkpoints/"
-        expected = "one that says what network it holds"
+        expected = "one that describes its network"
         raise ValueError(problem("path", expected, f"{path} ({what})", REMEDY + beside)) from error
     try:
         net.load_state_dict(weights)

@@ -157,7 +157,7 @@ def check_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
     asked = os.fspath(pretrained)
     if asked.removeprefix(prefix) not in published:
         remedy = f"{name!r} has {' and '.join(published) if published else 'no published weights'}"
-        raise ValueError(problem("pretrained", "a file that is there, or a name of weights", repr(asked), remedy))
+        raise ValueError(problem("pretrained", "an existing file, or a name of weights", repr(asked), remedy))
 
 
 @functools.cache
@@ -175,7 +175,7 @@ def check_size(name: str, size: int) -> None:
     Example:
         >>> check_size("alexnet", 62)
         Traceback (most recent call last):
-        ValueError: size must be ... got 62; 63 is the least that it takes
+        ValueError: size must be ... got 62; the smallest size is 63
     """
     if name == "small" or name.startswith(("timm:", "resnet")):  # averages whatever is left of the map
         return
@@ -195,8 +195,8 @@ def check_size(name: str, size: int) -> None:
     if not takes(size):
         others = range(size + 1, 300)
         least = next((side for side in others if takes(side)), None)
-        remedy = f"{least} is the least that it takes" if least else "choose another encoder"
-        raise ValueError(problem("size", f"one that the encoder {name} can look at", size, remedy))
+        remedy = f"the smallest size is {least}" if least else "choose another encoder"
+        raise ValueError(problem("size", f"one that the encoder {name} accepts", size, remedy))
 
 
 def emotion_net(

@@ -418,11 +418,11 @@ def find_files(source: Path, output: Path, passed_over: Counter[str] | None = No
         return
     if not source.is_dir():
         remedy = "pass an image, a video, or a folder of them"
-        raise ValueError(problem("source", "a file or folder", f"{source}, which is not there", remedy))
+        raise ValueError(problem("source", "a file or folder", f"{source}, which does not exist", remedy))
     inside = output.resolve()
     around = source.resolve()
     if inside == around:
-        raise ValueError(problem("output", "another folder than the source", output, "pass --output DIR"))
+        raise ValueError(problem("output", "a folder other than the source", output, "pass --output DIR"))
     found = []
     others: list[str] = []
     for path in sorted(source.rglob("*")):
@@ -438,8 +438,10 @@ def find_files(source: Path, output: Path, passed_over: Counter[str] | None = No
         passed_over.update(endings(others))
     if not found:
         videos = ", ".join(VIDEO_SUFFIXES)
-        expected = f"a folder with files that end in .jpg, .png or whatever else Pillow can open, or in {videos}"
-        got = f"{source} with " + (f"other files alone: {said_endings(endings(others))}" if others else "none")
+        expected = (
+            f"a folder with files that end in .jpg, .png or another extension that Pillow can open, or in {videos}"
+        )
+        got = f"{source} with " + (f"only other files: {said_endings(endings(others))}" if others else "none")
         raise ValueError(problem("source", expected, got, "check it, or convert them"))
     yield from found
 
@@ -462,13 +464,13 @@ def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None
         place = target.parent.resolve()
         if place != around and around not in place.parents:
             got, remedy = f"one in which {target.parent} leads to {place}", "remove the link, or pass another --output"
-            raise ValueError(problem("output", "a folder without links to others where it is written to", got, remedy))
+            raise ValueError(problem("output", "a folder without links that lead out of it", got, remedy))
         if target.is_dir() or (os.path.lexists(target) and not overwrite):
             there.append(printable(str(target)))
     if there:
         got = f"one with {shorten(there, most=3)}"
         remedy = "pass another --output, or --overwrite (overwrite=True) to replace files"
-        raise ValueError(problem("output", "a folder without files of the results' names", got, remedy))
+        raise ValueError(problem("output", "a folder without files named like the results", got, remedy))
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -569,7 +571,7 @@ def _writer(target: Path, place: Path, rate: float, size: Sequence[int]) -> Any:
         raise VideoWriterError(
             f"{printable(str(target))} could not be opened for writing with the codec {CODEC} by OpenCV "
             f"{cv2.__version__}: install the wheel that has it (pip install 'adaptive-margin[fer]'), check that the "
-            "folder can be written in, or ask for the table only (--no-pictures, or annotate=False)"
+            "folder is writable, or ask for the table only (--no-pictures, or annotate=False)"
         )
     return writer
 
@@ -647,7 +649,7 @@ def summary(outcome: Outcome) -> str:
         text += f"\n{counted(lost, 'frame')} of {counted(len(outcome.lost), 'video')} cannot be decoded, left out"
     if outcome.passed_over:
         others = counted(sum(outcome.passed_over.values()), "other file")
-        text += f"\n{others} passed over: {said_endings(outcome.passed_over)}"
+        text += f"\n{others} skipped: {said_endings(outcome.passed_over)}"
     if outcome.interrupted:
         text += "\ninterrupted: what was found so far is in the table"
     return text

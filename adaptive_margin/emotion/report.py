@@ -242,8 +242,8 @@ def _figures(story: Story) -> Markup:
         "Intervals of ours are Student's t over seeds."
         if first is not None and first.n > 1
         else f"With one seed, intervals are a bootstrap of the one run by {first.by if first else 'sample'}: they "
-        "do not hold what another seed would change.",
-        "Each interval is for one comparison: of twenty arms that change nothing, one would leave out 0.",
+        "do not include the variation between seeds.",
+        "Each interval is for one comparison: of twenty arms that change nothing, one would exclude 0.",
         "RMSE: lower is better; SAGR, PCC, CCC: higher is better.",
     ]
     every = [(arm, run, collapsed(run)) for arm in story.arms for run in arm.runs]
@@ -313,7 +313,7 @@ def _leakage(story: Story) -> Markup:
     ]
     rows.append(row("by chance", [*(None if each is None else f"{each.mean:.3f}" for each in chance), ""], "aside"))
     kind, kinds = story.identity, plural(story.identity)
-    head = ["arm", *list(keys.values()) * len(sides), f"MAP@R less baseline's ({sides[0]})"]
+    head = ["arm", *list(keys.values()) * len(sides), f"MAP@R minus baseline's ({sides[0]})"]
     caption = f"How well {kinds} can be told apart by the encoder's features. Lower says less about who it is."
     groups = column_groups([("", 1), *((f"{side} {kinds}", 3) for side in sides), ("", 1)])
     return table(caption, head, rows, groups) + notes(
@@ -358,7 +358,7 @@ def _bound(story: Story) -> Markup:
             [
                 f"Of the published rows on AffectNet, these break it on the usual 3,999 validation labels (standard "
                 f"deviation {sd['valence']} and {sd['arousal']}), with every figure allowed an error of 0.005: {bad}. "
-                "They may be of other labels, or averaged over batches; the paper does not say."
+                "They may refer to other labels, or be averaged over batches; the paper does not say."
             ]
         )
     return text

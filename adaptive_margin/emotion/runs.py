@@ -304,7 +304,7 @@ def _read(place: Path, problems: list[str]) -> Run:
     result = attempt("result.json", lambda: read_result(place), {})
     arrays = attempt("evaluation.npz", lambda: read_predictions(place), {})
     if (place / "config.yaml").exists() and type(config.get("seed", 0)) is not int:
-        problems.append(f"{place.parent.name}/{place.name}/config.yaml: seed is no whole number: {config['seed']!r}")
+        problems.append(f"{place.parent.name}/{place.name}/config.yaml: seed is not a whole number: {config['seed']!r}")
         config = {name: value for name, value in config.items() if name != "seed"}
     seed_of = _SEED.fullmatch(place.name)
     seed = int(seed_of[1]) if seed_of else int(config.get("seed") or result.get("seed") or 0)

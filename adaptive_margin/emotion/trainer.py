@@ -290,14 +290,12 @@ def check_same_data(folder: RunFolder, data: EmotionData) -> None:
         try:
             there = read_json(written)
         except DamagedFileError as error:
-            warnings.warn(f"{written} {error.why}; how many rows there were is not compared", stacklevel=2)
+            warnings.warn(f"{written} {error.why}; numbers of rows are not compared", stacklevel=2)
     found = {part: there.get(part, n) for part, n in here.items()}
     different += [f"  {part} rows: {found[part]} there, {n} now" for part, n in here.items() if found[part] != n]
     if different:
-        head = f"{folder.path} holds a run on other data:"
-        remedy = (
-            "give it the data that it was started with (--root, all files as they were), or choose another --output"
-        )
+        head = f"{folder.path} holds a run with other data:"
+        remedy = "use the data that it was started with (--root, all files unchanged), or choose another --output"
         raise RunFolderError("\n".join([head, *different, remedy]))
 
 

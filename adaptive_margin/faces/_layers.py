@@ -136,7 +136,7 @@ def _compose(
     worn *= shade
     mixed *= unseen
     unseen -= mixed
-    # colours; skin in light l is colour * (1 + WARM (l - 1)), of which only red has a rest
+    # colours; skin in light l is colour * (1 + WARM (l - 1)); only red has a remainder
     picture = np.multiply(c.background[row], unseen, out=s.canvas[row])
     for pigment_, weight in ((c.background_2, mixed), (c.hair, front), (c.skin, shaded)):
         picture += np.multiply(pigment_[row], weight, out=c.layer)

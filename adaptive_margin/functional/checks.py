@@ -73,7 +73,7 @@ def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     """The largest absolute value of a finite ``x``, 0-dim, 0 if it is empty; raises like :func:`check_finite`."""
     if x.numel() == 0:
         return x.new_zeros(())
-    low, high = torch.aminmax(x.detach())  # NaN and infinity come through
+    low, high = torch.aminmax(x.detach())  # NaN and infinity propagate
     if is_blind(x):
         largest = torch.maximum(-low, high)
         assert_blindly(torch.isfinite(largest), f"{argument} must be finite, got NaN or infinity")
@@ -87,7 +87,7 @@ def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     return high.new_full((), number)
 
 
-TO_LABELS = "convert it with torch.as_tensor; names become numbers with np.unique(names, return_inverse=True)[1]"
+TO_LABELS = "convert it with torch.as_tensor; turn names into numbers with np.unique(names, return_inverse=True)[1]"
 
 
 def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings") -> None:
@@ -100,7 +100,7 @@ def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings
     if len(labels) != rows:
         expected = f"as long as {of} ({rows} rows)"
         raise ValueError(problem(argument, expected, f"{len(labels)} labels", f"pass one label per row of {of}"))
-    if labels.dtype == torch.uint64:  # as int64 they would be negative: -1, that of no group, among them
+    if labels.dtype == torch.uint64:  # as int64 they would be negative, perhaps -1, the mark of no group
         _check_below_2_63(argument, labels)
     if labels.is_floating_point() or labels.is_complex():
         remedy = "group continuous targets first, with OtsuGrouper for instance"

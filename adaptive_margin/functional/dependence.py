@@ -184,7 +184,7 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
         >>> torch.allclose(eta, row_correlation(g[index == 0], g[index == 1]).expand(2), atol=1e-6)
         True
     """
-    centre = ref_g.mean()  # a correlation does not see it; the differences of sums below are sharper for it
+    centre = ref_g.mean()  # correlations ignore a shift; the differences below are more precise
     own = _class_moments(g - centre, index, classes)
     every = own if ref_g is g else _class_moments(ref_g - centre, ref_index, classes)
     eta: Tensor = correlations_of_moments(own, every, g.dtype).to(g.dtype)

@@ -23,7 +23,7 @@ _NEVER = 2**31 - 1  # above the bits of infinity: an excluded reference sorts la
 
 
 def row_tiles(rows: int, columns: int, entries: int = TILE_ENTRIES) -> Iterator[tuple[int, int]]:
-    """Cuts ``rows`` into ``(start, end)`` blocks of at most ``entries`` matrix entries, of one row at least.
+    """Cuts ``rows`` into ``(start, end)`` blocks of at most ``entries`` matrix entries; a block has at least one row.
 
     Example:
         >>> list(row_tiles(5, columns=10, entries=20))

@@ -39,15 +39,14 @@ ENTRIES_A_THREAD = 2**18
 """Number of distances whose sorting is long enough for a separate thread."""
 
 FEW, SHORT = 16, 256
-"""Up to so many neighbours, of more references than that, selecting takes less time than sorting. Few references are
-sorted in no time."""
+"""For at most ``FEW`` neighbours, among more than ``SHORT`` references, selecting is faster than sorting."""
 
 
 class Tile(NamedTuple):
     """Some rows and their neighbours.
 
     Attributes:
-        rows: which rows, as a slice of those asked for.
+        rows: which rows, as a slice of those requested.
         own: whether the 1st, 2nd, … nearest neighbour has the row's label, 0 or 1, shape ``(rows, reach)``.
         left_out: how many references are not neighbours: the row itself, or its copy; shape ``(rows,)``.
     """
@@ -58,7 +57,7 @@ class Tile(NamedTuple):
 
 
 class Side(NamedTuple):
-    """Rows from the centre, their squared norms and their labels."""
+    """Rows relative to the centre, their squared norms and their labels."""
 
     x: Tensor
     squares: Tensor
@@ -96,7 +95,7 @@ def evenly_spaced(index: Tensor, number: int) -> Tensor | None:
 
     Args:
         index: the group of each row, shape ``(B,)``.
-        number: of rows.
+        number: how many rows.
 
     Returns:
         Indices of rows, fewer than ``2 * number``; None, for all rows, if there are fewer than that.
@@ -114,10 +113,10 @@ def own_neighbours(
 ) -> Iterator[Tile]:
     r"""The neighbours of each row in order of distance, a tile of rows at a time; in a tie, other labels come first.
 
-    A row is not its own neighbour; of another reference set, one copy of the row with its label is not. Squared
-    distances are equal if they differ by no more than rounding does to them, of the entries (on a grid of 0.1 or 1/255)
-    and of the products of coordinates: :math:`2 + 24/\sqrt D` units in the last place of the two squared norms, from
-    the mean.
+    A row is not its own neighbour; in another reference set, one copy of the row with its label is left out. Squared
+    distances count as equal if they differ by no more than the rounding of the entries (on a grid of 0.1 or 1/255) and
+    of the products of coordinates: :math:`2 + 24/\sqrt D` units in the last place of the two squared norms, from the
+    mean.
 
     Args:
         x: embeddings scaled by a power of two, shape ``(B, D)``.
@@ -150,7 +149,7 @@ def own_neighbours(
 
 
 def _tiles_on_device(anchors: Side, refs: Side, places: Tensor | None, reach: int, step: int) -> Iterator[Tile]:
-    """Without waiting for the device, and in compiled code."""
+    """Tiles computed without waiting for the device; also works in compiled code."""
     for start in range(0, len(anchors.x), step):
         tile = slice(start, start + step)
         x, squares, label = (part[tile] for part in anchors)
@@ -173,7 +172,7 @@ def _tiles_on_device(anchors: Side, refs: Side, places: Tensor | None, reach: in
 
 
 def _tiles_on_host(anchors: Side, refs: Side, places: Tensor | None, reach: int, step: int) -> Iterator[Tile]:
-    """The same by numpy, whose sort and small operations are several times faster, in one buffer for all tiles."""
+    """The same in numpy, whose sort and small operations are several times faster, in one buffer for all tiles."""
     rows, columns = len(anchors.x), len(refs.x)
     small = np.min_scalar_type(rows + columns) if places is None else np.min_scalar_type(columns)
     label, ref_label = (side.label.numpy().astype(small) for side in (anchors, refs))  # small numbers compare faster
@@ -189,7 +188,7 @@ def _tiles_on_host(anchors: Side, refs: Side, places: Tensor | None, reach: int,
             parts = d.numpy(), *(part[tile] for part in of_rows)
             if pool is None:
                 left_out = sort(*parts)
-            else:  # numpy lets go of the interpreter while it computes
+            else:  # numpy releases the GIL while it computes
                 pieces = (np.array_split(part, threads) for part in parts)
                 left_out = np.concatenate([*pool.map(sort, *pieces)])
             key = d.view(_integers(d))
@@ -217,7 +216,7 @@ def sort_by_distance(
         d: products of rows and columns; overwritten by the keys.
         label: labels of the rows.
         squares: squared norms of the rows.
-        place: the column of each row itself; -1 for a set of which the row is not one: it can have a copy there.
+        place: the column of each row itself; -1 for a set that does not contain the row, but may contain a copy.
 
     Returns:
         How many columns each row leaves out.
@@ -235,7 +234,7 @@ def sort_by_distance(
         place = place[rows]
     own[rows, place] = False
     noise *= own
-    d += noise  # in a tie others come first
+    d += noise  # in a tie other labels come first
     np.maximum(d, 0, out=d)
     d[rows, place] = np.inf
     key = d.view(np.int32 if d.dtype == np.float32 else np.int64)
@@ -250,10 +249,10 @@ def sort_by_distance(
 
 
 def rounding_of(x: Tensor) -> float:
-    """Of a squared distance, relative to the two squared norms: of products of coordinates, and of their entries."""
+    """The rounding error of a squared distance, relative to the two squared norms: of products and of their entries."""
     return ROUNDING * (0.5 + 6 / math.sqrt(x.shape[1])) * torch.finfo(x.dtype).eps
 
 
 def _integers(d: Tensor) -> torch.dtype:
-    """The bits of non-negative floats sort like the floats; the last, below their rounding, is for the label."""
+    """The bits of non-negative floats sort like the floats; the last bit, below their rounding, holds the label."""
     return torch.int32 if d.dtype == torch.float32 else torch.int64

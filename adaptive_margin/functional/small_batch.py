@@ -2,8 +2,8 @@
 
 At N = 128 most of the time goes into starting about two hundred operations, which numpy does in a third of the time.
 Without it :class:`~adaptive_margin.ContrastiveVDMLoss` takes 1.4 to 1.5 times as long as the host's contrastive loss on
-squared distances, with it as long: ``python benchmarks/speed/small.py`` prints both. The result is that of the general
-path, up to the rounding of its sums.
+squared distances, and with it about the same time: ``python benchmarks/speed/small.py`` prints both. The result is that
+of the general path, up to the rounding of its sums.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .neighbourhood import Significant, first_reached, required_counts
 from .own_neighbours import rounding_of, sort_by_distance
 
 MOST_ENTRIES = 2**16
-"""Of the matrix of distances and of the embeddings; torch's threads gain beyond."""
+"""Largest number of entries in the distance matrix and in the embeddings; beyond it torch's threads are faster."""
 
 
 class SmallBatch:
@@ -63,7 +63,7 @@ class SmallBatch:
 
     @staticmethod
     def suits(x: Tensor) -> bool:
-        """Whether a batch is one."""
+        """Whether a batch is small and plain enough for this path."""
         small = len(x) > 1 and max(len(x) ** 2, x.numel()) <= MOST_ENTRIES
         return small and not x.requires_grad and not is_blind(x)
 
@@ -104,7 +104,7 @@ class SmallBatch:
     def _own(self, reach: int) -> Array:
         """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(B, reach)``."""
         x = torch.from_numpy(self.x - np.add.reduce(self.x) / self.x.dtype.type(len(self.x)))
-        d = torch.mm(x, x.T).numpy()  # numpy's own product has other threads
+        d = torch.mm(x, x.T).numpy()  # numpy's matrix product uses threads of its own
         squares = d.diagonal().copy()
         label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
         sort_by_distance(label, squares, rounding_of(x), reach, d, label, squares, np.arange(len(d)))

@@ -2,8 +2,8 @@
 
 A cache is a folder ``fer-<key>`` with ``images.u8`` (uint8, ``(N, size, size, 3)``, nothing else) and ``index.json``.
 The key is a hash of the list of images (path, length and modification time, box) and of their preparation; a cache made
-for anything else is never opened. Labels are not part of it. Every name begins with ``fer-``, retrieval
-images' too, so that caches from before stay in use.
+for anything else is never opened. Labels are not part of it. Every name begins with ``fer-``, also for retrieval
+images, so that existing caches can still be used.
 
 Building survives interruptions. It writes ``images.partial`` and, after each block is on disk, a line with its checksum
 to ``progress.jsonl``. A killed build resumes after the last block whose checksum is correct. A second build waits for
@@ -210,14 +210,16 @@ def _complete(place: Path, key: str, rows: int, size: int, threads: int) -> dict
                 wrong = sum(pool.map(lambda block: not _holds(images, block, expected, size), blocks))
             if not wrong:
                 return index
-            why = f"{wrong:,} of {len(blocks):,} blocks of images.u8 do not have their checksums"
+            why = f"{wrong:,} of {len(blocks):,} blocks of images.u8 do not match their checksums"
     except FileNotFoundError:
         return None
     except DamagedFileError as error:
         why = f"index.json {error.why}"
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"index.json cannot be read: {error}"
-    warnings.warn(f"the image cache {place} is damaged ({why}); that is built again", RuntimeWarning, stacklevel=3)
+    warnings.warn(
+        f"the image cache {place} is damaged ({why}); the damaged part is built again", RuntimeWarning, stacklevel=3
+    )
     return None
 
 

@@ -15,7 +15,7 @@ from ..functional.checks import problem
 from .errors import MISSING, UNDECODABLE, ImageError
 from .image_list import Box, ImageList, StoredImage
 
-_STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # recognised, but shown by other programs alone
+_STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}  # recognised, but only other programs can open them
 Image.init()
 IMAGE_SUFFIXES = frozenset(
     suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in _STUBS
@@ -49,7 +49,7 @@ def check_decoder() -> None:
     """
     if ImageFile.LOAD_TRUNCATED_IMAGES:
         what = "PIL.ImageFile.LOAD_TRUNCATED_IMAGES"
-        raise RuntimeError(problem(what, "False", True, "set it back: damaged pictures would be read as grey"))
+        raise RuntimeError(problem(what, "False", True, "set it back, or damaged pictures are read as grey"))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

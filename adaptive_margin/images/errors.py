@@ -74,7 +74,7 @@ class CacheSpaceError(OSError):
     def __init__(self, folder: Path, needed: int, free: int) -> None:
         message = (
             f"the image cache needs {needed / 2**20:,.1f} MiB in {folder}, {free / 2**20:,.1f} MiB are free; "
-            "nothing was left there: choose a folder on another disk, a smaller size, or fewer records (every=)"
+            "nothing was left behind: choose a folder on another disk, a smaller size, or fewer records (every=)"
         )
         super().__init__(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {message}")
 
@@ -83,8 +83,8 @@ class UnwritableError(OSError):
     """The folder for extracted frames cannot be written; the message says how to choose another."""
 
     def __init__(self, folder: Path, error: OSError) -> None:
-        remedy = "pass frames_dir=, a folder that can be written (training: --cache)"
-        super().__init__(error.errno, f"{error.strerror}: frames cannot be kept in {folder}; {remedy}")
+        remedy = "pass frames_dir=, a folder that you can write to (training: --cache)"
+        super().__init__(error.errno, f"{error.strerror}: frames cannot be stored in {folder}; {remedy}")
 
 
 def allowed(skip_unreadable: int | float, rows: int) -> int:
@@ -99,7 +99,7 @@ def allowed(skip_unreadable: int | float, rows: int) -> int:
         (0, 3, 10)
     """
     expected = "a number of rows (int) or a share of them (float from 0 to 1)"
-    remedy = "0 raises on the first, 5 skips five, 0.01 one in a hundred"
+    remedy = "0 raises at the first, 5 skips up to five, 0.01 up to one in a hundred"
     if isinstance(skip_unreadable, bool) or not isinstance(skip_unreadable, int | float):
         raise TypeError(problem("skip_unreadable", expected, repr(skip_unreadable), remedy))
     share = isinstance(skip_unreadable, float)
@@ -121,5 +121,5 @@ def enforce(found: Mapping[int, str], names: Strings, skip_unreadable: int | flo
     if len(found) > limit:
         named = [printable(f"{names[row]}: {why}") for row, why in list(found.items())[:10]]
         how = "pass skip_unreadable= (--skip-unreadable)"
-        remedy = f"restore these files, or {how} to leave the rows out and have them counted"
+        remedy = f"restore these files, or {how} to leave these rows out and count them"
         raise UnreadableError(what, len(found), named, limit, len(names), remedy)

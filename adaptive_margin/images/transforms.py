@@ -173,7 +173,7 @@ def crop_flip(images: Tensor, crops: Crops, size: int) -> Tensor:
                   [8, 7]]]])
     """
     if len(crops) != len(images):
-        raise ValueError(problem("crops", f"one an image ({len(images)})", len(crops), "draw len(images) of them"))
+        raise ValueError(problem("crops", f"one per image ({len(images)})", len(crops), "draw len(images) of them"))
     steps = torch.arange(size, device=images.device)
     flip = crops.flip.to(images.device)[:, None]
     rows = crops.top.to(images.device)[:, None] + steps  # (B, size)

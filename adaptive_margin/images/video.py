@@ -26,7 +26,7 @@ from ._layout import VIDEO_SUFFIXES, Folders
 from .image_list import Box
 
 FORMAT = 3
-DELETE = "delete the folder: with the video beside the labels its frames are extracted again"
+DELETE = "delete the folder; if the video is beside the labels, its frames are extracted again"
 _QUALITY = 95
 _TRIES = 64  # failed reads in a row that are not yet the end, whatever the container states
 _MOST_TRIES = 4096  # and those that are, whatever it states
@@ -380,7 +380,7 @@ def extract(
 def read_extraction(
     folder: Path, *, video: Path | None, boxes_changed: int, context: float | None, every: int
 ) -> Extraction | None:
-    """What lies in ``folder``, or ``None`` where nothing does, or something made from another video or otherwise.
+    """The extraction in ``folder``; ``None`` if there is none, or one of another video or with other options.
 
     Raises:
         DamagedFileError: ``frames.json`` is not what was written.
@@ -397,7 +397,7 @@ def read_extraction(
         return None
     if made != (FORMAT, context, every) or (done.boxes >= 0 and done.folder_changed != boxes_changed):
         return None
-    if video is not None:  # frames outlive videos: whoever deleted those to save space may go on with these
+    if video is not None:  # frames may outlive their video, which users delete to save space
         status = video.stat()
         if (video.name, status.st_size, status.st_mtime_ns) != (done.video, done.length, done.changed):
             return None
@@ -405,10 +405,10 @@ def read_extraction(
 
 
 def damaged_files(folder: Path, done: Extraction) -> list[str]:
-    """Names of the files of an extraction that are not what was written: all of them are read, and none is trusted.
+    """Names of the files of an extraction that differ from what was written; every file is read.
 
-    A zeroed or half-zeroed JPEG can decode to a picture of sorts, so that no decoder would notice. A frame that is gone
-    is missing, and not among them.
+    A zeroed or half-zeroed JPEG can still decode to some picture, so no decoder would notice. Missing frames are not
+    listed.
     """
 
     def differs(name: str) -> bool:

@@ -318,7 +318,7 @@ def bootstrap_interval(
     _, group_of, counts = np.unique(names, return_inverse=True, return_counts=True)
     if len(counts) < 2:
         what = "target" if groups is None else "groups"
-        raise ValueError(problem(what, "two or more to draw from", len(counts), "one says nothing of the variation"))
+        raise ValueError(problem(what, "two or more to draw from", len(counts), "one says nothing about the variation"))
 
     rows = torch.from_numpy(np.argsort(group_of, kind="stable"))  # the rows of group 0, then of group 1, ...
     sizes = torch.from_numpy(counts)

@@ -63,7 +63,7 @@ def kmeans(
     """
     check_search(x, None, "squared_l2", False, tile_entries)
     if init not in get_args(Init):
-        raise ValueError(problem("init", f"one of {get_args(Init)}", repr(init), "random is the cheaper one"))
+        raise ValueError(problem("init", f"one of {get_args(Init)}", repr(init), "random is cheaper"))
     for argument, number in (("clusters", clusters), ("n_init", n_init), ("iterations", iterations)):
         if isinstance(number, bool) or not isinstance(number, int) or number < 1:
             raise ValueError(problem(argument, "an integer >= 1", repr(number), "pass a positive count"))
@@ -96,7 +96,7 @@ def _plus_plus(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
         weights = nearest.double()
         weights = torch.where(weights.sum() > 0, weights, 1.0)  # every row is a centre already: any will do
         cdf = weights.cumsum(0)
-        # The last row with a weight, where rounding takes the product to the total itself.
+        # The last row with a weight, if rounding makes the product equal to the total.
         row = torch.searchsorted(cdf, uniforms[i] * cdf[-1], right=True).clamp(max=len(x) - 1)
         centres[i] = x[row]
         to_new = (norms + norms[row] - 2 * (x @ x[row])).clamp(min=0)
@@ -202,7 +202,7 @@ def adjusted_mutual_information(labels: Tensor, clusters: Tensor) -> float:
     if n == 0:
         return float("nan")
     if len(rows) == len(columns) == 1 or len(rows) == len(columns) == n:
-        return 1.0  # the same partition by force; I, H and E[I] coincide
+        return 1.0  # only one partition is possible; I, H and E[I] coincide
     information = _mutual_information(joint, rows, columns, n)
     expected = _expected_information(rows, columns, n)
     gap = (_entropy(rows, n) + _entropy(columns, n)) / 2 - expected

@@ -128,7 +128,7 @@ def identity_leakage(
     names, codes = np.unique(who[known].astype(np.int64), return_inverse=True)
     _, group = np.unique(groups[known], return_inverse=True)
     if len(names) < 2:
-        reason = f"{len(names)} known people: identity cannot be told apart"
+        reason = f"{len(names)} known: identity needs two people or more"
         nan = dict.fromkeys(RETRIEVAL + PROBE, math.nan)
         return IdentityLeakage(people=len(names), rows=len(known), probe_people=0, reason=reason, **nan)
 
@@ -219,7 +219,11 @@ def _probe(
     train, test = _split(codes, group, test_share, seed)
     people = len(np.unique(codes[train]))
     if people < 2:
-        return dict.fromkeys(PROBE, math.nan), people, f"{people} people have rows to train and rows to ask about"
+        return (
+            dict.fromkeys(PROBE, math.nan),
+            people,
+            f"people with rows both to train and to test on: {people}, fewer than two",
+        )
     from sklearn.exceptions import ConvergenceWarning  # pytorch-metric-learning requires scikit-learn
     from sklearn.linear_model import LogisticRegression
 

@@ -327,7 +327,7 @@ def _faiss_tiles(
         distances, indices = (torch.from_numpy(v) for v in index.search(rows, k + int(exclude_self)))
         if exclude_self:
             own = indices == torch.arange(start, start + len(rows)).unsqueeze(1)
-            own[:, -1] |= ~own.any(dim=1)  # among many duplicates it may not be there: the last is one too many
+            own[:, -1] |= ~own.any(dim=1)  # among many duplicates it may be absent: then drop the last
             distances, indices = distances[~own].view(-1, k), indices[~own].view(-1, k)
         yield start, distances.to(query.device), indices.to(query.device)
 

@@ -38,7 +38,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
 
     Raises:
         TypeError: the miner has no margin of this kind; the message says what is supported.
-        ValueError: units that mean nothing to the miner, one margin an anchor or a pair, shapes that do not fit, NaN
+        ValueError: units that mean nothing to the miner, one margin per anchor or per pair, shapes that do not fit, NaN
             or infinity, a margin that is not finite (in a call: in the dtype of the batch).
 
     Example:
@@ -95,5 +95,5 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
 
     def _check_granularity(self, margin: Margin) -> None:
         if margin.granularity != "batch":
-            remedy = "a miner has one margin a batch; one an anchor or a pair goes into AdaptiveMarginLoss"
+            remedy = "a miner has one margin per batch; AdaptiveMarginLoss takes one per anchor or per pair"
             raise ValueError(problem("margin.granularity", "'batch'", f"{margin.granularity!r}", remedy))

@@ -82,7 +82,7 @@ class TiledBatchHardMiner(BaseMiner):
         never_positive, never_negative = (torch.inf, -torch.inf) if inverted else (-torch.inf, torch.inf)
         positive, negative = (torch.empty(rows, dtype=torch.int64, device=embeddings.device) for _ in range(2))
         positive_distance, negative_distance = (embeddings.new_empty(rows) for _ in range(2))
-        complete = torch.empty(rows, dtype=torch.bool, device=embeddings.device)  # a positive and a negative are there
+        complete = torch.empty(rows, dtype=torch.bool, device=embeddings.device)  # both a positive and a negative exist
         for start, end in row_tiles(rows, references, self.tile_entries):
             # The host's products stay in single precision where the caller's forward pass is under autocast.
             with torch.autocast(embeddings.device.type, enabled=False):

@@ -54,7 +54,7 @@ class Section:
 
 
 def check_page(path: Path, overwrite: bool = False) -> None:
-    """Raises a ``ValueError`` where a report would be written over a file that is none, unless told to.
+    """Raises a ``ValueError`` if a report would replace a file that is not a report, unless ``overwrite`` is set.
 
     Args:
         path: of the report.
@@ -69,7 +69,7 @@ def check_page(path: Path, overwrite: bool = False) -> None:
     older = b"<title>Metric learning on " in head or (b"<title>" in head and b":root { --page: " in head)
     if GENERATOR.encode() not in head and not older:
         remedy = "pass another --output, or --overwrite (overwrite=True) to replace it"
-        raise ValueError(problem("output", "a file that is not there yet, or an earlier report", path, remedy))
+        raise ValueError(problem("output", "a file that does not exist yet, or an earlier report", path, remedy))
 
 
 def write_page(

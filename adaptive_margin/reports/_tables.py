@@ -1,4 +1,4 @@
-"""Tables and lists of a report, as HTML: what is no markup yet is escaped."""
+"""Tables and lists of a report, as HTML: text that is not yet markup is escaped."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NONE = Markup("<td class='none'>–</td>")
 def table(
     caption: str, head: Sequence[str], rows: Iterable[Markup], groups: Markup | str = "", text: Collection[str] = ()
 ) -> Markup:
-    """A table that scrolls by itself where it is wider than the screen, and therefore takes the keyboard.
+    """A table that scrolls on its own if it is wider than the screen, and so can be focused with the keyboard.
 
     Args:
-        caption: text above it; its first sentence is what a screen reader says.
+        caption: text above it; its first sentence is read by screen readers.
         head: the columns' names.
         rows: of :func:`row`.
         groups: a row above the head.
@@ -37,7 +37,7 @@ def row(name: str, cells: Iterable[object], kind: str = "", span: int = 1, colou
 
     Args:
         name: its first cell, a heading.
-        cells: the others: cells that are made already, text, or None where there is nothing.
+        cells: the others: finished cells, text, or None for an empty one.
         kind: its class.
         span: columns that the heading takes.
         colour: of a square before the heading.
@@ -94,7 +94,7 @@ def paragraph(text: str, kind: str = "") -> Markup:
 
 
 def details(summary: str, body: str) -> Markup:
-    """What opens on a click."""
+    """A block that opens on a click."""
     return Markup("<details><summary>{}</summary>{}</details>").format(summary, body)
 
 
@@ -104,6 +104,6 @@ def code(text: str) -> Markup:
 
 
 def grid(figures: Iterable[str], kind: str = "") -> Markup:
-    """Charts beside each other, as many as fit."""
+    """Charts side by side, as many as fit."""
     made = Markup("").join(Markup("<figure>{}</figure>").format(figure) for figure in figures)
     return Markup("<div class='grid {}'>{}</div>").format(kind, made)

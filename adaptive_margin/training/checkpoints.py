@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..atomic import remove_temporaries, write_atomically
 from ..functional.checks import problem
+from ..messages import counted
 from ..stored import DamagedFileError, read_tensors, short_digest, tensors
 
 State = dict[str, Any]
@@ -93,11 +94,11 @@ class Checkpoints:
             content = _read(path, step)
             if isinstance(content, dict):
                 return step, content["state"]
-            warnings.warn(f"checkpoint {path} {content}; the one before it is tried", stacklevel=2)
+            warnings.warn(f"checkpoint {path} {content}; trying the one before it", stacklevel=2)
         if files:
             raise CheckpointError(
-                f"none of the {len(files)} checkpoints in {self.folder} can be read, the newest is "
-                f"{files[-1][1].name}: restore the folder from a backup, or delete it to train from the beginning"
+                f"no checkpoint in {self.folder} can be read ({counted(len(files), 'file')}, the newest is "
+                f"{files[-1][1].name}): restore the folder from a backup, or delete it to train from the beginning"
             )
         return None
 
@@ -110,7 +111,7 @@ class Checkpoints:
             ValueError: the score is NaN.
         """
         if math.isnan(score):
-            remedy = "an undefined score is no best one: save no best, or pass another score"
+            remedy = "an undefined score cannot be the best: do not save it, or pass another score"
             raise ValueError(problem("score", "a number", score, remedy))
         path = self._write("best", step, {"step": step, "score": float(score), "state": state})
         for _, file in self._found("best"):
@@ -195,5 +196,5 @@ def _read(path: Path, step: int) -> State | str:
         return f"cannot be read ({error.strerror or error})"
     scored = path.name.startswith("step-") or isinstance(content.get("score"), float)
     if not (isinstance(content.get("state"), dict) and content.get("step") == step and scored):
-        return f"is no checkpoint of step {step:,}, whatever its name says"
+        return f"is not a checkpoint of step {step:,}, despite its name"
     return content

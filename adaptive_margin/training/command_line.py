@@ -1,4 +1,4 @@
-"""Command lines from frozen dataclasses: fields are options, docstrings are help, mistakes are said in one line.
+"""Command lines from frozen dataclasses: fields are options, docstrings are help, mistakes are reported in one line.
 
 Nothing here imports PyTorch, so help and mistakes are answered at once.
 """
@@ -29,9 +29,9 @@ except ImportError:  # another version, whose own words are printed: a box of se
 __all__ = ["ConfigError", "Positional", "arg", "check_output", "from_yaml", "parse", "read", "refuse", "to_yaml"]
 C = TypeVar("C")
 Positional, arg = tyro.conf.Positional, tyro.conf.arg
-"""What a field of a dataclass is annotated with to be an argument without a flag, or to have another name or alias."""
+"""Annotations of a dataclass field: an argument without a flag, or another name or alias."""
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "text"}
-"""What tyro calls the type of an option, and what a message does."""
+"""tyro's names for the types of options, and ours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def parse(
         raise ValueError(problem("presets", "one or more", 0, "pass {'default': Config()}"))
     for each in dataclasses.fields(config_type):  # type: ignore[arg-type]
         if each.name in ("preset", "config"):
-            raise ValueError(problem("config_type", "without an option of that name", each.name, "call it otherwise"))
+            raise ValueError(problem("config_type", "without an option of that name", each.name, "rename it"))
     name = prog or Path(sys.argv[0]).name
     words = sys.argv[1:] if argv is None else list(argv)
     with _one_line(words, name, _Start):
@@ -138,8 +138,8 @@ def parse(
     if start.preset not in presets:
         refuse(f"unknown preset {start.preset}; {nearest(start.preset, presets)}")
     intro = (
-        f"{description}\n\n--preset {{{','.join(presets)}}} says where to begin; shown is {start.preset}.\n"
-        "--config FILE.yaml names options that differ from it; options given here go before both."
+        f"{description}\n\n--preset {{{','.join(presets)}}} sets the defaults; those shown are of {start.preset}.\n"
+        "--config FILE.yaml overrides options of the preset; options given here override both."
     )
 
     def after(preset: C) -> C:
@@ -160,7 +160,7 @@ def refuse(message: str) -> NoReturn:
 
 
 def check_output(flag: str, path: str | Path, *, file: bool = False) -> None:
-    """Raises unless a folder can be made there, or with ``file`` a file; makes nothing.
+    """Raises unless a folder (a file, with ``file``) can be made there; makes nothing.
 
     Raises:
         ValueError: a file is in the way of the folder, or a folder in that of the file; or writing is not allowed.
@@ -178,12 +178,14 @@ def check_output(flag: str, path: str | Path, *, file: bool = False) -> None:
     if not there.is_dir():
         raise ValueError(problem(flag, "in a folder" if file else "a folder", f"the file {there}", "pass another"))
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(problem(flag, "where you may write", there, "pass another, or change its permissions"))
+        raise ValueError(
+            problem(flag, "in a folder that you can write to", there, "pass another, or change permissions")
+        )
 
 
 @contextlib.contextmanager
 def _one_line(words: Sequence[str], prog: str, known: Any) -> Iterator[None]:
-    """Words tyro's mistakes in one line; one that this does not know is left to tyro."""
+    """Reports tyro's errors in one line; those that are unknown here are left to tyro."""
 
     def say(event: Any) -> None:
         with contextlib.suppress(AttributeError):  # of another version's events
@@ -198,7 +200,7 @@ def _sentence(event: Any, words: Sequence[str], remedy: str, known: Any) -> str:
     kind = type(event).__name__
     if strange := getattr(event, "tokens", None) or getattr(event, "unrecognized_tokens", None):
         if not strange[0].startswith("-"):
-            return f"{strange[0]!r} is one word too many; {remedy}"
+            return f"{strange[0]!r} is an unexpected argument; {remedy}"
         name, options = strange[0].lstrip("-"), list(_options(known))
         inner = [f"--{option}" for option in options if option.endswith(f".{name}")]  # of an inner dataclass
         near = f"the nearest: {', '.join(inner)}" if inner else nearest(name, options, "--", otherwise=remedy)
@@ -223,7 +225,7 @@ def _names(argument: Any) -> tuple[str, ...]:
 
 
 def _given(names: Sequence[str], words: Sequence[str]) -> str:
-    """What the command line has for an option."""
+    """What the command line gives for an option."""
     for place, word in enumerate(words):
         flag, equals, value = word.partition("=")
         if flag in names:

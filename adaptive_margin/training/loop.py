@@ -159,7 +159,7 @@ def train(
     if run.done == steps:
         folder.check_curves(run.done, run.rows)
         if world.is_main:
-            print(f"{folder.path}: all {steps:,} steps were done before; nothing to do", file=sys.stderr)
+            print(f"{folder.path}: all {steps:,} steps are already done; nothing to do", file=sys.stderr)
         return run.summary()
     folder.resume_at(run.done, run.rows)
 
@@ -171,7 +171,7 @@ def train(
                 if not stop.signal:
                     raise
                 progress.write(f"step {run.done + 1:,} could not be finished: {type(error).__name__}: {error}")
-                progress.write(f"not saved; the same command goes on from {run.last_checkpoint()}")
+                progress.write(f"not saved; the same command resumes from {run.last_checkpoint()}")
                 raise Stopped(128 + int(stop.signal)) from error
             run.window.add(run.done, numbers)
             run.done += 1
@@ -195,7 +195,7 @@ def train(
                 run.save()
             if stops and not last:
                 where = f"stopped after step {run.done:,} of {steps:,}, saved in {folder.path}"
-                progress.write(f"{where}; the same command goes on from there")
+                progress.write(f"{where}; the same command resumes from there")
                 folder.close()
                 raise Stopped(128 + max(world.gather_object(int(stop.signal))))
     folder.flush()
@@ -284,7 +284,7 @@ class _Run:
             return
         self.done, state = found
         if lacking := [name for name in ("job", *SAVED) if name not in state]:
-            what = f"the checkpoint of step {self.done:,} in {self.folder.path} is of another trainer"
+            what = f"the checkpoint of step {self.done:,} in {self.folder.path} belongs to another trainer"
             raise CheckpointError(f"{what}: it lacks {', '.join(lacking)}; choose another folder")
         self.resumed_from = self.done
         self.job.load_state_dict(state["job"])
@@ -315,12 +315,12 @@ class _Run:
             raise NonFiniteError(self.done, where, self.advice())
 
     def advice(self) -> str:
-        other = "a lower learning rate or clipped gradients make another run: choose another folder for it"
-        return f"the same command goes on from {self.last_checkpoint()}; {other}"
+        other = "a run with a lower learning rate or clipped gradients needs another folder"
+        return f"the same command resumes from {self.last_checkpoint()}; {other}"
 
     def last_checkpoint(self) -> str:
         files = self.folder.checkpoints.files()
-        return f"the checkpoint of step {files[-1][0]:,}" if files else "the beginning, there is no checkpoint yet"
+        return f"the checkpoint of step {files[-1][0]:,}" if files else "the beginning: there is no checkpoint yet"
 
     def log(self) -> dict[str, float]:
         means = self.window.means()

@@ -190,11 +190,12 @@ class RunFolder:
         if damaged and curves.exists():
             self._set_aside(curves, damaged)
         elif damaged:
-            warnings.warn(f"{curves} {damaged}; the run goes on without them", stacklevel=2)
+            warnings.warn(f"{curves} {damaged}; the run continues without them", stacklevel=2)
         elif found and step == 0:
             before = curves.with_name("scalars.csv.before")
             warnings.warn(
-                f"{self.path} has no checkpoint: it starts anew, its curves are kept in {before}", stacklevel=2
+                f"{self.path} has no checkpoint: the run starts again; its old curves are kept in {before}",
+                stacklevel=2,
             )
             os.replace(curves, before)
         self._write_count(len(kept))  # before they are fewer
@@ -218,7 +219,7 @@ class RunFolder:
         curves = self.path / CURVES
         found, damaged = _rows(curves) if curves.exists() else ([], "")
         if damaged := damaged or _lacking(len(found), rows, step):
-            warnings.warn(f"{curves} {damaged}; the rest of the run is whole", stacklevel=2)
+            warnings.warn(f"{curves} {damaged}; the rest of the run is intact", stacklevel=2)
 
     def _write_count(self, rows: int) -> None:
         write_json(self.path / COUNT, {"rows": rows})
@@ -226,7 +227,7 @@ class RunFolder:
     def _set_aside(self, path: Path, why: str) -> None:
         """Warns that a file is damaged and keeps it under another name."""
         kept = path.with_name(f"{path.name}.damaged")
-        warnings.warn(f"{path} {why}; the run goes on without that, the damaged file is kept as {kept}", stacklevel=3)
+        warnings.warn(f"{path} {why}; the run continues without it; the damaged file is kept as {kept}", stacklevel=3)
         os.replace(path, kept)
 
     def flush(self) -> None:
@@ -290,7 +291,7 @@ class RunFolder:
                 first = read_json(history)
                 here = {**first, "resumed": [*first.get("resumed", []), here]}
             except (DamagedFileError, TypeError) as error:
-                why = error.why if isinstance(error, DamagedFileError) else "is damaged: resumed is no list"
+                why = error.why if isinstance(error, DamagedFileError) else "is damaged: resumed is not a list"
                 self._set_aside(history, why)
         self.write("config.yaml", to_yaml(self._config))  # first: a folder that has it is a run, whatever else it lacks
         write_json(history, here, indent=2)
@@ -311,7 +312,7 @@ class RunFolder:
                 )
             return
         if not self._resume:
-            raise RunFolderError(f"{self.path} holds a run already: resume it, or choose another folder")
+            raise RunFolderError(f"{self.path} already holds a run: resume it, or choose another folder")
         try:
             was = plain(read_options(self.path / "config.yaml"))
         except (ConfigError, TypeError) as error:
@@ -325,7 +326,7 @@ class RunFolder:
                 self._check_more(self)
         elif results := [name for name in self._outcomes if (self.path / name).exists()]:
             raise RunFolderError(
-                f"{self.path} holds a run that came to its end ({', '.join(results)}), and its checkpoints are gone: "
+                f"{self.path} holds a finished run ({', '.join(results)}) whose checkpoints are gone: "
                 f"restore {self.checkpoints.folder}, choose another folder, or remove {' and '.join(results)} to train "
                 "from the beginning"
             )
@@ -363,7 +364,7 @@ def check_same_run(
         if was.get(name, nothing) != now.get(name, nothing) and name not in may_change
     ]
     if different:
-        head = f"{path} holds a run of another configuration:"
+        head = f"{path} holds a run with another configuration:"
         remedy = "choose another folder, or give the options that the run there was started with"
         raise RunFolderError("\n".join([head, *different, remedy]))
 
@@ -419,7 +420,7 @@ def _cells(line: bytes, checked: bool) -> list[str] | None:
 def _rows(path: Path) -> tuple[list[list[str]], str]:
     """The intact rows of ``scalars.csv``, and what is wrong with it, if anything."""
     head, *lines = path.read_bytes().split(b"\n")
-    torn = lines.pop() if lines else b""  # of a process that was killed, and no damage
+    torn = lines.pop() if lines else b""  # a killed process leaves this; it is not damage
     checked = head != UNCHECKED.encode()
     read = [_cells(line, checked) for line in lines]
     bad = [number for number, row in enumerate(read, 2) if row is None]
@@ -488,7 +489,7 @@ def _locked(folder: Path) -> io.FileIO | None:
         file.close()
         if error.errno not in (errno.EACCES, errno.EAGAIN):  # some network file systems lock nothing
             return None
-        remedy = "wait for its end, end it, or choose another folder"
+        remedy = "wait for it to finish, stop it, or choose another folder"
         raise RunFolderError(f"another process is training in {folder}: {remedy}") from None
     return file
 

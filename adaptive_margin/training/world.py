@@ -29,7 +29,7 @@ BUCKET_BYTES = 25 * 2**20  # large enough for full bandwidth, small enough to ov
 
 
 class MainProcessError(RuntimeError):
-    """The main process could not do something that the others wait for; the message has its words."""
+    """The main process could not do something that the others wait for; the message repeats its error."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,7 @@ class World:
         """What a function returns on rank 0, where alone it is called, on all of them.
 
         Raises:
-            MainProcessError: on the others, where rank 0 raises, whatever it raises: nobody waits for what never comes.
+            MainProcessError: on the other ranks, if rank 0 raises anything, so that none of them waits forever.
         """
         if self.size == 1:
             return function()
@@ -352,7 +352,9 @@ class GlobalBatchNorm(_BatchNorm):
         sums = _Sum.apply(torch.cat([x.sum(axes), here]))
         count = sums[-1].detach()
         if self.training and count <= 1:
-            raise ValueError(problem("input", "more than 1 value a channel over all processes", 1, "enlarge the batch"))
+            raise ValueError(
+                problem("input", "more than 1 value per channel over all processes", 1, "use a larger batch")
+            )
         mean = sums[:-1] / count
         centred = x - mean.view(shape)
         variance = _Sum.apply(centred.square().sum(axes)) / count

@@ -41,7 +41,7 @@ from adaptive_margin.affect.records import RecordBuilder
 from adaptive_margin.images.cache import ImageCache
 
 CPU_SECONDS: dict[str, float] = {}
-"""Processor time of the process itself for an image: on a machine with other work, the fairer figure."""
+"""Processor time of the process itself per image: the fairer figure on a machine with other work."""
 
 
 def photographs(root: Path, count: int, side: int) -> tuple[Records, int]:
@@ -63,7 +63,7 @@ def photographs(root: Path, count: int, side: int) -> tuple[Records, int]:
 
 
 def rates(what: str, images: int, repeats: int, epoch: Callable[[int], Iterable[Any]]) -> list[float]:
-    """Images a second of several epochs, the first of which is not counted."""
+    """Images per second of several epochs, without the first."""
     found, busy = [], []
     for number in range(repeats + 1):
         began, spent = time.perf_counter(), time.process_time()
@@ -77,7 +77,7 @@ def rates(what: str, images: int, repeats: int, epoch: Callable[[int], Iterable[
     CPU_SECONDS[what] = statistics.median(busy[1:])
     print(
         f"{what:28s} {statistics.median(found):9,.0f} images/s   {min(found):,.0f} to {max(found):,.0f}"
-        f"   {1e3 * CPU_SECONDS[what]:.2f} ms of this process an image"
+        f"   {1e3 * CPU_SECONDS[what]:.2f} ms of this process per image"
     )
     return found
 
@@ -168,7 +168,7 @@ def main() -> None:
 
 
 def commit() -> str:
-    """The commit measured, marked where files had changed."""
+    """The commit measured, marked if files had changed."""
     here = Path(__file__).parent
     run = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
@@ -177,7 +177,7 @@ def commit() -> str:
 
 
 def device(name: str) -> str:
-    """What it ran on."""
+    """The device that it ran on."""
     if name.startswith("cuda"):
         return torch.cuda.get_device_name()
     try:

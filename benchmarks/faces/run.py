@@ -34,7 +34,7 @@ def speed(n: int, repeats: int) -> list[dict[str, Any]]:
     """Whole calls of draw_faces, disturbances sampled within; nothing is cached between them.
 
     Drawing is elementwise numpy, which runs on one thread; on a busy machine the rate per second of CPU time says more
-    than the one per second on the wall.
+    than the one per second of wall time.
     """
     rows = []
     for size in (32, 64, 96, 128, 224, 256):
@@ -67,7 +67,7 @@ def speed(n: int, repeats: int) -> list[dict[str, Any]]:
 
 
 def expression_features(points: NDArray[np.float32]) -> Array:
-    """What can be measured of an expression on 68 landmarks, in units of the distance between the eyes."""
+    """What 68 landmarks show of an expression, in units of the distance between the eyes."""
     p = points.astype(np.float64)
     left, right = p[:, 36:42].mean(axis=1), p[:, 42:48].mean(axis=1)
     unit = np.linalg.norm(right - left, axis=1)
@@ -170,7 +170,7 @@ def identity_table(seeds: int, n_people: int, n_images: int) -> tuple[list[dict[
 
 
 def machine() -> dict[str, Any]:
-    """What a number needs to be believed."""
+    """The machine and versions that a number depends on."""
     model = platform.processor()
     if Path("/proc/cpuinfo").exists():
         lines = Path("/proc/cpuinfo").read_text().splitlines()
@@ -201,7 +201,7 @@ def main() -> None:
     print(f"{result['machine']['processor']}, load {result['machine']['load_average']}")
     if args.what in ("all", "speed"):
         result["speed"] = speed(args.n, args.repeats)
-        print("\npictures a second, one process, one thread (median and best of the calls)")
+        print("\npictures per second, one process, one thread (median and best of the calls)")
         print(f"{'size':>6} {'pictures':>9} {'wall':>8} {'best':>8} {'CPU time':>9} {'best':>8}")
         for row in result["speed"]:
             rates = [row[f"per_{k}_{best}"] for k in ("second", "cpu_second") for best in ("median", "best")]

@@ -62,7 +62,7 @@ TESTS = [
     "tests/regularizers",
     "tests/utils/test_module_with_records_and_reducer.py",
 ]
-"""Of what can be wrapped, and of what losses go into."""
+"""Tests of everything that can be wrapped, and of everything that takes a loss."""
 
 
 def outcomes(folder: Path, tests: list[str], mode: str, dtypes: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from adaptive_margin import AdaptiveMarginLoss, AdaptiveMarginMiner, ConstantMar
 
 
 def stand_in(stock: type, wrapper: type, attribute: str) -> type:
-    """A class to call, and to ask ``isinstance``, in the place of ``stock``."""
+    """A class that replaces ``stock`` in calls and in ``isinstance``."""
     named = type(stock.__name__, (wrapper,), {})  # two of the tests compare class names with a list
 
     class Meta(type):
@@ -27,7 +27,7 @@ def stand_in(stock: type, wrapper: type, attribute: str) -> type:
             places = given.arguments, given.arguments.get("kwargs", {})
             place = places[0] if attribute in places[0] else places[1]
             margin = place.get(attribute) if attribute in place else getattr(stock(*args, **kwargs), attribute)
-            if isinstance(margin, (int, float)):  # not one a class, nor learned
+            if isinstance(margin, (int, float)):  # not one per class, nor learned
                 place[attribute] = 0.9 * margin + 0.01
             return named(stock(*given.args, **given.kwargs), ConstantMargin(margin))
 

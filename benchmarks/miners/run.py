@@ -57,10 +57,10 @@ def measure(case: str, batch: int, features: int, device: str) -> dict[str, obje
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         before = resident("self", "VmRSS")
     times: list[float] = []
-    cpu_times: list[float] = []  # of all threads: what other work on the machine does not stretch
+    cpu_times: list[float] = []  # of all threads: other work on the machine does not lengthen it
     began = time.perf_counter()
     while len(times) < 2 or (len(times) < 50 and time.perf_counter() - began < 5):
         start, cpu_start = time.perf_counter(), time.process_time()

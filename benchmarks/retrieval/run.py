@@ -32,7 +32,7 @@ GIB = 2**30
 
 
 def embeddings(rows: int, features: int, classes: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit rows around a centre a class, made in blocks so that making them leaves no peak behind."""
+    """Unit rows around one centre per class, made in blocks so that making them adds no peak of memory."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.cat([torch.arange(classes).repeat(2), torch.randint(classes, (rows,), generator=generator)])[:rows]
     labels = labels[torch.randperm(rows, generator=generator)]
@@ -118,7 +118,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         before = resident("self", "VmRSS")
     began, cpu_began = time.perf_counter(), time.process_time()
     figures = CASES[arguments.measure](x, labels)
@@ -128,7 +128,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
     peak = torch.cuda.max_memory_allocated() if cuda else resident("self", "VmHWM")
     return {
         "seconds": round(seconds, 2),
-        "cpu_seconds": round(cpu_seconds, 2),  # of all threads: what other work on the machine does not stretch
+        "cpu_seconds": round(cpu_seconds, 2),  # of all threads: other work on the machine does not lengthen it
         "gib_above_embeddings": round((peak - before) / GIB, 3),
         "figures": figures,
     }
@@ -194,7 +194,9 @@ def main() -> None:
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.classes * 2 > arguments.rows:
-        parser.error(f"--rows must be at least two a class, got {arguments.rows} rows for {arguments.classes} classes")
+        parser.error(
+            f"--rows must be at least two per class, got {arguments.rows} rows for {arguments.classes} classes"
+        )
     if arguments.measure:
         end_with_parent()
         print(json.dumps(measure(arguments)))

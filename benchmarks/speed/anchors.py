@@ -1,8 +1,8 @@
-"""What a sample of anchors changes: the confidence term from some rows beside that from all of them.
+"""The effect of sampling anchors: the confidence term from some rows compared with that from all rows.
 
     python benchmarks/speed/anchors.py         # a minute; prints a table, in Markdown
 
-Two groups and four images a class, unit vectors around the centre of their class, at three distances between classes:
+Two groups and four images per class, unit vectors around the centre of their class, at three distances between classes:
 the largest error over those and over five seeds, beside the largest standard error by the rule's documentation.
 """
 

@@ -54,7 +54,7 @@ def squared_l2() -> distances.LpDistance:
 
 
 def dense_torch(x: Tensor, labels: Tensor) -> Tensor:
-    """What one writes by hand: one matrix product, two masks, two means."""
+    """A loss written by hand: one matrix product, two masks, two means."""
     squares = (x * x).sum(1)
     d = (squares[:, None] + squares - 2 * x @ x.T).clamp(min=0)
     same = labels[:, None] == labels
@@ -115,7 +115,7 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
         before = resident("self", "VmRSS")
     wall_began, cpu_began = time.perf_counter(), time.process_time()
     step(loss, x, labels)
@@ -172,7 +172,7 @@ def merged(outcomes: list[dict[str, object]]) -> dict[str, object]:
 
 
 def stopped_at(results: dict[Key, dict[str, object]], case: str, layout: str, n: int) -> int | None:
-    """The size below ``n`` at which a case ran out of memory or time; None where it did not."""
+    """The size below ``n`` at which a case ran out of memory or time; None if it did not."""
     sizes = [
         size
         for (other, where, size), row in results.items()
@@ -182,7 +182,7 @@ def stopped_at(results: dict[Key, dict[str, object]], case: str, layout: str, n:
 
 
 def cpu_name() -> str:
-    """The processor's own name where the system tells it."""
+    """The name of the processor, if the system reports it."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -343,7 +343,7 @@ def main() -> None:
 
 
 def measured_on(rows: list[dict[str, object]]) -> str:
-    """Devices and versions; where there are several, which sizes are of which."""
+    """Devices and versions; if there are several, the sizes measured on each."""
     sizes: dict[str, list[int]] = {}
     for row in rows:
         machine = f"{row['device']}, {row['threads']} threads, torch {row['torch']}"
@@ -359,7 +359,7 @@ def in_order(results: dict[Key, dict[str, object]]) -> list[dict[str, object]]:
 
 
 def read(out: Path) -> dict[Key, dict[str, object]]:
-    """What earlier runs left."""
+    """The results of earlier runs."""
     if not out.with_suffix(".csv").exists():
         return {}
     with out.with_suffix(".csv").open(newline="") as file:
@@ -368,7 +368,7 @@ def read(out: Path) -> dict[Key, dict[str, object]]:
 
 
 def write(results: dict[Key, dict[str, object]], out: Path) -> None:
-    """All results so far, so that a run that is cut off leaves what it measured."""
+    """Writes all results so far, so that an interrupted run keeps what it has measured."""
     out.parent.mkdir(parents=True, exist_ok=True)
     rows = in_order(results)
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -1,4 +1,4 @@
-"""N = 128: the losses beside the host's, with the numpy of small batches and without it.
+"""N = 128: the losses compared with the host's, with and without numpy for small batches.
 
     python benchmarks/speed/small.py            # half a minute; prints a table
 
@@ -37,7 +37,7 @@ STOCK = next(iter(CASES))
 
 
 def times(layout: str, rows: int, seconds: float) -> dict[tuple[str, bool], float]:
-    """Tenth percentile of each loss in milliseconds, with the numpy of small batches and without."""
+    """Tenth percentile of each loss in milliseconds, with and without numpy for small batches."""
     x, labels = batch(rows, layout, "cpu")
     suits = SmallBatch.suits
     built = {name: make() for name, make in CASES.items()}

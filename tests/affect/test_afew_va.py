@@ -50,9 +50,11 @@ def test_planted_defects_are_counted_exactly(tmp_path, layout):
     assert report.valence.high == 1
     assert report.videos == 6
     assert report.identities == 4  # three actors, one of them in two spellings, and the clip without a name
-    assert any("1 clips have no actor's name and count as a person each: 005" in note for note in report.notes)
-    assert any("1 images have no label" in note for note in report.notes)
-    assert any("1 *_cropped folders" in note for note in report.notes)
+    assert any(
+        "1 clip without an actor's name, each counted as a separate person: 005" in note for note in report.notes
+    )
+    assert any("1 image without a label" in note for note in report.notes)
+    assert any("1 *_cropped folder skipped" in note for note in report.notes)
     verified = verify_images(loaded, skip_unreadable=1)
     assert verified.report.dropped["undecodable"] == expected.undecodable == 1
     people = {loaded.records.identity[row] for row in range(len(loaded.records))}
@@ -84,7 +86,7 @@ def test_similar_names_are_listed_and_joined_on_request(tmp_path):
 @pytest.mark.parametrize("pair", [("person 0", "preson 1"), ("preson 1", "person 0"), ("person 0", " ")])
 def test_a_name_to_join_that_no_clip_has_is_refused(tmp_path, pair):
     export_afew_va(tmp_path, samples(4, videos=2, people=2))
-    near = "names there are 'person 0', 'person 1'" if " " in pair else r"near it are 'person 1'"
+    near = "known names are 'person 0', 'person 1'" if " " in pair else r"similar names are 'person 1'"
     with pytest.raises(ValueError, match=rf"same_actor must be .*, got '(preson 1| )'; {near}"):
         load_afew_va(tmp_path, same_actor=[pair])
 

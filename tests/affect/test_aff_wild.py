@@ -69,9 +69,9 @@ def test_planted_defects_are_counted_exactly(tmp_path):
     notes = "\n".join(report.notes)
     assert "video 107: 14 label lines, 16 frames, 15 boxes: lines taken as frames although they differ" in notes
     assert "8 label lines, 16 frames, 8 boxes: lines taken as frames with a face" in notes
-    assert "10 label lines, 16 frames, 16 boxes: lines fit neither" in notes
-    assert "2 frames of 1 videos come after the last label" in notes
-    assert "1 videos have no labels" not in notes  # the test video is in another folder
+    assert "10 label lines, 16 frames, 16 boxes: the lines match neither" in notes
+    assert "2 frames of 1 video after the last label" in notes
+    assert "1 video without labels" not in notes  # the test video is in another folder
     truth = {number_of(face.image): face for face in faces}
     for record in records:  # in the planted videos, too, each picture has its own label
         picture = read_face(record)
@@ -178,7 +178,7 @@ def test_a_video_cut_short_is_refused(tmp_path):
     assert 0 < len(timeline(path).numbers) < 16
     _, report = load_aff_wild(tmp_path)
     assert report.dropped == {"refused video": 20}
-    assert any("lines fit neither" in note for note in report.notes)
+    assert any("the lines match neither" in note for note in report.notes)
 
 
 def test_a_missing_video_is_unreadable(tmp_path):
@@ -299,7 +299,7 @@ def test_without_opencv_the_error_says_what_to_install(tmp_path, monkeypatch):
 def test_a_folder_that_cannot_be_made(tmp_path):
     export_aff_wild(tmp_path, samples(4, videos=1))
     (tmp_path / "extracted_frames").touch()
-    with pytest.raises(OSError, match=r"frames cannot be kept in .*pass frames_dir="):
+    with pytest.raises(OSError, match=r"frames cannot be stored in .*pass frames_dir="):
         load_aff_wild(tmp_path)
 
 
@@ -316,7 +316,7 @@ def test_a_root_that_cannot_be_written(tmp_path, monkeypatch):
     export_aff_wild(tmp_path / "root", samples(6, videos=2))
     forbid_writing(monkeypatch, tmp_path / "root")
     with pytest.raises(
-        UnwritableError, match=r"Read-only .*frames cannot be kept in .*\(training: --cache\)"
+        UnwritableError, match=r"Read-only .*frames cannot be stored in .*\(training: --cache\)"
     ) as caught:
         load_aff_wild(tmp_path / "root")
     assert is_expected(caught.value)  # no traceback on a command line
@@ -378,7 +378,7 @@ def test_damaged_extracted_frames_without_their_video_are_not_used(tmp_path, nam
     file = tmp_path / "extracted_frames" / "faces" / "105" / name
     file.write_bytes(bytes(len(file.read_bytes())))
     with pytest.raises(
-        UnreadableError, match=r"000004\.jpg is not what" if "4" in name else "its extraction is damaged"
+        UnreadableError, match=r"000004\.jpg is not the frame" if "4" in name else "its extraction is damaged"
     ):
         load_aff_wild(tmp_path)
     if "4" in name:
@@ -413,7 +413,7 @@ def test_a_video_without_a_grid_is_named_with_what_could_be_off(tmp_path):
         assert note.startswith(
             "video 105: its time stamps lie on no grid, so label line k is taken for its k-th frame;"
         )
-        assert f"{off} of 14 labels would be of another frame, by up to {most} frames" in note
+        assert f"{off} of 14 labels would belong to another frame, by up to {most} frames" in note
 
 
 def test_a_video_on_a_grid_has_no_such_note(tmp_path):

@@ -52,8 +52,8 @@ def test_planted_defects_are_counted_exactly(tmp_path):
         face = truth[number_of(read_face(record))]
         assert record.raw == (face.valence, face.arousal)
     notes = "\n".join(report.notes)
-    assert "1 crops come after the last label line" in notes
-    assert "1 videos come from Aff-Wild: do not mix the two data sets (102)" in notes
+    assert "1 crop after the last label line" in notes
+    assert "1 video from Aff-Wild: do not mix the two data sets (102)" in notes
     assert load_aff_wild2(tmp_path, "validation").report.rows_used == 5
 
 

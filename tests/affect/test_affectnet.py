@@ -51,8 +51,8 @@ def test_planted_defects_are_counted_exactly(tmp_path):
     assert report.valence.high == pytest.approx(0.9)
     assert report.valence.beyond == 0
     assert report.classes == {0: 2, 1: 16, 2: 1, 3: 1, 4: 2, 5: 1, 6: 1, 7: 1, 8: 2, 9: 2, 10: 2}
-    assert any("1 rows repeat a picture" in note for note in report.notes)
-    assert any("1 files found under another extension" in note for note in report.notes)
+    assert any("1 row of a further face in the picture of an earlier row" in note for note in report.notes)
+    assert any("1 file found with another extension" in note for note in report.notes)
     with pytest.raises(UnreadableError, match="2 of 22 rows unreadable, at most 1 allowed"):
         verify_images(loaded, skip_unreadable=1)
     verified = verify_images(loaded, skip_unreadable=0.1)

@@ -46,7 +46,7 @@ def test_planted_defects_are_counted_exactly(tmp_path):
         "unreadable annotation": 1,
         "missing file": 1,
     }
-    assert any("1 images have no annotation" in note for note in loaded.report.notes)
+    assert any("1 image without an annotation" in note for note in loaded.report.notes)
     verified = verify_images(loaded, skip_unreadable=1)
     assert verified.report.dropped["undecodable"] == 1
     assert len(verified.records) == 6

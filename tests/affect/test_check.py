@@ -63,7 +63,7 @@ def test_aff_wild_is_checked_without_writing(tmp_path):
     before = sorted(path for path in tmp_path.rglob("*"))
     assert detect(tmp_path) == ["aff-wild"]
     quick = check(tmp_path)
-    assert any("what the containers state" in note for note in quick.reports[0].notes)
+    assert any("come from the containers" in note for note in quick.reports[0].notes)
     full = check(tmp_path, decode=None)
     assert sorted(path for path in tmp_path.rglob("*")) == before
     assert expected.differences(full.reports[0]) == []
@@ -132,7 +132,7 @@ def test_wrong_options_end_with_two(tmp_path, arguments, capsys):
 
 def test_what_is_no_release_is_fatal(tmp_path, capsys):
     (tmp_path / "holiday").mkdir()
-    with pytest.raises(LayoutError, match="laid out as no release known"):
+    with pytest.raises(LayoutError, match="has the layout of no known release"):
         detect(tmp_path)
     assert main([str(tmp_path)]) == 1
     out = capsys.readouterr().out

@@ -270,7 +270,7 @@ def test_cars_without_names_have_numbers(tmp_path: Path, file: str) -> None:
 def test_a_damaged_file_of_matlabs(tmp_path: Path) -> None:
     stand_ins.cars(tmp_path, "A")
     (tmp_path / "cars_annos.mat").write_bytes(b"half")
-    with pytest.raises(LabelFileError, match=r"(?s)cars_annos\.mat is no file of Matlab's.*Expected:"):
+    with pytest.raises(LabelFileError, match=r"(?s)cars_annos\.mat is not a Matlab 5 file.*Expected:"):
         load_cars(tmp_path, counts=None)
 
 
@@ -285,7 +285,7 @@ def test_a_list_without_its_images_keeps_no_other_layout_from_being_tried(tmp_pa
     (tmp_path / "devkit").rename(tmp_path / "car_devkit" / "devkit")
     assert load_cars(tmp_path, counts=counts).paths[0] == "cars_train/cars_train/00001.jpg"
     (tmp_path / "cars_test_annos_withlabels (2).mat").touch()
-    with pytest.raises(LayoutError, match=r"24 of 24 images .* not there, the first is car_ims/000001\.jpg"):
+    with pytest.raises(LayoutError, match=r"24 of 24 images .* missing, the first is car_ims/000001\.jpg"):
         load_cars(tmp_path, counts=counts)  # the first complaint, where nothing fits
     (tmp_path / "cars_annos.mat").unlink()
     with pytest.raises(LayoutError, match=r"one file in .*\(1\)\.mat, .*\(2\)\.mat; rename the right one"):
@@ -337,7 +337,7 @@ def test_class_folders_take_every_ending_that_pillow_opens(tmp_path: Path) -> No
         Image.new("RGB", (30, 30)).save(tmp_path / "class 0" / f"more.{ending}", kind)
     for name in ("a.heic", "b.HEIC", "list.txt"):
         (tmp_path / "class 1" / "inner" / name).touch()
-    with pytest.warns(RuntimeWarning, match=r"3 files are no pictures .*passed over: 2 \.heic, 1 \.txt; convert"):
+    with pytest.warns(RuntimeWarning, match=r"3 files skipped, .*Pillow can open: 2 \.heic, 1 \.txt; convert"):
         data = load_class_folders(tmp_path)
     assert np.bincount(data.labels).tolist() == [6, 2, 2, 2]
     assert data.passed_over == {".heic": 2, ".txt": 1}

@@ -234,7 +234,7 @@ def test_a_wrong_image_is_named(tmp_path: Path, content: bytes, said: str) -> No
 
 def test_drawers_are_one_an_image() -> None:
     pixels = np.zeros((2, 4, 4, 1), dtype=np.uint8)
-    with pytest.raises(ValueError, match=r"drawers must be one an image \(2\), got \(3,\)"):
+    with pytest.raises(ValueError, match=r"drawers must be one per image \(2\), got \(3,\)"):
         LabelledImages("two", np.arange(2), ("a", "b"), frozenset({1}), pixels=pixels, drawers=np.arange(3))
 
 

@@ -86,7 +86,7 @@ def test_a_result_says_how_it_was_chosen(tmp_path: Path) -> None:
     assert result["selected"]["by"] == "validation/mean_average_precision_at_r"
     assert result["selected"]["score"] == pytest.approx(max(evaluations["values"]), abs=1e-6)
     assert not any(name.startswith("test/") for name in result["curves"])
-    assert "classes that neither train nor measure" in said(result)
+    assert "classes used for neither training nor test" in said(result)
     assert result["data"]["test"] == {"images": 720, "classes": 18}
     assert set(result["test"]) == {"recall_at_1", "recall_at_2", "recall_at_4", "recall_at_8"} | {
         "r_precision",
@@ -145,7 +145,7 @@ def test_whatever_is_damaged_or_gone_is_named(tmp_path: Path) -> None:
     content, embedded = place.read_text(), (tmp_path / "embeddings.npz").read_bytes()
 
     place.write_text(content.replace('"recall_at_1": 0.', '"recall_at_1": 0.9', 1))
-    with pytest.warns(UserWarning, match=r"result.json is damaged: .*; the run goes on to its end again"):
+    with pytest.warns(UserWarning, match=r"result.json is damaged: .*; the run is finished again"):
         again = run(config, digits())
     assert again["test"] == result["test"] == read_result(tmp_path)["test"]
 
@@ -167,7 +167,7 @@ def test_whatever_is_damaged_or_gone_is_named(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_bytes(b"\0" * 100)
     checkpoints.rename(tmp_path / "old")
     curves = (tmp_path / "scalars.csv").read_bytes()
-    message = "came to its end .*, and its checkpoints are gone"
+    message = "holds a finished run .* whose checkpoints are gone"
     with pytest.warns(UserWarning, match="is damaged"), pytest.raises(RunFolderError, match=message):
         run(config, digits())
     assert (tmp_path / "scalars.csv").read_bytes() == curves
@@ -233,7 +233,7 @@ def test_folds_without_a_test(tmp_path: Path) -> None:
     scores = [fold["selected"]["score"] for fold in result["folds"]]
     assert row_of(result, tmp_path)["validation"] == pytest.approx(np.mean(scores), abs=1e-5)
     how = f"validation MAP@R ({np.mean(scores):.3f})"
-    assert said(result).startswith(f"2 folds, each chosen by {how}, classes that neither train nor measure")
+    assert said(result).startswith(f"2 folds, each chosen by {how}, classes used for neither training nor test")
 
 
 def test_arms_of_a_seed_see_the_same_batches() -> None:
@@ -317,6 +317,6 @@ def test_unreadable_images_are_left_out_if_asked(tmp_path: Path) -> None:
     assert result["data"]["train"]["images"] == len(split.train) - 1
     (named,) = result["data"]["unreadable"]
     assert named.startswith(f"{data.paths[row]}: undecodable")
-    assert f"1 images cannot be read and are left out: {data.paths[row]}: undecodable" in said(result)
+    assert f"1 unreadable image left out: {data.paths[row]}: undecodable" in said(result)
     assert result["config"]["data"].startswith(f"{data.name} {data.fingerprint} less 1 images ")
     assert run(allowed, data)["data"] == result["data"]  # found again

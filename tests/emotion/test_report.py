@@ -326,7 +326,7 @@ def test_nothing_in_a_run_becomes_markup(place: Path, tmp_path: Path) -> None:
     assert text.count(html.escape(HOSTILE)) > 20
     assert "<img src=x" not in text
     assert not any("onerror" in attributes for _, attributes in Page(text).tags)
-    assert "config.yaml: seed is no whole number" in section(text, "unread")
+    assert "config.yaml: seed is not a whole number" in section(text, "unread")
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_a_run_does_not_go_on_with_other_data(films: Any, change: str, tmp_path:
     other = _films(tmp_path / "other", range(1, 11) if change == "people" else range(10))
     message = {
         "people": r"splits/test.json: of 10 identity units .*1 gone \(person 0\), 1 new \(person 10\)",
-        "rows": r"run on other data:\n  train rows: 21 there, 28 now\n",
+        "rows": r"run with other data:\n  train rows: 21 there, 28 now\n",
     }[change]
     with pytest.raises(RunFolderError, match=message + r"(?s:.)*--root.*another --output"):
         films(other, 3)
@@ -289,7 +289,7 @@ def test_whatever_is_damaged_or_gone_has_a_remedy_that_works(tmp_path: Path) -> 
 
     shutil.rmtree(folder / "checkpoints")
     before = _contents(folder)
-    with pytest.raises(RunFolderError, match=r"came to its end .*model\.pt.*, and its checkpoints are gone: restore"):
+    with pytest.raises(RunFolderError, match=r"finished run .*model\.pt.* whose checkpoints are gone: restore"):
         run(dataclasses.replace(last, iterations=8), data=data, world=World())
     assert _contents(folder) == before
 

@@ -140,7 +140,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(tmp_path, spoil):
     records = pictures(tmp_path / "data", 5)
     cache = ImageCache.open(records, tmp_path / "cache", size=SIZE)
     spoil(cache.folder)
-    with pytest.warns(RuntimeWarning, match="is damaged .*; that is built again"):
+    with pytest.warns(RuntimeWarning, match="is damaged .*; the damaged part is built again"):
         again = ImageCache.open(records, tmp_path / "cache", size=SIZE)
     assert [number_of(image) for image in again.take(range(5))] == list(range(5))
 
@@ -179,7 +179,7 @@ def test_a_cache_that_was_zeroed_is_decoded_again_where_it_was(tmp_path, monkeyp
         return original(record, exif)
 
     monkeypatch.setattr(module, "read_face", watch)
-    with pytest.warns(RuntimeWarning, match=rf"{len(again)} of 3 blocks of images.u8 do not have their checksums"):
+    with pytest.warns(RuntimeWarning, match=rf"{len(again)} of 3 blocks of images.u8 do not match their checksums"):
         mended = ImageCache.open(records, tmp_path / "cache", size=16)
     rows = [row for block in again for row in range(block * BLOCK, min(count, (block + 1) * BLOCK))]
     assert sorted(decoded) == rows
@@ -407,7 +407,7 @@ def test_a_disk_that_fills_up_leaves_nothing(tmp_path, monkeypatch, name):
         return FullDisk(file, room) if Path(path).name == name else file
 
     monkeypatch.setattr(module, "open", opened, raising=False)
-    with pytest.raises(CacheSpaceError, match="nothing was left there: choose a folder on another disk"):
+    with pytest.raises(CacheSpaceError, match="nothing was left behind: choose a folder on another disk"):
         ImageCache.open(records, tmp_path / "cache", size=16)
     assert files(tmp_path / "cache") == set()
     monkeypatch.undo()

@@ -117,7 +117,7 @@ def test_errors():
     with pytest.raises(ValueError, match="image must be RGB, got L"):
         paper_transform(Image.new("L", (10, 10)), train=False)
     one = torch.tensor([0])
-    with pytest.raises(ValueError, match="crops must be one an image"):
+    with pytest.raises(ValueError, match="crops must be one per image"):
         crop_flip(torch.zeros(2, 3, 4, 4), Crops(one, one, one.bool()), 2)
 
 

@@ -106,7 +106,7 @@ def test_few_people() -> None:
     nobody = identity_leakage(torch.randn(3, 2), [-1, -1, -1])
     assert nobody.people == nobody.rows == 0
     assert math.isnan(nobody.recall_at_1)
-    assert "0 known people" in nobody.reason
+    assert "0 known: identity needs" in nobody.reason
     one = identity_leakage(torch.randn(3, 2), [7, 7, 7])
     assert math.isnan(one.probe_accuracy)
     assert one.people == 1

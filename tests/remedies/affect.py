@@ -54,7 +54,7 @@ from ..affect.faces import numbered, samples
 from ..affect.test_splits import people, unknown
 from .following import follow
 
-SKIP = "0 raises on the first, 5 skips five, 0.01 one in a hundred"
+SKIP = "0 raises at the first, 5 skips up to five, 0.01 up to one in a hundred"
 PICTURES = np.zeros((6, 32, 32, 3), dtype=np.uint8)
 LABELS = np.zeros((6, 2), dtype=np.float32)
 BYTES = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
@@ -330,19 +330,19 @@ CASES = [
     # afew_va.py
     follow("remove one of the two", clip_twice, clip_once),
     follow(
-        "near it are 'person 1'",
+        "similar names are 'person 1'",
         lambda folder: afew(folder, same_actor=[("person 0", "preson 1")]),
         lambda folder: afew(folder, same_actor=[("person 0", "person 1")]),
     ),
     follow(
-        "names there are 'person 0', 'person 1'",
+        "known names are 'person 0', 'person 1'",
         lambda folder: afew(folder, same_actor=[("person 0", " ")]),
         lambda folder: afew(folder, same_actor=[("person 0", "person 1")]),
     ),
     follow(
         "1.3 leaves some forehead", lambda folder: afew(folder, margin=0.5), lambda folder: afew(folder, margin=1.3)
     ),
-    follow("put the file where it belongs", exchanged, exchanged),
+    follow("move the file to the folder of its clip", exchanged, exchanged),
     # aff_wild.py, video.py
     follow("restore it", lambda folder: points(folder, BOX[:30]), lambda folder: points(folder, BOX)),
     follow(
@@ -502,7 +502,7 @@ CASES = [
         lambda: len(PEOPLE.subset([0, len(PEOPLE) - 1])) == 2,
     ),
     follow(
-        "use a data set that says who is on it",
+        "use a data set that says who is in each picture",
         lambda: unknown().identity_codes(),
         lambda: PEOPLE.identity_codes().tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2],
     ),
@@ -535,7 +535,7 @@ CASES = [
     ),
     # splits.py
     follow(
-        "stratified_holdout keeps pictures apart, and says so",
+        "stratified_holdout keeps only pictures apart, and says so",
         lambda: group_holdout(unknown(), unit="identity"),
         lambda: stratified_holdout(unknown(), 0.2).independent == "picture",
     ),

@@ -32,7 +32,7 @@ from ..dml.test_comparison import finished
 from ..dml.test_omniglot import ONE, SMALL1, SMALL2, TWO, drawing, packed
 from .following import follow
 
-SHARE = "0 raises on the first, 0.01 leaves out one in a hundred"
+SHARE = "0 raises at the first, 0.01 leaves out up to one in a hundred"
 ORIGINAL = "get the original archive"
 CHARACTER = f"{SMALL1}/Balinese/character01/0067_02.png"
 SHARED = f"{SMALL1}/Greek/character01/0072_02.png"
@@ -191,7 +191,7 @@ CASES = [
     ),
     follow("0 holds nothing out", lambda: config(validation=1), lambda: config(validation=0, select="last")),
     follow(
-        "hold classes out with --validation, or --select last; --select test is how papers flatter",
+        "hold classes out with --validation, or --select last; --select test flatters results",
         lambda: config(validation=0),
         lambda: config(validation=0.2),
         lambda: config(validation=0, select="last"),
@@ -267,7 +267,7 @@ CASES = [
         lambda: len(ClassBatches(Y[:10], classes=5, per_class=2, seed=0).rows(0)) == 10,
     ),
     follow(
-        "pass --resize as the images are",
+        "pass the images' size as --resize",
         lambda: Pixels(np.zeros((2, 24, 24, 1), dtype=np.uint8), SMALL, CPU),
         lambda: Pixels(np.zeros((2, 24, 24, 1), dtype=np.uint8), replace(SMALL, resize=24), CPU).config.resize == 24,
     ),
@@ -296,18 +296,18 @@ CASES = [
     ),
     follow("pip install timm, or choose resnet50", lambda: without_timm("vit-small"), lambda: without_timm("resnet50")),
     follow(
-        "pass the path of one that is there",
+        "pass the path of an existing one",
         lambda: network("resnet18", weights="imagenet"),
         lambda folder: loaded(folder, resnet18()),
         lambda: network("resnet18", weights="none"),
     ),
     follow(
-        "pass resnet18's own state dict, or the backbone that they are of",
+        "pass resnet18's own state dict, or the backbone to which they belong",
         lambda folder: loaded(folder, [1, 2]),
         lambda folder: loaded(folder, resnet18()),
     ),
     follow(
-        "pass resnet18's own state dict, or the backbone that they are of",
+        "pass resnet18's own state dict, or the backbone to which they belong",
         lambda folder: loaded(folder, {"features.weight": torch.ones(1)}),
         lambda folder: loaded(folder, resnet18()),
     ),

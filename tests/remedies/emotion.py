@@ -267,9 +267,7 @@ CASES = [
         lambda: check_encoder("resnet18", "DEFAULT") is None,
         lambda: check_encoder("resnet18", "IMAGENET1K_V1") is None,
     ),
-    follow(
-        "63 is the least that it takes", lambda: check_size("alexnet", 20), lambda: check_size("alexnet", 63) is None
-    ),
+    follow("the smallest size is 63", lambda: check_size("alexnet", 20), lambda: check_size("alexnet", 63) is None),
     follow(
         "did you mean 'small' or 'resnet18' or 'alexnet'?",
         lambda: check_encoder("?"),
@@ -338,7 +336,7 @@ CASES = [
     ),
     # detect.py, predict.py
     follow(
-        "enlarge the pictures: the cascade knows no smaller ones",
+        "enlarge the pictures: the cascade cannot find smaller faces",
         lambda: face_detector(smallest=12),
         lambda: isinstance(face_detector(smallest=24)(np.full((96, 96, 3), 120, np.uint8).repeat(2, 0)), list),
     ),

@@ -94,7 +94,7 @@ CASES = [
         lambda: IMPURITY(X, torch.as_tensor([0, 1, 0, 1, 1])).shape == (5,),
     ),
     follow(
-        "convert it with torch.as_tensor; names become numbers with np.unique(names, return_inverse=True)[1]",
+        "convert it with torch.as_tensor; turn names into numbers with np.unique(names, return_inverse=True)[1]",
         lambda: IMPURITY(X, NAMES),
         lambda: IMPURITY(X, torch.as_tensor(np.unique(NAMES, return_inverse=True)[1])).shape == (5,),
     ),

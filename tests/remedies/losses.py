@@ -333,7 +333,7 @@ CASES = [
         lambda: mined(TiledBatchHardMiner(), X, Y),
     ),
     follow(
-        "one an anchor or a pair goes into AdaptiveMarginLoss",
+        "AdaptiveMarginLoss takes one per anchor or per pair",
         lambda: AdaptiveMarginMiner(miners.TripletMarginMiner(), AdaptiveMargin(granularity="anchor")),
         lambda: mined(AdaptiveMarginMiner(miners.TripletMarginMiner(), AdaptiveMargin())),
         lambda: ok(ours(TRIPLET, AdaptiveMargin(granularity="anchor"))),

@@ -116,13 +116,13 @@ CASES = [
         lambda: interval(groups=[1, 1, 2, 2, 3, 3, 4, 4, 5, 5]),
     ),
     follow(
-        "one says nothing of the variation",
+        "one says nothing about the variation",
         lambda: interval(groups=["ann"] * 10),
         lambda: interval(groups=["ann"] * 5 + ["bob"] * 5),
     ),
     # clustering.py, identity_leakage.py, student.py
     follow(
-        "random is the cheaper one",
+        "random is cheaper",
         lambda: kmeans(X, 3, init="first"),
         lambda: kmeans(X, 3, init="random").shape == (40,),
     ),

@@ -205,7 +205,7 @@ CASES = [
         lambda folder: Checkpoints(folder / "run" / "checkpoints").latest()[0] == 6,
     ),
     follow(
-        "goes on from the checkpoint of step 4; a lower learning rate or clipped gradients make another run",
+        "resumes from the checkpoint of step 4; a run with a lower learning rate or clipped gradients",
         lambda folder: trained(folder, nan=4),
         lambda folder: trained(folder),
         lambda folder: trained(folder, "another", rate=0.01),

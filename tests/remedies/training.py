@@ -172,7 +172,7 @@ CASES = [
         lambda folder: Checkpoints(folder, keep=2).latest() is None,
     ),
     follow(
-        "an undefined score is no best one: save no best, or pass another score",
+        "an undefined score cannot be the best: do not save it, or pass another score",
         lambda folder: Checkpoints(folder).save_best(1, {}, float("nan")),
         lambda folder: Checkpoints(folder).save_best(1, {}, 0.5).exists(),
         lambda folder: Checkpoints(folder).save(1, {}).exists(),
@@ -198,7 +198,7 @@ CASES = [
         lambda: parse(Options, {"default": Options()}, argv=[]) == Options(),
     ),
     follow(
-        "call it otherwise",
+        "rename it",
         lambda: parse(Shadowing, {"default": Shadowing()}, argv=[]),
         lambda: parse(Options, {"default": Options()}, argv=["--width", "4"]).width == 4,
     ),
@@ -252,7 +252,7 @@ CASES = [
     ),
     follow("use sparse=False", lambda: summed(sparse=True), lambda: summed(sparse=False)),
     follow("pass a batch", lambda: GlobalBatchNorm(2)(torch.ones(2)), lambda: normalised(2)),
-    follow("enlarge the batch", lambda: normalised(1), lambda: normalised(2)),
+    follow("use a larger batch", lambda: normalised(1), lambda: normalised(2)),
     follow(
         "train it in one process, or choose a network with plain batch norms",
         lambda: synchronise_batch_norm(nn.Sequential(_Active(2)), MANY),
@@ -289,7 +289,7 @@ CASES = [
         lambda folder: check_output("--output", folder / "another") is None,
     ),
     follow(
-        "pass another, or change its permissions",
+        "pass another, or change permissions",
         lambda folder: writable(folder, False),
         lambda folder: check_output("--output", folder / "another") is None,
         lambda folder: writable(folder, True),

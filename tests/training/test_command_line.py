@@ -156,7 +156,7 @@ def test_preset_then_file_then_flags(tmp_path: Path) -> None:
         (["--margin", "norm"], ["norm", "adaptive", "constant"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml"]),
         (["--steps", "0"], ["steps must be at least 1, got 0"]),
-        (["word"], ["'word' is one word too many"]),
+        (["word"], ["'word' is an unexpected argument"]),
         (["--steps", "many"], ["--steps must be a whole number, got 'many'; see train --help"]),
         (["--clip=x"], ["--clip must be a number, got 'x'; see train --help"]),
         (["--steps"], ["--steps must be a whole number, got nothing; see train --help"]),

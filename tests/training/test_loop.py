@@ -251,7 +251,7 @@ def test_a_step_that_the_signal_breaks_is_not_saved(tmp_path: Path, capsys: pyte
         assert [step for step, _ in folder.checkpoints.files()] == [4]
     said = capsys.readouterr().err
     assert "step 6 could not be finished: RuntimeError: a worker is gone" in said
-    assert "goes on from the checkpoint of step 4" in said
+    assert "resumes from the checkpoint of step 4" in said
 
 
 def _one_rank_is_stopped(world: World, path: Path) -> object:
@@ -279,7 +279,7 @@ def test_a_finished_run_does_nothing_and_says_so(tmp_path: Path, capsys: pytest.
         path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and "environment" not in path.name
     }
     again = run(tmp_path, steps=8)
-    assert "all 8 steps were done before; nothing to do" in capsys.readouterr().err
+    assert "all 8 steps are already done; nothing to do" in capsys.readouterr().err
     assert (again.steps, again.resumed_from, again.metrics, again.best) == (8, 8, first.metrics, first.best)
     assert files == {path: path.read_bytes() for path in files}
     assert run(tmp_path, steps=10).resumed_from == 8
@@ -313,7 +313,7 @@ def test_the_best_is_had_or_missed(tmp_path: Path, damage: str) -> None:
 def test_a_checkpoint_of_another_trainer(tmp_path: Path) -> None:
     run(tmp_path, steps=4)
     Checkpoints(tmp_path / "checkpoints").save(5, {"job": {}, "mine": 1})
-    with pytest.raises(CheckpointError, match=r"of step 5 .* is of another trainer: it lacks random, window"):
+    with pytest.raises(CheckpointError, match=r"of step 5 .* belongs to another trainer: it lacks random, window"):
         run(tmp_path, steps=8)
 
 
@@ -345,7 +345,9 @@ def test_how_often_one_evaluates_changes_no_weights(tmp_path: Path) -> None:
 
 
 def test_a_spoilt_loss_stops_the_run_before_it_is_saved(tmp_path: Path) -> None:
-    message = "loss was not finite in step 11; the same command goes on from the checkpoint of step 8; a lower"
+    message = (
+        "loss was not finite in step 11; the same command resumes from the checkpoint of step 8; a run with a lower"
+    )
     with pytest.raises(NonFiniteError, match=message):
         run(tmp_path, nan=10)
     found = Checkpoints(tmp_path / "checkpoints").latest()
@@ -364,7 +366,9 @@ def test_a_spoilt_loss_before_the_first_checkpoint(tmp_path: Path) -> None:
 def test_a_spoilt_gradient_is_not_saved_with_its_finite_loss(
     tmp_path: Path, unbroken: dict[str, Any], step: int, kept: int
 ) -> None:
-    message = rf"net\.0\.weight was not finite in step {step}; .* goes on from the checkpoint of step {kept}; a lower"
+    message = (
+        rf"net\.0\.weight was not finite in step {step}; .* resumes from the checkpoint of step {kept}; a run with a"
+    )
     with pytest.raises(NonFiniteError, match=message):
         run(tmp_path, nan_gradient=step - 1)
     checkpoints = Checkpoints(tmp_path / "checkpoints")

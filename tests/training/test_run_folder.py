@@ -101,7 +101,7 @@ def test_another_configuration(tmp_path: Path) -> None:
 
 def test_a_run_that_is_not_to_be_resumed(tmp_path: Path) -> None:
     open_folder(tmp_path, resume=False)
-    with pytest.raises(RunFolderError, match="holds a run already"):
+    with pytest.raises(RunFolderError, match="already holds a run"):
         open_folder(tmp_path, resume=False)
 
 
@@ -144,7 +144,7 @@ def refused(folder: RunFolder) -> None:
     ("options", "message"),
     [
         ({"config": Config(steps=20)}, "steps: 10 there, 20 now"),
-        ({"resume": False}, "holds a run already"),
+        ({"resume": False}, "already holds a run"),
         ({"config": Config(steps=20), "may_change": ["steps"], "check": refused}, "other data"),
     ],
 )
@@ -172,13 +172,16 @@ def test_a_finished_run_whose_checkpoints_are_gone(tmp_path: Path) -> None:
     for path in folder.checkpoints.folder.iterdir():
         path.rename(path.with_name(f"old {path.name}"))
     before = files(tmp_path)
-    message = r"came to its end \(result.json\), and its checkpoints are gone: restore .*checkpoints, .* remove result"
+    message = r"finished run \(result.json\) whose checkpoints are gone: restore .*checkpoints, .* remove result"
     with pytest.raises(RunFolderError, match=message):
         open_folder(tmp_path, outcomes=["result.json", "model.pt"])
     assert files(tmp_path) == before
     (tmp_path / "result.json").unlink()  # as the message says
     with open_folder(tmp_path, outcomes=["result.json", "model.pt"]) as folder:
-        with pytest.warns(UserWarning, match="has no checkpoint: it starts anew, its curves are kept in .*before"):
+        with pytest.warns(
+            UserWarning,
+            match="has no checkpoint: the run starts again; its old curves are kept in .*before",
+        ):
             folder.resume_at(0)
         folder.log(1, {"x": 2.0}, seconds=0)
     assert read_scalars(tmp_path)["x"].values == [2.0]
@@ -281,7 +284,7 @@ def test_a_damaged_history_is_named_and_kept(tmp_path: Path, content: bytes) -> 
     open_folder(tmp_path).close()
     (tmp_path / "environment.json").write_bytes(content)
     with pytest.warns(
-        UserWarning, match=r"environment.json .*; the run goes on without that, the damaged file is kept"
+        UserWarning, match=r"environment.json .*; the run continues without it; the damaged file is kept"
     ):
         open_folder(tmp_path).close()
     assert (tmp_path / "environment.json.damaged").read_bytes() == content
@@ -396,10 +399,10 @@ def test_curves_whose_end_is_gone(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="scalars.csv lacks 4 of 8 rows; the curves are shown without them"):
         assert len(read_scalars(tmp_path)["x"].steps) == 4
     with open_folder(tmp_path) as folder:
-        with pytest.warns(UserWarning, match="scalars.csv lacks 4 of 8 rows up to step 8; the rest of the run is wh"):
+        with pytest.warns(UserWarning, match="scalars.csv lacks 4 of 8 rows up to step 8; the rest of the run"):
             folder.check_curves(8, 8)
         assert curves.read_bytes() == b"".join(whole[:5])
-        with pytest.warns(UserWarning, match="lacks 4 of 8 rows up to step 8; the run goes on without"):
+        with pytest.warns(UserWarning, match="lacks 4 of 8 rows up to step 8; the run continues without"):
             folder.resume_at(8, 8)
         assert len(read_scalars(tmp_path)["x"].steps) == 4  # said once: now it is what the run has
     (tmp_path / "scalars.json").write_bytes(b"nonsense")

@@ -214,7 +214,7 @@ def test_batch_norm_over_two_ranks(tmp_path: Path, lengths: tuple[int, int]) -> 
 
 def normalise_too_little(world: World) -> str:
     norm = synchronise_batch_norm(nn.BatchNorm1d(2), world)
-    with pytest.raises(ValueError, match="more than 1 value a channel over all processes") as error:
+    with pytest.raises(ValueError, match="more than 1 value per channel over all processes") as error:
         norm(torch.zeros(world.rank, 2))
     with pytest.raises(ValueError, match="of shape"):
         norm(torch.zeros(2))

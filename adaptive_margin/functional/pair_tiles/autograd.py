@@ -15,7 +15,7 @@ from .options import SMALLER, Options
 
 
 class PairTermsFunction(torch.autograd.Function):
-    """Terms whose gradients were made with them: backward only adds them up."""
+    """Terms whose gradients are computed in the same pass: backward only adds them up."""
 
     @staticmethod
     def forward(  # noqa: D102 - as autograd has it
@@ -91,7 +91,7 @@ def _combine(weights: Sequence[Tensor | None], gradients: Sequence[Tensor]) -> T
 def _compiled_measure(
     x: Tensor, y: Tensor | None, margin: Tensor, labels: Tensor | None, ref_labels: Tensor | None, options: Options
 ) -> list[Tensor]:
-    """:func:`measure_pairs` as one operator that ``torch.compile`` does not look into."""
+    """:func:`measure_pairs` as one operator, opaque to ``torch.compile``."""
     return list(_measure_op(x, y, margin, labels, ref_labels, *options))
 
 

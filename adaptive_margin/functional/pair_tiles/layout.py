@@ -20,20 +20,20 @@ TILE_ENTRIES = {"cpu": 2**19, "cuda": 2**22}
 
 
 NO_GROUP = torch.iinfo(torch.int64).max
-"""The group of left-out rows, if dropping them would wait for the device."""
+"""The group of rows that are left out, if dropping them would wait for the device."""
 
 
 class Side(NamedTuple):
     """Rows sorted by group."""
 
-    order: Tensor | None  # their places in the caller's matrix; None: as they come
+    order: Tensor | None  # their places in the caller's matrix; None: unchanged
     groups: Tensor  # (n,) int64, increasing
-    values: list[int] | None  # the distinct groups and where each starts (with n at the end), where looking is free
+    values: list[int] | None  # the distinct groups and where each starts (with n at the end), if looking is free
     starts: list[int] | None
 
 
 def side_of(labels: Tensor, ignore_label: int | None, look: bool) -> Side:
-    """Rows of a batch with labels; ``look`` where reading data does not wait for a device."""
+    """Rows of a batch with labels; ``look`` if reading data does not wait for a device."""
     labels = labels.to(torch.int64)
     if ignore_label is not None and not look:
         labels = torch.where(labels == ignore_label, NO_GROUP, labels)
@@ -49,7 +49,7 @@ def side_of(labels: Tensor, ignore_label: int | None, look: bool) -> Side:
 
 
 def side_of_sizes(sizes: Sequence[int], device: torch.device) -> Side:
-    """Rows that come sorted, in groups of these sizes."""
+    """Rows that are already sorted, in groups of these sizes."""
     starts = _starts(sizes)
     places = torch.arange(starts[-1], device=device)
     groups = torch.zeros_like(places)
@@ -80,7 +80,7 @@ class Layout(NamedTuple):
 
     rows: Side
     cols: Side
-    symmetric: bool  # both sides are one set: each pair counts once, and no row meets itself
+    symmetric: bool  # both sides are one set: each pair counts once, and no row pairs with itself
     only_first: bool
 
     def tiles(self, kind: Kind, height: int, entries: int) -> Iterator[Tile]:
@@ -144,7 +144,7 @@ class Layout(NamedTuple):
                 out.triu_(tile.top - tile.left + 1)
             if self.only_first:
                 out.mul_(rows == 0)
-        elif self.symmetric:  # sorted: another group's row comes later just where its group is larger
+        elif self.symmetric:  # sorted: another group's row comes later exactly if its group is larger
             torch.gt(cols, rows, out=out)
         else:
             torch.ne(cols, rows, out=out)
@@ -153,7 +153,7 @@ class Layout(NamedTuple):
         return out
 
     def pulled(self, side: Side, partners: Tensor) -> Tensor:
-        """The partners that a side's rows are pulled to: none where their group is not."""
+        """The partners that a side's rows are pulled towards: none if their group is not pulled together."""
         if self.only_first:
             partners = partners * (side.groups == 0)
         return partners if side.values is not None else partners * (side.groups != NO_GROUP)
@@ -220,7 +220,7 @@ def layout_of(
 
 
 def in_order(x: Tensor, side: Side) -> Tensor:
-    """Rows sorted by group; zeros for those that take part in nothing, where dropping them would wait."""
+    """Rows sorted by group; zeros for those that take part in no pair, if dropping them would wait."""
     x = x if side.order is None else x.index_select(0, side.order)
     return x if side.values is not None else torch.where((side.groups != NO_GROUP)[:, None], x, 0.0)
 

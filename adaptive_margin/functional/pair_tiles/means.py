@@ -12,11 +12,11 @@ from .rows import Rows, rows_of, shortness_of
 from .sums import Sums, hinge_sums, wide
 
 NEVER_WITHIN = {"squared_l2": 0.0, "cosine": -1.0}
-"""The margin that no pair inside is within, in closed form; a similarity counts as its negative."""
+"""The margin that no pair inside is within, so that a closed form applies; a similarity counts as its negative."""
 
 
 class Term:
-    """A mean over pairs, with its gradients for the rows, the columns (of two sets) and the margin."""
+    """A mean over pairs, with its gradients for the rows, the columns (if there are two sets) and the margin."""
 
     def __init__(self, value: Number, gradients: list[Tensor], of_margin: Tensor | None = None) -> None:
         self.value, self.gradients, self.of_margin = value, gradients, of_margin
@@ -85,7 +85,7 @@ def _second_moment(
 
 
 def _centred_on_groups(rows: Rows, columns: Rows, met: Meeting, own: Meeting) -> tuple[Rows, Rows]:
-    """Rows and columns from the mean of the columns of their group, where small distances inside it are exact."""
+    """Rows and columns relative to the mean of their group's columns, so that small distances inside it are exact."""
     x, y = rows.x, columns.x
     sums = torch.zeros_like(y).index_add_(0, own.first, y)
     centres = sums.index_select(0, own.first).div_(own.partners[:, None])
@@ -101,8 +101,8 @@ def _inside_in_closed_form(
 ) -> Term:
     """Mean squared distance inside the groups, of rows and columns centred on their groups; writes into their buffers.
 
-    Of one set, sum over i < j of |x_i - x_j|² = n · sum of |x_i|². Of two, whose columns have mean 0, sum over i and j
-    of |x_i - y_j|² = m · sum of |x_i|² + n · sum of |y_j|², for n rows and m columns.
+    For one set, sum over i < j of |x_i - x_j|² = n · sum of |x_i|². For two, whose columns have mean 0, sum over i and
+    j of |x_i - y_j|² = m · sum of |x_i|² + n · sum of |y_j|², for n rows and m columns.
     """
     weights = layout.pulled(layout.rows, met.partners).to(rows.x.dtype).mul_(scale)
     total = (weights * rows.squares).sum(dtype=torch.float64)
@@ -124,9 +124,10 @@ def _inside_in_closed_form(
 def _of_similarities(
     term: Term, layout: Layout, rows: Rows, cols: Rows, met: Meeting, scale: Number, options: Options
 ) -> None:
-    """Turns the mean squared distance of unit rows into that of 1 - s, where some rows are shorter: 0, above all.
+    """Turns the mean squared distance of unit rows into that of 1 - s, where some rows are shorter, zero rows above
+    all.
 
-    1 - x·y = ½ (|x - y|² + (1 - |x|²) + (1 - |y|²)). The gradient of a unit row along itself comes to nothing.
+    1 - x·y = ½ (|x - y|² + (1 - |x|²) + (1 - |y|²)). The gradient of a unit row along itself cancels.
     """
     weights = layout.pulled(layout.rows, met.partners).to(rows.x.dtype)
     weights = (weights - (weights > 0).to(weights.dtype) if layout.symmetric else weights).mul_(scale)
@@ -163,7 +164,7 @@ def counts_of(*numbers: Number) -> Tensor:
 
 
 def check_values(values: list[Number], dtype: torch.dtype) -> None:
-    """Raises where a term does not fit its dtype."""
+    """Raises if a term does not fit its dtype."""
     for name, value in zip(PairTerms._fields, values, strict=False):
         if isinstance(value, Tensor):
             fits = torch.isfinite(value.to(dtype))

@@ -22,8 +22,8 @@ def measure_pairs(
     """All of :func:`pair_terms` as one list of tensors, in the caller's order of rows.
 
     Returns:
-        Attraction, repulsion, second moment and counts; then, where gradients are wanted, for each of the terms (two,
-        or three with the second moment) those for the rows, those for the columns where there are two sets, and those
+        Attraction, repulsion, second moment and counts; then, if gradients are wanted, for each of the terms (two,
+        or three with the second moment) those for the rows, those for the columns if there are two sets, and those
         for the margin. :func:`shapes_of` says the same.
     """
     if y is None and 0 < len(x) <= SMALL and not options.second_moment:

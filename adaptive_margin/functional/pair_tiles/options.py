@@ -1,4 +1,4 @@
-"""What is asked of the pairs of a batch, and what comes back."""
+"""What to compute over the pairs of a batch, and the result."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ class Options(NamedTuple):
     """Groups are 0 and 1, and only group 0 is pulled together."""
     ignore_label: int | None = None
     sizes: tuple[int, ...] | None = None
-    """Sizes of the groups, where the rows come sorted; there are no labels then."""
+    """Sizes of the groups, if the rows are already sorted; then there are no labels."""
     counts: bool = True
     gradient_limit: float = math.inf
-    """The largest number of the dtype that the gradients are to return in."""
+    """The largest number of the dtype in which the gradients are returned."""
     gradients: bool = True
     ref_gradients: bool = True
     margin_gradients: bool = True
 
     def but(self, **changes: Any) -> Options:
-        """The same but for some: ``_replace``, which torch 2.6 does not compile."""
+        """A copy with some options changed: ``_replace``, which torch 2.6 does not compile."""
         values = [changes.get(name, value) for name, value in zip(Options._fields, self, strict=True)]
         return Options(*values)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Rows from a centre that keeps their distances exact, and what rounding does to those distances."""
+"""Rows relative to a centre that keeps their distances exact, and what rounding does to those distances."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ again from the differences of its rows, provided that reading data is free."""
 
 
 ROUNDING = 4
-"""Of a squared distance by products of coordinates, in units in the last place of the two squared norms: the most that
-was seen, whatever the number of coordinates."""
+"""The error of a squared distance from products of coordinates, in units in the last place of the two squared norms:
+the largest seen, for any number of coordinates."""
 
 
 FAR_OFF = 3
@@ -27,7 +27,7 @@ others."""
 
 
 class Rows(NamedTuple):
-    """Rows and the squares of their norms, from a centre that makes differences exact."""
+    """Rows relative to a centre that makes differences exact, and their squared norms."""
 
     x: Tensor
     squares: Tensor
@@ -44,7 +44,7 @@ def rows_of(x: Tensor, given: Tensor) -> Rows:
 def from_centre(
     x: Tensor, y: Tensor, given: Tensor, ref_given: Tensor, valid: Tensor | None, distance: str
 ) -> tuple[Rows, Rows]:
-    """Rows and columns from the mean of the columns, all of them or the valid; similarities from where they are."""
+    """Rows and columns relative to the mean of the (valid) columns; for similarities, unchanged."""
     if distance == "cosine":
         rows = rows_of(x, given)
         return rows, rows if y is x else rows_of(y, ref_given)
@@ -58,7 +58,7 @@ def from_centre(
 
 
 def _near_rows(rows: Rows, valid: Tensor | None) -> Tensor | None:
-    """Which rows are near, where a few others may have drawn the mean away from them; None where they have not."""
+    """Which rows are near, if a few others may have pulled the mean away from them; None if they have not."""
     squares = rows.squares
     if squares.device.type == "cpu":
         median = squares.median()
@@ -68,9 +68,9 @@ def _near_rows(rows: Rows, valid: Tensor | None) -> Tensor | None:
 
 
 def tie_of(squares: Tensor, margin: Tensor, distance: str) -> Tensor:
-    """How near to the margin a distance from each row equals it: the rounding of the distances there.
+    """How close to the margin a distance from each row counts as equal to it: the rounding error of distances there.
 
-    Where |x - y|² is m, |y|² is at most 2|x|² + 2m. Below half the margin nothing is equal to it.
+    If |x - y|² is m, |y|² is at most 2|x|² + 2m. A distance below half the margin never counts as equal.
     """
     rounding, tiny = ROUNDING * torch.finfo(squares.dtype).eps, torch.finfo(squares.dtype).tiny
     if distance == "cosine":
@@ -82,7 +82,7 @@ def tie_of(squares: Tensor, margin: Tensor, distance: str) -> Tensor:
 
 
 def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distance: Distance | None) -> Tensor:
-    """How near to the margin the distances of listed pairs equal it: what tiles take for equal.
+    """How close to the margin the distances of listed pairs count as equal to it, by the same rule as in tiles.
 
     Args:
         x: rows as the distance sees them, shape ``(B, D)``.
@@ -105,9 +105,9 @@ def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distanc
 
 
 def tie_inside(rows: Rows, margin: Tensor, options: Options) -> Tensor | None:
-    """:func:`tie_of` of a margin for pairs inside, at a margin of 0 that of copies.
+    """:func:`tie_of` for the margin of pairs inside; at a margin of 0, for copies.
 
-    None where none is needed: in a mean over all of them, and of copies under L2, which are at 0.
+    None if it is not needed: for a mean over all pairs, and for copies under L2, whose distance is exactly 0.
     """
     if not options.over_active or (options.distance == "l2" and options.pos_margin == 0):
         return None
@@ -117,10 +117,10 @@ def tie_inside(rows: Rows, margin: Tensor, options: Options) -> Tensor | None:
 
 
 def unclear_of(kind: Kind, rows: Rows, margin: Tensor, options: Options) -> Tensor | None:
-    """The squared distance from each row up to which those by products of coordinates are too inexact.
+    """The squared distance from each row up to which products of coordinates are too inexact.
 
-    A squared distance is as inexact as squared norms are rounded. Across groups, and squared, it is the margin that
-    has to be large beside that; elsewhere the distance itself, but where small ones hardly matter.
+    The error of a squared distance is the rounding error of the squared norms. For squared distances across groups the
+    margin must be large compared with it; otherwise the distance itself, unless small distances hardly matter.
     """
     if options.distance == "cosine" or rows.x.device.type != "cpu":
         return None
@@ -151,13 +151,13 @@ def shortness_of(rows: Rows) -> Tensor:
 
 
 def check_squares(argument: str, rows: Rows, labels: Tensor | None, ignore_label: int | None) -> None:
-    """Raises where a squared norm is no number: that of NaN, of infinity, or of a number too large to be squared."""
+    """Raises if a squared norm is not finite: because of NaN, infinity, or a number too large to be squared."""
     dtype, given = rows.x.dtype, rows.given
     limit = torch.finfo(dtype).max / 4  # no squared distance is larger than four squares
     if given.device.type != "cpu":
         message = f"{argument} must be finite and small enough to be squared in {dtype}"
         torch._assert_async(rows.squares.amax() <= limit, message)
-    elif not rows.largest <= limit:  # NaN and infinity come through
+    elif not rows.largest <= limit:  # NaN and infinity propagate
         if labels is not None and ignore_label is not None:
             given = torch.where((labels != ignore_label)[:, None], given, 0.0)
         check_finite(argument, given)

@@ -17,7 +17,7 @@ from .sums import Buffers, Gradient, distances_of, wide
 def measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Options) -> list[Tensor] | None:
     """:func:`measure_pairs` of one small set, without its second moment: a few operations on the matrix of all pairs.
 
-    None where some distances need more care than products of coordinates give them.
+    None if some distances need more precision than products of coordinates give.
     """
     labels = side_of_sizes(options.sizes or (), x.device).groups if labels is None else labels
     given = x
@@ -38,7 +38,7 @@ def measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Opt
         if bool(near.any()):
             rounding = 2 * ROUNDING * torch.finfo(x.dtype).eps * rows.largest
             if options.distance != "l2" or rounding > UNCLEAR * bounds_of(margin)[0] ** 2:
-                return None  # to the margin all pairs are near
+                return None  # every pair may be too close to the margin
             i, j = near.nonzero().unbind(1)
             listed = _Listed(i, j, given[i] - given[j])
             d.index_put_((i, j), torch.linalg.vector_norm(listed.differences, dim=1))
@@ -65,7 +65,7 @@ def measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Opt
     if valid is not None:
         same.mul_(valid[:, None]).mul_(valid)
     partners = same.sum(1)
-    together = wide(partners.sum())  # each row with itself among them
+    together = wide(partners.sum())  # including each row with itself
     rows_in = len(x) if valid is None else wide(valid.sum())
     members = wide(same.diagonal().sum()) if options.only_first else rows_in
     inside = together - members
@@ -113,7 +113,7 @@ def _pairs_of_small(x: Tensor, labels: Tensor, options: Options) -> tuple[Tensor
 def _gradient_of_small(
     weights: Tensor, x: Tensor, d: Tensor, listed: _Listed | None, distance: str, factor: Number
 ) -> Tensor:
-    """Sums of w_ij ∂d_ij/∂x_i, of symmetric weights, times ``factor``."""
+    """Sums of w_ij ∂d_ij/∂x_i, for symmetric weights, times ``factor``."""
     if distance == "l2":
         weights = weights.div_(d).nan_to_num_(0.0, 0.0, 0.0)  # at distance 0 the gradient is 0
     if listed is None:
@@ -125,7 +125,7 @@ def _gradient_of_small(
 
 
 class _Listed(NamedTuple):
-    """Pairs (i, j) of a small set that are too near for products of coordinates."""
+    """Pairs (i, j) of a small set that are too close for products of coordinates."""
 
     i: Tensor
     j: Tensor

@@ -16,7 +16,7 @@ class Gradient:
     """Sums of w_ij ∂d_ij/∂x_i over the pairs of many tiles, for rows and for columns."""
 
     def __init__(self, x: Tensor, y: Tensor, of_columns: bool) -> None:
-        """Of one set, ``x`` is ``y``, and a pair adds to the gradients of both its rows."""
+        """For one set, ``x`` is ``y``: a pair adds to the gradients of both its rows."""
         self.x, self.y = x, y
         self.of_rows: tuple[Tensor, Tensor] = (torch.zeros_like(x), x.new_zeros(len(x)))
         self.of_columns: tuple[Tensor, Tensor] | tuple[()] = self.of_rows
@@ -24,7 +24,7 @@ class Gradient:
             self.of_columns = (torch.zeros_like(y), y.new_zeros(len(y))) if of_columns else ()
 
     def add(self, weights: Tensor, tile: Tile) -> None:
-        """Adds w_ij ∂d_ij/∂x_i of a tile; what does not depend on the pair waits for :meth:`finish`."""
+        """Adds w_ij ∂d_ij/∂x_i of a tile; factors that are the same for all pairs are left to :meth:`finish`."""
         top, bottom, left, right, _ = tile
         sums, totals = self.of_rows
         sums[top:bottom].addmm_(weights, self.y[left:right])
@@ -41,7 +41,7 @@ class Gradient:
             self.of_columns[0].index_add_(0, j, pulls)
 
     def finish(self, distance: str, factor: Number) -> list[Tensor]:
-        """The gradient for rows (and, of two sets, for columns), times ``factor``, in the buffers of the sums."""
+        """The gradient for rows (for two sets, also for columns), times ``factor``, in the buffers of the sums."""
         gradients = [self.finished(self.x, *self.of_rows, distance, factor)]
         if self.of_columns and self.of_columns is not self.of_rows:
             gradients.append(self.finished(self.y, *self.of_columns, distance, factor))
@@ -74,7 +74,7 @@ def distances_of(
 ) -> tuple[Tensor, Tensor | None]:
     """Distances of a tile's rows and columns, in the first buffer; a similarity counts as the distance -s.
 
-    Beside them which are too inexact: those whose square is up to ``unclear``; None where none is.
+    The second result says which are too inexact: those whose square is at most ``unclear``; None if there are none.
     """
     out = buffers.take(0, tile)
     x, y = rows.x[tile.top : tile.bottom], cols.x[tile.left : tile.right]
@@ -86,12 +86,12 @@ def distances_of(
     if unclear is not None:
         near = out <= unclear[tile.top : tile.bottom, None]
         if rows is cols and tile.left < tile.bottom:
-            near.diagonal(tile.top - tile.left).fill_(False)  # a row and itself are no pair
+            near.diagonal(tile.top - tile.left).fill_(False)  # a row does not pair with itself
         near = near if bool(near.any()) else None
     if distance == "squared_l2":
         return out, near
     if out.device.type != "cpu":
-        # Equal rows must be at distance 0 and not at the root of a rounding error, which is no small number.
+        # Equal rows must be at distance 0, not at the root of a rounding error, which is not small.
         told_apart = torch.gt(out, squares * (8 * torch.finfo(x.dtype).eps), out=buffers.take(1, tile))
         out.mul_(told_apart)
     return out.sqrt_(), near
@@ -102,8 +102,8 @@ def hinge_sums(
 ) -> Sums:
     """Sums of (d - m)₊ over the pairs inside groups, or of (m - d)₊ over those across groups, and their gradients.
 
-    A margin of each row (0-dim otherwise) holds for pairs across groups, and each counts once from either end: of two
-    sets, from its row. A pair on the margin, as far as rounding lets one see, has no hinge.
+    With a margin per row (0-dim otherwise), each pair across groups counts once from each end; with two sets, from its
+    row only. A pair that equals the margin to rounding has a hinge of 0.
     """
     inside = kind == "inside"
     tie = tie_inside(rows, margin, options) if inside else tie_of(rows.squares, margin, options.distance)
@@ -207,7 +207,7 @@ def wide(part: Tensor) -> Number:
 
 
 class Buffers:
-    """Room for tiles, allocated once."""
+    """Buffers for tiles, allocated once."""
 
     def __init__(self, like: Tensor, size: int) -> None:
         self.like, self.size = like, size
