@@ -68,7 +68,7 @@ def test_embedded_presets_need_no_root() -> None:
         ({"encoder": "resnet19"}, "encoder must be .* got 'resnet19'; did you mean 'resnet18'"),
         (
             {"pretrained": "no/such.pt"},
-            "pretrained must be a file that is there, .* got 'no/such.pt'; 'resnet18' has IMAGENET1K_V1",
+            "pretrained must be an existing file, .* got 'no/such.pt'; 'resnet18' has IMAGENET1K_V1",
         ),
         ({"encoder": "small", "pretrained": "DEFAULT"}, "'small' has no published weights"),
         ({"clip_norm": 0.0}, "clip_norm must be above 0, or None, got 0.0"),
@@ -152,7 +152,7 @@ def test_a_config_is_plain_values() -> None:
 @pytest.mark.parametrize(("encoder", "least"), [("alexnet", 63), ("vgg11", 32), ("inception_v3", 75)])
 def test_a_size_that_the_encoder_cannot_take(encoder: str, least: int, tmp_path: Path) -> None:
     config = dataclasses.replace(PAPER, encoder=encoder, size=least - 1, output=tmp_path / "run")
-    with pytest.raises(ValueError, match=rf"size must be one that the encoder {encoder} .*; {least} is the least"):
+    with pytest.raises(ValueError, match=rf"size must be one that the encoder {encoder} .*; the smallest size is {least}"):
         run(config)
     assert not (tmp_path / "run").exists()
     before = torch.get_rng_state()

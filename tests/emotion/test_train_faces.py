@@ -82,7 +82,7 @@ def test_the_paper_preset_follows_encoder_and_data_set(asked: Any, tmp_path: Pat
     ("words", "message"),
     [
         (["--encoder", "resnet19"], "did you mean 'resnet18'"),
-        (["--pretrained", "no/such.pt"], "pretrained must be a file that is there"),
+        (["--pretrained", "no/such.pt"], "pretrained must be an existing file"),
         (["--clip-norm", "-1"], "clip_norm must be above 0"),
         (["--regression-adam.lr", "0"], "lr must be above 0"),
     ],
