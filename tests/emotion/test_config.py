@@ -152,7 +152,8 @@ def test_a_config_is_plain_values() -> None:
 @pytest.mark.parametrize(("encoder", "least"), [("alexnet", 63), ("vgg11", 32), ("inception_v3", 75)])
 def test_a_size_that_the_encoder_cannot_take(encoder: str, least: int, tmp_path: Path) -> None:
     config = dataclasses.replace(PAPER, encoder=encoder, size=least - 1, output=tmp_path / "run")
-    with pytest.raises(ValueError, match=rf"size must be one that the encoder {encoder} .*; the smallest size is {least}"):
+    message = rf"size must be one that the encoder {encoder} .*; the smallest size is {least}"
+    with pytest.raises(ValueError, match=message):
         run(config)
     assert not (tmp_path / "run").exists()
     before = torch.get_rng_state()
