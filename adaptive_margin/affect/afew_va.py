@@ -21,12 +21,11 @@ from typing import Any
 import numpy as np
 
 from .._text import shorten
-from ..functional.checks import check_choice, problem
 from ..images._layout import Folders, checked_root, natural, relative, subfolders, wrong_layout
 from ..images.decode import read_image, square_box
 from ..images.errors import MISSING, ImageError, LabelFileError
 from ..images.image_list import Box, strings
-from ..messages import counted
+from ..messages import check_choice, counted, problem
 from .records import RecordBuilder
 from .report import BAD_ANNOTATION, NO_FACE, NOT_A_NUMBER, LoadedSplit, Tally, require_rows
 

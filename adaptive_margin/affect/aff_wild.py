@@ -27,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock
 
-from ..functional.checks import check_choice, problem
 from ..images._layout import VIDEO_SUFFIXES, Folders, checked_root, first_nested, natural, wrong_layout
 from ..images.decode import Progress
 from ..images.errors import MISSING, UNDECODABLE, LabelFileError, UnwritableError
@@ -43,7 +42,7 @@ from ..images.video import (
     region,
     surveyed,
 )
-from ..messages import counted
+from ..messages import check_choice, counted, problem
 from ..stored import DamagedFileError
 from ._cells import number as parse_number
 from .records import RecordBuilder

@@ -19,11 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from .._text import shorten
-from ..functional.checks import check_choice, problem
 from ..images._layout import Folders, checked_root, litter, natural, nested, relative, subfolders, wrong_layout
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.errors import MISSING, LabelFileError, LayoutError
-from ..messages import counted
+from ..messages import check_choice, counted, problem
 from ._cells import number as parse_number
 from .records import RecordBuilder
 from .report import NO_FACE, NOT_A_NUMBER, NOT_SELECTED, SENTINEL, LoadedSplit, Tally, require_rows

@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ..functional.checks import check_choice, problem
 from ..images._layout import Folders, checked_root, nested, relative, subfolders, wrong_layout
 from ..images.decode import square_box
 from ..images.errors import MISSING, LabelFileError
 from ..images.image_list import Box
-from ..messages import counted
+from ..messages import check_choice, counted, problem
 from ._cells import integer, number
 from ._derived import refuse_derived_copy
 from .records import RecordBuilder

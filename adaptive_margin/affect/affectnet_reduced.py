@@ -20,11 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ..atomic import write_atomically
-from ..functional.checks import check_choice, problem
 from ..images._layout import Folders, checked_root, first_nested, litter, relative, wrong_layout
 from ..images.decode import Progress
 from ..images.errors import MISSING, LabelFileError
-from ..messages import counted
+from ..messages import check_choice, counted, problem
 from ._cells import integer, number
 from ._derived import refuse_derived_copy
 from .records import Record, RecordBuilder

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..functional.checks import problem
 from ..images.cache import ImageCache
 from ..images.decode import check_decoder, read_face
 from ..images.image_list import Bytes, Integers
 from ..images.pixels import CachedPixels, read_ahead, seeded
 from ..images.transforms import Crops, centre_crops, check_sizes, normalise, paper_transform, random_crops
+from ..messages import problem
 from .records import Records
 
 

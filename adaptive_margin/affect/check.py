@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ..functional.checks import problem
 from ..images._layout import tree
 from ..images.decode import Progress, unreadable_rows
 from ..images.errors import LayoutError, UnreadableError, allowed
+from ..messages import problem
 from . import LOADERS, afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced
 from ._derived import refuse_derived_copy
 from ._known import Finding, compare_splits, compare_with_known

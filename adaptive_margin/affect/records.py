@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..functional.checks import problem
 from ..images.image_list import Box, Floats, ImageList, Integers, StoredImage, Strings, strings
+from ..messages import problem
 
 Doubles = npt.NDArray[np.float64]
 

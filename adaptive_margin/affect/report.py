@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .._text import printable
-from ..functional.checks import problem
 from ..images.decode import Progress, unreadable_rows
 from ..images.errors import MISSING, UNDECODABLE, UnreadableError, allowed, enforce
+from ..messages import problem
 from .records import EXPRESSIONS, Records
 
 # Why rows are dropped, in the order of the checks: a row counts under the first reason that applies.

@@ -20,9 +20,9 @@ import numpy as np
 
 from .._text import shorten
 from ..atomic import write_atomically
-from ..functional.checks import check_choice, problem
 from ..images.errors import LabelFileError
 from ..images.image_list import Integers
+from ..messages import check_choice, problem
 from .records import Records
 
 FORMAT = 1

@@ -10,9 +10,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from ..functional.checks import problem
 from ..images.errors import FetchError
 from ..images.transforms import FromImageNet
+from ..messages import problem
 from ..stored import read_tensors
 from .config import Backbone
 

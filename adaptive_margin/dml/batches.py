@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..functional.checks import problem
 from ..images.image_list import Bytes, Integers
 from ..images.pixels import CachedPixels
 from ..images.transforms import centre_crops, normalise, random_crops, standardise
+from ..messages import problem
 from .config import DMLConfig
 
 

@@ -10,7 +10,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction, DynamicSoftMa
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import problem
+from ..messages import problem
 
 
 class AutoMarginLoss(BaseMetricLossFunction):  # type: ignore[misc] # the host is untyped

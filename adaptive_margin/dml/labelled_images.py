@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..functional.checks import problem
 from ..images.image_list import Bytes, Floats, Integers
+from ..messages import problem
 
 Part = Literal["train", "validation", "test"]
 

@@ -12,11 +12,11 @@ from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor, nn
 
 from ..choices import NeighbourhoodName
-from ..functional.checks import problem
 from ..losses import AdaptiveMarginLoss, ContrastiveVDMLoss
 from ..losses.swap import LOSSES as HOSTS
 from ..losses.swap import Units
 from ..margins import AdaptiveMargin, ConstantMargin, NeighbourhoodRule
+from ..messages import problem
 from ..miners import AdaptiveMarginMiner, TiledDistanceWeightedMiner
 from .competitors import AutoMarginLoss, DynamicSoftMargin
 from .config import DMLConfig, LossName

@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ..functional.checks import problem
 from ..images._layout import checked_root, litter, wrong_layout
 from ..images.errors import LayoutError
 from ..images.image_list import Bytes
+from ..messages import problem
 from .embedded import STORED
 from .labelled_images import LabelledImages
 

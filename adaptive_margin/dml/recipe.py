@@ -8,8 +8,7 @@ from statistics import mean
 from typing import Any
 
 from .._text import shorten
-from ..functional.checks import problem
-from ..messages import counted
+from ..messages import counted, problem
 from ..training import World
 from .config import DMLConfig
 from .labelled_images import LabelledImages

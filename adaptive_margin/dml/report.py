@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ..functional.checks import problem
+from ..messages import problem
 from ..reports import _charts as charts
 from ..reports._page import Missing, Section, check_page, picture, write_page
 from ..reports._tables import grid, interval, paragraph, row, table, words

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..functional.checks import problem
+from ..messages import problem
 from ..metrics.comparison import Comparison, compared
 from ..stored import DamagedFileError, read_json
 from .config import ADAPTIVE_OPTIONS, MAY_CHANGE

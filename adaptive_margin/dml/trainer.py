@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from .._text import printable
-from ..functional.checks import problem
 from ..images.cache import ImageCache
 from ..images.image_list import Bytes, ImageList, Integers
 from ..images.pixels import read_ahead
+from ..messages import problem
 from ..metrics import RetrievalMetrics
 from ..stored import DamagedFileError, read_arrays, write_arrays, write_json
 from ..training import (

@@ -17,9 +17,10 @@ from torch.nn import functional
 
 from .. import AdaptiveMargin, ConstantMargin, ContrastiveVDMLoss, KMeansGrouper, LinearMargin, Margin, OtsuGrouper
 from ..choices import CriticName, GroupingName, MarginName, Regularizer
-from ..functional.checks import at_least_float32, check_choice, problem
+from ..functional.checks import at_least_float32
 from ..functional.contrastive import FISHER_PENALTY, fisher_ascent, fisher_constraint
 from ..grouping import Grouper
+from ..messages import check_choice, problem
 from .nets import build_critic_network
 
 STRONG, WEAK = 1, 0

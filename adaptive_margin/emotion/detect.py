@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..functional.checks import problem
+from ..messages import problem
 
 Box = tuple[float, float, float, float]
 Detector = Callable[[NDArray[np.uint8]], list[Box]]

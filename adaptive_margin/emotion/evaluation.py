@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from ..functional.checks import problem
+from ..messages import problem
 from ..metrics import AffectMetrics, IdentityLeakage, bootstrap_interval, identity_leakage
 from ..metrics.affect import FIGURES
 from ..metrics.identity_leakage import PROBE, RETRIEVAL

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..atomic import write_atomically
-from ..functional.checks import problem
+from ..messages import problem
 from .model_file import Preprocessing
 from .nets import LABELS, EmotionNet
 

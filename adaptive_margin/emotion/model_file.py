@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ..atomic import write_atomically
-from ..functional.checks import problem
 from ..images.transforms import IMAGENET_MEAN, IMAGENET_STD
+from ..messages import problem
 from ..stored import DamagedFileError, read_tensors, tensors
 from ..training.checkpoints import CheckpointError, Checkpoints
 from ..training.config_files import ConfigError, read_options

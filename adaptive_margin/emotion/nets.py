@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 from torchvision import models as torchvision_models
 
-from ..functional.checks import problem
 from ..images.transforms import FromImageNet
+from ..messages import problem
 from ..stored import DamagedFileError, read_tensors
 
 LABELS = ("valence", "arousal")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..functional.checks import problem
+from ..messages import problem
 from ..metrics.comparison import compared, student_interval
 from ..stored import read_json
 from ..training.config_files import read_options

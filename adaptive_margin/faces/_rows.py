@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtri
 
-from ..functional.checks import problem
+from ..messages import problem
 
 Floats = NDArray[np.floating[Any]]
 TableT = TypeVar("TableT", bound="Table")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..functional.checks import problem
+from ..messages import problem
 from ._rows import Streams, check_count, check_seed, mix
 from .draw import SIZES, draw_faces, face_geometry
 from .identity import sample_identities

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..functional.checks import problem
+from ..messages import problem
 from ..processes import end_with_parent
 from ._geometry import boxes, landmarks
 from ._render import render

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..functional.checks import problem
+from ..messages import problem
 from ._rows import Floats, Table
 from .identity import FaceIdentity
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..functional.checks import problem
+from ..messages import problem
 from ._rows import Draws, Floats, Table, check_count, check_seed, mix
 
 # What a head of hair can be. The renderer knows none of these names: a style is a set of numbers (see _hair).

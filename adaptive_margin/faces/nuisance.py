@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..functional.checks import problem
+from ..messages import problem
 from ._rows import Draws, Floats, Table
 
 OCCLUSIONS = ("none", "hand", "block", "ball")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..functional.checks import problem
+from ..messages import problem
 from ._geometry import boxes, landmarks
 from ._rows import Floats, Streams, check_count, check_seed, mix
 from .draw import SIZES, draw_frames

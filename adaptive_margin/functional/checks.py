@@ -7,8 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from ..messages import check_choice as check_choice
-from ..messages import problem as problem
+from ..messages import problem
 
 
 def check_matrix(argument: str, x: Tensor) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import check_finite, problem
+from ..messages import problem
+from .checks import check_finite
 
 
 def root_mean_square_error(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..choices import Regularizer
-from .checks import at_least_float32, check_choice, check_fits, check_matrix, check_same_features, is_blind, problem
+from ..messages import check_choice, problem
+from .checks import at_least_float32, check_fits, check_matrix, check_same_features, is_blind
 from .pair_tiles import terms_of
 from .pair_tiles.options import SMALLER, Options, PairTerms
 

@@ -10,16 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..messages import check_choice, problem
 from .checks import (
     at_least_float32,
-    check_choice,
     check_finite,
     check_matrix,
     check_number,
     check_same_features,
     is_blind,
     largest_magnitude,
-    problem,
 )
 from .groups import group_sums, rows_at_once
 

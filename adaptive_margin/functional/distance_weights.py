@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .checks import problem
+from ..messages import problem
 
 #: Distances are taken as at most this: at 2, opposite points, the weight is infinite, and float32 distances
 #: cannot tell 1 - d²/4 from rounding much closer to it.

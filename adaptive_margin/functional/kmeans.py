@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .checks import problem
+from ..messages import problem
 from .otsu import rounding, sample_columns, standardise, wide
 
 

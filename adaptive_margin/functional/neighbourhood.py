@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import check_number, is_blind, problem
+from ..messages import problem
+from .checks import check_number, is_blind
 from .groups import group_index
 from .own_neighbours import checked_sets, own_neighbours
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .checks import check_finite, check_matrix, check_same_features, problem
+from ..messages import problem
+from .checks import check_finite, check_matrix, check_same_features
 
 Metric = Literal["squared_l2", "cosine"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import check_finite, problem
+from ..messages import problem
+from .checks import check_finite
 
 
 def otsu_threshold(values: Tensor, *, bins: int | None = None) -> Tensor:

@@ -14,15 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .checks import (
-    at_least_float32,
-    check_labels,
-    check_matrix,
-    check_same_features,
-    is_blind,
-    largest_magnitude,
-    problem,
-)
+from ..messages import problem
+from .checks import at_least_float32, check_labels, check_matrix, check_same_features, is_blind, largest_magnitude
 from .dependence import common_scale
 from .groups import group_index
 from .pair_tiles.rows import ROUNDING

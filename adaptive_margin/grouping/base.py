@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor
 
-from ..functional.checks import check_finite, problem
+from ..functional.checks import check_finite
 from ..functional.otsu import wide
+from ..messages import problem
 
 Labels = Tensor | NDArray[Any] | Sequence[float] | Sequence[Sequence[float]]
 OnEmpty = Literal["median", "keep", "raise"]

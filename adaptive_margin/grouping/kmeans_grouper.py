@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..functional.checks import problem
 from ..functional.kmeans import kmeans_thresholds
+from ..messages import problem
 from .base import Grouper, OnEmpty
 
 

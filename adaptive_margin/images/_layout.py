@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from .._text import printable
-from ..functional.checks import problem
+from ..messages import problem
 from .decode import IMAGE_SUFFIXES
 from .errors import LayoutError
 

@@ -36,7 +36,7 @@ import PIL
 from filelock import FileLock
 
 from ..atomic import FULL, write_atomically
-from ..functional.checks import problem
+from ..messages import problem
 from ..stored import DamagedFileError, read_json, write_json
 from .decode import Progress, check_decoder, read_face
 from .errors import CacheSpaceError, ImageError, enforce

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, ImageFile
 
-from ..functional.checks import problem
+from ..messages import problem
 from .errors import MISSING, UNDECODABLE, ImageError
 from .image_list import Box, ImageList, StoredImage
 

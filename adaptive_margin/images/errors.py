@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .._text import printable
-from ..functional.checks import problem
+from ..messages import problem
 from .image_list import Strings
 
 MISSING = "missing file"

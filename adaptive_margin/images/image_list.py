@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from ..functional.checks import problem
+from ..messages import problem
 
 Box = tuple[float, float, float, float]
 Bytes = npt.NDArray[np.uint8]

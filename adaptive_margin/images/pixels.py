@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..functional.checks import problem
+from ..messages import problem
 from .image_list import Bytes, Integers
 from .transforms import Crops, check_sizes, crop_flip
 

@@ -10,9 +10,9 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import check_choice, problem
 from ..margins import Margin
 from ..margins.base import IndicesTuple
+from ..messages import check_choice, problem
 from .batch import Batch
 from .contrastive_in_tiles import (
     CHOICES,

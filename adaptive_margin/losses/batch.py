@@ -22,9 +22,9 @@ from ..functional.checks import (
     check_same_features,
     is_blind,
     largest_magnitude,
-    problem,
 )
 from ..margins.base import IndicesTuple
+from ..messages import problem
 from .gradient_guard import GradientGuard
 
 HALF = {torch.float16, torch.bfloat16}

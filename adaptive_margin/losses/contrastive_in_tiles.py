@@ -11,10 +11,11 @@ from pytorch_metric_learning.losses import ContrastiveLoss
 from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from torch import Tensor
 
-from ..functional.checks import is_transforming, problem
+from ..functional.checks import is_transforming
 from ..functional.pair_tiles import pair_hinge_means, terms_of
 from ..functional.pair_tiles.options import Distance, Options, PairTerms
 from ..margins import Margin
+from ..messages import problem
 from .batch import Batch
 from .swap import Value
 

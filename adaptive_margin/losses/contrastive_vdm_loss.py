@@ -14,12 +14,13 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
 from ..choices import Regularizer
-from ..functional.checks import at_least_float32, check_choice, is_blind, is_transforming, problem
+from ..functional.checks import at_least_float32, is_blind, is_transforming
 from ..functional.contrastive import FISHER_PENALTY, check_options, multiplier_step, regularization
 from ..functional.pair_tiles.options import PairTerms
 from ..functional.pair_tiles.rows import ties_of_pairs
 from ..margins import Margin
 from ..margins.base import IndicesTuple
+from ..messages import check_choice, problem
 from .batch import Batch
 from .contrastive_in_tiles import (
     CHOICES,

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional.checks import assert_blindly, is_blind, problem
+from ..functional.checks import assert_blindly, is_blind
+from ..messages import problem
 
 
 class GradientGuard:

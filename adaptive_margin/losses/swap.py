@@ -15,8 +15,9 @@ from pytorch_metric_learning import losses, miners
 from pytorch_metric_learning.distances import LpDistance, SNRDistance
 from torch import Tensor, nn
 
-from ..functional.checks import check_choice, check_fits, check_labels, check_number, is_blind, problem
+from ..functional.checks import check_fits, check_labels, check_number, is_blind
 from ..margins import AttainableRule, AutoRule, ConstantMargin, Margin
+from ..messages import check_choice, problem
 from . import geometry
 from .batch import Batch, Check, check_batch, check_embeddings
 from .geometry import Formula

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor, nn
 
-from ..functional.checks import problem
 from ..margins import AdaptiveMargin, Margin
+from ..messages import problem
 from .batch import Batch
 from .swap import Swap, Units, Value, as_margin, check_margin_fits, find_swap, for_host, in_host_unit, resolve_units
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from ..choices import NeighbourhoodName
-from ..functional.checks import check_choice, problem
 from ..functional.dependence import Bandwidth, Pairing, check_bandwidth, information_of, mutual_information
 from ..functional.neighbourhood import check_confidence, harmonic_mean
 from ..functional.small_batch import SmallBatch
+from ..messages import check_choice, problem
 from .base import Granularity, IndicesTuple, Margin
 from .dependence import CentredKernelAlignment, Dependence, GaussianCorrelation, Independence
 from .neighbourhood import (

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..functional.checks import problem
 from ..functional.groups import class_sizes, more_labels_than
 from ..functional.impurity import impurities
 from ..functional.neighbourhood import (
@@ -23,6 +22,7 @@ from ..functional.neighbourhood import (
 )
 from ..functional.own_neighbours import evenly_spaced
 from ..functional.small_batch import SmallBatch
+from ..messages import problem
 
 FEW_LABELS = 2
 """Up to this number of labels ``AutoRule`` waits for evidence; with more, its margin leads."""

@@ -14,11 +14,11 @@ from ..functional.checks import (
     check_matrix,
     check_same_features,
     largest_magnitude,
-    problem,
 )
 from ..functional.dependence import Bandwidth, common_scale, scaled_gaussian_kernel, unit_rows
 from ..functional.groups import group_index, group_slots
 from ..functional.small_batch import SmallBatch
+from ..messages import problem
 from .base import IndicesTuple
 
 Pairs = tuple[Tensor, Tensor]

@@ -14,7 +14,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from .. import functional as F
-from ..functional.checks import check_finite, problem
+from ..functional.checks import check_finite
+from ..messages import problem
 
 FIGURES = {
     "rmse": F.root_mean_square_error,

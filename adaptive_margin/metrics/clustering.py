@@ -8,8 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..functional.checks import check_labels, problem
+from ..functional.checks import check_labels
 from ..functional.neighbours import TILE_ENTRIES, check_search, neighbour_tiles, row_tiles
+from ..messages import problem
 
 Init = Literal["random", "k-means++"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from ..functional.checks import problem
+from ..messages import problem
 
 Verdict = Literal["better", "worse", "no difference seen", "identical"]
 LEVEL = 0.05

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..functional.checks import check_finite, check_matrix, problem
+from ..functional.checks import check_finite, check_matrix
+from ..messages import problem
 from .affect import bootstrap_interval
 from .retrieval import RetrievalMetrics
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ..functional.checks import at_least_float32, check_finite, check_labels, check_matrix, largest_magnitude, problem
+from ..functional.checks import at_least_float32, check_finite, check_labels, check_matrix, largest_magnitude
 from ..functional.dependence import common_scale
 from ..functional.neighbours import TILE_ENTRIES, Metric, check_search, neighbour_tiles
+from ..messages import problem
 from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information
 
 Search = Literal["tiled", "faiss"]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional.checks import check_finite, check_labels, check_matrix, check_same_features, problem
+from ..functional.checks import check_finite, check_labels, check_matrix, check_same_features
+from ..messages import problem
 
 
 def check_mining(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> None:

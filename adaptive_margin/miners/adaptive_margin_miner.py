@@ -9,11 +9,11 @@ import torch
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
-from ..functional.checks import problem
 from ..losses.batch import Batch
 from ..losses.swap import MINERS, Swap, Units, Value, exchanged
 from ..losses.transparent import Transparent
 from ..margins import Margin
+from ..messages import problem
 
 COUNTS = {"num_pos_pairs", "num_neg_pairs", "num_triplets"}
 """Statistics that every miner of the host records."""

@@ -9,10 +9,10 @@ from pytorch_metric_learning.distances import LpDistance
 from pytorch_metric_learning.miners import BaseMiner
 from torch import Tensor
 
-from ..functional.checks import problem
 from ..functional.distance_weights import check_cutoffs, distance_log_weights
 from ..functional.neighbours import check_tile_entries, row_tiles
 from ..losses.batch import as_classes
+from ..messages import problem
 from ._inputs import check_mining, in_single_precision
 
 TILE_ENTRIES = 1 << 21  # an entry takes about 40 bytes here: its distance, weight and cumulative weight

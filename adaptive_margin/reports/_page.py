@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..atomic import write_atomically
-from ..functional.checks import problem
+from ..messages import problem
 
 GENERATOR = '<meta name="generator" content="adaptive-margin">'
 """What every report has in its head, so that a later one may take its place."""

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import remove_temporaries, write_atomically
-from ..functional.checks import problem
-from ..messages import counted
+from ..messages import counted, problem
 from ..stored import DamagedFileError, read_tensors, short_digest, tensors
 
 State = dict[str, Any]

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from ..functional.checks import problem
+from ..messages import problem
 from .checkpoints import CheckpointError
 from .progress import Progress
 from .randomness import random_states, restore_random_states

@@ -10,7 +10,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from ..choices import Precision as Precision
-from ..functional.checks import problem
+from ..messages import problem
 from .world import World
 
 

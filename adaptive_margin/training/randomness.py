@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..functional.checks import problem
+from ..messages import problem
 
 WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
 

@@ -22,7 +22,7 @@ from torch import distributed as dist
 from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..functional.checks import problem
+from ..messages import problem
 
 T = TypeVar("T")
 BUCKET_BYTES = 25 * 2**20  # large enough for full bandwidth, small enough to overlap with the copies

@@ -30,10 +30,10 @@ from adaptive_margin.affect.report import (
     SURPLUS,
     SplitReport,
 )
-from adaptive_margin.functional.checks import check_choice, problem
 from adaptive_margin.images.errors import MISSING
 from adaptive_margin.images.image_list import Box
 from adaptive_margin.images.video import opencv
+from adaptive_margin.messages import check_choice, problem
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -11,7 +11,7 @@ import torch
 from adaptive_margin.command import main
 from adaptive_margin.emotion import trainer
 from adaptive_margin.emotion.config import EmotionConfig
-from adaptive_margin.functional.checks import problem
+from adaptive_margin.messages import problem
 from adaptive_margin.training.checkpoints import CheckpointError
 
 

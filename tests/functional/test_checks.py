@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from adaptive_margin.functional import checks
+from adaptive_margin.messages import problem
 
 
 def test_the_sentence():
-    sentence = checks.problem("margin", "a scalar", "shape (3,)", "pass one number")
+    sentence = problem("margin", "a scalar", "shape (3,)", "pass one number")
     assert sentence == "margin must be a scalar, got shape (3,); pass one number"
 
 

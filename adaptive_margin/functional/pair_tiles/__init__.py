@@ -15,16 +15,15 @@ import math
 import torch
 from torch import Tensor
 
+from ...messages import check_choice, problem
 from ..checks import (
     at_least_float32,
-    check_choice,
     check_finite,
     check_fits,
     check_labels,
     check_matrix,
     check_same_features,
     is_blind,
-    problem,
 )
 from .autograd import PairTermsFunction
 from .options import UNIT, Distance, Options, PairTerms

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import is_blind, problem
+from ...messages import problem
+from ..checks import is_blind
 from .measure import measure_pairs, shapes_of
 from .options import SMALLER, Options
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..checks import problem
+from ...messages import problem
 from .layout import Layout, Meeting, meeting_of
 from .options import SMALLER, Number, Options, PairTerms
 from .rows import Rows, rows_of, shortness_of

@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_finite, is_blind, problem
+from ...messages import problem
+from ..checks import check_finite, is_blind
 from .options import SMALLER, Distance, Kind, Options
 
 UNCLEAR = 2.0**-12
