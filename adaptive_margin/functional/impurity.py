@@ -7,7 +7,8 @@ from torch import Tensor
 
 from .checks import is_blind
 from .groups import class_sizes
-from .own_neighbours import checked_sets, own_neighbours
+from .labelled_sets import check_sets, labelled_sets
+from .own_neighbours import own_neighbours
 
 
 def neighbourhood_impurity(
@@ -46,7 +47,8 @@ def neighbourhood_impurity(
         >>> neighbourhood_impurity(z, torch.tensor([0, 0, 1, 1, 1]))
         tensor([0.0000, 0.0000, 0.5000, 0.5000, 1.0000])
     """
-    return impurities(*checked_sets(embeddings, labels, ref_emb, ref_labels))
+    sets = labelled_sets(embeddings, labels, *check_sets(embeddings, labels, ref_emb, ref_labels))
+    return impurities(*sets[:4])
 
 
 @torch.no_grad()

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..messages import problem
 from .checks import check_number, is_blind
 from .groups import group_index
-from .own_neighbours import checked_sets, own_neighbours
+from .labelled_sets import check_sets, labelled_sets
+from .own_neighbours import own_neighbours
 
 Array = NDArray[Any]
 
@@ -221,7 +222,8 @@ def empirical_bias_k(
         tensor([16])
     """
     check_confidence(confidence)
-    return neighbourhood_sizes(*checked_sets(embeddings, labels, ref_emb, ref_labels), confidence, significant)
+    sets = labelled_sets(embeddings, labels, *check_sets(embeddings, labels, ref_emb, ref_labels))
+    return neighbourhood_sizes(*sets[:4], confidence, significant)
 
 
 @torch.no_grad()

@@ -14,10 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..messages import problem
-from .checks import at_least_float32, check_labels, check_matrix, check_same_features, is_blind, largest_magnitude
-from .dependence import common_scale
-from .groups import group_index
+from .checks import is_blind
 from .pair_tiles.rows import ROUNDING
 
 Array = NDArray[Any]
@@ -55,32 +52,6 @@ class Side(NamedTuple):
     x: Tensor
     squares: Tensor
     label: Tensor
-
-
-def checked_sets(
-    embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The first four arguments of :func:`own_neighbours`, or an error that names what is wrong."""
-    check_matrix("embeddings", embeddings)
-    check_labels("labels", labels, len(embeddings))
-    if ref_emb is None:
-        ref_emb, ref_labels = embeddings, labels
-    elif ref_labels is None:
-        raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
-    if ref_emb is not embeddings:
-        check_matrix("ref_emb", ref_emb)
-        check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-    assert ref_labels is not None
-    check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
-    x = at_least_float32(embeddings)
-    if ref_emb is embeddings and ref_labels is labels:
-        x = x / common_scale(largest_magnitude("embeddings", x))
-        index = group_index(labels)
-        return x, index, x, index
-    y = at_least_float32(ref_emb).to(x)
-    scale = common_scale(largest_magnitude("embeddings", x), largest_magnitude("ref_emb", y))
-    both = group_index(torch.cat([labels, ref_labels]))
-    return x / scale, both[: len(labels)], y / scale, both[len(labels) :]
 
 
 def evenly_spaced(index: Tensor, number: int) -> Tensor | None:

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import is_blind
-from .dependence import Array, Bandwidth, correlations_of_moments
+from .checks import at_least_float32, is_blind, largest_magnitude
+from .dependence import Array, Bandwidth, common_scale, correlations_of_moments
 from .neighbourhood import Significant, first_reached, required_counts
 from .own_neighbours import rounding_of, sort_by_distance
 
@@ -22,28 +22,28 @@ MOST_ENTRIES = 2**16
 
 
 class SmallBatch:
-    """A plain batch: finite embeddings in float32 or float64, each row with the others as its reference set.
+    """A plain batch: each row with the others as its reference set. Raises if an entry is not finite.
 
     Args:
-        x: embeddings, shape ``(B, D)``.
+        x: embeddings, shape ``(B, D)``; half precision is computed in float32.
         labels: integers, shape ``(B,)``.
-        scale: :func:`~adaptive_margin.functional.dependence.common_scale` of ``x``.
 
     Example:
         >>> from adaptive_margin.functional import hoeffding_significant
         >>> x = torch.cat([torch.randn(64, 8), torch.randn(64, 8) + 20.0])
-        >>> batch = SmallBatch(x, torch.arange(128) // 64, torch.tensor(16.0))
+        >>> batch = SmallBatch(x, torch.arange(128) // 64)
         >>> np.unique(batch.sizes(hoeffding_significant, 0.05))
         array([16])
     """
 
-    def __init__(self, x: Tensor, labels: Tensor, scale: Tensor) -> None:
+    def __init__(self, x: Tensor, labels: Tensor) -> None:
+        x = at_least_float32(x)
         given = labels.numpy()
         order = given.argsort()
         ordered = given[order]
         first = np.ones(len(order), dtype=np.bool_)
         np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-        self.scale = scale.item()
+        self.scale = common_scale(largest_magnitude("embeddings", x)).item()
         self.x = x.numpy()[order] / self.scale  # (B, D), class by class
         self.index = first.cumsum() - 1  # (B,)
         self.starts = first.nonzero()[0]  # (C,)

@@ -129,7 +129,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     ) -> Any:
         """The wrapped loss with the margin of this batch: the value that its reducer returns."""
         self.reset_stats()
-        self._check_margin(self.margin)
+        self._check_granularity(self.margin)  # a margin's own can have been changed
         guard = GradientGuard(self.exchange.host)
         given = embeddings, labels, indices_tuple, ref_emb, ref_labels
         batch = Batch.checked(self.loss, guard, *given, check=self.exchange.check)

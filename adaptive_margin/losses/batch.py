@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -94,8 +94,7 @@ class Batch:
 
     def changed(self, **changes: Any) -> Batch:
         """The same with other attributes."""
-        names = ("host", "embeddings", "labels", "indices", "ref_emb", "ref_labels")
-        return Batch(**{name: changes[name] if name in changes else getattr(self, name) for name in names})
+        return replace(self, **changes)
 
     @property
     def itself(self) -> bool:

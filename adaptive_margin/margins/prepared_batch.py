@@ -7,16 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..functional.checks import (
-    at_least_float32,
-    check_indices,
-    check_labels,
-    check_matrix,
-    check_same_features,
-    largest_magnitude,
-)
-from ..functional.dependence import Bandwidth, common_scale, scaled_gaussian_kernel, unit_rows
-from ..functional.groups import group_index, group_slots
+from ..functional.checks import check_indices
+from ..functional.dependence import Bandwidth, scaled_gaussian_kernel, unit_rows
+from ..functional.groups import group_slots
+from ..functional.labelled_sets import check_sets, labelled_sets
 from ..functional.small_batch import SmallBatch
 from ..messages import problem
 from .base import IndicesTuple
@@ -96,35 +90,21 @@ def prepare(
         bandwidth: of the Gaussian.
         small: whether a batch for which numpy is faster may be prepared for numpy.
     """
-    check_matrix("embeddings", embeddings)
     if labels is None:
         remedy = "the margin compares groups; for continuous targets make some with OtsuGrouper"
         raise ValueError(problem("labels", "given", "None", remedy))
-    check_labels("labels", labels, len(embeddings))
-    if ref_emb is None or (ref_emb is embeddings and ref_labels is None):
-        ref_emb, ref_labels = embeddings, labels
-    elif ref_labels is None:
-        raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
-    elif ref_emb is not embeddings:
-        check_matrix("ref_emb", ref_emb)
-        check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-    check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
+    ref_emb, ref_labels = check_sets(embeddings, labels, ref_emb, ref_labels)
     pairs = None if indices_tuple is None else _pairs_of(indices_tuple, embeddings, ref_emb)
-    x = at_least_float32(embeddings.detach() if detach else embeddings)
-    index = labels.to(x.device)
-    if ref_emb is embeddings and ref_labels is labels:
-        scale = common_scale(largest_magnitude("embeddings", x))
-        if small and pairs is None and SmallBatch.suits(x):
-            return SmallBatch(x, index, scale)
-        x, index = x / scale, group_index(index)
-        (g,) = scaled_gaussian_kernel((x,), scale, bandwidth)
-        return PreparedBatch(x, index, g, x, index, g, pairs)
-    y = at_least_float32(ref_emb.detach() if detach else ref_emb).to(x)
-    scale = common_scale(largest_magnitude("embeddings", x), largest_magnitude("ref_emb", y))
-    x, y = x / scale, y / scale
-    both = group_index(torch.cat([index, ref_labels.to(x.device)]))
-    g, ref_g = scaled_gaussian_kernel((x, y), scale, bandwidth)
-    return PreparedBatch(x, both[: len(x)], g, y, both[len(x) :], ref_g, pairs)
+    rows = embeddings.detach() if detach else embeddings
+    ref_rows = rows if ref_emb is embeddings else ref_emb.detach() if detach else ref_emb
+    if small and pairs is None and ref_rows is rows and ref_labels is labels and SmallBatch.suits(rows):
+        return SmallBatch(rows, labels.to(rows.device))
+    x, index, y, ref_index, scale = labelled_sets(rows, labels, ref_rows, ref_labels)
+    if y is x:
+        (g,) = (ref_g,) = scaled_gaussian_kernel((x,), scale, bandwidth)
+    else:
+        g, ref_g = scaled_gaussian_kernel((x, y), scale, bandwidth)
+    return PreparedBatch(x, index, g, y, ref_index, ref_g, pairs)
 
 
 def _pairs_of(indices_tuple: IndicesTuple, embeddings: Tensor, ref_emb: Tensor) -> Pairs:

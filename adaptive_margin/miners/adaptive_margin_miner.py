@@ -78,7 +78,7 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
     ) -> Any:
         """The wrapped miner's index tuple with the margin of this batch."""
         self.reset_stats()
-        self._check_margin(self.margin)
+        self._check_granularity(self.margin)
         batch = Batch.checked(self.miner, None, embeddings, labels, None, ref_emb, ref_labels)
         alpha: Value = 0.0
         if not self.margin.needs_batch:

@@ -274,7 +274,7 @@ X, Y = torch.ones(4, 2), torch.tensor([0, 0, 1, 1])
         ((X, Y * torch.nan), {}, TypeError, "labels must be integers, got torch.float32"),
         ((X, Y[:, None]), {}, ValueError, "labels must be one-dimensional"),
         ((X * torch.nan, Y), {}, ValueError, "embeddings must be finite, got 8 NaN or infinite of 8 values"),
-        ((X, Y), {"ref_emb": X}, ValueError, "ref_labels must be given with ref_emb, got None"),
+        ((X, Y), {"ref_emb": X.clone()}, ValueError, "ref_labels must be given with ref_emb, got None"),
         ((X, Y), {"ref_emb": X[:, :1], "ref_labels": Y}, ValueError, "ref_emb must be of the 2 features"),
         ((X, Y), {"ref_emb": X / 0, "ref_labels": Y}, ValueError, "ref_emb must be finite"),
         ((X, Y), {"ref_emb": X.clone(), "ref_labels": Y[:2]}, ValueError, "ref_labels must be as long as ref_emb"),
