@@ -25,8 +25,10 @@ def printed(*command: str) -> str:
         ("docs/dml.md", ("benchmarks/dml_grid.py", "--print")),
         ("docs/units.md", ("benchmarks/dml_choose.py", "--print")),
         ("docs/memory.md", ("benchmarks/speed/rules.py", "--print")),
+        ("docs/memory.md", ("benchmarks/speed/small.py", "--print")),
+        ("docs/memory.md", ("benchmarks/speed/anchors.py", "--print")),
     ],
-    ids=["demo", "grid", "choices", "rules"],
+    ids=["demo", "grid", "choices", "rules", "small", "anchors"],
 )
 def test_tables_are_printed_by_their_command(page: str, command: tuple[str, ...]) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

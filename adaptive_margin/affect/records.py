@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -90,6 +90,8 @@ class Records(ImageList):
     frame: Integers
     expression: npt.NDArray[np.int16]
     identity_kind: str | None
+
+    _widths: ClassVar[dict[str, int]] = {**ImageList._widths, "labels": 2, "raw": 2}
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -456,7 +456,7 @@ def _video(story: Story) -> Markup:
         lines += [(arm.title, story.colours[arm.name], [(frame, guess[:, i])]) for arm, guess in shown]
         errors = [f"{arm.title}: RMSE {math.sqrt(np.mean((g[:, i] - truth[:, i]) ** 2)):.3f}" for arm, g in shown]
         alt = f"{len(frame)} frames. {'; '.join(errors)}."
-        made.append(charts.curves(label.capitalize(), lines, y=label, x="frame", alt=alt, size=(5.0, 2.6)))
+        made.append(charts.curves(label.capitalize(), lines, y=label, x="frame", alt=alt, size=(7.0, 3.0)))
     strip = Markup("")
     if "video_images" in run.arrays:
         for at, pixels in zip(run.arrays["video_strip"], run.arrays["video_images"], strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,6 @@ Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 Strings = npt.NDArray[np.object_]
 Self = TypeVar("Self", bound="ImageList")
-
-_WIDTH = {"labels": 2, "raw": 2, "box": 4}
-"""Columns with several numbers per row."""
 
 
 def strings(values: Iterable[str | None]) -> Strings:
@@ -78,6 +75,9 @@ class ImageList:
     box: Floats
     stretch: Floats
 
+    _widths: ClassVar[dict[str, int]] = {"box": 4}
+    """Columns with several numbers per row."""
+
     @staticmethod
     def of(dataset: str, root: Path, paths: Sequence[str], boxes: npt.NDArray[Any] | None = None) -> ImageList:
         """A list of files, each named by its path; without boxes, whole images."""
@@ -87,7 +87,7 @@ class ImageList:
 
     def __post_init__(self) -> None:
         for name, column in self.columns().items():
-            expected = (len(self), _WIDTH[name]) if name in _WIDTH else (len(self),)
+            expected = (len(self), self._widths[name]) if name in self._widths else (len(self),)
             if column.shape != expected:
                 remedy = "give every column one entry per row"
                 raise ValueError(problem(name, f"of shape {expected}", column.shape, remedy))

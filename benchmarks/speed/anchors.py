@@ -1,6 +1,7 @@
 """The effect of sampling anchors: the confidence term from some rows compared with that from all rows.
 
     python benchmarks/speed/anchors.py         # a minute; prints a table, in Markdown
+    python benchmarks/speed/anchors.py --print # that of results/anchors.json, which is in docs/memory.md
 
 Two groups and four images per class, unit vectors around the centre of their class, at three distances between classes:
 the largest error over those and over five seeds, beside the largest standard error by the rule's documentation.
@@ -9,10 +10,15 @@ the largest error over those and over five seeds, beside the largest standard er
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
+from run import about
 from torch.nn.functional import normalize
 
 from adaptive_margin import AdaptiveMargin
@@ -29,34 +35,60 @@ def bound(rule: str, labels: int, anchors: int) -> float:
     return largest / (2 * math.sqrt(anchors))
 
 
+def errors(name: str, layout: str, rows: int) -> dict[str, Any]:
+    """What a rule's sample of anchors changes, and saves, over all spreads and seeds."""
+    rule, labels = RULES[name], LAYOUTS[layout](rows)
+    margins = {
+        "all": AdaptiveMargin(neighbourhood=rule("all"), dependence="none"),
+        "some": AdaptiveMargin(neighbourhood=rule(), dependence="none"),
+    }
+    worst, took = 0.0, {"all": 0.0, "some": 0.0}
+    for spread in SPREADS:
+        for seed in range(5):
+            torch.manual_seed(seed)
+            centres = torch.randn(int(labels.max()) + 1, FEATURES)
+            x = normalize(torch.randn(rows, FEATURES) + spread * centres[labels], dim=1)
+            found = {}
+            for way, margin in margins.items():
+                began = time.perf_counter()
+                found[way] = float(margin(x, labels))
+                took[way] += time.perf_counter() - began
+            worst = max(worst, abs(found["all"] - found["some"]))
+    anchors = rule().anchors
+    return {
+        "rule": name,
+        "labels": layout,
+        "anchors": anchors,
+        "largest error": worst,
+        "standard error at most": bound(name, int(labels.max()) + 1, anchors),
+        "time of all rows": took["all"] / took["some"],
+    }
+
+
+def table(found: list[dict[str, Any]]) -> str:
+    """A row for each rule and layout of labels."""
+    lines = ["| " + " | ".join(found[0]) + " |", "|---|---|---:|---:|---:|---:|"]
+    for rule, labels, anchors, worst, allowed, longer in (row.values() for row in found):
+        cells = f"{anchors:,} | {worst:.4f} | {allowed:.4f} | {longer:.1f} times as long"
+        lines.append(f"| {rule} | {labels} | {cells} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=4096)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "anchors.json")
+    parser.add_argument("--print", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
-    print("| rule | labels | anchors | largest error | standard error at most | time of all rows |")
-    print("|---|---|---:|---:|---:|---:|")
-    for name, rule in RULES.items():
-        for layout, label in LAYOUTS.items():
-            worst, took = 0.0, {"all": 0.0, "some": 0.0}
-            margins = {
-                "all": AdaptiveMargin(neighbourhood=rule("all"), dependence="none"),
-                "some": AdaptiveMargin(neighbourhood=rule(), dependence="none"),
-            }
-            labels = label(arguments.rows)
-            for spread in SPREADS:
-                for seed in range(5):
-                    torch.manual_seed(seed)
-                    centres = torch.randn(int(labels.max()) + 1, FEATURES)
-                    x = normalize(torch.randn(arguments.rows, FEATURES) + spread * centres[labels], dim=1)
-                    found = {}
-                    for way, margin in margins.items():
-                        began = time.perf_counter()
-                        found[way] = float(margin(x, labels))
-                        took[way] += time.perf_counter() - began
-                    worst = max(worst, abs(found["all"] - found["some"]))
-            anchors, allowed = rule().anchors, bound(name, int(labels.max()) + 1, rule().anchors)
-            cells = f"{worst:.4f} | {allowed:.4f} | {took['all'] / took['some']:.1f} times as long"
-            print(f"| {name} | {layout} | {anchors:,} | {cells} |", flush=True)
+    if arguments.print:
+        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["rules"]))
+        return
+    torch.set_num_threads(arguments.threads)
+    found = [errors(name, layout, arguments.rows) for name in RULES for layout in LAYOUTS]
+    print(table(found))
+    content = {"rules": found, "rows": arguments.rows, **about(arguments.threads)}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -82,7 +82,6 @@ def training_step(rows: int) -> Callable[[], None]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "margin.json")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -99,7 +98,7 @@ def main() -> None:
     step = milliseconds(training_step(128), 2)
     share = sizes[128]["margin_ms"] / step
     print(f"ResNet18 step of 128 images: {step:.0f} ms; the margin is {100 * share:.3f}% of it")
-    result = {"sizes": sizes, "resnet18_step_ms": step, "margin_share_of_step": share, **about(arguments)}
+    result = {"sizes": sizes, "resnet18_step_ms": step, "margin_share_of_step": share, **about(arguments.threads)}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(result, indent=1) + "\n")
 

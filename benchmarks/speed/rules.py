@@ -63,7 +63,6 @@ def table(milliseconds: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--device", choices=["cpu"], default="cpu", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rules.json")
     parser.add_argument("--print", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
@@ -82,7 +81,7 @@ def main() -> None:
         found[str(rows)] = times
     print(table(found))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"milliseconds": found, **about(arguments)}, indent=1) + "\n")
+    arguments.out.write_text(json.dumps({"milliseconds": found, **about(arguments.threads)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -189,13 +189,13 @@ def cpu_name() -> str:
     return names[0] if names else platform.machine()
 
 
-def about(arguments: argparse.Namespace) -> dict[str, object]:
+def about(threads: int | None, device: str = "cpu") -> dict[str, object]:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
     ).stdout.strip()
     return {
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else cpu_name(),
-        "threads": arguments.threads,
+        "device": torch.cuda.get_device_name() if device == "cuda" else cpu_name(),
+        "threads": threads,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "pytorch-metric-learning": importlib.metadata.version("pytorch-metric-learning"),
@@ -316,7 +316,7 @@ def main() -> None:
         return
     sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]
     cases = arguments.cases or list(CASES)
-    facts, results = about(arguments), read(arguments.out)
+    facts, results = about(arguments.threads, arguments.device), read(arguments.out)
     for layout in [] if arguments.print else arguments.layouts:
         for n in sizes:
             tried = {case: stopped_at(results, case, layout, n) for case in cases}

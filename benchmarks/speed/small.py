@@ -1,6 +1,7 @@
 """N = 128: the losses compared with the host's, with and without numpy for small batches.
 
     python benchmarks/speed/small.py            # half a minute; prints a table
+    python benchmarks/speed/small.py --print    # that of results/small.json, which is in docs/memory.md
 
 Losses take turns in one process, so that other work on the machine slows all of them alike; a figure is the tenth
 percentile of a loss's times, forward and backward, relative to that of the host's contrastive loss on squared
@@ -10,13 +11,16 @@ distances.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 import time
+from pathlib import Path
+from typing import Any
 
 import torch
 from pytorch_metric_learning import losses
-from run import LAYOUTS, MARGIN, batch, squared_l2, step
+from run import LAYOUTS, MARGIN, about, batch, squared_l2, step
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
 from adaptive_margin.functional.small_batch import SmallBatch
@@ -54,21 +58,38 @@ def times(layout: str, rows: int, seconds: float) -> dict[tuple[str, bool], floa
     return {key: statistics.quantiles(each[3:], n=10)[0] for key, each in found.items()}
 
 
+def table(found: dict[str, dict[str, Any]]) -> str:
+    """Shares of the time of the host's loss on squared distances, with numpy and, in parentheses, without."""
+    lines = ["| | " + " | ".join(found) + " |", "|---" + "|---:" * len(found) + "|"]
+    for name in CASES:
+        cells = [f"{each[name]['numpy']:.2f} ({each[name]['torch']:.2f})" for each in found.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each layout")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "small.json")
+    parser.add_argument("--print", action="store_true", help="measure nothing")
     arguments = parser.parse_args()
+    if arguments.print:
+        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["shares"]))
+        return
     torch.set_num_threads(arguments.threads)
-    print("share of the host's time, with numpy (without)")
+    shares: dict[str, dict[str, Any]] = {}
     for layout in LAYOUTS:
         found = times(layout, arguments.rows, arguments.seconds)
         stock = min(found[STOCK, numpy] for numpy in (True, False))
-        print(f"{layout}: the host's {stock:.2f} ms")
-        for name in CASES:
-            numpy, general = (found[name, way] / stock for way in (True, False))
-            print(f"  {name:44} {numpy:5.2f} ({general:.2f})", flush=True)
+        shares[layout] = {
+            name: {way: found[name, way == "numpy"] / stock for way in ("numpy", "torch")} for name in CASES
+        }
+        shares[layout]["milliseconds of the host's"] = stock
+    print(table(shares))
+    content = {"shares": shares, "rows": arguments.rows, **about(arguments.threads)}
+    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
