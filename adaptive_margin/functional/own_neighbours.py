@@ -143,12 +143,12 @@ def _tiles_on_host(anchors: Side, refs: Side, places: Tensor | None, reach: int,
     of_rows = label, anchors.squares.numpy(), np.full(rows, -1) if places is None else places.numpy()
     select = reach <= FEW and columns > SHORT
     sort = partial(sort_by_distance, ref_label, refs.squares.numpy(), rounding_of(refs.x), None if select else reach)
-    buffer = refs.x.new_empty(step, columns)
+    buffer, x = refs.x.new_empty(step, columns), -2 * anchors.x
     threads = min(torch.get_num_threads(), step * columns // ENTRIES_A_THREAD)
     with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
         for start in range(0, rows, step):
             tile = slice(start, min(start + step, rows))
-            d = torch.mm(anchors.x[tile], refs.x.T, out=buffer[: tile.stop - start])
+            d = torch.mm(x[tile], refs.x.T, out=buffer[: tile.stop - start])
             parts = d.numpy(), *(part[tile] for part in of_rows)
             if pool is None:
                 left_out = sort(*parts)
@@ -170,14 +170,14 @@ def sort_by_distance(
     squares: Array,
     place: Array,
 ) -> Array:
-    """Turns products of coordinates into keys, numbers that sort like distances with the label in the last bit.
+    """Turns products of coordinates into keys: numbers that sort like distances, with the label in the last bit.
 
     Args:
         ref_label: labels of the columns.
         ref_squares: squared norms of the columns.
         rounding: of a squared distance, relative to the two squared norms.
         reach: how many of the smallest are to come first, in order; None leaves all in place.
-        d: products of rows and columns; overwritten by the keys.
+        d: −2 times the products of rows and columns; overwritten by the keys.
         label: labels of the rows.
         squares: squared norms of the rows.
         place: the column of each row itself; -1 for a set that does not contain the row, but may contain a copy.
@@ -188,7 +188,6 @@ def sort_by_distance(
     rows = np.arange(len(d))
     own = label[:, None] == ref_label
     noise = squares[:, None] + ref_squares
-    d *= -2
     d += noise
     noise *= rounding
     if len(place) and place[0] < 0:

@@ -104,8 +104,8 @@ class SmallBatch:
     def _own(self, reach: int) -> Array:
         """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(B, reach)``."""
         x = torch.from_numpy(self.x - np.add.reduce(self.x) / self.x.dtype.type(len(self.x)))
-        d = torch.mm(x, x.T).numpy()  # numpy's matrix product uses threads of its own
-        squares = d.diagonal().copy()
+        d = torch.mm(-2 * x, x.T).numpy()  # numpy's matrix product uses threads of its own
+        squares = d.diagonal() / -2
         label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
         sort_by_distance(label, squares, rounding_of(x), reach, d, label, squares, np.arange(len(d)))
         return d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1
