@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from ..reports import _charts as charts
 from ..reports._page import Section, write_page
-from ..reports._tables import grid, paragraph, row, table
+from ..reports._tables import grid, row, table
 from .result import Suggestion, Table
 
 
@@ -32,8 +32,7 @@ def write_suggestion(found: Suggestion, page: Path, name: str) -> None:
 
 
 def _table(each: Table) -> Markup:
-    rows = [row(line[0], line[1:]) for line in each.rows]
-    return Markup("").join([table(each.title, each.head, rows), paragraph(each.note)])
+    return table(each.note or each.title, each.head, [row(line[0], line[1:]) for line in each.rows])
 
 
 def _pictures(found: Suggestion) -> Markup:
@@ -57,17 +56,13 @@ def _active(found: Suggestion, name: str) -> Markup:
     loss = next(each for each in found.losses if each.loss == name)
     alt = "; ".join(f"{rule} at {margin:.3f}" for rule, margin in loss.margins.items())
     with charts.drawing(name, f"Share active for the margin of each strategy: {alt}.") as chart:
-        for colour, (kind, shares) in zip(charts.PALETTE, loss.active.items(), strict=False):
-            order = sorted(shares, key=lambda rule: loss.margins[rule])
-            places = [loss.margins[rule] for rule in order]
-            chart.axes.plot(places, [100 * shares[rule] for rule in order], color=colour, marker="o", label=kind)
-            for rule in order:
-                at = (loss.margins[rule], 100 * shares[rule])
-                chart.axes.annotate(rule, at, xytext=(3, 4), textcoords="offset points", fontsize=8)
+        ((kind, shares),) = loss.active.items()
+        for colour, (rule, share) in zip(charts.GROUPS, shares.items(), strict=False):
+            chart.axes.scatter(loss.margins[rule], 100 * share, color=colour, label=rule, zorder=3)
         if found.present is not None and found.present.loss == name:
             chart.axes.axvline(found.present.margin, color=charts.BASELINE, linestyle="--", label="in use")
         chart.axes.set_xlabel(f"{loss.attribute} ({loss.unit})")
-        chart.axes.set_ylabel("% active")
-        chart.axes.set_ylim(-4, 108)
-        chart.axes.legend()
+        chart.axes.set_ylabel(f"% of {kind} active")
+        chart.axes.set_ylim(-4, 104)
+        chart.figure.legend(loc="outside lower center", ncols=4, handletextpad=0.1, columnspacing=1)
     return chart.svg

@@ -260,9 +260,8 @@ class Suggestion:
             + [f"{of.quantiles[q]:.3f}" for q in QUANTILES]
             for name, of in (("within classes", self.within), ("between classes", self.between))
         ]
-        note = (
-            f"{_share(self.misordered)} of pairs within a class are as far apart as a pair between classes, or farther."
-        )
+        wrong = _share(self.misordered)
+        note = f"In {wrong} of comparisons a pair within a class is at least as far apart as a pair between classes."
         return Table("Distances", note, ["", "pairs", "mean", *(f"{q:.0%}" for q in QUANTILES)], rows)
 
     def _of_thresholds(self) -> Table:

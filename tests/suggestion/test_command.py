@@ -34,6 +34,7 @@ def test_terminal_page_and_json(file: Path, capsys: pytest.CaptureFixture[str]) 
     assert html.count("<svg") == 5  # distances, and four losses with hinges
     assert "It could not be made" not in html
     assert "Left out" not in html
+    assert all(html.count(f">{rule}<") >= 5 for rule in ("remaining", "attainable", "hoeffding"))  # tables and charts
     assert "class='scroll'" in html
     assert main([*words, "--html", str(page)]) == 0  # an earlier report gives way
 
