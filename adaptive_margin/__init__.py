@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from .metrics import RetrievalMetrics
     from .miners import AdaptiveMarginMiner, TiledBatchHardMiner, TiledDistanceWeightedMiner
+    from .suggestion import Suggestion, suggest
 
 __version__ = "0.1.0"
 __all__ = [
@@ -52,11 +53,15 @@ __all__ = [
     "ReleasedRule",
     "RemainingRule",
     "RetrievalMetrics",
+    "Suggestion",
     "TiledBatchHardMiner",
     "TiledDistanceWeightedMiner",
     "functional",
+    "suggest",
 ]
-__getattr__ = on_demand(__name__, __all__, ("functional", "grouping", "losses", "margins", "metrics", "miners"))
+__getattr__ = on_demand(
+    __name__, __all__, ("functional", "grouping", "losses", "margins", "metrics", "miners", "suggestion")
+)
 
 
 def __dir__() -> list[str]:

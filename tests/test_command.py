@@ -77,6 +77,7 @@ def test_help_and_version_of_the_whole(capsys: pytest.CaptureFixture[str]) -> No
 
 
 ANSWERED = [["--help"], ["tran"], ["predict", "--help"], ["report", "x", "--colour"], ["check", "--help"]]
+ANSWERED += [["suggest", "--help"], ["suggest", "x.npy", "--margin", "0.2"]]
 ANSWERED += [["train-faces", "--help"], ["train-faces", "--preset", "quick", "--steps", "3"]]
 ANSWERED += [["train-retrieval", "cub", "--help"], ["train-retrieval", "sop", "--loss", "marginal"]]
 

@@ -14,6 +14,7 @@ from adaptive_margin.command.check import Check
 from adaptive_margin.command.export_onnx import ExportOnnx
 from adaptive_margin.command.predict import Predict
 from adaptive_margin.command.report import Report
+from adaptive_margin.command.suggest import Suggest
 from adaptive_margin.dml.config import DMLConfig
 from adaptive_margin.emotion.config import EmotionConfig
 
@@ -40,7 +41,7 @@ def messages() -> Iterator[tuple[str, str]]:
 
 def flags() -> set[str]:
     """The options of all commands: the fields of their data classes and of the trainers' configurations."""
-    kinds = (DMLConfig, EmotionConfig, Report, Predict, ExportOnnx, Check)
+    kinds = (DMLConfig, EmotionConfig, Report, Predict, ExportOnnx, Check, Suggest)
     fields = {field.name.replace("_", "-") for kind in kinds for field in dataclasses.fields(kind)}
     others = {"--preset", "--config", "--page", "--help", "--version"}
     return {f"--{name}" for name in fields} | {f"--no-{name}" for name in fields} | others | OTHERS_FLAGS

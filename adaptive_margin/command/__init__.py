@@ -1,4 +1,5 @@
-"""The command ``adaptive-margin``: trains, reports, predicts, exports and checks. ``adaptive-margin --help`` lists it.
+"""The command ``adaptive-margin``: trains, reports, predicts, exports, suggests, checks. ``adaptive-margin --help``
+lists it.
 
 Each row of :data:`COMMANDS` is a module here with the same name. Help and mistakes are answered without PyTorch.
 """
@@ -19,6 +20,7 @@ COMMANDS = {
     "report": "one HTML file about a run, or about many",
     "predict": "valence and arousal of the faces in images and videos",
     "export-onnx": "write a trained network as ONNX, checked against PyTorch",
+    "suggest": "which margin suits these embeddings, and what each would keep active",
     "check": "say which data set a folder contains and which of its rows can be used",
 }
 

@@ -5,6 +5,7 @@ from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_i
 from .comparison import Comparison, compared, holm, paired, student_interval
 from .identity_leakage import IdentityLeakage, identity_leakage
 from .retrieval import RetrievalMetrics
+from .thresholds import ThresholdConsistency, operating_point_inconsistency
 
 __all__ = [
     "AffectMetrics",
@@ -12,6 +13,7 @@ __all__ = [
     "IdentityLeakage",
     "Interval",
     "RetrievalMetrics",
+    "ThresholdConsistency",
     "adjusted_mutual_information",
     "bootstrap_interval",
     "compared",
@@ -20,6 +22,7 @@ __all__ = [
     "identity_leakage",
     "kmeans",
     "normalized_mutual_information",
+    "operating_point_inconsistency",
     "paired",
     "rmse_bounds",
     "student_interval",

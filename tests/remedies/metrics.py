@@ -17,6 +17,7 @@ from adaptive_margin.metrics.affect import AffectMetrics, bootstrap_interval, fe
 from adaptive_margin.metrics.clustering import kmeans
 from adaptive_margin.metrics.comparison import student_interval
 from adaptive_margin.metrics.identity_leakage import identity_leakage
+from adaptive_margin.metrics.thresholds import operating_point_inconsistency
 
 from .following import follow
 
@@ -43,6 +44,10 @@ def leakage(people: object = Y, **options: object) -> bool:
     return 0 <= identity_leakage(X, people, **{"resamples": 10, **options}).probe_accuracy <= 1
 
 
+def opis(labels: torch.Tensor = Y, **options: object) -> bool:
+    return operating_point_inconsistency(X, labels, **options).opis >= 0
+
+
 def retrieval(*args: object, wanted: str = "recall_at_1", **options: object) -> bool:
     return 0 <= RetrievalMetrics(**options)(*(args or (X, Y)))[wanted] <= 1
 
@@ -66,6 +71,17 @@ def retrieval_without_faiss(**options: object) -> bool:
 
 
 CASES = [
+    follow(
+        "0.01 and 0.1 are usual",
+        lambda: opis(false_accepts=(0.1, 0.01)),
+        lambda: opis(false_accepts=(0.01, 0.1)),
+    ),
+    follow("101 are usually enough", lambda: opis(thresholds=1), lambda: opis(thresholds=101)),
+    follow(
+        "a threshold needs pairs within a class and between classes",
+        lambda: opis(torch.arange(40)),
+        lambda: opis(torch.arange(40) // 2),
+    ),
     follow(
         "name each label column",
         lambda: AffectMetrics(()),

@@ -1,0 +1,85 @@
+"""``adaptive-margin suggest EMBEDDINGS [LABELS]``: which margin suits embeddings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from .._text import printable
+from ..messages import problem, require_extra
+from ..training.command_line import Positional, arg, check_output, read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggest:
+    """Measures embeddings, and says which margin each strategy would give to each loss and what it would keep active.
+
+    Attributes:
+        embeddings: a file (.npy, .npz, .pt, .csv or .parquet) with a row per sample.
+        labels: a file of their labels, where they are not in the same file.
+        loss: the loss in use, by its name in pytorch-metric-learning.
+        margin: its margin, to be compared with the others; by default the loss's own.
+        batch_size: rows of a batch in training.
+        samples_per_class: rows of a class in a batch.
+        batches: number of batches to look at.
+        seed: of everything that is drawn.
+        html: also write a page with pictures to this file.
+        json: also write the figures to this file.
+        overwrite: replace a file at --html that is no earlier report.
+    """
+
+    embeddings: Annotated[Path, Positional, arg(metavar="EMBEDDINGS")]
+    labels: Annotated[Path | None, Positional, arg(metavar="LABELS")] = None
+    loss: Annotated[str | None, arg(metavar="NAME")] = None
+    margin: Annotated[float | None, arg(metavar="NUMBER")] = None
+    batch_size: int = 128
+    samples_per_class: int = 4
+    batches: int = 16
+    seed: int = 0
+    html: Annotated[Path | None, arg(metavar="FILE")] = None
+    json: Annotated[Path | None, arg(metavar="FILE")] = None
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.margin is not None and self.loss is None:
+            raise ValueError(
+                problem("--loss", "given with --margin", "nothing", "name it, as in --loss ContrastiveLoss")
+            )
+
+
+def main(words: Sequence[str], prog: str) -> int:
+    """Measures embeddings with these options; returns 0."""
+    options = read(Suggest, argv=words, prog=prog)
+    for flag, path in (("--html", options.html), ("--json", options.json)):
+        if path is not None:
+            check_output(flag, path, file=True)
+
+    from ..suggestion import read_embeddings, suggest
+
+    if options.html is not None:
+        require_extra("adaptive-margin suggest --html", "dml", "PIL", "jinja2", "matplotlib")
+        from ..reports._page import check_page
+        from ..suggestion.page import write_suggestion
+
+        check_page(options.html, options.overwrite)
+    found = suggest(
+        *read_embeddings(options.embeddings, options.labels),
+        loss=options.loss,
+        margin=options.margin,
+        batch_size=options.batch_size,
+        samples_per_class=options.samples_per_class,
+        batches=options.batches,
+        seed=options.seed,
+    )
+    print(found)
+    if options.json is not None:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"wrote {printable(str(options.json))}")
+    if options.html is not None:
+        write_suggestion(found, options.html, options.embeddings.name)
+        print(f"wrote {printable(str(options.html))}")
+    return 0

@@ -1,0 +1,107 @@
+"""Remedies of the suggestion of a margin: its options and the files that it reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adaptive_margin import suggest
+from adaptive_margin.command import main
+from adaptive_margin.suggestion import read_embeddings
+
+from .following import follow
+
+X = torch.randn(24, 4, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(24) % 4
+
+
+def suggested(labels: torch.Tensor = Y, **options: Any) -> bool:
+    return len(str(suggest(X, labels, **options))) > 0
+
+
+def stored(folder: Path, *names: str, ending: str = "npz", **arrays: Any) -> bool:
+    """Whether what is stored can be read: an archive with these arrays, and labels of their own if they are named."""
+    given = {"embeddings": X.numpy(), "labels": Y.numpy(), **arrays}
+    path, labels = folder / f"a.{ending}", None
+    with open(path, "wb") as file:
+        np.savez(file, **{name: each for name, each in given.items() if each is not None})
+    if names:
+        labels = folder / names[0]
+        np.save(labels, Y.numpy())
+    return len(read_embeddings(path, labels)[1]) == 24
+
+
+def command(folder: Path, *words: str) -> bool:
+    stored(folder)
+    return main(["suggest", str(folder / "a.npz"), *words]) == 0
+
+
+def spoilt(folder: Path) -> None:
+    (folder / "a.npz").write_bytes(b"no archive")
+    read_embeddings(folder / "a.npz")
+
+
+CASES = [
+    follow("leave it out for the default", lambda: suggested(batches=0), lambda: suggested()),
+    follow(
+        "a margin needs pairs within a class and between classes",
+        lambda: suggested(torch.arange(24)),
+        lambda: suggested(torch.arange(24) // 2),
+    ),
+    follow(
+        "name the loss, for instance loss='TripletMarginLoss'",
+        lambda: suggested(margin=0.2),
+        lambda: suggested(margin=0.2, loss="TripletMarginLoss"),
+    ),
+    follow(
+        "the nearest: TripletMarginLoss",
+        lambda: suggested(loss="TripletMargin"),
+        lambda: suggested(loss="TripletMarginLoss"),
+    ),
+    follow(
+        "pass the margin in use",
+        lambda: suggested(loss="RankedListLoss"),
+        lambda: suggested(loss="RankedListLoss", margin=0.4),
+    ),
+    follow(
+        "pass it in the unit of the loss's constructor",
+        lambda: suggested(loss="ArcFaceLoss", margin=float("inf")),
+        lambda: suggested(loss="ArcFaceLoss", margin=28.6),
+    ),
+    follow(
+        "name it, as in --loss ContrastiveLoss",
+        lambda folder: command(folder, "--margin", "0.5"),
+        lambda folder: command(folder, "--margin", "0.5", "--loss", "ContrastiveLoss"),
+    ),
+    follow(
+        "store one row per sample, and name it 'embeddings' if there are several",
+        lambda folder: stored(folder, embeddings=None, one=X, two=X),
+        lambda folder: stored(folder, other=X),
+    ),
+    follow(
+        "pass a file of labels, too, or store them as 'labels' beside the embeddings",
+        lambda folder: stored(folder, labels=None),
+        lambda folder: stored(folder, "y.npy", labels=None),
+        stored,
+    ),
+    follow(
+        "leave out columns that are no features",
+        lambda folder: stored(folder, embeddings=np.array([["a", "b"]] * 24)),
+        stored,
+    ),
+    follow("store one label per row", lambda folder: stored(folder, labels=Y[:5]), stored),
+    follow(
+        "group continuous targets first, with OtsuGrouper for instance",
+        lambda folder: stored(folder, labels=np.linspace(0, 1, 24)),
+        lambda folder: stored(folder, labels=(np.linspace(0, 1, 24) > 0.5).astype(float)),
+    ),
+    follow(
+        "save it with numpy.savez(FILE, embeddings=…, labels=…)",
+        lambda folder: stored(folder, ending="h5"),
+        lambda folder: stored(folder, ending="npz"),
+    ),
+    follow("save arrays or tensors of numbers again, without other objects", spoilt, stored),
+]
