@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -98,25 +99,23 @@ class Objective(nn.Module):
 
     def record(self, on: bool) -> None:
         """Whether the next call records its margin, which synchronises with the device."""
-        for module in (self.loss, getattr(self.loss, "margin", None)):
-            if isinstance(module, ModuleWithRecords):
-                module.collect_stats = on
+        if isinstance(self.loss, ModuleWithRecords):
+            self.loss.collect_stats = on
 
     def statistics(self) -> dict[str, float]:
         """The recorded margin of the last call in the loss's unit, with the parts of an adaptive margin."""
         margin: Any = getattr(self.loss, "margin", None)
-        if isinstance(self.loss, AdaptiveMarginLoss):
-            found = {"margin": self.loss.current_margin}
-        elif isinstance(self.loss, ContrastiveVDMLoss):
-            found = {"margin": self.loss.alpha}
+        found: dict[str, float]
+        if isinstance(self.loss, AdaptiveMarginLoss | ContrastiveVDMLoss):
+            recorded = self.loss.statistics() if self.loss.collect_stats else {}
+            named = {"margin": "current_margin", "mi": "mi", "delta": "delta", "k": "k"}
+            found = {name: recorded[theirs] for name, theirs in named.items() if theirs in recorded}
         elif isinstance(self.loss, losses.MultiSimilarityLoss):
             found = {"margin": self.loss.base}
         elif isinstance(self.loss, losses.ContrastiveLoss | losses.LiftedStructureLoss):
             found = {"margin": self.loss.neg_margin}
         else:
             found = {} if margin is None else {"margin": float(margin)}
-        if isinstance(margin, AdaptiveMargin):
-            found |= {name: getattr(margin, name) for name in ("mi", "delta", "k")}
         if isinstance(self.loss, AutoMarginLoss):
             found["beta"] = self.loss.beta
         beta = getattr(self.loss, "beta", None)
@@ -143,7 +142,9 @@ def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) ->
     value = config.margin if isinstance(config.margin, float) else row.default
     loss = _build_loss(config, classes, value, epoch_steps)
     if config.margin == "adaptive" and config.loss != "vdm":
-        loss = AdaptiveMarginLoss(loss, _adaptive(config), units=_units(config))
+        with warnings.catch_warnings():  # that the table's default, which nobody asked for, has no effect here
+            warnings.simplefilter("ignore", UserWarning)
+            loss = AdaptiveMarginLoss(loss, _adaptive(config), units=_units(config))
     return Objective(loss, _build_miner(config))
 
 
