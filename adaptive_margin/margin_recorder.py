@@ -64,7 +64,7 @@ class MarginRecorder:
             AttributeError: ``collect_stats`` is off.
             ValueError: there is no such module inside, or more than one, or it has not been called.
         """
-        found = _with_statistics(loss).statistics()
+        found: dict[str, float] = _with_statistics(loss).statistics()
         if not all(map(math.isfinite, found.values())):
             remedy = "call recorder(loss) after value = loss(embeddings, labels)"
             raise ValueError(problem("loss", "called before it is recorded", "no call with collect_stats", remedy))

@@ -350,7 +350,8 @@ def _own_margin(swap: Swap, module: nn.Module) -> tuple[float, float | None]:
     own = float(getattr(module, swap.attribute))
     default = None
     for cls in type(module).__mro__:
-        parameters = inspect.signature(cls.__init__).parameters if "__init__" in vars(cls) else {}
+        init = vars(cls).get("__init__")
+        parameters = {} if init is None else inspect.signature(init).parameters
         if swap.attribute in parameters:
             default = parameters[swap.attribute].default
         elif not parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):

@@ -104,7 +104,7 @@ class Transparent(TakesMargin):
 
     exchange: Swap
     current_margin: float
-    recorded = ("current_margin",)
+    recorded: ClassVar[tuple[str, ...]] = ("current_margin",)
     _units: Units | None
     _wraps: ClassVar[str]
     _table: ClassVar[Mapping[str, Swap]]

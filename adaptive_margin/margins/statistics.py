@@ -45,7 +45,7 @@ class HasStatistics:
         if wanted:
             for name in self.recorded:
                 kept.setdefault(name, math.nan)
-            self.add_to_recordable_attributes(list_of_names=list(self.recorded), is_stat=True)  # type: ignore[attr-defined]
+            self.add_to_recordable_attributes(list_of_names=list(self.recorded), is_stat=True)
             return
         if "_record_these_stats" in kept:
             kept["_record_these_stats"] = [name for name in kept["_record_these_stats"] if name not in self.recorded]
