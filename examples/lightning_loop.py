@@ -1,8 +1,7 @@
 """Lightning: one margin for all processes, and its statistics in Lightning's loggers.
 
 What is to be gathered are embeddings and labels, before the loss: ``DistributedLossWrapper`` does it, and its gradients
-are right for the strategy ``ddp``, which averages them. Without it each process has the margin of its own rows, and no
-pairs with those of the others.
+are right for the strategy ``ddp``, which averages them. Without it each process has its own rows' margin and pairs.
 
     python examples/lightning_loop.py 2    # processes; the same weights as with 1
 """
@@ -18,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from pytorch_metric_learning import losses
 from pytorch_metric_learning.utils.distributed import DistributedLossWrapper
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from adaptive_margin import AdaptiveMarginLoss, MarginRecorder
 
@@ -51,7 +50,8 @@ def main(epochs: int = 4, devices: int = 1, out: str | Path = "runs/lightning") 
     how = {"accelerator": "cpu", "devices": devices, "strategy": "ddp" if devices > 1 else "auto"}
     model = Embedder()
     trainer = lightning.Trainer(**how, max_epochs=epochs, logger=CSVLogger(out), log_every_n_steps=1)
-    trainer.fit(model, DataLoader(data, 64 // devices))  # in random order already
+    sampler = DistributedSampler(data, 1, 0) if devices == 1 else None  # Lightning's own order in several processes
+    trainer.fit(model, DataLoader(data, 64 // devices, sampler=sampler))
     return nn.utils.parameters_to_vector(model.parameters()).detach(), model.recorder["alpha"]
 
 

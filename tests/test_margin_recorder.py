@@ -153,7 +153,8 @@ def test_a_plot_shows_the_parts_and_the_margin_in_the_losses_unit(tmp_path: Path
     assert "matplotlib.pyplot" not in sys.modules or not sys.modules["matplotlib.pyplot"].get_fignums()
 
 
-def test_a_scalar_of_each_statistic_goes_to_tensorboard_in_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["one chart", "a chart each"])
+def test_the_statistics_go_to_tensorboard_in_one_line(tmp_path: Path, how: str) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from torch.utils.tensorboard import SummaryWriter
@@ -162,9 +163,14 @@ def test_a_scalar_of_each_statistic_goes_to_tensorboard_in_one_line(tmp_path: Pa
     with SummaryWriter(str(tmp_path)) as writer:
         for step in range(3):
             loss(*batch(seed=step))
-            for name, value in recorder(loss).items():
-                writer.add_scalar(f"margin/{name}", value, step)
-    events = EventAccumulator(str(tmp_path))
+            recorder(loss)
+            if how == "one chart":
+                writer.add_scalars("margin", loss.statistics(), step)
+            else:
+                for name, value in loss.statistics().items():
+                    writer.add_scalar(f"margin/{name}", value, step)
+    events = EventAccumulator(str(tmp_path / "margin_alpha" if how == "one chart" else tmp_path))
     events.Reload()
-    assert [each.value for each in events.Scalars("margin/alpha")] == pytest.approx(recorder["alpha"])
-    assert [each.step for each in events.Scalars("margin/current_margin")] == [0, 1, 2]
+    tag = "margin" if how == "one chart" else "margin/alpha"
+    assert [each.value for each in events.Scalars(tag)] == pytest.approx(recorder["alpha"])
+    assert [each.step for each in events.Scalars(tag)] == [0, 1, 2]
