@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import runpy
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,6 @@ NEEDS = {
     "lightning_loop": ("lightning",),
     "transformers_trainer": ("transformers", "accelerate"),
 }
-Found = tuple[torch.Tensor, list[float], list[dict[str, float]]]
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch was built without distributed")
 
 
@@ -85,25 +86,39 @@ def examples() -> list[Any]:
     return [pytest.param(name, marks=[pytest.mark.hosts] if needs else []) for name, needs in NEEDS.items()]
 
 
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[torch.Tensor, list[float], Path]]:
+    """What one process finds in two epochs, and where it logged."""
+
+    @functools.cache
+    def of(name: str) -> tuple[torch.Tensor, list[float], Path]:
+        needed(name)
+        folder = tmp_path_factory.mktemp(name) / "one"
+        ((weights, margins),) = run(name, 1, folder, epochs=2)
+        return weights, margins, folder
+
+    return of
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", examples())
-def test_two_processes_learn_what_one_learns(name: str, tmp_path: Path) -> None:
-    needed(name)
-    settings = {"epochs": 2}
-    ((weights, margins),) = run(name, 1, tmp_path / "one", **settings)
+def test_two_processes_learn_what_one_learns(name: str, alone: Any, tmp_path: Path) -> None:
+    weights, margins, folder = alone(name)
     assert len(margins) == 20
     assert margins[-1] < margins[0] / 2, "the classes did not part"
     if name in LOGGED:
         every = 5 if name == "transformers_trainer" else 1
         expected = margins[every - 1 :: every]
-        assert LOGGED[name](tmp_path / "one")[: len(expected)] == pytest.approx(expected)
-    both = run(name, 2, tmp_path / "two", **settings, **({"devices": 2} if name == "lightning_loop" else {}))
+        assert LOGGED[name](folder)[: len(expected)] == pytest.approx(expected)
+    both = run(name, 2, tmp_path / "two", epochs=2, **({"devices": 2} if name == "lightning_loop" else {}))
     for theirs, their_margins in both:
         torch.testing.assert_close(theirs, weights, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(torch.tensor(their_margins), torch.tensor(margins), rtol=1e-3, atol=1e-4)
 
 
-def test_without_gathering_each_process_has_a_margin_of_its_own(tmp_path: Path) -> None:
-    ((weights, margins),) = run("ddp_loop", 1, tmp_path / "one", epochs=2)
+@pytest.mark.slow
+def test_without_gathering_each_process_has_a_margin_of_its_own(alone: Any, tmp_path: Path) -> None:
+    weights, margins, _ = alone("ddp_loop")
     (one, first), (other, second) = run("ddp_loop", 2, tmp_path / "two", epochs=2, local=True)
     torch.testing.assert_close(one, other, rtol=0, atol=0)  # gradients are averaged all the same
     assert all(a != b for a, b in zip(first, second, strict=True))
