@@ -2,8 +2,8 @@
 
 The margin and the pairs are of whatever rows the loss is given. ``DistributedLossWrapper`` of pytorch-metric-learning
 gathers embeddings and labels of all processes first: the margin is the same everywhere, and the network learns as in
-one process with the whole batch. Without it (``--local``) nothing fails, but each process has the margin of its own
-rows, and no pairs with those of the others: a smaller batch, with averaged gradients.
+one process with the whole batch. Without it (``--ungathered``) nothing fails, but each process has the margin of its
+own rows, and no pairs with those of the others: a smaller batch, with averaged gradients.
 
     torchrun --nproc-per-node 2 examples/ddp_loop.py    # the same weights as python examples/ddp_loop.py
 """
@@ -27,7 +27,7 @@ from adaptive_margin import AdaptiveMarginLoss, MarginRecorder
 ALONE = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "29531"}
 
 
-def main(epochs: int = 4, local: bool = False) -> tuple[Tensor, list[float]]:
+def main(epochs: int = 4, gather: bool = True) -> tuple[Tensor, list[float]]:
     """Returns the trained weights, and the margin of each step as this process saw it."""
     os.environ.update({name: value for name, value in ALONE.items() if name not in os.environ})
     dist.init_process_group("gloo", timeout=timedelta(minutes=2))
@@ -38,7 +38,7 @@ def main(epochs: int = 4, local: bool = False) -> tuple[Tensor, list[float]]:
     loader = DataLoader(data, 64 // dist.get_world_size(), sampler=sampler)
     network = DistributedDataParallel(nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 8)))
     loss = AdaptiveMarginLoss(losses.ContrastiveLoss(), collect_stats=True)
-    gathered = loss if local else DistributedLossWrapper(loss)
+    gathered = DistributedLossWrapper(loss) if gather else loss
     optimizer, recorder = torch.optim.SGD(network.parameters(), lr=0.5), MarginRecorder()
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
@@ -55,4 +55,4 @@ def main(epochs: int = 4, local: bool = False) -> tuple[Tensor, list[float]]:
 
 
 if __name__ == "__main__":
-    main(local="--local" in sys.argv)
+    main(gather="--ungathered" not in sys.argv)

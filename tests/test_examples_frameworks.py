@@ -119,7 +119,7 @@ def test_two_processes_learn_what_one_learns(name: str, alone: Any, tmp_path: Pa
 @pytest.mark.slow
 def test_without_gathering_each_process_has_a_margin_of_its_own(alone: Any, tmp_path: Path) -> None:
     weights, margins, _ = alone("ddp_loop")
-    (one, first), (other, second) = run("ddp_loop", 2, tmp_path / "two", epochs=2, local=True)
+    (one, first), (other, second) = run("ddp_loop", 2, tmp_path / "two", epochs=2, gather=False)
     torch.testing.assert_close(one, other, rtol=0, atol=0)  # gradients are averaged all the same
     assert all(a != b for a, b in zip(first, second, strict=True))
     assert all(a != b for a, b in zip(first, margins, strict=True))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -142,9 +141,7 @@ def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) ->
     value = config.margin if isinstance(config.margin, float) else row.default
     loss = _build_loss(config, classes, value, epoch_steps)
     if config.margin == "adaptive" and config.loss != "vdm":
-        with warnings.catch_warnings():  # that the table's default, which nobody asked for, has no effect here
-            warnings.simplefilter("ignore", UserWarning)
-            loss = AdaptiveMarginLoss(loss, _adaptive(config), units=_units(config))
+        loss = AdaptiveMarginLoss(loss, _adaptive(config), units=_units(config))
     return Objective(loss, _build_miner(config))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -212,7 +213,12 @@ class Transparent(TakesMargin):
         return own_margin_in_words(self._units, self.margin, self.exchange, self._wrapped)
 
     def _warn_of_unused(self) -> None:
-        """Tells a caller of the constructor of a margin that they set in the wrapped module and that has no effect."""
+        """Tells a caller of the constructor of a margin that they set in the wrapped module and that has no effect.
+
+        Not this package itself, which takes hosts with margins that nobody set.
+        """
+        if sys._getframe(2).f_globals.get("__name__", "").startswith("adaptive_margin."):
+            return
         said = unused_own_margin(self._units, self.margin, self.exchange, self._wrapped)
         if said:
             warnings.warn(said, stacklevel=3)
