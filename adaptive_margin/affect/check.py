@@ -75,14 +75,7 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
-            "root": self.root,
-            "releases": list(self.releases),
-            "reports": [report.to_dict() for report in self.reports],
-            "decoded": {name: list(counts) for name, counts in self.decoded.items()},
-            "findings": {name: [asdict(one) for one in findings] for name, findings in self.findings.items()},
-            "fatal": list(self.fatal),
-        }
+        return {**asdict(self), "reports": [report.to_dict() for report in self.reports]}
 
     def __str__(self) -> str:
         lines = [f"{self.root}: {', '.join(self.releases) or 'no known release'}"]
@@ -174,10 +167,8 @@ def check(
 
 def _splits(root: Path, release: str) -> list[str]:
     """The existing splits of a release, and official ones that are missing, so that these are reported."""
-    if release == affectnet.NAME:
-        there = affectnet.lists_in(root)
-        return [split for split in affectnet.SPLITS if split in there or split != "automatic"]
-    return list(RELEASES[release][1].SPLITS)
+    splits = RELEASES[release][1].SPLITS
+    return [split for split in splits if split != "automatic" or affectnet.find_list(root, split)]
 
 
 def _load(root: Path, release: str, split: str, decode: int | None, index_dir: str | Path | None) -> LoadedSplit:
