@@ -115,11 +115,6 @@ def _checked_layout(base: Path, crop: str, extracted: Path | None = None) -> Lay
     raise wrong_layout(base, "Aff-Wild", LAYOUT, missing)
 
 
-def is_aff_wild(root: Path) -> bool:
-    """Whether ``root`` has this release's label folders."""
-    return find_layout(root) is not None
-
-
 @dataclass(frozen=True)
 class Indexing:
     """The frame to which each label line of a video belongs.

@@ -84,17 +84,8 @@ def find_crops(root: Path) -> list[Path]:
     """The folders of face crops, ``cropped_aligned`` before those added later; ``cropped`` counts if alone."""
     names = [folder for folder in subfolders(root) if folder.name.casefold().startswith("cropped")]
     aligned = [folder for folder in names if folder.name.casefold().startswith("cropped_aligned")]
-    return [_undoubled(folder) for folder in sorted(aligned or names, key=lambda folder: natural(folder.name))]
-
-
-def _undoubled(folder: Path) -> Path:
-    inner = folder / folder.name
-    return inner if inner.is_dir() else folder
-
-
-def is_aff_wild2(root: Path) -> bool:
-    """Whether ``root`` has this release's label folders."""
-    return any(find_annotations(root, split) for split in SPLITS)
+    ordered = sorted(aligned or names, key=lambda folder: natural(folder.name))
+    return [next(nested(folder, folder.name), folder) for folder in ordered]
 
 
 def source_video(name: str) -> str:

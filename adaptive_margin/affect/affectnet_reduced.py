@@ -56,11 +56,6 @@ def find_part(root: Path, split: str) -> Path | None:
     return None
 
 
-def is_affectnet_reduced(root: Path) -> bool:
-    """Whether ``root`` has a part of this release."""
-    return any(find_part(root, split) is not None for split in SPLITS)
-
-
 def index_name(split: str) -> str:
     """The name of the index file with the labels of a split."""
     return f"adaptive_margin_index_{split}.csv"

@@ -22,11 +22,16 @@ from .report import UNREADABLE, LoadedSplit, SplitReport
 
 SAMPLE = 2000
 
-RELEASES: dict[str, tuple[str, Any, Callable[[Path], bool]]] = {
+
+def _any_split(find: Callable[[Path, str], object]) -> Callable[[Path], object]:
+    return lambda root: find(root, "train") or find(root, "validation")
+
+
+RELEASES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     affectnet.NAME: ("AffectNet, 2017 release", affectnet, affectnet.is_affectnet_2017),
-    affectnet_reduced.NAME: ("AffectNet, reduced release", affectnet_reduced, affectnet_reduced.is_affectnet_reduced),
-    aff_wild2.NAME: ("Aff-Wild2", aff_wild2, aff_wild2.is_aff_wild2),
-    aff_wild.NAME: ("Aff-Wild", aff_wild, aff_wild.is_aff_wild),
+    affectnet_reduced.NAME: ("AffectNet, reduced release", affectnet_reduced, _any_split(affectnet_reduced.find_part)),
+    aff_wild2.NAME: ("Aff-Wild2", aff_wild2, _any_split(aff_wild2.find_annotations)),
+    aff_wild.NAME: ("Aff-Wild", aff_wild, aff_wild.find_layout),
     afew_va.NAME: ("AFEW-VA", afew_va, afew_va.is_afew_va),
 }
 

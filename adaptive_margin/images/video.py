@@ -213,13 +213,8 @@ def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uin
         expected, last = number + 1, frame
 
 
-def container_says(path: Path) -> tuple[int, float]:
-    """Number of frames and frame rate according to the container; both are unreliable."""
-    with _opened(path) as capture:
-        return _stated(capture)
-
-
 def _stated(capture: Any) -> tuple[int, float]:
+    """Number of frames and frame rate according to the container; both are unreliable."""
     cv2 = opencv()
     count, rate = float(capture.get(cv2.CAP_PROP_FRAME_COUNT)), float(capture.get(cv2.CAP_PROP_FPS))
     return max(0, int(count)) if math.isfinite(count) else 0, rate if math.isfinite(rate) else 0.0
@@ -285,7 +280,8 @@ def surveyed(video: Path, *, decode: bool) -> Extraction:
     """What an extraction would find; without decoding, what the container states, which is unreliable."""
     if decode:
         return Extraction.of(timeline(video))
-    frames, rate = container_says(video)
+    with _opened(video) as capture:
+        frames, rate = _stated(capture)
     return Extraction(frames=frames, stated=frames, fps=rate)
 
 
