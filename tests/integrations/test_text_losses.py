@@ -266,11 +266,11 @@ def test_batches_without_negatives_and_with_one_class_are_zero() -> None:
 
 @pytest.mark.parametrize("build", [AdaptivePairLoss, AdaptiveTripletLoss, AdaptiveLabelLoss])
 def test_the_model_card_is_told_loss_and_margin(build: Any) -> None:
-    config = build(Known(), margin=AdaptiveMargin(neighbourhood="attainable", granularity="anchor")).get_config_dict()
+    config = build(Known(), margin=AdaptiveMargin(neighbourhood="attainable")).get_config_dict()
     pairs = build is AdaptivePairLoss
     assert json.loads(json.dumps(config)) == {
         "loss": "MultiSimilarityLoss" if pairs else "TripletMarginLoss",
-        "margin": "AdaptiveMargin(confidence=0.05, granularity='anchor', neighbourhood=AttainableRule)",
+        "margin": "AdaptiveMargin(confidence=0.05, granularity='batch', neighbourhood=AttainableRule)",
         "distance": "CosineSimilarity" if pairs else "LpDistance",
         "units": "geometry",
         "gather_across_devices": False,

@@ -106,6 +106,54 @@ def test_it_trains_evaluates_saves_and_loads(
     torch.testing.assert_close(*(torch.as_tensor(each.encode(["belgien", "bélgica"])) for each in (model, again)))
 
 
+def test_static_embeddings_train_and_know_texts_that_occur_twice(library: Any, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = [f"{kind}{i}" for kind in ("red", "blue", "of") for i in range(20)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["?", *words])}, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    model = library.SentenceTransformer(
+        modules=[StaticEmbedding(tokenizer, embedding_weights=torch.randn(61, 8).numpy())], device="cpu"
+    )
+    rows = [
+        {
+            name: " ".join(f"{topic}{(7 * i + j + k) % 20}" for j in range(4)) + f" of{i % 20}"
+            for k, (name, topic) in enumerate(zip(("anchor", "positive", "negative"), topics, strict=True))
+        }
+        for i, topics in enumerate([("red", "red", "blue"), ("blue", "blue", "red")] * 16)
+    ]
+    loss = AdaptiveTripletLoss(model, AdaptiveMarginLoss(losses.TripletMarginLoss(), collect_stats=True))
+    features = [model.preprocess([row[name] for row in rows[:8]]) for name in ("anchor", "positive", "negative")]
+    embedded = torch.cat([model(dict(feature))["sentence_embedding"] for feature in features])
+    first = torch.arange(8)
+    expected = AdaptiveMarginLoss(losses.TripletMarginLoss())(embedded, indices_tuple=(first, first + 8, first + 16))
+    torch.testing.assert_close(loss(features), expected)
+    seen: dict[str, Any] = {}
+    loss.loss.register_forward_pre_hook(lambda module, arguments: seen.update(labels=arguments[1]))
+    loss([model.preprocess([f"red{i} of1", "blue2", f"red{i} of1"]) for i in range(3)])
+    assert seen["labels"].tolist() == [0, 1, 0, 0, 1, 0, 2, 1, 2]
+    before = [weight.detach().clone() for weight in model.parameters()]
+    trainer = library.SentenceTransformerTrainer(
+        model=model,
+        args=library.SentenceTransformerTrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=3,
+            per_device_train_batch_size=8,
+            report_to="none",
+            use_cpu=True,
+            save_strategy="no",
+            learning_rate=0.1,
+        ),
+        train_dataset=datasets.Dataset.from_list(rows),
+        loss=loss,
+    )
+    trainer.train()
+    assert any(not torch.equal(weight, old) for weight, old in zip(model.parameters(), before, strict=True))
+    assert 0 < loss.loss.current_margin < 3
+
+
 def test_the_model_card_has_loss_margin_and_paper(library: Any, example: Any, concepts: Any, tmp_path: Path) -> None:
     model = model_of(example, concepts)
     loss = AdaptivePairLoss(model, losses.TripletMarginLoss(), AdaptiveMargin(neighbourhood="attainable"))
