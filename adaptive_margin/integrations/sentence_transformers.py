@@ -3,13 +3,11 @@
 A loss of that library takes the features of each column of a batch, runs the model on them and returns a number. The
 three here do that with a loss of pytorch-metric-learning and a margin of this library:
 
-========================  =================================  =======================================================
-loss                      columns                            compares
-========================  =================================  =======================================================
-AdaptivePairLoss          anchor, positive(, negatives …)    every text of the batch with every other
-AdaptiveTripletLoss       anchor, positive, negatives …      what each row lists, as the library's ``TripletLoss``
-AdaptiveLabelLoss         text; and a whole-number label     all pairs or triplets, as its ``BatchAllTripletLoss``
-========================  =================================  =======================================================
+- :class:`AdaptivePairLoss`: columns anchor, positive and any number of negatives; compares every text of the batch with
+  every other.
+- :class:`AdaptiveTripletLoss`: columns anchor, positive and one negative or more; the triplets that are listed, as in
+  the library's ``TripletLoss``.
+- :class:`AdaptiveLabelLoss`: one column of texts, and whole-number labels; as in its ``BatchAllTripletLoss``.
 
 Any module with the library's call shape is a model: features in, a dictionary with ``"sentence_embedding"`` out. So
 this file does not import the library.

@@ -264,6 +264,22 @@ def test_batches_without_negatives_and_with_one_class_are_zero() -> None:
         assert AdaptivePairLoss(Known())(columns(2)) > 0
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype: torch.dtype) -> None:
+    for build, count, labels in (
+        (AdaptivePairLoss, 2, None),
+        (AdaptiveTripletLoss, 3, None),
+        (AdaptiveLabelLoss, 1, torch.arange(ROWS) % 3),
+    ):
+        full = [each["x"].detach().to(dtype).float() for each in columns(count)]
+        half = [x.to(dtype).requires_grad_() for x in full]
+        value = build(Known())([{"x": x} for x in half], labels)
+        expected = build(Known())([{"x": x} for x in full], labels)
+        torch.testing.assert_close(value.float(), expected, rtol=3e-2, atol=0)
+        value.backward()
+        assert all(x.grad is not None and x.grad.isfinite().all() for x in half)
+
+
 @pytest.mark.parametrize("build", [AdaptivePairLoss, AdaptiveTripletLoss, AdaptiveLabelLoss])
 def test_the_model_card_is_told_loss_and_margin(build: Any) -> None:
     config = build(Known(), margin=AdaptiveMargin(neighbourhood="attainable")).get_config_dict()
