@@ -195,7 +195,8 @@ class AdaptivePairLoss(_ColumnLoss):
 
     Shapes:
         ``loss(sentence_features, labels=None)``: a dictionary of features for each of two or more columns, each of B
-        rows; a 0-dim tensor. A batch without negatives gives 0 with a gradient of 0.
+        rows; a 0-dim tensor. Without negatives it is what the loss gives then: attraction alone, or 0 for a loss on
+        triplets.
 
     Raises:
         ValueError: fewer than two columns; labels that differ, which this loss would ignore; a loss with class weights.
@@ -326,7 +327,8 @@ class AdaptiveLabelLoss(_TextLoss):
         return TripletMarginLoss()
 
     def _admits(self, loss: nn.Module) -> bool:
-        return any(super(AdaptiveLabelLoss, self)._admits(module) for module in loss.modules())
+        inside = loss.modules() if isinstance(loss, nn.Module) else ()
+        return any(super(AdaptiveLabelLoss, self)._admits(module) for module in inside)
 
     def _check(self, columns: int, labels: Tensor | None) -> None:
         if columns != 1:

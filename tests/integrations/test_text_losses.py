@@ -332,6 +332,9 @@ def test_wrong_use_is_named() -> None:
         TypeError, match="cannot exchange the margin of CrossBatchMemory"
     ):  # rows are classes of a batch
         AdaptivePairLoss(Known(), losses.CrossBatchMemory(losses.ContrastiveLoss(), WIDTH))
+    for build in (AdaptivePairLoss, AdaptiveTripletLoss, AdaptiveLabelLoss):
+        with pytest.raises(TypeError, match="cannot exchange the margin"):
+            build(Known(), losses.ContrastiveLoss)  # not an object
     with pytest.raises(TypeError, match="cannot exchange the margin of NTXentLoss"):
         AdaptivePairLoss(Known(), losses.NTXentLoss())
 
