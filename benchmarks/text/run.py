@@ -135,9 +135,10 @@ def read(path: Path) -> dict[str, Row]:
 
 
 def by_seed(rows: dict[str, Row], form: str, loss: str, margin: float | str, metric: str) -> dict[int, float]:
-    """Per cent."""
-    keys = {seed: Run(form, loss, margin, seed).key for seed in SEEDS}
-    return {seed: 100 * rows[key][metric] for seed, key in keys.items() if key in rows}
+    """Per cent; of the seeds that all arms have."""
+    missing = {run.seed for run in final(rows) if run.key not in rows}
+    seeds = [seed for seed in SEEDS if seed not in missing]
+    return {seed: 100 * rows[Run(form, loss, margin, seed).key][metric] for seed in seeds}
 
 
 def table(rows: dict[str, Row]) -> str:
