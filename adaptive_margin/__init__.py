@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from . import functional
     from .grouping import Grouper, KMeansGrouper, OtsuGrouper
     from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
+    from .margin_recorder import MarginRecorder
     from .margins import (
         AdaptiveMargin,
         AttainableRule,
@@ -48,6 +49,7 @@ __all__ = [
     "KMeansGrouper",
     "LinearMargin",
     "Margin",
+    "MarginRecorder",
     "NeighbourhoodRule",
     "OtsuGrouper",
     "ReleasedRule",
@@ -60,7 +62,9 @@ __all__ = [
     "suggest",
 ]
 __getattr__ = on_demand(
-    __name__, __all__, ("functional", "grouping", "losses", "margins", "metrics", "miners", "suggestion")
+    __name__,
+    __all__,
+    ("functional", "grouping", "losses", "margin_recorder", "margins", "metrics", "miners", "suggestion"),
 )
 
 

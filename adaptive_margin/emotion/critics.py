@@ -103,6 +103,8 @@ class ContrastiveObjective(nn.Module):
     def statistics(self) -> dict[str, float]:
         """``alpha``, and ``mi``, ``eta``, ``delta`` and ``k`` of an adaptive margin, if they are collected."""
         margin = self.loss.margin
+        if isinstance(margin, AdaptiveMargin) and not margin.collect_stats:
+            return {}
         if isinstance(margin, AdaptiveMargin):
             return {name: getattr(margin, name) for name in ("alpha", "mi", "eta", "delta", "k")}
         return {"alpha": float(margin.value)}
