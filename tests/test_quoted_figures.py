@@ -27,8 +27,9 @@ def printed(*command: str) -> str:
         ("docs/memory.md", ("benchmarks/speed/rules.py", "--print")),
         ("docs/memory.md", ("benchmarks/speed/small.py", "--print")),
         ("docs/memory.md", ("benchmarks/speed/anchors.py", "--print")),
+        ("docs/sentence-transformers.md", ("benchmarks/text/run.py", "--print")),
     ],
-    ids=["demo", "grid", "choices", "rules", "small", "anchors"],
+    ids=["demo", "grid", "choices", "rules", "small", "anchors", "texts"],
 )
 def test_tables_are_printed_by_their_command(page: str, command: tuple[str, ...]) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
