@@ -181,7 +181,8 @@ class MarginRecorder:
         figure = Figure(figsize=(6.4, 2.6 * len(panels)), layout="constrained")
         for axes, (label, names) in zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels, strict=True):
             for name in names:
-                axes.plot(self[STEP], self[name], label=PARTS.get(name, "margin"), linewidth=1.4)
+                width = 3.2 if name == "alpha" else 1.4  # it shows below the part that it is nearly all of
+                axes.plot(self[STEP], self[name], label=PARTS.get(name, "margin"), linewidth=width)
             axes.set(xlabel=STEP, ylabel=label)
             axes.margins(x=0)
             axes.legend(frameon=False)
