@@ -85,11 +85,23 @@ def test_every_keyword_of_a_message_is_a_parameter() -> None:
 
 
 def test_every_extra_of_a_message_can_be_installed() -> None:
-    known, unknown = set(metadata("adaptive-margin").get_all("Provides-Extra") or ()), []
-    mentioned = 0
-    for file, text in messages():
-        for extras in re.findall(r"adaptive-margin\[([a-z,]+)\]", text):
-            mentioned += 1
-            unknown += [f"{file}: {extra}" for extra in extras.split(",") if extra not in known]
-    assert mentioned > 5
-    assert unknown == []
+    known, asked = set(metadata("adaptive-margin").get_all("Provides-Extra") or ()), []
+    for path, tree in FILES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                place = {"pip_install": 0, "require_extra": 1}.get(node.func.id)
+                if place is not None and isinstance(node.args[place], ast.Constant):
+                    asked += [(path.name, extra) for extra in str(node.args[place].value).split(",")]
+    assert len(asked) > 8
+    assert [(file, extra) for file, extra in asked if extra not in known] == []
+
+
+def test_no_message_or_page_installs_by_a_name_that_no_index_has() -> None:
+    """An extra is installed from where the library came from: see ``messages.pip_install``."""
+    by_name = [(file, text) for file, text in messages() if "adaptive-margin[" in text and file != "messages.py"]
+    root = PACKAGE.parent
+    pages = [*root.glob("*.md"), *root.glob("docs/**/*.md")]
+    told = re.compile(r"pip install\s+'?adaptive-margin")
+    by_name += [(path.name, "by name") for path in pages if told.search(path.read_text(encoding="utf-8"))]
+    assert len(pages) > 20
+    assert by_name == []

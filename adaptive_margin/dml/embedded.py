@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..images.image_list import Bytes
+from ..messages import pip_install
 from .labelled_images import LabelledImages
 
 STORED = 20
@@ -144,9 +145,7 @@ def _characters() -> tuple[Bytes, tuple[str, ...]]:
         import matplotlib
         from PIL import Image, ImageDraw, ImageFont
     except ImportError as error:
-        raise ImportError(
-            "the fonts data set needs matplotlib and Pillow: pip install 'adaptive-margin[dml]'"
-        ) from error
+        raise ImportError(f"the fonts data set needs matplotlib and Pillow: {pip_install('dml')}") from error
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     patterns = ("DejaVuSans*.ttf", "DejaVuSerif*.ttf", "STIXGeneral*.ttf")
     files = sorted(file for pattern in patterns for file in folder.glob(pattern) if "Display" not in file.name)

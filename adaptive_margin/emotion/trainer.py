@@ -192,7 +192,9 @@ class EmotionJob:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
-        state: dict[str, Any] = {"model": description(self.iteration.net, self.preprocessing)}
+        state: dict[str, Any] = {
+            "model": description(self.iteration.net, self.preprocessing) | {"dataset": self.config.dataset}
+        }
         for name, module in self._modules().items():
             state[name] = dict(module.state_dict())
         for name, (optimizer, _) in self._optimizers().items():

@@ -336,9 +336,9 @@ CASES = [
     ),
     # detect.py, predict.py
     follow(
-        "enlarge the pictures: the cascade cannot find smaller faces",
-        lambda: face_detector(smallest=12),
-        lambda: isinstance(face_detector(smallest=24)(np.full((96, 96, 3), 120, np.uint8).repeat(2, 0)), list),
+        "enlarge the pictures: no detector here finds smaller faces",
+        lambda: face_detector(min_face=12),
+        lambda: isinstance(face_detector(min_face=24)(np.full((96, 96, 3), 120, np.uint8).repeat(2, 0)), list),
     ),
     follow(
         "open it with np.asarray(read_image(path))",
