@@ -68,6 +68,7 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html can be opened from disk; $(BIN)/mkdocs serve shows pages as they change."
 
 wheel: $(VENV)/.dev
 	@rm -rf dist

@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import re
 from collections.abc import Iterator
-from importlib.metadata import metadata
 from pathlib import Path
 
 import adaptive_margin
@@ -43,7 +42,15 @@ def flags() -> set[str]:
     """The options of all commands: the fields of their data classes and of the trainers' configurations."""
     kinds = (DMLConfig, EmotionConfig, Report, Predict, ExportOnnx, Check, Suggest)
     fields = {field.name.replace("_", "-") for kind in kinds for field in dataclasses.fields(kind)}
-    others = {"--preset", "--config", "--page", "--help", "--version"}
+    others = {
+        "--preset",
+        "--config",
+        "--page",
+        "--help",
+        "--version",
+        "--smallest-face",
+        "--yes",
+    }  # an alias; fer_caf.py's
     return {f"--{name}" for name in fields} | {f"--no-{name}" for name in fields} | others | OTHERS_FLAGS
 
 
@@ -85,7 +92,9 @@ def test_every_keyword_of_a_message_is_a_parameter() -> None:
 
 
 def test_every_extra_of_a_message_can_be_installed() -> None:
-    known, asked = set(metadata("adaptive-margin").get_all("Provides-Extra") or ()), []
+    written = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    extras = written.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    known, asked = set(re.findall(r"^(\w+) = \[", extras, re.M)), []
     for path, tree in FILES:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):

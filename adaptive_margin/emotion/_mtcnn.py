@@ -26,7 +26,6 @@ CELL, STRIDE = 12, 2  # of the first network, pixels
 AT_LEAST = (0.6, 0.7, 0.7)  # probability of a face after each network
 MOST = 512  # candidates in one pass of the second and third network
 SHAPE = np.array([[0.31, 0.46], [0.69, 0.46], [0.5, 0.64], [0.35, 0.82], [0.65, 0.82]])  # of a face of side 1
-AS_IT_IS = 2.0  # how much more the evidence counts of a face that is upright in the picture: most are
 
 
 def weights() -> tuple[Path, ...] | None:
@@ -123,8 +122,7 @@ class Mtcnn:
         parts, evidence = [], []
         for turns in range(4):
             found = self.upright(np.ascontiguousarray(np.rot90(image, turns)), least)
-            weight = 1.0 if turns else AS_IT_IS
-            evidence.append(weight * -np.log(1 - found.scores + 1e-7) / (fitted(found.points)[0] + 0.01))
+            evidence.append(-np.log(1 - found.scores + 1e-7) / (fitted(found.points)[0] + 0.01))
             parts.append(turned_back(found, turns, image.shape))
         found, better = together(parts), np.concatenate(evidence)
         kept = distinct(found.boxes, better, 0.3)

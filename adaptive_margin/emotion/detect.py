@@ -36,6 +36,7 @@ Detector = Callable[[NDArray[np.uint8]], Sequence[Found | Box]]
 
 SMALLEST = 24  # pixels: the cascade was trained on squares of 20, the first network of mtcnn on 12
 SHARE = 32  # of the picture's shorter side: the default for the smallest face is 1/32
+SLACK = 0.75  # of the smallest side: networks shrink the squares that they search
 SIDE = 0.93  # of the longer side of mtcnn's boxes: the side of the cascade's
 
 
@@ -84,7 +85,8 @@ def face_detector(name: DetectorName = "auto", min_face: int | None = None) -> D
         side = min(image.shape[:2])
         if side < SMALLEST:
             return []
-        found = search(image, max(SMALLEST, side // SHARE) if min_face is None else min_face)
+        least = max(SMALLEST, side // SHARE) if min_face is None else min_face
+        found = [face for face in search(image, least) if face.right - face.left >= SLACK * least]
         return sorted(found, key=lambda one: (-(one.right - one.left) * (one.bottom - one.top), one))
 
     return detect

@@ -7,7 +7,7 @@ A comment stands before what it is about, the block up to the next empty line:
 - ``<!-- table: SOURCE -->``: each line that the source prints is on the page as it is.
 
 A source is a command of this repository that prints (``benchmarks/dml_grid.py --print``), or a result file in JSON,
-whose numbers count as they are, in thousandths (``ms`` for seconds) and in hundredths (``%``), rounded as on the page.
+whose numbers count as they are, as ``ms`` for seconds and the reverse, and as ``%``, rounded as on the page.
 Several are separated by ``;``. The README is checked with the pages, and ``tests/test_quoted_figures.py`` runs the same
 checks without a build.
 """
@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = re.compile(r"^[ \t]*<!-- (figures|table): (.+?) -->[ \t]*\n(?:[ \t]*\n)?", re.M)
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 FIGURE = re.compile(rf"(?<![\w.])[+-]?{NUMBER}(?:\.\d+|(?= (?:s|ms|MiB|GiB)\b))")
-SCALES = (1.0, 1e3, 1e2)
+SCALES = (1.0, 1e3, 1e2, 1e-3)
 TABLES = {
     "docs/dml.md": ("examples/demo.py --print benchmarks/demo/results.json", "benchmarks/dml_grid.py --print"),
     "docs/units.md": ("benchmarks/dml_choose.py --print",),

@@ -534,7 +534,7 @@ def test_the_warning_is_on_every_output(tmp_path: Path) -> None:
         assert (red > 0.5) == (name == "warned")
         film = cv2.VideoCapture(str(tmp_path / name / "film.mp4")).read()[1][:12].astype(int)
         assert ((film[:, :, 2] - film[:, :, 0] > 25).mean() > 0.25) == (name == "warned")
-    assert "warning" not in summary(predict(source, Predictor(NET, HOW), tmp_path / "third"))
+    assert "warning:" not in summary(predict(source, Predictor(NET, HOW), tmp_path / "third"))
     assert {row["warning"] for row in rows_of(tmp_path / "third")} == {""}
 
 
