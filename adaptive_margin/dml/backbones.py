@@ -20,13 +20,8 @@ from .config import Backbone
 class EmbeddingNet(nn.Module):
     """Features, a linear layer, unit norm.
 
-    Args:
-        features: images ``(B, C, H, H)`` to features ``(B, F)``.
-        width: F.
-        embedding_size: dimension of the embeddings.
-        freeze_batch_norm: every batch norm of ``features`` keeps its statistics, even in training mode, and its
-            weights.
-        weights: the initial weights of the features, for the record.
+    ``features`` makes ``(B, width)`` of images ``(B, C, H, H)``. With ``freeze_batch_norm`` its batch norms keep their
+    weights and, even in training mode, their statistics. ``weights`` says what it began with, for the record.
 
     Example:
         >>> net = EmbeddingNet(nn.Flatten(), 16, embedding_size=4)
@@ -81,13 +76,9 @@ def build_network(
     ``resnet50``, ``resnet18`` and ``googlenet`` (Inception with batch norm) are torchvision's without their classifier;
     ``vit-small`` is timm's ViT-S/16 of 224 pixels; ``small`` is three convolutions for images of 16 pixels.
 
-    Args:
-        backbone: its name.
-        weights: ``"torchvision"`` for pretrained ones (timm's for ``vit-small``), which may be downloaded;
-            ``"none"``; or a file with a state dict of the whole torchvision or timm network.
-        embedding_size: dimension of the embeddings.
-        freeze_batch_norm: as in :class:`EmbeddingNet`.
-        channels: of the images; the published backbones take 3.
+    ``weights`` are ``"torchvision"`` for pretrained ones (timm's for ``vit-small``), which may be downloaded,
+    ``"none"``, or a file with a state dict of the whole torchvision or timm network. The published backbones take 3
+    ``channels``.
 
     Raises:
         ImportError: torchvision or timm is not installed.

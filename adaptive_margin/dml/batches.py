@@ -23,12 +23,6 @@ class ClassBatches:
     Classes are drawn without replacement, and so are the images of a class if it has enough; a class with fewer images
     gives each of them once before it repeats any.
 
-    Args:
-        labels: class of each row, shape ``(N,)``.
-        classes: number of classes per batch.
-        per_class: images per class.
-        seed: random seed.
-
     Raises:
         ValueError: there are fewer classes than a batch needs.
 
@@ -66,10 +60,7 @@ class Pixels:
     """Images for the network: read from memory or the memory-mapped cache, cropped, flipped and normalised on the
     device.
 
-    Args:
-        images: uint8, shape ``(N, H, H, C)``.
-        config: the run's options; only augmentation and sizes are used.
-        device: the network's device.
+    Images are uint8, shape ``(N, H, H, C)``; of the options only augmentation and sizes are used.
     """
 
     def __init__(self, images: Bytes, config: DMLConfig, device: torch.device) -> None:
@@ -104,16 +95,9 @@ class Pixels:
 def random_boxes(count: int, generator: torch.Generator, *, area: float = 0.08) -> Tensor:
     """Boxes of random area, shape and position, drawn as in torchvision's ``RandomResizedCrop``.
 
-    Area is uniform between ``area`` and 1, width over height log-uniform between 3/4 and 4/3. The first of ten draws
-    that fits in the image is used; if none fits, the whole image (it is square, so torchvision would do the same).
-
-    Args:
-        count: number of boxes.
-        generator: random generator (CPU).
-        area: smallest share of the image.
-
-    Returns:
-        Left, top, width and height as shares of the image's side, shape ``(count, 4)``.
+    Left, top, width and height are shares of the image's side, shape ``(count, 4)``. Area is uniform between ``area``
+    and 1, width over height log-uniform between 3/4 and 4/3. The first of ten draws that fits in the image is used; if
+    none fits, the whole image (it is square, so torchvision would do the same).
 
     Example:
         >>> boxes = random_boxes(100, torch.Generator().manual_seed(0))
@@ -136,14 +120,8 @@ def resized_crops(images: Tensor, boxes: Tensor, mirrored: Tensor, size: int) ->
 
     Boxes shrink by at most 14 % if 256 pixels become 224, so no antialiasing is needed.
 
-    Args:
-        images: shape ``(B, C, H, H)``.
-        boxes: from :func:`random_boxes`.
-        mirrored: which images to flip, bool, shape ``(B,)``.
-        size: side of the result, pixels.
-
-    Returns:
-        float32, in the same range as the images, shape ``(B, C, size, size)``.
+    Images ``(B, C, H, H)``, their boxes of :func:`random_boxes`, and which of them to mirror, ``(B,)``, become float32
+    ``(B, C, size, size)`` in the same range.
 
     Example:
         >>> whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])

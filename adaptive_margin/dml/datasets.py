@@ -75,7 +75,7 @@ def load_cub(root: str | os.PathLike[str], *, counts: Counts | None = CUB_COUNTS
         LayoutError: files are missing, or the counts are not those of the benchmark.
         LabelFileError: a label file is not in the documented format.
     """
-    readers = (_cub_lists,), (_cub_class_folders,)
+    readers = (_cub_lists,), (_class_folders(r"\d{3}\."),)  # whose names begin with the numbers of the classes
     return _load("cub", "CUB-200-2011", root, counts, CUB_LAYOUT, "images.txt", ("CUB_200_2011", "cub200"), *readers)
 
 
@@ -96,7 +96,7 @@ def load_cars(root: str | os.PathLike[str], *, counts: Counts | None = CARS_COUN
         LabelFileError: a label file is not in the documented format.
     """
     missing = "cars_annos.mat, devkit/cars_train_annos.mat, anno_train.csv or images/<class name>/"
-    readers = (_cars_consolidated, _cars_devkit, _cars_kaggle), (_cars_class_folders,)
+    readers = (_cars_consolidated, _cars_devkit, _cars_kaggle), (_class_folders(),)
     return _load("cars", "Cars196", root, counts, CARS_LAYOUT, missing, ("cars196",), *readers)
 
 
@@ -138,14 +138,8 @@ def load_class_folders(
         RuntimeWarning: some files are skipped.
     """
     top = checked_root(root, "a data set of class folders", FOLDER_LAYOUT)
-    paths: list[str] = []
-    ids: list[int] = []
-    names: list[str] = []
     passed_over: Counter[str] = Counter()
-    for folder, found in _pictures_below(top, passed_over):
-        names.append(folder)
-        paths += found
-        ids += [len(names) - 1] * len(found)
+    found = _pictures_below(top, passed_over)
     if passed_over:
         what = said_endings(dict(passed_over.most_common()))
         warnings.warn(
@@ -154,17 +148,17 @@ def load_class_folders(
             RuntimeWarning,
             stacklevel=2,
         )
-    if len(names) < 4:
+    if len(found) < 4:
         raise wrong_layout(top, "a data set of class folders", FOLDER_LAYOUT, "at least four folders with images")
-    count = min(max(1, round(test * len(names))), len(names) - 2)
-    drawn = np.random.default_rng(seed).permutation(len(names))[len(names) - count :]
+    count = min(max(1, round(test * len(found))), len(found) - 2)
+    drawn = np.random.default_rng(seed).permutation(len(found))[len(found) - count :]
     return LabelledImages(
         name or f"folder-{top.resolve().name}",
-        np.array(ids, dtype=np.int64),
-        tuple(names),
+        np.repeat(np.arange(len(found)), [len(paths) for _, paths in found]),
+        tuple(folder for folder, _ in found),
         frozenset(drawn.tolist()),
         root=top,
-        paths=tuple(paths),
+        paths=tuple(path for _, paths in found for path in paths),
         passed_over=dict(passed_over.most_common()),
     )
 
@@ -365,25 +359,18 @@ def _cub_lists(place: Path) -> _Found | None:
     return _Found(place, [f"images/{row[0]}" for row in names.values()], ids, folders.__getitem__, boxes)
 
 
-def _cub_class_folders(place: Path) -> _Found | None:
-    """Only ``images``: the names of the folders begin with the numbers of the classes."""
-    found = _images_by_class(place)
-    if not found or not all(re.match(r"\d{3}\.", name) for name, _ in found):
-        return None
-    return _in_folders(place, {int(name[:3]): (name, files) for name, files in found})
+def _class_folders(beginning: str = "") -> _Reader:
+    """Reads only ``images``: the names of the classes in alphabetical order, which is how their lists number them."""
 
+    def read(place: Path) -> _Found | None:
+        found = sorted(_pictures_below(place / "images", Counter()))
+        if not found or not all(re.match(beginning, name) for name, _ in found):
+            return None
+        paths = [f"images/{path}" for _, files in found for path in files]
+        ids = [number for number, (_, files) in enumerate(found, 1) for _ in files]
+        return _Found(place, paths, ids, lambda number: found[number - 1][0])
 
-def _cars_class_folders(place: Path) -> _Found | None:
-    """Only ``images``: the names of the classes in alphabetical order, which is how the devkit numbers them."""
-    found = _images_by_class(place)
-    return _in_folders(place, dict(enumerate(found, 1))) if found else None
-
-
-def _in_folders(place: Path, classes: Mapping[int, tuple[str, list[str]]]) -> _Found:
-    """Number of each class → its name and its files."""
-    paths = [path for _, files in classes.values() for path in files]
-    ids = [number for number, (_, files) in classes.items() for _ in files]
-    return _Found(place, paths, ids, lambda number: classes[number][0])
+    return read
 
 
 def _cars_consolidated(top: Path) -> _Found | None:
@@ -426,9 +413,6 @@ def _cars_kaggle(top: Path) -> _Found | None:
     return _Found(top, paths, ids, lambda number: names[number - 1], _boxes([row[2:6] for row in rows], lists))
 
 
-SIDES = ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2")
-
-
 def _cars_names(path: Path) -> Callable[[int], str]:
     """The names of the classes from a file of the devkit; without them, their numbers."""
     names = np.atleast_1d(_mat(path).get("class_names", [])) if path.exists() else np.empty(0)
@@ -448,10 +432,11 @@ def _mat(path: Path) -> dict[str, Any]:
 def _annotations(path: Path, name: str) -> tuple[list[str], list[int], Floats]:
     """Images, class ids and boxes in a file of the devkit that calls images ``name``."""
     rows = np.atleast_1d(_mat(path).get("annotations", [])).tolist()
-    wanted, had = {name, "class", *SIDES}, set(rows[0]) if rows and isinstance(rows[0], dict) else set()
+    sides = [f"bbox_{side}" for side in ("x1", "y1", "x2", "y2")]
+    wanted, had = {name, "class", *sides}, set(rows[0]) if rows and isinstance(rows[0], dict) else set()
     if not wanted <= had:
         raise LabelFileError(f"{path}: annotations with the fields {sorted(wanted)} is expected, got {sorted(had)}")
-    boxes = _boxes([[row[side] for side in SIDES] for row in rows], path)
+    boxes = _boxes([[row[side] for side in sides] for row in rows], path)
     return [str(row[name]) for row in rows], [int(row["class"]) for row in rows], boxes
 
 
@@ -490,12 +475,6 @@ def _listed(folder: Path, name: str) -> Path:
     if len(copies) > 1:
         raise LayoutError(problem(name, f"one file in {folder}", ", ".join(copies), f"rename the right one {name}"))
     return folder / copies[0] if copies else exact
-
-
-def _images_by_class(top: Path) -> list[tuple[str, list[str]]]:
-    """Class folders in ``images`` and the files of each, relative to ``top``, both in alphabetical order."""
-    found = _pictures_below(top / "images", Counter())
-    return sorted((name, [f"images/{path}" for path in paths]) for name, paths in found)
 
 
 def _pictures_below(top: Path, passed_over: Counter[str]) -> list[tuple[str, list[str]]]:

@@ -17,7 +17,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from ..images.image_list import Bytes
-from ..messages import pip_install
 from .labelled_images import LabelledImages
 
 STORED = 20
@@ -27,19 +26,12 @@ FONT_SAMPLES, DIGIT_SAMPLES = 2, 40
 
 
 def distort(images: Tensor, generator: torch.Generator, *, degrees: float = 12.0) -> Tensor:
-    """Turns white shapes on black into grey images like those of a bad camera.
+    """Turns white shapes on black, ``(N, 1, H, H)`` in [0, 1], into grey images like those of a bad camera,
+    ``(N, 1, STORED, STORED)``.
 
     Each is rotated by up to ``degrees``, scaled by 0.75 to 1.1, sheared by up to 0.2, and shifted by up to a tenth of
     its side; its strokes are blurred by up to 0.8 pixels; contrast, brightness, a sloping background and noise are
     random.
-
-    Args:
-        images: shape ``(N, 1, H, H)``, in [0, 1].
-        generator: random generator (CPU).
-        degrees: the largest rotation.
-
-    Returns:
-        Shape ``(N, 1, STORED, STORED)``, in [0, 1].
 
     Example:
         >>> distort(torch.ones(2, 1, 32, 32), torch.Generator().manual_seed(0)).shape
@@ -141,11 +133,9 @@ def fonts(seed: int = 2021) -> LabelledImages:
 
 
 def _characters() -> tuple[Bytes, tuple[str, ...]]:
-    try:
-        import matplotlib
-        from PIL import Image, ImageDraw, ImageFont
-    except ImportError as error:
-        raise ImportError(f"the fonts data set needs matplotlib and Pillow: {pip_install('dml')}") from error
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     patterns = ("DejaVuSans*.ttf", "DejaVuSerif*.ttf", "STIXGeneral*.ttf")
     files = sorted(file for pattern in patterns for file in folder.glob(pattern) if "Display" not in file.name)

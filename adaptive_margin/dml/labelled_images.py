@@ -92,13 +92,7 @@ class LabelledImages:
 
 @dataclass(frozen=True, eq=False)
 class ClassSplit:
-    """The images for training, validation and test: three sets of classes without overlap.
-
-    Attributes:
-        train: positions of the images, shape ``(N_train,)``.
-        validation: likewise; empty if nothing is held out.
-        test: likewise.
-    """
+    """Positions of the images for training, validation (none if nothing is held out) and test, which share no class."""
 
     train: Integers
     validation: Integers

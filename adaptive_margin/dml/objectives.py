@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pytorch_metric_learning import losses, miners
@@ -11,34 +11,26 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor, nn
 
-from ..choices import NeighbourhoodName
 from ..losses import AdaptiveMarginLoss, ContrastiveVDMLoss
 from ..losses.swap import LOSSES as HOSTS
 from ..losses.swap import Units
-from ..margins import AdaptiveMargin, ConstantMargin, NeighbourhoodRule
+from ..margins import AdaptiveMargin, ConstantMargin
 from ..messages import problem
 from ..miners import AdaptiveMarginMiner, TiledDistanceWeightedMiner
 from .competitors import AutoMarginLoss, DynamicSoftMargin
-from .config import DMLConfig, LossName
+from .config import OF_PROXIES, DMLConfig, LossName
 from .lifted import PairwiseLiftedStructureLoss
 
 
 @dataclass(frozen=True)
 class LossRow:
-    """One row of the table of losses.
+    """One row of the table of losses."""
 
-    Attributes:
-        default: the loss's default margin, in its own unit.
-        candidates: margins for tuning, in its own unit; the same number for every loss.
-        host: its class in pytorch-metric-learning, whose row in the table of hosts has the unit and role of the margin;
-            None if there is no such margin.
-        source: source of the loss and its default.
-    """
-
-    default: float | None
-    candidates: tuple[float, ...]
-    host: str | None
-    source: str
+    default: float | None  # the loss's margin, in its own unit
+    candidates: tuple[float, ...]  # margins for tuning, in the same unit; the same number for every loss
+    host: str | None  # its class in pytorch-metric-learning, with a row in the table of hosts; None: not from there
+    source: str  # of the loss and its default
+    options: Mapping[str, Any] = field(default_factory=dict)  # other arguments of its class
 
 
 DISTANCES = (0.2, 0.35, 0.5, 0.65, 0.8, 1.0, 1.2, 1.4)
@@ -49,6 +41,7 @@ DEGREES = (0.0, 3.0, 6.0, 11.5, 17.0, 23.0, 28.6, 40.0)
 SHIFTS = (-0.1, 0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6)  # of cosines
 SMALL_SHIFTS = (0.0, 0.01, 0.03, 0.06, 0.1, 0.2, 0.3, 0.45)
 SQUARES = (0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.3, 1.6)  # of distances
+TEN_CENTRES = {"la": 20, "gamma": 0.1, "centers_per_class": 10}
 
 LOSSES: dict[LossName, LossRow] = {
     "contrastive": LossRow(1.0, DISTANCES, "ContrastiveLoss", "Hadsell et al. 2006; the host's margin"),
@@ -58,11 +51,11 @@ LOSSES: dict[LossName, LossRow] = {
     "triplet-distance": LossRow(0.2, GAPS, "TripletMarginLoss", "Wu et al. 2017's sampling; Roth et al. 2020's 0.2"),
     "margin": LossRow(0.2, GAPS, "MarginLoss", "Wu et al. 2017"),
     "lifted": LossRow(1.0, DISTANCES, "LiftedStructureLoss", "Oh Song et al. 2016; the host's margin"),
-    "multi-similarity": LossRow(0.5, SIMILARITIES, "MultiSimilarityLoss", "Wang et al. 2019: 2, 50, 0.5, miner of 0.1"),
+    "multi-similarity": LossRow(0.5, SIMILARITIES, "MultiSimilarityLoss", "Wang et al. 2019", {"alpha": 2, "beta": 50}),
     "cosface": LossRow(0.35, COSINES, "CosFaceLoss", "Wang et al. 2018; the host's scale of 64"),
     "arcface": LossRow(28.6, DEGREES, "ArcFaceLoss", "Deng et al. 2019; the host's scale of 64"),
-    "proxy-anchor": LossRow(0.1, SHIFTS, "ProxyAnchorLoss", "Kim et al. 2020: 32, 0.1"),
-    "soft-triple": LossRow(0.01, SMALL_SHIFTS, "SoftTripleLoss", "Qian et al. 2019: 20, 0.1, 0.01, 10 centres"),
+    "proxy-anchor": LossRow(0.1, SHIFTS, "ProxyAnchorLoss", "Kim et al. 2020", {"alpha": 32}),
+    "soft-triple": LossRow(0.01, SMALL_SHIFTS, "SoftTripleLoss", "Qian et al. 2019", TEN_CENTRES),
     "vdm": LossRow(1.0, SQUARES, None, "Kim & Song 2021, squared distance; the host's contrastive 1"),
     "dynamic-soft-margin": LossRow(None, (), None, "Zhang & Rusinkiewicz 2019"),
     "auto-margin": LossRow(None, (), None, "Nguyen et al. 2022"),
@@ -71,11 +64,8 @@ LOSSES: dict[LossName, LossRow] = {
 
 
 class Objective(nn.Module):
-    """A loss on a batch of embeddings, with its sampling.
-
-    Args:
-        loss: a loss with pytorch-metric-learning's interface.
-        miner: chooses pairs or triplets, without gradient; None leaves this to the loss.
+    """A loss of pytorch-metric-learning's interface on a batch of embeddings, with the miner that chooses its pairs or
+    triplets, without gradient; None leaves this to the loss.
 
     Example:
         >>> objective = build_objective(DMLConfig(loss="contrastive", margin="adaptive"), classes=4)
@@ -104,34 +94,27 @@ class Objective(nn.Module):
 
     def statistics(self) -> dict[str, float]:
         """The recorded margin of the last call in the loss's unit, with the parts of an adaptive margin."""
-        margin: Any = getattr(self.loss, "margin", None)
-        if isinstance(self.loss, AdaptiveMarginLoss):
-            found = {"margin": self.loss.current_margin}
-        elif isinstance(self.loss, ContrastiveVDMLoss):
-            found = {"margin": self.loss.alpha}
-        elif isinstance(self.loss, losses.MultiSimilarityLoss):
-            found = {"margin": self.loss.base}
-        elif isinstance(self.loss, losses.ContrastiveLoss | losses.LiftedStructureLoss):
-            found = {"margin": self.loss.neg_margin}
+        loss, margin = self.loss, getattr(self.loss, "margin", None)
+        if isinstance(loss, AdaptiveMarginLoss):
+            value: Any = loss.current_margin
+        elif isinstance(loss, ContrastiveVDMLoss):
+            value = loss.alpha
         else:
-            found = {} if margin is None else {"margin": float(margin)}
+            rows = [HOSTS[base.__name__] for base in type(loss).__mro__ if base.__name__ in HOSTS]
+            value = getattr(loss, rows[0].attribute, None) if rows else margin
+        found = {} if value is None else {"margin": float(value)}
         if isinstance(margin, AdaptiveMargin):
             found |= {name: getattr(margin, name) for name in ("mi", "delta", "k")}
-        if isinstance(self.loss, AutoMarginLoss):
-            found["beta"] = self.loss.beta
-        beta = getattr(self.loss, "beta", None)
+        if isinstance(loss, AutoMarginLoss):
+            found["beta"] = loss.beta
+        beta = getattr(loss, "beta", None)
         if isinstance(beta, nn.Parameter):
             found["beta"] = float(beta.detach().mean())
         return {name: value for name, value in found.items() if value == value}  # NaN: nothing recorded yet
 
 
 def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) -> Objective:
-    """The objective of a run.
-
-    Args:
-        config: the run's options; only loss, margin and their options are used.
-        classes: number of training classes.
-        epoch_steps: number of steps after which AutoMargin updates its margins.
+    """The objective of a run, for ``classes`` training classes; AutoMargin updates its margins every ``epoch_steps``.
 
     Raises:
         ValueError: a margin or granularity that the loss does not support.
@@ -165,19 +148,16 @@ def arm_of(config: Mapping[str, Any]) -> str:
 
 
 def _adaptive(config: DMLConfig) -> AdaptiveMargin:
+    """The adaptive margin of a run; the rule ``auto`` is the default of the loss."""
+    host = LOSSES[config.loss].host
+    rule = HOSTS[host].rule if config.neighbourhood == "auto" and host is not None else config.neighbourhood
     return AdaptiveMargin(
         confidence=config.confidence,
         max_mi=config.max_mi,
         dependence=config.dependence,
-        neighbourhood=_rule(config),
+        neighbourhood=rule,
         granularity=config.granularity,
     )
-
-
-def _rule(config: DMLConfig) -> NeighbourhoodName | NeighbourhoodRule:
-    """The requested rule; ``auto`` is the default of the loss."""
-    host = LOSSES[config.loss].host
-    return HOSTS[host].rule if config.neighbourhood == "auto" and host is not None else config.neighbourhood
 
 
 def _units(config: DMLConfig) -> Units | None:
@@ -185,32 +165,20 @@ def _units(config: DMLConfig) -> Units | None:
 
 
 def _build_loss(config: DMLConfig, classes: int, margin: Any, epoch_steps: int) -> Any:
-    size = config.embedding_size
-    table: dict[LossName, Callable[[], Any]] = {
-        "contrastive": lambda: losses.ContrastiveLoss(neg_margin=margin),
-        "contrastive-distance": lambda: losses.ContrastiveLoss(neg_margin=margin),
-        "triplet": lambda: losses.TripletMarginLoss(margin=margin),
-        "triplet-semihard": lambda: losses.TripletMarginLoss(margin=margin),
-        "triplet-distance": lambda: losses.TripletMarginLoss(margin=margin),
-        "margin": lambda: losses.MarginLoss(
-            margin=margin,
-            beta=config.beta,
-            learn_beta=bool(config.learn_beta),
-            num_classes=classes if config.learn_beta else None,
-        ),
-        "lifted": lambda: PairwiseLiftedStructureLoss(neg_margin=margin),
-        "multi-similarity": lambda: losses.MultiSimilarityLoss(alpha=2, beta=50, base=margin),
-        "cosface": lambda: losses.CosFaceLoss(classes, size, margin=margin),
-        "arcface": lambda: losses.ArcFaceLoss(classes, size, margin=margin),
-        "proxy-anchor": lambda: losses.ProxyAnchorLoss(classes, size, margin=margin, alpha=32),
-        "soft-triple": lambda: losses.SoftTripleLoss(
-            classes, size, centers_per_class=10, la=20, gamma=0.1, margin=margin
-        ),
-        "vdm": lambda: ContrastiveVDMLoss(_adaptive(config) if config.margin == "adaptive" else ConstantMargin(margin)),
-        "dynamic-soft-margin": DynamicSoftMargin,
-        "auto-margin": lambda: AutoMarginLoss(epoch_steps),
-    }
-    return table[config.loss]()
+    if config.loss == "vdm":
+        return ContrastiveVDMLoss(_adaptive(config) if config.margin == "adaptive" else ConstantMargin(margin))
+    if config.loss == "dynamic-soft-margin":
+        return DynamicSoftMargin()
+    row = LOSSES[config.loss]
+    if row.host is None:
+        return AutoMarginLoss(epoch_steps)
+    options = {HOSTS[row.host].attribute: margin, **row.options}
+    if config.loss in OF_PROXIES:
+        options |= {"num_classes": classes, "embedding_size": config.embedding_size}
+    if config.loss == "margin":
+        learned = bool(config.learn_beta)
+        options |= {"beta": config.beta, "learn_beta": learned, "num_classes": classes if learned else None}
+    return PairwiseLiftedStructureLoss(**options) if config.loss == "lifted" else getattr(losses, row.host)(**options)
 
 
 def _build_miner(config: DMLConfig) -> Any:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
+from scipy.ndimage import maximum_filter
 
 from ..images._layout import checked_root, litter, wrong_layout
 from ..images.errors import LayoutError
@@ -189,10 +190,9 @@ def _reduced(ink: Bytes) -> Bytes:
     drawing = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     side = FACTOR * STORED
     top, left = ((side - length) // 2 for length in drawing.shape)
-    canvas = np.zeros((side + 2, side + 2), dtype=np.uint8)  # a pixel around, for the strokes to grow into
-    canvas[top + 1 : top + 1 + drawing.shape[0], left + 1 : left + 1 + drawing.shape[1]] = drawing
-    lines = np.maximum(np.maximum(canvas[:-2], canvas[1:-1]), canvas[2:])
-    wide = np.maximum(np.maximum(lines[:, :-2], lines[:, 1:-1]), lines[:, 2:])  # (side, side)
+    canvas = np.zeros((side, side), dtype=np.uint8)
+    canvas[top : top + drawing.shape[0], left : left + drawing.shape[1]] = drawing
+    wide = maximum_filter(canvas, 3, mode="constant")  # (side, side)
     shares = wide.reshape(STORED, FACTOR, STORED, FACTOR).mean(axis=(1, 3))
     pixels: Bytes = np.round(255 * shares).astype(np.uint8)
     return pixels

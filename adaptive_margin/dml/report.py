@@ -34,14 +34,7 @@ SHOWN = 8
 
 
 def chosen_metrics(rows: Sequence[Row], names: Sequence[str]) -> tuple[str, ...]:
-    """The requested test figures, with the spelling in the rows.
-
-    Args:
-        rows: from :func:`~adaptive_margin.dml.results.read_runs`.
-        names: names of figures; case does not matter.
-
-    Raises:
-        ValueError: no row has such a figure.
+    """The requested test figures, in any case, with the spelling in the rows; a ValueError if no row has one.
 
     Example:
         >>> chosen_metrics([{"test": {"recall_at_1": 0.5, "NMI": 0.4}}, {"test": None}], ["nmi"])
@@ -61,11 +54,7 @@ def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS, *, 
     It uses only the content of the run folders: paths in a run's files are not followed. Text from a run never becomes
     markup.
 
-    Args:
-        folder: of runs.
-        page: file to write; an earlier report is replaced.
-        metrics: test figures that get tables.
-        overwrite: replace any file.
+    An earlier report is replaced; any other file only if ``overwrite`` is set. The test figures ``metrics`` get tables.
 
     Raises:
         ValueError: there are no finished runs, or the file is there and no report.

@@ -39,7 +39,12 @@ def read_runs(folder: Path) -> list[Row]:
     """
     places = sorted(file.parent for file in folder.rglob("result.json"))
     read = [(place, read_json(place / "result.json", AGAIN)) for place in places]
-    runs = [(place, _checked(place, result)) for place, result in read if _is_whole_run(place, result)]
+    whole = [  # neither one fold of a run, nor a run of another trainer, which can also be in ``runs``
+        (place, result)
+        for place, result in read
+        if "loss" in result.get("config", {}) and not re.fullmatch(r"fold-\d+(-of-\d+)?", place.name)
+    ]
+    runs = [(place, _checked(place, result)) for place, result in whole]
     if runs:
         rows = [row_of(result, place) for place, result in runs]
         _name_apart(rows)
@@ -93,13 +98,6 @@ def _is_row(row: Mapping[str, Any]) -> bool:
         and are(dict, curves)
         and all(are(list, curve) and are(float | int, *curve) for curve in curves.values())
     )
-
-
-def _is_whole_run(place: Path, result: Any) -> bool:
-    """Whether this is neither one fold of a run nor a run of another trainer, which can also be in ``runs``."""
-    if re.fullmatch(r"fold-\d+(-of-\d+)?", place.name):
-        return False
-    return isinstance(result, dict) and "loss" in result.get("config", {})
 
 
 def row_of(result: Mapping[str, Any], folder: Path) -> Row:
@@ -201,15 +199,9 @@ def spread(values: Sequence[float] | Iterable[float]) -> str:
 def compare(
     rows: Sequence[Row], pairs: Iterable[tuple[str, str, str, str]], metric: str
 ) -> list[tuple[tuple[str, str, str, str], Comparison]]:
-    """Paired comparisons of arms, corrected for their number.
+    """Paired comparisons of arms by one test figure, corrected for their number: (pair, comparison) for each pair.
 
-    Args:
-        rows: from :func:`read_runs`.
-        pairs: (data set, loss, arm, baseline arm); those without two common seeds are left out.
-        metric: a test figure.
-
-    Returns:
-        (pair, comparison) for each pair.
+    A pair is (data set, loss, arm, baseline arm); those without two common seeds are left out.
     """
     made = {}
     for data, loss, arm, baseline in pairs:
@@ -288,22 +280,19 @@ def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
     for data in dict.fromkeys(row["data"] for row in rows):
         for loss in losses_of(rows, data):
             ours = {row["arm"]: row for row in rows if row["data"] == data and row["loss"] == loss and row["test"]}
-            shared = {arm: _shared(row) for arm, row in ours.items()}
+            shared = {  # the options in which a fixed and an adaptive margin must agree to be compared
+                arm: {name: value for name, value in row["options"].items() if name not in ADAPTIVE_OPTIONS}
+                for arm, row in ours.items()
+                if "options" in row
+            }
             for arm in (arm for arm in arms_of(rows, data) if arm in ours):
-                if shared[arm] is None:
+                if arm not in shared:
                     if arm not in ("default", "tuned") and not arm.startswith("margin "):
                         pairs += [(data, loss, arm, baseline) for baseline in ("default", "tuned")]
                 elif ours[arm]["margin"] == "adaptive":
-                    fixed = [other for other in arms_of(rows, data) if other in ours and shared[other] == shared[arm]]
+                    fixed = [other for other in arms_of(rows, data) if shared.get(other) == shared[arm]]
                     pairs += [(data, loss, arm, other) for other in fixed if ours[other]["margin"] != "adaptive"]
     return pairs
-
-
-def _shared(row: Row) -> dict[str, Any] | None:
-    """The options that a fixed and an adaptive margin must share to be compared; None in a grid."""
-    if "options" not in row:
-        return None
-    return {name: value for name, value in row["options"].items() if name not in ADAPTIVE_OPTIONS}
 
 
 def caution(comparisons: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 import re
 import time
 import warnings
@@ -24,7 +23,7 @@ from ..images.image_list import Bytes, ImageList, Integers
 from ..images.pixels import read_ahead
 from ..messages import problem
 from ..metrics import RetrievalMetrics
-from ..stored import DamagedFileError, read_arrays, write_arrays, write_json
+from ..stored import DamagedFileError, misfit, read_arrays, write_arrays, write_json
 from ..training import (
     RunFolder,
     World,
@@ -38,6 +37,7 @@ from ..training import (
     train,
 )
 from ..training.config_files import plain
+from ..training.loop import Parts
 from ..training.optimisation import backward_and_step
 from ..training.run_folder import check_same_run
 from .backbones import EmbeddingNet, build_network
@@ -50,6 +50,14 @@ from .results import read_result
 LOGS_PER_EPOCH = 4
 OUTCOMES = ("result.json", "embeddings.npz")
 """Files of a finished run."""
+
+EMBEDDINGS = {
+    "embeddings": "f N D",
+    "labels": "i N",
+    "examples": "? i Q K <N",
+    "pictures": "? u Q K H W C",
+}
+"""The arrays of an ``embeddings.npz``, as :func:`~adaptive_margin.stored.misfit` takes them."""
 
 
 def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) -> dict[str, Any]:
@@ -196,7 +204,7 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
                 "step": summary.best_step or summary.steps,
                 "score": summary.best,
             },
-            "config": json.loads(json.dumps(vars(config), default=str)),
+            "config": plain(config),
             "data": {"name": data.name, **split.describe(data), "unreadable": list(unreadable.values())},
             "weights": job.network.weights,
             "curves": curves,
@@ -208,19 +216,12 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
     return result
 
 
-class DMLJob:
+class DMLJob(Parts):
     """The job for :func:`adaptive_margin.training.train`: a network and an objective on batches of whole classes.
 
     (seed, step) determines everything random in a step, so a run can resume anywhere, and arms with one seed see the
     same images, crops and draws. With several processes, each embeds its share and all compute the loss of the whole
-    batch.
-
-    Args:
-        config: options of the run.
-        data: the images' classes.
-        images: the pixels of the images.
-        split: the images for training, validation and test.
-        world: the processes.
+    batch. ``images`` are the pixels of all of ``data``.
     """
 
     def __init__(self, config: DMLConfig, data: LabelledImages, images: Bytes, split: ClassSplit, world: World) -> None:
@@ -294,25 +295,15 @@ class DMLJob:
         labels = torch.from_numpy(self.data.labels[rows]).to(self.world.device)
         return self.world.gather(share, len(rows)), labels
 
-    def state_dict(self) -> dict[str, Any]:
+    def parts(self) -> Mapping[str, Any]:
         """Network, objective, optimisers and scaler."""
         return {
-            "network": self.network.state_dict(),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "loss_optimizer": self.loss_optimizer.state_dict() if self.loss_optimizer else None,
-            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "network": self.network,
+            "objective": self.objective,
+            "optimizer": self.optimizer,
+            "loss_optimizer": self.loss_optimizer,
+            "scaler": self.scaler,
         }
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores such a state."""
-        self.network.load_state_dict(state["network"])
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.loss_optimizer:
-            self.loss_optimizer.load_state_dict(state["loss_optimizer"])
-        if self.scaler:
-            self.scaler.load_state_dict(state["scaler"])
 
     def _pixels(self, images: Bytes) -> Pixels:
         return Pixels(images, self.config, self.world.device)
@@ -380,15 +371,12 @@ class DMLJob:
 
 
 def load_images(data: LabelledImages, config: DMLConfig) -> tuple[Bytes, dict[int, str]]:
-    """The images of a data set, from which the network's input is cropped, and the errors of those that cannot be read.
+    """The images of a data set, from which the network's input is cropped, uint8, shape ``(N, resize, resize, C)``; and
+    file and error for the row of each that cannot be read and is black.
 
     Files are decoded once, into the image cache that the face trainer also uses: the shorter side is resized to
     ``config.resize``, and the central square is kept. A benchmark with missing images is a different benchmark, so an
     image that cannot be read is an error unless ``config.skip_unreadable`` allows it.
-
-    Returns:
-        uint8, shape ``(N, resize, resize, C)``, black if a file cannot be read; and for the position of each such
-        image, the file and the reason.
 
     Raises:
         ValueError: boxes are requested but the data set has none, or a size that differs from that of images in memory.
@@ -417,12 +405,7 @@ def load_images(data: LabelledImages, config: DMLConfig) -> tuple[Bytes, dict[in
 def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Integers, images: Bytes) -> None:
     """Saves test embeddings in half precision beside the result, with the pictures that a report shows.
 
-    Args:
-        folder: of the run.
-        embeddings: shape ``(N, D)``.
-        labels: shape ``(N,)``.
-        rows: their positions in the data set, shape ``(N,)``.
-        images: those of the whole data set; small versions of some queries and their nearest images are saved.
+    Embeddings ``(N, D)`` and labels ``(N,)`` belong to ``rows`` of the data set, of which ``images`` has all pixels.
     """
     half = embeddings.half().cpu()
     queries, nearest = examples(half.float())
@@ -451,29 +434,18 @@ def read_embeddings(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     path = folder / "embeddings.npz"
     remedy = "delete the folder and train the run again"
     found = read_arrays(path, remedy)
-    embeddings, labels = (found.get(name, np.empty(0)) for name in ("embeddings", "labels"))
-    good = embeddings.dtype.kind == "f" and embeddings.ndim == 2 and np.isfinite(embeddings).all()
-    good = good and labels.dtype.kind == "i" and labels.shape == embeddings.shape[:1] and len(labels) > 1
-    if "examples" in found or "pictures" in found:
-        shown, pictures = (found.get(name, np.empty(0)) for name in ("examples", "pictures"))
-        good = good and shown.dtype.kind == "i" and shown.ndim == 2 and ((shown >= 0) & (shown < len(labels))).all()
-        good = good and pictures.dtype == np.uint8 and pictures.ndim == 5 and pictures.shape[:2] == shown.shape
-        good = good and pictures.shape[-1] in (1, 3) and 0 not in pictures.shape
+    good = not misfit(found, EMBEDDINGS) and len(found["labels"]) > 1 and ("examples" in found) == ("pictures" in found)
+    if good and "pictures" in found:
+        pictures = found["pictures"]
+        good = pictures.dtype == np.uint8 and pictures.shape[-1] in (1, 3) and pictures.size > 0
     if not good:
         raise DamagedFileError(path, "does not hold the embeddings of a run", remedy)
     return found
 
 
 def examples(embeddings: Tensor, queries: int = 8, nearest: int = 6) -> tuple[Integers, Integers]:
-    """Some queries, the same for every network on one data set, and the images nearest to each.
-
-    Args:
-        embeddings: of unit norm, shape ``(N, D)``.
-        queries: maximum number of queries.
-        nearest: maximum number of nearest images per query.
-
-    Returns:
-        Positions, shapes ``(Q,)`` and ``(Q, K)``.
+    """Positions of some queries, the same for every network on one data set, ``(Q,)``, and of the images nearest to
+    each, ``(Q, K)``; embeddings ``(N, D)`` of unit norm.
     """
     chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(embeddings))[:queries])
     similarity = embeddings[chosen] @ embeddings.T

@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 from collections.abc import Mapping
@@ -106,15 +107,8 @@ class Part:
 
     def take(self, rows: Integers) -> Part:
         """Some of the rows."""
-        return Part(
-            images=self.images,
-            slots=self.slots[rows],
-            labels=self.labels[rows],
-            people=self.people[rows],
-            identity=self.identity,
-            videos=tuple(self.videos[row] for row in rows.tolist()),
-            frames=self.frames[rows],
-        )
+        columns = {name: getattr(self, name)[rows] for name in ("slots", "labels", "people", "frames")}
+        return dataclasses.replace(self, videos=tuple(self.videos[row] for row in rows.tolist()), **columns)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

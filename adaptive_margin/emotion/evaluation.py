@@ -359,10 +359,7 @@ def write_evaluation(
     order = np.argsort(test.error, kind="stable")
     best, worst = order[:EXTREMES], order[::-1][:EXTREMES]
     arrays: dict[str, NDArray[Any]] = {
-        "row": test.row,
-        "truth": test.truth,
-        "prediction": test.prediction,
-        "person": test.person,
+        **{name: getattr(test, name) for name in ("row", "truth", "prediction", "person")},
         "features": test.features[some],
         "feature_index": test.feature_index[some],
         "best": best,

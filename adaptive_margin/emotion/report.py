@@ -52,23 +52,14 @@ DATASETS = {
 
 @dataclass
 class Story:
-    """The data from which the sections are made.
+    """The data from which the sections are made."""
 
-    Attributes:
-        arms: all of them, baseline first.
-        baseline: the arm without critic, if there is one.
-        main: the arm that is shown in detail: CAF with the adaptive margin, if there is one.
-        colours: of each arm.
-        dataset: as the runs' configs name it.
-        problems: descriptions of data that could not be read.
-    """
-
-    arms: list[Arm]
-    baseline: Arm | None
-    main: Arm
-    colours: Mapping[str, str]
-    dataset: str
-    problems: list[str] = field(default_factory=list)
+    arms: list[Arm]  # baseline first
+    baseline: Arm | None  # the arm without critic
+    main: Arm  # shown in detail: CAF with the adaptive margin, if there is one
+    colours: Mapping[str, str]  # of each arm
+    dataset: str  # as the runs' configs name it
+    problems: list[str] = field(default_factory=list)  # descriptions of data that could not be read
 
     @property
     def identity(self) -> str:

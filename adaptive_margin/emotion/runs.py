@@ -8,11 +8,12 @@ import warnings
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..choices import MarginName
 from ..messages import problem
 from ..metrics.comparison import compared, student_interval
 from ..stored import read_json
@@ -21,51 +22,32 @@ from ..training.run_folder import Curve, read_scalars
 from .evaluation import read_predictions, read_result
 
 ORDER = ("none", "fisher", "sphere", "gramnet", "caf")
-MARGIN_ORDER = ("adaptive", "constant", "linear", "released")
+MARGINS = get_args(MarginName)
 _SEED = re.compile(r"seed[-_]?(\d+)")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The existing data of one run folder.
-
-    Attributes:
-        folder: its folder.
-        arm: name of the arm.
-        seed: seed of the run.
-        config: content of ``config.yaml``.
-        environment: of ``environment.json``.
-        curves: of ``scalars.csv``, by name.
-        result: of ``result.json``.
-        arrays: of ``evaluation.npz``.
-    """
+    """The existing data of one run folder."""
 
     folder: Path
     arm: str
     seed: int
-    config: Mapping[str, Any] = field(default_factory=dict)
-    environment: Mapping[str, Any] = field(default_factory=dict)
-    curves: Mapping[str, Curve] = field(default_factory=dict)
-    result: Mapping[str, Any] = field(default_factory=dict)
-    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)  # of config.yaml
+    environment: Mapping[str, Any] = field(default_factory=dict)  # of environment.json
+    curves: Mapping[str, Curve] = field(default_factory=dict)  # of scalars.csv, by name
+    result: Mapping[str, Any] = field(default_factory=dict)  # of result.json
+    arrays: Mapping[str, NDArray[Any]] = field(default_factory=dict)  # of evaluation.npz
 
     def curve(self, *names: str) -> Curve | None:
         """The first existing curve of these names, with or without a group before a slash."""
-        for name in names:
-            for found, curve in self.curves.items():
-                if found == name or found.endswith("/" + name):
-                    return curve
-        return None
+        found = (c for name in names for key, c in self.curves.items() if key == name or key.endswith(f"/{name}"))
+        return next(found, None)
 
 
 @dataclass(frozen=True)
 class Arm:
-    """Runs that differ only in their seed.
-
-    Attributes:
-        name: of the arm.
-        runs: by seed.
-    """
+    """Runs that differ only in their seed, in the order of their seeds."""
 
     name: str
     runs: tuple[Run, ...]
@@ -105,21 +87,13 @@ def collapsed(run: Run) -> str:
 
 
 class Measured(NamedTuple):
-    """A figure of an arm.
-
-    Attributes:
-        mean: over seeds.
-        low: lower end of the 95% interval, NaN if there is none.
-        high: upper end.
-        n: number of seeds.
-        by: ``"seed"``: Student's t over seeds; else the unit that a bootstrap of the single run drew.
-    """
+    """A figure of an arm: mean over n seeds and its 95% interval, whose ends are NaN if there is none."""
 
     mean: float
     low: float
     high: float
     n: int
-    by: str
+    by: str  # "seed": Student's t over seeds; else the unit that a bootstrap of the single run drew
 
 
 def over_seeds(values: Sequence[float]) -> Measured | None:
@@ -177,11 +151,8 @@ def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") 
     """An arm's figure minus the baseline's, paired: by seed, or by person if there is only one common seed."""
     other = {run.seed: run for run in baseline.runs}
     pairs = [(run, other[run.seed]) for run in arm.runs if run.seed in other]
-    gaps = []
-    for one, two in pairs:
-        a, b = figure(one.result, name, label), figure(two.result, name, label)
-        if a is not None and b is not None:
-            gaps.append(a - b)
+    figures = [tuple(figure(run.result, name, label) for run in pair) for pair in pairs]
+    gaps = [one - two for one, two in figures if one is not None and two is not None]
     found = over_seeds(gaps)
     if found is None or found.n > 1:
         return found
@@ -249,14 +220,12 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
 
 
 def read_runs(folder: str | Path, leave_out: Collection[str | Path] = ()) -> tuple[list[Arm], list[str]]:
-    """The runs in a folder, and descriptions of data that could not be read.
+    """The runs in a folder as arms in the order of the paper's Table 4 (baseline first), and a sentence for each part
+    that is damaged.
 
     Args:
         folder: folder of one run; or of many, as ``ARM/seedN`` at any depth up to ``runs/ARM/seedN``.
         leave_out: folders of runs not to read.
-
-    Returns:
-        Arms in the order of the paper's Table 4 (baseline first), and a sentence for each part that is damaged.
 
     Raises:
         ValueError: there is no run.
@@ -283,8 +252,7 @@ def read_runs(folder: str | Path, leave_out: Collection[str | Path] = ()) -> tup
 
 
 def _rank(arm: Arm) -> tuple[int, int, int, str]:
-    critic = ORDER.index(arm.critic) if arm.critic in ORDER else len(ORDER)
-    margin = MARGIN_ORDER.index(arm.margin) if arm.margin in MARGIN_ORDER else len(MARGIN_ORDER)
+    critic, margin = ((*known, name).index(name) for known, name in ((ORDER, arm.critic), (MARGINS, arm.margin)))
     return (0 if arm.is_baseline else 1, critic, margin if arm.critic == "caf" else 0, arm.name)
 
 
@@ -299,26 +267,19 @@ def _read(place: Path, problems: list[str]) -> Run:
             return otherwise
 
     config = attempt("config.yaml", lambda: read_options(place / "config.yaml"), {})
-    environment = attempt("environment.json", lambda: read_json(place / "environment.json"), {})
-    curves = attempt("scalars.csv", lambda: _curves(place, problems), {})
-    result = attempt("result.json", lambda: read_result(place), {})
-    arrays = attempt("evaluation.npz", lambda: read_predictions(place), {})
+    parts = {
+        "environment": attempt("environment.json", lambda: read_json(place / "environment.json"), {}),
+        "curves": attempt("scalars.csv", lambda: _curves(place, problems), {}),
+        "result": attempt("result.json", lambda: read_result(place), {}),
+        "arrays": attempt("evaluation.npz", lambda: read_predictions(place), {}),
+    }
     if (place / "config.yaml").exists() and type(config.get("seed", 0)) is not int:
         problems.append(f"{place.parent.name}/{place.name}/config.yaml: seed is not a whole number: {config['seed']!r}")
         config = {name: value for name, value in config.items() if name != "seed"}
-    seed_of = _SEED.fullmatch(place.name)
+    seed_of, result = _SEED.fullmatch(place.name), parts["result"]
     seed = int(seed_of[1]) if seed_of else int(config.get("seed") or result.get("seed") or 0)
     arm = str(result.get("arm") or (place.parent.name if seed_of else place.name))
-    return Run(
-        folder=place,
-        arm=arm,
-        seed=seed,
-        config=config,
-        environment=environment,
-        curves=curves,
-        result=result,
-        arrays=arrays,
-    )
+    return Run(folder=place, arm=arm, seed=seed, config=config, **parts)
 
 
 def _curves(place: Path, problems: list[str]) -> dict[str, Curve]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,11 +13,11 @@ import torch
 from torch import Tensor
 
 from .._text import shorten
-from ..affect import Batch, LeakError, Split
+from ..affect import Batch, CachedBatches, LeakError, Split
 from ..images.errors import LabelFileError
 from ..metrics import AffectMetrics
 from ..stored import DamagedFileError, read_json
-from ..training.loop import Summary, best_state, check_length, train
+from ..training.loop import Parts, Summary, best_state, check_length, train
 from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
 from ..training.run_folder import RunFolder, RunFolderError
@@ -47,7 +46,7 @@ OUTCOME_OPTIONS = ("iterations", "keep", "evaluate_every")
 """The options in ``MAY_CHANGE`` on which the results depend."""
 
 
-class EmotionJob:
+class EmotionJob(Parts):
     """The state of a run, and one step of it: a ``Job`` of :func:`adaptive_margin.training.train`.
 
     Args:
@@ -95,14 +94,11 @@ class EmotionJob:
             world=world,
             scaler=gradient_scaler(world.device, config.precision),
         )
-        self.batches = data.train.batches(
+        self.batches = self._batches(
+            data.train,
             batch_size=config.batch_size,
             train=True,
-            size=config.size,
             seed=config.seed,
-            device=world.device,
-            rank=world.rank,
-            world_size=world.size,
             drop_last=True,  # correlations, groups and batch norm of a few left-over samples would be noise
         )
         self._reader: Iterator[Batch] = iter(())
@@ -167,16 +163,13 @@ class EmotionJob:
                     metrics.update(batch.labels, net(batch.images).float())
         return metrics.synchronize().compute()
 
-    def evaluation_batches(self, part: Part) -> Any:
+    def evaluation_batches(self, part: Part) -> CachedBatches:
         """This process's share of a part, in order, without random crops."""
-        return part.batches(
-            batch_size=max(2, self.config.batch_size),
-            train=False,
-            size=self.config.size,
-            device=self.world.device,
-            rank=self.world.rank,
-            world_size=self.world.size,
-        )
+        return self._batches(part, batch_size=max(2, self.config.batch_size), train=False)
+
+    def _batches(self, part: Part, **options: Any) -> CachedBatches:
+        size, world = self.config.size, self.world
+        return part.batches(size=size, device=world.device, rank=world.rank, world_size=world.size, **options)
 
     def evaluation(self, part: Part) -> Evaluation:
         """Everything that is reported for a part; see :func:`~adaptive_margin.emotion.evaluation.evaluate`."""
@@ -192,29 +185,15 @@ class EmotionJob:
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
-        state: dict[str, Any] = {
-            "model": description(self.iteration.net, self.preprocessing) | {"dataset": self.config.dataset}
-        }
-        for name, module in self._modules().items():
-            state[name] = dict(module.state_dict())
-        for name, (optimizer, _) in self._optimizers().items():
-            state[name] = optimizer.state_dict()
-        if self.iteration.scaler is not None:
-            state["scaler"] = self.iteration.scaler.state_dict()
-        return state
+        about = description(self.iteration.net, self.preprocessing) | {"dataset": self.config.dataset}
+        return {"model": about, **super().state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores a state from :meth:`state_dict`."""
-        for name, module in self._modules().items():
-            module.load_state_dict(state[name])
-        for name, (optimizer, _) in self._optimizers().items():
-            optimizer.load_state_dict(state[name])
-        if self.iteration.scaler is not None:
-            self.iteration.scaler.load_state_dict(state["scaler"])
-
-    def _modules(self) -> dict[str, torch.nn.Module]:
-        named = {"net": self.iteration.net, "critic": self.iteration.critic, "grouper": self.iteration.grouper}
-        return {name: module for name, module in named.items() if module is not None}
+    def parts(self) -> Mapping[str, Any]:
+        """Networks, optimisers and scaler by name."""
+        iteration = self.iteration
+        optimizers = {name: optimizer for name, (optimizer, _) in self._optimizers().items()}
+        modules = {"net": iteration.net, "critic": iteration.critic, "grouper": iteration.grouper}
+        return modules | optimizers | {"scaler": iteration.scaler}
 
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, AdamConfig]]:
         """Each optimiser once, since line 7 may use that of line 8, with its options."""
@@ -255,16 +234,6 @@ class Result:
 def rows_of(data: EmotionData) -> dict[str, int]:
     """The number of rows of each part."""
     return {"train": len(data.train), "val": len(data.val), "test": len(data.test)}
-
-
-def check_goes_on(folder: RunFolder, config: EmotionConfig, data: EmotionData) -> None:
-    """Raises unless the run in a folder can resume as requested: at least to its current step, on the same data.
-
-    Raises:
-        RunFolderError: it cannot; nothing in the folder has changed.
-    """
-    check_length(folder, folder.checkpoints.files()[-1][0], config.iterations, "iterations")
-    check_same_data(folder, data)
 
 
 def check_same_data(folder: RunFolder, data: EmotionData) -> None:
@@ -338,7 +307,11 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             build_encoder(config.encoder, config.pretrained)
         data = load_data(config, world)
     job = EmotionJob(config, data, world)
-    check = functools.partial(check_goes_on, config=config, data=data)
+
+    def check(folder: RunFolder) -> None:
+        check_length(folder, folder.checkpoints.files()[-1][0], config.iterations, "iterations")
+        check_same_data(folder, data)
+
     allowed: dict[str, Any] = {"may_change": MAY_CHANGE, "outcomes": OUTCOMES, "outcome_options": OUTCOME_OPTIONS}
     with RunFolder(config.output, config, world=world, check=check, **allowed) as folder:
         for name, split in data.splits.items():

@@ -146,10 +146,9 @@ class AffectMetrics:
         return dict(zip(self.labels, x.tolist(), strict=True))
 
     def _columns(self, argument: str, x: Tensor | ArrayLike) -> Tensor:
-        x = x.detach() if isinstance(x, Tensor) else torch.from_numpy(np.array(x, dtype=np.float64))
-        if x.is_complex():
+        if isinstance(x, Tensor) and x.is_complex():
             raise TypeError(problem(argument, "real", x.dtype, "pass real labels and predictions"))
-        x = x.to("cpu", torch.float64)
+        x = _float64(x)
         if x.ndim == 1 and len(self.labels) == 1:
             x = x[:, None]
         if x.ndim != 2 or x.shape[1] != len(self.labels):

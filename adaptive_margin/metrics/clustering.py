@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, get_args
 
 import torch
@@ -75,16 +74,15 @@ def kmeans(
     x = x.detach().to(torch.float32)
     best: tuple[float, Tensor] | None = None
     for _ in range(n_init):
-        centres = _random_rows(x, clusters, generator) if init == "random" else _plus_plus(x, clusters, generator)
+        if init == "random":
+            centres = x[torch.randperm(len(x), generator=generator)[:clusters].to(x.device)]
+        else:
+            centres = _plus_plus(x, clusters, generator)
         labels, inertia = _lloyd(x, centres, iterations, tile_entries)
         if best is None or inertia < best[0]:
             best = inertia, labels
     assert best is not None
     return best[1]
-
-
-def _random_rows(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
-    return x[torch.randperm(len(x), generator=generator)[:clusters].to(x.device)]
 
 
 def _plus_plus(x: Tensor, clusters: int, generator: torch.Generator) -> Tensor:
@@ -161,13 +159,13 @@ def normalized_mutual_information(labels: Tensor, clusters: Tensor) -> float:
         >>> round(normalized_mutual_information(y, torch.tensor([7, 7, 3, 4])), 4)  # ln 2 / (1.5 ln 2 + ln 2) * 2
         0.8
     """
-    joint, rows, columns, n = _contingency(labels, clusters)
-    if n == 0:
+    joint, rows, columns = _group_sizes(labels, clusters)
+    if not len(joint):
         return float("nan")
-    if len(rows) == len(columns) == 1:
+    if len(joint) == 1:
         return 1.0
-    information = _mutual_information(joint, rows, columns, n)
-    return float((2 * information / (_entropy(rows, n) + _entropy(columns, n))).clamp(0, 1))
+    both = _entropy(rows) + _entropy(columns)
+    return float((2 * (both - _entropy(joint)) / both).clamp(0, 1))
 
 
 def adjusted_mutual_information(labels: Tensor, clusters: Tensor) -> float:
@@ -199,40 +197,33 @@ def adjusted_mutual_information(labels: Tensor, clusters: Tensor) -> float:
         >>> round(adjusted_mutual_information(y, torch.tensor([0, 1, 0, 1])), 4)
         -0.5
     """
-    joint, rows, columns, n = _contingency(labels, clusters)
+    joint, rows, columns = _group_sizes(labels, clusters)
+    n = len(labels)
     if n == 0:
         return float("nan")
-    if len(rows) == len(columns) == 1 or len(rows) == len(columns) == n:
+    if len(joint) == 1 or len(rows) == len(columns) == n:
         return 1.0  # only one partition is possible; I, H and E[I] coincide
-    information = _mutual_information(joint, rows, columns, n)
-    expected = _expected_information(rows, columns, n)
-    gap = (_entropy(rows, n) + _entropy(columns, n)) / 2 - expected
+    both, expected = _entropy(rows) + _entropy(columns), _expected_information(rows, columns, n)
+    gap = both / 2 - expected
     smallest = torch.finfo(torch.float64).eps  # away from 0 / 0, as scikit-learn does
     gap = torch.where(gap < 0, gap.clamp(max=-smallest), gap.clamp(min=smallest))
-    return float((information - expected) / gap)
+    return float((both - _entropy(joint) - expected) / gap)
 
 
-def _contingency(labels: Tensor, clusters: Tensor) -> tuple[Tensor, Tensor, Tensor, int]:
-    """Non-zero cells as rows of (n_yz, n_y, n_z), then n_y and n_z, in float64 on the CPU, and N."""
+def _group_sizes(labels: Tensor, clusters: Tensor) -> list[Tensor]:
+    """n_yz where it is not 0, n_y and n_z, in float64 on the CPU; I = H(Y) + H(Z) - H(Y, Z)."""
     rows_of_labels = len(labels) if isinstance(labels, Tensor) and labels.ndim == 1 else -1
     check_labels("labels", labels, rows_of_labels)
     check_labels("clusters", clusters, rows_of_labels, "labels")
     _, y, rows = torch.unique(labels, return_inverse=True, return_counts=True)
     _, z, columns = torch.unique(clusters.to(labels.device), return_inverse=True, return_counts=True)
-    cells, counts = torch.unique(y * len(columns) + z, return_counts=True)  # at most N² < 2^63
-    at_y, at_z = cells // max(1, len(columns)), cells % max(1, len(columns))
-    joint = torch.stack([counts, rows[at_y], columns[at_z]], dim=1)
-    return joint.cpu().double(), rows.cpu().double(), columns.cpu().double(), len(labels)
+    _, joint = torch.unique(y * len(columns) + z, return_counts=True)  # at most N² < 2^63
+    return [sizes.cpu().double() for sizes in (joint, rows, columns)]
 
 
-def _entropy(sizes: Tensor, n: int) -> Tensor:
-    p = sizes / n
+def _entropy(sizes: Tensor) -> Tensor:
+    p = sizes / sizes.sum()
     return -(p * p.log()).sum()
-
-
-def _mutual_information(joint: Tensor, rows: Tensor, columns: Tensor, n: int) -> Tensor:
-    counts, of_row, of_column = joint.unbind(dim=1)
-    return (counts / n * (counts.log() + math.log(n) - of_row.log() - of_column.log())).sum()
 
 
 def _expected_information(rows: Tensor, columns: Tensor, n: int) -> Tensor:

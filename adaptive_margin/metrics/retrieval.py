@@ -261,9 +261,15 @@ class RetrievalMetrics:
         elif self.clustering == "kmeans":
             clusters = kmeans(x, classes, seed=self.seed, tile_entries=self.tile_entries)
         elif self.clustering == "faiss":
-            clusters = _faiss_kmeans(x, classes, self.seed)
+            rows = x.float().cpu().contiguous().numpy()
+            model: Any = _faiss().Kmeans(rows.shape[1], classes, niter=20, seed=self.seed)
+            model.train(rows)
+            clusters = torch.from_numpy(model.index.search(rows, 1)[1][:, 0])
         else:
-            clusters = _sklearn_kmeans(x, classes, self.seed)
+            from sklearn.cluster import KMeans  # pytorch-metric-learning requires scikit-learn
+
+            model = KMeans(classes, n_init=10, random_state=self.seed)
+            clusters = torch.from_numpy(model.fit_predict(x.float().cpu().numpy())).long()
         return {
             "NMI": normalized_mutual_information(query_codes, clusters),
             "AMI": adjusted_mutual_information(query_codes, clusters),
@@ -331,18 +337,3 @@ def _faiss_tiles(
             own[:, -1] |= ~own.any(dim=1)  # among many duplicates it may be absent: then drop the last
             distances, indices = distances[~own].view(-1, k), indices[~own].view(-1, k)
         yield start, distances.to(query.device), indices.to(query.device)
-
-
-def _faiss_kmeans(x: Tensor, clusters: int, seed: int) -> Tensor:
-    rows = x.float().cpu().contiguous().numpy()
-    model: Any = _faiss().Kmeans(rows.shape[1], clusters, niter=20, seed=seed)
-    model.train(rows)
-    _, labels = model.index.search(rows, 1)
-    return torch.from_numpy(labels[:, 0]).to(x.device)
-
-
-def _sklearn_kmeans(x: Tensor, clusters: int, seed: int) -> Tensor:
-    from sklearn.cluster import KMeans  # pytorch-metric-learning requires scikit-learn
-
-    labels = KMeans(clusters, n_init=10, random_state=seed).fit_predict(x.float().cpu().numpy())
-    return torch.from_numpy(labels).long().to(x.device)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..functional.checks import at_least_float32, check_finite, check_labels, check_matrix, problem
+from ..functional.checks import at_least_float32, check_finite, check_labels, check_matrix
 from ..functional.groups import group_index
+from ..messages import problem
 
 ENTRIES = 2**22
 """Distances held at once."""

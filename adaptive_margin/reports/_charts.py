@@ -52,13 +52,9 @@ class Drawing:
 
 @contextmanager
 def drawing(title: str, alt: str, width: float = 4.4, height: float = 3.1) -> Iterator[Drawing]:
-    """One chart.
+    """One chart with a heading, and a description for readers who cannot see it.
 
-    Args:
-        title: heading of the chart.
-        alt: description for readers who cannot see the chart.
-        width: inches; the page scales it to its column.
-        height: likewise.
+    ``width`` and ``height`` are in inches; the page scales the chart to its column.
 
     Example:
         >>> with drawing("Loss", "A falling line.") as chart:
@@ -110,15 +106,8 @@ def curves(
 ) -> Markup:
     """Lines: for each arm a faint line per seed, and their mean if the seeds share their steps.
 
-    Args:
-        title: of the chart.
-        series: name, colour, and (steps, values) of each seed.
-        y: label of the vertical axis.
-        x: of the horizontal one.
-        alt: for readers who cannot see it.
-        smooth: number of neighbouring points to average.
-        at: the only steps, each marked, at equal distances on a logarithmic axis.
-        size: width and height, inches.
+    A series has a name, a colour, and (steps, values) of each seed, of which ``smooth`` neighbours are averaged. ``at``
+    are the only steps, each marked, at equal distances on a logarithmic axis. The rest is as for :func:`drawing`.
     """
     with drawing(title, alt, *size) as chart:
         axes = chart.axes
@@ -221,15 +210,10 @@ def _bare(axes: Any) -> None:
 
 
 def feature_map(features: NDArray[np.float16], most: int = 800, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:
-    """t-SNE of standardised features in two dimensions (van der Maaten & Hinton 2008).
+    """t-SNE of standardised features ``(K, F)`` in two dimensions (van der Maaten & Hinton 2008).
 
-    Args:
-        features: shape ``(K, F)``.
-        most: maximum number of rows; if there are more, a random sample is used.
-        seed: random seed of both.
-
-    Returns:
-        Positions, shape ``(M, 2)``, and which of the K rows they belong to, shape ``(M,)``.
+    Returns positions, shape ``(M, 2)``, and which of the K rows they belong to, shape ``(M,)``: all rows, or a random
+    sample of ``most``.
 
     Example:
         >>> places, rows = feature_map(np.random.default_rng(0).normal(size=(30, 5)).astype(np.float16), most=20)

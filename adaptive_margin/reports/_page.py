@@ -28,19 +28,12 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Section:
-    """A section of a page.
+    """A section of a page."""
 
-    Attributes:
-        id: anchor.
-        title: heading.
-        body: HTML.
-        missing: why the section is left out; empty if it is present.
-    """
-
-    id: str
-    title: str
-    body: str = ""
-    missing: str = ""
+    id: str  # anchor
+    title: str  # heading
+    body: str = ""  # HTML
+    missing: str = ""  # why the section is left out; empty if it is present
 
     @classmethod
     def of(cls, id: str, title: str, make: Callable[..., str], *data: object) -> Section:
@@ -54,12 +47,7 @@ class Section:
 
 
 def check_page(path: Path, overwrite: bool = False) -> None:
-    """Raises a ``ValueError`` if a report would replace a file that is not a report, unless ``overwrite`` is set.
-
-    Args:
-        path: of the report.
-        overwrite: any file may be replaced.
-    """
+    """Raises a ``ValueError`` if a report would replace a file that is not a report, unless ``overwrite`` is set."""
     if path.is_dir():
         raise ValueError(problem("output", "a file", f"the folder {path}", "pass the name of a file in it"))
     if not os.path.lexists(path) or overwrite:
@@ -83,13 +71,8 @@ def write_page(
 ) -> None:
     """Writes a report, atomically; call :func:`check_page` before any work is done.
 
-    Args:
-        path: the file; its folder is created if necessary.
-        title: of the page.
-        lead: the main result in a sentence or two.
-        sections: in their order.
-        facts: names and values below the lead; those without a value are left out.
-        problems: descriptions of data that could not be read.
+    Its folder is created if necessary. The lead is the main result in a sentence or two; facts are names and values
+    below it, of which those without a value are left out; problems describe data that could not be read.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

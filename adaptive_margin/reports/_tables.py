@@ -17,12 +17,8 @@ def table(
 ) -> Markup:
     """A table that scrolls on its own if it is wider than the screen, and so can be focused with the keyboard.
 
-    Args:
-        caption: text above it; its first sentence is read by screen readers.
-        head: the columns' names.
-        rows: of :func:`row`.
-        groups: a row above the head.
-        text: names of columns of :func:`words`.
+    Screen readers read the caption's first sentence. ``rows`` are of :func:`row`; ``groups`` is a row above the head;
+    ``text`` names the columns of :func:`words`.
     """
     heading = Markup("<th scope='col' class='{}'>{}</th>")
     named = Markup("").join(heading.format("words" if name in text else "", name) for name in head)
@@ -33,14 +29,8 @@ def table(
 
 
 def row(name: str, cells: Iterable[object], kind: str = "", span: int = 1, colour: str = "") -> Markup:
-    """A row of a table.
-
-    Args:
-        name: its first cell, a heading.
-        cells: the others: finished cells, text, or None for an empty one.
-        kind: its class.
-        span: columns that the heading takes.
-        colour: of a square before the heading.
+    """A row of a table: a heading over ``span`` columns with a square of a ``colour`` before it, and cells: finished
+    ones, text, or None for an empty one. ``kind`` is its class.
     """
     made = [_cell(each) for each in cells]
     swatch = Markup("<span class='swatch' style='background:{}'></span>").format(colour) if colour else ""

@@ -16,7 +16,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 from ..functional import neighbourhood_impurity
-from ..functional.checks import at_least_float32, check_labels, check_number, problem
+from ..functional.checks import at_least_float32, check_labels, check_number
 from ..functional.groups import group_index, more_labels_than
 from ..losses import AdaptiveMarginLoss
 from ..losses.batch import Batch, as_classes, check_embeddings
@@ -24,7 +24,7 @@ from ..losses.swap import LOSSES, Swap, find_swap, in_host_unit
 from ..margins import AdaptiveMargin
 from ..margins.adaptive_margin import NEIGHBOURHOODS
 from ..margins.neighbourhood import FEW_LABELS
-from ..messages import nearest
+from ..messages import nearest, problem
 from ..metrics import operating_point_inconsistency
 from .result import QUANTILES, ClassSizes, Distances, LossMargins, Present, Strategy, Suggestion
 

@@ -70,10 +70,9 @@ class Checkpoints:
             DiskSpaceError: no space; older checkpoints are intact.
         """
         path = self._write("step", step, {"step": step, "state": state})
-        older = [(there, file) for there, file in self.files() if file != path]
-        earlier = [file for there, file in older if there < step]
-        kept = earlier[max(0, len(earlier) - (self.keep - 1)) :]
-        for _, file in older:
+        earlier = [file for there, file in self.files() if there < step]
+        kept = {path, *earlier[max(0, len(earlier) - (self.keep - 1)) :]}
+        for _, file in self.files():
             if file not in kept:
                 file.unlink(missing_ok=True)
         return path

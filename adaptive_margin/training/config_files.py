@@ -143,14 +143,11 @@ def _build(hint: Any, value: Any, where: str, base: Any = None) -> Any:
     if hint is Path and isinstance(value, str):
         return Path(value)
     if kind in (tuple, list) and isinstance(value, list):
-        if kind is tuple and not (len(inner) == 2 and inner[1] is Ellipsis):
-            if len(inner) != len(value):
-                raise _wrong(where, f"{len(inner)} values", value)
-            return tuple(
-                _build(each, item, f"{where}[{i}]") for i, (each, item) in enumerate(zip(inner, value, strict=True))
-            )
-        each = inner[0] if inner else Any
-        return kind(_build(each, item, f"{where}[{i}]") for i, item in enumerate(value))
+        fixed = kind is tuple and Ellipsis not in inner
+        if fixed and len(inner) != len(value):
+            raise _wrong(where, f"{len(inner)} values", value)
+        hints = inner if fixed else (inner or (Any,))[:1] * len(value)
+        return kind(_build(hints[i], item, f"{where}[{i}]") for i, item in enumerate(value))
     if kind in (dict, Mapping) and isinstance(value, dict):
         each = inner[1] if inner else Any
         return {name: _build(each, item, f"{where}.{name}") for name, item in value.items()}

@@ -54,6 +54,24 @@ class Job(Protocol):
         """Restores such a state, whose tensors are on the CPU; called on every rank."""
 
 
+class Parts:
+    """A base class for jobs whose state is that of their parts."""
+
+    def parts(self) -> Mapping[str, Any]:
+        """Modules, optimisers and scaler by name; None for one that this run does not have."""
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all parts by name."""
+        return {name: part.state_dict() for name, part in self.parts().items() if part is not None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores such a state."""
+        for name, part in self.parts().items():
+            if part is not None:
+                part.load_state_dict(state[name])
+
+
 class NonFiniteError(RuntimeError):
     """A loss, or a tensor of the job's state, became NaN or infinite; the message names it and the step.
 
@@ -145,12 +163,8 @@ def train(
         DiskSpaceError, CheckpointError: a checkpoint could not be written, or none could be read.
         RunFolderError: the folder's run is longer than ``steps`` already.
     """
-    for name, number in (
-        ("steps", steps),
-        ("checkpoint_every", checkpoint_every),
-        ("evaluate_every", evaluate_every),
-        ("log_every", log_every),
-    ):
+    lengths = {"steps": steps, "checkpoint_every": checkpoint_every, "evaluate_every": evaluate_every}
+    for name, number in (lengths | {"log_every": log_every}).items():
         if number < 1:
             raise ValueError(problem(name, "at least 1", number, "count steps"))
     run = _Run(job, steps, folder, world, score, higher_is_better, _Window(frozenset(may_be_undefined)))
@@ -163,16 +177,16 @@ def train(
         return run.summary()
     folder.resume_at(run.done, run.rows)
 
-    with _signals(world) as stop, Progress(steps, run.done, world=world) as progress:
+    with _signals(world) as caught, Progress(steps, run.done, world=world) as progress:
         while run.done < steps:
             try:
                 numbers = job.step(run.done)
             except Exception as error:
-                if not stop.signal:
+                if not caught:
                     raise
                 progress.write(f"step {run.done + 1:,} could not be finished: {type(error).__name__}: {error}")
                 progress.write(f"not saved; the same command resumes from {run.last_checkpoint()}")
-                raise Stopped(128 + int(stop.signal)) from error
+                raise Stopped(128 + caught[-1]) from error
             run.window.add(run.done, numbers)
             run.done += 1
             progress.update(run.done, waited=job.waited)
@@ -182,7 +196,7 @@ def train(
             evaluates = last or run.done % evaluate_every == 0
             saves = last or run.done % checkpoint_every == 0
             agrees = looks or evaluates or saves or world.size == 1  # several must ask each other, which takes time
-            stops = agrees and world.any(stop.signal != 0)
+            stops = agrees and world.any(bool(caught))
             if looks or evaluates or saves or stops:
                 run.check_finite()
             if evaluates or saves or stops:
@@ -197,7 +211,7 @@ def train(
                 where = f"stopped after step {run.done:,} of {steps:,}, saved in {folder.path}"
                 progress.write(f"{where}; the same command resumes from there")
                 folder.close()
-                raise Stopped(128 + max(world.gather_object(int(stop.signal))))
+                raise Stopped(128 + max(world.gather_object(caught[-1] if caught else 0)))
     folder.flush()
     return run.summary()
 
@@ -352,29 +366,18 @@ class _Run:
 
         def write() -> None:
             self.folder.flush()
-            state = {
-                "job": self.job.state_dict(),
-                "random": states,
-                "window": self.window.fetched(),
-                "seconds": self.seconds,
-                "metrics": self.metrics,
-                "best": self.best,
-                "best_step": self.best_step,
-                "rows": self.folder.rows,
-            }
+            state = {"job": self.job.state_dict(), "random": states, "window": self.window.fetched(), **self.kept()}
+            state["rows"] = self.folder.rows
             self.folder.checkpoints.save(self.done, state)
 
         self.world.from_main(write)
 
+    def kept(self) -> dict[str, Any]:
+        """What checkpoint and summary have in common."""
+        return {"seconds": self.seconds, "metrics": self.metrics, "best": self.best, "best_step": self.best_step}
+
     def summary(self) -> Summary:
-        return Summary(
-            steps=self.done,
-            resumed_from=self.resumed_from,
-            seconds=self.seconds,
-            metrics=self.metrics,
-            best=self.best,
-            best_step=self.best_step,
-        )
+        return Summary(steps=self.done, resumed_from=self.resumed_from, **self.kept())
 
 
 def first_not_finite(state: Any, where: str = "") -> str | None:
@@ -435,19 +438,12 @@ class _Window:
         self.seen = state
 
 
-@dataclass
-class _Stop:
-    """The signal that requested the stop, 0 for none."""
-
-    signal: int = 0
-
-
 @contextmanager
-def _signals(world: World) -> Iterator[_Stop]:
-    """Catches the signals that ask a process to end; restores the handlers afterwards."""
-    stop = _Stop()
+def _signals(world: World) -> Iterator[list[int]]:
+    """Catches the signals that ask a process to end, in a list; restores the handlers afterwards."""
+    caught: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
-        yield stop
+        yield caught
         return
     owner = os.getpid()
 
@@ -455,10 +451,10 @@ def _signals(world: World) -> Iterator[_Stop]:
         if os.getpid() != owner:  # a worker that was forked off: as it would have been
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
-        elif stop.signal and number == signal.SIGINT:
+        elif caught and number == signal.SIGINT:
             raise KeyboardInterrupt
         else:
-            stop.signal = number
+            caught.append(number)
             if world.is_main:
                 with suppress(OSError):  # the terminal itself may be gone
                     os.write(2, b"\nfinishing this step, then saving; Ctrl-C ends at once\n")
@@ -467,7 +463,7 @@ def _signals(world: World) -> Iterator[_Stop]:
     deadly = [number for number in others if number is not None and signal.getsignal(number) is signal.SIG_DFL]
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM, *deadly)}
     try:
-        yield stop
+        yield caught
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

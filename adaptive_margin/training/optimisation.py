@@ -76,7 +76,14 @@ def backward_and_step(
     """
     before, after = list(parameters_before_gather), list(parameters_after_gather)
     optimizers = [optimizer] if isinstance(optimizer, Optimizer) else list(optimizer)
-    _check_parameters(optimizers, before, after)
+    given = [id(parameter) for parameter in [*before, *after]]
+    owned = {id(p) for each in optimizers for group in each.param_groups for p in group["params"]}
+    if len(given) != len(set(given)):
+        raise ValueError(problem("parameters", "given once each", "one twice", "before gather, or after it"))
+    if owned != set(given):
+        got = f"{len(owned - set(given))} that were not given, and {len(set(given) - owned)} given that it lacks"
+        expected = "an optimiser of the parameters before and after gather"
+        raise ValueError(problem("optimizer", expected, got, "pass all of its parameters, and no others"))
 
     for each in optimizers:
         each.zero_grad(set_to_none=True)
@@ -96,14 +103,3 @@ def backward_and_step(
     if scaler and active:
         scaler.update()
     return norm
-
-
-def _check_parameters(optimizers: list[Optimizer], before: list[nn.Parameter], after: list[nn.Parameter]) -> None:
-    given = [id(parameter) for parameter in [*before, *after]]
-    owned = {id(p) for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]}
-    if len(given) != len(set(given)):
-        raise ValueError(problem("parameters", "given once each", "one twice", "before gather, or after it"))
-    if owned != set(given):
-        got = f"{len(owned - set(given))} that were not given, and {len(set(given) - owned)} given that it lacks"
-        expected = "an optimiser of the parameters before and after gather"
-        raise ValueError(problem("optimizer", expected, got, "pass all of its parameters, and no others"))

@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Callable, Collection, Mapping
 from importlib import metadata
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -265,9 +264,7 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _claim(self) -> None:
@@ -301,10 +298,8 @@ class RunFolder:
         if not self.path.exists():
             return
         if not (self.path / "config.yaml").exists():
-            names = {entry.name for entry in self.path.iterdir()} - {
-                LOCK,
-                *(path.name for path in temporaries(self.path)),
-            }
+            own = {LOCK, *(path.name for path in temporaries(self.path))}
+            names = {entry.name for entry in self.path.iterdir()} - own
             if names:
                 found = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
                 raise RunFolderError(
@@ -351,11 +346,7 @@ def check_same_run(
 ) -> None:
     """Raises a :class:`RunFolderError` that names the options in which the run in ``path`` differs from this one.
 
-    Args:
-        path: path of the folder.
-        was: configuration of the existing run.
-        now: configuration of this run.
-        may_change: options, by their full names, that may differ.
+    Those in ``may_change``, by their full names, may differ.
     """
     was, now, nothing = flat(was), flat(now), object()
     different = [
@@ -507,13 +498,9 @@ def _commit() -> str | None:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None
+    words = ["describe", "--always", "--exclude=*", "--abbrev=40", "--dirty=+"]
     try:
-        head, status = (
-            subprocess.run(
-                ["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True
-            ).stdout
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
+        said = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.strip() + ("+" if status.strip() else "")
+    return said.stdout.strip()

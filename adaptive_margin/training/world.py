@@ -13,7 +13,6 @@ import datetime
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, TypeVar
 
 import torch
@@ -90,9 +89,7 @@ class World:
     def __enter__(self) -> World:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self.joined and dist.is_initialized():
             if error is None:
                 dist.barrier()  # otherwise the first process to finish can tear down what the last one still needs
@@ -241,11 +238,9 @@ class World:
 
 
 def device_of(device: str | torch.device | None = None, local: int = 0) -> torch.device:
-    """The device that a name stands for.
+    """The device that a name stands for, ``"cuda:1"`` for instance; None means CUDA if available.
 
-    Args:
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"`` or another that PyTorch knows; None means CUDA if available.
-        local: the number of this process on its machine, and of its GPU if ``device`` has none.
+    ``local`` is the number of this process on its machine, and of its GPU if ``device`` has none.
 
     Raises:
         ValueError: PyTorch does not know the device, or this machine has none; or it has more processes than GPUs.
