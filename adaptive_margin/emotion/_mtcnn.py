@@ -96,8 +96,8 @@ def squared(boxes: Floats) -> Floats:
 
 def moved(boxes: Floats, by: Floats) -> Floats:
     """Boxes whose edges are shifted by shares of their sides, as the networks say."""
-    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
-    return boxes + by * sides
+    shifted: Floats = boxes + by * np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return shifted
 
 
 class Mtcnn:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import struct
+import subprocess
 import warnings
 import zlib
 from collections.abc import Sequence
@@ -569,3 +571,27 @@ def test_without_vp9_another_codec_is_used_and_said(tmp_path: Path, monkeypatch:
     assert told == ["videos are written as mp4v, which browsers do not play: this OpenCV has no VP9"]
     capture = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 5
+
+
+PLAYER = """<title>film</title><video muted src="{name}"></video><script>
+const film = document.querySelector("video"), say = text => document.body.append(text)
+film.addEventListener("loadeddata", () => say(`shows ${{film.videoWidth}} x ${{film.videoHeight}}`))
+film.addEventListener("error", () => say(`cannot show it`))
+</script>"""
+
+
+@pytest.mark.parametrize(("codec", "says"), [("vp09", "shows 384 x 288"), ("mp4v", "cannot show it")])
+def test_chromium_plays_what_is_written(codec: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what was written before, which shows that the test can tell."""
+    pytest.importorskip("cv2")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    monkeypatch.setattr("adaptive_margin.emotion.predict.CODECS", (codec,))
+    predict(video(tmp_path / "film.avi"), Predictor(NET, HOW), tmp_path / "out")
+    page = tmp_path / "out" / "film.html"
+    page.write_text(PLAYER.format(name="film.mp4"))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert says in done.stdout.replace("\n", " ").split("</script>")[-1], done.stderr[-500:]
