@@ -91,7 +91,8 @@ def squared(boxes: Floats) -> Floats:
     """Squares about the same centres, with the longer side, in whole pixels."""
     centre = (boxes[:, :2] + boxes[:, 2:]) / 2
     half = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True) / 2
-    return np.trunc(np.concatenate([centre - half, centre + half], axis=1))
+    corners: Floats = np.trunc(np.concatenate([centre - half, centre + half], axis=1))
+    return corners
 
 
 def moved(boxes: Floats, by: Floats) -> Floats:

@@ -34,6 +34,7 @@ from ..images.errors import ImageError
 from ..images.transforms import centre_square, normalise, resize_shorter
 from ..images.video import Timeline, decode, opencv, timeline
 from ..messages import counted, pip_install, problem
+from ..metrics.comparison import signed
 from .detect import Box, Detector, Found, enlarged, face_detector
 from .model_file import Preprocessing, load_network, trained_on
 from .nets import EmotionNet
@@ -126,7 +127,10 @@ class Predictor:
         how = self.preprocessing
         with torch.inference_mode():
             rated = iter(self.net(normalise(pixels, how.mean, how.std).to(self.device)).float().cpu().tolist())
-        return [[Face(box, *next(rated), roll) for box, roll in places] for places, _ in found]
+        return [
+            [Face(box, valence, arousal, roll) for (box, roll), (valence, arousal) in zip(places, rated, strict=False)]
+            for places, _ in found
+        ]
 
     def _find(self, picture: Bytes) -> tuple[list[tuple[Box, float]], list[Bytes]]:
         """Box and roll of a picture's faces, and what the network sees of each."""
@@ -202,7 +206,7 @@ def annotated(
         left, top, right, bottom = (value * scale for value in face.box)
         if not whole:
             _outline(draw, (left, top, right, bottom), face.roll, colour, max(2, round(1.5 * unit)))
-        text = f"V {face.valence:+.2f}  A {face.arousal:+.2f}"
+        text = f"V {signed(face.valence, 2)}  A {signed(face.arousal, 2)}"
         if len(faces) > 1:
             text = f"{number + 1}  {text}"
         _label(draw, image.size, left, bottom if not whole else image.size[1], text, colour, font, unit)
