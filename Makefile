@@ -24,7 +24,7 @@ $(VENV)/.python:
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): the first time downloads PyTorch, which takes some minutes."
-	$(PIP) -e '.[fer]'
+	$(PIP) -e '.[fer,detect]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt
@@ -68,6 +68,7 @@ types: $(VENV)/.dev
 
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html can be opened from disk; $(BIN)/mkdocs serve shows pages as they change."
 
 wheel: $(VENV)/.dev
 	@rm -rf dist

@@ -11,3 +11,5 @@ MarginName = Literal["adaptive", "constant", "linear", "released"]
 GroupingName = Literal["otsu", "kmeans2", "kmeans3", "kmeans5"]
 Order = Literal["paper", "joint"]
 WeakBatchNorm = Literal["whole", "weak", "running"]
+
+DetectorName = Literal["auto", "mtcnn", "haar"]

@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import json
 import sys
 from collections.abc import Collection, Iterator
 from importlib.util import find_spec
+from pathlib import Path
 
 from ._text import printable
 
@@ -108,11 +110,48 @@ def require_extra(package: str, extra: str, *modules: str) -> None:
     Example:
         >>> require_extra("adaptive_margin.emotion", "fer", "torch", "no_such_module")
         Traceback (most recent call last):
-        ImportError: adaptive_margin.emotion needs no_such_module: pip install 'adaptive-margin[fer]'
+        ImportError: adaptive_margin.emotion needs no_such_module: pip install ...[fer]'
     """
     missing = [module for module in modules if not _is_there(module)]
     if missing:
-        raise ImportError(f"{package} needs {', '.join(missing)}: pip install 'adaptive-margin[{extra}]'")
+        raise ImportError(f"{package} needs {', '.join(missing)}: {pip_install(extra)}")
+
+
+def pip_install(extras: str) -> str:
+    """The command that installs extras of this library from where the library itself came from.
+
+    That is a clone, a folder, a file or a repository, by what pip recorded (PEP 610); only a library that came from an
+    index is asked for by its name.
+
+    Args:
+        extras: their names, separated by commas.
+
+    Example:
+        >>> pip_install("fer,onnx").endswith("[fer,onnx]'")
+        True
+    """
+    root = Path(__file__).resolve().parents[1]
+    if root.name != "site-packages" and (root / "pyproject.toml").is_file():  # a clone, with -e or on the path
+        return f"pip install -e '{'.' if root == Path.cwd() else root}[{extras}]'"
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        found = distribution("adaptive-margin")
+        by_pip, record = found.read_text("INSTALLER"), json.loads(found.read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, OSError, ValueError):
+        by_pip, record = None, {}
+    url = str(record.get("url", ""))
+    if "dir_info" in record and url.startswith("file://"):
+        from urllib.request import url2pathname
+
+        return f"pip install '{url2pathname(url.removeprefix('file://'))}[{extras}]'"
+    if url:
+        vcs = record.get("vcs_info", {})
+        place = f"{vcs['vcs']}+{url}@{vcs.get('commit_id', 'HEAD')}" if "vcs" in vcs else url
+        return f"pip install 'adaptive-margin[{extras}] @ {place}'"
+    if by_pip:
+        return f"pip install 'adaptive-margin[{extras}]'"
+    return f"in the folder of its source, pip install '.[{extras}]'"
 
 
 def _is_there(module: str) -> bool:

@@ -41,6 +41,7 @@ from tqdm import tqdm
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, load_data
 from adaptive_margin.emotion.evaluation import read_result
+from adaptive_margin.emotion.forecast import Forecast, confirm, forecast
 from adaptive_margin.emotion.nets import build_encoder
 from adaptive_margin.emotion.report import write_report
 from adaptive_margin.emotion.runs import (
@@ -87,6 +88,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "caf-kmeans5": {"grouping": "kmeans5"},
 }
 QUICK_ARMS = tuple(ARMS)[:7]
+PAPER_ARMS = ("none", "caf")
 BASELINE = "none"
 OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
 """Options that the runs of an ablation differ in: a file cannot set them."""
@@ -108,13 +110,14 @@ class Asked:
         preset: options to start from; by default quick for faces, paper for data sets.
         config: YAML file that changes the preset; flags change both.
         backbone: encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME.
-        arms: arms to train; by default the first seven for quick, else all.
+        arms: arms to train; by default the first seven for quick, all for drawn faces, none and caf for data sets.
         seeds: number of seeds; by default 3 for quick, else 5.
         iterations: length of each run.
         batch_size: images in a batch.
         device: cpu or cuda; by default cuda if available.
         jobs: runs at the same time; by default one per core, two at most; one on a GPU.
         output: output folder; by default runs/fer_caf/DATASET-PRESET.
+        yes: start although it will take more than a day.
         results: also write results.json here.
         print: print the table of this results.json in Markdown and train nothing.
     """
@@ -131,6 +134,7 @@ class Asked:
     device: str | None = None
     jobs: int | None = None
     output: Path | None = None
+    yes: bool = False
     results: Path | None = None
     print: Path | None = None
 
@@ -159,7 +163,7 @@ def options(argv: Sequence[str] | None = None) -> Asked:
     preset = asked.preset or ("quick" if dataset == "faces" else "paper")
     device, quick = asked.device or asked.file.get("device"), preset == "quick"
     on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
-    arms = asked.arms or (QUICK_ARMS if quick else tuple(ARMS))
+    arms = asked.arms or (QUICK_ARMS if quick else tuple(ARMS) if dataset == "faces" else PAPER_ARMS)
     return dataclasses.replace(
         asked,
         dataset=dataset,
@@ -470,18 +474,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_page(asked.output / "report.html")  # before hours of training
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with World.from_environment(one.device) as world, said_plainly():
+            share = max(2, one.batch_size // world.size)
             if world.is_main:
                 print(f"{announced(asked, configs)}, on {world.size} processes", flush=True)
+            shares = {which: dataclasses.replace(config, batch_size=share) for which, config in configs.items()}
+            expected = world.broadcast_object(expect(shares) if world.is_main else None)
+            if world.is_main:
+                print(expected, flush=True)
+            confirm(expected, asked.yes)
             failed = train_together(configs, world)
             if not world.is_main:
                 return 1 if failed else 0
         return finish(asked, configs, failed, began)
+    print(f"{announced(asked, configs)}, {asked.jobs} at a time")
     with said_plainly():
+        expected = expect(configs, asked.jobs)
+        print(expected, flush=True)
+        confirm(expected, asked.yes)
         if asked.dataset != "faces":
             print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
             print("\n".join(load_data(one).reports))
-    print(f"{announced(asked, configs)}, {asked.jobs} at a time")
     return finish(asked, configs, train_all(configs, asked.jobs), began)
+
+
+def expect(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int = 1) -> Forecast:
+    """What is left to do, measured on this device; quick if nothing is."""
+    left = {which: config for which, config in configs.items() if not is_done(config)}
+    if not left:
+        return Forecast(runs=0, iterations=0, seconds=0.0, disk=0, picture=0)
+    threads = None if int(os.environ.get("WORLD_SIZE", "1")) > 1 else max(1, (os.cpu_count() or 1) // jobs)
+    return forecast(left, {which: steps_done(c) for which, c in left.items()}, jobs=jobs, threads=threads)
 
 
 def announced(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -18,25 +20,48 @@ def printed(*command: str) -> str:
     return done.stdout
 
 
+hook = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "hooks" / "figures.py")
+assert hook is not None
+assert hook.loader is not None
+figures = importlib.util.module_from_spec(hook)
+hook.loader.exec_module(figures)
+PAGES = [path.relative_to(ROOT).as_posix() for path in figures.pages()]
+MARKED = [page for page in PAGES if page in figures.TABLES or figures.MARK.search((ROOT / page).read_text("utf-8"))]
+
+
+@pytest.mark.parametrize("page", MARKED)
+def test_a_page_quotes_what_its_sources_have(page: str) -> None:
+    """The same check ends a build of the documentation: ``docs/hooks/figures.py``."""
+    assert figures.wrong(page, (ROOT / page).read_text(encoding="utf-8")) == []
+
+
+def test_the_pages_with_results_are_checked() -> None:
+    assert {"README.md", "docs/index.md", "docs/dml.md", "docs/units.md", "docs/emotion.md"} <= set(MARKED)
+    assert len(MARKED) >= 10
+
+
 @pytest.mark.parametrize(
-    ("page", "command"),
+    ("block", "says"),
     [
-        ("docs/dml.md", DEMO),
-        ("docs/dml.md", ("benchmarks/dml_grid.py", "--print")),
-        ("docs/units.md", ("benchmarks/dml_choose.py", "--print")),
-        ("docs/memory.md", ("benchmarks/speed/rules.py", "--print")),
-        ("docs/memory.md", ("benchmarks/speed/small.py", "--print")),
-        ("docs/memory.md", ("benchmarks/speed/anchors.py", "--print")),
-        ("docs/sentence-transformers.md", ("benchmarks/text/run.py", "--print")),
+        ("+0.9 points, 12 s", []),
+        ("−0.9 points", ["page.md: -0.9 is not in {}"]),
+        ("it took 13 s, 12200 ms and 90 %, for 0.25 of it", ["page.md: 13 is not in {}"]),
+        ("nothing", ["page.md: no figure after the mark of {}"]),
     ],
-    ids=["demo", "grid", "choices", "rules", "small", "anchors", "texts"],
 )
-def test_tables_are_printed_by_their_command(page: str, command: tuple[str, ...]) -> None:
-    text = (ROOT / page).read_text(encoding="utf-8")
-    lines = [line for line in printed(*command).splitlines() if line.strip() and not line.startswith("Untuned, ")]
-    assert len(lines) > 4
-    missing = [line for line in lines if line not in text]
-    assert not missing
+def test_a_figure_that_is_not_in_its_file_is_named(block: str, says: list[str], tmp_path: Path) -> None:
+    source = tmp_path / "result.json"
+    source.write_text(json.dumps({"gap": 0.904, "seconds": [12.2, 0.0], "note": "0.25 of it"}))
+    text = f"Elsewhere 7.7.\n\n<!-- figures: {source} -->\n\n{block}\n\nand 8.8\n"
+    assert figures.wrong("page.md", text) == [each.format(source) for each in says]
+    assert "<!--" not in figures.on_page_markdown(text)
+
+
+def test_a_build_fails_with_the_figures_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = pytest.importorskip("mkdocs.exceptions")
+    monkeypatch.setattr(figures, "check", lambda: ["page.md: 1.2 is not in result.json"])
+    with pytest.raises(errors.PluginError, match=r"figures that are not in their files:\npage\.md: 1\.2 is not"):
+        figures.on_pre_build()
 
 
 FIGURE = r"[+−]\d+\.\d \[[+−]\d+\.\d, [+−]\d+\.\d\]"  # a mean with its interval

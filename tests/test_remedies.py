@@ -6,7 +6,6 @@ import ast
 import dataclasses
 import re
 from collections.abc import Iterator
-from importlib.metadata import metadata
 from pathlib import Path
 
 import adaptive_margin
@@ -43,7 +42,15 @@ def flags() -> set[str]:
     """The options of all commands: the fields of their data classes and of the trainers' configurations."""
     kinds = (DMLConfig, EmotionConfig, Report, Predict, ExportOnnx, Check, Suggest)
     fields = {field.name.replace("_", "-") for kind in kinds for field in dataclasses.fields(kind)}
-    others = {"--preset", "--config", "--page", "--help", "--version"}
+    others = {
+        "--preset",
+        "--config",
+        "--page",
+        "--help",
+        "--version",
+        "--smallest-face",
+        "--yes",
+    }  # an alias; fer_caf.py's
     return {f"--{name}" for name in fields} | {f"--no-{name}" for name in fields} | others | OTHERS_FLAGS
 
 
@@ -85,11 +92,25 @@ def test_every_keyword_of_a_message_is_a_parameter() -> None:
 
 
 def test_every_extra_of_a_message_can_be_installed() -> None:
-    known, unknown = set(metadata("adaptive-margin").get_all("Provides-Extra") or ()), []
-    mentioned = 0
-    for file, text in messages():
-        for extras in re.findall(r"adaptive-margin\[([a-z,]+)\]", text):
-            mentioned += 1
-            unknown += [f"{file}: {extra}" for extra in extras.split(",") if extra not in known]
-    assert mentioned > 4
-    assert unknown == []
+    written = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
+    extras = written.split("[project.optional-dependencies]")[1].split("\n[")[0]
+    known, asked = set(re.findall(r"^(\w+) = \[", extras, re.M)), []
+    for path, tree in FILES:
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                place = {"pip_install": 0, "require_extra": 1}.get(node.func.id)
+                if place is not None and isinstance(node.args[place], ast.Constant):
+                    asked += [(path.name, extra) for extra in str(node.args[place].value).split(",")]
+    assert len(asked) > 7
+    assert [(file, extra) for file, extra in asked if extra not in known] == []
+
+
+def test_no_message_or_page_installs_by_a_name_that_no_index_has() -> None:
+    """An extra is installed from where the library came from: see ``messages.pip_install``."""
+    by_name = [(file, text) for file, text in messages() if "adaptive-margin[" in text and file != "messages.py"]
+    root = PACKAGE.parent
+    pages = [*root.glob("*.md"), *root.glob("docs/**/*.md")]
+    told = re.compile(r"pip install\s+'?adaptive-margin")
+    by_name += [(path.name, "by name") for path in pages if told.search(path.read_text(encoding="utf-8"))]
+    assert len(pages) > 20
+    assert by_name == []

@@ -1,4 +1,4 @@
-"""``adaptive-margin predict IMAGE|FOLDER|VIDEO``: a table, and pictures and videos with the results drawn in."""
+"""``adaptive-margin predict FILE|FOLDER ...``: a table, and pictures and videos with the results drawn in."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from ..choices import DetectorName
 from ..training.command_line import Positional, arg, check_output, read
 
 
@@ -17,26 +18,32 @@ class Predict:
     The table is predictions.csv: a row for each face and frame. Videos are written with the results too.
 
     Attributes:
-        source: the input; folders are searched to any depth.
+        source: images, videos and folders of them; folders are searched to any depth.
         checkpoint: a trained network: model.pt, the run folder that holds it, or one of its checkpoints.
         output: where to write.
         crops: each image is one face, already cropped; no detection.
         margin: side of the network's crop, as a multiple of the detector's box.
-        no_pictures: write the table only.
+        no_pictures: write the tables only.
+        json: write the table as predictions.json too.
         overwrite: replace existing files of these names.
-        smallest_face: side of the smallest face to look for, at least 24 pixels; by default 1/32 of the picture's
-            shorter side.
+        detector: what finds the faces; auto is mtcnn where its package is installed, else haar.
+        min_face: side of the smallest face to look for, at least 24 pixels; by default 1/32 of the picture's shorter
+            side.
+        batch_size: pictures or frames whose faces go through the network at once.
         device: cpu or cuda.
     """
 
-    source: Annotated[Path, Positional, arg(metavar="IMAGE|FOLDER|VIDEO")]
+    source: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE|FOLDER|VIDEO")]
     checkpoint: Annotated[Path, arg(metavar="FILE")]
     output: Annotated[Path, arg(metavar="DIR")] = Path("predictions")
     crops: bool = False
     margin: float = 1.5
     no_pictures: bool = False
+    json: bool = False
     overwrite: bool = False
-    smallest_face: Annotated[int | None, arg(metavar="PX")] = None
+    detector: DetectorName = "auto"
+    min_face: Annotated[int | None, arg(metavar="PX", aliases=["--smallest-face"])] = None
+    batch_size: int = 16
     device: str = "cpu"
 
 
@@ -53,14 +60,17 @@ def main(words: Sequence[str], prog: str) -> int:
         crops=options.crops,
         margin=options.margin,
         device=str(device_of(options.device)),
-        smallest=options.smallest_face,
+        detector=options.detector,
+        min_face=options.min_face,
     )
     outcome = predict(
         options.source,
         predictor,
         options.output,
         annotate=not options.no_pictures,
+        as_json=options.json,
         overwrite=options.overwrite,
+        batch_size=options.batch_size,
         tell=tell_on_stderr,
     )
     print(summary(outcome))

@@ -1,7 +1,7 @@
 """Deep metric learning: data sets, published protocols, losses with fixed and adaptive margins, one trainer,
 statistics.
 
-Needs the extra ``dml``: ``pip install 'adaptive-margin[dml]'``.
+Needs the extra ``dml``: ``pip install -e '.[dml]'`` in a clone.
 """
 
 from ..messages import require_extra

@@ -1,6 +1,6 @@
 """Contrastive adversarial learning of valence and arousal from faces: the paper's system, and its ablations.
 
-Needs the extra ``fer``: ``pip install 'adaptive-margin[fer]'``.
+Needs the extra ``fer``: ``pip install -e '.[fer]'`` in a clone.
 """
 
 from ..messages import require_extra

@@ -15,11 +15,9 @@ import numpy as np
 import torch
 
 from ..atomic import write_atomically
-from ..messages import problem
+from ..messages import pip_install, problem
 from .model_file import Preprocessing
 from .nets import LABELS, EmotionNet
-
-MISSING = "exporting needs {what}: pip install 'adaptive-margin[fer,onnx]'"
 
 
 class OnnxMismatchError(RuntimeError):
@@ -59,7 +57,7 @@ def export_onnx(
         import onnxruntime
         import onnxscript  # noqa: F401 - torch's exporter needs it
     except ImportError as error:
-        raise ImportError(MISSING.format(what=error.name)) from error
+        raise ImportError(f"exporting needs {error.name}: {pip_install('fer,onnx')}") from error
     model = copy.deepcopy(net).cpu().float().eval()
     size = preprocessing.size
     inputs = [torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(n)) for n in batches]

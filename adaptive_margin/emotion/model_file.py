@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .._text import shorten
 from ..atomic import write_atomically
 from ..images.transforms import IMAGENET_MEAN, IMAGENET_STD
 from ..messages import problem
@@ -121,11 +122,12 @@ def load_network(
 ) -> tuple[EmotionNet, Preprocessing]:
     """The network of a model file, a run's checkpoint, or a run folder: its ``model.pt``, else its newest checkpoint.
 
-    If a folder's ``model.pt`` is damaged, the checkpoint from which it was made is used; if that is damaged too, the
+    A folder that holds one run, at most three levels down, as benchmarks make them, stands for that run. If a folder's
+    ``model.pt`` is damaged, the checkpoint from which it was made is used; if that is damaged too, the
     previous one; if no other is intact, the best one.
 
     Raises:
-        ValueError: there is none, or it is damaged.
+        ValueError: there is none, or it is damaged; or the folder holds several runs, which the message lists.
 
     Warns:
         UserWarning: a damaged file was skipped; the message names it.
@@ -136,6 +138,7 @@ def load_network(
             got = f"{path}, which does not exist"
             raise ValueError(problem("checkpoint", "a model file, a checkpoint or a run folder", got, REMEDY))
         return load_model(path, device)
+    path = _run_in(path)
     model, config = path / "model.pt", path / "config.yaml"
     best = False
     if model.is_file():
@@ -146,6 +149,49 @@ def load_network(
         best = _options(config).get("keep") == "best"
     step, state = _checkpoint(path, best)
     return _network(path, {"step": step, "state": state}, config, device)
+
+
+def _run_in(folder: Path) -> Path:
+    """The folder itself if it is a run or holds none, else the one run in it."""
+
+    def is_run(place: Path) -> bool:
+        return (place / "model.pt").is_file() or (place / "checkpoints").is_dir()
+
+    if is_run(folder):
+        return folder
+    below = ("*", "*/*", "*/*/*")
+    runs = sorted({place for each in below for place in folder.glob(each) if place.is_dir() and is_run(place)})
+    if len(runs) > 1:
+        some = shorten([place.relative_to(folder).as_posix() for place in runs], most=12)
+        got, remedy = f"{folder} with {len(runs)} runs: {some}", f"pass one of them, as in --checkpoint {runs[0]}"
+        raise ValueError(problem("checkpoint", "one run", got, remedy))
+    return runs[0] if runs else folder
+
+
+def trained_on(checkpoint: str | os.PathLike[str]) -> str | None:
+    """The data set that a network was trained on, as :class:`~adaptive_margin.emotion.config.EmotionConfig` names it.
+
+    Args:
+        checkpoint: as for :func:`load_network`.
+
+    Returns:
+        None if neither the file nor the run's ``config.yaml`` says it.
+    """
+    path = Path(checkpoint)
+    if path.is_dir():
+        path = _run_in(path)
+        found = _options(path / "config.yaml").get("dataset")
+        if found is not None or not (path / "model.pt").is_file():
+            return None if found is None else str(found)
+        path /= "model.pt"
+    content = read_tensors(path, remedy=REMEDY)
+    state = content.get("state")
+    if isinstance(state, Mapping):
+        about = state.get("job", state).get("model") or {}
+        found = about.get("dataset", _options(path.parent.parent / "config.yaml").get("dataset"))
+    else:
+        found = content.get("config", {}).get("dataset")
+    return None if found is None else str(found)
 
 
 def _checkpoint(folder: Path, best: bool) -> tuple[int, Mapping[str, Any]]:

@@ -1,13 +1,14 @@
 """Predicts valence and arousal of the faces in pictures and videos: a table, and the pictures with the results drawn
 in.
 
-``adaptive-margin predict FACE.jpg --checkpoint run/``
+``adaptive-margin predict FACE.jpg FOLDER --checkpoint run/``
 """
 
 from __future__ import annotations
 
 import csv
 import itertools
+import json
 import math
 import os
 import sys
@@ -25,20 +26,27 @@ from PIL import Image, ImageDraw, ImageFont
 from torchvision.ops import box_iou
 
 from .._text import printable, shorten
+from ..atomic import write_atomically
+from ..choices import DetectorName
 from ..images._layout import VIDEO_SUFFIXES, endings, litter, said_endings
 from ..images.decode import IMAGE_SUFFIXES, read_image
 from ..images.errors import ImageError
 from ..images.transforms import centre_square, normalise, resize_shorter
 from ..images.video import Timeline, decode, opencv, timeline
-from ..messages import counted, problem
-from .detect import Box, Detector, enlarged, face_detector
-from .model_file import Preprocessing, load_network
+from ..messages import counted, pip_install, problem
+from ..metrics.comparison import signed
+from .detect import Box, Detector, Found, enlarged, face_detector
+from .model_file import Preprocessing, load_network, trained_on
 from .nets import EmotionNet
 
-COLUMNS = ("source", "frame", "face", "left", "top", "right", "bottom", "valence", "arousal", "seconds")
+BOX = ("left", "top", "right", "bottom")
+COLUMNS = ("source", "frame", "face", *BOX, "valence", "arousal", "seconds", "roll", "warning")
+UPRIGHT = 15.0  # degrees: faces that lean by less are not turned, as data sets do not turn them
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
 TRAIL = 24  # frames of a video whose points stay in the inset, fading
-CODEC = "mp4v"  # of the videos that are written
+CODECS = ("vp09", "mp4v")  # of the videos that are written, by preference: browsers play VP9, and not MPEG-4 Part 2
+BATCH_PIXELS = 32_000_000  # of the pictures that are in memory at a time: 384 MB with what is drawn
+DRAWN = "trained on drawn faces: not valid for photographs"
 UNEVEN_RATE = 30.0  # frame rate of the output for a video whose frames are not evenly spaced
 LEAST = 256  # smaller pictures are enlarged before anything is written on them
 
@@ -53,11 +61,13 @@ class Face:
         box: (left, top, right, bottom) of the area that the network saw, in pixels of the picture as displayed.
         valence: as predicted, not clipped.
         arousal: likewise.
+        roll: how far the area was turned clockwise before the network saw it, degrees, to be upright.
     """
 
     box: Box
     valence: float
     arousal: float
+    roll: float = 0.0
 
 
 class Predictor:
@@ -70,6 +80,7 @@ class Predictor:
         margin: side of the crop, as a multiple of the side of the detector's box. Detectors give tighter boxes than
             data sets: 1.5 gives about the same area as drawn faces and landmark boxes with a margin of 1.3.
         device: where the network runs.
+        warning: what every output says beside the predictions; empty for none.
 
     Example:
         >>> from adaptive_margin.emotion.nets import emotion_net
@@ -86,11 +97,13 @@ class Predictor:
         *,
         margin: float = 1.5,
         device: str | torch.device = "cpu",
+        warning: str = "",
     ) -> None:
         if not (margin > 0 and math.isfinite(margin)):
             raise ValueError(problem("margin", "positive", margin, "1.5 of the detector's box is usual"))
         self.net = net.to(device).eval()
         self.preprocessing, self.detector, self.margin, self.device = preprocessing, detector, margin, device
+        self.warning = warning
 
     def __call__(self, picture: Bytes) -> list[Face]:
         """The faces of a picture, the largest first; empty if the detector finds none.
@@ -98,25 +111,57 @@ class Predictor:
         Args:
             picture: RGB, uint8, ``(H, W, 3)``.
         """
+        return self.several([picture])[0]
+
+    def several(self, pictures: Sequence[Bytes]) -> list[list[Face]]:
+        """The faces of each picture; all faces go through the network at once.
+
+        Args:
+            pictures: RGB, uint8, each ``(H, W, 3)``; they may differ in size.
+        """
+        found = [self._find(picture) for picture in pictures]
+        squares = [square for _, of_one in found for square in of_one]
+        if not squares:
+            return [[] for _ in pictures]
+        pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
+        how = self.preprocessing
+        with torch.inference_mode():
+            rated = iter(self.net(normalise(pixels, how.mean, how.std).to(self.device)).float().cpu().tolist())
+        return [
+            [Face(box, valence, arousal, roll) for (box, roll), (valence, arousal) in zip(places, rated, strict=False)]
+            for places, _ in found
+        ]
+
+    def _find(self, picture: Bytes) -> tuple[list[tuple[Box, float]], list[Bytes]]:
+        """Box and roll of a picture's faces, and what the network sees of each."""
         height, width = picture.shape[:2]
         if self.detector is None:
-            boxes: list[Box] = [(0.0, 0.0, float(width), float(height))]
+            places: list[tuple[Box, float]] = [((0.0, 0.0, float(width), float(height)), 0.0)]
             crops = [picture]
         else:
-            boxes = [enlarged(box, self.margin) for box in self.detector(picture)]
-            crops = [cut(picture, box) for box in boxes]
-        if not boxes:
-            return []
+            found = [Found(*face) for face in self.detector(picture)]
+            places = [
+                (enlarged(face[:4], self.margin), face.roll if abs(face.roll) > UPRIGHT else 0.0) for face in found
+            ]
+            crops = [cut(picture, box, roll) for box, roll in places]
         how = self.preprocessing
         squares = [centre_square(resize_shorter(Image.fromarray(crop), how.resize), how.size) for crop in crops]
-        pixels = torch.from_numpy(np.stack([np.asarray(square) for square in squares])).permute(0, 3, 1, 2)
-        with torch.inference_mode():
-            found = self.net(normalise(pixels, how.mean, how.std).to(self.device)).float().cpu().numpy()
-        return [Face(box, float(v), float(a)) for box, (v, a) in zip(boxes, found, strict=True)]
+        return places, [np.asarray(square) for square in squares]
 
 
-def cut(picture: Bytes, box: Box) -> Bytes:
-    """A square crop of a picture; where it extends beyond the picture, the edge is repeated."""
+def cut(picture: Bytes, box: Box, roll: float = 0.0) -> Bytes:
+    """A square crop of a picture; where it extends beyond the picture, the edge is repeated.
+
+    Args:
+        picture: RGB, uint8, ``(H, W, 3)``.
+        box: the square as it is in the result.
+        roll: how far the square is turned clockwise in the picture, degrees.
+    """
+    if roll:
+        around = Image.fromarray(cut(picture, enlarged(box, 1.5))).rotate(roll, Image.Resampling.BILINEAR)
+        side = max(1, round(box[2] - box[0]))
+        start = (around.width - side) // 2
+        return np.asarray(around.crop((start, start, start + side, start + side)))
     left, top = round(box[0]), round(box[1])
     side = max(1, round(box[2] - box[0]))
     rows = np.clip(np.arange(top, top + side), 0, picture.shape[0] - 1)
@@ -132,6 +177,7 @@ def annotated(
     faces: Sequence[Face],
     trails: Sequence[Sequence[tuple[float, float]]] = (),
     corner: int | None = None,
+    warning: str = "",
 ) -> Bytes:
     """The picture with a square and two numbers at each face, and a circumplex with their points in a corner.
 
@@ -140,6 +186,7 @@ def annotated(
         faces: the faces of the picture.
         trails: earlier (valence, arousal) of each face, the oldest first.
         corner: corner of the circumplex; by default :func:`free_corner` chooses it.
+        warning: a line on a plate along the upper edge; empty for none.
 
     Returns:
         RGB, uint8: of the picture's size, or enlarged by an integer factor if its shorter side is below 256.
@@ -158,13 +205,37 @@ def annotated(
         colour = COLOURS[number % len(COLOURS)]
         left, top, right, bottom = (value * scale for value in face.box)
         if not whole:
-            draw.rectangle((left, top, right, bottom), outline=colour, width=max(2, round(1.5 * unit)))
-        text = f"V {face.valence:+.2f}  A {face.arousal:+.2f}"
+            _outline(draw, (left, top, right, bottom), face.roll, colour, max(2, round(1.5 * unit)))
+        text = f"V {signed(face.valence, 2)}  A {signed(face.arousal, 2)}"
         if len(faces) > 1:
             text = f"{number + 1}  {text}"
         _label(draw, image.size, left, bottom if not whole else image.size[1], text, colour, font, unit)
-    _circumplex(image, faces, trails, free_corner(picture.shape, faces) if corner is None else corner)
+    plate = _warning(draw, image.size, warning, unit) if warning else 0
+    _circumplex(image, faces, trails, free_corner(picture.shape, faces) if corner is None else corner, plate)
     return np.asarray(image)
+
+
+def _warning(draw: Any, size: tuple[int, int], text: str, unit: float) -> int:
+    """A line on a plate along the upper edge, as small as it has to be to fit; returns the plate's height."""
+    points = max(10, round(9 * unit))
+    while points > 6 and draw.textlength(text, font=ImageFont.load_default(size=points)) > size[0] - 8:
+        points -= 1
+    font = ImageFont.load_default(size=points)
+    height = round(1.7 * points)
+    draw.rectangle((0, 0, size[0], height), fill="#7a1f2b")
+    draw.text((4, height / 2), text, fill="white", font=font, anchor="lm")
+    return height
+
+
+def _outline(draw: Any, box: Box, roll: float, colour: str, width: int) -> None:
+    """The square that the network saw, turned as it was."""
+    if not roll:
+        draw.rectangle(box, outline=colour, width=width)
+        return
+    x, y, half = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2, (box[2] - box[0]) / 2
+    cosine, sine = half * math.cos(math.radians(roll)), half * math.sin(math.radians(roll))
+    ways = ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))
+    draw.line([(x + a * cosine - b * sine, y + a * sine + b * cosine) for a, b in ways], colour, width, "curve")
 
 
 def _label(
@@ -210,9 +281,13 @@ def free_corner(shape: Sequence[int], faces: Sequence[Face]) -> int:
 
 
 def _circumplex(
-    image: Image.Image, faces: Sequence[Face], trails: Sequence[Sequence[tuple[float, float]]], corner: int
+    image: Image.Image,
+    faces: Sequence[Face],
+    trails: Sequence[Sequence[tuple[float, float]]],
+    corner: int,
+    below: int = 0,
 ) -> None:
-    """The valence-arousal plane in a corner, drawn at four times its size and shrunk."""
+    """The valence-arousal plane in a corner, drawn at four times its size and shrunk; ``below`` a plate's height."""
     side = round(min(min(image.size) * INSET, 260))
     if side < 40:
         return
@@ -247,7 +322,7 @@ def _circumplex(
     small = inset.resize((side, side), Image.Resampling.LANCZOS)
     gap = round(side * 0.06)
     x = gap if corner % 2 else image.width - side - gap
-    y = image.height - side - gap if corner > 1 else gap
+    y = image.height - side - gap if corner > 1 else gap + below
     image.paste(small, (x, y), small)
 
 
@@ -270,6 +345,7 @@ class Outcome:
         unreadable: file → why.
         lost: video → the numbers of its frames that do not decode.
         passed_over: file extension → number of files in a folder that are neither pictures nor videos by extension.
+        warning: what every output says beside the predictions; empty for none.
         interrupted: whether Ctrl-C ended it; the output so far remains.
     """
 
@@ -280,81 +356,102 @@ class Outcome:
     unreadable: dict[str, str] = field(default_factory=dict)
     lost: dict[str, tuple[int, ...]] = field(default_factory=dict)
     passed_over: dict[str, int] = field(default_factory=dict)
+    warning: str = ""
     interrupted: bool = False
 
 
 def predict(
-    source: str | Path,
+    source: str | Path | Sequence[str | Path],
     predictor: Predictor,
     output: str | Path,
     *,
     annotate: bool = True,
+    as_json: bool = False,
     overwrite: bool = False,
+    batch_size: int = 16,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
-    """Predicts an image, a folder of images and videos (searched to any depth), or a video.
+    """Predicts images, folders of images and videos (searched to any depth), and videos.
 
     In ``output``: ``predictions.csv``, a row for each face with its source, frame (videos, from 1), number, box,
-    (valence, arousal) and, for videos, the second, written as soon as it is found; and each picture and video with the
-    results drawn in, under the name from :func:`output_names`. EXIF orientation is applied; every mode that Pillow
-    reads is converted to RGB. Unreadable files, and frames of a video that do not decode, are named, skipped and
+    (valence, arousal), for videos the second, how far it was turned, and the predictor's warning, written as soon as
+    its batch is done; with ``as_json`` the same rows in ``predictions.json`` at the end; and each picture and video
+    with the results drawn in, under the name from :func:`output_names`. EXIF orientation is applied; every mode that
+    Pillow reads is converted to RGB. Unreadable files, and frames of a video that do not decode, are named, skipped and
     counted; frames are numbered by their time stamps (:mod:`~adaptive_margin.images.video`), so the numbers of the
     others do not change.
 
+    Sources are named relative to the folder; those of several inputs relative to the folder that holds them all.
     Names in the table can always be written, and a spreadsheet does not read them as formulas: names that are not valid
     text are escaped by :func:`~adaptive_margin._text.printable`, and ``=a.jpg`` becomes ``./=a.jpg``, the same
     file.
 
+    Videos are written as VP9 in ``.mp4``, which browsers play; where OpenCV lacks it, as MPEG-4 Part 2, which they do
+    not, and ``tell`` says so.
+
     Args:
-        source: file or folder.
+        source: file or folder, or several of them; a file that is in two of them is read once.
         predictor: network and detector.
         output: folder, created if necessary.
         annotate: write pictures and videos too.
+        as_json: write ``predictions.json`` too.
         overwrite: replace existing files; a link itself is replaced, not its target.
+        batch_size: pictures, or frames of a video, whose faces go through the network at once.
         tell: called with a line for each skipped file, and for each video with skipped frames.
 
     Returns:
         What was read, found and skipped. After Ctrl-C, the results so far.
 
     Raises:
-        ValueError: the source does not exist, or is a folder without pictures or videos; a source would be overwritten,
+        ValueError: a source does not exist, or is a folder without pictures or videos; a source would be overwritten,
             a file would be written through a link to another folder, or, without ``overwrite``, any file would be
             overwritten. Nothing has been written then.
         VideoWriterError: a video cannot be written, for instance because a codec is missing.
     """
-    source, output = Path(source), Path(output)
+    if batch_size < 1:
+        raise ValueError(problem("batch_size", "at least 1", batch_size, "16 is the default"))
+    output = Path(output)
     passed_over: Counter[str] = Counter()
-    files = list(find_files(source, output, passed_over))
-    root = source if source.is_dir() else source.parent
-    targets = output_names([path.relative_to(root).as_posix() for path in files])
-    outcome = Outcome(output / "predictions.csv", passed_over=dict(passed_over))
-    written = [outcome.table, *(output / target for target in targets.values() if annotate)]
-    _keep_sources(files, written)
+    files = _named([source] if isinstance(source, (str, Path)) else source, output, passed_over)
+    targets = output_names(list(files))
+    outcome = Outcome(output / "predictions.csv", passed_over=dict(passed_over), warning=predictor.warning)
+    as_list = [output / "predictions.json"] if as_json else []
+    written = [outcome.table, *as_list, *(output / target for target in targets.values() if annotate)]
+    _keep_sources(list(files.values()), written)
     _keep_others(output, written, overwrite)
+    codec = CODECS[0]
     if annotate:
-        _check_codec(next((target for target in written[1:] if target.suffix == ".mp4"), None))
+        codec = _codec(next((target for target in written if target.suffix == ".mp4"), None), tell)
     output.mkdir(parents=True, exist_ok=True)
     with _created(outcome.table, "x", newline="", encoding="utf-8") as table:
-        rows = csv.writer(table)
-        rows.writerow(COLUMNS)
+        run = _Run(predictor, outcome, csv.writer(table), table, codec, batch_size, tell)
+        run.rows.writerow(COLUMNS)
         try:
-            for path in files:
-                name = path.relative_to(root).as_posix()
-                plain = printable(name)
-                target = output / targets[name] if annotate else None
-                try:
-                    if path.suffix.lower() in VIDEO_SUFFIXES:
-                        _video(path, plain, predictor, target, rows, table, outcome)
-                    else:
-                        _picture(path, plain, predictor, target, rows, table, outcome)
-                except ImageError as error:
-                    outcome.unreadable[plain] = printable(f"{error.reason}: {error.detail}")
-                    tell(f"{plain}: {error.reason} ({printable(error.detail)}), skipped")
-                if plain in outcome.lost:
-                    tell(f"{plain}: {_said(outcome.lost[plain])} cannot be decoded, left out")
+            for name, path in files.items():
+                run.read(path, printable(name), output / targets[name] if annotate else None)
+            run.flush()
         except KeyboardInterrupt:
             outcome.interrupted = True
+    for place in as_list:
+        place.unlink(missing_ok=True)  # a link is replaced, not followed
+        write_atomically(place, (json.dumps(run.listed, indent=1, ensure_ascii=False) + "\n").encode())
     return outcome
+
+
+def _named(sources: Sequence[str | Path], output: Path, passed_over: Counter[str]) -> dict[str, Path]:
+    """Each file of the sources under its name: relative to a folder, or to the one that holds all sources."""
+    given = [Path(source) for source in sources]
+    if not given:
+        raise ValueError(problem("source", "one or more", "none", "pass an image, a video, or a folder of them"))
+    found: dict[tuple[int, int], Path] = {}
+    for each in given:
+        for path in find_files(each, output, passed_over):
+            found.setdefault(_identity(path), path)
+    around = [each if each.is_dir() else each.parent for each in given]
+    if len(given) == 1:
+        return {path.relative_to(around[0]).as_posix(): path for path in found.values()}
+    root = os.path.commonpath([os.path.abspath(each) for each in around])
+    return {Path(os.path.relpath(path, root)).as_posix(): path for path in found.values()}
 
 
 def _said(numbers: Sequence[int]) -> str:
@@ -479,98 +576,182 @@ def _identity(path: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
-def _write_rows(
-    rows: Any, table: IO[str], name: str, faces: Sequence[Face], frame: int | str = "", seconds: str = ""
-) -> None:
-    cell = f"./{name}" if name[:1] in "=+-@" else name  # a spreadsheet would take it for a formula
-    for number, face in enumerate(faces, 1):
-        box = [f"{value:.1f}" for value in face.box]
-        rows.writerow([cell, frame, number, *box, f"{face.valence:.6f}", f"{face.arousal:.6f}", seconds])
-    table.flush()
+class _Run:
+    """The files of a prediction run: pictures wait until a batch is full, a video has batches of its own frames."""
 
+    def __init__(
+        self,
+        predictor: Predictor,
+        outcome: Outcome,
+        rows: Any,
+        table: IO[str],
+        codec: str,
+        batch_size: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.predictor, self.outcome, self.rows, self.table = predictor, outcome, rows, table
+        self.codec, self.batch_size, self.tell = codec, batch_size, tell
+        self.waiting: list[tuple[str, Path | None, Bytes]] = []
+        self.listed: list[dict[str, Any]] = []
 
-def _picture(
-    path: Path, name: str, predictor: Predictor, target: Path | None, rows: Any, table: IO[str], outcome: Outcome
-) -> None:
-    picture = np.asarray(read_image(path, exif=True))
-    faces = predictor(picture)
-    outcome.pictures += 1
-    outcome.faces += len(faces)
-    if not faces:
-        outcome.without_face.append(name)
-    _write_rows(rows, table, name, faces)
-    if target is not None:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        kind = "JPEG" if target.suffix == ".jpg" else "PNG"
-        with _created(target, "xb") as file:
-            Image.fromarray(annotated(picture, faces)).save(file, kind, quality=92)
+    def read(self, path: Path, name: str, target: Path | None) -> None:
+        """A picture joins the batch, a video is processed; what cannot be read is said and counted."""
+        outcome = self.outcome
+        try:
+            if path.suffix.lower() in VIDEO_SUFFIXES:
+                self.flush()  # rows keep the order of the files
+                self._video(path, name, target)
+            else:
+                self.waiting.append((name, target, np.asarray(read_image(path, exif=True))))
+        except ImageError as error:
+            outcome.unreadable[name] = printable(f"{error.reason}: {error.detail}")
+            self.tell(f"{name}: {error.reason} ({printable(error.detail)}), skipped")
+        if name in outcome.lost:
+            self.tell(f"{name}: {_said(outcome.lost[name])} cannot be decoded, left out")
+        if self._full([picture for _, _, picture in self.waiting]):
+            self.flush()
 
+    def _full(self, pictures: Sequence[Bytes]) -> bool:
+        """Whether a batch has as many pictures, or pixels, as it may."""
+        pixels = sum(picture.shape[0] * picture.shape[1] for picture in pictures)
+        return len(pictures) >= self.batch_size or pixels >= BATCH_PIXELS
 
-def _video(
-    path: Path, name: str, predictor: Predictor, target: Path | None, rows: Any, table: IO[str], outcome: Outcome
-) -> None:
-    """Processes a video frame by frame; trails continue with the faces that are nearest to those of the last frame.
-
-    The output is as long as the video: a frame is repeated until the time of the next one.
-    """
-    times = timeline(path)
-    rate = times.rate if times.even else UNEVEN_RATE
-    ends = iter(_ends(times, rate))
-    seconds = dict(zip(times.numbers, times.seconds, strict=True))
-    writer: Any = None
-    before: list[Face] = []
-    trails: list[list[tuple[float, float]]] = []
-    found = written = 0
-    corner: int | None = None  # a corner that is free in the first frame with faces; it stays there
-    try:
-        for number, frame in decode(path, times):
-            picture = np.ascontiguousarray(frame[:, :, ::-1])
-            faces, trails = followed(predictor(picture), before, trails)
-            before = faces
-            found += len(faces)
-            outcome.faces += len(faces)
-            _write_rows(rows, table, name, faces, number, f"{seconds[number]:.3f}")
+    def flush(self) -> None:
+        """Predicts and writes the pictures that wait."""
+        waiting, self.waiting = self.waiting, []
+        found = self.predictor.several([picture for _, _, picture in waiting]) if waiting else []
+        for (name, target, picture), faces in zip(waiting, found, strict=True):
+            self.outcome.pictures += 1
+            if not faces:
+                self.outcome.without_face.append(name)
+            self._write(name, faces)
             if target is not None:
-                if corner is None and faces:
-                    corner = free_corner(picture.shape, faces)
-                drawn = annotated(picture, faces, trails, corner)
-                drawn = drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2]  # codecs want even sides
-                if writer is None:
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.unlink(missing_ok=True)  # a link is replaced, not followed
-                    writer = _writer(target, target, rate, drawn.shape[1::-1])
-                drawn = np.ascontiguousarray(drawn[:, :, ::-1])
-                end = next(ends)
-                for _ in range(written, end):
-                    writer.write(drawn)
-                written = max(written, end)
-    finally:
-        if writer is not None:
-            writer.release()  # also after Ctrl-C, so that the file can be played
-    if not times.numbers:
-        raise ImageError(path, "undecodable", "no frame of it can be decoded")
-    if times.lost:
-        outcome.lost[name] = times.lost
-    outcome.pictures += 1
-    if not found:
-        outcome.without_face.append(name)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                kind = "JPEG" if target.suffix == ".jpg" else "PNG"
+                drawn = annotated(picture, faces, warning=self.predictor.warning)
+                with _created(target, "xb") as file:
+                    Image.fromarray(drawn).save(file, kind, quality=92)
+
+    def _write(self, name: str, faces: Sequence[Face], frame: int | None = None, second: float | None = None) -> None:
+        """The rows of a picture or a frame."""
+        cell = f"./{name}" if name[:1] in "=+-@" else name  # a spreadsheet would take it for a formula
+        self.outcome.faces += len(faces)
+        for number, face in enumerate(faces, 1):
+            box = [round(value, 1) for value in face.box]
+            felt = (round(face.valence, 6), round(face.arousal, 6))
+            at = None if second is None else round(second, 3)
+            roll = round(face.roll, 1)
+            values = (cell, frame, number, *box, *felt, at, roll, self.predictor.warning)
+            self.listed.append(dict(zip(COLUMNS, values, strict=True)))
+            texts = [*(f"{value:.1f}" for value in box), *(f"{value:.6f}" for value in felt)]
+            texts += ["" if at is None else f"{at:.3f}", f"{roll:.1f}"]
+            self.rows.writerow([cell, frame, number, *texts, self.predictor.warning])
+        self.table.flush()
+
+    def _video(self, path: Path, name: str, target: Path | None) -> None:
+        """Processes a video; trails continue with the faces that are nearest to those of the last frame.
+
+        The output is as long as the video: a frame is repeated until the time of the next one.
+        """
+        times = timeline(path)
+        seconds = dict(zip(times.numbers, times.seconds, strict=True))
+        before: list[Face] = []
+        trails: list[list[tuple[float, float]]] = []
+        found = 0
+        corner: int | None = None  # a corner that is free in the first frame with faces; it stays there
+        with _Film(target, times, self.codec) as film:
+            for number, picture, faces in self._frames(path, times):
+                faces, trails = followed(faces, before, trails)
+                before = faces
+                found += len(faces)
+                self._write(name, faces, number, seconds[number])
+                if target is not None:
+                    if corner is None and faces:
+                        corner = free_corner(picture.shape, faces)
+                    film.show(annotated(picture, faces, trails, corner, self.predictor.warning))
+        if not times.numbers:
+            raise ImageError(path, "undecodable", "no frame of it can be decoded")
+        if times.lost:
+            self.outcome.lost[name] = times.lost
+        self.outcome.pictures += 1
+        if not found:
+            self.outcome.without_face.append(name)
+
+    def _frames(self, path: Path, times: Timeline) -> Iterator[tuple[int, Bytes, list[Face]]]:
+        """Number, picture and faces of each frame, predicted in batches."""
+        batch: list[tuple[int, Bytes]] = []
+
+        def rated() -> Iterator[tuple[int, Bytes, list[Face]]]:
+            found = self.predictor.several([picture for _, picture in batch])
+            yield from ((number, picture, faces) for (number, picture), faces in zip(batch, found, strict=True))
+            batch.clear()
+
+        for number, frame in decode(path, times):
+            batch.append((number, np.ascontiguousarray(frame[:, :, ::-1])))
+            if self._full([picture for _, picture in batch]):
+                yield from rated()
+        if batch:
+            yield from rated()
 
 
-def _check_codec(target: Path | None) -> None:
-    """Raises if OpenCV lacks the codec for ``target``: before any work, not after it."""
-    if target is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            _writer(target, Path(folder, target.name), 25.0, (64, 64)).release()
+class _Film:
+    """The video that is written: opened with the first frame, closed also after Ctrl-C, so that it can be played."""
+
+    def __init__(self, target: Path | None, times: Timeline, codec: str) -> None:
+        self.target, self.codec = target, codec
+        self.rate = times.rate if times.even else UNEVEN_RATE
+        self.ends = iter(_ends(times, self.rate))
+        self.written = 0
+        self.writer: Any = None
+
+    def __enter__(self) -> _Film:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.writer is not None:
+            self.writer.release()
+
+    def show(self, drawn: Bytes) -> None:
+        """The next frame, as often as its duration asks for."""
+        assert self.target is not None
+        drawn = drawn[: drawn.shape[0] // 2 * 2, : drawn.shape[1] // 2 * 2]  # codecs want even sides
+        if self.writer is None:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.target.unlink(missing_ok=True)  # a link is replaced, not followed
+            self.writer = _writer(self.target, self.target, self.codec, self.rate, drawn.shape[1::-1])
+        drawn = np.ascontiguousarray(drawn[:, :, ::-1])
+        end = next(self.ends)
+        for _ in range(self.written, end):
+            self.writer.write(drawn)
+        self.written = max(self.written, end)
 
 
-def _writer(target: Path, place: Path, rate: float, size: Sequence[int]) -> Any:
+def _codec(target: Path | None, tell: Callable[[str], None]) -> str:
+    """The first codec that OpenCV has: known before any work, not after it; raises if it has none of them."""
+    if target is None:
+        return CODECS[0]
+    with tempfile.TemporaryDirectory() as folder:
+        for codec in CODECS:
+            try:
+                _writer(target, Path(folder, f"{codec}.mp4"), codec, 25.0, (64, 64)).release()
+            except VideoWriterError:
+                if codec == CODECS[-1]:
+                    raise
+            else:
+                if codec != CODECS[0]:
+                    tell(f"videos are written as {codec}, which browsers do not play: this OpenCV has no VP9")
+                return codec
+    raise AssertionError("CODECS is empty")
+
+
+def _writer(target: Path, place: Path, codec: str, rate: float, size: Sequence[int]) -> Any:
     """OpenCV's video writer; checked, because a writer that failed to open silently discards all frames."""
     cv2 = opencv()
-    writer = cv2.VideoWriter(str(place), cv2.VideoWriter_fourcc(*CODEC), rate, size)
+    writer = cv2.VideoWriter(str(place), cv2.VideoWriter_fourcc(*codec), rate, size)
     if not writer.isOpened():
         raise VideoWriterError(
-            f"{printable(str(target))} could not be opened for writing with the codec {CODEC} by OpenCV "
-            f"{cv2.__version__}: install the wheel that has it (pip install 'adaptive-margin[fer]'), check that the "
+            f"{printable(str(target))} could not be opened for writing with the codec {codec} by OpenCV "
+            f"{cv2.__version__}: install the wheel that has it ({pip_install('fer')}), check that the "
             "folder is writable, or ask for the table only (--no-pictures, or annotate=False)"
         )
     return writer
@@ -615,33 +796,38 @@ def load_predictor(
     crops: bool = False,
     margin: float = 1.5,
     device: str = "cpu",
-    smallest: int | None = None,
+    detector: DetectorName = "auto",
+    min_face: int | None = None,
 ) -> Predictor:
-    """A predictor from a model file or run folder.
+    """A predictor from a model file or run folder; it warns on every output if the network was trained on drawn faces.
 
     Args:
         checkpoint: see :func:`~adaptive_margin.emotion.model_file.load_network`.
         crops: pictures are already cropped faces: no detector is needed.
         margin: see :class:`Predictor`.
         device: where the network runs.
-        smallest: see :func:`~adaptive_margin.emotion.detect.face_detector`.
+        detector: see :func:`~adaptive_margin.emotion.detect.face_detector`.
+        min_face: likewise.
 
     Raises:
         NoDetectorError: none is installed, and ``crops`` is off.
         ValueError: not a model file.
     """
-    detector = None if crops else face_detector(smallest)
+    find = None if crops else face_detector(detector, min_face)
     net, preprocessing = load_network(checkpoint, device)
-    return Predictor(net, preprocessing, detector, margin=margin, device=device)
+    warning = DRAWN if trained_on(checkpoint) == "faces" else ""
+    return Predictor(net, preprocessing, find, margin=margin, device=device, warning=warning)
 
 
 def summary(outcome: Outcome) -> str:
     """The message for the user at the end."""
     files = counted(outcome.pictures, "file")
     text = f"{counted(outcome.faces, 'face')} in {files}: {printable(str(outcome.table))}"
+    if outcome.warning:
+        text += f"\nwarning: {outcome.warning}"
     if outcome.without_face:
         some = ", ".join(outcome.without_face[:5]) + (", …" if len(outcome.without_face) > 5 else "")
-        text += f"\n{len(outcome.without_face):,} without a face: {some} (--smallest-face looks for smaller ones)"
+        text += f"\n{len(outcome.without_face):,} without a face: {some} (--min-face looks for smaller ones)"
     if outcome.unreadable:
         text += f"\n{len(outcome.unreadable):,} unreadable, skipped"
     if outcome.lost:

@@ -185,7 +185,8 @@ class EmotionJob(Parts):
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
-        return {"model": description(self.iteration.net, self.preprocessing), **super().state_dict()}
+        about = description(self.iteration.net, self.preprocessing) | {"dataset": self.config.dataset}
+        return {"model": about, **super().state_dict()}
 
     def parts(self) -> Mapping[str, Any]:
         """Networks, optimisers and scaler by name."""

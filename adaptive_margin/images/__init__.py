@@ -1,6 +1,6 @@
 """Images on disk: decoding, an image cache, layouts of folders, transforms. Knows paths and boxes, and no labels.
 
-Needs the extra ``fer`` or ``dml``: ``pip install 'adaptive-margin[fer]'``.
+Needs the extra ``fer`` or ``dml``: ``pip install -e '.[fer]'`` in a clone.
 """
 
 from ..messages import require_extra

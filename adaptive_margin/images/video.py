@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..messages import pip_install
 from ..stored import DamagedFileError, read_json, write_json
 from ._layout import VIDEO_SUFFIXES, Folders
 from .image_list import Box
@@ -45,7 +46,7 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        raise ImportError("reading videos needs OpenCV: pip install 'adaptive-margin[fer]'") from error
+        raise ImportError(f"reading videos needs OpenCV: {pip_install('fer')}") from error
     return cv2
 
 

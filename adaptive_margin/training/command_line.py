@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from ..messages import nearest, problem
-from .config_files import MISSING_EXTRA, ConfigError, from_yaml, to_yaml
+from .config_files import ConfigError, from_yaml, missing_extra, to_yaml
 
 try:
     import tyro
 except ImportError as error:
-    raise ImportError(MISSING_EXTRA.format(what="a command line", package="tyro")) from error
+    raise ImportError(missing_extra("a command line", "tyro")) from error
 try:
     from tyro._errors import on_parse_error
 except ImportError:  # another version, whose own words are printed: a box of several lines

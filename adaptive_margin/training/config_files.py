@@ -9,14 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from ..messages import nearest
+from ..messages import nearest, pip_install
 
 C = TypeVar("C")
-MISSING_EXTRA = "{what} needs {package}: pip install 'adaptive-margin[train]'"
 
 
 class ConfigError(ValueError):
     """An option is unknown, or its value has the wrong type; the message names the option and the expected type."""
+
+
+def missing_extra(what: str, package: str) -> str:
+    """The message where a package of the extra ``train`` is not installed."""
+    return f"{what} needs {package}: {pip_install('train')}"
 
 
 def to_yaml(config: Any) -> str:
@@ -192,5 +196,5 @@ def _yaml() -> Any:
     try:
         import yaml
     except ImportError as error:
-        raise ImportError(MISSING_EXTRA.format(what="reading and writing config files", package="PyYAML")) from error
+        raise ImportError(missing_extra("reading and writing config files", "PyYAML")) from error
     return yaml

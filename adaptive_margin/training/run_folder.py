@@ -23,7 +23,7 @@ import torch
 from ..atomic import FULL, DiskSpaceError, remove_temporaries, temporaries, write_atomically
 from ..stored import DamagedFileError, read_json, write_json
 from .checkpoints import Checkpoints
-from .config_files import MISSING_EXTRA, ConfigError, flat, plain, read_options, to_yaml
+from .config_files import ConfigError, flat, missing_extra, plain, read_options, to_yaml
 from .world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
@@ -331,7 +331,7 @@ class RunFolder:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ImportError(MISSING_EXTRA.format(what="logging", package="TensorBoard")) from error
+                raise ImportError(missing_extra("logging", "TensorBoard")) from error
             path = self.path / CURVES
             if not path.exists():
                 write_atomically(path, (",".join(COLUMNS) + "\n").encode())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -211,6 +213,34 @@ def test_the_paper_preset_follows_backbone_and_data_set(fer_caf: ModuleType, tmp
     assert numbers("--dataset", "aff-wild", "--backbone", "alexnet", *given) == (128, 50_000)
     (tmp_path / "mine.yaml").write_text("batch_size: 64\nencoder: alexnet\niterations: 9\n")
     assert numbers("--dataset", "aff-wild", "--config", str(tmp_path / "mine.yaml")) == (64, 9)
+
+
+def test_the_papers_experiment_is_the_baseline_and_the_papers_arm(fer_caf: ModuleType, tmp_path: Path) -> None:
+    assert fer_caf.options(["--dataset", "affectnet", "--root", str(tmp_path)]).arms == ("none", "caf")
+    assert fer_caf.options(["--preset", "faces"]).arms == tuple(fer_caf.ARMS)
+    assert fer_caf.options([]).arms == fer_caf.QUICK_ARMS
+
+
+def test_what_takes_more_than_a_day_has_to_be_wanted(
+    fer_caf: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before anything is read or written: runs, iterations, hours, disk."""
+    words = ["--arms", "none", "--seeds", "1", "--iterations", "90000000", "--device", "cpu", "--jobs", "1"]
+    words += ["--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    with pytest.raises(SystemExit) as end:
+        fer_caf.main(words)
+    said = capsys.readouterr()
+    assert end.value.code == 2
+    assert re.search(r"1 run, 90,000,000 iterations: about [\d,.]+ hours of training here; disk: \d+ MiB", said.out)
+    assert "error: --yes must be given for more than a day of training, got about" in said.err
+    assert not (tmp_path / "out").exists()
+    trained: list[object] = []
+    monkeypatch.setattr(
+        fer_caf, "train_all", lambda configs, jobs: trained.append(configs) or dict.fromkeys(configs, "no")
+    )
+    assert fer_caf.main([*words, "--yes"]) == 1
+    assert len(trained) == 1
 
 
 def test_an_unknown_backbone_is_said_before_anything_is_trained(tmp_path: Path) -> None:

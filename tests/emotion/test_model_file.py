@@ -19,6 +19,7 @@ from adaptive_margin.emotion.model_file import (
     load_network,
     model_details,
     save_model,
+    trained_on,
 )
 from adaptive_margin.emotion.nets import EmotionNet, emotion_net
 from adaptive_margin.stored import DamagedFileError
@@ -36,6 +37,35 @@ def test_a_network_comes_back_as_it_was(tmp_path: Path) -> None:
     assert not loaded.training
     assert torch.equal(loaded(images), net.eval()(images))
     assert {name.partition(".")[0] for name in loaded.state_dict()} == {"encoder", "regressor"}
+
+
+def test_a_benchmarks_folder_lists_its_runs_and_one_run_is_taken(tmp_path: Path) -> None:
+    """The demo announces the folder of both runs, with the runs two levels down."""
+    net = emotion_net("small")
+    run = tmp_path / "demo-faces" / "runs" / "caf" / "seed0"
+    save_model(run / "model.pt", net, Preprocessing(resize=48, size=44), config={"dataset": "faces"})
+    loaded, _ = load_network(tmp_path / "demo-faces")
+    images = torch.randn(2, 3, 44, 44)
+    assert torch.equal(loaded(images), net.eval()(images))
+    assert trained_on(tmp_path / "demo-faces") == trained_on(run / "model.pt") == "faces"
+    save_model(run.parent / "seed1" / "model.pt", net, Preprocessing(resize=48, size=44))
+    said = rf"demo-faces with 2 runs: runs/caf/seed0, runs/caf/seed1; pass one of them, as in --checkpoint .*{run.name}"
+    with pytest.raises(ValueError, match=said):
+        load_network(tmp_path / "demo-faces")
+    assert trained_on(run.parent / "seed1") is None
+    (run.parent / "seed1" / "config.yaml").write_text("dataset: affectnet\n")
+    assert trained_on(run.parent / "seed1") == "affectnet"
+
+
+def test_a_checkpoint_says_what_its_network_was_trained_on(tmp_path: Path) -> None:
+    net = emotion_net("small")
+    model = description(net, Preprocessing(resize=48, size=44)) | {"dataset": "faces"}
+    Checkpoints(tmp_path / "checkpoints").save(2, {"job": {"net": dict(net.state_dict()), "model": model}})
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    alone = tmp_path / "elsewhere" / "deep" / file.name
+    alone.parent.mkdir(parents=True)
+    shutil.copy(file, alone)
+    assert trained_on(alone) == "faces"
 
 
 def test_rectifiers_that_leak_still_do(tmp_path: Path) -> None:

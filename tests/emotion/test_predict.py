@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import shutil
 import struct
+import subprocess
 import warnings
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,7 @@ from adaptive_margin.emotion.model_file import Preprocessing
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.predict import (
     COLUMNS,
+    DRAWN,
     Face,
     Predictor,
     VideoWriterError,
@@ -163,13 +168,13 @@ def test_interrupted(folder: Path, tmp_path: Path) -> None:
     class Impatient(Predictor):
         calls = 0
 
-        def __call__(self, image: np.ndarray) -> list[Face]:
+        def several(self, images: Sequence[np.ndarray]) -> list[list[Face]]:
             self.calls += 1
             if self.calls == 3:
                 raise KeyboardInterrupt
-            return super().__call__(image)
+            return super().several(images)
 
-    outcome = predict(folder, Impatient(NET, HOW), tmp_path / "out", tell=lambda line: None)
+    outcome = predict(folder, Impatient(NET, HOW), tmp_path / "out", batch_size=1, tell=lambda line: None)
     assert outcome.interrupted
     assert len(rows_of(tmp_path / "out")) == 2
     assert "interrupted" in summary(outcome)
@@ -264,7 +269,7 @@ def test_two_videos_of_one_name(tmp_path: Path) -> None:
 
 def test_a_codec_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("cv2")
-    monkeypatch.setattr("adaptive_margin.emotion.predict.CODEC", "none")  # nobody's: OpenCV opens no file with it
+    monkeypatch.setattr("adaptive_margin.emotion.predict.CODECS", ("none",))  # nobody's: OpenCV opens no file with it
     source = video(tmp_path / "film.avi")
     with pytest.raises(VideoWriterError, match=r"film\.mp4 could not be .* the codec none by OpenCV.*: install"):
         predict(source, Predictor(NET, HOW), tmp_path / "out")
@@ -281,7 +286,7 @@ def test_an_interrupted_video_can_be_played(tmp_path: Path) -> None:
             raise KeyboardInterrupt
         return [(8, 8, 40, 40)]
 
-    outcome = predict(video(tmp_path / "film.avi"), Predictor(NET, HOW, detector), tmp_path / "out")
+    outcome = predict(video(tmp_path / "film.avi"), Predictor(NET, HOW, detector), tmp_path / "out", batch_size=1)
     assert outcome.interrupted
     assert len(rows_of(tmp_path / "out")) == 3
     capture = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
@@ -465,3 +470,128 @@ def test_faces_are_followed() -> None:
     assert [len(trail) for trail in trails] == [24, 2, 1]
     faces, trails = followed([b], [a, b], [[(0, 0)], [(1, 1)]])
     assert (faces, trails) == ([b], [[(1, 1), (0.2, 0.2)]])
+
+
+def test_several_sources(tmp_path: Path) -> None:
+    """Named by where they are below the folder that holds them all; what is in two sources is read once."""
+    for name in ("a/face.png", "b/face.png", "b/c/face.png", "left.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(len(name))).save(tmp_path / name)
+    sources = [tmp_path / "b", tmp_path / "a" / "face.png", tmp_path / "b" / "face.png"]
+    outcome = predict(sources, Predictor(NET, HOW), tmp_path / "out")
+    assert outcome.pictures == 3
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["b/c/face.png", "b/face.png", "a/face.png"]
+    assert (tmp_path / "out" / "b" / "c" / "face.png").is_file()
+    with pytest.raises(ValueError, match="source must be one or more, got none"):
+        predict([], Predictor(NET, HOW), tmp_path / "none")
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        predict(sources, Predictor(NET, HOW), tmp_path / "none", batch_size=0)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_batch_is_what_its_pictures_are(folder: Path, tmp_path: Path) -> None:
+    tables = []
+    for batch_size in (1, 2, 16):
+        out = tmp_path / str(batch_size)
+        predict(folder, Predictor(NET, HOW), out, annotate=False, batch_size=batch_size, tell=lambda line: None)
+        tables.append(rows_of(out))
+    for table in tables[1:]:
+        assert [row["source"] for row in table] == [row["source"] for row in tables[0]]
+        for name in ("valence", "arousal"):
+            found, alone = ([float(row[name]) for row in each] for each in (table, tables[0]))
+            assert found == pytest.approx(alone, abs=2e-6)
+
+
+def test_the_table_as_json(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    predict(folder, Predictor(NET, HOW), out, as_json=True, tell=lambda line: None)
+    listed, rows = json.loads((out / "predictions.json").read_text(encoding="utf-8")), rows_of(out)
+    assert [tuple(row) for row in listed] == [COLUMNS] * len(rows)
+    for plain, row in zip(listed, rows, strict=True):
+        assert plain["source"] == row["source"]
+        assert plain["valence"] == float(row["valence"])
+        assert plain["frame"] is None
+        assert plain["right"] == float(row["right"])
+    with pytest.raises(ValueError, match=r"predictions\.csv"):
+        predict(folder, Predictor(NET, HOW), out, as_json=True)
+
+
+def test_the_warning_is_on_every_output(tmp_path: Path) -> None:
+    cv2 = pytest.importorskip("cv2")
+    source = tmp_path / "in"
+    source.mkdir()
+    grey = np.full((300, 300, 3), 128, dtype=np.uint8)
+    Image.fromarray(grey).save(source / "face.png")
+    video(source / "film.avi", 2)
+    nobody = Predictor(NET, HOW, lambda image: [], warning=DRAWN)
+    told = summary(predict(source, Predictor(NET, HOW, warning=DRAWN), tmp_path / "out", as_json=True))
+    assert DRAWN in told
+    assert {row["warning"] for row in rows_of(tmp_path / "out")} == {DRAWN}
+    assert DRAWN in (tmp_path / "out" / "predictions.json").read_text(encoding="utf-8")
+    predict(source, nobody, tmp_path / "warned")
+    predict(source, Predictor(NET, HOW, lambda image: []), tmp_path / "plain")
+    for name in ("warned", "plain"):
+        shown = np.asarray(Image.open(tmp_path / name / "face.png"))[:12, 150:300].astype(int)
+        red = (shown[:, :, 0] - shown[:, :, 2] > 40).mean()
+        assert (red > 0.5) == (name == "warned")
+        film = cv2.VideoCapture(str(tmp_path / name / "film.mp4")).read()[1][:12].astype(int)
+        assert ((film[:, :, 2] - film[:, :, 0] > 25).mean() > 0.25) == (name == "warned")
+    assert "warning:" not in summary(predict(source, Predictor(NET, HOW), tmp_path / "third"))
+    assert {row["warning"] for row in rows_of(tmp_path / "third")} == {""}
+
+
+def test_a_turned_face_is_seen_upright() -> None:
+    image = np.kron(picture(3, 10, 10), np.ones((8, 8, 1), dtype=np.uint8))
+    plain = cut(image, (16, 16, 64, 64))
+    for turns, roll in ((1, -90), (2, 180), (3, 90)):  # rot90 turns anticlockwise
+        seen = cut(np.ascontiguousarray(np.rot90(image, turns)), (16, 16, 64, 64), roll)
+        assert seen.shape == plain.shape
+        assert np.abs(seen.astype(int) - plain)[2:-2, 2:-2].mean() < 12
+    turned = Predictor(NET, HOW, lambda image: [(16, 16, 64, 64, 180.0)], margin=1.0)
+    (face,) = turned(np.ascontiguousarray(np.rot90(image, 2)))
+    (upright,) = Predictor(NET, HOW, lambda image: [(16, 16, 64, 64, 10.0)], margin=1.0)(image)
+    assert (face.roll, upright.roll) == (180.0, 0.0)
+    assert face.valence == pytest.approx(upright.valence, abs=0.05)
+    assert annotated(image, [face]).shape == (320, 320, 3)
+
+
+def test_videos_are_vp9(tmp_path: Path) -> None:
+    """Chromium and Firefox play VP9 in MP4; what OpenCV writes by default, MPEG-4 Part 2, they do not."""
+    cv2 = pytest.importorskip("cv2")
+    predict(video(tmp_path / "film.avi"), Predictor(NET, HOW), tmp_path / "out")
+    code = int(cv2.VideoCapture(str(tmp_path / "out" / "film.mp4")).get(cv2.CAP_PROP_FOURCC))
+    assert code.to_bytes(4, "little").lower() in (b"vp09", b"vp90")
+
+
+def test_without_vp9_another_codec_is_used_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = pytest.importorskip("cv2")
+    monkeypatch.setattr("adaptive_margin.emotion.predict.CODECS", ("none", "mp4v"))
+    told: list[str] = []
+    predict(video(tmp_path / "film.avi"), Predictor(NET, HOW), tmp_path / "out", tell=told.append)
+    assert told == ["videos are written as mp4v, which browsers do not play: this OpenCV has no VP9"]
+    capture = cv2.VideoCapture(str(tmp_path / "out" / "film.mp4"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == 5
+
+
+PLAYER = """<title>film</title><video muted src="{name}"></video><script>
+const film = document.querySelector("video"), say = text => document.body.append(text)
+film.addEventListener("loadeddata", () => say(`shows ${{film.videoWidth}} x ${{film.videoHeight}}`))
+film.addEventListener("error", () => say(`cannot show it`))
+</script>"""
+
+
+@pytest.mark.parametrize(("codec", "says"), [("vp09", "shows 384 x 288"), ("mp4v", "cannot show it")])
+def test_chromium_plays_what_is_written(codec: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what was written before, which shows that the test can tell."""
+    pytest.importorskip("cv2")
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    monkeypatch.setattr("adaptive_margin.emotion.predict.CODECS", (codec,))
+    predict(video(tmp_path / "film.avi"), Predictor(NET, HOW), tmp_path / "out")
+    page = tmp_path / "out" / "film.html"
+    page.write_text(PLAYER.format(name="film.mp4"))
+    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}"]
+    command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert says in done.stdout.replace("\n", " ").split("</script>")[-1], done.stderr[-500:]

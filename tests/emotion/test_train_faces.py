@@ -117,7 +117,7 @@ def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Cap
     [
         (CheckpointError("none can be read"), 1),
         (PermissionError(13, "Permission denied", "/somewhere"), 1),
-        (ImportError("logging needs TensorBoard: pip install 'adaptive-margin[train]'"), 2),
+        (ImportError("logging needs TensorBoard: pip install '.[train]'"), 2),
         (ValueError(problem("batch_size", "at most 7 with drop_last", 8, "make batches smaller")), 2),
     ],
 )

@@ -460,7 +460,7 @@ def test_wrong_evaluations_say_what_is_wrong(options, arguments, error, message)
 @pytest.mark.parametrize("option", ["search", "clustering"])
 def test_faiss_that_is_not_there(monkeypatch, option):
     monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(ImportError, match=r"faiss must be installed.*adaptive-margin\[eval\].*search='tiled'"):
+    with pytest.raises(ImportError, match=r"faiss must be installed.*pip install -e '.*\[eval\]'.*search='tiled'"):
         RetrievalMetrics(**{option: "faiss"})
     x, labels = clustered(30, 3)
     assert RetrievalMetrics(clustering="kmeans")(x, labels)["recall_at_1"] > 0

@@ -21,6 +21,7 @@ from adaptive_margin.emotion.critics import Critic, FisherObjective, SphereObjec
 from adaptive_margin.emotion.detect import face_detector
 from adaptive_margin.emotion.evaluation import Evaluation, evaluate, read_predictions, read_result, write_evaluation
 from adaptive_margin.emotion.export_onnx import export_onnx
+from adaptive_margin.emotion.forecast import Forecast, confirm
 from adaptive_margin.emotion.model_file import Preprocessing, description, load_network, model_details, save_model
 from adaptive_margin.emotion.nets import build_encoder, check_encoder, check_size, emotion_net
 from adaptive_margin.emotion.predict import Predictor, find_files, predict
@@ -105,6 +106,21 @@ def loads(path: Path) -> bool:
     return load_network(path)[1] == HOW
 
 
+def several(folder: Path) -> Path:
+    """The folder of a benchmark with two runs."""
+    for seed in (0, 1):
+        save_model(folder / "bench" / "runs" / "caf" / f"seed{seed}" / "model.pt", net(), HOW)
+    return folder / "bench"
+
+
+def asked(seconds: float, yes: bool = False, says: str | None = None) -> bool:
+    """Whether a run of that length starts; without an answer, nobody is there to give one."""
+    with mock.patch.object(sys, "stdin") as there, mock.patch("builtins.input", return_value=says):
+        there.isatty = lambda: says is not None
+        confirm(Forecast(runs=1, iterations=1, seconds=seconds, disk=0, picture=0), yes)
+    return True
+
+
 LOADED = (
     lambda folder: loads(saved(folder) / "model.pt"),
     lambda folder: loads(saved(folder)),
@@ -155,7 +171,7 @@ def pictures(folder: Path, name: str = "in/face.png") -> Path:
     return path
 
 
-def predicted(source: Path, output: Path, **options: Any) -> bool:
+def predicted(source: Path | list[Path], output: Path, **options: Any) -> bool:
     return predict(source, Predictor(net(), HOW), output, tell=lambda _: None, **options).pictures == 1
 
 
@@ -334,11 +350,29 @@ CASES = [
         of_another_version,
         lambda folder: re.match(r"\d+\.\d+", model_details(folder / "model.pt")["versions"]["adaptive_margin"]),
     ),
+    follow(
+        "pass one of them, as in --checkpoint ",
+        lambda folder: loads(several(folder)),
+        lambda folder: loads(several(folder) / "runs" / "caf" / "seed0"),
+    ),
+    # forecast.py
+    follow(
+        "pass --yes to start all the same, or fewer runs or iterations",
+        lambda: asked(1e6),
+        lambda: asked(1e6, yes=True),
+        lambda: asked(1e4),
+    ),
+    follow(
+        "pass --yes to start all the same, or fewer runs or iterations",
+        lambda: asked(1e6, says="n"),
+        lambda: asked(1e6, says="y"),
+        lambda: asked(1e6, yes=True),
+    ),
     # detect.py, predict.py
     follow(
-        "enlarge the pictures: the cascade cannot find smaller faces",
-        lambda: face_detector(smallest=12),
-        lambda: isinstance(face_detector(smallest=24)(np.full((96, 96, 3), 120, np.uint8).repeat(2, 0)), list),
+        "enlarge the pictures: no detector here finds smaller faces",
+        lambda: face_detector(min_face=12),
+        lambda: isinstance(face_detector(min_face=24)(np.full((96, 96, 3), 120, np.uint8).repeat(2, 0)), list),
     ),
     follow(
         "open it with np.asarray(read_image(path))",
@@ -355,6 +389,16 @@ CASES = [
         lambda folder: predicted(folder / "none.png", folder / "out"),
         lambda folder: predicted(pictures(folder), folder / "out"),
         lambda folder: predicted(folder / "in", folder / "another"),
+    ),
+    follow(
+        "pass an image, a video, or a folder of them",
+        lambda folder: predicted([], folder / "out"),
+        lambda folder: predicted([pictures(folder)], folder / "out"),
+    ),
+    follow(
+        "16 is the default",
+        lambda folder: predicted(pictures(folder), folder / "out", batch_size=0),
+        lambda folder: predicted(folder / "in", folder / "out", batch_size=16),
     ),
     follow(
         "pass --output DIR",

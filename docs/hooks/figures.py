@@ -1,0 +1,170 @@
+"""Figures on the pages are those of committed result files: a build that finds another one fails.
+
+A comment stands before what it is about, the block up to the next empty line:
+
+- ``<!-- figures: SOURCE -->``: each number in the block with a decimal point, or with a unit of time or memory, is one
+  of the source's;
+- ``<!-- table: SOURCE -->``: each line that the source prints is on the page as it is.
+
+A source is a command of this repository that prints (``benchmarks/dml_grid.py --print``), or a result file in JSON,
+whose numbers count as they are, as ``ms`` for seconds and the reverse, and as ``%``, rounded as on the page.
+Several are separated by ``;``. The README is checked with the pages, and ``tests/test_quoted_figures.py`` runs the same
+checks without a build.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+MARK = re.compile(r"^[ \t]*<!-- (figures|table): (.+?) -->[ \t]*\n(?:[ \t]*\n)?", re.M)
+NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
+FIGURE = re.compile(rf"(?<![\w.])[+-]?{NUMBER}(?:\.\d+|(?= (?:s|ms|MiB|GiB)\b))")
+SCALES = (1.0, 1e3, 1e2, 1e-3)
+TABLES = {
+    "docs/dml.md": ("examples/demo.py --print benchmarks/demo/results.json", "benchmarks/dml_grid.py --print"),
+    "docs/units.md": ("benchmarks/dml_choose.py --print",),
+    "docs/memory.md": (
+        "benchmarks/speed/rules.py --print",
+        "benchmarks/speed/small.py --print",
+        "benchmarks/speed/anchors.py --print",
+    ),
+    "docs/sentence-transformers.md": ("benchmarks/text/run.py --print",),
+}
+"""Commands that print several tables between which a page has text: every line they print is on it."""
+
+
+class SourceError(RuntimeError):
+    """A command that a page quotes cannot print."""
+
+
+@functools.cache
+def printed(command: str) -> str:
+    """What a command prints, with a true minus and an ASCII one alike."""
+    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run(
+        [sys.executable, *command.split()],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or ["nothing"]
+        raise SourceError(f"{command} ended with {done.returncode} and said {said[-1]}")
+    return plain(done.stdout)
+
+
+def plain(text: str) -> str:
+    """Text with ASCII minus signs and without thin spaces."""
+    return text.replace("−", "-").replace("\u2009", "").replace("\u202f", "")
+
+
+def numbers(content: Any) -> Iterator[float]:
+    """Every number in a JSON value."""
+    if isinstance(content, bool):
+        return
+    if isinstance(content, (int, float)):
+        yield float(content)
+    elif isinstance(content, str):
+        yield from (float(each.replace(",", "")) for each in FIGURE.findall(plain(content)))
+    elif isinstance(content, (list, tuple)):
+        for each in content:
+            yield from numbers(each)
+    elif isinstance(content, dict):
+        for each in content.values():
+            yield from numbers(each)
+
+
+@functools.cache
+def of_file(path: str) -> frozenset[float]:
+    """The numbers of a result file, in each unit in which a page may quote them."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    lines = text.splitlines() if path.endswith(".jsonl") else [text]
+    return frozenset(scale * each for line in lines for each in numbers(json.loads(line)) for scale in SCALES)
+
+
+def is_in(figure: str, source: str) -> bool:
+    """Whether a source has a figure."""
+    if not source.split()[0].endswith((".json", ".jsonl")):
+        return figure.lstrip("+") in {each.lstrip("+") for each in FIGURE.findall(printed(source))}
+    value, digits = float(figure.replace(",", "")), len(figure.partition(".")[2])
+    return any(round(each, digits) == value for each in of_file(source))
+
+
+def marks(text: str) -> Iterator[tuple[str, list[str], str]]:
+    """Kind, sources and block of each mark of a page."""
+    for found in MARK.finditer(text):
+        block = re.split(r"\n[ \t]*\n", text[found.end() :], maxsplit=1)[0]
+        yield found[1], [each.strip() for each in found[2].split(";")], block
+
+
+def unlike(page: str, text: str, source: str) -> list[str]:
+    """The lines that a command prints and the page does not have."""
+    try:
+        printed(source)
+    except SourceError as error:
+        return [f"{page}: {error}"]
+    lines = [line for line in printed(source).splitlines() if line.strip() and not line.startswith("Untuned, ")]
+    if len(lines) < 3:
+        return [f"{page}: {source} prints no table"]
+    return [f"{page}: {source} also prints {line}" for line in lines if line not in plain(text)]
+
+
+def wrong(page: str, text: str) -> list[str]:
+    """What a page quotes that its source does not have, one line each."""
+    said = [line for source in TABLES.get(page, ()) for line in unlike(page, text, source)]
+    for kind, sources, block in marks(text):
+        if kind == "table":
+            said += [line for source in sources for line in unlike(page, text, source)]
+            continue
+        figures = FIGURE.findall(plain(block))
+        if not figures:
+            said.append(f"{page}: no figure after the mark of {'; '.join(sources)}")
+        try:
+            missing = [figure for figure in figures if not any(is_in(figure, source) for source in sources)]
+        except (SourceError, OSError, ValueError) as error:
+            said.append(f"{page}: {error}")
+        else:
+            said += [f"{page}: {figure} is not in {'; '.join(sources)}" for figure in missing]
+    return said
+
+
+def pages() -> list[Path]:
+    """The README and every page."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
+
+
+def check() -> list[str]:
+    """What is wrong on all pages; the commands run two at a time."""
+    texts = {path: path.read_text(encoding="utf-8") for path in pages()}
+    sources = {source for text in texts.values() for _, found, _ in marks(text) for source in found}
+    sources |= {command for commands in TABLES.values() for command in commands}
+    commands = sorted(each for each in sources if not each.split()[0].endswith((".json", ".jsonl")))
+    with ThreadPoolExecutor(2) as pool:
+        for each in [pool.submit(printed, command) for command in commands]:
+            each.exception()  # said by the pages that quote it
+    return [line for path, text in texts.items() for line in wrong(path.relative_to(ROOT).as_posix(), text)]
+
+
+def on_pre_build(**kwargs: Any) -> None:
+    """Fails the build with every figure that its file does not have."""
+    if said := check():
+        from mkdocs.exceptions import PluginError
+
+        raise PluginError("\n".join(["figures that are not in their files:", *said]))
+
+
+def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+    """Leaves the marks out of the page."""
+    return MARK.sub("", markdown)
