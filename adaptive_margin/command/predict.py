@@ -18,7 +18,8 @@ class Predict:
     The table is predictions.csv: a row for each face and frame. Videos are written with the results too.
 
     Attributes:
-        source: images, videos and folders of them; folders are searched to any depth.
+        source: the input; folders are searched to any depth.
+        more: further inputs.
         checkpoint: a trained network: model.pt, the run folder that holds it, or one of its checkpoints.
         output: where to write.
         crops: each image is one face, already cropped; no detection.
@@ -33,7 +34,8 @@ class Predict:
         device: cpu or cuda.
     """
 
-    source: Annotated[tuple[Path, ...], Positional, arg(metavar="IMAGE|FOLDER|VIDEO")]
+    source: Annotated[Path, Positional, arg(metavar="IMAGE|FOLDER|VIDEO")]
+    more: Annotated[tuple[Path, ...], Positional, arg(metavar="...")] = ()
     checkpoint: Annotated[Path, arg(metavar="FILE")]
     output: Annotated[Path, arg(metavar="DIR")] = Path("predictions")
     crops: bool = False
@@ -64,7 +66,7 @@ def main(words: Sequence[str], prog: str) -> int:
         min_face=options.min_face,
     )
     outcome = predict(
-        options.source,
+        (options.source, *options.more),
         predictor,
         options.output,
         annotate=not options.no_pictures,

@@ -254,8 +254,14 @@ def find_swap(module: object, table: Mapping[str, Swap], wrapper: str) -> Swap:
         if base.__name__ in REFUSED and _is_host(base):
             why = REFUSED[base.__name__].format(base.__name__)
             raise TypeError(f"{wrapper} cannot exchange the margin of {base.__name__}: {why}")
-    name = type(module).__name__
-    raise TypeError(f"{wrapper} cannot exchange the margin of {name}: it has none known. Supported: {', '.join(table)}")
+    kind = module if isinstance(module, type) else type(module)
+    name, why = kind.__name__, f"it has none known. Supported: {', '.join(table)}"
+    if module is kind and any(base.__name__ in table and _is_host(base) for base in kind.__mro__):
+        why = f"it is the class; pass one of its objects, {wrapper}({name}())"
+    elif name in table:
+        home = ".".join(kind.__module__.split(".")[:2])
+        why = f"it is {home}'s, and not pytorch_metric_learning's of the same name; pass that"
+    raise TypeError(f"{wrapper} cannot exchange the margin of {name}: {why}")
 
 
 def _is_host(cls: type) -> bool:

@@ -18,7 +18,8 @@ import pytest
 import torch
 from PIL import Image
 
-from adaptive_margin.emotion.model_file import Preprocessing
+from adaptive_margin.command import main
+from adaptive_margin.emotion.model_file import Preprocessing, save_model
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.predict import (
     COLUMNS,
@@ -595,3 +596,16 @@ def test_chromium_plays_what_is_written(codec: str, says: str, tmp_path: Path, m
     command += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert says in done.stdout.replace("\n", " ").split("</script>")[-1], done.stderr[-500:]
+
+
+def test_the_command_takes_several_inputs_and_the_old_name_of_an_option(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "run" / "model.pt", NET, HOW, config={"dataset": "faces"})
+    for name in ("a.png", "b/b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(picture()).save(tmp_path / name)
+    words = ["predict", str(tmp_path / "a.png"), "--checkpoint", str(tmp_path), str(tmp_path / "b")]
+    assert main([*words, "--crops", "--json", "--smallest-face", "30", "--output", str(tmp_path / "out")]) == 0
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["a.png", "b/b.png"]
+    assert f"warning: {DRAWN}" in capsys.readouterr().out

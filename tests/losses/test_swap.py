@@ -53,9 +53,13 @@ def test_the_table_is_a_copy() -> None:
         (lambda: losses.SelfSupervisedLoss(losses.ContrastiveLoss()), r"SelfSupervisedLoss\(AdaptiveMarginLoss"),
         (lambda: distributed.DistributedLossWrapper(losses.ContrastiveLoss()), r"Wrapper\(AdaptiveMarginLoss"),
         (lambda: AdaptiveMarginLoss(losses.ContrastiveLoss()), "none known"),
-        (lambda: torch.nn.TripletMarginLoss(), "none known"),
+        (lambda: torch.nn.TripletMarginLoss(), "it is torch.nn's, and not pytorch_metric_learning's of the same name"),
         (lambda: miners.TripletMarginMiner(), "none known"),
-        (lambda: losses.TripletMarginLoss, "none known"),
+        (
+            lambda: losses.TripletMarginLoss,
+            r"it is the class; pass one .*, AdaptiveMarginLoss\(TripletMarginLoss\(\)\)",
+        ),
+        (lambda: str, "str: it has none known"),
     ],
 )
 def test_what_has_no_margin_of_this_kind_is_refused_with_the_reason(loss: object, reason: str) -> None:
@@ -67,7 +71,7 @@ def test_a_namesake_from_elsewhere_is_refused() -> None:
     class TripletMarginLoss(torch.nn.Module):
         margin = 0.2
 
-    with pytest.raises(TypeError, match="none known"):
+    with pytest.raises(TypeError, match=r"it is tests\.losses's, and not pytorch_metric_learning's of the same name"):
         AdaptiveMarginLoss(TripletMarginLoss())
 
 
