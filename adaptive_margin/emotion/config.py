@@ -77,6 +77,7 @@ class EmotionConfig:
             root or as a full path.
         people: number of drawn people (``faces``), in all parts together.
         images_per_person: pictures of each of them.
+        person_effect: how much the feeling behind a drawn face depends on who it is, from 0 to 3; 1 as they are.
         disturb: draw faces with turned heads, changing light, blur and occlusion.
         encoder: ``small``, ``resnet18``, ``alexnet``, the name of any torchvision model, or ``timm:NAME``.
         pretrained: file of weights, or torchvision's name of the weights (``DEFAULT`` for timm's); by default random
@@ -135,6 +136,7 @@ class EmotionConfig:
     annotations: str | None = None
     people: int = 240
     images_per_person: int = 30
+    person_effect: float = 1.0
     disturb: bool = True
 
     encoder: str = "resnet18"
@@ -201,6 +203,10 @@ class EmotionConfig:
         if self.people < 3:
             remedy = "training, validation and test share nobody"
             raise ValueError(problem("people", "at least 3, one for each part", self.people, remedy))
+        if self.person_effect != 1:
+            from ..faces.identity import check_effect
+
+            check_effect(self.person_effect)
         for name in ("dropout", "leaky_slope", "critic_dropout", "skip_unreadable"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(problem(name, "in [0, 1)", getattr(self, name), "leave it out for the default"))

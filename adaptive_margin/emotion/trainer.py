@@ -368,7 +368,12 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
             if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
                 shown["video"], shown["video_pictures"] = evaluate_drawn_video(
-                    net, people=config.people, resize=config.resize, size=config.size, seed=config.split_seed
+                    net,
+                    people=config.people,
+                    resize=config.resize,
+                    size=config.size,
+                    seed=config.split_seed,
+                    person_effect=config.person_effect,
                 )
             return write_evaluation(folder.path, test, **shown)
 
