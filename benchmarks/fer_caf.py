@@ -87,6 +87,23 @@ ARMS: dict[str, dict[str, Any]] = {
     "caf-kmeans5": {"grouping": "kmeans5"},
 }
 QUICK_ARMS = tuple(ARMS)[:7]
+PAPER_ARMS = tuple(ARMS)
+TOGETHER: dict[str, Any] = {"per_person": 4}
+PEOPLE_ARMS: dict[str, dict[str, Any]] = {
+    "none-together": {"critic": "none"} | TOGETHER,
+    "cross-person": {"cross_person": True} | TOGETHER,
+    "grl": {"critic": "none", "term": "grl", "term_warm_up": 200} | TOGETHER,
+    "uniform-id": {"critic": "none", "term": "uniform-id", "term_warm_up": 200} | TOGETHER,
+    "person-norm": {"critic": "none", "person_norm": True} | TOGETHER,
+    "elim": {"critic": "none", "term": "elim", "term_warm_up": 200} | TOGETHER,
+}
+"""Arms that use who is who; and the baseline with their batches."""
+
+ARMS |= {
+    **PEOPLE_ARMS,
+    "label-distance": {"critic": "none", "term": "label-distance"},
+    **{f"{name}-shuffled": options | {"shuffle_people": True} for name, options in PEOPLE_ARMS.items()},
+}
 BASELINE = "none"
 OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
 """Options that the runs of an ablation differ in: a file cannot set them."""
@@ -108,7 +125,7 @@ class Asked:
         preset: options to start from; by default quick for faces, paper for data sets.
         config: YAML file that changes the preset; flags change both.
         backbone: encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME.
-        arms: arms to train; by default the first seven for quick, else all.
+        arms: arms to train; by default the first seven for quick, else the first ten.
         seeds: number of seeds; by default 3 for quick, else 5.
         iterations: length of each run.
         batch_size: images in a batch.
@@ -159,7 +176,7 @@ def options(argv: Sequence[str] | None = None) -> Asked:
     preset = asked.preset or ("quick" if dataset == "faces" else "paper")
     device, quick = asked.device or asked.file.get("device"), preset == "quick"
     on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
-    arms = asked.arms or (QUICK_ARMS if quick else tuple(ARMS))
+    arms = asked.arms or (QUICK_ARMS if quick else PAPER_ARMS)
     return dataclasses.replace(
         asked,
         dataset=dataset,

@@ -56,6 +56,7 @@ def description(net: EmotionNet, preprocessing: Preprocessing) -> dict[str, Any]
     return {
         "encoder": net.encoder.name,
         "leaky_slope": net.leaky_slope,
+        **({"person_norm": True} if net.person_norm is not None else {}),
         "labels": list(LABELS),
         "preprocessing": asdict(preprocessing),
     }
@@ -195,7 +196,8 @@ def _network(
         raise ValueError(problem("path", "a model file or a checkpoint of a run", got, REMEDY))
     try:
         slope = float(about.get("leaky_slope", 0.0))
-        net = emotion_net(str(about["encoder"]), leaky_slope=slope).to(device)
+        by_person = about.get("person_norm") is True
+        net = emotion_net(str(about["encoder"]), leaky_slope=slope, person_norm=by_person).to(device)
         preprocessing = _preprocessing(about["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -16,6 +16,7 @@ from torch import Tensor
 from .._text import shorten
 from ..affect import Batch, LeakError, Split
 from ..images.errors import LabelFileError
+from ..messages import problem
 from ..metrics import AffectMetrics
 from ..stored import DamagedFileError, read_json
 from ..training.loop import Summary, best_state, check_length, train
@@ -28,9 +29,11 @@ from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
 from .evaluation import Evaluation, evaluate, evaluating, write_evaluation
+from .headroom import check_people
 from .model_file import Preprocessing, description, save_model
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
+from .terms import NEED_PEOPLE, build_term, warmed_up
 
 SEEN_ROWS = 2_000
 """Number of training pictures for the identity leakage of people in training."""
@@ -59,7 +62,14 @@ class EmotionJob:
     def __init__(self, config: EmotionConfig, data: EmotionData, world: World) -> None:
         self.config, self.data, self.world = config, data, world
         seed_everything(config.seed, deterministic=config.deterministic)  # all ranks: the same weights
-        net = emotion_net(config.encoder, config.pretrained, dropout=config.dropout, leaky_slope=config.leaky_slope)
+        self._people = people_of(config, data.train, world)
+        net = emotion_net(
+            config.encoder,
+            config.pretrained,
+            dropout=config.dropout,
+            leaky_slope=config.leaky_slope,
+            person_norm=config.person_norm,
+        )
         critic = build_critic(
             config.critic,
             net.encoder.features,
@@ -70,11 +80,21 @@ class EmotionJob:
             penalty=config.penalty,
             dropout=config.critic_dropout,
             normalize=config.critic_normalize,
+            cross_person=config.cross_person,
+        )
+        term = build_term(
+            config.term,
+            net.encoder.features,
+            0 if self._people is None else int(self._people.max()) + 1,
+            weight=config.term_weight,
+            correlation_weight=config.correlation_weight,
         )
         seed_everything(config.seed, rank=world.rank, deterministic=config.deterministic)  # each its own dropout
         net.to(world.device)
         synchronise_batch_norm(net, world)
-        regression = adam(net, config.regression_adam)
+        if term is not None:
+            term.to(world.device)
+        regression = adam(net if term is None else torch.nn.ModuleList([net, term]), config.regression_adam)
         optimizers = Optimizers(None, None, regression)
         if critic is not None:
             critic.to(world.device)
@@ -94,6 +114,7 @@ class EmotionJob:
             ),
             world=world,
             scaler=gradient_scaler(world.device, config.precision),
+            term=term,
         )
         self.batches = data.train.batches(
             batch_size=config.batch_size,
@@ -103,6 +124,8 @@ class EmotionJob:
             device=world.device,
             rank=world.rank,
             world_size=world.size,
+            people=None if self._people is None else self._people.numpy(),
+            per_person=config.per_person,
             drop_last=True,  # correlations, groups and batch norm of a few left-over samples would be noise
         )
         self._reader: Iterator[Batch] = iter(())
@@ -138,9 +161,12 @@ class EmotionJob:
             if position == 0 and step > 0:
                 critic.step_epoch()
 
+        if iteration.term is not None:
+            iteration.term.strength = warmed_up(step, config.term_warm_up)
+        people = self._people[batch.rows].to(self.world.device) if self._people is not None else None
         take = iteration.paper_step if config.order == "paper" else iteration.joint_step
         adversarial = step >= config.adversarial_start
-        losses = take(batch.images, batch.labels, adversarial=adversarial)
+        losses = take(batch.images, batch.labels, people, adversarial=adversarial)
         named: dict[str, Tensor | float] = {f"loss/{name}": loss for name, loss in losses.items() if name != "strong"}
         if "strong" in losses:
             named["groups/strong"] = losses["strong"]
@@ -211,7 +237,13 @@ class EmotionJob:
             self.iteration.scaler.load_state_dict(state["scaler"])
 
     def _modules(self) -> dict[str, torch.nn.Module]:
-        named = {"net": self.iteration.net, "critic": self.iteration.critic, "grouper": self.iteration.grouper}
+        iteration = self.iteration
+        named = {
+            "net": iteration.net,
+            "critic": iteration.critic,
+            "grouper": iteration.grouper,
+            "term": iteration.term,
+        }
         return {name: module for name, module in named.items() if module is not None}
 
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, AdamConfig]]:
@@ -226,6 +258,27 @@ class EmotionJob:
             "regression_optimizer": (optimizers.regression, config.regression_adam),
         }
         return {name: (each, options) for name, (each, options) in named.items() if each is not None}
+
+
+def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:
+    """The person of each training row, numbered from 0; None where no option uses them.
+
+    Raises:
+        ValueError: an option needs people that the data set does not identify, or several processes cannot use it.
+    """
+    needed = [name for name in ("cross_person", "person_norm", "per_person") if getattr(config, name)]
+    if config.term in NEED_PEOPLE:
+        needed.append(f"term {config.term}")
+    if world.size > 1 and (config.person_norm or config.term == "elim"):
+        remedy = "train person_norm and elim with one process"
+        raise ValueError(problem("processes", "1, as a person's pictures are normalised together", world.size, remedy))
+    if not needed:
+        return None
+    check_people(part.people, part.identity, needed[0])
+    _, codes = np.unique(part.people, return_inverse=True)
+    if config.shuffle_people:
+        codes = np.random.default_rng(config.seed).permutation(codes)
+    return torch.from_numpy(codes.astype(np.int64))
 
 
 def adam(module: torch.nn.Module, config: AdamConfig) -> torch.optim.Adam:
