@@ -112,6 +112,8 @@ FACES_SEED = 1000
 """Drawn people of the first seed: presets were chosen on others (docs/emotion.md), these are only tested on."""
 
 FIGURES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
+KEPT = ("test", "leakage", "seconds", "breakdown", "by_person")
+"""What results.json has of the result of each run."""
 LOWER_IS_BETTER = ("rmse",)
 
 
@@ -449,7 +451,11 @@ def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, 
                 "config": config_of(asked, arm.name, 0).plain(),
                 "seeds": [
                     {"seed": one.seed}
-                    | {k: v for k, v in one.result.items() if k in ("test", "leakage", "seconds")}
+                    | {
+                        k: v
+                        for k, v in one.result.items()
+                        if k in ("test", "leakage", "seconds", "breakdown", "by_person")
+                    }
                     | {"collapsed": collapsed(one)}
                     for one in arm.runs
                 ],

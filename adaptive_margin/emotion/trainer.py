@@ -17,7 +17,7 @@ from .._text import shorten
 from ..affect import Batch, LeakError, Split
 from ..images.errors import LabelFileError
 from ..messages import problem
-from ..metrics import AffectMetrics
+from ..metrics import AffectMetrics, affect_breakdown
 from ..stored import DamagedFileError, read_json
 from ..training.loop import Summary, best_state, check_length, train
 from ..training.optimisation import gradient_scaler
@@ -215,6 +215,30 @@ class EmotionJob:
             frames=part.frames,
             world=self.world,
         )
+
+    def figures_by_person(self, part: Part) -> dict[str, Any]:
+        """Figures with features normalised by all pictures of each person, whose labels nobody knows.
+
+        For a network with ``person_norm``; :meth:`evaluation` normalises by what training remembers, as for a single
+        picture of a stranger.
+        """
+        net = self.iteration.net
+        norm = net.person_norm
+        assert norm is not None
+        check_people(part.people, part.identity, "person_norm")
+        features, labels, rows = [], [], []
+        with evaluating(net), torch.inference_mode():
+            for batch in self.evaluation_batches(part):
+                features.append(net.encoder(batch.images))
+                labels.append(batch.labels)
+                rows.append(batch.rows)
+            people = torch.from_numpy(part.people[torch.cat(rows).numpy()]).to(self.world.device)
+            with norm.known(people):
+                predictions = net.regressor(torch.cat(features)).float()
+        metrics = AffectMetrics()
+        metrics.update(torch.cat(labels), predictions)
+        truth, guess = torch.cat(labels).cpu().numpy(), predictions.cpu().numpy()
+        return {"figures": metrics.compute(), "breakdown": affect_breakdown(truth, guess, people.cpu()).to_dict()}
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
@@ -414,10 +438,14 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         net = job.iteration.net
         rows = np.random.default_rng(0).permutation(len(data.train))[:SEEN_ROWS]
         test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
+        known = job.figures_by_person(data.test) if config.person_norm else None
 
         def write() -> dict[str, Any]:
             save_model(folder.path / "model.pt", net, job.preprocessing, config=config.plain())
             extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
+            extra["breakdown"] = affect_breakdown(test.truth, test.prediction, test.person).to_dict()
+            if known is not None:
+                extra["by_person"] = known
             shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
             if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
                 shown["video"], shown["video_pictures"] = evaluate_drawn_video(

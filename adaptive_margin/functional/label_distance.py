@@ -35,7 +35,7 @@ def label_distance_margin(labels: Tensor, scale: float = 1.0) -> Tensor:
         raise ValueError(problem("labels", "of shape (N,) or (N, L)", tuple(labels.shape), remedy))
     if not scale > 0:
         raise ValueError(problem("scale", "above 0", scale, "1 makes distances of embeddings those of labels"))
-    y = at_least_float32(labels.reshape(len(labels), -1))
+    y = at_least_float32(labels if labels.ndim == 2 else labels[:, None])
     return scale * (y[:, None] - y).square().sum(dim=2).sqrt()
 
 
