@@ -451,11 +451,7 @@ def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, 
                 "config": config_of(asked, arm.name, 0).plain(),
                 "seeds": [
                     {"seed": one.seed}
-                    | {
-                        k: v
-                        for k, v in one.result.items()
-                        if k in ("test", "leakage", "seconds", "breakdown", "by_person")
-                    }
+                    | {k: v for k, v in one.result.items() if k in KEPT}
                     | {"collapsed": collapsed(one)}
                     for one in arm.runs
                 ],
