@@ -276,7 +276,7 @@ class PersonNorm(nn.Module):
             if self.training:
                 mean, var = x.mean(dim=0), x.var(dim=0, correction=0)
             return ((x - mean) / (var + self.eps).sqrt()).to(features.dtype)
-        _, who, counts = self.people.unique(return_inverse=True, return_counts=True)
+        _, who, counts = torch.unique(self.people, return_inverse=True, return_counts=True)
         n = counts.to(x)[:, None]
         own = x.new_zeros(len(counts), x.shape[1]).index_add(0, who, x) / n
         own_var = x.new_zeros(len(counts), x.shape[1]).index_add(0, who, (x - own[who]).square()) / n
@@ -288,7 +288,8 @@ class PersonNorm(nn.Module):
                     buffer.lerp_(value.detach().to(buffer), self.momentum)
         k = self.prior
         centre, spread = (n * own + k * mean) / (n + k), (n * own_var + k * var) / (n + k)
-        return ((x - centre[who]) / (spread[who] + self.eps).sqrt()).to(features.dtype)
+        normalised: Tensor = (x - centre[who]) / (spread[who] + self.eps).sqrt()
+        return normalised.to(features.dtype)
 
 
 def build_regressor(features: int, dropout: float = 0.0, leaky_slope: float = 0.0) -> nn.Sequential:

@@ -83,7 +83,7 @@ def reverse_gradient(x: Tensor, weight: float) -> Tensor:
         >>> x.grad
         tensor([-1.5000, -1.5000])
     """
-    return cast(Tensor, _Reversal.apply(x, weight))  # type: ignore[no-untyped-call]
+    return cast(Tensor, _Reversal.apply(x, weight))
 
 
 def warmed_up(step: int, steps: int) -> float:
@@ -221,7 +221,7 @@ class IdentityMatching(Term):
         anchor = people == people[0]
         features = at_least_float32(outputs)
         shifted, rows = [], []
-        for person in people.unique():
+        for person in torch.unique(people):
             mine = torch.nonzero(people == person)[:, 0]
             if person == people[0]:
                 continue

@@ -110,5 +110,5 @@ def affect_breakdown(truth: ArrayLike, prediction: ArrayLike, people: ArrayLike 
 def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
     """Slope and offset of the least-squares line; a slope of 0 where x does not vary."""
     spread = x - x.mean()
-    slope = float(spread @ y / (spread @ spread)) if (spread @ spread) > 0 else 0.0
+    slope = float(spread @ y / (spread @ spread)) if np.ptp(x) > 0 else 0.0
     return slope, float(y.mean() - slope * x.mean())
