@@ -9,7 +9,16 @@ from ..messages import problem
 from .checks import at_least_float32, check_matrix
 
 
-def label_distance_margin(labels: Tensor, scale: float = 1.0) -> Tensor:
+def check_label_distance(scale: float, attraction: float = 1.0, slack: float = 0.0) -> None:
+    """Raises a ``ValueError`` unless the options of :func:`label_distance_loss` are in range."""
+    if not scale > 0:
+        raise ValueError(problem("scale", "above 0", scale, "1 makes distances of embeddings those of labels"))
+    for name, value in (("attraction", attraction), ("slack", slack)):
+        if not value >= 0:
+            raise ValueError(problem(name, "at least 0", value, "leave it out for the default"))
+
+
+def label_distance_margin(labels: Tensor, scale: float = 1.0, ref_labels: Tensor | None = None) -> Tensor:
     r"""Margin of every pair, from its labels.
 
     .. math:: m_{ij} = s\,\|y_i - y_j\|
@@ -17,12 +26,13 @@ def label_distance_margin(labels: Tensor, scale: float = 1.0) -> Tensor:
     Args:
         labels: :math:`y`, continuous, shape ``(N,)`` or ``(N, L)``.
         scale: s, distance of embeddings per distance of labels, above 0.
+        ref_labels: of the pairs' second rows, shape ``(R,)`` or ``(R, L)``; by default ``labels``.
 
     Returns:
-        Shape ``(N, N)``, in the unit of embeddings' distances, 0 on the diagonal.
+        Shape ``(N, R)``, in the unit of embeddings' distances; 0 on the diagonal of ``(N, N)``.
 
     Raises:
-        ValueError: labels of another shape, or ``scale`` not above 0.
+        ValueError: labels of another shape, references of other columns, or ``scale`` not above 0.
 
     Example:
         >>> label_distance_margin(torch.tensor([0.0, 0.5, 1.0]), scale=2.0)
@@ -33,10 +43,16 @@ def label_distance_margin(labels: Tensor, scale: float = 1.0) -> Tensor:
     if labels.ndim not in (1, 2):
         remedy = "pass one number per row, or a row of several"
         raise ValueError(problem("labels", "of shape (N,) or (N, L)", tuple(labels.shape), remedy))
-    if not scale > 0:
-        raise ValueError(problem("scale", "above 0", scale, "1 makes distances of embeddings those of labels"))
+    check_label_distance(scale)
     y = at_least_float32(labels if labels.ndim == 2 else labels[:, None])
-    return scale * (y[:, None] - y).square().sum(dim=2).sqrt()
+    if ref_labels is None:
+        others = y
+    elif ref_labels.ndim == labels.ndim and ref_labels.shape[1:] == labels.shape[1:]:
+        others = at_least_float32(ref_labels if ref_labels.ndim == 2 else ref_labels[:, None]).to(y)
+    else:
+        expected = f"of as many columns as labels ({tuple(labels.shape)})"
+        raise ValueError(problem("ref_labels", expected, tuple(ref_labels.shape), "pass the same labels of both sets"))
+    return scale * (y[:, None] - others).square().sum(dim=2).sqrt()
 
 
 def label_distance_loss(
@@ -75,9 +91,7 @@ def label_distance_loss(
     if len(labels) != len(embeddings):
         expected = f"as many as embeddings ({len(embeddings)})"
         raise ValueError(problem("labels", expected, len(labels), "pass the labels of the same rows"))
-    for name, value in (("attraction", attraction), ("slack", slack)):
-        if not value >= 0:
-            raise ValueError(problem(name, "at least 0", value, "leave it out for the default"))
+    check_label_distance(scale, attraction, slack)
     z = at_least_float32(embeddings)
     margin = label_distance_margin(labels, scale)
     first, second = torch.triu_indices(len(z), len(z), offset=1, device=z.device)

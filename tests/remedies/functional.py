@@ -455,6 +455,11 @@ CASES = [
         lambda: F.label_distance_margin(torch.tensor([0.0, 2.0]), scale=1.0)[0, 1] == 2,
     ),
     follow(
+        "pass the same labels of both sets",
+        lambda: F.label_distance_margin(torch.zeros(2), 1.0, torch.zeros(2, 2)),
+        lambda: F.label_distance_margin(torch.zeros(2), 1.0, torch.zeros(3)).shape == (2, 3),
+    ),
+    follow(
         "pass the labels of the same rows",
         lambda: F.label_distance_loss(torch.zeros(3, 2), torch.zeros(2)),
         lambda: F.label_distance_loss(torch.zeros(3, 2), torch.zeros(3)) == 0,
