@@ -13,7 +13,7 @@ On drawn faces this is repeated for every ``--effects``, how much the feeling be
 
     python benchmarks/fer_headroom.py                                        # drawn faces, minutes on two cores
     python benchmarks/fer_headroom.py --preset paper --dataset afew-va --root AFEW-VA
-    python benchmarks/fer_headroom.py --print benchmarks/fer_caf/results/headroom.json
+    python benchmarks/fer_headroom.py --print benchmarks/fer_caf/results/headroom.json --figure headroom.png
 
 Only the training part of the data set's split is used. Finished runs are kept: the same command goes on.
 """
@@ -65,6 +65,7 @@ class Asked:
         output: folder of the runs.
         results: write the figures here too.
         print: print the table of such a file and train nothing.
+        figure: draw the gains of that file against the dial here, as PNG.
     """
 
     dataset: DatasetName = "faces"
@@ -77,6 +78,7 @@ class Asked:
     output: Path = Path("runs/fer_headroom")
     results: Path | None = None
     print: Path | None = None
+    figure: Path | None = None
 
 
 def config_of(asked: Asked, effect: float, seed: int, kind: str) -> EmotionConfig:
@@ -162,12 +164,41 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """Both gains against the dial, a dot for each seed and a line through the means."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.0, 3.6), layout="constrained")
+    effects = [row["person_effect"] for row in content["effects"]]
+    for name, label, colour in (
+        ("shared", "their other pictures in training", "#3b82c4"),
+        ("recentred", "each person's offset right", "#bf7430"),
+    ):
+        gains = [[one[name] - one["held out"] for one in row["seeds"]] for row in content["effects"]]
+        axes.plot(effects, [sum(values) / len(values) for values in gains], color=colour, label=label)
+        for effect, values in zip(effects, gains, strict=True):
+            axes.plot([effect] * len(values), values, "o", color=colour, markersize=4, alpha=0.6)
+    axes.axhline(0, color="#8a8f98", linewidth=0.8)
+    axes.set_xlabel("person_effect")
+    axes.set_ylabel("gain in CCC over held-out people")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
 @stops_on_sigterm()
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is missing, then writes and prints all figures."""
     asked = read(Asked, prog="fer_headroom.py", argv=argv, description=__doc__)
     if asked.print:
-        print(table(json.loads(asked.print.read_text(encoding="utf-8"))))
+        content = json.loads(asked.print.read_text(encoding="utf-8"))
+        print(table(content))
+        if asked.figure:
+            draw(content, asked.figure)
         return 0
     effects = asked.effects if asked.dataset == "faces" else (1.0,)
     with said_plainly():
