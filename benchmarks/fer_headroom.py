@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 import torch
 from fer_caf import FACES_SEED, data_key, outcome, shared_data, start_pool
+from fer_people import without_folders
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.emotion.evaluation import evaluate
@@ -220,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     first = next(iter(configs.values()))
     content = {
-        "environment": json.loads((Path(first.output) / "run.json").read_text(encoding="utf-8"))["environment"],
+        "environment": without_folders(read_json(Path(first.output) / "run.json")["environment"]),
         "config": {name: value for name, value in first.plain().items() if name not in ("output", "cache", "root")},
         "effects": [
             {

@@ -195,6 +195,16 @@ def by_people(ours: Sequence[str], base: Sequence[str], resamples: int = 500) ->
     return round(float(drawn.low), 4), round(float(drawn.high), 4)
 
 
+def without_folders(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, device and command, but not where things lie on one machine."""
+    command = list(environment["command"])
+    for option in ("--output", "--results", "--root"):
+        while option in command:
+            at = command.index(option)
+            del command[at : at + 2]
+    return {**environment, "command": command}
+
+
 def content_of(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -> dict[str, Any]:
     """All figures of the runs that have ended."""
     done = {which: document for which, config in configs.items() if (document := finished(config))}
@@ -216,7 +226,7 @@ def content_of(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -
     return {
         "stage": asked.stage,
         "people": "validation" if asked.stage == "choose" else "test",
-        "environment": first["environment"],
+        "environment": without_folders(first["environment"]),
         "config": options,
         "arms": {
             arm: {"options": ARMS[arm], "seeds": [{"seed": seed} | one for seed, one in seeds.items()]}

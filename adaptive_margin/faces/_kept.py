@@ -52,14 +52,14 @@ def kept(
     for path in sorted(Path(folder).glob(f"faces-{key}-*.npy")):
         with contextlib.suppress(OSError, ValueError, EOFError):
             pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-            if pictures.shape == shape and path.stem.endswith(f"-{zlib.crc32(memoryview(pictures)):08x}"):
+            if pictures.shape == shape and path.stem.endswith(f"-{zlib.crc32(pictures.data):08x}"):
                 return pictures
     drawn = draw()
     data = io.BytesIO()
     np.save(data, drawn)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
-        write_atomically(Path(folder, f"faces-{key}-{zlib.crc32(memoryview(drawn)):08x}.npy"), data.getvalue())
+        write_atomically(Path(folder, f"faces-{key}-{zlib.crc32(drawn.data):08x}.npy"), data.getvalue())
     except OSError as error:
         warnings.warn(f"drawn faces are not kept in {folder}: {error}", stacklevel=3)
     return drawn

@@ -84,3 +84,14 @@ def test_headroom_is_measured_for_each_setting_of_the_dial(
     assert headroom.main(["--print", str(tmp_path / "headroom.json"), "--figure", str(figure)]) == 0
     assert "| 0 |" in capsys.readouterr().out
     assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_documentation_has_the_committed_headroom(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    headroom = _here("fer_headroom", monkeypatch)
+    assert headroom.main(["--print", str(BENCHMARKS / "fer_caf" / "results" / "headroom.json")]) == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    page = (BENCHMARKS.parent / "docs" / "people.md").read_text(encoding="utf-8").splitlines()
+    assert len(printed) == 4
+    assert set(printed) <= set(page)
