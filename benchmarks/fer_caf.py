@@ -94,7 +94,8 @@ PEOPLE_ARMS: dict[str, dict[str, Any]] = {
     "cross-person": {"cross_person": True} | TOGETHER,
     "grl": {"critic": "none", "term": "grl", "term_warm_up": 200} | TOGETHER,
     "uniform-id": {"critic": "none", "term": "uniform-id", "term_warm_up": 200} | TOGETHER,
-    "person-norm": {"critic": "none", "person_norm": True} | TOGETHER,
+    "person-norm": {"critic": "none", "person_norm": True, "per_person": 8},
+    "person-norm-scaled": {"critic": "none", "person_norm": True, "person_scale": True, "per_person": 8},
     "elim": {"critic": "none", "term": "elim", "term_warm_up": 200} | TOGETHER,
 }
 """Arms that use who is who; and the baseline with their batches."""

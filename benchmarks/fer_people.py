@@ -154,7 +154,8 @@ def finished(config: EmotionConfig) -> dict[str, Any]:
     folder = Path(config.output)
     try:
         document = read_json(folder / "run.json")
-        same = document["config"] == json.loads(json.dumps(config.plain()))
+        defaults, wanted = (json.loads(json.dumps(one.plain())) for one in (EmotionConfig(), config))
+        same = {**defaults, **document["config"]} == wanted  # options that are newer than the run had their default
         return document if same and (folder / "predictions.npz").is_file() else {}
     except (OSError, ValueError, KeyError):
         return {}

@@ -100,7 +100,8 @@ class EmotionConfig:
         term: what the regression's loss gets in addition; ``grl``, ``uniform-id`` and ``elim`` use who is who.
         term_weight: weight of the term.
         term_warm_up: iterations in which the term's weight grows from 0.
-        person_norm: normalise features by person, before the regressor.
+        person_norm: centre features by person, before the regressor.
+        person_scale: with person_norm, divide by each person's deviation, too.
         per_person: pictures of a person that stand together in a batch; 0 for any order.
         shuffle_people: a control: deal the numbers of people to the training pictures at random.
         order: ``paper``, three updates per iteration; ``joint``, a single update of the encoder.
@@ -168,6 +169,7 @@ class EmotionConfig:
     term_weight: float = 1.0
     term_warm_up: int = 0
     person_norm: bool = False
+    person_scale: bool = False
     per_person: int = 0
     shuffle_people: bool = False
 

@@ -212,23 +212,24 @@ def emotion_net(
     dropout: float = 0.0,
     leaky_slope: float = 0.0,
     person_norm: bool = False,
+    person_scale: bool = False,
 ) -> EmotionNet:
     """Encoder and regressor by the encoder's name; see :func:`build_encoder` and :func:`build_regressor`."""
     encoder = build_encoder(name, pretrained)
     regressor = build_regressor(encoder.features, dropout, leaky_slope)
     if person_norm:
-        regressor = nn.Sequential(PersonNorm(encoder.features), *regressor)
+        regressor = nn.Sequential(PersonNorm(encoder.features, person_scale), *regressor)
     return EmotionNet(encoder, regressor)
 
 
 class PersonNorm(nn.Module):
-    r"""Features centred and scaled by person, with what is known of everybody where there are few pictures of one.
+    r"""Features centred (and scaled) by person, with what is known of all where there are few pictures of one.
 
     With the n pictures of a person in the batch, their mean and variance :math:`\hat\mu_p, \hat s_p^2`, the mean
     :math:`\mu` of all rows and the mean :math:`s^2` of all rows' variances about their person's mean:
 
     .. math::
-        \frac{x - \mu_p}{\sqrt{s_p^2 + \epsilon}}, \qquad
+        x - \mu_p \quad\text{or}\quad \frac{x - \mu_p}{\sqrt{s_p^2 + \epsilon}}, \qquad
         \mu_p = \frac{n \hat\mu_p + k \mu}{n + k}, \qquad s_p^2 = \frac{n \hat s_p^2 + k s^2}{n + k}
 
     Where people are not known, :math:`\mu` and :math:`s^2` alone: of training, as batch norm remembers them, in
@@ -238,12 +239,13 @@ class PersonNorm(nn.Module):
 
     Args:
         features: F.
+        scale: divide by the deviation, too. It makes features that hardly vary as large as the others.
         prior: k, pictures that the averages of all count as.
         momentum: of the remembered averages.
         eps: :math:`\epsilon`.
 
     Example:
-        >>> norm = PersonNorm(1, prior=0.0).eval()
+        >>> norm = PersonNorm(1, scale=True, prior=0.0).eval()
         >>> with norm.known(torch.tensor([0, 0, 1, 1])):
         ...     norm(torch.tensor([[1.0], [3.0], [10.0], [14.0]])).flatten().round(decimals=2)
         tensor([-1.,  1., -1.,  1.])
@@ -252,8 +254,11 @@ class PersonNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, features: int, prior: float = 4.0, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(
+        self, features: int, scale: bool = False, prior: float = 4.0, momentum: float = 0.1, eps: float = 1e-5
+    ) -> None:
         super().__init__()
+        self.scale = scale
         self.prior, self.momentum, self.eps = prior, momentum, eps
         self.people: Tensor | None = None
         self.register_buffer("running_mean", torch.zeros(features))
@@ -275,7 +280,7 @@ class PersonNorm(nn.Module):
             mean, var = self.running_mean, self.running_var
             if self.training:
                 mean, var = x.mean(dim=0), x.var(dim=0, correction=0)
-            return ((x - mean) / (var + self.eps).sqrt()).to(features.dtype)
+            return self._scaled(x - mean, var).to(features.dtype)
         _, who, counts = torch.unique(self.people, return_inverse=True, return_counts=True)
         n = counts.to(x)[:, None]
         own = x.new_zeros(len(counts), x.shape[1]).index_add(0, who, x) / n
@@ -288,8 +293,10 @@ class PersonNorm(nn.Module):
                     buffer.lerp_(value.detach().to(buffer), self.momentum)
         k = self.prior
         centre, spread = (n * own + k * mean) / (n + k), (n * own_var + k * var) / (n + k)
-        normalised: Tensor = (x - centre[who]) / (spread[who] + self.eps).sqrt()
-        return normalised.to(features.dtype)
+        return self._scaled(x - centre[who], spread[who]).to(features.dtype)
+
+    def _scaled(self, centred: Tensor, var: Tensor) -> Tensor:
+        return centred / (var + self.eps).sqrt() if self.scale else centred
 
 
 def build_regressor(features: int, dropout: float = 0.0, leaky_slope: float = 0.0) -> nn.Sequential:

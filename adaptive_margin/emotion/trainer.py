@@ -69,6 +69,7 @@ class EmotionJob:
             dropout=config.dropout,
             leaky_slope=config.leaky_slope,
             person_norm=config.person_norm,
+            person_scale=config.person_scale,
         )
         critic = build_critic(
             config.critic,

@@ -211,8 +211,9 @@ def test_a_cross_person_critic_parts_all_where_nobody_is_both() -> None:
 # -- normalised by person ---------------------------------------------------------------------------------------------
 
 
-def test_person_norm_against_a_loop() -> None:
-    norm = PersonNorm(FEATURES, prior=2.0).double()
+@pytest.mark.parametrize("scale", [False, True])
+def test_person_norm_against_a_loop(scale: bool) -> None:
+    norm = PersonNorm(FEATURES, scale, prior=2.0).double()
     x, _, people = _batch(7)
     with norm.known(people):
         found = norm(x)
@@ -224,13 +225,13 @@ def test_person_norm_against_a_loop() -> None:
             n = len(own)
             mean = (n * own.mean(dim=0) + 2 * x.mean(dim=0)) / (n + 2)
             var = (n * own.var(dim=0, correction=0) + 2 * within) / (n + 2)
-            assert_close(found[row], (x[row] - mean) / (var + 1e-5).sqrt())
+            assert_close(found[row], (x[row] - mean) / ((var + 1e-5).sqrt() if scale else 1))
         assert_close(norm.running_mean, 0.1 * x.mean(dim=0))
         assert_close(norm.running_var, 0.9 + 0.1 * within)
 
 
 def test_person_norm_without_people_uses_what_it_remembers_and_forgets_nothing() -> None:
-    norm = PersonNorm(FEATURES).double()
+    norm = PersonNorm(FEATURES, scale=True).double()
     x, _, people = _batch()
     with norm.known(people):
         norm(x)
@@ -244,7 +245,7 @@ def test_person_norm_without_people_uses_what_it_remembers_and_forgets_nothing()
 
 
 def test_a_constant_that_a_person_adds_to_all_features_goes_away() -> None:
-    norm = PersonNorm(FEATURES, prior=0.0).double().eval()
+    norm = PersonNorm(FEATURES, scale=True, prior=0.0).double().eval()
     x, _, people = _batch()
     offset = torch.randn(COUNT, FEATURES, dtype=torch.float64)
     with norm.known(people):
