@@ -7,7 +7,7 @@ from ._lazy import on_demand
 if TYPE_CHECKING:
     from . import functional
     from .grouping import Grouper, KMeansGrouper, OtsuGrouper
-    from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
+    from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss, LabelDistanceLoss
     from .margin_recorder import MarginRecorder
     from .margins import (
         AdaptiveMargin,
@@ -47,6 +47,7 @@ __all__ = [
     "HoeffdingRule",
     "Independence",
     "KMeansGrouper",
+    "LabelDistanceLoss",
     "LinearMargin",
     "Margin",
     "MarginRecorder",

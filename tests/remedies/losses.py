@@ -15,6 +15,7 @@ from adaptive_margin import (
     AdaptiveMarginLoss,
     AdaptiveMarginMiner,
     ContrastiveVDMLoss,
+    LabelDistanceLoss,
     Margin,
     MarginRecorder,
     OtsuGrouper,
@@ -425,5 +426,17 @@ CASES = [
         "None makes one for each positive",
         lambda: TiledDistanceWeightedMiner(triplets_per_anchor=0),
         lambda: mined(TiledDistanceWeightedMiner(triplets_per_anchor=None)),
+    ),
+    # label_distance_loss.py
+    follow(
+        "use LpDistance",
+        lambda: LabelDistanceLoss(distance=distances.CosineSimilarity()),
+        lambda: LabelDistanceLoss(distance=distances.LpDistance()).distance.is_inverted is False,
+    ),
+    follow(
+        "pass one number per row, or a row of several",
+        lambda: LabelDistanceLoss()(torch.zeros(2, 3)),
+        lambda: LabelDistanceLoss()(torch.zeros(2, 3), torch.zeros(2)) == 0,
+        lambda: LabelDistanceLoss()(torch.zeros(2, 3), torch.zeros(2, 4)) == 0,
     ),
 ]
