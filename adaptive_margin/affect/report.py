@@ -270,13 +270,9 @@ class Tally:
         unreadable = sum(self.dropped.get(reason, 0) for reason in UNREADABLE)
         limit = allowed(skip_unreadable, len(records) + unreadable)
         if unreadable > limit:
-            remedy = (
-                "restore these files, or pass skip_unreadable= (a number of rows or a share of them) "
-                "to leave these rows out and count them"
-            )
-            what = f"{self.dataset}, {self.split}"
             names = [f"{name}: {reason}" for reason in UNREADABLE for name in self.examples.get(reason, ())]
-            raise UnreadableError(what, unreadable, names, limit, len(records) + unreadable, remedy)
+            what, rows = f"{self.dataset}, {self.split}", len(records) + unreadable
+            raise UnreadableError(what, unreadable, names, limit, rows)
         report = SplitReport(
             dataset=self.dataset,
             split=self.split,

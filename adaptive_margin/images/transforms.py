@@ -183,32 +183,6 @@ def crop_flip(images: Tensor, crops: Crops, size: int) -> Tensor:
     return pixels.permute(0, 3, 1, 2)
 
 
-def augment(images: Tensor, size: int = 224, generator: torch.Generator | None = None, *, flip: float = 0.5) -> Tensor:
-    """Training's half of the preprocessing, in a batch on the images' device: random crop, flip, normalise.
-
-    Args:
-        images: square, uint8, shape ``(B, 3, H, H)``.
-        size: side of the crops, pixels.
-        generator: random generator; the same state gives the same result on every device.
-        flip: probability of mirroring.
-
-    Returns:
-        float32, shape ``(B, 3, size, size)``.
-
-    Example:
-        >>> images = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8)
-        >>> augment(images, generator=torch.Generator().manual_seed(0)).shape
-        torch.Size([2, 3, 224, 224])
-    """
-    crops = random_crops(len(images), images.shape[-1], size, generator, flip=flip)
-    return normalise(crop_flip(images, crops, size))
-
-
-def centre(images: Tensor, size: int = 224) -> Tensor:
-    """Evaluation's half, in a batch: the centre crop, normalised."""
-    return normalise(crop_flip(images, centre_crops(len(images), images.shape[-1], size), size))
-
-
 def paper_transform(
     image: Image.Image, *, train: bool, generator: torch.Generator | None = None, resize: int = 256, size: int = 224
 ) -> Tensor:
