@@ -307,13 +307,8 @@ def _locked(path: Path) -> Iterator[None]:
 def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSplit:
     """What :func:`load_aff_wild` would find, without writing frames: for the check command.
 
-    Args:
-        root: as in :func:`load_aff_wild`.
-        decode: read the videos to number their frames; otherwise trust the numbers in their containers.
-        crop: as in :func:`load_aff_wild`.
-
-    Returns:
-        Records, whose files need not exist, and the report.
+    Files of the records need not exist. ``decode`` reads the videos to number their frames; otherwise the numbers in
+    their containers are trusted.
     """
     base = checked_root(root, "Aff-Wild", LAYOUT)
     layout = _checked_layout(base, crop)

@@ -119,18 +119,8 @@ class SplitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; NaN becomes ``None``."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, float) and math.isnan(value):
-                return None
-            if isinstance(value, Mapping):
-                return {str(key): plain(item) for key, item in value.items()}
-            if isinstance(value, tuple | list):
-                return [plain(item) for item in value]
-            return value
-
-        plained: dict[str, Any] = plain(asdict(self))
-        return plained
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
+        return plain
 
     def to_json(self) -> str:
         """:meth:`to_dict` as indented JSON."""

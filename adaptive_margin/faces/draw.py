@@ -21,9 +21,7 @@ SIZES = (32, 256)
 TASK = 512  # pictures that a worker process draws at a time
 
 
-def _prepare(
-    identities: FaceIdentity, valence: ArrayLike, arousal: ArrayLike, size: int
-) -> tuple[Floats, Floats]:
+def _prepare(identities: FaceIdentity, valence: ArrayLike, arousal: ArrayLike, size: int) -> tuple[Floats, Floats]:
     """Valence and arousal, after checks of what a caller passes to this module."""
     check_people("identities", identities)
     check_count("size", size, *SIZES)

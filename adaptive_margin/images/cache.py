@@ -237,12 +237,10 @@ def _blocks(index: Mapping[str, Any]) -> list[_Block]:
 def _holds(images: Path, block: _Block, total: int, size: int) -> bool:
     """Whether a block in a file of ``total`` bytes is as it was written; False if the disk cannot read it."""
     offset = block.first * size * size * 3
-    try:
-        with open(images, "rb") as file:
-            file.seek(offset)
-            return zlib.crc32(file.read(min(BLOCK * size * size * 3, total - offset))) == block.checksum
-    except OSError:
-        return False
+    with contextlib.suppress(OSError), open(images, "rb") as file:
+        file.seek(offset)
+        return zlib.crc32(file.read(min(BLOCK * size * size * 3, total - offset))) == block.checksum
+    return False
 
 
 def _keep(log: IO[bytes], *blocks: _Block) -> None:
@@ -344,11 +342,7 @@ class _Build:
     def _done(self) -> dict[int, _Block]:
         """The blocks of an interrupted build whose bytes match the log, by their first row."""
         blocks: dict[int, _Block] = {}
-        try:
-            lines = self.log.read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
-            return blocks
-        for line in lines:
+        for line in self.log.read_bytes().splitlines(keepends=True) if self.log.exists() else []:
             try:
                 block = _Block(*json.loads(line))
             except (ValueError, TypeError):

@@ -179,17 +179,10 @@ def unreadable_rows(
     exif: bool = False,
     progress: Progress | None = None,
 ) -> dict[int, str]:
-    """Decodes images and returns those that cannot be decoded.
-
-    Args:
-        records: the rows.
-        positions: which of them; by default all.
-        workers: threads; Pillow decodes outside Python's lock.
-        exif: as in :func:`read_image`.
-        progress: called with (done, total).
+    """Decodes images, all or those at ``positions``, in ``workers`` threads: Pillow decodes outside Python's lock.
 
     Returns:
-        Position of the row → ``"missing file: …"`` or ``"undecodable: …"``, in the order of the rows.
+        Position of each row that cannot be decoded → ``"missing file: …"`` or ``"undecodable: …"``, in their order.
     """
     check_decoder()
     rows = list(range(len(records)) if positions is None else positions)

@@ -110,14 +110,7 @@ def allowed(skip_unreadable: int | float, rows: int) -> int:
 
 
 def enforce(found: Mapping[int, str], names: Strings, skip_unreadable: int | float, what: str) -> None:
-    """Raises an :class:`UnreadableError` if more rows are unreadable than allowed.
-
-    Args:
-        found: position of the row → why it cannot be read.
-        names: of all rows.
-        skip_unreadable: as for :func:`allowed`.
-        what: the data, in words.
-    """
+    """Raises an :class:`UnreadableError` unless the rows ``found`` (position → why) are :func:`allowed`."""
     limit = allowed(skip_unreadable, len(names))
     if len(found) > limit:
         named = [printable(f"{names[row]}: {why}") for row, why in list(found.items())[:10]]
