@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,8 +89,6 @@ def _first_size(folders: list[Path]) -> tuple[int, int] | None:
     listings = Folders()
     for folder in folders:
         for name in listings.images(folder)[:1]:
-            try:
-                return read_image(folder / os.fsdecode(name)).size
-            except ImageError:
-                continue
+            with contextlib.suppress(ImageError):
+                return read_image(folder / name).size
     return None

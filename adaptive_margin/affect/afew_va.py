@@ -7,6 +7,7 @@ There are no official splits: the literature uses five folds by actor
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -277,8 +278,6 @@ def _label(value: object) -> float:
 def _stretch(clip: Path, images: Mapping[str, str]) -> float:
     """The factor by which to widen the frames of a clip, all of one size: the first readable one decides."""
     for name in sorted(images.values(), key=natural):
-        try:
+        with contextlib.suppress(ImageError):
             return ANAMORPHIC_STRETCH if read_image(clip / name).size == ANAMORPHIC else 1.0
-        except ImageError:
-            continue
     return 1.0

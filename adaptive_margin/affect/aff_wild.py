@@ -129,14 +129,10 @@ class Indexing:
 
 
 def decide_indexing(lines: int, frames: int, boxes: int | None, last: int = 0) -> Indexing:
-    """The rule described at the top of this module.
+    """The rule described at the top of this module, from the numbers of label lines, decoded frames and ``.pts`` files.
 
-    Args:
-        lines: lines of the label files.
-        frames: frames that decode.
-        boxes: ``.pts`` files, or ``None`` if there are none.
-        last: the highest frame number among them. If it is beyond the frames, the video is cut short, and nothing
-            matches.
+    If ``last``, the highest frame number among the latter, is beyond the frames, the video is cut short, and nothing
+    matches.
 
     Example:
         >>> decide_indexing(lines=998, frames=1000, boxes=800)
@@ -389,14 +385,8 @@ def could_be_off(
     """How far counting label lines can be from timing them, in a video whose frames are not evenly spaced.
 
     Label files hold no times. Here a line's time is what it would be if annotators' tools had sampled the whole video
-    evenly, and its frame the one shown then.
-
-    Args:
-        lines: number of label lines.
-        order: number of the frame of each line; None where line k is frame k.
-        numbers: numbers of the frames, increasing.
-        seconds: when each is shown.
-        duration: when the last one disappears.
+    evenly, and its frame the one shown then. ``order`` has the frame of each line, ``None`` where line k is frame k;
+    ``seconds`` says when each of the ``numbers`` is shown, ``duration`` when the last one disappears.
 
     Returns:
         How many lines would belong to another frame, and by at most how many numbers and seconds.

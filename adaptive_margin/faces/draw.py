@@ -141,14 +141,6 @@ def face_geometry(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Landmarks and boxes of the faces that :func:`draw_faces` draws from the same arguments.
 
-    Args:
-        identities: As in :func:`draw_faces`.
-        valence: As in :func:`draw_faces`.
-        arousal: As in :func:`draw_faces`.
-        size: As in :func:`draw_faces`.
-        nuisance_seeds: As in :func:`draw_faces`.
-        disturb: As in :func:`draw_faces`.
-
     Returns:
         68 points per face in the order of the iBUG annotation, shape ``(n, 68, 2)``, x and y in pixels; and square
         boxes ``(x, y, width, height)`` in pixels, shape ``(n, 4)``.

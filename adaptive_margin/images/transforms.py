@@ -120,14 +120,9 @@ class Crops:
 def random_crops(
     count: int, resize: int, size: int, generator: torch.Generator | None = None, *, flip: float = 0.5
 ) -> Crops:
-    """Draws a crop for each image of a batch: anywhere inside, flipped with probability ``flip``.
+    """Draws a crop for each of ``count`` square images: anywhere inside, flipped with probability ``flip``.
 
-    Args:
-        count: images in the batch, B.
-        resize: side of the square images, pixels.
-        size: side of the crops, pixels.
-        generator: random generator; numbers are drawn on its device.
-        flip: probability of mirroring.
+    The images have ``resize`` pixels on a side, the crops ``size``. Numbers are drawn on the generator's device.
 
     Raises:
         ValueError: ``size`` is not between 1 and ``resize``.
@@ -152,12 +147,7 @@ def centre_crops(count: int, resize: int, size: int) -> Crops:
 
 
 def crop_flip(images: Tensor, crops: Crops, size: int) -> Tensor:
-    """Crops and flips every image of a batch, as one gather on the images' device.
-
-    Args:
-        images: any dtype, shape ``(B, C, H, W)``.
-        crops: one per image; moved to the images' device.
-        size: side of the crops, pixels.
+    """Crops and flips every image of a batch, as one gather on the images' device: ``(B, C, H, W)``, any dtype.
 
     Returns:
         Shape ``(B, C, size, size)``, same dtype and device, channels last in memory.
@@ -186,14 +176,9 @@ def crop_flip(images: Tensor, crops: Crops, size: int) -> Tensor:
 def paper_transform(
     image: Image.Image, *, train: bool, generator: torch.Generator | None = None, resize: int = 256, size: int = 224
 ) -> Tensor:
-    """The whole preprocessing of one decoded image.
+    """The whole preprocessing of one decoded image: ``resize`` pixels on the shorter side, then a crop of ``size``.
 
-    Args:
-        image: RGB.
-        train: random crop and flip rather than the centre.
-        generator: random generator (CPU).
-        resize: the shorter side, pixels.
-        size: the crop's side, pixels.
+    In training the crop and its flip are random (``generator`` is on the CPU), otherwise it is the centre.
 
     Returns:
         float32, shape ``(3, size, size)``.

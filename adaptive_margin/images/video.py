@@ -61,13 +61,8 @@ def frame_name(number: int) -> str:
 
 def find_video(folder: Path | None, name: str, listings: Folders) -> Path | None:
     """The video called ``name``, in any container."""
-    if folder is None:
-        return None
-    for suffix in VIDEO_SUFFIXES:
-        found = [other for other in (name + suffix, name + suffix.upper()) if other in listings.names(folder)]
-        if found:
-            return folder / found[0]
-    return None
+    files = (name + suffix for each in VIDEO_SUFFIXES for suffix in (each, each.upper()))
+    return None if folder is None else next((folder / file for file in files if file in listings.names(folder)), None)
 
 
 @dataclass(frozen=True)
