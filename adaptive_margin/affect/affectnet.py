@@ -50,18 +50,18 @@ COLUMNS = (
 _FOLDED = [name.casefold() for name in COLUMNS]
 
 _FILES = {"train": "training.csv", "validation": "validation.csv", "automatic": "automatically_annotated.csv"}
+_MANUAL = ("train", "validation")
 _LISTS = {
-    "train": {"Manually_Annotated_file_lists", "Manually_Annotated_file_list"},
-    "automatic": {"Automatically_annotated_file_list", "Automatically_annotated_file_lists"},
+    **dict.fromkeys(_MANUAL, ("Manually_Annotated_file_lists", "Manually_Annotated_file_list")),
+    "automatic": ("Automatically_annotated_file_list", "Automatically_annotated_file_lists"),
 }
-_IMAGES = {"train": "Manually_Annotated_Images", "automatic": "Automatically_Annotated_Images"}
-_OUTER = {"train": "Manually_Annotated", "automatic": "Automatically_Annotated"}
+_IMAGES = {**dict.fromkeys(_MANUAL, "Manually_Annotated_Images"), "automatic": "Automatically_Annotated_Images"}
+_OUTER = {**dict.fromkeys(_MANUAL, "Manually_Annotated"), "automatic": "Automatically_Annotated"}
 
 
 def find_list(root: Path, split: str) -> Path | None:
     """The CSV list of a split in either spelling of the folders, or ``None``."""
-    kind = "automatic" if split == "automatic" else "train"
-    for folder in _places(root, _OUTER[kind], _LISTS[kind]):
+    for folder in _places(root, split, _LISTS):
         for name in sorted(os.listdir(folder)):
             if name.casefold() == _FILES[split] and (folder / name).is_file():
                 return folder / name
@@ -70,15 +70,13 @@ def find_list(root: Path, split: str) -> Path | None:
 
 def find_images(root: Path, split: str) -> Path | None:
     """The folder to which the paths of a split's list are relative: one with numbered folders; or ``None``."""
-    kind = "automatic" if split == "automatic" else "train"
-    for folder in _places(root, _OUTER[kind], _IMAGES[kind]):
-        if any(inner.name.isdecimal() for inner in subfolders(folder)):
-            return folder
-    return None
+    places = _places(root, split, _IMAGES)
+    return next((each for each in places if any(inner.name.isdecimal() for inner in subfolders(each))), None)
 
 
-def _places(root: Path, outer: str, names: str | Collection[str]) -> Iterator[Path]:
+def _places(root: Path, split: str, table: Mapping[str, str | Collection[str]]) -> Iterator[Path]:
     """Folders that may contain a part of the release, the most specific first."""
+    outer, names = _OUTER[split], table[split]
     for base in (root, *nested(root, "AffectNet")):
         yield from nested(base, names)
         yield from nested(base, outer, names)
@@ -138,7 +136,7 @@ def load_affectnet_2017(
     path, images = find_list(base, split), find_images(base, split)
     if path is None or images is None:
         refuse_derived_copy(base)
-        missing = _FILES[split] if path is None else f"{_IMAGES['automatic' if split == 'automatic' else 'train']}/"
+        missing = _FILES[split] if path is None else f"{_IMAGES[split]}/"
         raise wrong_layout(base, "AffectNet (2017 release)", LAYOUT, missing)
     tally, rows = Tally(NAME, split), RecordBuilder(NAME, base)
     listings, prefix = Folders(), relative(images, base)
