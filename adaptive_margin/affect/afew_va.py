@@ -59,16 +59,12 @@ def find_clips(root: Path) -> list[Path]:
     return [found[name] for name in sorted(found, key=natural)]
 
 
-def _clip_folders(root: Path) -> Iterator[Path]:
-    for outer in subfolders(root):
-        if re.fullmatch(r"\d{3}", outer.name):
-            yield outer
-        elif re.fullmatch(r"\d{1,2}|AFEW-VA.*", outer.name, re.IGNORECASE):
-            for inner in subfolders(outer):
-                if re.fullmatch(r"\d{3}", inner.name):
-                    yield inner
-                elif re.fullmatch(r"\d{1,2}", inner.name):
-                    yield from (clip for clip in subfolders(inner) if re.fullmatch(r"\d{3}", clip.name))
+def _clip_folders(root: Path, parts: int = 2) -> Iterator[Path]:
+    for folder in subfolders(root):
+        if re.fullmatch(r"\d{3}", folder.name):
+            yield folder
+        elif parts and re.fullmatch(r"\d{1,2}|AFEW-VA.*", folder.name, re.IGNORECASE):
+            yield from _clip_folders(folder, parts - 1)
 
 
 def is_afew_va(root: Path) -> bool:

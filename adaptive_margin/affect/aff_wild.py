@@ -116,15 +116,10 @@ def _checked_layout(base: Path, crop: str, extracted: Path | None = None) -> Lay
 
 @dataclass(frozen=True)
 class Indexing:
-    """The frame to which each label line of a video belongs.
+    """The frame to which each label line of a video belongs."""
 
-    Attributes:
-        how: ``"frame"`` (line k is frame k), ``"face"`` (line k is the k-th frame with a box) or ``"refused"``.
-        note: the reason, if it is not obvious; "" otherwise.
-    """
-
-    how: str
-    note: str
+    how: str  # "frame" (line k is frame k), "face" (line k is the k-th frame with a box) or "refused"
+    note: str  # the reason, if it is not obvious; "" otherwise
 
 
 def decide_indexing(lines: int, frames: int, boxes: int | None, last: int = 0) -> Indexing:

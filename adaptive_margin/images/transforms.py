@@ -120,9 +120,14 @@ class Crops:
 def random_crops(
     count: int, resize: int, size: int, generator: torch.Generator | None = None, *, flip: float = 0.5
 ) -> Crops:
-    """Draws a crop for each of ``count`` square images: anywhere inside, flipped with probability ``flip``.
+    """Draws a crop for each image of a batch: anywhere inside, flipped with probability ``flip``.
 
-    The images have ``resize`` pixels on a side, the crops ``size``. Numbers are drawn on the generator's device.
+    Args:
+        count: images in the batch, B.
+        resize: side of the square images, pixels.
+        size: side of the crops, pixels.
+        generator: random generator; numbers are drawn on its device.
+        flip: probability of mirroring.
 
     Raises:
         ValueError: ``size`` is not between 1 and ``resize``.
@@ -147,7 +152,12 @@ def centre_crops(count: int, resize: int, size: int) -> Crops:
 
 
 def crop_flip(images: Tensor, crops: Crops, size: int) -> Tensor:
-    """Crops and flips every image of a batch, as one gather on the images' device: ``(B, C, H, W)``, any dtype.
+    """Crops and flips every image of a batch, as one gather on the images' device.
+
+    Args:
+        images: any dtype, shape ``(B, C, H, W)``.
+        crops: one per image; moved to the images' device.
+        size: side of the crops, pixels.
 
     Returns:
         Shape ``(B, C, size, size)``, same dtype and device, channels last in memory.
@@ -173,12 +183,43 @@ def crop_flip(images: Tensor, crops: Crops, size: int) -> Tensor:
     return pixels.permute(0, 3, 1, 2)
 
 
+def augment(images: Tensor, size: int = 224, generator: torch.Generator | None = None, *, flip: float = 0.5) -> Tensor:
+    """Training's half of the preprocessing, in a batch on the images' device: random crop, flip, normalise.
+
+    Args:
+        images: square, uint8, shape ``(B, 3, H, H)``.
+        size: side of the crops, pixels.
+        generator: random generator; the same state gives the same result on every device.
+        flip: probability of mirroring.
+
+    Returns:
+        float32, shape ``(B, 3, size, size)``.
+
+    Example:
+        >>> images = torch.randint(256, (2, 3, 256, 256), dtype=torch.uint8)
+        >>> augment(images, generator=torch.Generator().manual_seed(0)).shape
+        torch.Size([2, 3, 224, 224])
+    """
+    crops = random_crops(len(images), images.shape[-1], size, generator, flip=flip)
+    return normalise(crop_flip(images, crops, size))
+
+
+def centre(images: Tensor, size: int = 224) -> Tensor:
+    """Evaluation's half, in a batch: the centre crop, normalised."""
+    return normalise(crop_flip(images, centre_crops(len(images), images.shape[-1], size), size))
+
+
 def paper_transform(
     image: Image.Image, *, train: bool, generator: torch.Generator | None = None, resize: int = 256, size: int = 224
 ) -> Tensor:
-    """The whole preprocessing of one decoded image: ``resize`` pixels on the shorter side, then a crop of ``size``.
+    """The whole preprocessing of one decoded image.
 
-    In training the crop and its flip are random (``generator`` is on the CPU), otherwise it is the centre.
+    Args:
+        image: RGB.
+        train: random crop and flip rather than the centre.
+        generator: random generator (CPU).
+        resize: the shorter side, pixels.
+        size: the crop's side, pixels.
 
     Returns:
         float32, shape ``(3, size, size)``.

@@ -8,7 +8,8 @@ from torch.testing import assert_close
 
 from adaptive_margin.images.transforms import (
     Crops,
-    centre_crops,
+    augment,
+    centre,
     centre_square,
     crop_flip,
     normalise,
@@ -78,26 +79,21 @@ def test_every_place_is_drawn():
     assert random_crops(100, 10, 7, flip=1.0).flip.all()
 
 
-def augmented(images, seed):
-    """Training's crops of squares, as ``CachedBatches`` makes them."""
-    crops = random_crops(len(images), images.shape[-1], 56, torch.Generator().manual_seed(seed))
-    return normalise(crop_flip(images, crops, 56))
-
-
 def test_augmentation_is_what_its_generator_says():
     images = torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8)
-    one = augmented(images, 3)
-    assert torch.equal(one, augmented(images, 3))
-    assert not torch.equal(one, augmented(images, 4))
+    one = augment(images, 56, torch.Generator().manual_seed(3))
+    assert torch.equal(one, augment(images, 56, torch.Generator().manual_seed(3)))
+    assert not torch.equal(one, augment(images, 56, torch.Generator().manual_seed(4)))
+    crops = random_crops(6, 64, 56, torch.Generator().manual_seed(3))
+    assert torch.equal(one, normalise(crop_flip(images, crops, 56)))
 
 
 def test_the_batch_and_the_image_path_agree_on_squares():
     picture = noise(256, 256)
     batch = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
-    centre = normalise(crop_flip(batch, centre_crops(1, 256, 224), 224))[0]
-    assert_close(centre, paper_transform(picture, train=False), rtol=0, atol=0)
+    assert_close(centre(batch)[0], paper_transform(picture, train=False), rtol=0, atol=0)
     assert torch.equal(
-        centre, normalise(torch.from_numpy(np.array(centre_square(picture, 224))).permute(2, 0, 1)[None])[0]
+        centre(batch)[0], normalise(torch.from_numpy(np.array(centre_square(picture, 224))).permute(2, 0, 1)[None])[0]
     )
 
 
@@ -128,6 +124,7 @@ def test_errors():
 @pytest.mark.cuda
 def test_the_device_does_not_matter():
     images = torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8)
-    here, there = augmented(images, 3), augmented(images.cuda(), 3)
+    here = augment(images, 56, torch.Generator().manual_seed(3))
+    there = augment(images.cuda(), 56, torch.Generator().manual_seed(3))
     assert there.is_cuda
     assert_close(there.cpu(), here, rtol=0, atol=1e-6)
