@@ -58,10 +58,8 @@ def find_annotations(root: Path, split: str) -> list[Path]:
 def edition_labels(root: str | os.PathLike[str], edition: str | os.PathLike[str], split: str) -> Path:
     """The label files of a split in one of the editions in a root: ``annotations`` of :func:`load_aff_wild2`.
 
-    Args:
-        root: the folder with the editions.
-        edition: folder of the edition, of its track or of one of its splits; relative to the root, or a full path.
-        split: ``"train"`` or ``"validation"``, even if ``edition`` is the folder of one split.
+    ``edition`` is the folder of the edition, of its track or of one of its splits, even the other one; relative to the
+    root, or a full path.
 
     Raises:
         LayoutError: there are no labels of the split, or labels of several editions; the message names what was found.

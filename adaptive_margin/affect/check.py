@@ -55,23 +55,14 @@ def detect(root: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the check found.
+    """What the check found."""
 
-    Attributes:
-        root: what was checked.
-        releases: the releases that it contains.
-        reports: one for each split that could be read.
-        decoded: "release, split" → number of decoded images, and the total.
-        findings: figures compared with the known ones, by "release, split".
-        fatal: problems that prevent a run from starting; empty if the root can be used for training.
-    """
-
-    root: str
-    releases: tuple[str, ...]
-    reports: tuple[SplitReport, ...]
-    decoded: dict[str, tuple[int, int]]
-    findings: dict[str, tuple[Finding, ...]]
-    fatal: tuple[str, ...]
+    root: str  # what was checked
+    releases: tuple[str, ...]  # the releases that it contains
+    reports: tuple[SplitReport, ...]  # one for each split that could be read
+    decoded: dict[str, tuple[int, int]]  # "release, split" → number of decoded images, and the total
+    findings: dict[str, tuple[Finding, ...]]  # figures compared with the known ones, by "release, split"
+    fatal: tuple[str, ...]  # problems that prevent a run from starting; empty if the root can be used for training
 
     @property
     def differences(self) -> int:

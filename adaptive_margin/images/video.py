@@ -69,8 +69,8 @@ def find_video(folder: Path | None, name: str, listings: Folders) -> Path | None
 class Timeline:
     """Which frames of a video decode, and when they are shown.
 
-    Time stamps on a grid determine the numbers, and all are shown equally long (``even``). Otherwise frames are counted,
-    including those that do not decode, as for a video without time stamps.
+    Time stamps on a grid determine the numbers, and all are shown equally long (``even``). Otherwise frames are
+    counted, including those that do not decode, as for a video without time stamps.
     """
 
     numbers: tuple[int, ...]  # of the frames that decode, from 1, increasing
