@@ -89,7 +89,7 @@ def is_affectnet_2017(root: Path) -> bool:
     for path in filter(None, (find_list(root, split) for split in SPLITS)):
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             first = next(csv.reader(file), [])
-        if set(_FOLDED) <= set(_folded(first)) or _is_headerless(first):
+        if _columns(first) is not None:
             return True
     return False
 
@@ -181,16 +181,16 @@ def load_affectnet_2017(
     return require_rows(tally.finish(rows.build(), skip_unreadable))
 
 
-def _folded(first: Sequence[str]) -> list[str]:
-    """The names of the columns in lower case."""
-    return [name.strip().strip('"').casefold() for name in first]
+def _columns(first: Sequence[str]) -> list[str] | None:
+    """The columns' names in lower case, by the first line of a list, or ``None``.
 
-
-def _is_headerless(first: Sequence[str]) -> bool:
-    """Whether the first line is already a row: nine cells, with path, expression and two numbers in place."""
-    if len(first) != len(COLUMNS) or "/" not in first[0].replace("\\", "/"):
-        return False
-    return integer(first[6]) is not None and not any(math.isnan(number(cell)) for cell in first[7:])
+    It may already be a row, with path, expression and two numbers in place: then they are :data:`_FOLDED`.
+    """
+    names = [name.strip().strip('"').casefold() for name in first]
+    if set(_FOLDED) <= set(names):
+        return names
+    row = len(first) == len(COLUMNS) and "/" in first[0].replace("\\", "/") and integer(first[6]) is not None
+    return _FOLDED if row and not any(math.isnan(number(cell)) for cell in first[7:]) else None
 
 
 def _rows(path: Path, tally: Tally) -> Iterator[tuple[int, int, dict[str, str]]]:
@@ -199,16 +199,16 @@ def _rows(path: Path, tally: Tally) -> Iterator[tuple[int, int, dict[str, str]]]
         reader = csv.DictReader(file)
         try:
             first = reader.fieldnames or []
-            if set(_FOLDED) <= set(_folded(first)):
-                reader.fieldnames = _folded(first)
-            elif _is_headerless(first):
-                file.seek(0)
-                reader = csv.DictReader(file, _FOLDED)
-                tally.note(f"{path.name} has no header line: columns taken in the documented order")
-            else:
+            columns = _columns(first)
+            if columns is None:
                 got = ",".join(cell[:30] for cell in first[:12]) or "an empty file"
                 remedy = "use the list as it was released"
                 raise LabelFileError(problem(f"{path} line 1", f"the header {','.join(COLUMNS)}", got, remedy))
+            if columns is _FOLDED:
+                file.seek(0)
+                reader = csv.DictReader(file)
+                tally.note(f"{path.name} has no header line: columns taken in the documented order")
+            reader.fieldnames = columns
             for row, cells in enumerate(reader):
                 yield row, reader.line_num, cells
         except csv.Error as error:
