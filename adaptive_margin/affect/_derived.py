@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+import contextlib
 from pathlib import Path
 
 from ..images._layout import Folders, litter, subfolders, tree
@@ -36,8 +35,9 @@ def refuse_derived_copy(root: Path) -> None:
         DerivedCopyError: images sorted into a folder per emotion (the 96 by 96 pixel version and AffectNet-HQ among
             them), or a list with age, gender and race that splits the data differently.
     """
-    for path in _lists(root):
-        columns = _header(path)
+    lists = [path for folder in (root, *subfolders(root)) for path in sorted(folder.glob("*.csv"))]
+    headers = {path: _header(path) for path in lists if not litter(path.name)}
+    for path, columns in headers.items():
         if columns >= _DEMOGRAPHIC:
             raise DerivedCopyError(
                 f"{path} is a re-partition of AffectNet with age, gender and race: it mixes the official training and "
@@ -46,21 +46,14 @@ def refuse_derived_copy(root: Path) -> None:
     folders = _class_folders(root)
     if folders is None:
         return
-    labels = "relFCs" if any("relfcs" in _header(path) for path in _lists(root)) else ""
-    size = _first_size(folders)
     which = "a copy of AffectNet sorted into a folder per emotion"
-    if size == (96, 96):
+    if _first_size(folders) == (96, 96):
         which += " (the 96x96 pixel version: about 29,042 images with class labels)"
-    elif labels:
+    elif any("relfcs" in columns for columns in headers.values()):
         which += " (AffectNet-HQ or a relative of it: relabelled by a classifier)"
     raise DerivedCopyError(
         f"{root} is {which}: it has no valence and arousal and is not the benchmark. {WANTED}\nFound:\n{tree(root)}"
     )
-
-
-def _lists(root: Path) -> Iterator[Path]:
-    for folder in (root, *subfolders(root)):
-        yield from sorted(path for path in folder.glob("*.csv") if not litter(path.name))
 
 
 def _header(path: Path) -> set[str]:
@@ -89,8 +82,6 @@ def _first_size(folders: list[Path]) -> tuple[int, int] | None:
     listings = Folders()
     for folder in folders:
         for name in listings.images(folder)[:1]:
-            try:
-                return read_image(folder / os.fsdecode(name)).size
-            except ImageError:
-                continue
+            with contextlib.suppress(ImageError):
+                return read_image(folder / name).size
     return None

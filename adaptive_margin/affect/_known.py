@@ -52,19 +52,12 @@ AFF_WILD2_FRAMES = {"train": 1_680_000, "validation": 382_000}
 
 @dataclass(frozen=True)
 class Finding:
-    """One figure of a copy, compared with the known one.
+    """One figure of a copy, compared with the known one."""
 
-    Attributes:
-        what: name of the figure.
-        expected: the known value.
-        found: the value of this copy.
-        agrees: whether they agree within the rounding of the figure.
-    """
-
-    what: str
-    expected: str
-    found: str
-    agrees: bool
+    what: str  # name of the figure
+    expected: str  # the known value
+    found: str  # the value of this copy
+    agrees: bool  # whether they agree within the rounding of the figure
 
     def __str__(self) -> str:
         return f"{'as known ' if self.agrees else 'DIFFERS  '} {self.what}: {self.found} (known: {self.expected})"

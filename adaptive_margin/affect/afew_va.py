@@ -7,6 +7,7 @@ There are no official splits: the literature uses five folds by actor
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import json
 import math
@@ -58,16 +59,12 @@ def find_clips(root: Path) -> list[Path]:
     return [found[name] for name in sorted(found, key=natural)]
 
 
-def _clip_folders(root: Path) -> Iterator[Path]:
-    for outer in subfolders(root):
-        if re.fullmatch(r"\d{3}", outer.name):
-            yield outer
-        elif re.fullmatch(r"\d{1,2}|AFEW-VA.*", outer.name, re.IGNORECASE):
-            for inner in subfolders(outer):
-                if re.fullmatch(r"\d{3}", inner.name):
-                    yield inner
-                elif re.fullmatch(r"\d{1,2}", inner.name):
-                    yield from (clip for clip in subfolders(inner) if re.fullmatch(r"\d{3}", clip.name))
+def _clip_folders(root: Path, parts: int = 2) -> Iterator[Path]:
+    for folder in subfolders(root):
+        if re.fullmatch(r"\d{3}", folder.name):
+            yield folder
+        elif parts and re.fullmatch(r"\d{1,2}|AFEW-VA.*", folder.name, re.IGNORECASE):
+            yield from _clip_folders(folder, parts - 1)
 
 
 def is_afew_va(root: Path) -> bool:
@@ -277,8 +274,6 @@ def _label(value: object) -> float:
 def _stretch(clip: Path, images: Mapping[str, str]) -> float:
     """The factor by which to widen the frames of a clip, all of one size: the first readable one decides."""
     for name in sorted(images.values(), key=natural):
-        try:
+        with contextlib.suppress(ImageError):
             return ANAMORPHIC_STRETCH if read_image(clip / name).size == ANAMORPHIC else 1.0
-        except ImageError:
-            continue
     return 1.0

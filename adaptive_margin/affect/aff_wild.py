@@ -20,7 +20,7 @@ import errno
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +32,6 @@ from ..images.decode import Progress
 from ..images.errors import MISSING, UNDECODABLE, LabelFileError, UnwritableError
 from ..images.image_list import Box
 from ..images.video import (
-    Extraction,
     damaged_files,
     extract,
     find_video,
@@ -117,26 +116,17 @@ def _checked_layout(base: Path, crop: str, extracted: Path | None = None) -> Lay
 
 @dataclass(frozen=True)
 class Indexing:
-    """The frame to which each label line of a video belongs.
+    """The frame to which each label line of a video belongs."""
 
-    Attributes:
-        how: ``"frame"`` (line k is frame k), ``"face"`` (line k is the k-th frame with a box) or ``"refused"``.
-        note: the reason, if it is not obvious; "" otherwise.
-    """
-
-    how: str
-    note: str
+    how: str  # "frame" (line k is frame k), "face" (line k is the k-th frame with a box) or "refused"
+    note: str  # the reason, if it is not obvious; "" otherwise
 
 
 def decide_indexing(lines: int, frames: int, boxes: int | None, last: int = 0) -> Indexing:
-    """The rule described at the top of this module.
+    """The rule described at the top of this module, from the numbers of label lines, decoded frames and ``.pts`` files.
 
-    Args:
-        lines: lines of the label files.
-        frames: frames that decode.
-        boxes: ``.pts`` files, or ``None`` if there are none.
-        last: the highest frame number among them. If it is beyond the frames, the video is cut short, and nothing
-            matches.
+    If ``last``, the highest frame number among the latter, is beyond the frames, the video is cut short, and nothing
+    matches.
 
     Example:
         >>> decide_indexing(lines=998, frames=1000, boxes=800)
@@ -283,7 +273,7 @@ def load_aff_wild(
     except OSError as error:
         raise UnwritableError(frames, error) from error
     with _locked(frames.parent / f".{kind}.lock"):
-        return require_rows(_read(_Work(layout, frames, crop, every), progress).finish(skip_unreadable))
+        return require_rows(_Work(layout, frames, crop, every).read(skip_unreadable, progress))
 
 
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -307,85 +297,12 @@ def _locked(path: Path) -> Iterator[None]:
 def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSplit:
     """What :func:`load_aff_wild` would find, without writing frames: for the check command.
 
-    Args:
-        root: as in :func:`load_aff_wild`.
-        decode: read the videos to number their frames; otherwise trust the numbers in their containers.
-        crop: as in :func:`load_aff_wild`.
-
-    Returns:
-        Records, whose files need not exist, and the report.
+    Files of the records need not exist. ``decode`` reads the videos to number their frames; otherwise the numbers in
+    their containers are trusted.
     """
     base = checked_root(root, "Aff-Wild", LAYOUT)
     layout = _checked_layout(base, crop)
-    work = _read(_Work(layout, base / "extracted_frames" / "faces", crop, survey=decode))
-    if not decode:
-        work.tally.note("numbers of frames come from the containers and are unreliable: decode to be sure")
-    return work.finish(1.0)
-
-
-@dataclass
-class _Work:
-    layout: Layout
-    frames: Path
-    crop: str
-    every: int = 1
-    survey: bool | None = None  # whether to decode for numbering, where frames are not extracted
-    unlabelled: dict[str, int] = field(default_factory=dict)  # video → frames after its last label
-
-    def __post_init__(self) -> None:
-        self.tally, self.listings = Tally(NAME, "train"), Folders()
-        self.rows = RecordBuilder(NAME, self.frames, "video")
-
-    def finish(self, skip_unreadable: int | float) -> LoadedSplit:
-        if self.unlabelled:
-            frames, videos = sum(self.unlabelled.values()), len(self.unlabelled)
-            self.tally.note(f"{counted(frames, 'frame')} of {counted(videos, 'video')} after the last label left out")
-        return self.tally.finish(self.rows.build(), skip_unreadable)
-
-
-def _read(work: _Work, progress: Progress | None = None) -> _Work:
-    """All videos."""
-    layout, listings = work.layout, work.listings
-    names = [_ids(listings.names(folder)) for folder in (layout.valence, layout.arousal)]
-    ids = sorted(names[0] | names[1], key=natural)
-    if not ids:
-        raise LabelFileError(problem(f"{layout.valence}", "a folder of <id>.txt files", "none", "unpack the archive"))
-    for done, video in enumerate(ids):
-        if progress is not None:
-            progress(done, len(ids))
-        if video not in names[0] or video not in names[1]:
-            there, lacking = ("valence", "arousal") if video in names[0] else ("arousal", "valence")
-            folder = layout.valence if there == "valence" else layout.arousal
-            lines = len(read_labels(folder / f"{video}.txt"))
-            work.tally.read(lines)
-            work.tally.drop(INCOMPLETE, f"{video}: no {lacking}/{video}.txt", lines)
-            continue
-        _read_video(work, video)
-    if progress is not None:
-        progress(len(ids), len(ids))
-    unlabelled = _ids(listings.names(layout.videos), VIDEO_SUFFIXES) - set(ids) if layout.videos else set()
-    if unlabelled:
-        work.tally.note(f"{counted(len(unlabelled), 'video')} without labels left out")
-    return work
-
-
-def _ids(names: Iterable[str], suffixes: tuple[str, ...] = (".txt",)) -> set[str]:
-    return {os.path.splitext(name)[0] for name in names if name.lower().endswith(suffixes)}
-
-
-def _extracted(
-    folder: Path, video: Path | None, boxes_changed: int, context: float | None, every: int
-) -> tuple[Extraction | None, list[str]]:
-    """What can be used of a video's extraction, and which of its files are damaged.
-
-    If the video exists, its frames are extracted again rather than used in part.
-    """
-    try:
-        have = read_extraction(folder, video=video, boxes_changed=boxes_changed, context=context, every=every)
-    except DamagedFileError:
-        return None, ["frames.json"]
-    wrong = [] if have is None else damaged_files(folder, have)
-    return (None if wrong and (video is not None or "boxes.npy" in wrong) else have), wrong
+    return _Work(layout, base / "extracted_frames" / "faces", crop, survey=decode).read(1.0)
 
 
 def could_be_off(
@@ -394,14 +311,8 @@ def could_be_off(
     """How far counting label lines can be from timing them, in a video whose frames are not evenly spaced.
 
     Label files hold no times. Here a line's time is what it would be if annotators' tools had sampled the whole video
-    evenly, and its frame the one shown then.
-
-    Args:
-        lines: number of label lines.
-        order: number of the frame of each line; None where line k is frame k.
-        numbers: numbers of the frames, increasing.
-        seconds: when each is shown.
-        duration: when the last one disappears.
+    evenly, and its frame the one shown then. ``order`` has the frame of each line, ``None`` where line k is frame k;
+    ``seconds`` says when each of the ``numbers`` is shown, ``duration`` when the last one disappears.
 
     Returns:
         How many lines would belong to another frame, and by at most how many numbers and seconds.
@@ -426,102 +337,156 @@ def could_be_off(
     return int((gaps > 0).sum()), int(gaps.max()), round(float(apart.max()), 3)
 
 
-def _read_video(work: _Work, video: str) -> None:
-    tally, layout, every, survey, listings = work.tally, work.layout, work.every, work.survey, work.listings
-    both = [read_labels(folder / f"{video}.txt") for folder in (layout.valence, layout.arousal)]
-    longest = max(map(len, both))
-    lines = min(map(len, both))
-    tally.read(longest)
-    if not _near(*map(len, both)):
-        tally.drop(REFUSED, f"{video}: {len(both[0]):,} lines of valence, {len(both[1]):,} of arousal", longest)
-        return
-    tally.drop(NOT_A_NUMBER, f"{video}: lines that only one of valence and arousal has", longest - lines)
-    boxes_folder = layout.boxes / video if layout.boxes is not None and work.crop == "box" else None
-    changed = boxes_folder.stat().st_mtime_ns if boxes_folder is not None and boxes_folder.is_dir() else 0
-    context = CONTEXT if work.crop == "box" else None
-    path = find_video(layout.videos, video, listings)
-    extracted = work.frames / video
-    have, wrong = _extracted(extracted, path, changed, context, every)
-    if wrong:
-        again = "what is left of it is used" if have is not None else "" if path is None else "it is extracted again"
-        tally.note(f"video {video}: {extracted / wrong[0]} and {len(wrong) - 1:,} other files are damaged; {again}")
-    if have is None and path is None:
-        damage = ", and its extraction is damaged" if wrong else ""
-        tally.drop(MISSING, f"{video}: no video of that name{damage}", lines)
-        return
-    found: dict[int, Box] | None = None
-    damaged: dict[int, str] = {}
-    if boxes_folder is not None:
-        found, damaged = _boxes_of(boxes_folder, None if have is None else extracted, listings)
-    if have is not None:
-        seen = have
-    elif survey is not None:
-        assert path is not None
-        seen = surveyed(path, decode=survey)
-    else:
-        assert path is not None
+def _ids(names: Iterable[str], suffixes: tuple[str, ...] = (".txt",)) -> set[str]:
+    return {os.path.splitext(name)[0] for name in names if name.lower().endswith(suffixes)}
+
+
+@dataclass
+class _Work:
+    layout: Layout
+    frames: Path
+    crop: str
+    every: int = 1
+    survey: bool | None = None  # whether to decode for numbering, where frames are not extracted
+
+    def __post_init__(self) -> None:
+        self.tally, self.listings = Tally(NAME, "train"), Folders()
+        self.rows = RecordBuilder(NAME, self.frames, "video")
+        self.unlabelled: dict[str, int] = {}  # video → frames after its last label
+
+    def read(self, skip_unreadable: int | float, progress: Progress | None = None) -> LoadedSplit:
+        """All videos."""
+        layout, listings, tally = self.layout, self.listings, self.tally
+        names = [_ids(listings.names(folder)) for folder in (layout.valence, layout.arousal)]
+        ids = sorted(names[0] | names[1], key=natural)
+        if not ids:
+            what = f"{layout.valence}"
+            raise LabelFileError(problem(what, "a folder of <id>.txt files", "none", "unpack the archive"))
+        for done, video in enumerate(ids):
+            if progress is not None:
+                progress(done, len(ids))
+            if video in names[0] and video in names[1]:
+                self._read_video(video)
+                continue
+            folder, lacking = (layout.valence, "arousal") if video in names[0] else (layout.arousal, "valence")
+            lines = len(read_labels(folder / f"{video}.txt"))
+            tally.read(lines)
+            tally.drop(INCOMPLETE, f"{video}: no {lacking}/{video}.txt", lines)
+        if progress is not None:
+            progress(len(ids), len(ids))
+        if unlabelled := _ids(listings.names(layout.videos), VIDEO_SUFFIXES) - set(ids) if layout.videos else set():
+            tally.note(f"{counted(len(unlabelled), 'video')} without labels left out")
+        if self.survey is False:
+            tally.note("numbers of frames come from the containers and are unreliable: decode to be sure")
+        if self.unlabelled:
+            frames, videos = sum(self.unlabelled.values()), len(self.unlabelled)
+            tally.note(f"{counted(frames, 'frame')} of {counted(videos, 'video')} after the last label left out")
+        return tally.finish(self.rows.build(), skip_unreadable)
+
+    def _read_video(self, video: str) -> None:
+        tally, layout, every, survey, listings = self.tally, self.layout, self.every, self.survey, self.listings
+        both = [read_labels(folder / f"{video}.txt") for folder in (layout.valence, layout.arousal)]
+        longest = max(map(len, both))
+        lines = min(map(len, both))
+        tally.read(longest)
+        if not _near(*map(len, both)):
+            tally.drop(REFUSED, f"{video}: {len(both[0]):,} lines of valence, {len(both[1]):,} of arousal", longest)
+            return
+        tally.drop(NOT_A_NUMBER, f"{video}: lines that only one of valence and arousal has", longest - lines)
+        boxes_folder = layout.boxes / video if layout.boxes is not None and self.crop == "box" else None
+        changed = boxes_folder.stat().st_mtime_ns if boxes_folder is not None and boxes_folder.is_dir() else 0
+        context = CONTEXT if self.crop == "box" else None
+        path = find_video(layout.videos, video, listings)
+        extracted = self.frames / video
         try:
-            seen = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
-        except OSError as error:
-            if error.errno in _READ_ONLY:
-                raise UnwritableError(work.frames, error) from error
-            raise
-    if seen.held or seen.repeated:
-        what = f"{seen.held:,} numbers have no frame and show the one before, {seen.repeated:,} frames are repeated"
-        tally.note(f"video {video}: {what}")
-    total, lost = seen.frames, frozenset(seen.lost)
-    if not total:
-        tally.drop(UNDECODABLE, f"{video}: no frame of it decodes", lines)
-        return
-    known = None if found is None else len(found) + len(damaged)
-    choice = decide_indexing(lines, total, known, max([*(found or {}), *damaged], default=0))
-    if choice.note:
-        tally.note(f"video {video}: {choice.note}")
-    if choice.how == "refused":
-        tally.drop(REFUSED, f"{video}: {choice.note}", lines)
-        return
-    order = sorted({**(found or {}), **damaged}) if choice.how == "face" else None
-    written = have is not None or survey is None
-    wrong = wrong if have is not None else []
-    there = Folders().names(extracted) if written else frozenset()
-    if seen.uneven:
-        numbers, times = zip(*seen.uneven, strict=True)
-        off, most, seconds = could_be_off(lines, order, numbers, times, seen.duration)
-        kind = "frame with a face" if order else "frame"
-        what = f"its time stamps lie on no grid, so label line k is taken for its k-th {kind}"
-        bound = f"{off:,} of {lines:,} labels would belong to another frame"
-        by = f"by up to {most:,} frames or {seconds:.2f} s"
-        tally.note(f"video {video}: {what}; if labels were evenly spaced in time, {bound}, {by}")
-    for line in range(lines):
-        number = line + 1 if order is None else order[line] if line < len(order) else 0
-        key = f"{video}/{number:06d}"
-        labels = (float(both[0][line]), float(both[1][line]))
-        if not 1 <= number <= total:
-            tally.drop(SURPLUS, f"{video} line {line + 1}")
-        elif math.isnan(labels[0] + labels[1]):
-            tally.drop(NOT_A_NUMBER, f"{video} line {line + 1}")
-        elif (number - 1) % every:
-            tally.drop(NOT_SELECTED, f"{key} (every={every})")
-        elif number in lost:
-            tally.drop(LOST, f"{key}: this frame of the video does not decode")
-        elif number in damaged:
-            tally.drop(BAD_ANNOTATION, damaged[number])
-        elif found is not None and number not in found:
-            tally.drop(NO_FACE, key)
+            have = read_extraction(extracted, video=path, boxes_changed=changed, context=context, every=every)
+            wrong = [] if have is None else damaged_files(extracted, have)
+        except DamagedFileError:
+            have, wrong = None, ["frames.json"]
+        if wrong and (path is not None or "boxes.npy" in wrong):
+            have = None  # frames are extracted again rather than used in part
+        if wrong:
+            again = (
+                "what is left of it is used" if have is not None else "" if path is None else "it is extracted again"
+            )
+            tally.note(f"video {video}: {extracted / wrong[0]} and {len(wrong) - 1:,} other files are damaged; {again}")
+        if have is None and path is None:
+            damage = ", and its extraction is damaged" if wrong else ""
+            tally.drop(MISSING, f"{video}: no video of that name{damage}", lines)
+            return
+        found: dict[int, Box] | None = None
+        damaged: dict[int, str] = {}
+        if boxes_folder is not None:
+            found, damaged = _boxes_of(boxes_folder, None if have is None else extracted, listings)
+        if have is not None:
+            seen = have
+        elif survey is not None:
+            assert path is not None
+            seen = surveyed(path, decode=survey)
         else:
-            box = None if found is None else found[number]
-            if box is not None and written:
-                cut = region(box, CONTEXT, seen.width, seen.height)
-                if cut is None:
-                    tally.drop(NO_FACE, f"{key}: the box {box} is outside the frame")
-                    continue
-                box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
-            file = f"{video}/{frame_name(number)}"
-            if frame_name(number) in wrong:
-                tally.drop(UNDECODABLE, f"{key}: {file} is not the frame that was extracted")
-            elif written and frame_name(number) not in there:
-                tally.drop(MISSING, f"{key}: {file} (delete the folder to extract it again)")
+            assert path is not None
+            try:
+                seen = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
+            except OSError as error:
+                if error.errno in _READ_ONLY:
+                    raise UnwritableError(self.frames, error) from error
+                raise
+        if seen.held or seen.repeated:
+            what = f"{seen.held:,} numbers have no frame and show the one before, {seen.repeated:,} frames are repeated"
+            tally.note(f"video {video}: {what}")
+        total, lost = seen.frames, frozenset(seen.lost)
+        if not total:
+            tally.drop(UNDECODABLE, f"{video}: no frame of it decodes", lines)
+            return
+        known = None if found is None else len(found) + len(damaged)
+        choice = decide_indexing(lines, total, known, max([*(found or {}), *damaged], default=0))
+        if choice.note:
+            tally.note(f"video {video}: {choice.note}")
+        if choice.how == "refused":
+            tally.drop(REFUSED, f"{video}: {choice.note}", lines)
+            return
+        order = sorted({**(found or {}), **damaged}) if choice.how == "face" else None
+        written = have is not None or survey is None
+        wrong = wrong if have is not None else []
+        there = Folders().names(extracted) if written else frozenset()
+        if seen.uneven:
+            numbers, times = zip(*seen.uneven, strict=True)
+            off, most, seconds = could_be_off(lines, order, numbers, times, seen.duration)
+            kind = "frame with a face" if order else "frame"
+            what = f"its time stamps lie on no grid, so label line k is taken for its k-th {kind}"
+            bound = f"{off:,} of {lines:,} labels would belong to another frame"
+            by = f"by up to {most:,} frames or {seconds:.2f} s"
+            tally.note(f"video {video}: {what}; if labels were evenly spaced in time, {bound}, {by}")
+        for line in range(lines):
+            number = line + 1 if order is None else order[line] if line < len(order) else 0
+            key = f"{video}/{number:06d}"
+            labels = (float(both[0][line]), float(both[1][line]))
+            if not 1 <= number <= total:
+                tally.drop(SURPLUS, f"{video} line {line + 1}")
+            elif math.isnan(labels[0] + labels[1]):
+                tally.drop(NOT_A_NUMBER, f"{video} line {line + 1}")
+            elif (number - 1) % every:
+                tally.drop(NOT_SELECTED, f"{key} (every={every})")
+            elif number in lost:
+                tally.drop(LOST, f"{key}: this frame of the video does not decode")
+            elif number in damaged:
+                tally.drop(BAD_ANNOTATION, damaged[number])
+            elif found is not None and number not in found:
+                tally.drop(NO_FACE, key)
             else:
-                work.rows.add(key, file, labels, identity=video, video=video, frame=number, box=box)
-    if total > lines and order is None:
-        work.unlabelled[video] = total - lines
+                box = None if found is None else found[number]
+                if box is not None and written:
+                    cut = region(box, CONTEXT, seen.width, seen.height)
+                    if cut is None:
+                        tally.drop(NO_FACE, f"{key}: the box {box} is outside the frame")
+                        continue
+                    box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
+                file = f"{video}/{frame_name(number)}"
+                if frame_name(number) in wrong:
+                    tally.drop(UNDECODABLE, f"{key}: {file} is not the frame that was extracted")
+                elif written and frame_name(number) not in there:
+                    tally.drop(MISSING, f"{key}: {file} (delete the folder to extract it again)")
+                else:
+                    self.rows.add(key, file, labels, identity=video, video=video, frame=number, box=box)
+        if total > lines and order is None:
+            self.unlabelled[video] = total - lines

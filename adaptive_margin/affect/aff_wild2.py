@@ -32,6 +32,8 @@ NAME = "aff-wild2"
 SPLITS = ("train", "validation")
 UNANNOTATED_BELOW = -1.0
 
+Line = tuple[str, int, tuple[float, float]]  # video, frame, valence and arousal
+
 LAYOUT = """\
   <any>/
     6th ABAW Annotations/VA_Estimation_Challenge/Train_Set/<video>[_left|_right].txt, Validation_Set/
@@ -56,10 +58,8 @@ def find_annotations(root: Path, split: str) -> list[Path]:
 def edition_labels(root: str | os.PathLike[str], edition: str | os.PathLike[str], split: str) -> Path:
     """The label files of a split in one of the editions in a root: ``annotations`` of :func:`load_aff_wild2`.
 
-    Args:
-        root: the folder with the editions.
-        edition: folder of the edition, of its track or of one of its splits; relative to the root, or a full path.
-        split: ``"train"`` or ``"validation"``, even if ``edition`` is the folder of one split.
+    ``edition`` is the folder of the edition, of its track or of one of its splits, even the other one; relative to the
+    root, or a full path.
 
     Raises:
         LayoutError: there are no labels of the split, or labels of several editions; the message names what was found.
@@ -133,15 +133,6 @@ def read_labels(path: Path) -> tuple[npt.NDArray[np.float64], str]:
     return values, odd
 
 
-def _crops_by_video(bases: Sequence[Path]) -> dict[str, Path]:
-    """The folder of each video's crops: the first that is not empty."""
-    folders: dict[str, Path] = {}
-    for folder in (folder for base in bases for folder in subfolders(base)):
-        if folder.name not in folders or not any(not litter(name) for name in os.listdir(folders[folder.name])):
-            folders[folder.name] = folder
-    return folders
-
-
 def load_aff_wild2(
     root: str | os.PathLike[str],
     split: str,
@@ -191,9 +182,9 @@ def load_aff_wild2(
     files = sorted((name for name in os.listdir(folder) if name.endswith(".txt") and not litter(name)), key=natural)
     if not files:
         raise wrong_layout(folder, "Aff-Wild2's label files", LAYOUT, "<video>.txt")
-    tally, rows = Tally(NAME, split), RecordBuilder(NAME, base, "source video")
+    tally = Tally(NAME, split)
 
-    def lines() -> Iterator[tuple[str, int, tuple[float, float]]]:
+    def lines() -> Iterator[Line]:
         for file in files:
             values, odd = read_labels(folder / file)
             if odd:
@@ -201,8 +192,7 @@ def load_aff_wild2(
             for number, (valence, arousal) in enumerate(values.tolist(), 1):
                 yield file[: -len(".txt")], number, (valence, arousal)
 
-    _join(tally, rows, split, lines(), crop_folders, base, every)
-    return require_rows(tally.finish(rows.build(), skip_unreadable))
+    return _joined(tally, lines(), crop_folders, base, every, skip_unreadable)
 
 
 def load_aff_wild2_list(
@@ -228,9 +218,8 @@ def load_aff_wild2_list(
         LabelFileError: another header, or a location that is not a video's numbered frame.
     """
     base, crop_folders = _places(root, every, crops)
-    tally, rows = Tally(NAME, split), RecordBuilder(NAME, base, "source video")
 
-    def lines() -> Iterator[tuple[str, int, tuple[float, float]]]:
+    def lines() -> Iterator[Line]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
             columns = [name.strip().casefold() for name in reader.fieldnames or []]
@@ -243,13 +232,11 @@ def load_aff_wild2_list(
                 stem = os.path.splitext(name)[0]
                 if not video or not stem.isdecimal():
                     what, got = f"{path} line {reader.line_num}", repr(row["image_location"])
-                    raise LabelFileError(
-                        problem(what, "a location <video>/<number>.jpg", got, "use the list as released")
-                    )
+                    expected, remedy = "a location <video>/<number>.jpg", "use the list as released"
+                    raise LabelFileError(problem(what, expected, got, remedy))
                 yield video, int(stem), (parse_number(row["valence"]), parse_number(row["arousal"]))
 
-    _join(tally, rows, split, lines(), crop_folders, base, every)
-    return require_rows(tally.finish(rows.build(), skip_unreadable))
+    return _joined(Tally(NAME, split), lines(), crop_folders, base, every, skip_unreadable)
 
 
 def _places(
@@ -264,31 +251,27 @@ def _places(
     return base, folders
 
 
-def _join(
-    tally: Tally,
-    rows: RecordBuilder,
-    split: str,
-    lines: Iterator[tuple[str, int, tuple[float, float]]],
-    crop_folders: Sequence[Path],
-    base: Path,
-    every: int,
-) -> None:
+def _joined(
+    tally: Tally, lines: Iterable[Line], folders: Sequence[Path], base: Path, every: int, skip_unreadable: int | float
+) -> LoadedSplit:
     """Joins label lines and crops on the frame number, and counts those without a match."""
-    places = _crops_by_video(crop_folders)
-    listings = Folders()
+    rows, listings = RecordBuilder(NAME, base, "source video"), Folders()
+    places: dict[str, Path] = {}  # of each video's crops: the first folder that is not empty
+    for folder in (folder for each in folders for folder in subfolders(each)):
+        if folder.name not in places or not listings.names(places[folder.name]):
+            places[folder.name] = folder
     last: dict[str, int] = {}
     images: dict[int, str] = {}
-    current: str | None = None
-    prefix = ""
+    current = prefix = ""
     for video, number, labels in lines:
         if video != current:
             current = video
             if video in places:
-                images = _numbered(listings.names(places[video]))
-                prefix = _prefix(places[video], base)
+                images, place = _numbered(listings.names(places[video])), places[video]
+                prefix = relative(place, base) if place.is_relative_to(base) else place.resolve().as_posix()
         last[video] = max(number, last.get(video, 0))
         tally.read()
-        key = f"{split}/{video}/{number:05d}"
+        key = f"{tally.split}/{video}/{number:05d}"
         if math.isnan(labels[0] + labels[1]):
             tally.drop(NOT_A_NUMBER, key)
         elif min(labels) < UNANNOTATED_BELOW:
@@ -301,26 +284,17 @@ def _join(
             tally.drop(NO_FACE, key)
         else:
             rows.add(key, f"{prefix}/{images[number]}", labels, identity=source_video(video), video=video, frame=number)
-    surplus = 0
-    for video, end in last.items():
-        if video in places:
-            surplus += sum(number > end for number in _numbered(listings.names(places[video])))
+    ends = ((_numbered(listings.names(places[video])), end) for video, end in last.items() if video in places)
+    surplus = sum(number > end for numbers, end in ends for number in numbers)
     if surplus:
         tally.note(f"{counted(surplus, 'crop')} after the last label line of a video left out")
     shared = sorted({source_video(video) for video in last if re.fullmatch(r"\d+", source_video(video))}, key=natural)
     if shared:
         tally.note(f"{counted(len(shared), 'video')} from Aff-Wild: do not mix the two data sets ({shorten(shared)})")
+    return require_rows(tally.finish(rows.build(), skip_unreadable))
 
 
 def _numbered(names: Iterable[str]) -> dict[int, str]:
     """Frame number → file, for images that are named after a number."""
     parts = ((*os.path.splitext(name), name) for name in sorted(names))
     return {int(stem): name for stem, suffix, name in parts if stem.isdecimal() and suffix.lower() in IMAGE_SUFFIXES}
-
-
-def _prefix(folder: Path, base: Path) -> str:
-    """``folder`` as in records: relative if it is in the root, else the full path."""
-    try:
-        return relative(folder, base)
-    except ValueError:
-        return folder.resolve().as_posix()

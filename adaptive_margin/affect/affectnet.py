@@ -50,18 +50,18 @@ COLUMNS = (
 _FOLDED = [name.casefold() for name in COLUMNS]
 
 _FILES = {"train": "training.csv", "validation": "validation.csv", "automatic": "automatically_annotated.csv"}
+_MANUAL = ("train", "validation")
 _LISTS = {
-    "train": {"Manually_Annotated_file_lists", "Manually_Annotated_file_list"},
-    "automatic": {"Automatically_annotated_file_list", "Automatically_annotated_file_lists"},
+    **dict.fromkeys(_MANUAL, ("Manually_Annotated_file_lists", "Manually_Annotated_file_list")),
+    "automatic": ("Automatically_annotated_file_list", "Automatically_annotated_file_lists"),
 }
-_IMAGES = {"train": "Manually_Annotated_Images", "automatic": "Automatically_Annotated_Images"}
-_OUTER = {"train": "Manually_Annotated", "automatic": "Automatically_Annotated"}
+_IMAGES = {**dict.fromkeys(_MANUAL, "Manually_Annotated_Images"), "automatic": "Automatically_Annotated_Images"}
+_OUTER = {**dict.fromkeys(_MANUAL, "Manually_Annotated"), "automatic": "Automatically_Annotated"}
 
 
 def find_list(root: Path, split: str) -> Path | None:
     """The CSV list of a split in either spelling of the folders, or ``None``."""
-    kind = "automatic" if split == "automatic" else "train"
-    for folder in _places(root, _OUTER[kind], _LISTS[kind]):
+    for folder in _places(root, split, _LISTS):
         for name in sorted(os.listdir(folder)):
             if name.casefold() == _FILES[split] and (folder / name).is_file():
                 return folder / name
@@ -70,15 +70,13 @@ def find_list(root: Path, split: str) -> Path | None:
 
 def find_images(root: Path, split: str) -> Path | None:
     """The folder to which the paths of a split's list are relative: one with numbered folders; or ``None``."""
-    kind = "automatic" if split == "automatic" else "train"
-    for folder in _places(root, _OUTER[kind], _IMAGES[kind]):
-        if any(inner.name.isdecimal() for inner in subfolders(folder)):
-            return folder
-    return None
+    places = _places(root, split, _IMAGES)
+    return next((each for each in places if any(inner.name.isdecimal() for inner in subfolders(each))), None)
 
 
-def _places(root: Path, outer: str, names: str | Collection[str]) -> Iterator[Path]:
+def _places(root: Path, split: str, table: Mapping[str, str | Collection[str]]) -> Iterator[Path]:
     """Folders that may contain a part of the release, the most specific first."""
+    outer, names = _OUTER[split], table[split]
     for base in (root, *nested(root, "AffectNet")):
         yield from nested(base, names)
         yield from nested(base, outer, names)
@@ -91,7 +89,7 @@ def is_affectnet_2017(root: Path) -> bool:
     for path in filter(None, (find_list(root, split) for split in SPLITS)):
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             first = next(csv.reader(file), [])
-        if set(_FOLDED) <= set(_folded(first)) or _is_headerless(first):
+        if _columns(first) is not None:
             return True
     return False
 
@@ -138,7 +136,7 @@ def load_affectnet_2017(
     path, images = find_list(base, split), find_images(base, split)
     if path is None or images is None:
         refuse_derived_copy(base)
-        missing = _FILES[split] if path is None else f"{_IMAGES['automatic' if split == 'automatic' else 'train']}/"
+        missing = _FILES[split] if path is None else f"{_IMAGES[split]}/"
         raise wrong_layout(base, "AffectNet (2017 release)", LAYOUT, missing)
     tally, rows = Tally(NAME, split), RecordBuilder(NAME, base)
     listings, prefix = Folders(), relative(images, base)
@@ -183,16 +181,16 @@ def load_affectnet_2017(
     return require_rows(tally.finish(rows.build(), skip_unreadable))
 
 
-def _folded(first: Sequence[str]) -> list[str]:
-    """The names of the columns in lower case."""
-    return [name.strip().strip('"').casefold() for name in first]
+def _columns(first: Sequence[str]) -> list[str] | None:
+    """The columns' names in lower case, by the first line of a list, or ``None``.
 
-
-def _is_headerless(first: Sequence[str]) -> bool:
-    """Whether the first line is already a row: nine cells, with path, expression and two numbers in place."""
-    if len(first) != len(COLUMNS) or "/" not in first[0].replace("\\", "/"):
-        return False
-    return integer(first[6]) is not None and not any(math.isnan(number(cell)) for cell in first[7:])
+    It may already be a row, with path, expression and two numbers in place: then they are :data:`_FOLDED`.
+    """
+    names = [name.strip().strip('"').casefold() for name in first]
+    if set(_FOLDED) <= set(names):
+        return names
+    row = len(first) == len(COLUMNS) and "/" in first[0].replace("\\", "/") and integer(first[6]) is not None
+    return _FOLDED if row and not any(math.isnan(number(cell)) for cell in first[7:]) else None
 
 
 def _rows(path: Path, tally: Tally) -> Iterator[tuple[int, int, dict[str, str]]]:
@@ -201,16 +199,16 @@ def _rows(path: Path, tally: Tally) -> Iterator[tuple[int, int, dict[str, str]]]
         reader = csv.DictReader(file)
         try:
             first = reader.fieldnames or []
-            if set(_FOLDED) <= set(_folded(first)):
-                reader.fieldnames = _folded(first)
-            elif _is_headerless(first):
-                file.seek(0)
-                reader = csv.DictReader(file, _FOLDED)
-                tally.note(f"{path.name} has no header line: columns taken in the documented order")
-            else:
+            columns = _columns(first)
+            if columns is None:
                 got = ",".join(cell[:30] for cell in first[:12]) or "an empty file"
                 remedy = "use the list as it was released"
                 raise LabelFileError(problem(f"{path} line 1", f"the header {','.join(COLUMNS)}", got, remedy))
+            if columns is _FOLDED:
+                file.seek(0)
+                reader = csv.DictReader(file)
+                tally.note(f"{path.name} has no header line: columns taken in the documented order")
+            reader.fieldnames = columns
             for row, cells in enumerate(reader):
                 yield row, reader.line_num, cells
         except csv.Error as error:

@@ -108,17 +108,17 @@ def load_affectnet_reduced(
     assert annotations is not None  # find_part looked
     index = _Index(annotations, Path(index_dir) if index_dir is not None else base, split)
     prefix = relative(images, base)
-    for name, texts, trouble in index.rows(tally, progress):
+    for name, *texts, trouble in index.rows(tally, progress):
         tally.read()
         key = f"{split}/{name}"
-        code = None if texts[0] is None else integer(texts[0])
+        code = integer(texts[0])
         if code is not None:
             tally.category(code)
         if trouble:
             tally.drop(INCOMPLETE if trouble.startswith("no ") else BAD_ANNOTATION, f"{key}: {trouble}")
             continue
         labels = (number(texts[1]), number(texts[2]))
-        if code is None or math.isnan(labels[0]) or math.isnan(labels[1]):
+        if code is None or math.isnan(labels[0] + labels[1]):
             tally.drop(NOT_A_NUMBER, f"{key}: {texts}")
             continue
         if not tally.keeps(labels, code, wanted, key):
@@ -161,60 +161,47 @@ class _Index:
     def __init__(self, annotations: Path, folder: Path, split: str) -> None:
         self.annotations, self.split = annotations, split
         self.path = folder / index_name(split)
-        present: dict[str, set[str]] = {}
-        for name in os.listdir(annotations):
-            match = re.fullmatch(r"(.+)_(exp|val|aro)\.npy", name)
-            if match and not litter(name):
-                present.setdefault(match[1], set()).add(match[2])
-        self.present = present
-        self.names = sorted(present, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
-        self.fingerprint = hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+        self.present = {name for name in os.listdir(annotations) if not litter(name)}
+        found = {match[1] for name in self.present if (match := re.fullmatch(r"(.+)_(exp|val|aro)\.npy", name))}
+        self.names = sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+        names = hashlib.sha256("\n".join(self.names).encode()).hexdigest()
+        self.head = f"# adaptive-margin index {INDEX_FORMAT}; rows {len(self.names)}; names {names}"
 
-    def rows(self, tally: Tally, progress: Progress | None) -> list[tuple[str, list[str | None], str]]:
-        """(identifier, [expression, valence, arousal] as text, what is wrong or "") of every row, by number."""
-        found, why = self._read()
-        if found is not None:
-            return found
-        found = []
-        for done, name in enumerate(self.names, 1):
-            found.append((name, *self._annotation(name)))
+    def rows(self, tally: Tally, progress: Progress | None) -> list[list[str]]:
+        """Identifier, expression, valence and arousal as text, and what is wrong or "", of every row, by number."""
+        rows, why = self._read()
+        if rows is not None:
+            return rows
+        rows = []
+        for name in self.names:
+            rows.append(self._annotation(name))
             if progress is not None:
-                progress(done, len(self.names))
+                progress(len(rows), len(self.names))
         if why:
             tally.note(f"the index {self.path.name} was made again: {why}")
+        lines = [",".join([self.split, *cells[:4], cells[4].replace(",", ";")]) for cells in rows]
         try:
-            self._write(found)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            content = "\n".join([self.head, "split,id,exp,val,aro,problem", *lines, ""])
+            write_atomically(self.path, content.encode())
         except OSError as error:
             remedy = "pass index_dir= (check: --index-dir; training: --cache) to read the annotations only once"
             tally.note(f"no index could be kept ({error.strerror}): {remedy}")
-        return found
+        return rows
 
-    def _annotation(self, name: str) -> tuple[list[str | None], str]:
-        texts: list[str | None] = []
-        trouble = ""
-        for field in _FIELDS:
-            if field not in self.present[name]:
-                texts.append(None)
-                trouble = trouble or f"no {name}_{field}.npy"
-                continue
+    def _annotation(self, name: str) -> list[str]:
+        cells, trouble = [name], ""
+        for file in (f"{name}_{field}.npy" for field in _FIELDS):
+            why = "" if file in self.present else f"no {file}"
             try:
-                texts.append(_text(np.load(self.annotations / f"{name}_{field}.npy", allow_pickle=False)))
+                cells.append("" if why else _text(np.load(self.annotations / file, allow_pickle=False)))
             except (OSError, ValueError, EOFError) as error:
-                texts.append(None)
-                detail = " ".join(str(error).split())
-                trouble = trouble or f"{name}_{field}.npy: {detail}"
-        return texts, trouble
+                cells.append("")
+                why = f"{file}: {' '.join(str(error).split())}"
+            trouble = trouble or why
+        return [*cells, trouble]
 
-    def _write(self, rows: list[tuple[str, list[str | None], str]]) -> None:
-        lines = [f"# adaptive-margin index {INDEX_FORMAT}; rows {len(rows)}; names {self.fingerprint}"]
-        lines.append("split,id,exp,val,aro,problem")
-        for name, texts, trouble in rows:
-            cells = [self.split, name, *("" if text is None else text for text in texts), trouble.replace(",", ";")]
-            lines.append(",".join(cells))
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, ("\n".join(lines) + "\n").encode())
-
-    def _read(self) -> tuple[list[tuple[str, list[str | None], str]] | None, str]:
+    def _read(self) -> tuple[list[list[str]] | None, str]:
         """The index, or ``None`` and why it cannot be used ("" if there is none)."""
         try:
             text = self.path.read_text(encoding="utf-8")
@@ -222,24 +209,19 @@ class _Index:
             return None, ""
         except (OSError, UnicodeDecodeError) as error:
             return None, f"it cannot be read ({error})"
-        lines = text.splitlines()
-        expected = f"# adaptive-margin index {INDEX_FORMAT}; rows {len(self.names)}; names {self.fingerprint}"
-        if not lines or lines[0] != expected:
+        head, _, *lines = [*text.splitlines(), "", ""]
+        if head != self.head:
             return None, "it lists other identifiers than the folder has"
-        if len(lines) != len(self.names) + 2 or not text.endswith("\n"):
-            return None, f"it has {max(0, len(lines) - 2):,} rows and not {len(self.names):,}"
-        rows: list[tuple[str, list[str | None], str]] = []
-        for cells in csv.reader(lines[2:]):
-            if len(cells) != 6 or cells[0] != self.split:
-                return None, f"row {len(rows) + 1} is damaged"
-            rows.append((cells[1], [cell or None for cell in cells[2:5]], cells[5]))
-        if [row[0] for row in rows] != self.names:
-            return None, "it lists other identifiers than the folder has"
+        rows = list(csv.reader(lines[:-2]))
+        if len(rows) != len(self.names) or not text.endswith("\n"):
+            return None, f"it has {len(rows):,} rows and not {len(self.names):,}"
         step = max(1, len(rows) // _SPOT_CHECKS)
-        for place, (name, texts, trouble) in enumerate(rows):
-            if (trouble or place % step == 0) and self._annotation(name)[0] != texts:
+        for place, (name, cells) in enumerate(zip(self.names, rows, strict=True)):
+            if len(cells) != 6 or cells[:2] != [self.split, name]:
+                return None, f"row {place + 1} is damaged"
+            if (cells[5] or place % step == 0) and self._annotation(name)[:4] != cells[1:5]:
                 return None, f"the annotations of {name} have changed"
-        return rows, ""
+        return [cells[1:] for cells in rows], ""
 
 
 def _text(array: npt.NDArray[Any]) -> str:

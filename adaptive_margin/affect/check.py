@@ -55,23 +55,14 @@ def detect(root: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class CheckReport:
-    """What the check found.
+    """What the check found."""
 
-    Attributes:
-        root: what was checked.
-        releases: the releases that it contains.
-        reports: one for each split that could be read.
-        decoded: "release, split" → number of decoded images, and the total.
-        findings: figures compared with the known ones, by "release, split".
-        fatal: problems that prevent a run from starting; empty if the root can be used for training.
-    """
-
-    root: str
-    releases: tuple[str, ...]
-    reports: tuple[SplitReport, ...]
-    decoded: dict[str, tuple[int, int]]
-    findings: dict[str, tuple[Finding, ...]]
-    fatal: tuple[str, ...]
+    root: str  # what was checked
+    releases: tuple[str, ...]  # the releases that it contains
+    reports: tuple[SplitReport, ...]  # one for each split that could be read
+    decoded: dict[str, tuple[int, int]]  # "release, split" → number of decoded images, and the total
+    findings: dict[str, tuple[Finding, ...]]  # figures compared with the known ones, by "release, split"
+    fatal: tuple[str, ...]  # problems that prevent a run from starting; empty if the root can be used for training
 
     @property
     def differences(self) -> int:
@@ -152,7 +143,9 @@ def check(
             except (ValueError, UnreadableError, ImportError, OSError) as error:  # wrong layouts are ValueErrors
                 fatal.append(f"{name}: {error}")
                 continue
-            loaded = _decode(loaded, name, decode, workers, decoded, progress)
+            if rows := _tried(loaded, decode):
+                decoded[name] = (len(rows), len(loaded.records))
+                loaded = loaded.without(unreadable_rows(loaded.records, rows, workers=workers, progress=progress))
             parts[split] = loaded
             reports.append(loaded.report)
             findings[name] = compare_with_known(loaded)
@@ -183,22 +176,11 @@ def _load(root: Path, release: str, split: str, decode: int | None, index_dir: s
     return LOADERS[release](root, split, skip_unreadable=1.0, **options)
 
 
-def _decode(
-    loaded: LoadedSplit,
-    name: str,
-    decode: int | None,
-    workers: int,
-    decoded: dict[str, tuple[int, int]],
-    progress: Progress | None,
-) -> LoadedSplit:
-    """``loaded`` without the images that do not decode, among those that were tried."""
+def _tried(loaded: LoadedSplit, decode: int | None) -> list[int]:
+    """The rows whose images are decoded."""
     rows = np.arange(len(loaded.records))
     if loaded.report.dataset == aff_wild.NAME:  # frames of a video need not have been extracted yet
-        rows = np.array([row for row in rows if loaded.records[int(row)].path.exists()], dtype=np.int64)
+        rows = rows[[record.path.exists() for record in loaded.records]]
     if decode is not None and decode < len(rows):
         rows = np.sort(np.random.default_rng(0).permutation(rows)[:decode])
-    if not len(rows):
-        return loaded
-    found = unreadable_rows(loaded.records, rows.tolist(), workers=workers, progress=progress)
-    decoded[name] = (len(rows), len(loaded.records))
-    return loaded.without(found)
+    return list(map(int, rows))

@@ -119,18 +119,8 @@ class SplitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; NaN becomes ``None``."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, float) and math.isnan(value):
-                return None
-            if isinstance(value, Mapping):
-                return {str(key): plain(item) for key, item in value.items()}
-            if isinstance(value, tuple | list):
-                return [plain(item) for item in value]
-            return value
-
-        plained: dict[str, Any] = plain(asdict(self))
-        return plained
+        plain: dict[str, Any] = json.loads(json.dumps(asdict(self)), parse_constant=lambda _: None)
+        return plain
 
     def to_json(self) -> str:
         """:meth:`to_dict` as indented JSON."""
@@ -270,13 +260,9 @@ class Tally:
         unreadable = sum(self.dropped.get(reason, 0) for reason in UNREADABLE)
         limit = allowed(skip_unreadable, len(records) + unreadable)
         if unreadable > limit:
-            remedy = (
-                "restore these files, or pass skip_unreadable= (a number of rows or a share of them) "
-                "to leave these rows out and count them"
-            )
-            what = f"{self.dataset}, {self.split}"
             names = [f"{name}: {reason}" for reason in UNREADABLE for name in self.examples.get(reason, ())]
-            raise UnreadableError(what, unreadable, names, limit, len(records) + unreadable, remedy)
+            what, rows = f"{self.dataset}, {self.split}", len(records) + unreadable
+            raise UnreadableError(what, unreadable, names, limit, rows)
         report = SplitReport(
             dataset=self.dataset,
             split=self.split,

@@ -207,7 +207,7 @@ def check_apart(records: Records, parts: Mapping[str, Sequence[int] | Integers],
 
 def _independence(records: Records, unit: str) -> str:
     """The unit that parts made of these units do not share, in the data set's own terms."""
-    return (records.identity_kind or unit) if unit == "identity" else unit
+    return {"identity": records.identity_kind or unit, "row": "nothing"}.get(unit, unit)
 
 
 def _sizes(records: Records, unit: str) -> dict[str, int]:
@@ -216,22 +216,9 @@ def _sizes(records: Records, unit: str) -> dict[str, int]:
     return dict(sorted(Counter(units_of(records, unit)).items()))
 
 
-def _split(
-    records: Records,
-    protocol: str,
-    unit: str,
-    seed: int,
-    parts: Mapping[str, Iterable[str]],
-    independent: str | None = None,
-) -> Split:
-    return Split(
-        dataset=records.dataset,
-        protocol=protocol,
-        unit=unit,
-        independent=independent or _independence(records, unit),
-        seed=seed,
-        parts={name: tuple(sorted(units)) for name, units in parts.items()},
-    )
+def _split(records: Records, protocol: str, unit: str, seed: int, parts: Mapping[str, Iterable[str]]) -> Split:
+    named = {name: tuple(sorted(units)) for name, units in parts.items()}
+    return Split(records.dataset, protocol, unit, _independence(records, unit), seed, named)
 
 
 def group_folds(records: Records, folds: int = 5, *, seed: int = 0, unit: str = "identity") -> Split:
@@ -343,7 +330,7 @@ def frame_split(records: Records, share: float = 0.2, *, seed: int = 0) -> Split
     count = round(share * len(keys))
     held = {keys[place] for place in np.random.default_rng(seed).permutation(len(keys))[:count]}
     protocol = f"LEAKING hold-out of {share:g} of the frames at random"
-    return _split(records, protocol, "row", seed, {"train": set(keys) - held, "test": held}, "nothing")
+    return _split(records, protocol, "row", seed, {"train": set(keys) - held, "test": held})
 
 
 def quadrant(valence: float, arousal: float) -> int:

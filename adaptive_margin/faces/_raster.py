@@ -189,33 +189,31 @@ class Window:
         at = zip(rows.tolist(), y0.tolist(), x0.tolist(), strict=True)
         self.places = [(row, slice(y, y + h), slice(x, x + w)) for row, y, x in at]
 
+    def _views(self, field: F32) -> list[F32]:
+        return [field[row, ..., ys, xs] for row, ys, xs in self.places]
+
     def read(self, field: F32) -> F32:
         """A copy of a field of shape ``(n, size, size)`` in this window, shape ``(m, height * width)``."""
-        out = np.empty((len(self.rows), self.height, self.width), dtype=np.float32)
-        for k, (row, ys, xs) in enumerate(self.places):
-            out[k] = field[row, ys, xs]
-        return out.reshape(len(self.rows), -1)
+        return np.stack(self._views(field)).reshape(len(self.rows), -1)
 
     def add(self, field: F32, amount: F32) -> None:
         """Adds to a field of shape ``(n, size, size)``."""
-        amount = amount.reshape(-1, self.height, self.width)
-        for k, (row, ys, xs) in enumerate(self.places):
-            field[row, ys, xs] += amount[k]
+        for part, more in zip(self._views(field), amount.reshape(-1, self.height, self.width), strict=True):
+            part += more
 
     def paint(self, canvas: F32, colour: F32, keep: F32) -> None:
         """``canvas * keep + colour``, on a canvas of shape ``(n, 3, size, size)``."""
         colour = colour.reshape(-1, 3, self.height, self.width)
         keep = keep.reshape(-1, 1, self.height, self.width)
-        for k, (row, ys, xs) in enumerate(self.places):
-            part = canvas[row, :, ys, xs]
-            part *= keep[k]
-            part += colour[k]
+        for part, kept, more in zip(self._views(canvas), keep, colour, strict=True):
+            part *= kept
+            part += more
 
     def tint(self, canvas: F32, amount: F32) -> None:
         """Removes a share of the green and the blue of the canvas."""
         keep = 1 - amount.reshape(-1, 1, self.height, self.width)
-        for k, (row, ys, xs) in enumerate(self.places):
-            canvas[row, 1:, ys, xs] *= keep[k]
+        for part, kept in zip(self._views(canvas[:, 1:]), keep, strict=True):
+            part *= kept
 
 
 class Stack:

@@ -89,20 +89,17 @@ class Draws:
         numbers = np.empty((len(keys), uniforms + normals))
         for row, key in enumerate(keys.tolist()):
             numbers[row] = streams.uniform(key, purpose, uniforms + normals)
-        self._uniform = np.ascontiguousarray(numbers[:, :uniforms].T)
-        self._normal = np.asarray(ndtri(np.ascontiguousarray(numbers[:, uniforms:].T)))
-        self._next = [0, 0]
+        self._uniform = iter(np.ascontiguousarray(numbers[:, :uniforms].T))
+        self._normal = iter(ndtri(np.ascontiguousarray(numbers[:, uniforms:].T)))
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
         """The next column, uniform on ``[low, high)``."""
-        self._next[0] += 1
-        column: NDArray[np.float64] = low + (high - low) * self._uniform[self._next[0] - 1]
+        column: NDArray[np.float64] = low + (high - low) * next(self._uniform)
         return column
 
     def normal(self, mean: float, sd: float, low: float, high: float) -> NDArray[np.float64]:
         """The next column, normal, pressed into ``[low, high]``."""
-        self._next[1] += 1
-        column: NDArray[np.float64] = np.clip(mean + sd * self._normal[self._next[1] - 1], low, high)
+        column: NDArray[np.float64] = np.clip(mean + sd * next(self._normal), low, high)
         return column
 
     def chance(self, probability: float | NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -111,8 +108,9 @@ class Draws:
 
     def choice(self, weights: Sequence[NDArray[np.float64] | float]) -> NDArray[np.int64]:
         """An index into ``weights``, which may differ from row to row."""
-        table = np.cumsum(np.stack([np.broadcast_to(w, self._uniform.shape[1:]) for w in weights]), axis=0)
-        return np.asarray((self.uniform() * table[-1] >= table[:-1]).sum(axis=0))
+        draw = self.uniform()
+        table = np.cumsum(np.stack([np.broadcast_to(w, draw.shape) for w in weights]), axis=0)
+        return np.asarray((draw * table[-1] >= table[:-1]).sum(axis=0))
 
 
 def mix(seed: int, *indices: ArrayLike) -> NDArray[np.uint64]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..messages import problem
+from ..messages import check_choice, problem
 from ._kept import kept
 from ._rows import Streams, check_count, check_seed, mix
 from .draw import SIZES, draw_faces, face_geometry
@@ -118,9 +118,7 @@ class FacesDataset:
         self.n_images_per_person = check_count("n_images_per_person", n_images_per_person, 1)
         self.size, self.seed = check_count("size", size, *SIZES), check_seed("seed", seed)
         self.workers = check_count("workers", workers, 0)
-        if split not in (*SPLITS, "all"):
-            remedy = "choose one of them"
-            raise ValueError(problem("split", f"one of {(*SPLITS, 'all')}", repr(split), remedy))
+        check_choice("split", split, (*SPLITS, "all"))
         self.split, self.disturb, self.cache = split, disturb, cache
         self.person_effect = check_effect(person_effect)
         everyone = np.arange(self.n_people)

@@ -12,7 +12,7 @@ from ..messages import problem
 from ..processes import end_with_parent
 from ._geometry import boxes, landmarks
 from ._render import render
-from ._rows import check_count
+from ._rows import Floats, check_count
 from .expression import check_felt, face_shape
 from .identity import FaceIdentity, check_people
 from .nuisance import Nuisance, check_keys, sample_nuisance, still_nuisance
@@ -21,31 +21,27 @@ SIZES = (32, 256)
 TASK = 512  # pictures that a worker process draws at a time
 
 
-def _prepare(
-    identities: FaceIdentity, valence: ArrayLike, arousal: ArrayLike, size: int, seeds: ArrayLike | None
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint64]]:
-    """Checks what a caller passes to this module."""
+def _prepare(identities: FaceIdentity, valence: ArrayLike, arousal: ArrayLike, size: int) -> tuple[Floats, Floats]:
+    """Valence and arousal, after checks of what a caller passes to this module."""
     check_people("identities", identities)
     check_count("size", size, *SIZES)
     v, a = check_felt(valence, arousal)
     if len(v) != len(identities):
         remedy = "repeat people with identities.take(index)"
         raise ValueError(problem("valence", f"as long as identities ({len(identities)} rows)", len(v), remedy))
-    keys = np.arange(len(v), dtype=np.uint64) if seeds is None else check_keys("nuisance_seeds", seeds)
-    if len(keys) != len(v):
+    return v, a
+
+
+def _nuisance(rows: int, seeds: ArrayLike | None, disturb: bool) -> Nuisance:
+    keys = check_keys("nuisance_seeds", np.arange(rows) if seeds is None else seeds)
+    if len(keys) != rows:
         remedy = "pass one seed per picture"
-        raise ValueError(problem("nuisance_seeds", f"as long as identities ({len(v)} rows)", len(keys), remedy))
-    return np.asarray(v, dtype=np.float64), np.asarray(a, dtype=np.float64), keys
+        raise ValueError(problem("nuisance_seeds", f"as long as identities ({rows} rows)", len(keys), remedy))
+    return sample_nuisance(keys) if disturb else still_nuisance(rows)
 
 
-def _nuisance(keys: NDArray[np.uint64], disturb: bool) -> Nuisance:
-    return sample_nuisance(keys) if disturb else still_nuisance(len(keys))
-
-
-def _draw(
-    people: FaceIdentity, valence: ArrayLike, arousal: ArrayLike, size: int, nuisance: Nuisance
-) -> NDArray[np.uint8]:
-    return render(people, face_shape(people, valence, arousal), nuisance, size)
+def _draw(people: FaceIdentity, v: ArrayLike, a: ArrayLike, size: int, nuisance: Nuisance) -> NDArray[np.uint8]:
+    return render(people, face_shape(people, v, a), nuisance, size)
 
 
 def draw_frames(
@@ -74,7 +70,7 @@ def draw_frames(
         TypeError: an argument of the wrong kind.
         ValueError: lengths differ, labels outside the unit disc, or ``size`` out of range.
     """
-    v, a, _ = _prepare(people, valence, arousal, size, None)
+    v, a = _prepare(people, valence, arousal, size)
     if len(nuisance) != len(v):
         remedy = "draw one row per picture"
         raise ValueError(problem("nuisance", f"as long as people ({len(v)} rows)", len(nuisance), remedy))
@@ -130,8 +126,8 @@ def draw_faces(
         >>> draw_faces(people, [0.8, -0.5], [0.1, 0.6], size=64).shape
         (2, 64, 64, 3)
     """
-    v, a, keys = _prepare(identities, valence, arousal, size, nuisance_seeds)
-    return draw_frames(identities, v, a, _nuisance(keys, disturb), size=size, workers=workers)
+    v, a = _prepare(identities, valence, arousal, size)
+    return draw_frames(identities, v, a, _nuisance(len(v), nuisance_seeds, disturb), size=size, workers=workers)
 
 
 def face_geometry(
@@ -144,14 +140,6 @@ def face_geometry(
     disturb: bool = True,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Landmarks and boxes of the faces that :func:`draw_faces` draws from the same arguments.
-
-    Args:
-        identities: As in :func:`draw_faces`.
-        valence: As in :func:`draw_faces`.
-        arousal: As in :func:`draw_faces`.
-        size: As in :func:`draw_faces`.
-        nuisance_seeds: As in :func:`draw_faces`.
-        disturb: As in :func:`draw_faces`.
 
     Returns:
         68 points per face in the order of the iBUG annotation, shape ``(n, 68, 2)``, x and y in pixels; and square
@@ -167,6 +155,7 @@ def face_geometry(
         >>> points.shape, boxes.shape
         ((3, 68, 2), (3, 4))
     """
-    v, a, keys = _prepare(identities, valence, arousal, size, nuisance_seeds)
-    points = landmarks(identities, face_shape(identities, v, a), _nuisance(keys, disturb), size)
+    v, a = _prepare(identities, valence, arousal, size)
+    nuisance = _nuisance(len(v), nuisance_seeds, disturb)
+    points = landmarks(identities, face_shape(identities, v, a), nuisance, size)
     return points, boxes(points, size)

@@ -66,8 +66,7 @@ class Folders:
 
     def __init__(self) -> None:
         self._names: dict[Path, frozenset[str]] = {}
-        self._folded: dict[Path, dict[str, str]] = {}
-        self._stems: dict[Path, dict[str, str | None]] = {}
+        self._others: dict[Path, tuple[dict[str, str], dict[str, list[str]]]] = {}
 
     def names(self, folder: Path) -> frozenset[str]:
         """The entries of ``folder`` without litter; empty if the folder does not exist."""
@@ -83,21 +82,14 @@ class Folders:
         names = self.names(folder)
         if name in names:
             return name
-        if folder not in self._folded:
-            self._folded[folder] = {other.casefold(): other for other in names}
-        other = self._folded[folder].get(name.casefold())
-        return other if other is not None else self.image(folder, os.path.splitext(name)[0])
-
-    def image(self, folder: Path, stem: str) -> str | None:
-        """The only image in ``folder`` with this stem, whatever its extension; ``None`` for none or several."""
-        if folder not in self._stems:
-            stems: dict[str, str | None] = {}
-            for name in self.names(folder):
-                front, suffix = os.path.splitext(name)
-                if suffix.lower() in IMAGE_SUFFIXES:
-                    stems[front] = None if front in stems else name
-            self._stems[folder] = stems
-        return self._stems[folder].get(stem)
+        if folder not in self._others:
+            stems: dict[str, list[str]] = {}
+            for image in self.images(folder):
+                stems.setdefault(os.path.splitext(image)[0], []).append(image)
+            self._others[folder] = {other.casefold(): other for other in names}, stems
+        folded, stems = self._others[folder]
+        same = stems.get(os.path.splitext(name)[0], [])
+        return folded.get(name.casefold(), same[0] if len(same) == 1 else None)
 
     def images(self, folder: Path) -> list[str]:
         """The image files of ``folder`` in natural order."""

@@ -182,45 +182,16 @@ class ImageCache(Generic[Images]):
         key = cache_key(records, size, exif)
         place = parent / f"fer-{key[:24]}"
         threads = workers or os.cpu_count() or 1
-        index = _complete(place, key, len(records), size, threads)
+        build = _Build(place, key, records, size, exif)
+        index = build.finished(threads)
         if index is None:
             with FileLock(parent / f"fer-{key[:24]}.lock"):
-                index = _complete(place, key, len(records), size, threads)  # another may have built it meanwhile
-                if index is None:
-                    index = _Build(place, key, records, size, exif).run(threads, skip_unreadable, progress)
+                # another may have built it meanwhile
+                index = build.finished(threads) or build.run(threads, skip_unreadable, progress)
         unreadable = {int(row): str(why) for row, why in index["unreadable"]}
         enforce(unreadable, records.key, skip_unreadable, records.dataset)
         good = np.setdiff1d(np.arange(len(records)), list(unreadable))
         return cls(place, records.subset(good) if unreadable else records, size, good, unreadable)
-
-
-def _complete(place: Path, key: str, rows: int, size: int, threads: int) -> dict[str, Any] | None:
-    """The index of a finished, undamaged cache; ``None`` if there is none that can be used."""
-    images = place / "images.u8"
-    try:
-        index = read_json(place / "index.json")
-        expected, found = rows * size * size * 3, images.stat().st_size
-        if not (index["key"] == key and index["rows"] == rows and index["size"] == size):
-            why = "index.json belongs to another cache"
-        elif found != expected:
-            why = f"images.u8 has {found:,} bytes, not {expected:,}"
-        else:
-            blocks = _blocks(index)
-            with ThreadPoolExecutor(max_workers=threads) as pool:
-                wrong = sum(pool.map(lambda block: not _holds(images, block, expected, size), blocks))
-            if not wrong:
-                return index
-            why = f"{wrong:,} of {len(blocks):,} blocks of images.u8 do not match their checksums"
-    except FileNotFoundError:
-        return None
-    except DamagedFileError as error:
-        why = f"index.json {error.why}"
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        why = f"index.json cannot be read: {error}"
-    warnings.warn(
-        f"the image cache {place} is damaged ({why}); the damaged part is built again", RuntimeWarning, stacklevel=3
-    )
-    return None
 
 
 def _blocks(index: Mapping[str, Any]) -> list[_Block]:
@@ -234,17 +205,6 @@ def _blocks(index: Mapping[str, Any]) -> list[_Block]:
     return [_Block(number * BLOCK, checksum, rows.get(number, [])) for number, checksum in enumerate(sums)]
 
 
-def _holds(images: Path, block: _Block, total: int, size: int) -> bool:
-    """Whether a block in a file of ``total`` bytes is as it was written; False if the disk cannot read it."""
-    offset = block.first * size * size * 3
-    try:
-        with open(images, "rb") as file:
-            file.seek(offset)
-            return zlib.crc32(file.read(min(BLOCK * size * size * 3, total - offset))) == block.checksum
-    except OSError:
-        return False
-
-
 def _keep(log: IO[bytes], *blocks: _Block) -> None:
     """Writes lines of ``progress.jsonl`` to disk."""
     log.write(b"".join(block.line() for block in blocks))
@@ -253,13 +213,48 @@ def _keep(log: IO[bytes], *blocks: _Block) -> None:
 
 
 class _Build:
-    """Builds one cache; the caller holds its lock."""
+    """Verifies one cache and, while the caller holds its lock, builds it."""
 
     def __init__(self, place: Path, key: str, records: ImageList, size: int, exif: bool) -> None:
         self.place, self.key, self.records, self.size, self.exif = place, key, records, size, exif
         self.image_bytes = size * size * 3
         self.total = len(records) * self.image_bytes
         self.partial, self.log = place / "images.partial", place / "progress.jsonl"
+
+    def finished(self, threads: int) -> dict[str, Any] | None:
+        """The index of a finished, undamaged cache; ``None`` if there is none that can be used."""
+        images, own = self.place / "images.u8", (self.key, len(self.records), self.size)
+        try:
+            index = read_json(self.place / "index.json")
+            found = images.stat().st_size
+            if (index["key"], index["rows"], index["size"]) != own:
+                why = "index.json belongs to another cache"
+            elif found != self.total:
+                why = f"images.u8 has {found:,} bytes, not {self.total:,}"
+            else:
+                blocks = _blocks(index)
+                with ThreadPoolExecutor(max_workers=threads) as pool:
+                    wrong = sum(pool.map(lambda block: not self._holds(images, block), blocks))
+                if not wrong:
+                    return index
+                why = f"{wrong:,} of {len(blocks):,} blocks of images.u8 do not match their checksums"
+        except FileNotFoundError:
+            return None
+        except DamagedFileError as error:
+            why = f"index.json {error.why}"
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            why = f"index.json cannot be read: {error}"
+        text = f"the image cache {self.place} is damaged ({why}); the damaged part is built again"
+        warnings.warn(text, RuntimeWarning, stacklevel=3)
+        return None
+
+    def _holds(self, images: Path, block: _Block) -> bool:
+        """Whether a block of a file is as it was written; False if the disk cannot read it."""
+        offset = block.first * self.image_bytes
+        with contextlib.suppress(OSError), open(images, "rb") as file:
+            file.seek(offset)
+            return zlib.crc32(file.read(min(BLOCK * self.image_bytes, self.total - offset))) == block.checksum
+        return False
 
     def run(self, workers: int, skip_unreadable: int | float, progress: Progress | None) -> dict[str, Any]:
         """Decodes what is still missing and returns the index of the finished cache."""
@@ -344,18 +339,14 @@ class _Build:
     def _done(self) -> dict[int, _Block]:
         """The blocks of an interrupted build whose bytes match the log, by their first row."""
         blocks: dict[int, _Block] = {}
-        try:
-            lines = self.log.read_bytes().splitlines(keepends=True)
-        except FileNotFoundError:
-            return blocks
-        for line in lines:
+        for line in self.log.read_bytes().splitlines(keepends=True) if self.log.exists() else []:
             try:
                 block = _Block(*json.loads(line))
             except (ValueError, TypeError):
                 break  # the line that was being written
             if not line.endswith(b"\n") or block.first not in range(0, len(self.records), BLOCK):
                 break
-            if _holds(self.partial, block, self.total, self.size):
+            if self._holds(self.partial, block):
                 blocks[block.first] = block
         return blocks
 

@@ -87,7 +87,10 @@ def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: b
     """
     try:
         with open(path, "rb") as file, Image.open(file) as image:
-            _check_size(image.size)
+            most = Image.MAX_IMAGE_PIXELS
+            if most is not None and image.width * image.height > most:
+                remedy, size = "raise PIL.Image.MAX_IMAGE_PIXELS if it can be trusted", f"{image.width}x{image.height}"
+                raise ValueError(problem("the picture", f"of at most {most:,} pixels", size, remedy))
             image.load()
             turned = _turned(image) if exif else image
             if box is not None:
@@ -107,14 +110,6 @@ def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: b
     if stretch != 1.0:
         result = result.resize((max(1, round(result.width * stretch)), result.height), Image.Resampling.BILINEAR)
     return result
-
-
-def _check_size(size: tuple[int, int]) -> None:
-    """Raises if a picture has more pixels than Pillow's limit for warnings."""
-    most = Image.MAX_IMAGE_PIXELS
-    if most is not None and size[0] * size[1] > most:
-        remedy = "raise PIL.Image.MAX_IMAGE_PIXELS if it can be trusted"
-        raise ValueError(problem("the picture", f"of at most {most:,} pixels", f"{size[0]}x{size[1]}", remedy))
 
 
 def _turned(image: Image.Image) -> Image.Image:

@@ -35,15 +35,16 @@ class UnreadableError(RuntimeError):
         rows: total number of rows.
     """
 
-    def __init__(self, what: str, count: int, names: Sequence[str], limit: int, rows: int, remedy: str) -> None:
-        super().__init__(what, count, tuple(names), limit, rows, remedy)  # all, so that a pickle can be read back
+    def __init__(self, what: str, count: int, names: Sequence[str], limit: int, rows: int) -> None:
+        super().__init__(what, count, tuple(names), limit, rows)  # all, so that a pickle can be read back
         self.what, self.count, self.names, self.limit, self.rows = what, count, tuple(names), limit, rows
-        self.remedy = remedy
 
     def __str__(self) -> str:
         allowed = f"at most {self.limit:,} allowed" if self.limit else "none allowed"
         head = f"{self.what}: {self.count:,} of {self.rows:,} rows unreadable, {allowed}:"
-        return "\n".join([head, *(f"  {name}" for name in self.names), self.remedy])
+        how = "skip_unreadable= (a number of rows or a share of them) or --skip-unreadable"
+        remedy = f"restore these files, or pass {how} to leave these rows out and count them"
+        return "\n".join([head, *(f"  {name}" for name in self.names), remedy])
 
 
 class FetchError(RuntimeError):
@@ -109,17 +110,8 @@ def allowed(skip_unreadable: int | float, rows: int) -> int:
 
 
 def enforce(found: Mapping[int, str], names: Strings, skip_unreadable: int | float, what: str) -> None:
-    """Raises an :class:`UnreadableError` if more rows are unreadable than allowed.
-
-    Args:
-        found: position of the row → why it cannot be read.
-        names: of all rows.
-        skip_unreadable: as for :func:`allowed`.
-        what: the data, in words.
-    """
+    """Raises an :class:`UnreadableError` unless the rows ``found`` (position → why) are :func:`allowed`."""
     limit = allowed(skip_unreadable, len(names))
     if len(found) > limit:
         named = [printable(f"{names[row]}: {why}") for row, why in list(found.items())[:10]]
-        how = "pass skip_unreadable= (--skip-unreadable)"
-        remedy = f"restore these files, or {how} to leave these rows out and count them"
-        raise UnreadableError(what, len(found), named, limit, len(names), remedy)
+        raise UnreadableError(what, len(found), named, limit, len(names))

@@ -62,41 +62,27 @@ def frame_name(number: int) -> str:
 
 def find_video(folder: Path | None, name: str, listings: Folders) -> Path | None:
     """The video called ``name``, in any container."""
-    if folder is None:
-        return None
-    for suffix in VIDEO_SUFFIXES:
-        found = [other for other in (name + suffix, name + suffix.upper()) if other in listings.names(folder)]
-        if found:
-            return folder / found[0]
-    return None
+    files = (name + suffix for each in VIDEO_SUFFIXES for suffix in (each, each.upper()))
+    return None if folder is None else next((folder / file for file in files if file in listings.names(folder)), None)
 
 
 @dataclass(frozen=True)
 class Timeline:
     """Which frames of a video decode, and when they are shown.
 
-    Attributes:
-        numbers: numbers of the frames that decode, from 1, increasing.
-        seconds: when each of them appears.
-        duration: when the last one disappears, seconds.
-        rate: numbers per second; their mean if the time stamps are not on a grid.
-        even: whether all numbers are shown equally long: the time stamps are on a grid and determine the numbers.
-            Otherwise frames are counted, including those that do not decode, as for a video without time stamps.
-        lost: numbers that do not decode.
-        repeated: how many frames were left out because another has their number.
-        stated: how many frames the container states; unreliable.
-        reads: the number of each frame that can be read, 0 for one that is left out.
+    Time stamps on a grid determine the numbers, and all are shown equally long (``even``). Otherwise frames are
+    counted, including those that do not decode, as for a video without time stamps.
     """
 
-    numbers: tuple[int, ...]
-    seconds: tuple[float, ...]
-    duration: float
-    rate: float
+    numbers: tuple[int, ...]  # of the frames that decode, from 1, increasing
+    seconds: tuple[float, ...]  # when each of them appears
+    duration: float  # when the last one disappears, seconds
+    rate: float  # numbers per second; their mean if the time stamps are not on a grid
     even: bool
-    lost: tuple[int, ...]
-    repeated: int
-    stated: int
-    reads: tuple[int, ...]
+    lost: tuple[int, ...]  # numbers that do not decode
+    repeated: int  # how many frames were left out because another has their number
+    stated: int  # how many frames the container states; unreliable
+    reads: tuple[int, ...]  # the number of each frame that can be read, 0 for one that is left out
 
     @property
     def total(self) -> int:
@@ -223,58 +209,32 @@ def _stated(capture: Any) -> tuple[int, float]:
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction:
-    """The description of extracted frames, stored in ``frames.json``; without files, that of a video alone.
+    """The description of extracted frames, stored in ``frames.json``; without files, that of a video alone."""
 
-    Attributes:
-        video: the video's file name.
-        length: size of that file, bytes.
-        changed: its modification time, nanoseconds.
-        frames: the last number that decodes.
-        stated: how many frames the container states.
-        fps: numbers per second; nothing is resampled to it.
-        lost: numbers that do not decode.
-        held: how many numbers got the previous picture, which is still shown.
-        repeated: how many frames were left out because another has their number.
-        width: of the frames, pixels.
-        height: likewise.
-        boxes: how many ``.pts`` files were read; −1 if whole frames were kept.
-        folder_changed: modification time of the folder with these files.
-        uneven: number and second of each frame, where time stamps are on no grid and frames were counted; else empty.
-        duration: when the last frame disappears, seconds.
-        checksums: CRC-32 of each file written, by name.
-    """
-
-    video: str = ""
-    length: int = 0
-    changed: int = 0
-    frames: int
-    stated: int
-    fps: float
-    lost: tuple[int, ...] = ()
-    held: int = 0
-    repeated: int = 0
-    width: int = 0
+    video: str = ""  # the video's file name
+    length: int = 0  # size of that file, bytes
+    changed: int = 0  # its modification time, nanoseconds
+    frames: int  # the last number that decodes
+    stated: int  # how many frames the container states
+    fps: float  # numbers per second; nothing is resampled to it
+    lost: tuple[int, ...] = ()  # numbers that do not decode
+    held: int = 0  # how many numbers got the previous picture, which is still shown
+    repeated: int = 0  # how many frames were left out because another has their number
+    width: int = 0  # of the frames, pixels
     height: int = 0
-    boxes: int = -1
-    folder_changed: int = 0
+    boxes: int = -1  # how many .pts files were read; -1 if whole frames were kept
+    folder_changed: int = 0  # modification time of the folder with these files
+    # number and second of each frame, where time stamps are on no grid and frames were counted; else empty
     uneven: tuple[tuple[int, float], ...] = ()
-    duration: float = 0.0
-    checksums: dict[str, int] = field(default_factory=dict)
+    duration: float = 0.0  # when the last frame disappears, seconds
+    checksums: dict[str, int] = field(default_factory=dict)  # CRC-32 of each file written, by name
 
     @classmethod
     def of(cls, times: Timeline, **files: Any) -> Extraction:
         """The description of a video whose frames were numbered."""
-        return cls(
-            frames=times.total,
-            stated=times.stated,
-            fps=times.rate,
-            lost=times.lost,
-            held=times.held,
-            repeated=times.repeated,
-            uneven=() if times.even else tuple(zip(times.numbers, times.seconds, strict=True)),
-            duration=times.duration,
-            **files,
-        )
+        shared = {name: getattr(times, name) for name in ("stated", "lost", "held", "repeated", "duration")}
+        uneven = () if times.even else tuple(zip(times.numbers, times.seconds, strict=True))
+        return cls(frames=times.total, fps=times.rate, uneven=uneven, **shared, **files)
 
 
 def surveyed(video: Path, *, decode: bool) -> Extraction:
@@ -314,14 +274,9 @@ def extract(
 ) -> Extraction:
     """Writes the frames of a video as JPEG files, either all or none: an interrupted extraction starts again.
 
-    Args:
-        video: the file.
-        folder: folder for the frames; replaced if it exists.
-        boxes: frame number (from 1) → face: only these frames are kept, cropped to :func:`region`. ``None`` keeps all
-            frames, uncropped.
-        boxes_changed: modification time of the folder of the boxes, to detect later changes.
-        context: how much around a face is kept.
-        every: keep only frames 1, 1 + every, 1 + 2·every and so on.
+    An existing ``folder`` is replaced. ``boxes`` are the faces by frame number (from 1): only these frames are kept,
+    cropped to :func:`region`; ``None`` keeps all frames, uncropped. ``boxes_changed``, the modification time of their
+    folder, detects later changes. Of the frames, 1, 1 + every, 1 + 2·every and so on are kept.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written. Nothing is left behind.

@@ -42,7 +42,7 @@ CASES = [
         lambda: sum(map(len, split_people(2, 0, (0.7, 0.3, 0)).values())) == 2,
     ),
     follow(
-        "choose one of them",
+        "pick one of them",
         lambda: FacesDataset(4, 2, split="training"),
         lambda: len(FacesDataset(4, 2, split="train")) >= 2,
         lambda: len(FacesDataset(4, 2, split="all")) == 8,
