@@ -196,8 +196,8 @@ def _network(
         raise ValueError(problem("path", "a model file or a checkpoint of a run", got, REMEDY))
     try:
         slope = float(about.get("leaky_slope", 0.0))
-        by_person = {name: about.get(name) is True for name in ("person_norm", "person_scale")}
-        net = emotion_net(str(about["encoder"]), leaky_slope=slope, **by_person).to(device)
+        norm, scale = (about.get(name) is True for name in ("person_norm", "person_scale"))
+        net = emotion_net(str(about["encoder"]), leaky_slope=slope, person_norm=norm, person_scale=scale).to(device)
         preprocessing = _preprocessing(about["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
