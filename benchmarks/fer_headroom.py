@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from fer_caf import FACES_SEED, data_key, outcome, shared_data, start_pool
-from fer_people import without_folders
+from fer_caf import FACES_SEED, data_key, shared_data
+from fer_people import train_here, without_folders
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.emotion.evaluation import evaluate
@@ -212,9 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
     todo = {which: config for which, config in configs.items() if not is_done(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
-    with start_pool(asked.jobs) as pool:
-        futures = {pool.submit(train_one, config, *which[1:]): which for which, config in todo.items()}
-        failed = {which: message for future, which in futures.items() if (message := outcome(future))}
+    failed = train_here({which: (config, *which[1:]) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")
     if failed:

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -147,6 +148,23 @@ def train_one(config: EmotionConfig, stage: str) -> str:
     }
     write_json(folder / "run.json", document)
     return ""
+
+
+def train_here(
+    todo: Mapping[tuple[Any, ...], tuple[Any, ...]], jobs: int, train: Callable[..., str]
+) -> dict[tuple[Any, ...], str]:
+    """Trains all, several at a time; returns what went wrong in each. When it is stopped, nothing new begins."""
+    pool = start_pool(jobs)
+    try:
+        futures = {pool.submit(train, *given): which for which, given in todo.items()}
+        return {which: message for future, which in futures.items() if (message := outcome(future))}
+    except (KeyboardInterrupt, SystemExit):
+        print("stopping: finished runs are kept, the same command goes on", flush=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def finished(config: EmotionConfig) -> dict[str, Any]:
@@ -287,9 +305,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}
     todo = {which: config for which, config in configs.items() if not finished(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
-    with start_pool(asked.jobs) as pool:
-        futures = {pool.submit(train_one, config, asked.stage): which for which, config in todo.items()}
-        failed = {which: message for future, which in futures.items() if (message := outcome(future))}
+    failed = train_here({which: (config, asked.stage) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")
     content = content_of(asked, configs)

@@ -25,7 +25,7 @@ def _here(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module(name)
     monkeypatch.setitem(module.PRESETS, "quick", TINY)
-    monkeypatch.setattr(module, "start_pool", lambda jobs: ThreadPoolExecutor(1))
+    monkeypatch.setattr(importlib.import_module("fer_people"), "start_pool", lambda jobs: ThreadPoolExecutor(1))
     importlib.import_module("fer_caf").shared_data.cache_clear()
     return module
 
