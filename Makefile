@@ -77,7 +77,7 @@ wheel: $(VENV)/.dev
 hosts:
 	$(PYTHON) -m venv $(VENV)-hosts
 	$(VENV)-hosts/bin/python -m pip install --quiet --disable-pip-version-check -e '.[hosts]' pytest hypothesis
-	$(VENV)-hosts/bin/python -m pytest -m hosts tests/test_examples_hosts.py
+	$(VENV)-hosts/bin/python -m pytest -m hosts tests/test_examples_hosts.py tests/test_examples_frameworks.py tests/integrations
 
 clean:
 	rm -rf $(VENV) $(VENV)-hosts $(VENV)-oldest dist site build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,7 +7,8 @@ from ._lazy import on_demand
 if TYPE_CHECKING:
     from . import functional
     from .grouping import Grouper, KMeansGrouper, OtsuGrouper
-    from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss
+    from .losses import AdaptiveMarginLoss, ContrastiveVDMLoss, LabelDistanceLoss
+    from .margin_recorder import MarginRecorder
     from .margins import (
         AdaptiveMargin,
         AttainableRule,
@@ -46,8 +47,10 @@ __all__ = [
     "HoeffdingRule",
     "Independence",
     "KMeansGrouper",
+    "LabelDistanceLoss",
     "LinearMargin",
     "Margin",
+    "MarginRecorder",
     "NeighbourhoodRule",
     "OtsuGrouper",
     "ReleasedRule",
@@ -60,7 +63,9 @@ __all__ = [
     "suggest",
 ]
 __getattr__ = on_demand(
-    __name__, __all__, ("functional", "grouping", "losses", "margins", "metrics", "miners", "suggestion")
+    __name__,
+    __all__,
+    ("functional", "grouping", "losses", "margin_recorder", "margins", "metrics", "miners", "suggestion"),
 )
 
 

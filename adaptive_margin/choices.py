@@ -9,6 +9,7 @@ Precision = Literal["float32", "bfloat16", "float16"]
 CriticName = Literal["caf", "fisher", "sphere", "gramnet", "none"]
 MarginName = Literal["adaptive", "constant", "linear", "released"]
 GroupingName = Literal["otsu", "kmeans2", "kmeans3", "kmeans5"]
+TermName = Literal["none", "grl", "uniform-id", "elim", "label-distance"]
 Order = Literal["paper", "joint"]
 WeakBatchNorm = Literal["whole", "weak", "running"]
 

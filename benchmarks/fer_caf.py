@@ -89,6 +89,24 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 QUICK_ARMS = tuple(ARMS)[:7]
 PAPER_ARMS = ("none", "caf")
+CRITIC_ARMS = tuple(ARMS)
+TOGETHER: dict[str, Any] = {"per_person": 4}
+PEOPLE_ARMS: dict[str, dict[str, Any]] = {
+    "none-together": {"critic": "none"} | TOGETHER,
+    "cross-person": {"cross_person": True} | TOGETHER,
+    "grl": {"critic": "none", "term": "grl", "term_warm_up": 200} | TOGETHER,
+    "uniform-id": {"critic": "none", "term": "uniform-id", "term_warm_up": 200} | TOGETHER,
+    "person-norm": {"critic": "none", "person_norm": True, "per_person": 8},
+    "person-norm-scaled": {"critic": "none", "person_norm": True, "person_scale": True, "per_person": 8},
+    "elim": {"critic": "none", "term": "elim", "term_warm_up": 200} | TOGETHER,
+}
+"""Arms that use who is who; and the baseline with their batches."""
+
+ARMS |= {
+    **PEOPLE_ARMS,
+    "label-distance": {"critic": "none", "term": "label-distance"},
+    **{f"{name}-shuffled": options | {"shuffle_people": True} for name, options in PEOPLE_ARMS.items()},
+}
 BASELINE = "none"
 OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
 """Options that the runs of an ablation differ in: a file cannot set them."""
@@ -97,6 +115,8 @@ FACES_SEED = 1000
 """Drawn people of the first seed: presets were chosen on others (docs/emotion.md), these are only tested on."""
 
 FIGURES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
+KEPT = ("test", "leakage", "seconds", "breakdown", "by_person")
+"""What results.json has of the result of each run."""
 LOWER_IS_BETTER = ("rmse",)
 
 
@@ -110,7 +130,8 @@ class Asked:
         preset: options to start from; by default quick for faces, paper for data sets.
         config: YAML file that changes the preset; flags change both.
         backbone: encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME.
-        arms: arms to train; by default the first seven for quick, all for drawn faces, none and caf for data sets.
+        arms: arms to train; by default the first seven for quick, the first ten for drawn faces, none and caf for
+            data sets.
         seeds: number of seeds; by default 3 for quick, else 5.
         iterations: length of each run.
         batch_size: images in a batch.
@@ -163,7 +184,7 @@ def options(argv: Sequence[str] | None = None) -> Asked:
     preset = asked.preset or ("quick" if dataset == "faces" else "paper")
     device, quick = asked.device or asked.file.get("device"), preset == "quick"
     on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
-    arms = asked.arms or (QUICK_ARMS if quick else tuple(ARMS) if dataset == "faces" else PAPER_ARMS)
+    arms = asked.arms or (QUICK_ARMS if quick else CRITIC_ARMS if dataset == "faces" else PAPER_ARMS)
     return dataclasses.replace(
         asked,
         dataset=dataset,
@@ -436,7 +457,7 @@ def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, 
                 "config": config_of(asked, arm.name, 0).plain(),
                 "seeds": [
                     {"seed": one.seed}
-                    | {k: v for k, v in one.result.items() if k in ("test", "leakage", "seconds")}
+                    | {k: v for k, v in one.result.items() if k in KEPT}
                     | {"collapsed": collapsed(one)}
                     for one in arm.runs
                 ],

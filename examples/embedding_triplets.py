@@ -1,9 +1,9 @@
 """The margin for sentence-transformers-style triplets: anchor, positive and negative embeddings, no labels.
 
 Trainers of sentence embeddings call a loss with the features of the anchors, of the positives and of the negatives, and
-the loss runs the model on each. :class:`AdaptiveTripletLoss` has the same interface and can replace such a triplet
-loss; neither this library nor this example depends on sentence-transformers. The margin needs no labels: rows that a
-triplet connects as anchor and positive belong together.
+the loss runs the model on each. ``AdaptiveTripletLoss`` has the same interface and can replace such a triplet loss, for
+any model with the interface; neither the loss nor this example needs sentence-transformers. The margin needs no labels:
+rows that a triplet connects as anchor and positive belong together.
 
 The sentences are generated: a few words of a topic among uninformative words, embedded by a bag of words.
 
@@ -14,38 +14,15 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterable
 
 import torch
 from pytorch_metric_learning import losses
 from torch import Tensor, nn
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss
+from adaptive_margin.integrations.sentence_transformers import AdaptiveTripletLoss
 
 Features = dict[str, Tensor]
-
-
-class AdaptiveTripletLoss(nn.Module):
-    """A triplet loss for a sentence model, with the margin of each batch.
-
-    Args:
-        model: takes the features of a batch of sentences and returns a dictionary with ``"sentence_embedding"``.
-        margin: an :class:`AdaptiveMargin`, or a number for a constant one.
-    """
-
-    def __init__(self, model: nn.Module, margin: AdaptiveMargin | float | None = None) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = AdaptiveMarginLoss(losses.TripletMarginLoss(), margin, collect_stats=True)
-
-    def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:
-        """The loss of a batch of triplets; labels, which such trainers pass along, say nothing about triplets."""
-        anchor, positive, negative = (self.model(features)["sentence_embedding"] for features in sentence_features)
-
-        # The whole recipe: one matrix of embeddings, and where in it the triplets are.
-        rows = torch.arange(len(anchor), device=anchor.device)
-        where = rows, rows + len(rows), rows + 2 * len(rows)
-        return self.loss(torch.cat([anchor, positive, negative]), indices_tuple=where)
 
 
 class BagOfWords(nn.Module):
@@ -111,7 +88,9 @@ def main(steps: int = 200, seeds: int = 3, triplets: int = 64) -> dict[str, list
             model = BagOfWords(language.words)
             new = language.triplets(2000)
             results.setdefault("no training", []).append(triplet_accuracy(model, new))
-            loss = AdaptiveTripletLoss(model, margin)
+            loss = AdaptiveTripletLoss(
+                model, AdaptiveMarginLoss(losses.TripletMarginLoss(), margin, collect_stats=True)
+            )
             optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
             margins = []
             for _ in range(steps):

@@ -62,29 +62,6 @@ def test_an_example_trains_and_prints_what_it_measured(
     assert first != last, "the margin did not move"
 
 
-def test_the_sentence_loss_is_a_triplet_loss_with_the_margin_of_the_batch() -> None:
-    example = load("embedding_triplets")
-
-    class Model(torch.nn.Module):
-        def forward(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {"sentence_embedding": features["x"]}
-
-    a, p, n = torch.randn(3, 16, 8, requires_grad=True)
-    features = [{"x": x} for x in (a, p, n)]
-    unit = [normalize(x) for x in (a, p, n)]
-    gap = torch.linalg.norm(unit[0] - unit[1], dim=1) - torch.linalg.norm(unit[0] - unit[2], dim=1)
-    loss = example["AdaptiveTripletLoss"](Model(), 0.3)
-    losses = torch.relu(gap + 0.3)
-    torch.testing.assert_close(loss(features, torch.zeros(16)), losses[losses > 0].mean())
-    rows = torch.arange(16)
-    groups = torch.cat([rows, rows, 100 + rows])  # anchor and positive belong together
-    alpha = AdaptiveMargin()(torch.cat(unit), groups, (rows, rows + 16, rows + 32))
-    losses = torch.relu(gap + 2**0.5 - (2 - alpha).sqrt())
-    value = example["AdaptiveTripletLoss"](Model())(features)
-    torch.testing.assert_close(value, losses[losses > 0].mean())
-    value.backward()
-
-
 def test_the_oml_criterion_has_the_margin_of_the_batch_and_then_its_own() -> None:
     example = load("open_metric_learning")
     features, labels = normalize(torch.randn(24, 8)), torch.arange(24) % 4
@@ -151,54 +128,6 @@ def test_the_oml_criterion_in_open_metric_learning() -> None:
     torch.testing.assert_close(ours, TripletLossWithMiner(margin=0.3, miner=AllTripletsMiner())(features, labels))
     with pytest.raises(ValueError, match="the soft triplet loss has no margin"):
         wrap(TripletLossWithMiner(margin=None))
-
-
-@pytest.mark.hosts
-def test_the_sentence_loss_in_sentence_transformers(tmp_path: Path) -> None:
-    library = pytest.importorskip("sentence_transformers")
-    datasets = pytest.importorskip("datasets")
-    pytest.importorskip("accelerate")
-    from sentence_transformers.models import StaticEmbedding
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    example = load("embedding_triplets")
-    words = [f"{kind}{i}" for kind in ("red", "blue", "of") for i in range(20)]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(["?", *words])}, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    model = library.SentenceTransformer(
-        modules=[StaticEmbedding(tokenizer, embedding_weights=torch.randn(61, 8).numpy())], device="cpu"
-    )
-    rows = [
-        {
-            name: " ".join(f"{topic}{(7 * i + j + k) % 20}" for j in range(4)) + f" of{i % 20}"
-            for k, (name, topic) in enumerate(zip(("anchor", "positive", "negative"), topics, strict=True))
-        }
-        for i, topics in enumerate([("red", "red", "blue"), ("blue", "blue", "red")] * 16)
-    ]
-    loss = example["AdaptiveTripletLoss"](model)
-    features = [model.preprocess([row[name] for row in rows[:8]]) for name in ("anchor", "positive", "negative")]
-    embedded = torch.cat([model(dict(feature))["sentence_embedding"] for feature in features])
-    first = torch.arange(8)
-    expected = AdaptiveMarginLoss(losses.TripletMarginLoss())(embedded, indices_tuple=(first, first + 8, first + 16))
-    torch.testing.assert_close(loss(features), expected)
-    before = [weight.detach().clone() for weight in model.parameters()]
-    trainer = library.SentenceTransformerTrainer(
-        model=model,
-        args=library.SentenceTransformerTrainingArguments(
-            output_dir=str(tmp_path),
-            max_steps=3,
-            per_device_train_batch_size=8,
-            report_to="none",
-            use_cpu=True,
-            save_strategy="no",
-            learning_rate=0.1,
-        ),
-        train_dataset=datasets.Dataset.from_list(rows),
-        loss=loss,
-    )
-    trainer.train()
-    assert any(not torch.equal(weight, old) for weight, old in zip(model.parameters(), before, strict=True))
-    assert 0 < loss.loss.current_margin < 3
 
 
 @pytest.mark.hosts

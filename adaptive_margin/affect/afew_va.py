@@ -18,14 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .._text import shorten
 from ..images._layout import Folders, checked_root, natural, relative, subfolders, wrong_layout
-from ..images.decode import read_image, square_box
+from ..images.decode import read_image
 from ..images.errors import MISSING, ImageError, LabelFileError
-from ..images.image_list import Box, strings
+from ..images.image_list import strings
 from ..messages import check_choice, counted, problem
+from ._cells import landmark_box
 from .records import RecordBuilder
 from .report import BAD_ANNOTATION, NO_FACE, NOT_A_NUMBER, LoadedSplit, Tally, require_rows
 
@@ -215,7 +214,7 @@ def load_afew_va(
                 continue
             box = None
             if crop == "landmarks":
-                box = _box(entry.get("landmarks"), margin, stretch)
+                box = landmark_box(entry.get("landmarks"), margin, stretch)
                 if box is None:
                     tally.drop(NO_FACE, f"{key}: no landmarks")
                     continue
@@ -273,17 +272,6 @@ def _read(path: Path) -> dict[str, Any]:
 def _label(value: object) -> float:
     """A label from the JSON; NaN if it is not a number."""
     return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else float("nan")
-
-
-def _box(landmarks: object, margin: float, stretch: float) -> Box | None:
-    """The face of a frame, or ``None`` if there are not 68 landmarks."""
-    try:
-        points = np.array(landmarks, dtype=np.float64)
-    except (TypeError, ValueError):
-        return None
-    if points.shape != (68, 2) or not np.isfinite(points).all() or not np.ptp(points) > 0:
-        return None
-    return square_box(points, margin, stretch)
 
 
 def _stretch(clip: Path, images: Mapping[str, str]) -> float:

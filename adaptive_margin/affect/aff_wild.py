@@ -44,6 +44,7 @@ from ..images.video import (
 )
 from ..messages import check_choice, counted, problem
 from ..stored import DamagedFileError
+from ._cells import check_every, label_lines
 from ._cells import number as parse_number
 from .records import RecordBuilder
 from .report import (
@@ -88,10 +89,7 @@ class Layout:
 
 def find_layout(root: Path) -> Layout | None:
     """The parts of ``root`` in any of the known spellings, or ``None`` if there are no label folders."""
-    bases = [
-        root,
-        *(folder for folder in (first_nested(root, _OUTER), first_nested(root, {"Aff-Wild", "AffWild"})) if folder),
-    ]
+    bases = [root, *filter(None, (first_nested(root, names) for names in (_OUTER, {"Aff-Wild", "AffWild"})))]
 
     def find(*levels: str | set[str]) -> Path | None:
         return next((folder for base in bases if (folder := first_nested(base, *levels)) is not None), None)
@@ -115,11 +113,6 @@ def _checked_layout(base: Path, crop: str, extracted: Path | None = None) -> Lay
     else:
         return layout
     raise wrong_layout(base, "Aff-Wild", LAYOUT, missing)
-
-
-def is_aff_wild(root: Path) -> bool:
-    """Whether ``root`` has this release's label folders."""
-    return find_layout(root) is not None
 
 
 @dataclass(frozen=True)
@@ -179,10 +172,7 @@ def read_labels(path: Path) -> npt.NDArray[np.float64]:
     Returns:
         Shape ``(lines,)``.
     """
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    while lines and not lines[-1].strip():
-        lines.pop()
-    return np.array([parse_number(line) for line in lines], dtype=np.float64)
+    return np.array([parse_number(line) for line in label_lines(path)], dtype=np.float64)
 
 
 def read_pts(path: Path) -> npt.NDArray[np.float64]:
@@ -283,8 +273,7 @@ def load_aff_wild(
         raise ValueError(problem("split", "'train'", "'test'", "its labels were never released: use group_holdout"))
     check_choice("split", split, SPLITS)
     check_choice("crop", crop, ("box", "none"))
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(problem("every", "a whole number, at least 1", every, "1 keeps all frames"))
+    check_every(every)
     base = checked_root(root, "Aff-Wild", LAYOUT)
     kind = ("faces" if crop == "box" else "frames") + (f"-every{every}" if every > 1 else "")
     frames = (Path(frames_dir) if frames_dir is not None else base / "extracted_frames") / kind
@@ -344,11 +333,8 @@ class _Work:
     unlabelled: dict[str, int] = field(default_factory=dict)  # video → frames after its last label
 
     def __post_init__(self) -> None:
-        self.tally, self.rows, self.listings = (
-            Tally(NAME, "train"),
-            RecordBuilder(NAME, self.frames, "video"),
-            Folders(),
-        )
+        self.tally, self.listings = Tally(NAME, "train"), Folders()
+        self.rows = RecordBuilder(NAME, self.frames, "video")
 
     def finish(self, skip_unreadable: int | float) -> LoadedSplit:
         if self.unlabelled:
@@ -503,10 +489,9 @@ def _read_video(work: _Work, video: str) -> None:
         off, most, seconds = could_be_off(lines, order, numbers, times, seen.duration)
         kind = "frame with a face" if order else "frame"
         what = f"its time stamps lie on no grid, so label line k is taken for its k-th {kind}"
-        bound = (
-            f"{off:,} of {lines:,} labels would belong to another frame, by up to {most:,} frames or {seconds:.2f} s"
-        )
-        tally.note(f"video {video}: {what}; if labels were evenly spaced in time, {bound}")
+        bound = f"{off:,} of {lines:,} labels would belong to another frame"
+        by = f"by up to {most:,} frames or {seconds:.2f} s"
+        tally.note(f"video {video}: {what}; if labels were evenly spaced in time, {bound}, {by}")
     for line in range(lines):
         number = line + 1 if order is None else order[line] if line < len(order) else 0
         key = f"{video}/{number:06d}"
@@ -531,17 +516,12 @@ def _read_video(work: _Work, video: str) -> None:
                     tally.drop(NO_FACE, f"{key}: the box {box} is outside the frame")
                     continue
                 box = (box[0] - cut[0], box[1] - cut[1], box[2] - cut[0], box[3] - cut[1])
-            if frame_name(number) in wrong:
-                tally.drop(
-                    UNDECODABLE, f"{key}: {extracted.name}/{frame_name(number)} is not the frame that was extracted"
-                )
-                continue
-            if written and frame_name(number) not in there:
-                tally.drop(
-                    MISSING, f"{key}: {extracted.name}/{frame_name(number)} (delete the folder to extract it again)"
-                )
-                continue
             file = f"{video}/{frame_name(number)}"
-            work.rows.add(key, file, labels, identity=video, video=video, frame=number, box=box)
+            if frame_name(number) in wrong:
+                tally.drop(UNDECODABLE, f"{key}: {file} is not the frame that was extracted")
+            elif written and frame_name(number) not in there:
+                tally.drop(MISSING, f"{key}: {file} (delete the folder to extract it again)")
+            else:
+                work.rows.add(key, file, labels, identity=video, video=video, frame=number, box=box)
     if total > lines and order is None:
         work.unlabelled[video] = total - lines

@@ -23,6 +23,7 @@ from ..images._layout import Folders, checked_root, litter, natural, nested, rel
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.errors import MISSING, LabelFileError, LayoutError
 from ..messages import check_choice, counted, problem
+from ._cells import check_every, label_lines
 from ._cells import number as parse_number
 from .records import RecordBuilder
 from .report import NO_FACE, NOT_A_NUMBER, NOT_SELECTED, SENTINEL, LoadedSplit, Tally, require_rows
@@ -83,17 +84,8 @@ def find_crops(root: Path) -> list[Path]:
     """The folders of face crops, ``cropped_aligned`` before those added later; ``cropped`` counts if alone."""
     names = [folder for folder in subfolders(root) if folder.name.casefold().startswith("cropped")]
     aligned = [folder for folder in names if folder.name.casefold().startswith("cropped_aligned")]
-    return [_undoubled(folder) for folder in sorted(aligned or names, key=lambda folder: natural(folder.name))]
-
-
-def _undoubled(folder: Path) -> Path:
-    inner = folder / folder.name
-    return inner if inner.is_dir() else folder
-
-
-def is_aff_wild2(root: Path) -> bool:
-    """Whether ``root`` has this release's label folders."""
-    return any(find_annotations(root, split) for split in SPLITS)
+    ordered = sorted(aligned or names, key=lambda folder: natural(folder.name))
+    return [next(nested(folder, folder.name), folder) for folder in ordered]
 
 
 def source_video(name: str) -> str:
@@ -119,9 +111,7 @@ def read_labels(path: Path) -> tuple[npt.NDArray[np.float64], str]:
     Raises:
         LabelFileError: the first line is neither the header nor two numbers.
     """
-    lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    while lines and not lines[-1].strip():
-        lines.pop()
+    lines = label_lines(path)
     header = [name.strip().casefold() for name in lines[0].split(",")] if lines else []
     odd = ""
     if sorted(header) == ["arousal", "valence"]:
@@ -266,8 +256,7 @@ def _places(
     root: str | os.PathLike[str], every: int, crops: Sequence[str | os.PathLike[str]] | None
 ) -> tuple[Path, list[Path]]:
     """Root and crop folders, as given or found."""
-    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-        raise ValueError(problem("every", "a whole number, at least 1", every, "1 keeps all frames"))
+    check_every(every)
     base = checked_root(root, "Aff-Wild2", LAYOUT)
     folders = find_crops(base) if crops is None else [checked_root(path, "Aff-Wild2's crops", LAYOUT) for path in crops]
     if not folders:

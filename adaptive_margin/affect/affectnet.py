@@ -12,20 +12,17 @@ from __future__ import annotations
 import csv
 import math
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from ..images._layout import Folders, checked_root, nested, relative, subfolders, wrong_layout
-from ..images.decode import square_box
 from ..images.errors import MISSING, LabelFileError
 from ..images.image_list import Box
 from ..messages import check_choice, counted, problem
-from ._cells import integer, number
+from ._cells import check_expressions, integer, landmark_box, number
 from ._derived import refuse_derived_copy
 from .records import RecordBuilder
-from .report import BAD_ANNOTATION, CATEGORY, NO_FACE, NOT_A_NUMBER, SENTINEL, LoadedSplit, Tally, require_rows
+from .report import BAD_ANNOTATION, NO_FACE, LoadedSplit, Tally, require_rows
 
 NAME = "affectnet-2017"
 SPLITS = ("train", "validation", "automatic")
@@ -50,8 +47,8 @@ COLUMNS = (
     "valence",
     "arousal",
 )
+_FOLDED = [name.casefold() for name in COLUMNS]
 
-SENTINEL_VALUE = -2.0
 _FILES = {"train": "training.csv", "validation": "validation.csv", "automatic": "automatically_annotated.csv"}
 _LISTS = {
     "train": {"Manually_Annotated_file_lists", "Manually_Annotated_file_list"},
@@ -91,13 +88,11 @@ def _places(root: Path, outer: str, names: str | Collection[str]) -> Iterator[Pa
 
 def is_affectnet_2017(root: Path) -> bool:
     """Whether ``root`` has one of this release's lists with the right columns."""
-    for split in SPLITS:
-        path = find_list(root, split)
-        if path is not None:
-            with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                first = next(csv.reader(file), [])
-            if _columns(first) is not None or _is_headerless(first):
-                return True
+    for path in filter(None, (find_list(root, split) for split in SPLITS)):
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            first = next(csv.reader(file), [])
+        if set(_FOLDED) <= set(_folded(first)) or _is_headerless(first):
+            return True
     return False
 
 
@@ -138,10 +133,7 @@ def load_affectnet_2017(
     """
     check_choice("split", split, SPLITS)
     check_choice("crop", crop, ("box", "landmarks", "none"))
-    wanted = frozenset(int(code) for code in expressions)
-    if not wanted or not wanted <= set(range(11)):
-        remedy = "range(9) has all labelled faces, range(8) the eight emotions"
-        raise ValueError(problem("expressions", "codes from 0 to 10, at least one", sorted(wanted), remedy))
+    wanted = check_expressions(expressions, "range(9) has all labelled faces, range(8) the eight emotions")
     base = checked_root(root, "AffectNet (2017 release)", LAYOUT)
     path, images = find_list(base, split), find_images(base, split)
     if path is None or images is None:
@@ -152,33 +144,26 @@ def load_affectnet_2017(
     listings, prefix = Folders(), relative(images, base)
     respelt, repeated = 0, 0
     seen: set[str] = set()
-    where: dict[str, int] = {}
-    for row, line, cells in _rows(path, tally, where):
+    for row, line, cells in _rows(path, tally):
         tally.read()
         name = f"{path.name} line {line}"
-        if len(cells) < len(where):
-            tally.drop(BAD_ANNOTATION, f"{name}: {len(cells)} of {len(where)} columns")
+        if None in cells.values():
+            there = sum(cell is not None for cell in cells.values())
+            tally.drop(BAD_ANNOTATION, f"{name}: {there} of {len(cells)} columns")
             continue
-        code = integer(cells[where["expression"]])
+        code = integer(cells["expression"])
         if code is None or not 0 <= code <= 10:
-            tally.drop(BAD_ANNOTATION, f"{name}: expression {cells[where['expression']]!r}")
+            tally.drop(BAD_ANNOTATION, f"{name}: expression {cells['expression']!r}")
             continue
         tally.category(code)
-        labels = (number(cells[where["valence"]]), number(cells[where["arousal"]]))
-        if math.isnan(labels[0]) or math.isnan(labels[1]):
-            tally.drop(NOT_A_NUMBER, name)
+        labels = (number(cells["valence"]), number(cells["arousal"]))
+        if not tally.keeps(labels, code, wanted, name):
             continue
-        if min(labels) <= SENTINEL_VALUE + 1e-6:
-            tally.drop(SENTINEL, name)
-            continue
-        if code not in wanted:
-            tally.drop(CATEGORY, name)
-            continue
-        box = _box(cells, where, crop, margin)
+        box = _box(cells, crop, margin)
         if box is None and crop != "none":
             tally.drop(NO_FACE, name)
             continue
-        stated = cells[where["subdirectory_filepath"]].strip().replace("\\", "/")
+        stated = cells["subdirectory_filepath"].strip().replace("\\", "/")
         folder, _, file = stated.rpartition("/")
         found = listings.find(images / folder, file)
         if found is None:
@@ -198,10 +183,9 @@ def load_affectnet_2017(
     return require_rows(tally.finish(rows.build(), skip_unreadable))
 
 
-def _columns(first: Sequence[str]) -> dict[str, int] | None:
-    """The index of each column, by its name in lower case; ``None`` if ``first`` is not the header."""
-    names = {name.strip().strip('"').casefold(): place for place, name in enumerate(first)}
-    return names if all(name.casefold() in names for name in COLUMNS) else None
+def _folded(first: Sequence[str]) -> list[str]:
+    """The names of the columns in lower case."""
+    return [name.strip().strip('"').casefold() for name in first]
 
 
 def _is_headerless(first: Sequence[str]) -> bool:
@@ -211,51 +195,36 @@ def _is_headerless(first: Sequence[str]) -> bool:
     return integer(first[6]) is not None and not any(math.isnan(number(cell)) for cell in first[7:])
 
 
-def _rows(path: Path, tally: Tally, where: dict[str, int]) -> Iterator[tuple[int, int, list[str]]]:
-    """(row number, line number, cells) of a list; fills ``where`` with its columns before the first."""
+def _rows(path: Path, tally: Tally) -> Iterator[tuple[int, int, dict[str, str]]]:
+    """(row number, line number, cells by column) of a list; a missing cell is ``None``."""
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-        reader = csv.reader(file)
+        reader = csv.DictReader(file)
         try:
-            first = next(reader, [])
-            columns = _columns(first)
-            if columns is not None:
-                where.update(columns)
+            first = reader.fieldnames or []
+            if set(_FOLDED) <= set(_folded(first)):
+                reader.fieldnames = _folded(first)
             elif _is_headerless(first):
-                where.update({name.casefold(): place for place, name in enumerate(COLUMNS)})
+                file.seek(0)
+                reader = csv.DictReader(file, _FOLDED)
                 tally.note(f"{path.name} has no header line: columns taken in the documented order")
             else:
                 got = ",".join(cell[:30] for cell in first[:12]) or "an empty file"
                 remedy = "use the list as it was released"
                 raise LabelFileError(problem(f"{path} line 1", f"the header {','.join(COLUMNS)}", got, remedy))
-            row = 0
-            if columns is None:
-                yield row, 1, first
-                row += 1
-            for cells in reader:
-                if cells:
-                    yield row, reader.line_num, cells
-                    row += 1
+            for row, cells in enumerate(reader):
+                yield row, reader.line_num, cells
         except csv.Error as error:
             what, remedy = f"{path} line {reader.line_num}", "use the list as it was released"
             raise LabelFileError(problem(what, "comma-separated text", error, remedy)) from error
 
 
-def _box(cells: Sequence[str], where: dict[str, int], crop: str, margin: float) -> Box | None:
+def _box(cells: Mapping[str, str], crop: str, margin: float) -> Box | None:
     """The face of a row, or ``None`` if there is none (or none is requested)."""
     if crop == "none":
         return None
-    x, y, width, height = (number(cells[where[name]]) for name in ("face_x", "face_y", "face_width", "face_height"))
+    x, y, width, height = (number(cells[name]) for name in ("face_x", "face_y", "face_width", "face_height"))
     if not (width > 0 and height > 0 and math.isfinite(x) and math.isfinite(y)):  # NULL and −1 both mark "no face"
         return None
     if crop == "box":
         return (x, y, x + width, y + height)
-    numbers = [number(text) for text in cells[where["facial_landmarks"]].split(";")]
-    if len(numbers) != 136 or any(math.isnan(value) for value in numbers):
-        return None
-    points = np.array(numbers).reshape(68, 2)
-    return square_box(points, margin) if np.ptp(points) > 0 else None
-
-
-def lists_in(root: Path) -> list[str]:
-    """The splits whose list exists."""
-    return [split for split in SPLITS if find_list(root, split) is not None]
+    return landmark_box([number(text) for text in cells["facial_landmarks"].split(";")], margin)

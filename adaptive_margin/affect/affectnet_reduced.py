@@ -24,10 +24,10 @@ from ..images._layout import Folders, checked_root, first_nested, litter, relati
 from ..images.decode import Progress
 from ..images.errors import MISSING, LabelFileError
 from ..messages import check_choice, counted, problem
-from ._cells import integer, number
+from ._cells import check_expressions, integer, number
 from ._derived import refuse_derived_copy
 from .records import Record, RecordBuilder
-from .report import BAD_ANNOTATION, CATEGORY, INCOMPLETE, NOT_A_NUMBER, SENTINEL, LoadedSplit, Tally, require_rows
+from .report import BAD_ANNOTATION, INCOMPLETE, NOT_A_NUMBER, LoadedSplit, Tally, require_rows
 
 NAME = "affectnet-reduced"
 SPLITS = ("train", "validation")
@@ -54,11 +54,6 @@ def find_part(root: Path, split: str) -> Path | None:
         if folder is not None and first_nested(folder, "annotations") is not None:
             return folder
     return None
-
-
-def is_affectnet_reduced(root: Path) -> bool:
-    """Whether ``root`` has a part of this release."""
-    return any(find_part(root, split) is not None for split in SPLITS)
 
 
 def index_name(split: str) -> str:
@@ -100,10 +95,7 @@ def load_affectnet_reduced(
         ValueError: an unknown option, or no usable row.
     """
     check_choice("split", split, SPLITS)
-    wanted = frozenset(int(code) for code in expressions)
-    if not wanted or not wanted <= set(range(11)):
-        remedy = "range(8) has the eight emotions, all that this release has"
-        raise ValueError(problem("expressions", "codes from 0 to 10, at least one", sorted(wanted), remedy))
+    wanted = check_expressions(expressions, "range(8) has the eight emotions, all that this release has")
     base = checked_root(root, "AffectNet (reduced release)", LAYOUT)
     part = find_part(base, split)
     images = None if part is None else first_nested(part, "images")
@@ -129,11 +121,7 @@ def load_affectnet_reduced(
         if code is None or math.isnan(labels[0]) or math.isnan(labels[1]):
             tally.drop(NOT_A_NUMBER, f"{key}: {texts}")
             continue
-        if min(labels) <= -2 + 1e-6:
-            tally.drop(SENTINEL, key)
-            continue
-        if code not in wanted:
-            tally.drop(CATEGORY, key)
+        if not tally.keeps(labels, code, wanted, key):
             continue
         file = listings.find(images, f"{name}.jpg")
         if file is None:

@@ -113,6 +113,10 @@ class CachedBatches:
         rank: which process this is.
         world_size: number of processes.
         drop_last: leave out a last batch that is not full; the paper's code keeps it.
+        people: number of each row's person, shape ``(N,)``; only for ``per_person``.
+        per_person: pictures of a person that stand together in training, 0 for any order. Each epoch deals every
+            person's rows into hands of this many and shuffles the hands; hands that are not full come last. A batch
+            of whole hands has ``batch_size / per_person`` of them.
         prefetch: batches read ahead by a thread; 0 reads in the caller's thread.
 
     Attributes:
@@ -143,6 +147,8 @@ class CachedBatches:
         rank: int = 0,
         world_size: int = 1,
         drop_last: bool = False,
+        people: Integers | None = None,
+        per_person: int = 0,
         prefetch: int = 2,
     ) -> None:
         self.pixels = CachedPixels(images, size=size, device=device)
@@ -160,6 +166,7 @@ class CachedBatches:
             ("batch_size", batch_size, 1),
             ("world_size", world_size, 1),
             ("prefetch", prefetch, 0),
+            ("per_person", per_person, 0),
         ):
             if number < least:
                 raise ValueError(problem(name, f"at least {least}", number, "count from there"))
@@ -168,6 +175,13 @@ class CachedBatches:
         if drop_last and len(where) < batch_size:
             remedy = "keep the last batch or make batches smaller"
             raise ValueError(problem("batch_size", f"at most {len(where)} with drop_last", batch_size, remedy))
+        if per_person and (people is None or len(people) != len(where)):
+            got = "none" if people is None else f"{len(people)}"
+            raise ValueError(problem("people", f"one for each of {len(where)} rows", got, "or leave per_person out"))
+        if per_person and batch_size % per_person:
+            remedy = "a batch holds whole hands of pictures"
+            raise ValueError(problem("batch_size", f"a multiple of per_person ({per_person})", batch_size, remedy))
+        self.people, self.per_person = people, per_person
         self.images, self.labels, self.slots = images, target, where
         self.batch_size, self.train, self.size, self.seed = batch_size, train, size, seed
         self.device = self.pixels.device
@@ -191,8 +205,19 @@ class CachedBatches:
         """The rows in the order in which this epoch visits them, shape ``(N,)``."""
         if not self.train:
             return np.arange(len(self.slots), dtype=np.int64)
-        shuffled: Integers = torch.randperm(len(self.slots), generator=seeded(self.seed, epoch)).numpy()
-        return shuffled
+        generator = seeded(self.seed, epoch)
+        shuffled: Integers = torch.randperm(len(self.slots), generator=generator).numpy()
+        if not self.per_person:
+            return shuffled
+        assert self.people is not None
+        by_person = shuffled[np.argsort(self.people[shuffled], kind="stable")]
+        _, counts = np.unique(self.people, return_counts=True)
+        within = np.arange(len(by_person)) - np.repeat(np.cumsum(counts) - counts, counts)
+        full = within < np.repeat(counts - counts % self.per_person, counts)
+        hands = by_person[full].reshape(-1, self.per_person)
+        hands = hands[torch.randperm(len(hands), generator=generator).numpy()]
+        left = by_person[~full]
+        return np.concatenate([hands.ravel(), left[torch.randperm(len(left), generator=generator).numpy()]])
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's share of the batches of an epoch, from batch ``start`` on.

@@ -22,11 +22,16 @@ from .report import UNREADABLE, LoadedSplit, SplitReport
 
 SAMPLE = 2000
 
-RELEASES: dict[str, tuple[str, Any, Callable[[Path], bool]]] = {
+
+def _any_split(find: Callable[[Path, str], object]) -> Callable[[Path], object]:
+    return lambda root: find(root, "train") or find(root, "validation")
+
+
+RELEASES: dict[str, tuple[str, Any, Callable[[Path], object]]] = {
     affectnet.NAME: ("AffectNet, 2017 release", affectnet, affectnet.is_affectnet_2017),
-    affectnet_reduced.NAME: ("AffectNet, reduced release", affectnet_reduced, affectnet_reduced.is_affectnet_reduced),
-    aff_wild2.NAME: ("Aff-Wild2", aff_wild2, aff_wild2.is_aff_wild2),
-    aff_wild.NAME: ("Aff-Wild", aff_wild, aff_wild.is_aff_wild),
+    affectnet_reduced.NAME: ("AffectNet, reduced release", affectnet_reduced, _any_split(affectnet_reduced.find_part)),
+    aff_wild2.NAME: ("Aff-Wild2", aff_wild2, _any_split(aff_wild2.find_annotations)),
+    aff_wild.NAME: ("Aff-Wild", aff_wild, aff_wild.find_layout),
     afew_va.NAME: ("AFEW-VA", afew_va, afew_va.is_afew_va),
 }
 
@@ -75,14 +80,7 @@ class CheckReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {
-            "root": self.root,
-            "releases": list(self.releases),
-            "reports": [report.to_dict() for report in self.reports],
-            "decoded": {name: list(counts) for name, counts in self.decoded.items()},
-            "findings": {name: [asdict(one) for one in findings] for name, findings in self.findings.items()},
-            "fatal": list(self.fatal),
-        }
+        return {**asdict(self), "reports": [report.to_dict() for report in self.reports]}
 
     def __str__(self) -> str:
         lines = [f"{self.root}: {', '.join(self.releases) or 'no known release'}"]
@@ -174,10 +172,8 @@ def check(
 
 def _splits(root: Path, release: str) -> list[str]:
     """The existing splits of a release, and official ones that are missing, so that these are reported."""
-    if release == affectnet.NAME:
-        there = affectnet.lists_in(root)
-        return [split for split in affectnet.SPLITS if split in there or split != "automatic"]
-    return list(RELEASES[release][1].SPLITS)
+    splits = RELEASES[release][1].SPLITS
+    return [split for split in splits if split != "automatic" or affectnet.find_list(root, split)]
 
 
 def _load(root: Path, release: str, split: str, decode: int | None, index_dir: str | Path | None) -> LoadedSplit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
@@ -190,14 +190,16 @@ class LoadedSplit(NamedTuple):
             expected, remedy = f"positions from 0 to {len(rows) - 1}", "use the records that were cached"
             raise ValueError(problem("unreadable", expected, min(unknown), remedy))
         kept = self.records.subset(np.setdiff1d(rows, list(unreadable)))
-        dropped, examples = dict(self.report.dropped), dict(self.report.examples)
+        tally = Tally(self.report.dataset, self.report.split)
+        tally.dropped = dict(self.report.dropped)
+        tally.examples = {reason: list(names) for reason, names in self.report.examples.items()}
         for row, why in unreadable.items():
             reason = why.split(":", 1)[0]
-            reason = reason if reason in UNREADABLE else UNDECODABLE
-            dropped[reason] = dropped.get(reason, 0) + 1
-            if len(examples.get(reason, ())) < EXAMPLES:
-                examples[reason] = (*examples.get(reason, ()), printable(f"{self.records.key[row]}: {why}"))
-        report = replace(self.report, rows_used=len(kept), dropped=dropped, examples=examples, **_statistics(kept))
+            tally.drop(reason if reason in UNREADABLE else UNDECODABLE, f"{self.records.key[row]}: {why}")
+        examples = {reason: tuple(names) for reason, names in tally.examples.items()}
+        report = replace(
+            self.report, rows_used=len(kept), dropped=tally.dropped, examples=examples, **_statistics(kept)
+        )
         return LoadedSplit(kept, report)
 
 
@@ -241,6 +243,18 @@ class Tally:
     def category(self, code: int) -> None:
         """Counts a row read with this expression code."""
         self.classes[code] = self.classes.get(code, 0) + 1
+
+    def keeps(self, labels: tuple[float, float], code: int, wanted: Collection[int], name: str) -> bool:
+        """Whether a row of AffectNet has labels and a wanted expression; drops it if not."""
+        if math.isnan(labels[0] + labels[1]):
+            self.drop(NOT_A_NUMBER, name)
+        elif min(labels) <= -2 + 1e-6:
+            self.drop(SENTINEL, name)
+        elif code not in wanted:
+            self.drop(CATEGORY, name)
+        else:
+            return True
+        return False
 
     def note(self, text: str) -> None:
         """Adds a sentence to the notes of the report."""

@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +46,8 @@ def units_of(records: Records, unit: str) -> list[str]:
         ValueError: another unit, or a row whose identity or video is unknown.
     """
     check_choice("unit", unit, UNITS)
-    if unit == "row":
-        return list(records.key)
-    if unit == "picture":
-        return list(records.path)
-    column = records.identity if unit == "identity" else records.video
-    names = list(column)
+    columns = {"identity": records.identity, "video": records.video, "picture": records.path, "row": records.key}
+    names = list(columns[unit])
     if unknown := names.count(None):
         got = f"None for {unknown:,} of {len(records):,} rows of {records.dataset}"
         remedy = (
@@ -116,19 +112,15 @@ class Split:
             remedy = "make a split for each data set"
             raise ValueError(problem("records", f"of {self.dataset}", records.dataset, remedy))
         owner = {unit: name for name, units in self.parts.items() for unit in units}
-        found: dict[str, list[int]] = {name: [] for name in self.parts}
-        strangers: list[str] = []
-        for row, unit in enumerate(units_of(records, self.unit)):
-            if unit in owner:
-                found[owner[unit]].append(row)
-            else:
-                strangers.append(unit)
+        units = units_of(records, self.unit)
+        strangers = [unit for unit in units if unit not in owner]
         if strangers:
             names = sorted(set(strangers))
             got = f"{len(strangers):,} rows of {len(names):,} that no part names ({shorten(names)})"
             remedy = "the file belongs to other rows: make a new split"
             raise ValueError(problem("records", f"made of the {self.unit} units of this split", got, remedy))
-        return {name: np.array(rows, dtype=np.int64) for name, rows in found.items()}
+        owners = np.array([owner[unit] for unit in units], dtype=object)
+        return {name: np.flatnonzero(owners == name) for name in self.parts}
 
     def train_test(self, records: Records, test: str | Iterable[str]) -> tuple[Integers, Integers]:
         """The rows outside some parts and the rows inside them: one round of a cross-validation.
@@ -153,17 +145,8 @@ class Split:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of the file."""
-        return {
-            "format": FORMAT,
-            "dataset": self.dataset,
-            "protocol": self.protocol,
-            "unit": self.unit,
-            "independent": self.independent,
-            "leaks": self.leaks,
-            "seed": self.seed,
-            "digest": self.digest(),
-            "parts": {name: list(units) for name, units in self.parts.items()},
-        }
+        parts = {name: list(units) for name, units in self.parts.items()}
+        return {"format": FORMAT, **vars(self), "leaks": self.leaks, "digest": self.digest(), "parts": parts}
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Writes the split as JSON, atomically."""
@@ -185,14 +168,8 @@ class Split:
             if plain["format"] != FORMAT:
                 remedy = "update adaptive-margin, or make a new split"
                 raise LabelFileError(problem(f"{path}", f"a split file of format {FORMAT}", plain["format"], remedy))
-            split = cls(
-                dataset=plain["dataset"],
-                protocol=plain["protocol"],
-                unit=plain["unit"],
-                independent=plain["independent"],
-                seed=plain["seed"],
-                parts={name: tuple(units) for name, units in plain["parts"].items()},
-            )
+            parts = {name: tuple(units) for name, units in plain["parts"].items()}
+            split = cls(**{field.name: plain[field.name] for field in fields(cls)} | {"parts": parts})
             digest = plain["digest"]
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
             got = f"{type(error).__name__}: {error}"
@@ -224,14 +201,8 @@ def check_apart(records: Records, parts: Mapping[str, Sequence[int] | Integers],
                 shared[units[int(row)]] = (other, name)
     if shared:
         first = next(iter(shared.values()))
-        raise LeakError(
-            problem(
-                f"parts {first[0]!r} and {first[1]!r}",
-                f"without a common {unit}",
-                shorten(sorted(shared)),
-                "split anew",
-            )
-        )
+        what = f"parts {first[0]!r} and {first[1]!r}"
+        raise LeakError(problem(what, f"without a common {unit}", shorten(sorted(shared)), "split anew"))
 
 
 def _independence(records: Records, unit: str) -> str:
@@ -239,8 +210,10 @@ def _independence(records: Records, unit: str) -> str:
     return (records.identity_kind or unit) if unit == "identity" else unit
 
 
-def _sizes(units: Sequence[str]) -> dict[str, int]:
-    return dict(sorted(Counter(units).items()))  # by name: the split must not depend on the order of the rows
+def _sizes(records: Records, unit: str) -> dict[str, int]:
+    """Rows of each person or video, by name: the split must not depend on the order of the rows."""
+    check_choice("unit", unit, ("identity", "video"))
+    return dict(sorted(Counter(units_of(records, unit)).items()))
 
 
 def _split(
@@ -280,8 +253,7 @@ def group_folds(records: Records, folds: int = 5, *, seed: int = 0, unit: str = 
     Raises:
         ValueError: fewer than two folds, more folds than units, or an unknown identity.
     """
-    check_choice("unit", unit, ("identity", "video"))
-    sizes = _sizes(units_of(records, unit))
+    sizes = _sizes(records, unit)
     if not 2 <= folds <= len(sizes):
         expected = f"from 2 to the number of {unit} units ({len(sizes)})"
         raise ValueError(problem("folds", expected, folds, "choose a number in that range"))
@@ -323,9 +295,8 @@ def group_holdout(records: Records, share: float = 0.2, *, seed: int = 0, unit: 
     Raises:
         ValueError: an invalid share, a single unit, or an unknown identity.
     """
-    check_choice("unit", unit, ("identity", "video"))
     _check_share(share)
-    sizes = _sizes(units_of(records, unit))
+    sizes = _sizes(records, unit)
     if len(sizes) < 2:
         remedy = "pass records of more: there is nothing to hold out"
         raise ValueError(problem("records", f"of at least two {unit} units", len(sizes), remedy))
@@ -427,24 +398,17 @@ def stratified_holdout(
     members: dict[tuple[int, int], list[str]] = {}
     for picture in sorted(stratum):
         members.setdefault(stratum[picture], []).append(picture)
-    quota = _largest_remainder({key: len(pictures) for key, pictures in members.items()}, share)
+    # the largest remainder: whole numbers whose sum is the rounded share of all
+    exact = np.array([share * len(members[key]) for key in sorted(members)])
+    quota = exact.astype(np.int64)
+    quota[np.argsort(quota - exact, kind="stable")[: round(share * len(stratum)) - int(quota.sum())]] += 1
     rng = np.random.default_rng(seed)
     held: set[str] = set()
-    for key in sorted(members):
-        chosen = rng.permutation(len(members[key]))[: quota[key]]
+    for key, count in zip(sorted(members), quota.tolist(), strict=True):
+        chosen = rng.permutation(len(members[key]))[:count]
         held.update(path for place in chosen for path in paths[members[key][place]])
     protocol = f"hold-out of {share:g} of the pictures, stratified by expression and valence-arousal quadrant"
     return _split(records, protocol, "picture", seed, {"train": set(records.path) - held, "validation": held})
-
-
-def _largest_remainder(sizes: Mapping[tuple[int, int], int], share: float) -> dict[tuple[int, int], int]:
-    """``share`` of every stratum in whole numbers whose sum is the rounded ``share`` of all."""
-    exact = {key: share * size for key, size in sizes.items()}
-    quota = {key: int(value) for key, value in exact.items()}
-    missing = round(share * sum(sizes.values())) - sum(quota.values())
-    for key in sorted(exact, key=lambda key: (quota[key] - exact[key], key))[:missing]:
-        quota[key] += 1
-    return quota
 
 
 def same_content(records: Records) -> dict[str, str]:
@@ -455,22 +419,11 @@ def same_content(records: Records) -> dict[str, str]:
     Returns:
         Path → the first path with that content, for every file that has a copy.
     """
-    return _groups(
-        sorted(set(records.path)),
-        lambda path: (records.root / path).stat().st_size,
-        lambda path: hashlib.sha256((records.root / path).read_bytes()).digest(),
-    )
-
-
-def _groups(paths: Sequence[str], *features: Callable[[str], Hashable]) -> dict[str, str]:
-    """Path → the first path that agrees with it in every feature, for paths that have such a match."""
-    groups = [list(paths)]
-    for feature in features:
-        finer: list[list[str]] = []
-        for group in groups:
-            found: dict[Hashable, list[str]] = defaultdict(list)
-            for path in group:
-                found[feature(path)].append(path)
-            finer += [members for members in found.values() if len(members) > 1]
-        groups = finer
-    return {path: group[0] for group in groups for path in group}
+    paths = sorted(set(records.path))
+    size = {path: (records.root / path).stat().st_size for path in paths}
+    alike = Counter(size.values())
+    content = {
+        path: hashlib.sha256((records.root / path).read_bytes()).digest() for path in paths if alike[size[path]] > 1
+    }
+    copies, first = Counter(content.values()), {digest: path for path, digest in reversed(content.items())}
+    return {path: first[digest] for path, digest in content.items() if copies[digest] > 1}

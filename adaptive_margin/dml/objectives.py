@@ -88,23 +88,21 @@ class Objective(nn.Module):
 
     def record(self, on: bool) -> None:
         """Whether the next call records its margin, which synchronises with the device."""
-        for module in (self.loss, getattr(self.loss, "margin", None)):
-            if isinstance(module, ModuleWithRecords):
-                module.collect_stats = on
+        if isinstance(self.loss, ModuleWithRecords):
+            self.loss.collect_stats = on
 
     def statistics(self) -> dict[str, float]:
         """The recorded margin of the last call in the loss's unit, with the parts of an adaptive margin."""
         loss, margin = self.loss, getattr(self.loss, "margin", None)
-        if isinstance(loss, AdaptiveMarginLoss):
-            value: Any = loss.current_margin
-        elif isinstance(loss, ContrastiveVDMLoss):
-            value = loss.alpha
+        found: dict[str, float]
+        if isinstance(loss, AdaptiveMarginLoss | ContrastiveVDMLoss):
+            recorded = loss.statistics() if loss.collect_stats else {}
+            named = {"margin": "current_margin", "mi": "mi", "delta": "delta", "k": "k"}
+            found = {name: recorded[theirs] for name, theirs in named.items() if theirs in recorded}
         else:
             rows = [HOSTS[base.__name__] for base in type(loss).__mro__ if base.__name__ in HOSTS]
-            value = getattr(loss, rows[0].attribute, None) if rows else margin
-        found = {} if value is None else {"margin": float(value)}
-        if isinstance(margin, AdaptiveMargin):
-            found |= {name: getattr(margin, name) for name in ("mi", "delta", "k")}
+            value: Any = getattr(loss, rows[0].attribute, None) if rows else margin
+            found = {} if value is None else {"margin": float(value)}
         if isinstance(loss, AutoMarginLoss):
             found["beta"] = loss.beta
         beta = getattr(loss, "beta", None)

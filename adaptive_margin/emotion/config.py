@@ -7,7 +7,7 @@ import functools
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..choices import CriticName, GroupingName, MarginName, Order, Precision, Regularizer, WeakBatchNorm
+from ..choices import CriticName, GroupingName, MarginName, Order, Precision, Regularizer, TermName, WeakBatchNorm
 from ..messages import check_choice, problem
 
 DatasetName = Literal["faces", "affectnet", "affectnet-reduced", "afew-va", "aff-wild", "aff-wild2"]
@@ -77,6 +77,7 @@ class EmotionConfig:
             root or as a full path.
         people: number of drawn people (``faces``), in all parts together.
         images_per_person: pictures of each of them.
+        person_effect: how much the feeling behind a drawn face depends on who it is, from 0 to 3; 1 as they are.
         disturb: draw faces with turned heads, changing light, blur and occlusion.
         encoder: ``small``, ``resnet18``, ``alexnet``, the name of any torchvision model, or ``timm:NAME``.
         pretrained: file of weights, or torchvision's name of the weights (``DEFAULT`` for timm's); by default random
@@ -94,6 +95,15 @@ class EmotionConfig:
         penalty: penalty weight of the fisher critic and the fisher regulariser; by default their own.
         critic_dropout: dropout rate in the critic.
         critic_normalize: scale the critic's outputs to length 1.
+        cross_person: the caf critic pulls together strong samples of different people, and parts strong and weak ones
+            of the same person.
+        term: what the regression's loss gets in addition; ``grl``, ``uniform-id`` and ``elim`` use who is who.
+        term_weight: weight of the term.
+        term_warm_up: iterations in which the term's weight grows from 0.
+        person_norm: centre features by person, before the regressor.
+        person_scale: with person_norm, divide by each person's deviation, too.
+        per_person: pictures of a person that stand together in a batch; 0 for any order.
+        shuffle_people: a control: deal the numbers of people to the training pictures at random.
         order: ``paper``, three updates per iteration; ``joint``, a single update of the encoder.
         weak_batch_norm: the batch-norm statistics for weak images in the adversarial update of order ``paper``.
         adversarial_weight: weight of L_adv. It matters only with order ``joint`` or ``shared_moments``, because Adam is
@@ -135,6 +145,7 @@ class EmotionConfig:
     annotations: str | None = None
     people: int = 240
     images_per_person: int = 30
+    person_effect: float = 1.0
     disturb: bool = True
 
     encoder: str = "resnet18"
@@ -152,6 +163,15 @@ class EmotionConfig:
     penalty: float | None = None
     critic_dropout: float = 0.2
     critic_normalize: bool = False
+
+    cross_person: bool = False
+    term: TermName = "none"
+    term_weight: float = 1.0
+    term_warm_up: int = 0
+    person_norm: bool = False
+    person_scale: bool = False
+    per_person: int = 0
+    shuffle_people: bool = False
 
     order: Order = "paper"
     weak_batch_norm: WeakBatchNorm = "weak"
@@ -201,10 +221,21 @@ class EmotionConfig:
         if self.people < 3:
             remedy = "training, validation and test share nobody"
             raise ValueError(problem("people", "at least 3, one for each part", self.people, remedy))
+        if self.person_effect != 1:
+            from ..faces.identity import check_effect
+
+            check_effect(self.person_effect)
         for name in ("dropout", "leaky_slope", "critic_dropout", "skip_unreadable"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(problem(name, "in [0, 1)", getattr(self, name), "leave it out for the default"))
-        weights = ("adversarial_weight", "correlation_weight", "repulsion")
+        if self.cross_person and self.critic != "caf":
+            remedy = "leave cross_person out, or choose the critic caf"
+            raise ValueError(problem("critic, with cross_person,", "'caf'", repr(self.critic), remedy))
+        if self.per_person and self.batch_size % self.per_person:
+            remedy = "a batch holds whole groups of a person's pictures"
+            expected = f"a multiple of per_person ({self.per_person})"
+            raise ValueError(problem("batch_size", expected, self.batch_size, remedy))
+        weights = ("adversarial_weight", "correlation_weight", "repulsion", "term_weight", "term_warm_up", "per_person")
         for name in (*weights, "adversarial_start", "constant", "seed", "split_seed"):
             if not getattr(self, name) >= 0:
                 raise ValueError(problem(name, "at least 0", getattr(self, name), "leave it out for the default"))

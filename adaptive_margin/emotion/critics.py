@@ -103,9 +103,44 @@ class ContrastiveObjective(nn.Module):
     def statistics(self) -> dict[str, float]:
         """``alpha``, and ``mi``, ``eta``, ``delta`` and ``k`` of an adaptive margin, if they are collected."""
         margin = self.loss.margin
+        if isinstance(margin, AdaptiveMargin) and not margin.collect_stats:
+            return {}
         if isinstance(margin, AdaptiveMargin):
             return {name: getattr(margin, name) for name in ("alpha", "mi", "eta", "delta", "k")}
         return {"alpha": float(margin.value)}
+
+
+class CrossPersonObjective(ContrastiveObjective):
+    r"""The paper's objective over pairs of people: what strong emotions share, not what somebody's pictures share.
+
+    :math:`L_c` of :class:`ContrastiveObjective` with other pairs: strong samples of *different* people are pulled
+    together, and a strong and a weak sample of the *same* person are pushed apart; where nobody in the batch has both,
+    all strong and weak ones are.
+
+    Source: ours, from Kim & Song 2021, Eq. (7).
+
+    Example:
+        >>> caf = CrossPersonObjective(ConstantMargin(1.0))
+        >>> z, groups = torch.tensor([[0.0], [1.0], [1.5], [0.5]]), torch.tensor([1, 1, 0, 0])
+        >>> caf.critic_loss(z, groups, torch.tensor([0, 1, 1, 2]))  # 1² of rows 0, 1, and 1 - 0.5² of rows 1, 2
+        tensor(1.7500)
+    """
+
+    ids = True
+
+    def critic_loss(self, z: Tensor, groups: Tensor, people: Tensor | None = None) -> Tensor:
+        """L_c over these pairs; ``people`` is the person of each row."""
+        if people is None:
+            raise ValueError(problem("people", "given for a cross-person critic", "None", "pass one for each row"))
+        strong, same = groups == STRONG, people[:, None] == people
+        attracted = strong[:, None] & strong & ~same
+        repelled = strong[:, None] & (groups == WEAK)
+        own = repelled & same
+        repelled = torch.where(own.any(), own, repelled)
+        if not bool(attracted.any() | repelled.any()):
+            return z.sum() * 0
+        pairs = (*torch.nonzero(attracted, as_tuple=True), *torch.nonzero(repelled, as_tuple=True))
+        return cast(Tensor, self.loss(z, groups, pairs))
 
 
 class FisherObjective(nn.Module):
@@ -341,6 +376,17 @@ class Critic(nn.Module):
         self.objective = objective
         self.normalize = normalize
 
+    @property
+    def ids(self) -> bool:
+        """Whether ``objective.critic_loss`` needs to know who is in each row."""
+        return bool(getattr(self.objective, "ids", False))
+
+    def loss(self, z: Tensor, groups: Tensor, people: Tensor | None) -> Tensor:
+        """L_c of the batch, by an objective that needs people or one that does not."""
+        if isinstance(self.objective, CrossPersonObjective):
+            return self.objective.critic_loss(z, groups, people)
+        return self.objective.critic_loss(z, groups)
+
     def forward(self, features: Tensor) -> Tensor:
         """Z of each row of features, in at least float32: losses are not computed in half precision."""
         z = cast(Tensor, self.network(features))
@@ -410,6 +456,7 @@ def build_critic(
     penalty: float | None = None,
     dropout: float = 0.0,
     normalize: bool = False,
+    cross_person: bool = False,
 ) -> Critic | None:
     """A critic by name, from random weights.
 
@@ -423,6 +470,7 @@ def build_critic(
         penalty: ρ of ``"fisher"`` and of ``regularizer="fisher"``; None for their defaults.
         dropout: dropout rate in its perceptron.
         normalize: scale outputs to length 1, for critics with more than one output.
+        cross_person: :class:`CrossPersonObjective` for ``"caf"``.
 
     Returns:
         The critic; None for ``"none"``.
@@ -435,7 +483,8 @@ def build_critic(
         return None
     objective: ContrastiveObjective | FisherObjective | SphereObjective | RatioObjective
     if name == "caf":
-        objective = ContrastiveObjective(build_margin(margin, constant), repulsion, regularizer, penalty)
+        kind = CrossPersonObjective if cross_person else ContrastiveObjective
+        objective = kind(build_margin(margin, constant), repulsion, regularizer, penalty)
     elif name == "fisher":
         objective = FisherObjective(FISHER_GAN_PENALTY if penalty is None else penalty)
     else:

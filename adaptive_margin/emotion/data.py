@@ -65,6 +65,7 @@ DATA_OPTIONS = (
     "annotations",
     "people",
     "images_per_person",
+    "person_effect",
     "disturb",
 )
 """The options that :func:`load_data` uses: runs that agree in them can share its result."""
@@ -183,6 +184,8 @@ def _faces(config: EmotionConfig) -> EmotionData:
             seed=config.split_seed,
             split=name,
             disturb=config.disturb,
+            person_effect=config.person_effect,
+            cache=_cache_folder(config),
         )
         for name in ("train", "val", "test")
     }

@@ -57,6 +57,7 @@ def description(net: EmotionNet, preprocessing: Preprocessing) -> dict[str, Any]
     return {
         "encoder": net.encoder.name,
         "leaky_slope": net.leaky_slope,
+        **({} if net.person_norm is None else {"person_norm": True, "person_scale": net.person_norm.scale}),
         "labels": list(LABELS),
         "preprocessing": asdict(preprocessing),
     }
@@ -241,7 +242,8 @@ def _network(
         raise ValueError(problem("path", "a model file or a checkpoint of a run", got, REMEDY))
     try:
         slope = float(about.get("leaky_slope", 0.0))
-        net = emotion_net(str(about["encoder"]), leaky_slope=slope).to(device)
+        by_person: dict[str, Any] = {name: about.get(name) is True for name in ("person_norm", "person_scale")}
+        net = emotion_net(str(about["encoder"]), leaky_slope=slope, **by_person).to(device)
         preprocessing = _preprocessing(about["preprocessing"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)

@@ -23,10 +23,12 @@ from ..choices import Precision, WeakBatchNorm
 from ..functional.checks import at_least_float32
 from ..functional.concordance import affect_loss
 from ..grouping import Grouper
+from ..messages import problem
 from ..training.optimisation import autocast, backward_and_step
 from ..training.world import World
 from .critics import STRONG, WEAK, Critic
 from .nets import EmotionNet
+from .terms import Term
 
 
 @dataclass
@@ -81,6 +83,7 @@ class Iteration:
         options: see :class:`StepOptions`.
         world: the processes.
         scaler: gradient scaler for float16.
+        term: what line 8 adds to its loss; None for nothing.
     """
 
     net: EmotionNet
@@ -90,20 +93,30 @@ class Iteration:
     options: StepOptions
     world: World
     scaler: GradScaler | None = None
+    term: Term | None = None
 
-    def paper_step(self, images: Tensor, labels: Tensor, *, adversarial: bool = True) -> dict[str, Tensor]:
+    @property
+    def ids(self) -> bool:
+        """Whether an iteration needs to know who is in each picture."""
+        needs = (self.term is not None and self.term.ids, self.critic is not None and self.critic.ids)
+        return any(needs) or self.net.person_norm is not None
+
+    def paper_step(
+        self, images: Tensor, labels: Tensor, people: Tensor | None = None, *, adversarial: bool = True
+    ) -> dict[str, Tensor]:
         """One iteration of Algorithm 1.
 
         Args:
             images: this process's share of the batch, normalised, shape ``(b, 3, H, W)``.
             labels: their (valence, arousal), shape ``(b, 2)``.
+            people: number of each one's person, from 0, shape ``(b,)``; needed where :attr:`ids` says so.
             adversarial: False skips lines 3 to 7, which gives a plain regression.
 
         Returns:
             The losses and the share of strong samples, by name: 0-dim, without graph.
         """
         net, critic, world, options = self.net, self.critic, self.world, self.options
-        labels = world.gather(labels)  # (B, 2), of the whole batch
+        labels, people = world.gather(labels), self._everybody(people)  # (B, 2) and (B,), of the whole batch
         total = len(labels)
         losses: dict[str, Tensor] = {}
 
@@ -117,7 +130,7 @@ class Iteration:
                 features = net.encoder(images)  # (b, F)
             with self._autocast():
                 z = world.gather(critic(features.detach()), total)  # (B, d)
-            critic_loss = critic.objective.critic_loss(z, groups)
+            critic_loss = critic.loss(z, groups, people)
             self._update(self.optimizers.critic, critic_loss)
 
             # Line 7: the encoder makes weak emotions look strong to the critic, which is frozen.
@@ -133,30 +146,27 @@ class Iteration:
 
         # Line 8: encoder and regressor learn valence and arousal.
         with self._autocast():
-            predictions = world.gather(net(images), total)  # (B, 2)
-        regression_loss = affect_loss(
-            labels, at_least_float32(predictions), correlation_weight=options.correlation_weight
-        )
+            features = net.encoder(images)
+        regression_loss, named = self._regression(features, labels, people)
         self._update(self.optimizers.regression, regression_loss)
-        return losses | {"regression": regression_loss.detach()}
+        return losses | named
 
-    def joint_step(self, images: Tensor, labels: Tensor, *, adversarial: bool = True) -> dict[str, Tensor]:
+    def joint_step(
+        self, images: Tensor, labels: Tensor, people: Tensor | None = None, *, adversarial: bool = True
+    ) -> dict[str, Tensor]:
         """The same losses with one pass through the encoder: L_AV + w · L_adv in one update of θ_e and θ_r.
 
         Arguments and result are as in :meth:`paper_step`. The critic is updated first, as there. The difference: the
         encoder is updated once per iteration, and the weight w decides the influence of L_adv.
         """
         net, critic, world, options = self.net, self.critic, self.world, self.options
-        labels = world.gather(labels)  # (B, 2)
+        labels, people = world.gather(labels), self._everybody(people)  # (B, 2) and (B,)
         total = len(labels)
         losses: dict[str, Tensor] = {}
 
         with self._autocast():
             features = net.encoder(images)  # (b, F)
-            predictions = world.gather(net.regressor(features), total)  # (B, 2)
-        regression_loss = affect_loss(
-            labels, at_least_float32(predictions), correlation_weight=options.correlation_weight
-        )
+        regression_loss, named = self._regression(features, labels, people)
         loss = regression_loss
 
         if critic is not None and adversarial:
@@ -164,7 +174,7 @@ class Iteration:
             strong, weak = groups == STRONG, groups == WEAK
             with self._autocast():
                 z = world.gather(critic(features.detach()), total)  # (B, d)
-            critic_loss = critic.objective.critic_loss(z, groups)
+            critic_loss = critic.loss(z, groups, people)
             self._update(self.optimizers.critic, critic_loss)
 
             with frozen(critic), self._autocast():
@@ -178,7 +188,34 @@ class Iteration:
             }
 
         self._update(self.optimizers.regression, loss)
-        return losses | {"regression": regression_loss.detach()}
+        return losses | named
+
+    def _everybody(self, people: Tensor | None) -> Tensor | None:
+        """The people of the whole batch; None where nothing needs them."""
+        if not self.ids:
+            return None
+        if people is None:
+            remedy = "pass the number of each row's person, from 0"
+            raise ValueError(problem("people", "given for a step that uses them", "None", remedy))
+        return self.world.gather(people)
+
+    def _regression(self, features: Tensor, labels: Tensor, people: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_AV of the whole batch and the term's loss, and both by name, from this process's features ``(b, F)``."""
+        net, world, term, total = self.net, self.world, self.term, len(labels)
+        norm = net.person_norm
+        with self._autocast(), contextlib.nullcontext() if norm is None else norm.known(people):
+            predictions = world.gather(net.regressor(features), total)  # (B, 2)
+            outputs = None if term is None else world.gather(term(features), total)
+        loss = affect_loss(labels, at_least_float32(predictions), correlation_weight=self.options.correlation_weight)
+        named = {"regression": loss.detach()}
+        if term is not None:
+            assert outputs is not None
+            who = labels.new_zeros(total, dtype=torch.int64) if people is None else people
+            with contextlib.nullcontext() if norm is None else norm.known(None):
+                added = term.loss(outputs, labels, who, net.regressor)
+            named["term"] = added.detach()
+            loss = loss + added
+        return loss, named
 
     def _weak_outputs(self, images: Tensor, features: Tensor, weak: Tensor, critic: Critic) -> Tensor:
         """Z of the weak samples of the whole batch, ``(N_w, d)``, with a graph down to the encoder."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from .._text import shorten
 from ..affect import Batch, CachedBatches, LeakError, Split
 from ..images.errors import LabelFileError
-from ..metrics import AffectMetrics
+from ..messages import problem
+from ..metrics import AffectMetrics, affect_breakdown
 from ..stored import DamagedFileError, read_json
 from ..training.loop import Parts, Summary, best_state, check_length, train
 from ..training.optimisation import gradient_scaler
@@ -27,9 +28,11 @@ from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
 from .evaluation import Evaluation, evaluate, evaluating, write_evaluation
+from .headroom import check_people
 from .model_file import Preprocessing, description, save_model
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
+from .terms import NEED_PEOPLE, build_term, warmed_up
 
 SEEN_ROWS = 2_000
 """Number of training pictures for the identity leakage of people in training."""
@@ -58,7 +61,15 @@ class EmotionJob(Parts):
     def __init__(self, config: EmotionConfig, data: EmotionData, world: World) -> None:
         self.config, self.data, self.world = config, data, world
         seed_everything(config.seed, deterministic=config.deterministic)  # all ranks: the same weights
-        net = emotion_net(config.encoder, config.pretrained, dropout=config.dropout, leaky_slope=config.leaky_slope)
+        self._people = people_of(config, data.train, world)
+        net = emotion_net(
+            config.encoder,
+            config.pretrained,
+            dropout=config.dropout,
+            leaky_slope=config.leaky_slope,
+            person_norm=config.person_norm,
+            person_scale=config.person_scale,
+        )
         critic = build_critic(
             config.critic,
             net.encoder.features,
@@ -69,11 +80,21 @@ class EmotionJob(Parts):
             penalty=config.penalty,
             dropout=config.critic_dropout,
             normalize=config.critic_normalize,
+            cross_person=config.cross_person,
+        )
+        term = build_term(
+            config.term,
+            net.encoder.features,
+            0 if self._people is None else int(self._people.max()) + 1,
+            weight=config.term_weight,
+            correlation_weight=config.correlation_weight,
         )
         seed_everything(config.seed, rank=world.rank, deterministic=config.deterministic)  # each its own dropout
         net.to(world.device)
         synchronise_batch_norm(net, world)
-        regression = adam(net, config.regression_adam)
+        if term is not None:
+            term.to(world.device)
+        regression = adam(net if term is None else torch.nn.ModuleList([net, term]), config.regression_adam)
         optimizers = Optimizers(None, None, regression)
         if critic is not None:
             critic.to(world.device)
@@ -93,12 +114,15 @@ class EmotionJob(Parts):
             ),
             world=world,
             scaler=gradient_scaler(world.device, config.precision),
+            term=term,
         )
         self.batches = self._batches(
             data.train,
             batch_size=config.batch_size,
             train=True,
             seed=config.seed,
+            people=None if self._people is None else self._people.numpy(),
+            per_person=config.per_person,
             drop_last=True,  # correlations, groups and batch norm of a few left-over samples would be noise
         )
         self._reader: Iterator[Batch] = iter(())
@@ -134,9 +158,12 @@ class EmotionJob(Parts):
             if position == 0 and step > 0:
                 critic.step_epoch()
 
+        if iteration.term is not None:
+            iteration.term.strength = warmed_up(step, config.term_warm_up)
+        people = self._people[batch.rows].to(self.world.device) if self._people is not None else None
         take = iteration.paper_step if config.order == "paper" else iteration.joint_step
         adversarial = step >= config.adversarial_start
-        losses = take(batch.images, batch.labels, adversarial=adversarial)
+        losses = take(batch.images, batch.labels, people, adversarial=adversarial)
         named: dict[str, Tensor | float] = {f"loss/{name}": loss for name, loss in losses.items() if name != "strong"}
         if "strong" in losses:
             named["groups/strong"] = losses["strong"]
@@ -183,6 +210,30 @@ class EmotionJob(Parts):
             world=self.world,
         )
 
+    def figures_by_person(self, part: Part) -> dict[str, Any]:
+        """Figures with features normalised by all pictures of each person, whose labels nobody knows.
+
+        For a network with ``person_norm``; :meth:`evaluation` normalises by what training remembers, as for a single
+        picture of a stranger.
+        """
+        net = self.iteration.net
+        norm = net.person_norm
+        assert norm is not None
+        check_people(part.people, part.identity, "person_norm")
+        features, labels, rows = [], [], []
+        with evaluating(net), torch.inference_mode():
+            for batch in self.evaluation_batches(part):
+                features.append(net.encoder(batch.images))
+                labels.append(batch.labels)
+                rows.append(batch.rows)
+            people = torch.from_numpy(part.people[torch.cat(rows).numpy()]).to(self.world.device)
+            with norm.known(people):
+                predictions = net.regressor(torch.cat(features)).float()
+        metrics = AffectMetrics()
+        metrics.update(torch.cat(labels), predictions)
+        truth, guess = torch.cat(labels).cpu().numpy(), predictions.cpu().numpy()
+        return {"figures": metrics.compute(), "breakdown": affect_breakdown(truth, guess, people.cpu()).to_dict()}
+
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
         about = description(self.iteration.net, self.preprocessing) | {"dataset": self.config.dataset}
@@ -192,7 +243,12 @@ class EmotionJob(Parts):
         """Networks, optimisers and scaler by name."""
         iteration = self.iteration
         optimizers = {name: optimizer for name, (optimizer, _) in self._optimizers().items()}
-        modules = {"net": iteration.net, "critic": iteration.critic, "grouper": iteration.grouper}
+        modules = {
+            "net": iteration.net,
+            "critic": iteration.critic,
+            "grouper": iteration.grouper,
+            "term": iteration.term,
+        }
         return modules | optimizers | {"scaler": iteration.scaler}
 
     def _optimizers(self) -> dict[str, tuple[torch.optim.Optimizer, AdamConfig]]:
@@ -207,6 +263,27 @@ class EmotionJob(Parts):
             "regression_optimizer": (optimizers.regression, config.regression_adam),
         }
         return {name: (each, options) for name, (each, options) in named.items() if each is not None}
+
+
+def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:
+    """The person of each training row, numbered from 0; None where no option uses them.
+
+    Raises:
+        ValueError: an option needs people that the data set does not identify, or several processes cannot use it.
+    """
+    needed = [name for name in ("cross_person", "person_norm", "per_person") if getattr(config, name)]
+    if config.term in NEED_PEOPLE:
+        needed.append(f"term {config.term}")
+    if world.size > 1 and (config.person_norm or config.term == "elim"):
+        remedy = "train person_norm and elim with one process"
+        raise ValueError(problem("processes", "1, as a person's pictures are normalised together", world.size, remedy))
+    if not needed:
+        return None
+    check_people(part.people, part.identity, needed[0])
+    _, codes = np.unique(part.people, return_inverse=True)
+    if config.shuffle_people:
+        codes = np.random.default_rng(config.seed).permutation(codes)
+    return torch.from_numpy(codes.astype(np.int64))
 
 
 def adam(module: torch.nn.Module, config: AdamConfig) -> torch.optim.Adam:
@@ -336,14 +413,23 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         net = job.iteration.net
         rows = np.random.default_rng(0).permutation(len(data.train))[:SEEN_ROWS]
         test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
+        known = job.figures_by_person(data.test) if config.person_norm else None
 
         def write() -> dict[str, Any]:
             save_model(folder.path / "model.pt", net, job.preprocessing, config=config.plain())
             extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
+            extra["breakdown"] = affect_breakdown(test.truth, test.prediction, test.person).to_dict()
+            if known is not None:
+                extra["by_person"] = known
             shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
             if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
                 shown["video"], shown["video_pictures"] = evaluate_drawn_video(
-                    net, people=config.people, resize=config.resize, size=config.size, seed=config.split_seed
+                    net,
+                    people=config.people,
+                    resize=config.resize,
+                    size=config.size,
+                    seed=config.split_seed,
+                    person_effect=config.person_effect,
                 )
             return write_evaluation(folder.path, test, **shown)
 

@@ -9,7 +9,7 @@ from ._geometry import boxes, landmarks
 from .dataset import FacesDataset, split_people
 from .draw import draw_faces, draw_frames, face_geometry
 from .expression import ActionUnits, FaceShape, action_units, face_shape
-from .identity import BEARD_STYLES, GLASSES_STYLES, HAIR_STYLES, FaceIdentity, sample_identities
+from .identity import BEARD_STYLES, GLASSES_STYLES, HAIR_STYLES, FaceIdentity, sample_identities, vary
 from .labels import sample_labels
 from .nuisance import Nuisance, sample_nuisance, still_nuisance
 from .video import FaceVideo, draw_video, trajectory
@@ -38,4 +38,5 @@ __all__ = [
     "split_people",
     "still_nuisance",
     "trajectory",
+    "vary",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ._rows import Floats
+from ._rows import Floats, Table
 from .expression import FaceShape
 from .identity import FaceIdentity
 from .nuisance import Nuisance
@@ -16,7 +16,7 @@ DEPTH = 0.72  # of the front of the head before its middle, in face units
 
 
 @dataclass(frozen=True)
-class Frame:
+class Frame(Table):
     """A local coordinate system on the head and its position in the picture; one per row.
 
     Local coordinates are face units about ``anchor``; picture coordinates run from -1 to 1, ``y`` downwards.
@@ -43,12 +43,13 @@ class Frame:
     @classmethod
     def join(cls, first: Frame, second: Frame) -> Frame:
         """The rows of both, one after the other."""
-        names = ("origin", "forward", "inverse")
-        return cls(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in names))
+        return cls(*(np.concatenate(pair) for pair in zip(vars(first).values(), vars(second).values(), strict=True)))
 
-    def take(self, rows: NDArray[np.int64] | slice) -> Frame:
-        """Some rows."""
-        return Frame(self.origin[rows], self.forward[rows], self.inverse[rows])
+    def per_unit(self, density: float) -> Floats:
+        """Pixels per face unit, float32, shape ``(n, 1)``, for ``density`` pixels per picture unit."""
+        m = self.forward
+        area = np.abs(m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0])
+        return (np.sqrt(area) * density).astype(np.float32)[:, None]
 
 
 class Camera:
@@ -103,13 +104,9 @@ class Camera:
         return Frame.of(self.shift, self.scale[:, None, None] * np.eye(2))
 
     def on_face(self, x: Floats, y: Floats, above: Floats | float = 0.0, flat: bool = False) -> Frame:
-        """Tangent frames at points of the face.
+        """Tangent frames at points of the face, ``above`` the ellipsoid; ``flat`` ones (glasses) turn as a plane.
 
-        Args:
-            x: Anchors, face units, shape ``(k * n,)``: all people's first anchor, then all people's second ...
-            y: The same.
-            above: Height of a point above the ellipsoid, a number or shape ``(k * n,)``.
-            flat: For objects in front of the face (glasses), which turn as a plane.
+        Anchors have the shape ``(k * n,)``: all people's first, then all people's second, and so on.
         """
         step = 0.04
         x, y, above = (self._by_anchor(np.broadcast_to(p, x.shape)) for p in (x, y, above))
@@ -127,7 +124,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Parts:
+class Parts(Table):
     """Positions and sizes of the movable parts, in local face units, float64, shape ``(n,)``.
 
     The renderer and the landmarks both use these, so landmarks match the drawn pixels.
@@ -149,8 +146,7 @@ class Parts:
 
 def parts(people: FaceIdentity, shape: FaceShape) -> Parts:
     """From movements (0 .. 1) to lengths (face units)."""
-    p = {name: np.asarray(getattr(people, name), dtype=np.float64) for name in people.__dataclass_fields__}
-    s = {name: np.asarray(getattr(shape, name), dtype=np.float64) for name in shape.__dataclass_fields__}
+    p, s = people.columns(np.float64), shape.columns(np.float64)
     opening = np.maximum(1 + 0.75 * s["lid_upper"] - 0.10 * s["lid_lower"], 0.04)
     opened = np.maximum(s["open"], 0)
     return Parts(
@@ -173,16 +169,8 @@ def outline_radius(people: FaceIdentity, chin: Floats, cos: Floats, sin: Floats)
     r"""Distance of the head's outline from its centre in a direction, face units.
 
     The outline is where the renderer's head function :math:`x^2 + y^2 - s\,t^3 x^2` equals 1 (``x`` and ``y`` in
-    half widths and heights, the width narrowing by the jaw's taper, ``s`` its squareness, :math:`t = y_+`).
-
-    Args:
-        people: ``n`` rows.
-        chin: y of the chin, shape ``(n,)``.
-        cos: Direction, shape ``(n, k)``.
-        sin: Direction, downwards, shape ``(n, k)``.
-
-    Returns:
-        Shape ``(n, k)``.
+    half widths and heights, the width narrowing by the jaw's taper, ``s`` its squareness, :math:`t = y_+`). Shapes:
+    ``(n,)`` of the chin's y, ``(n, k)`` of the direction (``sin`` downwards) and of the result.
     """
     width = people.head_width.astype(np.float64)[:, None]
     taper, square = (c.astype(np.float64)[:, None] for c in (people.jaw_taper, people.jaw_square))
@@ -216,8 +204,7 @@ def landmarks(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: 
     Returns:
         Shape ``(n, 68, 2)``: x and y in pixels, ``(0, 0)`` the top left corner of the top left pixel.
     """
-    camera, q = Camera(people, nuisance), parts(people, shape)
-    person = {name: np.asarray(getattr(people, name), dtype=np.float64) for name in people.__dataclass_fields__}
+    camera, q, person = Camera(people, nuisance), parts(people, shape), people.columns(np.float64)
 
     angle = np.pi - np.linspace(-0.05, 1.05, 17) * np.pi
     cos, sin = (np.broadcast_to(f, (len(people), 17)) for f in (np.cos(angle), np.sin(angle)))

@@ -53,42 +53,27 @@ def paint_layers(s: Scene) -> None:
 
     s.canvas = np.empty((n, 3, size, size), dtype=np.float32)
     s.visible, s.unhaired, s.shade = (np.empty((n, size, size), dtype=np.float32) for _ in range(3))
-    columns = _composition(s)
+    columns = _Composition(s)
     # Picture by picture: what one needs at full resolution stays in the processor's nearest cache.
     for row in range(n):
         _compose(s, row, fields[row], beards.get(row), bare[row], clothes[row], columns)
 
 
-class _Composition(NamedTuple):
+class _Composition:
     """Inputs of :func:`_compose` for every picture: numbers of shape ``(n,)``, colours of shape ``(n, 3, 1, 1)``."""
 
-    density: F32
-    background: F32
-    background_2: F32
-    hair: F32
-    skin: F32
-    glow: F32
-    clothes: F32
-    layer: F32
+    def __init__(self, s: Scene) -> None:
+        c = s.c
 
+        def exposed(colour: F32) -> F32:
+            return np.asarray(colour * s.exposure)[:, :, :, None]
 
-def _composition(s: Scene) -> _Composition:
-    c = s.c
-
-    def exposed(colour: F32) -> F32:
-        return np.asarray(colour * s.exposure)[:, :, :, None]
-
-    behind = c("n_background").reshape(-1, 2, 3, 1)
-    return _Composition(
-        density=np.minimum(1.2 * c("hair_density")[:, 0], 1),
-        background=exposed(behind[:, 0]),
-        background_2=exposed(behind[:, 1]),
-        hair=exposed(c("hair_colour")),
-        skin=exposed(c("skin_colour") * WARM),
-        glow=exposed(c("skin_colour") * (1 - WARM))[:, 0, 0, 0],
-        clothes=exposed(c("n_clothes")),
-        layer=np.empty((3, s.size, s.size), dtype=np.float32),
-    )
+        self.density = np.minimum(1.2 * c("hair_density")[:, 0], 1)
+        self.background, self.background_2 = map(exposed, c("n_background").reshape(-1, 2, 3, 1).swapaxes(0, 1))
+        self.hair, self.clothes = exposed(c("hair_colour")), exposed(c("n_clothes"))
+        self.skin = exposed(c("skin_colour") * WARM)
+        self.glow = exposed(c("skin_colour") * (1 - WARM))[:, 0, 0, 0]
+        self.layer = np.empty((3, s.size, s.size), dtype=np.float32)
 
 
 def _compose(

@@ -21,17 +21,13 @@ def paint_marks(s: Scene) -> None:
         spots = wave(w.x * 9.1 + w.y * 5.3 + 0.2) * wave(w.y * 11.3 - w.x * 4.1) * wave(w.x * 6.7 - w.y * 8.9 + 0.6)
         where = clip01(2.5 * bump(w.x * np.float32(1 / 0.62), (w.y + 0.04) * np.float32(1 / 0.20))[0])
         spots = clip01((spots - 0.42) * 5) * where * (0.75 * s.columns.take(rows)("freckles"))
-        stack = Stack(w)
-        stack.under(spots, s.columns.take(rows)("skin_colour") * pigment(0.72, 0.52, 0.42))
-        s.paint(stack, s.visible)
+        s.paint_one(w, spots, s.columns.take(rows)("skin_colour") * pigment(0.72, 0.52, 0.42), None, s.visible)
 
     rows = np.flatnonzero(s.people.mole > 0)
     if len(rows):
         w = s.at("mole", (-0.05, 0.05, -0.05, 0.05), rows)
-        stack = Stack(w)
         spot = edge(0.016 - np.sqrt(w.x * w.x + w.y * w.y), w.per_unit)
-        stack.under(spot * 0.85, s.columns.take(rows)("skin_colour") * np.float32(0.35))
-        s.paint(stack, s.visible)
+        s.paint_one(w, spot * 0.85, s.columns.take(rows)("skin_colour") * np.float32(0.35), None, s.visible)
 
 
 def paint_nose(s: Scene) -> None:
@@ -204,9 +200,8 @@ def paint_brows(s: Scene) -> None:
     cover = band(w.y, middle - thick, middle + thick * (0.85 - 0.1 * hairs), pu)
     cover = cover * clip01(along * 9 + 0.4) * clip01((1 - along) * 9 + 0.4)
     cover = cover * col("brow_density") * (0.96 - 0.2 * hairs)
-    stack = Stack(w)
-    stack.under(cover, 0.62 * col("hair_colour") + 0.06 * col("skin_colour"), np.clip(w.read(s.shade), 0.5, 1.2))
-    s.paint(stack, s.visible)
+    colour = 0.62 * col("hair_colour") + 0.06 * col("skin_colour")
+    s.paint_one(w, cover, colour, np.clip(w.read(s.shade), 0.5, 1.2), s.visible)
 
 
 def paint_glasses(s: Scene) -> None:

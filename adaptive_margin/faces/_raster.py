@@ -30,11 +30,8 @@ def clip01(x: F32) -> F32:
 def edge(inside: F32, per_unit: F32 | float) -> F32:
     """Coverage of a pixel by a shape whose signed distance is ``inside`` (positive within), in place.
 
-    This is a one-pixel box filter: coverage rises linearly over one pixel around the edge.
-
-    Args:
-        inside: Signed distance, face units.
-        per_unit: Pixels per face unit, or fewer for a softer edge.
+    This is a one-pixel box filter: coverage rises linearly over one pixel around the edge, or over more if
+    ``per_unit`` is less than the pixels per face unit.
     """
     inside *= per_unit
     inside += 0.5
@@ -143,9 +140,7 @@ class Whole:
             i[:, k, 0] * gx + (i[:, k, 1] * gy - (i[:, k, 0] * origin[:, 0] + i[:, k, 1] * origin[:, 1]))
             for k in range(2)
         )
-        m = frame.forward
-        area = np.abs(m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0])
-        self.per_unit = (np.sqrt(area) * grid.density).astype(np.float32)[:, None]
+        self.per_unit = frame.per_unit(grid.density)
 
 
 class Window:
@@ -190,8 +185,7 @@ class Window:
             i[:, 0] *= mirror.astype(np.float32)[:, None, None]
         self.x = ((i[:, 0, 0] * gx)[:, None, :] + (i[:, 0, 1] * gy)[:, :, None]).reshape(-1, h * w)
         self.y = ((i[:, 1, 0] * gx)[:, None, :] + (i[:, 1, 1] * gy)[:, :, None]).reshape(-1, h * w)
-        area = np.abs(m[:, 0, 0] * m[:, 1, 1] - m[:, 0, 1] * m[:, 1, 0])
-        self.per_unit = (np.sqrt(area) * grid.density).astype(np.float32)[:, None]
+        self.per_unit = frame.per_unit(grid.density)
         at = zip(rows.tolist(), y0.tolist(), x0.tolist(), strict=True)
         self.places = [(row, slice(y, y + h), slice(x, x + w)) for row, y, x in at]
 
@@ -237,12 +231,9 @@ class Stack:
         self._sums: dict[int, tuple[F32, F32]] = {}
 
     def under(self, alpha: F32, pigment: F32, shade: F32 | float | None = None) -> None:
-        """Adds a layer behind the previous ones.
+        """Adds a layer of coverage ``alpha`` (``(m, pixels)``, used up) and brightness ``shade`` behind the others.
 
-        Args:
-            alpha: Coverage, shape ``(m, pixels)``; used up.
-            pigment: Colour, shape ``(m, 3, 1)`` or ``(1, 3, 1)``; the same object for layers of one pigment.
-            shade: Brightness of the pigment.
+        Layers of one pigment (``(m, 3, 1)`` or ``(1, 3, 1)``) pass the same object.
         """
         alpha *= self.through
         self.through -= alpha

@@ -68,13 +68,9 @@ class _Relief:
 
 
 def add_relief(s: Scene, u: F32, v: F32, shade: F32) -> None:
-    """Sockets, nose, cheeks, folds and chin.
+    """Adds sockets, nose, cheeks, folds and chin to the light ``shade``.
 
-    Args:
-        s: The scene.
-        u: Coordinate on the turned face of every pixel at half the resolution, shape ``(n, h, h)``.
-        v: The same, downwards.
-        shade: The light, added to; same shape.
+    All at half the resolution, shape ``(n, h, h)``; ``u`` and ``v`` (downwards) are coordinates on the turned face.
     """
     c = s.c
     w = Window(s.camera.head(), s.everyone, (-0.92, 0.92, -1.0, 1.35), s.coarse)  # beyond the head nothing shows

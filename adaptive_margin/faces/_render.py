@@ -46,17 +46,7 @@ def _keep_memory() -> None:
 
 
 def render(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: int) -> NDArray[np.uint8]:
-    """Paints one picture per row.
-
-    Args:
-        people: The people; ``n`` rows.
-        shape: The shapes of their faces; ``n`` rows.
-        nuisance: The disturbances; ``n`` rows.
-        size: Side of the picture in pixels.
-
-    Returns:
-        Shape ``(n, size, size, 3)``, sRGB. A row's bytes depend only on that row and ``size``.
-    """
+    """Paints one picture per row, shape ``(n, size, size, 3)``, sRGB; its bytes depend only on its row and ``size``."""
     _keep_memory()
     out = np.empty((len(people), size, size, 3), dtype=np.uint8)
     step = max(1, BATCH_PIXELS // (size * size))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike, DTypeLike, NDArray
 from scipy.special import ndtri
 
 from ..messages import problem
@@ -21,21 +21,25 @@ class Table:
     """Arrays that share their first dimension: one row per person, expression or picture."""
 
     def __post_init__(self) -> None:
-        lengths = {f.name: len(getattr(self, f.name)) for f in dataclasses.fields(self)}
+        lengths = {name: len(column) for name, column in self.columns().items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(problem("columns", "of one length", lengths, "give every column one entry per row"))
 
     def __len__(self) -> int:
         return len(getattr(self, dataclasses.fields(self)[0].name))
 
+    def columns(self, dtype: DTypeLike | None = None) -> dict[str, Floats]:
+        """The columns by name, of another type if one is given."""
+        return {f.name: np.asarray(getattr(self, f.name), dtype=dtype) for f in dataclasses.fields(self)}
+
     def take(self: TableT, index: ArrayLike | slice) -> TableT:
         """The rows named by ``index`` (integers, a mask or a slice), in that order, repeats allowed."""
         rows = index if isinstance(index, slice) else np.atleast_1d(np.asarray(index))
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in dataclasses.fields(self)})
+        return type(self)(**{name: column[rows] for name, column in self.columns().items()})
 
     def replace(self: TableT, **columns: ArrayLike) -> TableT:
         """A copy with some columns replaced; a single number fills the whole column."""
-        known = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        known = self.columns()
         for name, value in columns.items():
             if name not in known:
                 raise ValueError(problem("columns", f"among {sorted(known)}", repr(name), "correct the name"))

@@ -48,10 +48,9 @@ class Scene:
         self.n, self.size, self.fine = len(people), size, size >= FINE
         self.people, self.nuisance = people, nuisance
         self.camera, self.moved = Camera(people, nuisance), parts(people, shape)
-        columns = {name: getattr(people, name) for name in people.__dataclass_fields__}
-        columns |= {f"q_{name}": getattr(self.moved, name) for name in self.moved.__dataclass_fields__}
-        columns |= {f"s_{name}": getattr(shape, name) for name in shape.__dataclass_fields__}
-        columns |= {f"n_{name}": getattr(nuisance, name) for name in nuisance.__dataclass_fields__ if name != "key"}
+        columns = people.columns()
+        for prefix, table in (("q_", self.moved), ("s_", shape), ("n_", nuisance)):
+            columns |= {prefix + name: column for name, column in table.columns().items() if name != "key"}
         columns |= {name: getattr(self.camera, name) for name in ("sin_yaw", "cos_yaw", "sin_pitch", "cos_pitch")}
         norm = np.sqrt(1 + nuisance.light_x**2 + nuisance.light_y**2)
         columns |= {"lx": nuisance.light_x / norm, "ly": nuisance.light_y / norm, "lz": 1 / norm}
@@ -98,6 +97,12 @@ class Scene:
         if rows is None:
             return Window(frame, self.everyone, extent, self.grid)
         return Window(frame.take(rows), rows, extent, self.grid)
+
+    def paint_one(self, window: Window, alpha: F32, pigment: F32, shade: F32 | None, within: F32 | None) -> None:
+        """Paints a single layer."""
+        stack = Stack(window)
+        stack.under(alpha, pigment, shade)
+        self.paint(stack, within)
 
     def paint(self, stack: Stack, within: F32 | None = None) -> None:
         """Paints a window's layers where a map of the whole picture lets them."""

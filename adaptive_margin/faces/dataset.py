@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
@@ -10,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..messages import problem
+from ._kept import kept
 from ._rows import Streams, check_count, check_seed, mix
 from .draw import SIZES, draw_faces, face_geometry
-from .identity import sample_identities
+from .identity import check_effect, sample_identities, vary
 from .labels import sample_labels
 
 SPLITS = ("train", "val", "test")
@@ -76,6 +78,10 @@ class FacesDataset:
         fractions: Shares of people in train, val and test.
         disturb: Pose, light, background, blur, noise and occlusion, or none of them.
         workers: Processes that draw :attr:`images`; 0 draws in this one.
+        person_effect: How much the feeling behind a face depends on who it is, from 0 to 3: scales how resting faces,
+            ways of showing emotion (:func:`~adaptive_margin.faces.vary`) and moods differ between people. 1 draws the
+            people of :func:`~adaptive_margin.faces.sample_identities` as they are.
+        cache: Folder in which :attr:`images` are kept for the next time; None keeps nothing.
 
     Attributes:
         av: Felt valence and arousal, float32, shape ``(n, 2)``, inside the unit disc.
@@ -105,6 +111,8 @@ class FacesDataset:
         fractions: Sequence[float] = (0.7, 0.15, 0.15),
         disturb: bool = True,
         workers: int = 0,
+        person_effect: float = 1.0,
+        cache: str | os.PathLike[str] | None = None,
     ) -> None:
         self.n_people = check_count("n_people", n_people, 1)
         self.n_images_per_person = check_count("n_images_per_person", n_images_per_person, 1)
@@ -113,11 +121,15 @@ class FacesDataset:
         if split not in (*SPLITS, "all"):
             remedy = "choose one of them"
             raise ValueError(problem("split", f"one of {(*SPLITS, 'all')}", repr(split), remedy))
-        self.split, self.disturb = split, disturb
+        self.split, self.disturb, self.cache = split, disturb, cache
+        self.person_effect = check_effect(person_effect)
         everyone = np.arange(self.n_people)
         self.people = everyone if split == "all" else split_people(self.n_people, self.seed, fractions)[split]
-        self.identities = sample_identities(self.n_people, self.seed).take(self.people)
-        labels = [sample_labels(self.seed, person, self.n_images_per_person) for person in self.people.tolist()]
+        self.identities = vary(sample_identities(self.n_people, self.seed).take(self.people), self.person_effect)
+        labels = [
+            sample_labels(self.seed, person, self.n_images_per_person, self.person_effect)
+            for person in self.people.tolist()
+        ]
         self.av: NDArray[np.float32] = np.concatenate(labels) if labels else np.empty((0, 2), dtype=np.float32)
         self.person: NDArray[np.int64] = np.repeat(self.people, self.n_images_per_person)
         self._row = np.repeat(np.arange(len(self.people)), self.n_images_per_person)
@@ -135,7 +147,15 @@ class FacesDataset:
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
-        """All pictures, shape ``(n, size, size, 3)``; drawn on first use and kept."""
+        """All pictures, shape ``(n, size, size, 3)``; drawn on first use and kept, or read from ``cache``."""
+        if self.cache is None:
+            return self._draw()
+        what = (self.n_people, self.n_images_per_person, self.size, self.seed, self.people.tolist())
+        return kept(
+            self.cache, (*what, self.disturb, self.person_effect), (len(self), self.size, self.size, 3), self._draw
+        )
+
+    def _draw(self) -> NDArray[np.uint8]:
         pictures: NDArray[np.uint8] = self._of(slice(None), draw_faces, workers=self.workers)
         return pictures
 
@@ -169,5 +189,5 @@ class FacesDataset:
     def __repr__(self) -> str:
         return (
             f"FacesDataset({self.split}: {len(self)} pictures of {len(self.people)} people, "
-            f"size={self.size}, seed={self.seed}, disturb={self.disturb})"
+            f"size={self.size}, seed={self.seed}, disturb={self.disturb}, person_effect={self.person_effect:g})"
         )

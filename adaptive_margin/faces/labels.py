@@ -25,11 +25,11 @@ FEELINGS = np.array(
 DIVERSITY = 1.0  # standard deviation of the logarithm of a person's shares about the average ones
 
 
-def sample_labels(seed: int, person: int, count: int) -> NDArray[np.float32]:
+def sample_labels(seed: int, person: int, count: int, person_effect: float = 1.0) -> NDArray[np.float32]:
     r"""Feelings of one person.
 
     A mixture of eight Gaussians around the usual positions of basic emotions. Each person's shares are the average ones
-    times :math:`e^{z}`, :math:`z` standard normal, so that one person is mostly cheerful and another mostly tense.
+    times :math:`e^{\tau z}`, :math:`z` standard normal, so that one person is mostly cheerful and another mostly tense.
     Radii above 0.8 are compressed smoothly, :math:`0.8 + 0.19\,x/(1+x)` with :math:`x = (r - 0.8)/0.19`, so that all
     labels are inside the disc.
 
@@ -37,6 +37,7 @@ def sample_labels(seed: int, person: int, count: int) -> NDArray[np.float32]:
         seed: Seed of the data set.
         person: Number of the person in it.
         count: Number of feelings.
+        person_effect: :math:`\tau`; with 0 everybody has the same distribution.
 
     Returns:
         Shape ``(count, 2)``: valence, arousal. The first labels of a person are the same for every ``count``.
@@ -47,7 +48,7 @@ def sample_labels(seed: int, person: int, count: int) -> NDArray[np.float32]:
         ((500, 2), True)
     """
     streams, key = Streams(), int(mix(seed, person))
-    shares = FEELINGS[:, 3] * np.exp(DIVERSITY * streams.normal(key, 4, len(FEELINGS)))
+    shares = FEELINGS[:, 3] * np.exp(person_effect * DIVERSITY * streams.normal(key, 4, len(FEELINGS)))
     numbers = streams.uniform(key, 5, 3 * count).reshape(count, 3)
     bounds = np.cumsum(shares / shares.sum())[:-1]
     which = np.searchsorted(bounds, numbers[:, 0], side="right")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..messages import problem
 from ._geometry import boxes, landmarks
-from ._rows import Floats, Streams, check_count, check_seed, mix
+from ._rows import Floats, Streams, Table, check_count, check_seed, mix
 from .draw import SIZES, draw_frames
 from .expression import face_shape
 from .identity import FaceIdentity, check_people
@@ -18,16 +18,13 @@ from .nuisance import Nuisance, sample_nuisance, still_nuisance
 
 
 @dataclass(frozen=True)
-class FaceVideo:
+class FaceVideo(Table):
     """Frames of one person; every array has one row per frame."""
 
     images: NDArray[np.uint8]  # (n, size, size, 3)
     av: NDArray[np.float32]  # (n, 2) felt valence and arousal
     landmarks: NDArray[np.float32]  # (n, 68, 2) pixels
     boxes: NDArray[np.float32]  # (n, 4) x, y, width, height in pixels
-
-    def __len__(self) -> int:
-        return len(self.av)
 
 
 def trajectory(seed: int, person: int, n_frames: int) -> NDArray[np.float32]:

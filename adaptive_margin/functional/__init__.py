@@ -21,6 +21,7 @@ from .dependence import (
 from .distance_weights import distance_log_weights
 from .impurity import neighbourhood_impurity
 from .kmeans import kmeans_centers, kmeans_threshold, kmeans_thresholds
+from .label_distance import label_distance_loss, label_distance_margin
 from .neighbourhood import (
     chernoff_significant,
     confidence_term,
@@ -50,6 +51,8 @@ __all__ = [
     "kmeans_centers",
     "kmeans_threshold",
     "kmeans_thresholds",
+    "label_distance_loss",
+    "label_distance_margin",
     "mutual_information",
     "nearest_neighbours",
     "neighbourhood_impurity",

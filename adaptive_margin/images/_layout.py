@@ -131,10 +131,6 @@ def nested(root: Path, *levels: str | Iterable[str]) -> Iterator[Path]:
     Archives that contain a folder with their own name unpack to ``train/train``. Both depths are tried, the deeper
     first, since the outer folder then contains nothing else. Case is ignored.
 
-    Args:
-        root: where to start.
-        levels: a name for each level, or its alternative names.
-
     Example:
         >>> import pathlib, tempfile
         >>> root = pathlib.Path(tempfile.mkdtemp())

@@ -8,6 +8,7 @@ stamps, like Aff-Wild's ``.pts`` files. Nothing is resampled.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -108,6 +109,15 @@ class Timeline:
         return self.total - len(self.numbers) - len(self.lost)
 
 
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    capture = opencv().VideoCapture(str(path))
+    try:
+        yield capture
+    finally:
+        capture.release()
+
+
 def timeline(path: Path) -> Timeline:
     """Reads a video to its end and numbers its frames by their time stamps.
 
@@ -116,12 +126,9 @@ def timeline(path: Path) -> Timeline:
     with a variable rate, frames are counted in order.
     """
     cv2 = opencv()
-    capture = cv2.VideoCapture(str(path))
-    try:
+    with _opened(path) as capture:
         stated, rate = _stated(capture)
         found = [(failed, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000) for failed, _ in _reads(capture, stated)]
-    finally:
-        capture.release()
     failed = np.array([each[0] for each in found], dtype=np.int64)
     stamps = np.array([each[1] for each in found], dtype=np.float64)
     reads, placed, even = _placed(stamps, failed, rate)
@@ -186,13 +193,10 @@ def decode(path: Path, times: Timeline | None = None) -> Iterator[tuple[int, npt
         times: the result of :func:`timeline`; computed if not given.
     """
     times = timeline(path) if times is None else times
-    capture = opencv().VideoCapture(str(path))
-    try:
+    with _opened(path) as capture:
         for number, (_, frame) in zip(times.reads, _reads(capture, times.stated), strict=False):
             if number:
                 yield number, frame
-    finally:
-        capture.release()
 
 
 def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
@@ -210,16 +214,8 @@ def shown(path: Path, times: Timeline) -> Iterator[tuple[int, npt.NDArray[np.uin
         expected, last = number + 1, frame
 
 
-def container_says(path: Path) -> tuple[int, float]:
-    """Number of frames and frame rate according to the container; both are unreliable."""
-    capture = opencv().VideoCapture(str(path))
-    try:
-        return _stated(capture)
-    finally:
-        capture.release()
-
-
 def _stated(capture: Any) -> tuple[int, float]:
+    """Number of frames and frame rate according to the container; both are unreliable."""
     cv2 = opencv()
     count, rate = float(capture.get(cv2.CAP_PROP_FRAME_COUNT)), float(capture.get(cv2.CAP_PROP_FPS))
     return max(0, int(count)) if math.isfinite(count) else 0, rate if math.isfinite(rate) else 0.0
@@ -285,7 +281,8 @@ def surveyed(video: Path, *, decode: bool) -> Extraction:
     """What an extraction would find; without decoding, what the container states, which is unreliable."""
     if decode:
         return Extraction.of(timeline(video))
-    frames, rate = container_says(video)
+    with _opened(video) as capture:
+        frames, rate = _stated(capture)
     return Extraction(frames=frames, stated=frames, fps=rate)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
 import torch
@@ -40,8 +39,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     The wrapped loss is the caller's own object, with its reducer, distance, regularisers, weights and statistics. It is
     never changed: each call puts the margin into a shallow copy, so threads can share a loss. Attributes of the wrapped
     loss are read and set through this one (``loss.W``, ``loss.scale = 1``); ``alpha``, ``mi``, ``delta`` and ``k`` are
-    those of the margin's last call. The margin sees the same embeddings as the loss's distance: normalised if the
-    distance normalises them.
+    those of the margin's last call, recorded while ``collect_stats`` is on. The margin sees the same embeddings as the
+    loss's distance: normalised if the distance normalises them.
 
     Args:
         loss: one of :meth:`supported`, or a subclass of one.
@@ -62,8 +61,12 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             leaves ``ConstantMargin`` and ``LinearMargin`` to the host, because they promise the host's result to the
             bit.
         collect_stats: whether to record ``current_margin``, the margin in the loss's unit (its mean, if there is one
-            per pair), and ``in_tiles``, 1 if the last call was tiled. ``pair_path`` always says in words which path the
-            last call took.
+            per pair), ``in_tiles``, 1 if the last call was tiled, and the margin's own statistics: True turns on those
+            of ``margin``, too. Without it, reading one is an error that says so. ``statistics()`` has them all.
+            ``pair_path`` always says in words which path the last call took.
+
+    A margin that was set in the wrapped loss and has no effect (``TripletMarginLoss(margin=0.3)`` with a margin that
+    replaces it) is a warning. ``print(loss)`` says what becomes of the loss's own margin.
 
     Shapes:
         The same as for the wrapped loss: ``loss(embeddings (B, D), labels (B,), indices_tuple, ref_emb (R, D),
@@ -87,9 +90,13 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         >>> loss = AdaptiveMarginLoss(losses.TripletMarginLoss())
         >>> value = loss(torch.randn(32, 16, requires_grad=True), torch.arange(32) % 4)
         >>> value.backward()
-        >>> loss.loss.margin
-        0.05
+        >>> print(loss.extra_repr())  # print(loss) has it, too
+        TripletMarginLoss.margin, units='geometry' ('sqrt' with two labels), a gap in distance
+        its own margin=0.05 is not used
     """
+
+    recorded = ("current_margin", "in_tiles")
+    in_tiles: float
 
     def __init__(
         self,
@@ -104,9 +111,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         self.units = units
         self.pair_memory = pair_memory
         self.pair_path: Literal["none yet", "tiled", "pairs"] = "none yet"
-        self.current_margin = self.in_tiles = math.nan
-        self.add_to_recordable_attributes(list_of_names=["current_margin", "in_tiles"], is_stat=True)
         uses_tiles(pair_memory, self._why_not_tiled())
+        self._warn_of_unused()
 
     @classmethod
     def supported(cls) -> dict[str, Swap]:
@@ -137,7 +143,9 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
             return self.loss.reducer(self.loss.zero_losses(), batch.embeddings, batch.labels)
         seen = batch.seen()
         tiled = self._takes_tiles(batch)
-        self.pair_path, self.in_tiles = ("tiled", 1.0) if tiled else ("pairs", 0.0)
+        self.pair_path = "tiled" if tiled else "pairs"
+        if self.collect_stats:
+            self.in_tiles = float(tiled)
         batch, margin = self._margin_of(batch, seen, each_row=tiled)
         values = {**self.exchange.values(self.loss, margin), **casts(self.loss, batch.embeddings)}
         if tiled:

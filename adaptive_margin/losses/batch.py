@@ -74,6 +74,7 @@ class Batch:
         if guard is not None:
             embeddings, ref_emb = _both(guard.settled, embeddings, ref_emb)
         labels, ref_labels = as_classes(labels, ref_labels)
+        indices = as_index_tuple(indices)
         given = cls(host, embeddings, labels, indices, ref_emb, ref_labels)
         (check or check_batch)(given, own_dtype)
         if isinstance(indices, (tuple, list)):  # torch 2.6 does not compile a union
@@ -189,6 +190,20 @@ def _as_integers(argument: str, labels: Any) -> Any:
             remedy = "number the classes from 0"
             raise ValueError(problem(argument, "below 2**63", int(integers.min()) % 2**64, remedy))
     return integers
+
+
+def as_index_tuple(indices_tuple: Any) -> Any:
+    """An index tuple of arrays or lists as one of tensors, and with integers where it is empty, as the host's triplet
+    losses take it. Anything else is left unchanged, for the checks.
+    """
+    if not isinstance(indices_tuple, (tuple, list)):  # torch 2.6 does not compile a union
+        return indices_tuple
+    try:
+        indices = [torch.as_tensor(x) if isinstance(x, (np.ndarray, list)) else x for x in indices_tuple]
+    except (TypeError, ValueError):  # of no numbers
+        return indices_tuple
+    empty = [isinstance(x, Tensor) and x.is_floating_point() and x.numel() == 0 for x in indices]
+    return tuple(x.long() if nothing else x for x, nothing in zip(indices, empty, strict=True))
 
 
 def check_indices(indices_tuple: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -34,7 +33,7 @@ from .contrastive_in_tiles import (
     why_not_tiled,
 )
 from .gradient_guard import GradientGuard
-from .swap import check_margin_fits
+from .swap import LOSSES, check_margin_fits
 from .transparent import TakesMargin
 
 Pairs = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -89,9 +88,11 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         0-dim tensor of the embeddings' dtype (or whatever your own reducer returns). Half precision is computed in
         float32. Labels may be left out if an index tuple says which pairs are positive.
 
-    Statistics, when ``collect_stats`` is on: ``alpha``, the margin (its mean); ``active_pairs``, ordered pairs within
-    it; ``omega`` and ``multiplier`` for the regularisers; ``in_tiles``, 1 if the last call was tiled. ``pair_path``
-    always says in words which path the last call took.
+    Statistics, when ``collect_stats`` is on: ``alpha``, the margin (its mean), also called ``current_margin``;
+    ``active_pairs``, ordered pairs within it; ``omega`` and ``multiplier`` for the regularisers; ``in_tiles``, 1 if the
+    last call was tiled; and ``mi``, ``eta``, ``delta`` and ``k`` of the margin, whose ``collect_stats`` it turns on.
+    Without it, reading one is an error that says so; ``statistics()`` has them all. ``pair_path`` always says in words
+    which path the last call took.
 
     Raises:
         ValueError: shapes that do not match, NaN or infinity, unknown options, ``pair_memory="tiled"`` where tiles
@@ -106,6 +107,13 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         tensor(1.7500)
     """
 
+    recorded = ("alpha", "current_margin", "active_pairs", "omega", "multiplier", "in_tiles")
+    alpha: float
+    current_margin: float
+    active_pairs: float
+    omega: float
+    multiplier: float
+    in_tiles: float
     multiplier_value: Tensor
     _admitted_as = ContrastiveLoss()
     """The host's wrappers take it where they take that."""
@@ -147,11 +155,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             raise ValueError(problem("distance", expected, type(self.distance).__name__, remedy))
         uses_tiles(pair_memory, self._why_not_tiled())
         self.register_buffer("multiplier_value", torch.zeros((), dtype=torch.float64))
-        self.alpha = self.active_pairs = self.omega = self.multiplier = self.in_tiles = math.nan
         self.add_to_recordable_attributes(list_of_names=["repulsion"], is_stat=False)
-        self.add_to_recordable_attributes(
-            list_of_names=["alpha", "active_pairs", "omega", "multiplier", "in_tiles"], is_stat=True
-        )
 
     def forward(
         self,
@@ -318,7 +322,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
             if kept is not None and self.margin.granularity == "anchor":
                 alpha = alpha.new_zeros(len(kept[0])).masked_scatter(kept[0], alpha)
         if self.collect_stats:
-            self.alpha = float(alpha.detach().mean()) if alpha.numel() else 0.0
+            self.alpha = self.current_margin = float(alpha.detach().mean()) if alpha.numel() else 0.0
         check_margin_fits(self.margin, alpha, seen.embeddings.dtype)
         return alpha.to(seen.embeddings.dtype)
 
@@ -355,8 +359,10 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         return ["pos_loss", "neg_loss"] + (["reg_loss"] if self.regularizer != "none" else [])
 
     def extra_repr(self) -> str:
-        """The options, for ``print(loss)``."""
+        """The margin's unit and the options, for ``print(loss)``."""
+        scale = "squared distance, 2 - 2s" if self.distance.is_inverted else LOSSES["ContrastiveLoss"].scale_of(self)
         return (
+            f"margin: a threshold in {scale}\n"
             f"repulsion={self.repulsion}, regularizer={self.regularizer!r}, compact_label={self.compact_label}, "
             f"pair_memory={self.pair_memory!r}"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -337,6 +339,64 @@ def _evidence_units(swap: Swap, module: nn.Module) -> Units:
         remedy = "use a power of 1 or 2, or say what the number means there"
         raise ValueError(problem("units", "given where a loss is on neither distances nor their squares", got, remedy))
     return evidence_units(swap.role, scale)
+
+
+def _units_for_two_labels(units: Units | None, margin: Margin, swap: Swap, module: nn.Module) -> Units:
+    """What :func:`in_host_unit` does for two labels; for more it follows :func:`resolve_units`."""
+    resolved = resolve_units(units, margin, swap, module)
+    scale = swap.scale_of(module)
+    if units is not None or resolved != "geometry" or scale == "power of a distance":
+        return resolved
+    two = torch.arange(2, device="cpu")  # not where a caller builds modules without values
+    return resolved if margin.leads(two) else evidence_units(swap.role, scale)
+
+
+def _own_margin(swap: Swap, module: nn.Module) -> tuple[float, float | None]:
+    """A module's own margin as its constructor takes it, and the constructor's default, None if it has none."""
+    own = float(getattr(module, swap.attribute))
+    default = None
+    for cls in type(module).__mro__:
+        init = vars(cls).get("__init__")
+        parameters = {} if init is None else inspect.signature(init).parameters
+        if swap.attribute in parameters:
+            default = parameters[swap.attribute].default
+        elif not parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+            continue  # to the class that takes it
+        break
+    known = isinstance(default, Real)
+    return math.degrees(own) if swap.scale == "angle" else own, float(default) if known else None  # type: ignore[arg-type]
+
+
+def own_margin_in_words(units: Units | None, margin: Margin, swap: Swap, module: nn.Module) -> str:
+    """What is exchanged, its unit, and what becomes of the module's own margin, in two lines."""
+    first, of_two = resolve_units(units, margin, swap, module), _units_for_two_labels(units, margin, swap, module)
+    also = "" if of_two == first else f" ({of_two!r} with two labels)"
+    scale = swap.scale_of(module)
+    own = f"its own {swap.attribute}={_own_margin(swap, module)[0]:g}{'°' if scale == 'angle' else ''}"
+    if "offset" not in (first, of_two):
+        becomes = f"{own} is not used"
+    else:
+        becomes = f"{own} is added to it" if first == "offset" else f"{own} is used with two labels only"
+    what = f"a {swap.role} in {'ratio of variances' if scale == 'ratio' else scale}"
+    return f"{swap.host}.{swap.attribute}, units={first!r}{also}, {what}\n{becomes}"
+
+
+def unused_own_margin(units: Units | None, margin: Margin, swap: Swap, module: nn.Module) -> str:
+    """A sentence about a margin that is not the default of its module's class and has no effect; else empty."""
+    own, default = _own_margin(swap, module)
+    first = resolve_units(units, margin, swap, module)
+    if default is None or math.isclose(own, default) or first == "offset":
+        return ""
+    if margin.unit == "own" and not margin.needs_batch and math.isclose(own, margin.value):
+        return ""  # the same number twice
+    said = f"{swap.host}: its {swap.attribute}={own:g} is "
+    of_two = _units_for_two_labels(units, margin, swap, module)
+    said += "used with two labels only" if of_two == "offset" else "not used"
+    instead = type(margin).__name__
+    return (
+        f"{said}, because {instead} takes its place; leave it out, or pass margin={own:g} for that constant, or "
+        f"units='offset' to add {instead} to it"
+    )
 
 
 def in_host_unit(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -9,25 +11,72 @@ from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor, nn
 
 from ..margins import AdaptiveMargin, Margin
+from ..margins.statistics import HasStatistics, not_recorded
 from ..messages import problem
 from .batch import Batch
-from .swap import Swap, Units, Value, as_margin, check_margin_fits, find_swap, for_host, in_host_unit, resolve_units
+from .swap import (
+    Swap,
+    Units,
+    Value,
+    as_margin,
+    check_margin_fits,
+    find_swap,
+    for_host,
+    in_host_unit,
+    own_margin_in_words,
+    resolve_units,
+    unused_own_margin,
+)
 
 STATISTICS = ("alpha", "mi", "eta", "delta", "k")
-"""Statistics of a margin's last call; also readable on the wrapper."""
+"""Of a margin; what a margin of the caller's own has by these names is read through the wrapper, too."""
 
 
-class TakesMargin:
-    """For modules whose ``margin`` can be set at any time, as in the constructor: a module, a number or None."""
+class TakesMargin(HasStatistics):
+    """For modules whose ``margin`` can be set at any time, as in the constructor: a module, a number or None.
+
+    The margin's statistics are read through the module, whose ``collect_stats`` is also that of the margin: setting
+    either sets the margin's, except that a margin that collects by itself goes on in a module that does not.
+    """
 
     margin: Margin
+    _modules: dict[str, Any]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A number becomes a constant margin, and None the adaptive one."""
+        """A number becomes a constant margin, and None the adaptive one; ``collect_stats`` is the margin's, too."""
         if name == "margin":
             value = as_margin(value, self._default_margin)
             self._check_margin(value)
         super().__setattr__(name, value)
+        if name == "collect_stats" or (name == "margin" and self.collect_stats):
+            margin = self._modules.get("margin")
+            if margin is not None:
+                margin.collect_stats = self.collect_stats
+
+    def __getattr__(self, name: str) -> Any:
+        """The margin's statistics."""
+        modules: Any = self.__dict__.get("_modules", {})
+        return self._of_margin(name) if self._is_of_margin(name, modules) else super().__getattr__(name)
+
+    def statistics(self) -> dict[str, float]:
+        """Those of the last call by name, its margin's first, as loggers take them.
+
+        Raises:
+            AttributeError: ``collect_stats`` is off.
+        """
+        names = (*self._modules["margin"].recorded, *self.recorded)
+        return {name: getattr(self, name) for name in dict.fromkeys(names)}
+
+    def _is_of_margin(self, name: str, modules: Mapping[str, Any]) -> bool:
+        if name in type(self).recorded or "margin" not in modules:
+            return False
+        return name in modules["margin"].recorded or (name in STATISTICS and hasattr(modules["margin"], name))
+
+    def _of_margin(self, name: str) -> Any:
+        margin = self._modules["margin"]
+        if name in margin.recorded and not margin.collect_stats:
+            raise not_recorded(self, name)
+        return getattr(margin, name)
 
     def _default_margin(self) -> Margin:
         return AdaptiveMargin()
@@ -56,8 +105,8 @@ class Transparent(TakesMargin):
 
     exchange: Swap
     current_margin: float
+    recorded: ClassVar[tuple[str, ...]] = ("current_margin",)
     _units: Units | None
-    _modules: dict[str, Any]
     _wraps: ClassVar[str]
     _table: ClassVar[Mapping[str, Swap]]
 
@@ -82,21 +131,22 @@ class Transparent(TakesMargin):
         modules: Any = self.__dict__.get("_modules", {})
         if name in modules:
             return modules[name]
-        wraps = type(self)._wraps
-        if name[:1] != "_" and wraps in modules:
-            source = modules["margin"] if self._is_statistic(name) else modules[wraps]
-            if hasattr(source, name):
-                return getattr(source, name)
-        return super().__getattr__(name)  # type: ignore[misc]
+        wrapped = modules.get(type(self)._wraps)
+        own = name in type(self).recorded or self._is_of_margin(name, modules)
+        if name[:1] != "_" and not own and hasattr(wrapped, name):
+            return getattr(wrapped, name)
+        return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Sets an attribute on the wrapped module if that has it and the wrapper does not."""
-        wrapped = self.__dict__.get("_modules", {}).get(self._wraps)
+        modules: Any = self.__dict__.get("_modules", {})
+        wrapped = modules.get(self._wraps)
         if name == self._wraps:
             self.__dict__["exchange"] = find_swap(value, self._table, type(self).__name__)
-        if wrapped is None or name[:1] == "_" or self._is_own(name) or not hasattr(self, name):
+        of_margin = self._is_of_margin(name, modules)
+        if wrapped is None or name[:1] == "_" or self._is_own(name) or not (of_margin or hasattr(self, name)):
             super().__setattr__(name, value)
-        elif self._is_statistic(name):
+        elif of_margin:
             remedy = f"set .{self._wraps}.{name} to change that of {type(wrapped).__name__}"
             raise AttributeError(problem(name, "read only, as of the margin's last call", repr(value), remedy))
         else:
@@ -159,20 +209,29 @@ class Transparent(TakesMargin):
         return value
 
     def extra_repr(self) -> str:
-        """The replaced attribute, for ``print``."""
-        return f"{self.exchange.host}.{self.exchange.attribute}, units={self.units!r}"
+        """The replaced attribute, its unit and what becomes of the wrapped module's own margin, for ``print``."""
+        return own_margin_in_words(self._units, self.margin, self.exchange, self._wrapped)
+
+    def _warn_of_unused(self) -> None:
+        """Tells a caller of the constructor of a margin that they set in the wrapped module and that has no effect.
+
+        Not this package itself, which takes hosts with margins that nobody set.
+        """
+        if sys._getframe(2).f_globals.get("__name__", "").startswith("adaptive_margin."):
+            return
+        said = unused_own_margin(self._units, self.margin, self.exchange, self._wrapped)
+        if said:
+            warnings.warn(said, stacklevel=3)
 
     def _is_own(self, name: str) -> bool:
         of_class = getattr(type(self), name, None)
         return (
             name == "margin"
+            or name in type(self).recorded
             or name in self.__dict__
             or name in self._modules
             or not isinstance(of_class, _Forwarded | None)
         )
-
-    def _is_statistic(self, name: str) -> bool:
-        return name in STATISTICS and hasattr(self._modules.get("margin"), name)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         """Maps the names of the wrapped module's own checkpoint to those inside the wrapper."""

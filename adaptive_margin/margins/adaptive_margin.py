@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -90,6 +89,7 @@ class AdaptiveMargin(Margin):
             :class:`NeighbourhoodRule`.
         collect_stats: whether to record ``mi``, ``eta``, ``delta``, ``k`` and ``alpha`` of the last call, as floats;
             by default, pytorch-metric-learning's ``COLLECT_STATS`` decides. Recording synchronises with the device.
+            Without it, reading them is an error that says so. :meth:`statistics` has them all.
 
     Shapes:
         ``margin(embeddings (B, D), labels (B,), indices_tuple=None, ref_emb=None (R, D), ref_labels=None (R,))``
@@ -110,6 +110,12 @@ class AdaptiveMargin(Margin):
     """
 
     unit: Literal["squared distance", "own"] = "squared distance"
+    recorded = ("mi", "eta", "delta", "k", "alpha")
+    mi: float
+    eta: float
+    delta: float
+    k: float
+    alpha: float
 
     def __init__(
         self,
@@ -139,9 +145,7 @@ class AdaptiveMargin(Margin):
         self.neighbourhood: NeighbourhoodRule = _strategy(
             "neighbourhood", neighbourhood, NEIGHBOURHOODS, NeighbourhoodRule
         )
-        self.mi = self.eta = self.delta = self.k = self.alpha = math.nan
         self.add_to_recordable_attributes(list_of_names=["confidence"], is_stat=False)
-        self.add_to_recordable_attributes(list_of_names=["mi", "eta", "delta", "k", "alpha"], is_stat=True)
 
     def forward(
         self,

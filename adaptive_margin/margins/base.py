@@ -7,11 +7,13 @@ from typing import Literal
 from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor
 
+from .statistics import HasStatistics
+
 IndicesTuple = tuple[Tensor, Tensor, Tensor] | tuple[Tensor, Tensor, Tensor, Tensor]
 Granularity = Literal["batch", "anchor", "pair"]
 
 
-class Margin(ModuleWithRecords):
+class Margin(HasStatistics, ModuleWithRecords):
     """A margin: a module that takes a batch and returns how far apart its groups should be.
 
     Subclasses implement :meth:`forward` with the signature below. ``unit`` is the meaning of the number: ``"squared

@@ -1,6 +1,7 @@
 """Evaluation that other libraries lack, or define differently."""
 
 from .affect import AffectMetrics, Interval, bootstrap_interval, feasible, rmse_bounds
+from .affect_breakdown import AffectBreakdown, affect_breakdown
 from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information
 from .comparison import Comparison, compared, holm, paired, student_interval
 from .identity_leakage import IdentityLeakage, identity_leakage
@@ -8,6 +9,7 @@ from .retrieval import RetrievalMetrics
 from .thresholds import ThresholdConsistency, operating_point_inconsistency
 
 __all__ = [
+    "AffectBreakdown",
     "AffectMetrics",
     "Comparison",
     "IdentityLeakage",
@@ -15,6 +17,7 @@ __all__ = [
     "RetrievalMetrics",
     "ThresholdConsistency",
     "adjusted_mutual_information",
+    "affect_breakdown",
     "bootstrap_interval",
     "compared",
     "feasible",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
@@ -30,7 +29,8 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         margin: a :class:`~adaptive_margin.Margin` with one margin per batch, or a number; by default
             ``AdaptiveMargin()``.
         units: as for :class:`~adaptive_margin.AdaptiveMarginLoss`.
-        collect_stats: whether to record ``current_margin``, the margin in the miner's unit.
+        collect_stats: whether to record ``current_margin``, the margin in the miner's unit, and the margin's own
+            statistics, as for :class:`~adaptive_margin.AdaptiveMarginLoss`.
 
     Shapes:
         The same as for the wrapped miner: ``miner(embeddings (B, D), labels (B,), ref_emb=None, ref_labels=None)``
@@ -56,12 +56,12 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
     ) -> None:
         self._wrap(miner, margin, collect_stats)
         self.units = units
-        self.current_margin = math.nan
         for attribute in ("_record_these", "_record_these_stats"):  # the host's records do not look inside a miner
             theirs = [name for name in getattr(miner, attribute, ()) if not self._is_own(name)]
             if theirs:
-                setattr(self, attribute, theirs)
-        self.add_to_recordable_attributes(list_of_names=["current_margin", *COUNTS], is_stat=True)
+                setattr(self, attribute, theirs + self.__dict__.get(attribute, []))
+        self.add_to_recordable_attributes(list_of_names=[*COUNTS], is_stat=True)
+        self._warn_of_unused()
 
     @classmethod
     def supported(cls) -> dict[str, Swap]:

@@ -38,6 +38,7 @@ TABLES = {
         "benchmarks/speed/small.py --print",
         "benchmarks/speed/anchors.py --print",
     ),
+    "docs/sentence-transformers.md": ("benchmarks/text/run.py --print",),
 }
 """Commands that print several tables between which a page has text: every line they print is on it."""
 

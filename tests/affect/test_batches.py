@@ -240,3 +240,24 @@ def test_a_gpu_gets_the_same_batches():
     assert there[1].is_cuda
     assert_close(there[0].cpu(), here[0], rtol=0, atol=1e-6)
     assert torch.equal(there[2], here[2])
+
+
+def test_pictures_of_a_person_stand_together():
+    people = np.array([0] * 9 + [1] * 6 + [2] * 8)
+    loader = batches(people=people, per_person=3, batch_size=6)
+    order = loader.order(4)
+    assert sorted(order.tolist()) == list(range(N))
+    hands = people[order][:21].reshape(-1, 3)
+    assert (hands == hands[:, :1]).all()
+    assert sorted(hands[:, 0].tolist()) == [0, 0, 0, 1, 1, 2, 2]
+    assert people[order][21:].tolist() == [2, 2]  # a hand that is not full
+    assert order.tolist() != batches(people=people, per_person=3, batch_size=6).order(5).tolist()
+    assert order.tolist() == batches(people=people, per_person=3, batch_size=6).order(4).tolist()
+    _, labels, rows = collect(loader.epoch(4))
+    assert rows.tolist() == order.tolist()
+    assert torch.equal(labels, torch.from_numpy(LABELS)[rows])
+
+
+def test_evaluation_keeps_its_order_whoever_is_in_it():
+    loader = batches(train=False, people=np.arange(N) % 3, per_person=5)
+    assert loader.order(0).tolist() == list(range(N))

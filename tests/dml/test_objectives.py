@@ -123,6 +123,12 @@ def test_statistics_are_what_the_loss_saw() -> None:
     assert build_objective(replace(CONFIG, learn_beta=True), 6).statistics()["beta"] == pytest.approx(1.2)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_default_that_an_adaptive_margin_replaces_is_no_warning() -> None:
+    for loss in WITH_MARGIN:
+        build_objective(replace(CONFIG, loss=loss, margin="adaptive"), 6)
+
+
 @pytest.mark.parametrize("granularity", ["anchor", "pair"])
 def test_granularity_goes_where_the_loss_takes_it(granularity: str) -> None:
     for loss in ("contrastive", "triplet-distance", "margin", "vdm"):

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from adaptive_margin.emotion.config import QUICK, EmotionConfig
 from adaptive_margin.emotion.critics import build_critic, build_grouper
-from adaptive_margin.emotion.nets import EmotionNet, Encoder, build_encoder, build_regressor
+from adaptive_margin.emotion.nets import EmotionNet, Encoder, PersonNorm, build_encoder, build_regressor
 from adaptive_margin.emotion.steps import Iteration, Optimizers, StepOptions
+from adaptive_margin.emotion.terms import build_term
 from adaptive_margin.training.world import World, synchronise_batch_norm
 
 ROWS, SIDE = 18, 24
+PEOPLE = 6
 
 TINY = dataclasses.replace(
     QUICK,
@@ -50,6 +52,11 @@ def faces(rows: int = ROWS, seed: int = 0, dtype: torch.dtype = torch.float64) -
     return images, torch.rand(rows, 2, generator=generator, dtype=dtype) * 1.4 - 0.7
 
 
+def who(rows: int = ROWS) -> Tensor:
+    """The people of a batch, several pictures of each."""
+    return torch.arange(rows) % PEOPLE
+
+
 def iteration(
     critic: str = "caf",
     encoder: str = "small",
@@ -57,6 +64,9 @@ def iteration(
     world: World | None = None,
     shared: bool = False,
     dtype: torch.dtype = torch.float64,
+    term: str = "none",
+    cross_person: bool = False,
+    person_norm: bool = False,
     **options: Any,
 ) -> Iteration:
     """Networks from one seed, and their optimisers."""
@@ -64,10 +74,17 @@ def iteration(
     world = world or World()
     torch.manual_seed(7)
     body = plain_encoder() if encoder == "plain" else build_encoder(encoder)
-    net = EmotionNet(body, build_regressor(body.features)).to(dtype)
+    regressor = build_regressor(body.features)
+    if person_norm:
+        regressor = nn.Sequential(PersonNorm(body.features), *regressor)
+    net = EmotionNet(body, regressor).to(dtype)
     synchronise_batch_norm(net, world)
-    judge = build_critic(critic, body.features)  # type: ignore[arg-type]
-    regression = torch.optim.Adam(net.parameters(), lr=1e-3)
+    judge = build_critic(critic, body.features, cross_person=cross_person)  # type: ignore[arg-type]
+    added = build_term(term, body.features, PEOPLE)  # type: ignore[arg-type]
+    if added is not None:
+        added.to(dtype)
+    learns = net if added is None else nn.ModuleList([net, added])
+    regression = torch.optim.Adam(learns.parameters(), lr=1e-3)
     optimizers = Optimizers(None, None, regression)
     if judge is not None:
         judge.to(dtype)
@@ -80,6 +97,7 @@ def iteration(
         optimizers=optimizers,
         options=StepOptions(**options),
         world=world,
+        term=added,
     )
 
 

@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from adaptive_margin.training.world import World
 
-from .cases import faces, iteration, state
+from .cases import faces, iteration, state, who
 
 RANKS, STEPS = 2, 3
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
@@ -37,6 +37,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         for critic in ("fisher", "sphere", "gramnet")
     },
 }
+TERMS = ("grl", "uniform-id", "label-distance")
+CASES |= {
+    "caf cross-person": ("paper", {"encoder": "small", "cross_person": True}),
+    **{f"{term} small": ("paper", {"critic": "none", "term": term}) for term in TERMS},
+    "grl joint": ("joint", {"critic": "none", "term": "grl"}),
+}
 ROWS = (18, 17, 7)  # of the steps' batches: shares of 9 and 9, 8 and 9, 3 and 4
 
 
@@ -47,8 +53,9 @@ def _train(case: str, world: World) -> dict[str, torch.Tensor]:
         images, labels = faces(rows, seed=number)
         mine = world.shard(rows)
         take = it.paper_step if order == "paper" else it.joint_step
-        take(images[mine], labels[mine])
-    return {f"net.{n}": v for n, v in state(it.net).items()} | {f"critic.{n}": v for n, v in state(it.critic).items()}
+        take(images[mine], labels[mine], who(rows)[mine])
+    modules = {"net": it.net, "critic": it.critic, "term": it.term}
+    return {f"{name}.{n}": v for name, module in modules.items() for n, v in state(module).items()}
 
 
 def _worker(rank: int, folder: str) -> None:

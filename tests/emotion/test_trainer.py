@@ -33,6 +33,8 @@ from .cases import tiny
 OPTIONS: dict[str, dict[str, Any]] = {
     "paper": {},
     "joint linear": {"order": "joint", "margin": "linear"},
+    "grl": {"critic": "none", "term": "grl", "term_warm_up": 6, "per_person": 2},
+    "cross-person, normalised": {"cross_person": True, "person_norm": True, "person_scale": True, "per_person": 4},
     "fisher shared dropout": {"critic": "fisher", "shared_moments": True, "dropout": 0.5, "critic_dropout": 0.2},
 }
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
-from adaptive_margin.faces import FacesDataset, draw_video, sample_identities, sample_labels, split_people, trajectory
+from adaptive_margin.faces import (
+    FacesDataset,
+    draw_video,
+    face_shape,
+    sample_identities,
+    sample_labels,
+    split_people,
+    trajectory,
+    vary,
+)
+from adaptive_margin.faces.identity import AVERAGE, AVERAGE_GAIN
 
 from .reference import pressed_radius
 
@@ -196,3 +208,61 @@ def test_the_face_says_less_about_strangers_than_about_the_known() -> None:
     pooled = np.sqrt(((slope * corner + offset - valence) ** 2).mean())
     own = [np.polyval(np.polyfit(c, v, 1), c) - v for c, v in zip(corner, valence, strict=True)]
     assert np.sqrt((np.array(own) ** 2).mean()) < 0.6 * pooled
+
+
+@pytest.mark.parametrize("effect", [0.0, 1.0, 3.0])
+def test_the_dial_scales_how_people_differ_but_not_their_looks(effect: float) -> None:
+    people, changed = sample_identities(300, 0), vary(sample_identities(300, 0), effect)
+    for name in people.__dataclass_fields__:
+        before, after = getattr(people, name), getattr(changed, name)
+        if effect == 1 or name not in {**AVERAGE, **AVERAGE_GAIN}:
+            np.testing.assert_array_equal(before, after, err_msg=name)
+    assert changed.rest_corner.std() == pytest.approx(effect * people.rest_corner.std(), rel=1e-4)
+    assert np.log(changed.expressivity).std() == pytest.approx(effect * np.log(people.expressivity).std(), rel=1e-4)
+    for name, mean in AVERAGE.items():
+        assert getattr(people, name).mean() == pytest.approx(mean, abs=0.04), name
+
+
+def test_with_no_effect_all_people_show_and_feel_alike() -> None:
+    data = FacesDataset(200, 20, size=32, person_effect=0.0)
+    shapes = face_shape(data.identities.take(np.arange(10)), np.full(10, 0.6), np.full(10, 0.3))
+    assert shapes.corner.std() == 0
+    assert shapes.open.std() == 0
+    means = data.av.reshape(200, 20, 2).mean(axis=1)
+    assert means.std(axis=0) == pytest.approx(data.av.std(axis=0) / np.sqrt(20), rel=0.15)  # chance alone
+    natural = FacesDataset(200, 20, size=32).av.reshape(200, 20, 2).mean(axis=1)
+    assert (natural.std(axis=0) > 1.5 * means.std(axis=0)).all()
+
+
+def test_the_largest_effect_is_drawn() -> None:
+    data = FacesDataset(10, 4, size=48, person_effect=3.0)
+    plain = FacesDataset(10, 4, size=48)
+    assert data.images.std(axis=(1, 2, 3)).min() > 20  # a picture, not a blank
+    assert not np.array_equal(data.images, plain.images)
+    assert np.isfinite(data.landmarks).all()
+
+
+def test_kept_pictures_are_those_that_were_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = {"n_people": 4, "n_images_per_person": 2, "size": 32}
+    drawn = FacesDataset(**data).images
+    assert np.array_equal(FacesDataset(**data, cache=tmp_path).images, drawn)
+    (file,) = tmp_path.iterdir()
+    with monkeypatch.context() as patched:
+        patched.setattr("adaptive_margin.faces.dataset.draw_faces", None)
+        assert np.array_equal(FacesDataset(**data, cache=tmp_path).images, drawn)
+    for other in ({"seed": 1}, {"disturb": False}, {"person_effect": 2.0}, {"split": "train"}):
+        assert FacesDataset(**{**data, **other}, cache=tmp_path).images.shape[1:] == drawn.shape[1:]
+    assert len(list(tmp_path.iterdir())) == 5
+    damaged = bytearray(file.read_bytes())
+    damaged[-1] ^= 1
+    file.write_bytes(damaged)
+    assert np.array_equal(FacesDataset(**data, cache=tmp_path).images, drawn)
+    file.write_bytes(b"cut")
+    assert np.array_equal(FacesDataset(**data, cache=tmp_path).images, drawn)
+
+
+def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match="not kept"):
+        images = FacesDataset(4, 1, size=32, cache=tmp_path / "file").images
+    assert len(images) == 4

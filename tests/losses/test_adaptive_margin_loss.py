@@ -713,9 +713,12 @@ def test_statistics_are_recorded_where_asked_for() -> None:
     embeddings, labels = batch()
     quiet = AdaptiveMarginLoss(losses.TripletMarginLoss(), 0.3)
     quiet(embeddings, labels)
-    assert math.isnan(quiet.current_margin)
-    loss = AdaptiveMarginLoss(losses.TripletMarginLoss(), AdaptiveMargin(collect_stats=True), collect_stats=True)
-    assert "current_margin" in loss._record_these_stats
+    for name in ("current_margin", "in_tiles"):
+        with pytest.raises(AttributeError, match=f"collect_stats must be True to read {name}, got False; pass collect"):
+            getattr(quiet, name)
+    loss = AdaptiveMarginLoss(losses.TripletMarginLoss(), collect_stats=True)
+    assert loss._record_these_stats == ["current_margin", "in_tiles"]
+    assert math.isnan(loss.current_margin)  # no call yet
     loss(embeddings, labels)
     assert loss.current_margin == pytest.approx(loss.margin.alpha / 4)  # type: ignore[arg-type]
     assert loss.margin.alpha == pytest.approx(loss.margin.mi + loss.margin.delta)  # type: ignore[operator]

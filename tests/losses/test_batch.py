@@ -168,7 +168,8 @@ I = torch.arange  # noqa: E741 - short, in a table
         ((I(3), I(3), I(2), I(1)), ValueError, r"shapes \(3,\), \(3,\), \(2,\), \(1,\)"),
         ((I(4)[:, None],) * 3, ValueError, r"shapes \(4, 1\), \(4, 1\), \(4, 1\)"),
         (torch.zeros(3, 4, dtype=torch.int64), TypeError, "Tensor"),
-        (([0], [4], [1]), TypeError, "tuple"),
+        (((0,), (4,), (1,)), TypeError, "tuple"),
+        ((["a"], ["b"], ["c"]), TypeError, "tuple"),
         (7, TypeError, "int"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 
 import hypothesis.strategies as st
@@ -371,7 +370,10 @@ def test_statistics_the_hosts_way():
     x, groups = batch(classes=2)
     loss = ContrastiveVDMLoss(regularizer="fisher", compact_label=1, collect_stats=True)
     loss(x, groups)
-    assert {"alpha", "active_pairs", "omega", "multiplier", "in_tiles"} == set(loss._record_these_stats)
+    names = {"alpha", "current_margin", "active_pairs", "omega", "multiplier", "in_tiles"}
+    assert names == set(loss._record_these_stats)
+    assert loss.current_margin == loss.alpha == loss.margin.alpha == pytest.approx(loss.mi + loss.delta)
+    assert loss.k == loss.margin.k
     assert loss.alpha == AdaptiveMargin()(x, groups).item()
     slow = pair_terms_slow(x, 1 - groups, torch.tensor(loss.alpha), only_first=True)
     assert loss.active_pairs == slow.active
@@ -381,7 +383,9 @@ def test_statistics_the_hosts_way():
     assert loss.alpha == 0
     quiet = ContrastiveVDMLoss()
     quiet(x, groups)
-    assert math.isnan(quiet.alpha)
+    for name in (*names, "mi", "delta", "k"):
+        with pytest.raises(AttributeError, match=f"collect_stats must be True to read {name}, .* to Contrastive"):
+            getattr(quiet, name)
     assert not hasattr(quiet, "_record_these_stats") or "alpha" not in quiet._record_these_stats
 
 

@@ -279,9 +279,10 @@ def test_statistics() -> None:
     embeddings, labels = batch()
     quiet = AdaptiveMarginMiner(miners.TripletMarginMiner())
     mined = quiet(embeddings, labels)
-    assert math.isnan(quiet.current_margin)
+    with pytest.raises(AttributeError, match="collect_stats must be True to read current_margin, got False; pass coll"):
+        quiet.current_margin  # noqa: B018
     assert quiet.num_triplets == quiet.miner.num_triplets == len(mined[0])
-    miner = AdaptiveMarginMiner(miners.PairMarginMiner(), AdaptiveMargin(collect_stats=True), collect_stats=True)
+    miner = AdaptiveMarginMiner(miners.PairMarginMiner(), collect_stats=True)
     mined = miner(embeddings, labels)
     assert miner.current_margin == pytest.approx(math.sqrt(miner.margin.alpha))  # type: ignore[arg-type]
     assert (miner.num_pos_pairs, miner.num_neg_pairs) == (len(mined[0]), len(mined[2]))

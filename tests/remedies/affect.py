@@ -613,4 +613,15 @@ CASES = [
         lambda: crop_flip(BYTES, centre_crops(len(BYTES), 32, 24), 24).shape == (2, 3, 24, 24),
     ),
     follow("open it with read_image", lambda folder: grey(folder, rgb=False), lambda folder: grey(folder, rgb=True)),
+    follow(
+        "or leave per_person out",
+        lambda: batches(train=True, per_person=2),
+        lambda: batches(train=True, per_person=2, people=np.arange(len(LABELS)) // 2),
+        lambda: batches(train=True),
+    ),
+    follow(
+        "a batch holds whole hands of pictures",
+        lambda: batches(batch_size=3, train=True, per_person=2, people=np.arange(len(LABELS))),
+        lambda: batches(batch_size=4, train=True, per_person=2, people=np.arange(len(LABELS))),
+    ),
 ]

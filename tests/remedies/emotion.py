@@ -16,21 +16,27 @@ import torch
 import torchvision
 from PIL import Image
 
+from adaptive_margin import ConstantMargin
 from adaptive_margin.emotion.config import AdamConfig, EmotionConfig
-from adaptive_margin.emotion.critics import Critic, FisherObjective, SphereObjective
+from adaptive_margin.emotion.critics import Critic, CrossPersonObjective, FisherObjective, SphereObjective
+from adaptive_margin.emotion.data import Part, load_data
 from adaptive_margin.emotion.detect import face_detector
 from adaptive_margin.emotion.evaluation import Evaluation, evaluate, read_predictions, read_result, write_evaluation
 from adaptive_margin.emotion.export_onnx import export_onnx
 from adaptive_margin.emotion.forecast import Forecast, confirm
+from adaptive_margin.emotion.headroom import divided
 from adaptive_margin.emotion.model_file import Preprocessing, description, load_network, model_details, save_model
 from adaptive_margin.emotion.nets import build_encoder, check_encoder, check_size, emotion_net
 from adaptive_margin.emotion.predict import Predictor, find_files, predict
 from adaptive_margin.emotion.runs import read_runs
+from adaptive_margin.emotion.terms import build_term
+from adaptive_margin.emotion.trainer import people_of
 from adaptive_margin.faces import draw_faces, sample_identities
 from adaptive_margin.images.decode import read_image
 from adaptive_margin.stored import write_json
-from adaptive_margin.training import Checkpoints
+from adaptive_margin.training import Checkpoints, World
 
+from ..emotion.cases import faces, iteration, tiny, who
 from ..emotion.runs import Recorded
 from .following import follow
 
@@ -48,6 +54,27 @@ def config(**options: Any) -> bool:
 def net() -> Any:
     torch.manual_seed(0)
     return emotion_net("small").eval()
+
+
+config_of = functools.partial(tiny, critic="none")
+
+
+def crossed(people: torch.Tensor | None) -> torch.Tensor:
+    z, groups = torch.tensor([[0.0], [1.0], [2.0]]), torch.tensor([1, 1, 0])
+    return CrossPersonObjective(ConstantMargin(1.0)).critic_loss(z, groups, people)
+
+
+def strangers(known: bool = False) -> Part:
+    """Four pictures, of two people or of nobody knows whom."""
+    return Part(
+        images=np.zeros((4, 32, 32, 3), dtype=np.uint8),
+        slots=np.arange(4),
+        labels=np.zeros((4, 2), dtype=np.float32),
+        people=np.array([0, 0, 1, 1]) if known else np.full(4, -1),
+        identity="person" if known else "picture",
+        videos=(None,) * 4,
+        frames=np.full(4, -1),
+    )
 
 
 def rows(count: int = 12, value: float = 0.0) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -437,5 +464,53 @@ CASES = [
         "pass the --output of a run",
         lambda folder: read_runs(folder),
         lambda folder: arms(run_of(folder) / "caf" / "seed0") == 1,
+    ),
+    # the arms that use people
+    follow(
+        "leave cross_person out, or choose the critic caf",
+        lambda: config(critic="none", cross_person=True),
+        lambda: config(critic="none"),
+        lambda: config(critic="caf", cross_person=True),
+    ),
+    follow(
+        "a batch holds whole groups of a person's pictures",
+        lambda: config(batch_size=10, per_person=4),
+        lambda: config(batch_size=12, per_person=4),
+    ),
+    follow(
+        "pass one for each row",
+        lambda: crossed(None),
+        lambda: crossed(torch.arange(3)) >= 0,
+    ),
+    follow(
+        "1 is the default",
+        lambda: build_term("grl", 4, 2, weight=-1.0),
+        lambda: build_term("grl", 4, 2, weight=1.0).weight == 1,
+    ),
+    follow(
+        "pass the number of each row's person, from 0",
+        lambda: iteration(term="grl").paper_step(*faces()),
+        lambda: "term" in iteration(term="grl").paper_step(*faces(), who()),
+    ),
+    follow(
+        "use faces, afew-va, aff-wild or aff-wild2, or leave it out",
+        lambda: people_of(config_of(term="elim"), strangers(), World()),
+        lambda: len(people_of(config_of(term="elim"), load_data(config_of()).train, World())) == 60,
+        lambda: people_of(config_of(), strangers(), World()) is None,
+    ),
+    follow(
+        "train person_norm and elim with one process",
+        lambda: people_of(config_of(person_norm=True), strangers(known=True), World(rank=0, size=2)),
+        lambda: len(people_of(config_of(person_norm=True), strangers(known=True), World())) == 4,
+    ),
+    follow(
+        "0.25 tests a quarter of the people",
+        lambda: divided(strangers(known=True), share=0.9),
+        lambda: len(divided(strangers(known=True), share=0.25)[1]) == 1,
+    ),
+    follow(
+        "use more pictures",
+        lambda: divided(strangers(known=True).take(np.array([0, 1]))),
+        lambda: len(divided(strangers(known=True))[1]) == 1,
     ),
 ]

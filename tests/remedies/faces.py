@@ -131,4 +131,10 @@ CASES = [
         lambda: draw_video(PEOPLE, 2, size=32),
         lambda: len(draw_video(PEOPLE.take([1]), 2, size=32)) == 2,
     ),
+    follow(
+        "0 makes everybody show feelings alike, 1 is the default",
+        lambda: FacesDataset(4, 2, person_effect=4.0),
+        lambda: FacesDataset(4, 2, person_effect=0.0).identities.rest_corner.std() == 0,
+        lambda: FacesDataset(4, 2, person_effect=1.0).person_effect == 1,
+    ),
 ]

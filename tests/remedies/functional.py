@@ -442,4 +442,31 @@ CASES = [
         lambda: RemainingRule(anchors=0),
         lambda: RemainingRule(anchors=1024).anchors == 1024,
     ),
+    # label_distance.py
+    follow(
+        "pass one number per row, or a row of several",
+        lambda: F.label_distance_margin(torch.zeros(2, 2, 2)),
+        lambda: F.label_distance_margin(torch.zeros(2)).shape == (2, 2),
+        lambda: F.label_distance_margin(torch.zeros(2, 3)).shape == (2, 2),
+    ),
+    follow(
+        "1 makes distances of embeddings those of labels",
+        lambda: F.label_distance_margin(torch.zeros(2), scale=0.0),
+        lambda: F.label_distance_margin(torch.tensor([0.0, 2.0]), scale=1.0)[0, 1] == 2,
+    ),
+    follow(
+        "pass the same labels of both sets",
+        lambda: F.label_distance_margin(torch.zeros(2), 1.0, torch.zeros(2, 2)),
+        lambda: F.label_distance_margin(torch.zeros(2), 1.0, torch.zeros(3)).shape == (2, 3),
+    ),
+    follow(
+        "pass the labels of the same rows",
+        lambda: F.label_distance_loss(torch.zeros(3, 2), torch.zeros(2)),
+        lambda: F.label_distance_loss(torch.zeros(3, 2), torch.zeros(3)) == 0,
+    ),
+    follow(
+        "leave it out for the default",
+        lambda: F.label_distance_loss(torch.zeros(2, 2), torch.zeros(2), slack=-1.0),
+        lambda: F.label_distance_loss(torch.zeros(2, 2), torch.zeros(2)) == 0,
+    ),
 ]

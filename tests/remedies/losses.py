@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,9 @@ from adaptive_margin import (
     AdaptiveMarginLoss,
     AdaptiveMarginMiner,
     ContrastiveVDMLoss,
+    LabelDistanceLoss,
     Margin,
+    MarginRecorder,
     OtsuGrouper,
     TiledBatchHardMiner,
     TiledDistanceWeightedMiner,
@@ -52,6 +55,35 @@ def tiled(margin: Any = None, **options: Any) -> Any:
 
 def auto(margin: Any = None, **options: Any) -> Any:
     return ours(CONTRASTIVE, margin, pair_memory="auto", **options)
+
+
+def seen(loss: Any) -> float:
+    """α̂ of this batch, as the loss has it."""
+    loss(X, Y)
+    return float(loss.alpha)
+
+
+def switched_on(loss: Any) -> Any:
+    loss.collect_stats = True
+    return loss
+
+
+def recorded() -> MarginRecorder:
+    loss, recorder = ours(collect_stats=True), MarginRecorder()
+    loss(X, Y)
+    recorder(loss)
+    return recorder
+
+
+def saved(path: Path) -> bool:
+    recorder = recorded()
+    recorder.save(path)
+    return MarginRecorder.load(path).rows == recorder.rows
+
+
+def other_table(path: Path) -> Path:
+    path.write_text("name,size\nred,1\n", encoding="utf-8")
+    return path
 
 
 def mined(miner: Any, *args: Any) -> bool:
@@ -325,6 +357,46 @@ CASES = [
         lambda: assigned(ours(), "margin", 0.5),
         lambda: assigned(ours(units="offset"), "loss.neg_margin", 0.5),
     ),
+    # statistics
+    follow(
+        "pass collect_stats=True to AdaptiveMarginLoss, or set .collect_stats = True before the call",
+        lambda: seen(ours()),
+        lambda: seen(ours(collect_stats=True)) > 0,
+        lambda: seen(switched_on(ours())) > 0,
+    ),
+    follow(
+        "call recorder(loss) after value = loss(embeddings, labels)",
+        lambda: MarginRecorder()(ours(collect_stats=True)),
+        lambda: recorded().rows[0]["alpha"] > 0,
+    ),
+    follow(
+        "pass an AdaptiveMarginLoss, ContrastiveVDMLoss, AdaptiveMarginMiner or AdaptiveMargin itself",
+        lambda: MarginRecorder().attach(TRIPLET()),
+        *(
+            lambda build=build: MarginRecorder().attach(build()) is not None
+            for build in (
+                ours,
+                ContrastiveVDMLoss,
+                lambda: AdaptiveMarginMiner(miners.TripletMarginMiner()),
+                AdaptiveMargin,
+            )
+        ),
+    ),
+    follow(
+        "call recorder(loss)",
+        lambda: MarginRecorder().plot(),
+        lambda: len(recorded().plot().axes) == 2,
+    ),
+    follow(
+        "name it margin.csv or margin.json",
+        lambda folder: recorded().save(folder / "margin.txt"),
+        *(lambda folder, name=name: saved(folder / name) for name in ("margin.csv", "margin.json")),
+    ),
+    follow(
+        "pass a file that save() of a MarginRecorder wrote",
+        lambda folder: MarginRecorder.load(other_table(folder / "margin.csv")),
+        lambda folder: saved(folder / "margin.csv"),
+    ),
     # miners
     follow(
         "the labels of the references say which of them are positives",
@@ -354,5 +426,17 @@ CASES = [
         "None makes one for each positive",
         lambda: TiledDistanceWeightedMiner(triplets_per_anchor=0),
         lambda: mined(TiledDistanceWeightedMiner(triplets_per_anchor=None)),
+    ),
+    # label_distance_loss.py
+    follow(
+        "use LpDistance",
+        lambda: LabelDistanceLoss(distance=distances.CosineSimilarity()),
+        lambda: LabelDistanceLoss(distance=distances.LpDistance()).distance.is_inverted is False,
+    ),
+    follow(
+        "pass one number per row, or a row of several",
+        lambda: LabelDistanceLoss()(torch.zeros(2, 3)),
+        lambda: LabelDistanceLoss()(torch.zeros(2, 3), torch.zeros(2)) == 0,
+        lambda: LabelDistanceLoss()(torch.zeros(2, 3), torch.zeros(2, 4)) == 0,
     ),
 ]

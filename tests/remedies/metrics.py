@@ -14,6 +14,7 @@ import torch
 from adaptive_margin import RetrievalMetrics
 from adaptive_margin.functional import root_mean_square_error
 from adaptive_margin.metrics.affect import AffectMetrics, bootstrap_interval, feasible, rmse_bounds
+from adaptive_margin.metrics.affect_breakdown import affect_breakdown
 from adaptive_margin.metrics.clustering import kmeans
 from adaptive_margin.metrics.comparison import student_interval
 from adaptive_margin.metrics.identity_leakage import identity_leakage
@@ -204,5 +205,16 @@ CASES = [
         "ks, at_r and clustering say which figures there are",
         lambda: RetrievalMetrics(include=("recall_at_10",)),
         lambda: set(RetrievalMetrics(ks=(1, 10), include=("recall_at_10",))(X, Y)) == {"recall_at_10"},
+    ),
+    # affect_breakdown.py
+    follow(
+        "pass valence and arousal of the same rows, at least one",
+        lambda: affect_breakdown(np.zeros((3, 2)), np.zeros((2, 2))),
+        lambda: affect_breakdown(np.zeros((3, 2)), np.zeros((3, 2))).people == 0,
+    ),
+    follow(
+        "pass one number per row",
+        lambda: affect_breakdown(np.zeros((3, 2)), np.zeros((3, 2)), [0]),
+        lambda: affect_breakdown(np.zeros((3, 2)), np.zeros((3, 2)), [0, 0, 1]).people == 2,
     ),
 ]

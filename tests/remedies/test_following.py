@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from . import affect, dml, emotion, faces, functional, losses, metrics, others, suggestion, training
+from . import affect, dml, emotion, faces, functional, integrations, losses, metrics, others, suggestion, training
 from .following import Case, called, refusal, sites
 
 AREAS = {
     each.__name__.rpartition(".")[2]: each.CASES
-    for each in (functional, losses, metrics, training, affect, dml, emotion, faces, suggestion, others)
+    for each in (functional, losses, integrations, metrics, training, affect, dml, emotion, faces, suggestion, others)
 }
 CASES = [(area, case) for area, cases in AREAS.items() for case in cases]
 

