@@ -46,7 +46,7 @@ class Forecast:
 
         Example:
             >>> print(Forecast(runs=2, iterations=100_000, seconds=9000.0, disk=2**30, picture=196_608))
-            2 runs, 100,000 iterations: about 2.5 hours of training here; disk: 1.0 GiB, and 192 KiB a decoded picture
+            2 runs, 100,000 iterations: about 2.5 hours of training here; disk: 1.0 GiB of checkpoints, and ... picture
         """
         took, large = self.seconds, self.disk >= 2**30 / 10
         long = f"{took / 3600:,.1f} hours" if took >= 3600 else f"{took / 60:.0f} minutes"
@@ -55,7 +55,7 @@ class Forecast:
         written = f"{self.disk / 2**30:,.1f} GiB" if large else f"{self.disk / 2**20:,.0f} MiB"
         text = f"{counted(self.runs, 'run')}, {counted(self.iterations, 'iteration')}: about {long} of training here; "
         cached = f", and {self.picture / 2**10:.0f} KiB a decoded picture" if self.picture else ""
-        return f"{text}disk: {written}{cached}"
+        return f"{text}disk: {written} of checkpoints{cached}"
 
 
 def forecast(
