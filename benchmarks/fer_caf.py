@@ -39,7 +39,7 @@ import torch
 from tqdm import tqdm
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
-from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, load_data
+from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, check_root, load_data
 from adaptive_margin.emotion.evaluation import read_result
 from adaptive_margin.emotion.forecast import Forecast, confirm, forecast
 from adaptive_margin.emotion.nets import build_encoder
@@ -509,6 +509,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return finish(asked, configs, failed, began)
     print(f"{announced(asked, configs)}, {asked.jobs} at a time")
     with said_plainly():
+        check_root(one)  # a wrong root is said at once
         expected = expect(configs, asked.jobs)
         print(expected, flush=True)
         confirm(expected, asked.yes)

@@ -134,6 +134,15 @@ class EmotionData:
     reports: tuple[str, ...] = field(default=())
 
 
+def check_root(config: EmotionConfig) -> None:
+    """Raises what :func:`load_data` would for a root without the data set, before any image is decoded.
+
+    Aff-Wild is left to that function: reading its labels extracts frames.
+    """
+    if config.dataset not in ("faces", "aff-wild"):
+        _load(config, "all" if config.dataset == "afew-va" else "train")
+
+
 def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     """Loads, decodes (once, into the cache) and divides a data set.
 

@@ -217,7 +217,7 @@ def test_the_paper_preset_follows_backbone_and_data_set(fer_caf: ModuleType, tmp
 
 def test_the_papers_experiment_is_the_baseline_and_the_papers_arm(fer_caf: ModuleType, tmp_path: Path) -> None:
     assert fer_caf.options(["--dataset", "affectnet", "--root", str(tmp_path)]).arms == ("none", "caf")
-    assert fer_caf.options(["--preset", "faces"]).arms == tuple(fer_caf.ARMS)
+    assert set(fer_caf.QUICK_ARMS) < set(fer_caf.options(["--preset", "faces"]).arms)
     assert fer_caf.options([]).arms == fer_caf.QUICK_ARMS
 
 
