@@ -173,7 +173,10 @@ def table(rows: dict[str, Row]) -> str:
             values = list(by_seed(rows, form, loss, margin, each).values())
             cells.append(f"{mean(values):.1f} ± {stdev(values):.1f}")
         gap = against.get(name)
-        cells += ["", "", ""] if gap is None else [str(gap), "< 0.001" if gap.p < 0.0005 else f"{gap.p:.3f}", gap.verdict]
+        if gap is None:
+            cells += ["", "", ""]
+        else:
+            cells += [str(gap), "< 0.001" if gap.p < 0.0005 else f"{gap.p:.3f}", gap.verdict]
         lines.append(f"| {' | '.join(cells)} |")
     count = len(by_seed(rows, "pairs", OURS["pairs"], "adaptive", metric))
     lines += ["", f"Per cent, mean ± sd of {count} seeds; paired differences, corrected for all {len(found)} together."]
