@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -210,29 +210,31 @@ class EmotionJob(Parts):
             world=self.world,
         )
 
-    def figures_by_person(self, part: Part) -> dict[str, Any]:
-        """Figures with features normalised by all pictures of each person, whose labels nobody knows.
+    def evaluation_by_person(self, part: Part) -> Evaluation:
+        """The same with features normalised by all pictures of each person, whose labels nobody knows.
 
         For a network with ``person_norm``; :meth:`evaluation` normalises by what training remembers, as for a single
-        picture of a stranger.
+        picture of a stranger. Leakage is that of the normalised features, which are what the regressor gets.
         """
         net = self.iteration.net
         norm = net.person_norm
         assert norm is not None
         check_people(part.people, part.identity, "person_norm")
-        features, labels, rows = [], [], []
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         with evaluating(net), torch.inference_mode():
             for batch in self.evaluation_batches(part):
-                features.append(net.encoder(batch.images))
-                labels.append(batch.labels)
-                rows.append(batch.rows)
-            people = torch.from_numpy(part.people[torch.cat(rows).numpy()]).to(self.world.device)
-            with norm.known(people):
-                predictions = net.regressor(torch.cat(features)).float()
-        metrics = AffectMetrics()
-        metrics.update(torch.cat(labels), predictions)
-        truth, guess = torch.cat(labels).cpu().numpy(), predictions.cpu().numpy()
-        return {"figures": metrics.compute(), "breakdown": affect_breakdown(truth, guess, people.cpu()).to_dict()}
+                found.append((net.encoder(batch.images), batch.labels, batch.rows))
+        features, labels, rows = map(torch.cat, zip(*found, strict=True))
+        everybody = torch.from_numpy(part.people[rows.cpu().numpy()]).to(self.world.device)
+        with norm.known(everybody):
+            return evaluate(
+                EmotionNet(cast(Any, norm), cast(torch.nn.Sequential, net.regressor)[1:]),
+                [(features, labels, rows)],
+                people=part.people,
+                identity=part.identity,
+                videos=part.videos,
+                frames=part.frames,
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
@@ -413,14 +415,18 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         net = job.iteration.net
         rows = np.random.default_rng(0).permutation(len(data.train))[:SEEN_ROWS]
         test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
-        known = job.figures_by_person(data.test) if config.person_norm else None
+        known = job.evaluation_by_person(data.test) if config.person_norm else None
 
         def write() -> dict[str, Any]:
             save_model(folder.path / "model.pt", net, job.preprocessing, config=config.plain())
             extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
             extra["breakdown"] = affect_breakdown(test.truth, test.prediction, test.person).to_dict()
             if known is not None:
-                extra["by_person"] = known
+                extra["by_person"] = {
+                    "figures": known.figures,
+                    "leakage": None if known.leakage is None else known.leakage.to_dict(),
+                    "breakdown": affect_breakdown(known.truth, known.prediction, known.person).to_dict(),
+                }
             shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
             if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
                 shown["video"], shown["video_pictures"] = evaluate_drawn_video(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,9 @@ class Batch:
 
     def changed(self, **changes: Any) -> Batch:
         """The same with other attributes."""
-        return replace(self, **changes)
+        names = ("host", "embeddings", "labels", "indices", "ref_emb", "ref_labels")
+        # torch 2.6 does not compile dataclasses.replace
+        return Batch(**{name: changes[name] if name in changes else getattr(self, name) for name in names})
 
     @property
     def itself(self) -> bool:

@@ -38,10 +38,11 @@ def test_arms_are_chosen_on_validation_people_and_tested_on_others(
     assert people.main(["choose", *given]) == 0
     content = json.loads((tmp_path / "choose.json").read_text())
     assert content["people"] == "validation"
-    assert list(content["arms"]) == ["none", "none-together", "person-norm"]
-    assert content["arms"]["person-norm"]["seeds"][0]["ccc_by_person"] is not None
-    assert content["arms"]["none"]["seeds"][0]["ccc_by_person"] is None
-    low, high = content["differences"]["person-norm"]["ccc_by_people"]
+    both = "person-norm, by all pictures of a person"
+    assert list(content["arms"]) == ["none", "none-together", "person-norm", both]
+    alone, together = (content["arms"][arm]["seeds"][0] for arm in ("person-norm", both))
+    assert alone["ccc"] != together["ccc"]
+    low, high = content["differences"][both]["ccc_by_people"]
     assert low <= high
     printed = capsys.readouterr().out
     assert "| `person-norm`, by all pictures of a person | 2 |" in printed
@@ -53,7 +54,7 @@ def test_arms_are_chosen_on_validation_people_and_tested_on_others(
     assert one.split_seed != two.split_seed  # other people
     assert one.seed != two.seed
     parts = {name: set(getattr(load_data(one), name).people) for name in ("val", "test")}
-    stored = read_arrays(Path(one.output) / "predictions.npz")
+    stored = read_arrays(Path(one.output) / "alone.npz")
     assert set(stored["person"]) == parts["val"]
     assert not set(stored["person"]) & parts["test"]
 
