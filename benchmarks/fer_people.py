@@ -297,7 +297,23 @@ def table(content: Mapping[str, Any]) -> str:
                 text = f"{signed(found['mean'], 3)} {interval(found['low'], found['high'])}"
                 cells.append(f"**{text}**" if found["p"] < 0.05 else text)
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *against_shuffled(content["arms"])])
+
+
+def against_shuffled(arms: Mapping[str, Any]) -> list[str]:
+    """Arms that know people minus the same with people dealt at random; intervals corrected for their number."""
+    names = {arm: f"{arm.removesuffix(BY_PERSON)}-shuffled{BY_PERSON * arm.endswith(BY_PERSON)}" for arm in arms}
+    columns = {arm: {one["seed"]: one["ccc"] for one in row["seeds"]} for arm, row in arms.items()}
+    able = [
+        arm for arm, control in names.items() if control in arms and len(columns[arm].keys() & columns[control]) > 1
+    ]
+    gaps = compared((columns[arm], columns[names[arm]]) for arm in able)
+    heads = ["", "| CCC minus that of the arm with shuffled people | |", "|---|---|"]
+    rows = [
+        f"| {arm} | {signed(gap.mean, 3)} [{signed(gap.low, 3)}, {signed(gap.high, 3)}] |"
+        for arm, gap in zip(able, gaps, strict=True)
+    ]
+    return [*heads, *rows] if rows else []
 
 
 @stops_on_sigterm()
