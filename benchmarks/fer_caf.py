@@ -93,6 +93,7 @@ CRITIC_ARMS = tuple(ARMS)
 TOGETHER: dict[str, Any] = {"per_person": 4}
 PEOPLE_ARMS: dict[str, dict[str, Any]] = {
     "none-together": {"critic": "none"} | TOGETHER,
+    "none-together-8": {"critic": "none", "per_person": 8},
     "cross-person": {"cross_person": True} | TOGETHER,
     "grl": {"critic": "none", "term": "grl", "term_warm_up": 200} | TOGETHER,
     "uniform-id": {"critic": "none", "term": "uniform-id", "term_warm_up": 200} | TOGETHER,
@@ -100,7 +101,7 @@ PEOPLE_ARMS: dict[str, dict[str, Any]] = {
     "person-norm-scaled": {"critic": "none", "person_norm": True, "person_scale": True, "per_person": 8},
     "elim": {"critic": "none", "term": "elim", "term_warm_up": 200} | TOGETHER,
 }
-"""Arms that use who is who; and the baseline with their batches."""
+"""Arms that use who is who; and the baseline with the batches of each."""
 
 ARMS |= {
     **PEOPLE_ARMS,

@@ -29,16 +29,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from fer_caf import FACES_SEED, data_key, shared_data
-from fer_people import train_here, without_folders
+from fer_people import base_of, ccc, finished, train_here, without_folders
 
-from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
-from adaptive_margin.emotion.evaluation import evaluate
+from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
 from adaptive_margin.emotion.headroom import divided, recentred
 from adaptive_margin.emotion.runs import over_seeds
 from adaptive_margin.emotion.trainer import EmotionJob
-from adaptive_margin.functional import concordance_correlation
 from adaptive_margin.messages import counted, is_expected, said_plainly
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import stops_on_sigterm
@@ -84,15 +81,12 @@ class Asked:
 
 def config_of(asked: Asked, effect: float, seed: int, kind: str) -> EmotionConfig:
     """The options of one run: plain regression."""
-    flags: dict[str, Any] = {"dataset": asked.dataset, "root": asked.root}
-    if asked.iterations is not None:
-        flags["iterations"] = asked.iterations
-    base = dataclasses.replace(PRESETS[asked.preset], **flags)
-    base = dataclasses.replace(preset_for(asked.preset, base), **flags)
     own: dict[str, Any] = {"split_seed": FIRST_SEED + seed, "person_effect": effect} if asked.dataset == "faces" else {}
     folder = asked.output / f"{asked.dataset}-{asked.preset}"
     output = folder / f"effect{effect:g}" / kind.replace(" ", "-") / f"seed{seed}"
-    return dataclasses.replace(base, **own, critic="none", seed=seed, output=str(output), cache=str(folder / "cache"))
+    return dataclasses.replace(
+        base_of(asked), **own, critic="none", seed=seed, output=str(output), cache=str(folder / "cache")
+    )
 
 
 def train_one(config: EmotionConfig, seed: int, kind: str) -> str:
@@ -104,12 +98,12 @@ def train_one(config: EmotionConfig, seed: int, kind: str) -> str:
         data = dataclasses.replace(whole, train=whole.train.take(training[kind]), test=tested)
         with World.from_environment(config.device) as world:
             job = EmotionJob(config, data, world)
-            began = time.perf_counter()
+            cpu = time.process_time()
             for step in range(config.iterations):
                 job.step(step)
-            seconds = time.perf_counter() - began
-            found = evaluate(job.iteration.net, job.evaluation_batches(tested), resamples=1, keep_features=1)
-            where = {"environment": environment(world)}
+            cpu = time.process_time() - cpu
+            found = job.evaluation(tested, people=None, resamples=1, keep_features=1)
+            about = {"environment": environment(world), "cpu_seconds": round(cpu, 1), "readings": ["alone"]}
     except Exception as error:
         if not is_expected(error):
             raise
@@ -117,30 +111,16 @@ def train_one(config: EmotionConfig, seed: int, kind: str) -> str:
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {"truth": found.truth, "prediction": found.prediction, "person": tested.people[found.row]}
-    write_arrays(folder / "predictions.npz", arrays)
-    write_json(folder / "run.json", {"config": config.plain(), "seconds": round(seconds, 1)} | where)
+    write_arrays(folder / "alone.npz", arrays)
+    write_json(folder / "run.json", {"config": config.plain()} | about)
     return ""
 
 
-def is_done(config: EmotionConfig) -> bool:
-    """Whether a run with these options has left its predictions."""
-    folder = Path(config.output)
-    try:
-        return (folder / "predictions.npz").is_file() and read_json(folder / "run.json")["config"] == json.loads(
-            json.dumps(config.plain())
-        )
-    except (OSError, ValueError, KeyError):
-        return False
-
-
-def ccc(folder: str, corrected: bool = False) -> float:
+def ccc_of(folder: str, corrected: bool = False) -> float:
     """Mean CCC of both labels, of predictions as they are or recentred by person."""
-    arrays = read_arrays(Path(folder) / "predictions.npz")
-    truth, prediction = arrays["truth"], arrays["prediction"]
-    if corrected:
-        prediction = recentred(truth, prediction, arrays["person"])
-    found = concordance_correlation(torch.as_tensor(truth).double(), torch.as_tensor(prediction).double())
-    return round(float(found.mean()), 4)
+    arrays = read_arrays(Path(folder) / "alone.npz")
+    moved = recentred(arrays["truth"], arrays["prediction"], arrays["person"])
+    return ccc(arrays["truth"], moved if corrected else arrays["prediction"])
 
 
 def table(content: Mapping[str, Any]) -> str:
@@ -210,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for seed in range(asked.seeds)
             for kind in TRAINED
         }
-    todo = {which: config for which, config in configs.items() if not is_done(config)}
+    todo = {which: config for which, config in configs.items() if not finished(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
     failed = train_here({which: (config, *which[1:]) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
@@ -226,9 +206,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "person_effect": effect,
                 "seeds": [
                     {"seed": seed}
-                    | {kind: ccc(configs[effect, seed, kind].output) for kind in TRAINED}
-                    | {"recentred": ccc(configs[effect, seed, "held out"].output, corrected=True)}
-                    | {"seconds": read_json(Path(configs[effect, seed, "held out"].output) / "run.json")["seconds"]}
+                    | {kind: ccc_of(configs[effect, seed, kind].output) for kind in TRAINED}
+                    | {"recentred": ccc_of(configs[effect, seed, "held out"].output, corrected=True)}
+                    | {
+                        "cpu_seconds": read_json(Path(configs[effect, seed, "held out"].output) / "run.json")[
+                            "cpu_seconds"
+                        ]
+                    }
                     for seed in range(asked.seeds)
                 ],
             }

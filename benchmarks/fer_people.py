@@ -1,18 +1,24 @@
 """Which use of people's identities helps on people that nobody has seen? Chosen on some, tested on others.
 
-Two stages, on drawn faces or on a data set with identities. Each has seeds of its own (drawn: people of its own).
+Two stages, on drawn faces or on a data set with identities. No person is in the figures of both.
 
     python benchmarks/fer_people.py choose                         # every arm, validation people
-    python benchmarks/fer_people.py test --arms grl elim           # those chosen, test people, more seeds
+    python benchmarks/fer_people.py test --arms person-norm elim   # those chosen, test people, more seeds
     python benchmarks/fer_people.py test --dataset afew-va --root AFEW-VA --preset paper
     python benchmarks/fer_people.py --print benchmarks/fer_caf/results/people-test.json
 
-Compared are plain regression (``none``), the same with the arms' batches (``none-together``), and every arm; in
-``test`` also each arm with people dealt at random (``-shuffled``), and the paper's CAF with its margins. All have the
-same number of updates; their seconds are printed. Figures: CCC (mean of valence and arousal), identity MAP@R of the
-encoder's features, error of the tenth of the people for whom it is largest, CCC of strong and of weak emotions, slope
-of labels on predictions. Intervals are Student's over seeds with Holm's correction, and a bootstrap over people of all
-seeds together. Only what a stage reports on is evaluated. Finished runs are kept: the same command goes on.
+Compared with plain regression (``none``) are every arm and its controls:
+
+- ``none-together`` and ``none-together-8``: plain regression with the arms' batches;
+- ``none-twice``: plain regression with twice the updates, which takes as long as the slowest arm;
+- ``none``, centred by 4 or all pictures: its predictions moved by person, as ``person-norm`` moves features;
+- in ``test``, ``ARM-shuffled``: the arm with people dealt at random in training; and the paper's CAF with its margins.
+
+Otherwise all have the same number of updates; their CPU seconds are printed. Figures: CCC (mean of valence and
+arousal), identity in the encoder's features (MAP@R, and how often a linear probe names the person), error of the tenth
+of the people for whom it is largest, CCC of strong and of weak emotions, slope of labels on predictions. Intervals are
+Student's over seeds with Holm's correction for the number of rows, and a bootstrap over people of all seeds together.
+Finished runs are kept: the same command goes on.
 """
 
 from __future__ import annotations
@@ -31,8 +37,8 @@ import numpy as np
 import torch
 from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, outcome, shared_data, start_pool
 
+from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
-from adaptive_margin.emotion.evaluation import evaluate
 from adaptive_margin.emotion.trainer import EmotionJob
 from adaptive_margin.functional import concordance_correlation
 from adaptive_margin.messages import counted, is_expected, said_plainly
@@ -45,13 +51,32 @@ from adaptive_margin.training.command_line import check_output, read
 from adaptive_margin.training.run_folder import environment
 
 BASELINE = "none"
-CONTROL = "none-together"
-CHOOSE_SEED = FACES_SEED + 900  # drawn people of the first seed of choose: nobody else's
-EVERY_ARM = (*PEOPLE_ARMS, "label-distance")
+CONTROLS = ("none-together", "none-together-8", "none-twice")
+EVERY_ARM = (*(arm for arm in PEOPLE_ARMS if arm not in CONTROLS), "label-distance")
 PAPERS = ("caf", "caf-constant", "caf-linear")
-BY_PERSON = ", by all pictures of a person"
-"""The second reading of an arm that normalises by person."""
-COLUMNS = ("ccc", "map_at_r", "worst_decile", "strong_ccc", "weak_ccc", "slope")
+FIRST_SEED = {"choose": FACES_SEED + 900, "test": FACES_SEED + 700}
+"""Drawn people of the first seed of a stage: nobody else's."""
+
+READINGS = {
+    "alone": "",
+    "by_2": ", by 2 pictures of a person",
+    "by_4": ", by 4 pictures of a person",
+    "by_8": ", by 8 pictures of a person",
+    "by_person": ", by all pictures of a person",
+}
+"""What of a stranger a network may look at, and how the tables say it."""
+CENTRED = {"by_4": "none, centred by 4 pictures of a person", "by_person": "none, centred by all pictures of a person"}
+IN_THE_TABLE = ("alone", "by_4", "by_person")
+COLUMNS = {
+    "ccc": "CCC",
+    "map_at_r": "identity, MAP@R",
+    "probe_accuracy": "probe",
+    "worst_decile": "worst tenth",
+    "strong_ccc": "CCC strong",
+    "weak_ccc": "CCC weak",
+    "slope": "slope",
+    "cpu_seconds": "seconds",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,48 +113,54 @@ class Asked:
 
 
 def arms_of(asked: Asked) -> tuple[str, ...]:
-    """What is compared, the baseline first."""
-    names = [BASELINE, CONTROL, *asked.arms]
+    """What is trained, the baseline first."""
+    names = [BASELINE, *CONTROLS, *asked.arms]
     if asked.stage == "test":
-        names += [f"{arm}-shuffled" for arm in asked.arms if arm in PEOPLE_ARMS and arm != CONTROL]
+        names += [f"{arm}-shuffled" for arm in asked.arms if arm in EVERY_ARM and arm in PEOPLE_ARMS]
         names += PAPERS
     return tuple(dict.fromkeys(names))
 
 
-def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
-    """The options of one run."""
+def base_of(asked: Any) -> EmotionConfig:
+    """The options that all runs share."""
     flags: dict[str, Any] = {"dataset": asked.dataset, "root": asked.root}
     if asked.iterations is not None:
         flags["iterations"] = asked.iterations
     base = dataclasses.replace(PRESETS[asked.preset], **flags)
-    base = dataclasses.replace(preset_for(asked.preset, base), **flags)
-    own: dict[str, Any] = {"fold": seed % 5}
+    return dataclasses.replace(preset_for(asked.preset, base), **flags)
+
+
+def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
+    """The options of one run. AFEW-VA is chosen on one of its five folds and tested on the others."""
+    base = base_of(asked)
+    own: dict[str, Any] = {"fold": 4 if asked.stage == "choose" else seed % 4}
     if asked.dataset == "faces":
-        first = CHOOSE_SEED if asked.stage == "choose" else FACES_SEED
-        own = {"split_seed": first + seed, "person_effect": asked.person_effect}
+        own = {"split_seed": FIRST_SEED[asked.stage] + seed, "person_effect": asked.person_effect}
+    if arm == "none-twice":
+        own |= {"iterations": 2 * base.iterations, "lr_decay_every": 2 * base.lr_decay_every}
     folder = asked.output / f"{asked.dataset}-{asked.preset}-{asked.person_effect:g}"
     output, cache = str(folder / asked.stage / arm / f"seed{seed}"), str(folder / "cache")
     own |= {"seed": seed + (100 if asked.stage == "choose" else 0), "output": output, "cache": cache}
-    return dataclasses.replace(base, **ARMS[arm], **own)
+    return dataclasses.replace(base, **ARMS[BASELINE if arm == "none-twice" else arm], **own)
 
 
 def train_one(config: EmotionConfig, stage: str) -> str:
     """Trains one network and keeps what it predicts for the people of a stage. Returns what went wrong, or nothing."""
     try:
         data = shared_data(data_key(config))
-        part = data.val if stage == "choose" else data.test
+        part = data.test if stage == "test" or config.dataset == "afew-va" else data.val
         with World.from_environment(config.device) as world:
             job = EmotionJob(config, data, world)
-            began = time.perf_counter()
             cpu = time.process_time()
             for step in range(config.iterations):
                 job.step(step)
-            seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-            options = {"people": part.people, "identity": part.identity, "videos": part.videos, "resamples": 1}
-            found = evaluate(job.iteration.net, job.evaluation_batches(part), **options)
-            readings = {"alone": found}
+            cpu = time.process_time() - cpu
+            found = {"alone": job.evaluation(part, resamples=1)}
             if config.person_norm:
-                readings["by_person"] = job.evaluation_by_person(part)
+                found["by_person"] = job.evaluation_by_person(part, resamples=1)
+                for pictures in (2, 4, 8):  # people are left out: their leakage is not reported
+                    options = {"people": None, "resamples": 1, "keep_features": 1}
+                    found[f"by_{pictures}"] = job.evaluation_by_person(part, pictures, **options)
             where = environment(world)
     except Exception as error:
         if not is_expected(error):
@@ -137,21 +168,12 @@ def train_one(config: EmotionConfig, stage: str) -> str:
         return str(error)
     folder = Path(config.output)
     folder.mkdir(parents=True, exist_ok=True)
-    document: dict[str, Any] = {
-        "config": config.plain(),
-        "environment": where,
-        "seconds": round(seconds, 1),
-        "cpu_seconds": round(cpu, 1),
-    }
-    for name, read_as in readings.items():
-        columns = {"truth": read_as.truth, "prediction": read_as.prediction, "person": read_as.person}
+    for name, one in found.items():
+        columns = {"truth": one.truth, "prediction": one.prediction, "person": part.people[one.row]}
         write_arrays(folder / f"{name}.npz", columns)
-        document[name] = {
-            "figures": read_as.figures,
-            "leakage": None if read_as.leakage is None else read_as.leakage.to_dict(),
-            "breakdown": affect_breakdown(*columns.values()).to_dict(),
-        }
-    write_json(folder / "run.json", document)
+    leakage = {name: one.leakage.to_dict() for name, one in found.items() if one.leakage is not None}
+    about = {"config": config.plain(), "environment": where, "cpu_seconds": round(cpu, 1)}
+    write_json(folder / "run.json", about | {"readings": list(found), "leakage": leakage})
     return ""
 
 
@@ -179,35 +201,47 @@ def finished(config: EmotionConfig) -> dict[str, Any]:
         document = read_json(folder / "run.json")
         defaults, wanted = (json.loads(json.dumps(one.plain())) for one in (EmotionConfig(), config))
         same = {**defaults, **document["config"]} == wanted  # options that are newer than the run had their default
-        whole = all((folder / f"{name}.npz").is_file() for name in ("alone", "by_person") if name in document)
-        return document if same and "alone" in document and whole else {}
+        whole = all((folder / f"{name}.npz").is_file() for name in document["readings"])
+        return document if same and whole else {}
     except (OSError, ValueError, KeyError):
         return {}
 
 
-def summary(document: Mapping[str, Any], reading: str) -> dict[str, Any]:
+def ccc(truth: np.ndarray[Any, Any], prediction: np.ndarray[Any, Any]) -> float:
+    """Mean CCC of both labels."""
+    pair = (torch.as_tensor(x).double() for x in (truth, prediction))
+    return round(float(concordance_correlation(*pair).mean()), 4)
+
+
+def centred(arrays: Mapping[str, np.ndarray[Any, Any]], pictures: int | None, prior: float = 4.0) -> dict[str, Any]:
+    """Predictions moved by person as ``person-norm`` moves features: n pictures count n, the mean of all ``prior``."""
+    prediction, hands = arrays["prediction"].astype(np.float64), hands_of(arrays["person"], pictures)
+    n = np.bincount(hands)[:, None]
+    own = np.stack([np.bincount(hands, weights=column) for column in prediction.T], axis=1) / n
+    moved = prediction - (n / (n + prior) * (own - prediction.mean(axis=0)))[hands]
+    return dict(arrays) | {"prediction": moved}
+
+
+def figures(arrays: Mapping[str, np.ndarray[Any, Any]], document: Mapping[str, Any], reading: str) -> dict[str, Any]:
     """The figures of a run that are reported."""
-    found = document[reading]
-    breakdown, leakage = found["breakdown"], found["leakage"] or {}
+    breakdown = affect_breakdown(arrays["truth"], arrays["prediction"], arrays["person"])
+    leakage = document["leakage"].get(reading, {})
     return {
-        "ccc": found["figures"]["ccc"]["mean"],
-        "map_at_r": leakage.get("map_at_r"),
-        "probe_accuracy": leakage.get("probe_accuracy"),
-        **{name: breakdown[name] for name in ("worst_decile", "strong_ccc", "weak_ccc")},
-        "slope": sum(breakdown["slope"]) / 2,
-        "seconds": document["seconds"],
+        "ccc": ccc(arrays["truth"], arrays["prediction"]),
+        **{name: leakage.get(name) for name in ("map_at_r", "probe_accuracy")},
+        **{name: round(getattr(breakdown, name), 4) for name in ("worst_decile", "strong_ccc", "weak_ccc")},
+        "slope": round(sum(breakdown.slope) / 2, 4),
         "cpu_seconds": document["cpu_seconds"],
     }
 
 
-def by_people(ours: Sequence[str], base: Sequence[str], resamples: int = 500) -> tuple[float, float]:
+def by_people(pairs: Sequence[tuple[Any, Any]], *, same_people: bool, resamples: int = 500) -> tuple[float, float]:
     """95% interval of the difference in CCC of two arms, drawn by person from all seeds together."""
     truth, both, groups = [], [], []
-    for number, (one, two) in enumerate(zip(ours, base, strict=True)):
-        a, b = (read_arrays(Path(file)) for file in (one, two))
-        truth.append(np.concatenate([a["truth"], a["truth"]], axis=1))
-        both.append(np.concatenate([a["prediction"], b["prediction"]], axis=1))
-        groups.append(a["person"] + 1_000_000 * number)
+    for number, (ours, base) in enumerate(pairs):
+        truth.append(np.concatenate([ours["truth"], ours["truth"]], axis=1))
+        both.append(np.concatenate([ours["prediction"], base["prediction"]], axis=1))
+        groups.append(ours["person"] + (0 if same_people else 1_000_000 * number))
 
     def gap(y: torch.Tensor, guess: torch.Tensor) -> torch.Tensor:
         found = concordance_correlation(y, guess)  # (4,): ours, then theirs
@@ -233,23 +267,31 @@ def content_of(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -
     """All figures of the runs that have ended."""
     done = {which: document for which, config in configs.items() if (document := finished(config))}
     rows: dict[str, dict[int, dict[str, Any]]] = {}
-    files: dict[tuple[str, int], str] = {}
+    predictions: dict[tuple[str, int], Mapping[str, np.ndarray[Any, Any]]] = {}
+
+    def add(row: str, seed: int, arrays: Mapping[str, np.ndarray[Any, Any]], reading: str) -> None:
+        predictions[row, seed] = arrays
+        rows.setdefault(row, {})[seed] = figures(arrays, done[arm, seed], reading)
+
     for arm in arms_of(asked):
-        for reading, named in (("alone", arm), ("by_person", arm + BY_PERSON)):
-            for s, document in ((s, document) for (a, s), document in done.items() if a == arm and reading in document):
-                rows.setdefault(named, {})[s] = summary(document, reading)
-                files[named, s] = str(Path(configs[arm, s].output) / f"{reading}.npz")
-    others = [arm for arm in rows if arm != BASELINE and len(rows[arm].keys() & rows.get(BASELINE, {}).keys()) > 1]
-    differences: dict[str, dict[str, Any]] = {arm: {} for arm in others}
+        for reading, said in READINGS.items():
+            for seed in sorted(s for a, s in done if a == arm and reading in done[a, s]["readings"]):
+                add(arm + said, seed, read_arrays(Path(configs[arm, seed].output) / f"{reading}.npz"), reading)
+        if arm == BASELINE:
+            for reading, name in CENTRED.items():
+                for seed in rows.get(BASELINE, {}):
+                    add(name, seed, centred(predictions[BASELINE, seed], 4 if reading == "by_4" else None), reading)
+    base = rows.get(BASELINE, {})
+    others = [row for row in rows if row != BASELINE and in_the_table(row) and len(rows[row].keys() & base.keys()) > 1]
+    differences: dict[str, dict[str, Any]] = {row: {} for row in others}
     for name in ("ccc", "map_at_r"):
-        columns = {arm: {s: one[name] for s, one in rows[arm].items() if one[name] is not None} for arm in rows}
-        able = [arm for arm in others if len(columns[arm].keys() & columns[BASELINE].keys()) > 1]
-        for arm, found in zip(able, compared((columns[arm], columns[BASELINE]) for arm in able), strict=True):
-            differences[arm][name] = dataclasses.asdict(found)
-    for arm in others:
-        common = sorted(rows[arm].keys() & rows[BASELINE].keys())
-        ours, base = ([files[each, seed] for seed in common] for each in (arm, BASELINE))
-        differences[arm]["ccc_by_people"] = by_people(ours, base)
+        columns = {row: {s: one[name] for s, one in rows[row].items() if one[name] is not None} for row in rows}
+        able = [row for row in others if len(columns[row].keys() & columns[BASELINE].keys()) > 1]
+        for row, found in zip(able, compared((columns[row], columns[BASELINE]) for row in able), strict=True):
+            differences[row][name] = dataclasses.asdict(found)
+    for row in others:
+        pairs = [(predictions[row, seed], predictions[BASELINE, seed]) for seed in sorted(rows[row].keys() & base)]
+        differences[row]["ccc_by_people"] = by_people(pairs, same_people=asked.dataset != "faces")
     first = next(iter(done.values()))
     options = {name: value for name, value in first["config"].items() if name not in ("output", "cache", "root")}
     return {
@@ -257,61 +299,84 @@ def content_of(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -
         "people": "validation" if asked.stage == "choose" else "test",
         "environment": without_folders(first["environment"]),
         "config": options,
-        "arms": {
-            arm: {
-                "options": ARMS[arm.removesuffix(BY_PERSON)],
-                "seeds": [{"seed": seed} | one for seed, one in seeds.items()],
-            }
-            for arm, seeds in rows.items()
-        },
+        "arms": {row: [{"seed": seed} | one for seed, one in seeds.items()] for row, seeds in rows.items()},
         "differences": differences,
     }
 
 
+def in_the_table(row: str) -> bool:
+    """Whether a row is compared with the baseline; the others are other numbers of pictures."""
+    return not any(said and row.endswith(said) for name, said in READINGS.items() if name not in IN_THE_TABLE)
+
+
+def mean(seeds: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    known = [one[column] for one in seeds if one[column] is not None]
+    return sum(known) / len(known) if known else None
+
+
 def table(content: Mapping[str, Any]) -> str:
     """The figures in Markdown: means over seeds, and differences from the baseline with corrected intervals."""
-    titles = ["CCC", "identity, MAP@R", "worst tenth", "CCC strong", "CCC weak", "slope"]
-    head = ["arm", "seeds", *titles, "seconds", "Δ CCC", "by people", "Δ MAP@R"]
+    arms = content["arms"]
+    most = max(map(len, arms.values()))
+    head = [f"{most} seeds", *COLUMNS.values(), "Δ CCC", "by people", "Δ MAP@R"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-
-    def mean(values: Sequence[float | None]) -> str:
-        known = [value for value in values if value is not None]
-        return f"{sum(known) / len(known):.3f}" if known else ""
-
-    def interval(low: float, high: float) -> str:
-        return f"[{signed(low, 3)}, {signed(high, 3)}]"
-
-    for arm, row in content["arms"].items():
-        seeds = row["seeds"]
-        name = f"`{arm.removesuffix(BY_PERSON)}`" + BY_PERSON * arm.endswith(BY_PERSON)
-        cells = [name, str(len(seeds)), *(mean([one[column] for one in seeds]) for column in COLUMNS)]
-        cells.append(mean([one["cpu_seconds"] for one in seeds]).split(".")[0])
-        gaps = content["differences"].get(arm, {})
-        for name in ("ccc", "ccc_by_people", "map_at_r"):
-            found = gaps.get(name)
+    for row, seeds in arms.items():
+        if not in_the_table(row):
+            continue
+        name, comma, rest = row.partition(",")
+        few = f" ({len(seeds)} seeds)" * (len(seeds) < most)
+        cells = [f"`{name}`{comma}{rest}{few}"]
+        for column in COLUMNS:
+            value = mean(seeds, column)
+            cells.append(shown(value, 0 if column == "cpu_seconds" else 3))
+        gaps = content["differences"].get(row, {})
+        for column in ("ccc", "ccc_by_people", "map_at_r"):
+            found = gaps.get(column)
             if found is None:
                 cells.append("")
-            elif name == "ccc_by_people":
+            elif column == "ccc_by_people":
                 cells.append(interval(*found))
             else:
                 text = f"{signed(found['mean'], 3)} {interval(found['low'], found['high'])}"
                 cells.append(f"**{text}**" if found["p"] < 0.05 else text)
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, *against_shuffled(content["arms"])])
+    return "\n".join([*lines, *against_controls(arms), *by_number_of_pictures(arms)])
 
 
-def against_shuffled(arms: Mapping[str, Any]) -> list[str]:
-    """Arms that know people minus the same with people dealt at random; intervals corrected for their number."""
-    names = {arm: f"{arm.removesuffix(BY_PERSON)}-shuffled{BY_PERSON * arm.endswith(BY_PERSON)}" for arm in arms}
-    columns = {arm: {one["seed"]: one["ccc"] for one in row["seeds"]} for arm, row in arms.items()}
-    able = [
-        arm for arm, control in names.items() if control in arms and len(columns[arm].keys() & columns[control]) > 1
-    ]
-    gaps = compared((columns[arm], columns[names[arm]]) for arm in able)
-    heads = ["", "| CCC minus that of the arm with shuffled people | |", "|---|---|"]
+def shown(value: float | None, digits: int = 3) -> str:
+    return "" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def interval(low: float, high: float) -> str:
+    return f"[{signed(low, 3)}, {signed(high, 3)}]"
+
+
+def against_controls(arms: Mapping[str, Any]) -> list[str]:
+    """Arms that know people minus their controls, in CCC; intervals corrected for their number."""
+    columns = {arm: {one["seed"]: one["ccc"] for one in seeds} for arm, seeds in arms.items()}
+    pairs = []
+    for row in filter(in_the_table, arms):
+        arm, comma, said = row.partition(",")
+        controls = {f"{arm}-shuffled{comma}{said}": "the arm with shuffled people"}
+        if said and arm in ARMS and not arm.endswith("-shuffled") and arm != BASELINE:
+            controls |= {f"none, centred{said}": f"plain regression, centred{said}"}
+        pairs += [(row, control, text) for control, text in controls.items() if len(columns.get(control, {})) > 1]
+    gaps = compared((columns[row], columns[control]) for row, control, _ in pairs)
+    heads = ["", "| arm | control | CCC of the arm minus that of the control |", "|---|---|---|"]
     rows = [
-        f"| {arm} | {signed(gap.mean, 3)} [{signed(gap.low, 3)}, {signed(gap.high, 3)}] |"
-        for arm, gap in zip(able, gaps, strict=True)
+        f"| {row} | {text} | {signed(gap.mean, 3)} {interval(gap.low, gap.high)} |"
+        for (row, _, text), gap in zip(pairs, gaps, strict=True)
+    ]
+    return [*heads, *rows] if rows else []
+
+
+def by_number_of_pictures(arms: Mapping[str, Any]) -> list[str]:
+    """CCC of arms that normalise by person, by how many pictures of a stranger they see together."""
+    able = [arm for arm in arms if arm + READINGS["by_person"] in arms]
+    heads = ["", "| CCC, by pictures of a person | 1 | 2 | 4 | 8 | all |", "|---" * 6 + "|"]
+    rows = [
+        f"| `{arm}` | " + " | ".join(shown(mean(arms[arm + said], "ccc")) for said in READINGS.values()) + " |"
+        for arm in able
     ]
     return [*heads, *rows] if rows else []
 

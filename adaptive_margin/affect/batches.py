@@ -206,18 +206,14 @@ class CachedBatches:
         if not self.train:
             return np.arange(len(self.slots), dtype=np.int64)
         generator = seeded(self.seed, epoch)
-        shuffled: Integers = torch.randperm(len(self.slots), generator=generator).numpy()
         if not self.per_person:
+            shuffled: Integers = torch.randperm(len(self.slots), generator=generator).numpy()
             return shuffled
         assert self.people is not None
-        by_person = shuffled[np.argsort(self.people[shuffled], kind="stable")]
-        _, counts = np.unique(self.people, return_counts=True)
-        within = np.arange(len(by_person)) - np.repeat(np.cumsum(counts) - counts, counts)
-        full = within < np.repeat(counts - counts % self.per_person, counts)
-        hands = by_person[full].reshape(-1, self.per_person)
-        hands = hands[torch.randperm(len(hands), generator=generator).numpy()]
-        left = by_person[~full]
-        return np.concatenate([hands.ravel(), left[torch.randperm(len(left), generator=generator).numpy()]])
+        hands, left = dealt(self.people, self.per_person, generator)
+        return np.concatenate(
+            [part[torch.randperm(len(part), generator=generator).numpy()].ravel() for part in (hands, left)]
+        )
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """This process's share of the batches of an epoch, from batch ``start`` on.
@@ -260,3 +256,31 @@ class CachedBatches:
         """The remaining steps on the device."""
         images, where = self.pixels.place(pixels, crops), torch.from_numpy(rows)
         return Batch(normalise(images), self.labels[where].to(self.device, non_blocking=True), where)
+
+
+def dealt(people: Integers, count: int, generator: torch.Generator) -> tuple[Integers, Integers]:
+    """Every person's rows, shuffled, in hands of ``count``: shape ``(H, count)``; and the rows that fill no hand."""
+    shuffled: Integers = torch.randperm(len(people), generator=generator).numpy()
+    rows = shuffled[np.argsort(people[shuffled], kind="stable")]
+    _, counts = np.unique(people, return_counts=True)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+    full = within < np.repeat(counts - counts % count, counts)
+    return rows[full].reshape(-1, count), rows[~full]
+
+
+def hands_of(people: Integers, count: int | None, seed: int = 0) -> Integers:
+    """The number of each row's hand, shape ``(N,)``: ``count`` pictures of a person, or what is left of them.
+
+    With ``count`` None, a hand has all of a person's pictures.
+
+    Example:
+        >>> np.bincount(hands_of(np.array([7, 7, 7, 7, 7, 9]), 2)).tolist()
+        [2, 2, 1, 1]
+    """
+    _, who = np.unique(people, return_inverse=True)
+    number = who.astype(np.int64)
+    if count is not None:
+        hands, left = dealt(people, count, seeded(seed))
+        number[hands] = np.arange(len(hands))[:, None]
+        number[left] = len(hands) + np.unique(who[left], return_inverse=True)[1]
+    return number

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._text import shorten
 from ..affect import Batch, CachedBatches, LeakError, Split
+from ..affect.batches import hands_of
 from ..images.errors import LabelFileError
 from ..messages import problem
 from ..metrics import AffectMetrics, affect_breakdown
@@ -198,23 +199,24 @@ class EmotionJob(Parts):
         size, world = self.config.size, self.world
         return part.batches(size=size, device=world.device, rank=world.rank, world_size=world.size, **options)
 
-    def evaluation(self, part: Part) -> Evaluation:
-        """Everything that is reported for a part; see :func:`~adaptive_margin.emotion.evaluation.evaluate`."""
+    def evaluation(self, part: Part, **options: Any) -> Evaluation:
+        """Everything that is reported for a part; see :func:`~adaptive_margin.emotion.evaluation.evaluate`, whose
+        options these are.
+        """
         return evaluate(
-            self.iteration.net,
-            self.evaluation_batches(part),
-            people=part.people,
-            identity=part.identity,
-            videos=part.videos,
-            frames=part.frames,
-            world=self.world,
+            self.iteration.net, self.evaluation_batches(part), world=self.world, **(described(part) | options)
         )
 
-    def evaluation_by_person(self, part: Part) -> Evaluation:
-        """The same with features normalised by all pictures of each person, whose labels nobody knows.
+    def evaluation_by_person(self, part: Part, pictures: int | None = None, **options: Any) -> Evaluation:
+        """The same with features normalised by several pictures of each person, whose labels nobody knows.
 
         For a network with ``person_norm``; :meth:`evaluation` normalises by what training remembers, as for a single
         picture of a stranger. Leakage is that of the normalised features, which are what the regressor gets.
+
+        Args:
+            part: with known people.
+            pictures: of a person that normalise each other, dealt at random; by default all.
+            options: of :func:`~adaptive_margin.emotion.evaluation.evaluate`.
         """
         net = self.iteration.net
         norm = net.person_norm
@@ -225,16 +227,10 @@ class EmotionJob(Parts):
             for batch in self.evaluation_batches(part):
                 found.append((net.encoder(batch.images), batch.labels, batch.rows))
         features, labels, rows = map(torch.cat, zip(*found, strict=True))
-        everybody = torch.from_numpy(part.people[rows.cpu().numpy()]).to(self.world.device)
-        with norm.known(everybody):
-            return evaluate(
-                EmotionNet(cast(Any, norm), cast(torch.nn.Sequential, net.regressor)[1:]),
-                [(features, labels, rows)],
-                people=part.people,
-                identity=part.identity,
-                videos=part.videos,
-                frames=part.frames,
-            )
+        together = torch.from_numpy(hands_of(part.people, pictures)[rows.cpu().numpy()])
+        regressor = EmotionNet(cast(Any, norm), cast(torch.nn.Sequential, net.regressor)[1:])
+        with norm.known(together.to(self.world.device)):
+            return evaluate(regressor, [(features, labels, rows)], **(described(part) | options))
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, optimisers, the critic's multiplier and margin, the scaler, and a description of the network."""
@@ -265,6 +261,11 @@ class EmotionJob(Parts):
             "regression_optimizer": (optimizers.regression, config.regression_adam),
         }
         return {name: (each, options) for name, (each, options) in named.items() if each is not None}
+
+
+def described(part: Part) -> dict[str, Any]:
+    """What :func:`~adaptive_margin.emotion.evaluation.evaluate` takes of a part beside its pictures."""
+    return {name: getattr(part, name) for name in ("people", "identity", "videos", "frames")}
 
 
 def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,8 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.data import load_data
+from adaptive_margin.emotion.nets import PersonNorm
 from adaptive_margin.stored import read_arrays
 
 from .cases import TINY
@@ -38,21 +42,28 @@ def test_arms_are_chosen_on_validation_people_and_tested_on_others(
     assert people.main(["choose", *given]) == 0
     content = json.loads((tmp_path / "choose.json").read_text())
     assert content["people"] == "validation"
+    first = ["none", *people.CENTRED.values(), "none-together", "none-together-8", "none-twice"]
+    assert list(content["arms"]) == [*first, *("person-norm" + said for said in people.READINGS.values())]
+    run = next(tmp_path.rglob("person-norm/seed0"))
+    every = [read_arrays(run / f"{name}.npz")["prediction"] for name in ("alone", "by_2", "by_person")]
+    assert all(not np.array_equal(one, two) for one, two in itertools.combinations(every, 2))
     both = "person-norm, by all pictures of a person"
-    assert list(content["arms"]) == ["none", "none-together", "person-norm", both]
-    alone, together = (content["arms"][arm]["seeds"][0] for arm in ("person-norm", both))
-    assert alone["ccc"] != together["ccc"]
     low, high = content["differences"][both]["ccc_by_people"]
     assert low <= high
+    assert "person-norm, by 2 pictures of a person" not in content["differences"]  # not one of those corrected for
     printed = capsys.readouterr().out
-    assert "| `person-norm`, by all pictures of a person | 2 |" in printed
+    assert "| `person-norm`, by all pictures of a person | " in printed
+    assert (
+        "| person-norm, by 4 pictures of a person | plain regression, centred by 4 pictures of a person | " in printed
+    )
 
     asked: Any = people.read(people.Asked, prog="", argv=["--stage", "test", *given], description="")
     chosen: Any = people.read(people.Asked, prog="", argv=["--stage", "choose", *given], description="")
-    assert people.arms_of(asked)[:4] == ("none", "none-together", "person-norm", "person-norm-shuffled")
+    assert people.arms_of(asked)[4:6] == ("person-norm", "person-norm-shuffled")
     one, two = people.config_of(chosen, "none", 0), people.config_of(asked, "none", 0)
     assert one.split_seed != two.split_seed  # other people
     assert one.seed != two.seed
+    assert people.config_of(asked, "none-twice", 0).iterations == 2 * two.iterations
     parts = {name: set(getattr(load_data(one), name).people) for name in ("val", "test")}
     stored = read_arrays(Path(one.output) / "alone.npz")
     assert set(stored["person"]) == parts["val"]
@@ -62,6 +73,41 @@ def test_arms_are_chosen_on_validation_people_and_tested_on_others(
     assert people.main(["choose", *given]) == 0  # nothing is trained again
     assert "0 runs to train" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")} == runs
+
+
+def test_predictions_are_centred_as_features_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = _here("fer_people", monkeypatch)
+    person = np.array([3, 3, 3, 9, 9, 3])
+    prediction = np.random.default_rng(0).normal(size=(6, 2))
+    norm = PersonNorm(2).eval()
+    norm.running_mean.copy_(torch.from_numpy(prediction.mean(axis=0)))
+    for pictures in (2, None):
+        found = people.centred({"person": person, "prediction": prediction}, pictures)["prediction"]
+        with norm.known(torch.from_numpy(hands_of(person, pictures))):
+            expected = norm(torch.from_numpy(prediction)).numpy() + prediction.mean(axis=0)
+        assert np.allclose(found, expected, atol=1e-6)
+
+
+def test_people_who_are_tested_again_are_drawn_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = _here("fer_people", monkeypatch)
+    draw = np.random.default_rng(1)
+    truth, person = draw.normal(size=(200, 2)), np.repeat(np.arange(10), 20)
+    base = {"truth": truth, "prediction": truth + draw.normal(size=(200, 2)), "person": person}
+    ours = base | {"prediction": truth + 0.9 * draw.normal(size=(200, 2)) + draw.normal(size=(10, 1))[person]}
+    once, twice = (people.by_people([(ours, base)] * n, same_people=True) for n in (1, 2))
+    assert np.allclose(once, twice, atol=2e-4)  # the same people again say nothing new
+    low, high = people.by_people([(ours, base)] * 2, same_people=False)
+    assert high - low < once[1] - once[0]
+
+
+def test_afew_va_is_chosen_and_tested_on_different_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    people = _here("fer_people", monkeypatch)
+    given = ["--dataset", "afew-va", "--root", "x"]
+    folds = {}
+    for stage in ("choose", "test"):
+        asked = people.read(people.Asked, prog="", argv=["--stage", stage, *given], description="")
+        folds[stage] = {people.config_of(asked, "none", seed).fold for seed in range(8)}
+    assert folds == {"choose": {4}, "test": {0, 1, 2, 3}}
 
 
 def test_headroom_is_measured_for_each_setting_of_the_dial(
@@ -75,11 +121,11 @@ def test_headroom_is_measured_for_each_setting_of_the_dial(
     asked: Any = headroom.read(headroom.Asked, prog="", argv=given, description="")
     for row in content["effects"]:
         folders = [headroom.config_of(asked, row["person_effect"], 0, kind).output for kind in headroom.TRAINED]
-        held_out, shared = (read_arrays(Path(folder) / "predictions.npz") for folder in folders)
+        held_out, shared = (read_arrays(Path(folder) / "alone.npz") for folder in folders)
         assert np.array_equal(held_out["truth"], shared["truth"])  # the same test
         assert not np.array_equal(held_out["prediction"], shared["prediction"])
-        assert row["seeds"][0]["held out"] == headroom.ccc(folders[0])
-        assert row["seeds"][0]["recentred"] == headroom.ccc(folders[0], corrected=True)
+        assert row["seeds"][0]["held out"] == headroom.ccc_of(folders[0])
+        assert row["seeds"][0]["recentred"] == headroom.ccc_of(folders[0], corrected=True)
     capsys.readouterr()
     figure = tmp_path / "headroom.png"
     assert headroom.main(["--print", str(tmp_path / "headroom.json"), "--figure", str(figure)]) == 0
