@@ -20,7 +20,7 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 from ..messages import problem
-from ..metrics import AffectMetrics, IdentityLeakage, bootstrap_interval, identity_leakage
+from ..metrics import AffectMetrics, IdentityLeakage, affect_intervals, identity_leakage
 from ..metrics.affect import FIGURES
 from ..metrics.identity_leakage import PROBE, RETRIEVAL
 from ..stored import misfit, read_arrays, read_json, write_arrays, write_json
@@ -280,12 +280,6 @@ def _predict(
     return row, truth[first], prediction[first], features[of_features], feature_row
 
 
-def figures_of(target: Tensor, prediction: Tensor) -> Tensor:
-    """RMSE, SAGR, PCC and CCC of valence, arousal and their mean, shape ``(4, 3)``."""
-    by_label = torch.stack([function(target, prediction) for function in FIGURES.values()])  # (4, 2)
-    return torch.cat([by_label, by_label.mean(dim=1, keepdim=True)], dim=1)
-
-
 def _intervals(
     truth: NDArray[np.float32],
     prediction: NDArray[np.float32],
@@ -305,7 +299,7 @@ def _intervals(
         groups, drawn_by = np.arange(len(person)), "sample"
     if len(truth) < 2:
         return {}, drawn_by
-    found = bootstrap_interval(figures_of, truth, prediction, groups=groups, resamples=resamples, seed=seed)
+    found = affect_intervals(truth, prediction, groups=groups, resamples=resamples, seed=seed)
     low, high = found.low.tolist(), found.high.tolist()
     return {
         name: {label: (low[i][j], high[i][j]) for j, label in enumerate((*LABELS, "mean"))}

@@ -197,7 +197,6 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
 
     from ..metrics import bootstrap_interval
     from ..metrics.affect import FIGURES
-    from .evaluation import figures_of
     from .nets import LABELS
 
     a, b = one.arrays, two.arrays
@@ -208,10 +207,11 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     groups = a["person"] if known else np.arange(len(a["row"]))
     if len(groups) < 2:
         return nothing
-    place = list(FIGURES).index(name), (*LABELS, "mean").index(label)
+    columns = range(len(LABELS)) if label == "mean" else [LABELS.index(label)]
 
     def gap(truth: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
-        return figures_of(truth[:, :2], both[:, :2])[place] - figures_of(truth[:, :2], both[:, 2:])[place]
+        ours, theirs = FIGURES[name](truth, both).chunk(2)
+        return (ours - theirs)[list(columns)].mean()
 
     truth = np.concatenate([a["truth"], a["truth"]], axis=1)
     both = np.concatenate([a["prediction"], b["prediction"]], axis=1)

@@ -1,6 +1,6 @@
 """Evaluation that other libraries lack, or define differently."""
 
-from .affect import AffectMetrics, Interval, bootstrap_interval, feasible, rmse_bounds
+from .affect import AffectMetrics, Interval, affect_intervals, bootstrap_interval, feasible, rmse_bounds
 from .affect_breakdown import AffectBreakdown, affect_breakdown
 from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information
 from .comparison import Comparison, compared, holm, paired, student_interval
@@ -18,6 +18,7 @@ __all__ = [
     "ThresholdConsistency",
     "adjusted_mutual_information",
     "affect_breakdown",
+    "affect_intervals",
     "bootstrap_interval",
     "compared",
     "feasible",

@@ -13,7 +13,8 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 from adaptive_margin import functional as F
-from adaptive_margin.metrics import AffectMetrics, bootstrap_interval, feasible, rmse_bounds
+from adaptive_margin.metrics import AffectMetrics, affect_intervals, bootstrap_interval, feasible, rmse_bounds
+from adaptive_margin.metrics.affect import FIGURES
 from tests.references.concordance import ccc_slow, covariance, pcc_slow, rmse_slow, sagr_slow
 
 SLOW = {"rmse": rmse_slow, "sagr": sagr_slow, "pcc": pcc_slow, "ccc": ccc_slow}
@@ -506,3 +507,39 @@ def test_bad_options_of_the_bootstrap(options, message):
     arguments = {"target": torch.ones(5), "prediction": torch.ones(5), **options}
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(F.pearson_correlation, **arguments)
+
+
+def _all_figures(y: torch.Tensor, p: torch.Tensor) -> torch.Tensor:
+    """Slow: the figures one by one, then their means."""
+    rows = torch.stack([figure(y, p) for figure in FIGURES.values()])
+    return torch.cat([rows, rows.mean(dim=1, keepdim=True)], dim=1)
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(60) % 7, np.repeat([3, 1, 8], [50, 9, 1])])
+@pytest.mark.parametrize("shape", ["noisy", "offset", "constant", "nearly constant", "tiny", "perfect"])
+def test_all_figures_at_once_have_the_intervals_of_each(groups: np.ndarray | None, shape: str) -> None:
+    draw = np.random.default_rng(0)
+    y = draw.normal(size=(60, 2))
+    p = y + draw.normal(size=(60, 2))
+    match shape:
+        case "offset":
+            y, p = y + 1e4, p + 1e4
+        case "constant":
+            p = np.full_like(p, 0.3)
+        case "nearly constant":
+            p = 0.3 + 1e-9 * p
+        case "tiny":
+            y, p = 1e-12 * y, 1e-12 * p
+        case "perfect":
+            p = y
+    found = affect_intervals(y, p, groups=groups, resamples=40, seed=3)
+    expected = bootstrap_interval(_all_figures, y, p, groups=groups, resamples=40, seed=3)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other, rtol=1e-6, atol=1e-13 if shape == "tiny" else 1e-7)
+
+
+def test_all_figures_at_once_refuse_what_one_figure_refuses() -> None:
+    with pytest.raises(ValueError, match="target"):
+        affect_intervals(torch.zeros(4), torch.zeros(4))
+    with pytest.raises(ValueError, match="groups"):
+        affect_intervals(torch.zeros(4, 2), torch.zeros(4, 2), groups=[1, 1, 1, 1])

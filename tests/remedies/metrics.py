@@ -13,7 +13,7 @@ import torch
 
 from adaptive_margin import RetrievalMetrics
 from adaptive_margin.functional import root_mean_square_error
-from adaptive_margin.metrics.affect import AffectMetrics, bootstrap_interval, feasible, rmse_bounds
+from adaptive_margin.metrics.affect import AffectMetrics, affect_intervals, bootstrap_interval, feasible, rmse_bounds
 from adaptive_margin.metrics.affect_breakdown import affect_breakdown
 from adaptive_margin.metrics.clustering import kmeans
 from adaptive_margin.metrics.comparison import student_interval
@@ -92,6 +92,11 @@ CASES = [
         "pass one prediction per label",
         lambda: affect(prediction=GUESS[:5]),
         lambda: affect(prediction=GUESS),
+    ),
+    follow(
+        "pass one column per label",
+        lambda: affect_intervals(TARGET[:, 0], GUESS[:, 0]),
+        lambda: affect_intervals(TARGET, GUESS, resamples=20).low.shape == (4, 3),
     ),
     follow(
         "merge like with like",
