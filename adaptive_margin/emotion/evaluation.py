@@ -33,17 +33,23 @@ STRIP = 8  # frames of the video that are kept as pictures
 SIDE = 96  # of these pictures, pixels
 AGAIN = "evaluate the run again: the command that trained it does"
 
+_FIGURES: dict[str, Any] = {"*": {"*": float}}
+_LEAKAGE: dict[str, Any] = dict.fromkeys(RETRIEVAL + PROBE, float)
+_BREAKDOWN: dict[str, Any] = {"strong_ccc": float, "weak_ccc": float, "person_error": float, "worst_decile": float}
+_BREAKDOWN |= {"slope": [float, float]}
 RESULT = {
     "arm": str,
     "independent": str,
     "seed": int,
     "test": {
-        "figures": {"*": {"*": float}},
+        "figures": _FIGURES,
         "intervals": {"*": {"*": [float, float]}},
         "identity": str,
         "interval_by": str,
     },
-    "leakage": {"*": dict.fromkeys(RETRIEVAL + PROBE, float)},
+    "leakage": {"*": _LEAKAGE},
+    "breakdown": _BREAKDOWN,
+    "by_person": {"figures": _FIGURES, "leakage": _LEAKAGE, "breakdown": _BREAKDOWN},
 }
 """The types of what is shown of a ``result.json``; a number may be None, where it is not defined."""
 

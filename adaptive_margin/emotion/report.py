@@ -113,6 +113,7 @@ def write_report(
     story = tell(*read_runs(folder, leave_out))
     parts: list[tuple[str, str, Callable[[Story], str]]] = [
         ("figures", f"Figures on {story.unseen}", _figures),
+        ("breakdown", f"For which {plural(story.identity)} and which emotions", _breakdown),
         ("leakage", "What features say about who it is", _leakage),
         ("training", "Training", _training),
         ("margin", "The margin over training", _margin),
@@ -271,6 +272,62 @@ def _quoted_table(quoted: published.PublishedTable) -> Markup:
     caption = f"{published.SOURCE}, {quoted.name}: {quoted.dataset}, as published. No row was measured here."
     inner = table(caption, ["method", *LABELS * 4], rows, groups)
     return details(f"All of the paper's {quoted.name} ({quoted.dataset})", inner)
+
+
+BREAKDOWN: dict[str, tuple[str | int, ...]] = {
+    "CCC": ("figures", "ccc", "mean"),
+    "strong": ("breakdown", "strong_ccc"),
+    "weak": ("breakdown", "weak_ccc"),
+    "mean": ("breakdown", "person_error"),
+    "worst tenth": ("breakdown", "worst_decile"),
+    "valence": ("breakdown", "slope", 0),
+    "arousal": ("breakdown", "slope", 1),
+    "MAP@R": ("leakage", "map_at_r"),
+}
+"""A column of the table, and where a result has it."""
+
+
+def _reading(result: Mapping[str, Any], several: bool) -> dict[str, Any]:
+    """What a run found by single pictures of a stranger, or by all of them."""
+    if several:
+        found = result.get("by_person") or {}
+        return {name: found.get(name) for name in ("figures", "breakdown", "leakage")}
+    leakage = (result.get("leakage") or {}).get("unseen")
+    return {"figures": _at(result, "test", "figures"), "breakdown": result.get("breakdown"), "leakage": leakage}
+
+
+def _at(value: Any, *path: str | int) -> Any:
+    """What is at a place in nested dictionaries and lists; None if it is missing."""
+    for step in path:
+        value = (value or {}).get(step) if isinstance(step, str) else value and value[step]
+    return value
+
+
+def _breakdown(story: Story) -> Markup:
+    """Each arm, and where it normalises by person, its reading by all pictures of a person."""
+    kind, kinds = story.identity, plural(story.identity)
+    rows = []
+    for arm in story.arms:
+        for several in (False, True):
+            read = [_reading(run.result, several) for run in arm.runs]
+            found = [each for each in read if each["breakdown"]]
+            if found:
+                cells = [_cell(over_seeds([_at(each, *path) for each in found])) for path in BREAKDOWN.values()]
+                name = f"{arm.title}, by all pictures of a {kind}" if several else ""
+                rows.append(story.row(arm, cells, name))
+    if not rows:
+        raise Missing("No run has a breakdown: the runs are older than it.")
+    groups = column_groups([("", 1), ("CCC", 3), (f"error a {kind}", 2), ("slope", 2), ("identity", 1)])
+    caption = f"Tested on {story.unseen}. Mean over seeds; below it the 95% interval."
+    return table(caption, ["arm", "all", *list(BREAKDOWN)[1:]], rows, groups) + notes(
+        [
+            "Strong emotions lie at Otsu's threshold of the radius √(valence² + arousal²) or beyond.",
+            f"The error of a {kind} is the mean distance of predictions from labels; the worst tenth are the {kinds} "
+            "for whom it is largest. A slope of labels on predictions of 1 is calibrated.",
+            f"Identity: MAP@R of what the regressor gets. By all pictures: features are normalised by those of the "
+            f"same {kind}, without labels.",
+        ]
+    )
 
 
 def _leakage(story: Story) -> Markup:

@@ -69,8 +69,10 @@ class Arm:
 
     @property
     def is_baseline(self) -> bool:
-        """Whether it was trained without a critic."""
-        return self.critic == "none" or (not self.critic and self.name in ("none", "baseline"))
+        """Whether it is plain regression: no critic, and nothing that uses who is who."""
+        config = self.runs[0].config
+        more = config.get("term", "none") != "none" or any(config.get(name) for name in ("person_norm", "per_person"))
+        return (self.critic == "none" and not more) or (not self.critic and self.name in ("none", "baseline"))
 
 
 def collapsed(run: Run) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from adaptive_margin.emotion.evaluation import Evaluation, evaluate, write_evaluation
 from adaptive_margin.faces import draw_faces, sample_identities
+from adaptive_margin.metrics import affect_breakdown
 from adaptive_margin.training.run_folder import RunFolder
 from adaptive_margin.training.world import World
 
@@ -69,7 +70,9 @@ def write_run(folder: Path, arm: str, seed: int, *, critic: str, margin: str = "
                 values |= {"val/ccc": step / 100, "val/ccc_valence": 0.0, "val/rmse": 0.4}
             run.log(step, values, seconds=float(step))
     test = evaluation(seed, error, identity=0.0 if critic == "caf" else 2.0, videos=True)
-    write_evaluation(place, test, pictures=picture, seen=test, extra={"arm": arm, "seed": seed})
+    breakdown = affect_breakdown(test.truth, test.prediction, test.person).to_dict()
+    extra = {"arm": arm, "seed": seed, "breakdown": breakdown}
+    write_evaluation(place, test, pictures=picture, seen=test, extra=extra)
     return place
 
 

@@ -35,6 +35,7 @@ from adaptive_margin.emotion.report import (
 from adaptive_margin.emotion.runs import figure, read_runs
 from adaptive_margin.reports._page import GENERATOR, Missing
 from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
+from adaptive_margin.training import read_options
 
 from .runs import PEOPLE, ablation, damage, forget, write_run
 
@@ -125,6 +126,40 @@ def test_leakage_is_compared_by_map_at_r(tmp_path: Path) -> None:
     rows = section(write_report(folder).read_text(), "leakage").split("<tr")
     row = next(row for row in rows if "</span>" in row and "0.325" in row)  # the mean of caf's two
     assert "0.275" in row  # of -0.25 and -0.30
+
+
+def test_an_arm_is_broken_down_in_both_of_its_readings(tmp_path: Path) -> None:
+    folder = ablation(tmp_path)
+    for seed in range(2):
+        path = folder / "runs" / "caf" / f"seed{seed}" / "result.json"
+        result = read_json(path)
+        result["breakdown"] |= {"worst_decile": 0.4, "slope": [0.61, 0.62]}
+        result["by_person"] = {
+            "figures": {"ccc": {"mean": 0.777}},
+            "breakdown": result["breakdown"] | {"worst_decile": 0.3},
+            "leakage": {"map_at_r": 0.111},
+        }
+        write_json(path, result)
+    rows = [
+        row
+        for row in section(write_report(folder).read_text(), "breakdown").split("<tr")
+        if "caf<" in row or "caf," in row
+    ]
+    alone, several = (row for row in rows if "constant" not in row)
+    assert all(figure in alone for figure in ("0.400", "0.610", "0.620"))
+    assert "by all pictures of a person" in several
+    assert all(figure in several for figure in ("0.777", "0.300", "0.111"))
+
+
+@pytest.mark.parametrize("option", [{"term": "grl"}, {"person_norm": True}, {"per_person": 4}])
+def test_the_baseline_knows_nobody(tmp_path: Path, option: dict[str, Any]) -> None:
+    folder = ablation(tmp_path)
+    place = write_run(folder, "alone", 0, critic="none")  # before "none" in the order of names
+    config = read_options(place / "config.yaml") | option
+    (place / "config.yaml").write_text(yaml.safe_dump(config))
+    arms, _ = read_runs(folder)
+    assert [arm.name for arm in arms if arm.is_baseline] == ["none"]
+    assert tell(arms, []).baseline.name == "none"
 
 
 def test_every_part_is_there(report: Path) -> None:
@@ -372,6 +407,8 @@ def test_a_crafted_archive_is_named_and_the_rest_told(
         {"test": {"intervals": {"ccc": {"mean": [0.1]}}}},
         {"test": {"intervals": None}},
         {"leakage": {"unseen": {"map_at_r": "x"}}},
+        {"breakdown": {"slope": [0.5]}},
+        {"by_person": {"breakdown": {"worst_decile": "x"}}},
         {"seed": "0"},
         {"arm": 3},
     ],
