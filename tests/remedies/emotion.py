@@ -202,6 +202,13 @@ def predicted(source: Path | list[Path], output: Path, **options: Any) -> bool:
     return predict(source, Predictor(net(), HOW), output, tell=lambda _: None, **options).pictures == 1
 
 
+def by_person(person_norm: bool) -> bool:
+    """Two pictures of one person, for a network of either kind."""
+    predictor = Predictor(emotion_net("small", person_norm=person_norm), HOW)
+    faces = predictor.several([np.full((60, 60, 3), grey, dtype=np.uint8) for grey in (90, 120)], same_person=True)
+    return all(face.by_person is not None for (face,) in faces)
+
+
 def linked(folder: Path, output: str = "out", unlink: bool = False) -> bool:
     pictures(folder, "in/sub/face.png")
     (folder / "elsewhere").mkdir(exist_ok=True)
@@ -410,6 +417,12 @@ CASES = [
         "1.5 of the detector's box is usual",
         lambda: Predictor(net(), HOW, margin=0),
         lambda: Predictor(net(), HOW, margin=1.5).margin == 1.5,
+    ),
+    follow(
+        "train one with --person-norm, or leave --same-person (same_person) out",
+        lambda: by_person(False),
+        lambda: by_person(True),
+        lambda folder: predicted(pictures(folder), folder / "out"),
     ),
     follow(
         "pass an image, a video, or a folder of them",
