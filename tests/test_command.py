@@ -42,6 +42,7 @@ WRONG = {
     "report x --outptu y": "unknown option --outptu; the nearest: --output",
     "report x y": "'y' is an unexpected argument; see adaptive-margin report --help",
     "export-onnx --checkpoint x": "--output must be given, got nothing; see adaptive-margin export-onnx --help",
+    "export-hub x": "FOLDER must be given, got nothing; see adaptive-margin export-hub --help",
     "predict x --checkpoint y --margin much": "--margin must be a number, got 'much'; see adaptive-margin predict ",
     "check x --decode some": "--decode must be of the form N|all|none, got 'some'; see adaptive-margin check --help",
     "check x --workers 0": "--workers must be at least 1, got 0; pass a number of threads",
@@ -78,6 +79,7 @@ def test_help_and_version_of_the_whole(capsys: pytest.CaptureFixture[str]) -> No
 
 ANSWERED = [["--help"], ["tran"], ["predict", "--help"], ["report", "x", "--colour"], ["check", "--help"]]
 ANSWERED += [["suggest", "--help"], ["suggest", "x.npy", "--margin", "0.2"]]
+ANSWERED += [["export-hub", "--help"], ["export-hub", "x"]]
 ANSWERED += [["train-faces", "--help"], ["train-faces", "--preset", "quick", "--steps", "3"]]
 ANSWERED += [["train-retrieval", "cub", "--help"], ["train-retrieval", "sop", "--loss", "marginal"]]
 

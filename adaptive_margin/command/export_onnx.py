@@ -54,7 +54,7 @@ def main(words: Sequence[str], prog: str) -> int:
     size = preprocessing.size
     print(f"wrote {output}: images (batch, 3, {size}, {size}) to valence and arousal (batch, 2)")
     print(f"largest difference from PyTorch: {worst:.2g}")
-    text = model_card(net, preprocessing, facts_of(source), onnx_loading(output.name, size))
+    text = model_card(net, preprocessing, facts_of(source), onnx_loading(output.name, net, size))
     if card := write_card(output.parent, output.name, text):
         print(f"wrote {card}")
     return 0

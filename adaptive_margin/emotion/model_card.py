@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .._text import printable
+from ..messages import counted
 from ..stored import DamagedFileError, read_json
 from ..training.model_card import markdown_table
 from .evaluation import read_result
@@ -84,11 +85,13 @@ def facts_of(source: Source) -> dict[str, Any]:
     if "facts" in content:  # of a folder for a hub
         return {"config": content.get("config", {}), "versions": content.get("versions", {}), **content["facts"]}
     step = content.get("step")
-    config: dict[str, Any] = dict(content.get("config") or {})
+    config: dict[str, Any] = dict(content.get("config") or source.config())
     if step is not None:
         about = content["state"].get("job", content["state"]).get("model") or {}
         config = {**source.config(), **({"dataset": about["dataset"]} if "dataset" in about else {})}
-    result = _read(run, read_result) if step is None and source.path == run / "model.pt" else {}
+    result = {} if step is None and source.path != run / "model.pt" else _read(run, read_result)
+    if step is not None:
+        result = {name: result[name] for name in ("independent",) if name in result}
     rows = _read(run, lambda folder: read_json(folder / "rows.json")) if (run / "rows.json").is_file() else {}
     return facts(config, content.get("versions", {}), rows=rows, result=result, step=step)
 
@@ -194,14 +197,15 @@ def python_loading(file: str) -> str:
     )
 
 
-def onnx_loading(file: str, size: int) -> str:
+def onnx_loading(file: str, net: EmotionNet, size: int) -> str:
     """How to load an ONNX file."""
+    alone = " It reads each picture alone, not by other pictures of the person." if net.person_norm else ""
     return (
         f"```python\nimport onnxruntime\n\nsession = onnxruntime.InferenceSession({json.dumps(file)})\n"
         f'(predictions,) = session.run(["valence_arousal"], {{"images": images}})  '
         f"# float32, (N, 3, {size}, {size}) to (N, 2)\n```\n\n"
-        "`images` are normalised; size, mean and standard deviation are in the file's metadata under `preprocessing`. "
-        "It reads each picture alone: features are not normalised by the other pictures of a person."
+        "`images` are normalised; size, mean and standard deviation are in the file's metadata under `preprocessing`."
+        + alone
     )
 
 
@@ -264,7 +268,7 @@ def _figures(known: Mapping[str, Any]) -> str:
     units = "people" if test["identity"] == "person" else f"{test['identity']}s"
     of = "" if test["identity"] == "picture" else f" of {test['identities']:,} {units}"
     lines = [
-        f"On the test part, {test['rows']:,} pictures{of}, with 95% intervals (bootstrap by {test['interval_by']}):",
+        f"On the test part, {counted(test['rows'], 'picture')}{of}, with 95% intervals (bootstrap by {test['interval_by']}):",
         markdown_table(["", *LABELS, "mean"], alone),
     ]
     if "by_person" in result:
@@ -299,14 +303,14 @@ def _limits(net: EmotionNet, known: Mapping[str, Any]) -> str:
     else:
         lines.append("Labels are what others saw in a face, not what its owner felt.")
     lines.append(
-        "Figures hold for pictures like those of the test part, cropped alike. How they differ between groups of people "
-        "(age, sex, skin colour, culture) was not measured."
+        "Figures hold for pictures like those of the test part, cropped alike. How they differ between groups of "
+        "people (age, sex, skin colour, culture) was not measured."
     )
     found = known["result"].get("leakage", {}).get("unseen", {})
     if found.get("map_at_r") is not None:
         lines.append(
-            f"What the encoder's features say about who it is: MAP@R {found['map_at_r']:.3f} in a search for other "
-            f"pictures of a test {known['result']['test']['identity']}, {found['map_at_r_chance']:.3f} by chance."
+            f"Features tell who it is: a search for pictures of a test {known['result']['test']['identity']} has "
+            f"MAP@R {found['map_at_r']:.3f}, chance {found['map_at_r_chance']:.3f}."
         )
     if net.person_norm is not None:
         lines.append("One picture of a stranger is normalised by what training remembers of others.")

@@ -150,8 +150,8 @@ def _read_model(path: Path, device: str | torch.device) -> Source:
 def load_network(
     checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
 ) -> tuple[EmotionNet, Preprocessing]:
-    """The network of a model file, a run folder (its ``model.pt``, else its newest checkpoint), a checkpoint, or a folder
-    of :func:`~adaptive_margin.emotion.export_hub.export_hub`.
+    """The network of a model file, a checkpoint, a run folder (its ``model.pt``, else its newest checkpoint), or a
+    folder for a hub.
 
     A folder that holds one run, at most three levels down, as benchmarks make them, stands for that run. If a folder's
     ``model.pt`` is damaged, the checkpoint from which it was made is used; if that is damaged too, the

@@ -19,7 +19,7 @@ from ..messages import problem
 from ..metrics import AffectMetrics, affect_breakdown
 from ..stored import DamagedFileError, read_json
 from ..training.loop import Parts, Summary, best_state, check_length, train
-from ..training.model_card import CARD, write_card
+from ..training.model_card import CARD, UNDER_WAY, write_card
 from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
 from ..training.run_folder import RunFolder, RunFolderError
@@ -372,7 +372,7 @@ def write_cards(folder: RunFolder, job: EmotionJob, result: Mapping[str, Any] | 
     config, data = job.config, job.data
     known = facts(config.plain(), versions(), rows=rows_of(data), independent=data.independent, result=result)
     about = job.iteration.net, job.preprocessing, known
-    status = "**Training is under way.** Each file here has the weights after the step in its name."
+    status = UNDER_WAY
     if result is not None:
         write_card(folder.path, "model.pt", model_card(*about, python_loading("model.pt")))
         status = f"**Training is finished.** `../model.pt` is the {config.keep} of these; the figures are its own."

@@ -11,6 +11,8 @@ from pathlib import Path
 from ..atomic import write_atomically
 
 CARD = "MODEL_CARD.md"
+UNDER_WAY = "**Training is under way.** Each file here has the weights after the step in its name."
+"""The beginning of the card of a run's checkpoints."""
 SEAL = re.compile(r"<!-- adaptive-margin: card of (.+), replaced unless you change it; sha256:([0-9a-f]{64}) -->\n")
 """The last line of a card: the name of what it describes, and the digest of the lines above."""
 
