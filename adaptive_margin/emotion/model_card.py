@@ -268,7 +268,8 @@ def _figures(known: Mapping[str, Any]) -> str:
     units = "people" if test["identity"] == "person" else f"{test['identity']}s"
     of = "" if test["identity"] == "picture" else f" of {test['identities']:,} {units}"
     lines = [
-        f"On the test part, {counted(test['rows'], 'picture')}{of}, with 95% intervals (bootstrap by {test['interval_by']}):",
+        f"On the test part, {counted(test['rows'], 'picture')}{of}, with 95% intervals "
+        f"(bootstrap by {test['interval_by']}):",
         markdown_table(["", *LABELS, "mean"], alone),
     ]
     if "by_person" in result:

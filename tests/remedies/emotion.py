@@ -7,7 +7,9 @@ import math
 import re
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -22,6 +24,7 @@ from adaptive_margin.emotion.critics import Critic, CrossPersonObjective, Fisher
 from adaptive_margin.emotion.data import Part, load_data
 from adaptive_margin.emotion.detect import face_detector
 from adaptive_margin.emotion.evaluation import Evaluation, evaluate, read_predictions, read_result, write_evaluation
+from adaptive_margin.emotion.export_hub import export_hub
 from adaptive_margin.emotion.export_onnx import export_onnx
 from adaptive_margin.emotion.forecast import Forecast, confirm
 from adaptive_margin.emotion.headroom import divided
@@ -127,6 +130,16 @@ def saved(folder: Path) -> Path:
         Checkpoints(run / "checkpoints").save(2, {"job": job})
         save_model(run / "model.pt", net(), HOW)
     return run
+
+
+def hub(folder: Path, name: str, there: Mapping[str, str] = MappingProxyType({}), **options: bool) -> bool:
+    """An export of a network to a folder that has some files."""
+    run = saved(folder)
+    (folder / name).mkdir(exist_ok=True)
+    for file, text in there.items():
+        (folder / name / file).write_text(text)
+    export_hub(run, folder / name, **options)
+    return loads(folder / name)
 
 
 def loads(path: Path) -> bool:
@@ -388,6 +401,23 @@ CASES = [
         "pass one of them, as in --checkpoint ",
         lambda folder: loads(several(folder)),
         lambda folder: loads(several(folder) / "runs" / "caf" / "seed0"),
+    ),
+    # export_hub.py
+    follow(
+        "pass another folder",
+        lambda folder: hub(folder, "run"),
+        lambda folder: hub(folder, "hub"),
+    ),
+    follow(
+        "pass another folder",
+        lambda folder: hub(folder, "others", {"config.json": "{}"}),
+        lambda folder: hub(folder, "another"),
+    ),
+    follow(
+        "pass another folder, or --overwrite (overwrite=True)",
+        lambda folder: hub(folder, "hub") and hub(folder, "hub"),
+        lambda folder: hub(folder, "another"),
+        lambda folder: hub(folder, "hub", overwrite=True),
     ),
     # forecast.py
     follow(
