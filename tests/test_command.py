@@ -18,6 +18,7 @@ from adaptive_margin.emotion.model_file import Preprocessing, save_model
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.stored import write_json
 from adaptive_margin.training.config_files import to_yaml
+from adaptive_margin.training.model_card import described
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +181,9 @@ def test_export_replaces_no_file_unasked_and_never_its_checkpoint(
     assert main(["export-onnx", "--checkpoint", str(model), "--output", str(mine), "--overwrite"]) == 0
     assert f"wrote {mine}: " in capsys.readouterr().out
     assert mine.read_bytes() != b"mine"
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert 'onnxruntime.InferenceSession("mine.onnx")' in card
+    assert described(tmp_path / "MODEL_CARD.md") == "mine.onnx"
 
 
 def test_report_and_check_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
