@@ -259,8 +259,8 @@ def annotated(
         left, top, right, bottom = (value * scale for value in face.box)
         if not whole:
             _outline(draw, (left, top, right, bottom), face.roll, colour, max(2, round(1.5 * unit)))
-        valence, arousal = face.shown
-        text = f"V {signed(valence, 2)}  A {signed(arousal, 2)}"
+        valence, arousal = (signed(value, 2).replace("−", "-") for value in face.shown)  # no true minus in this font
+        text = f"V {valence}  A {arousal}"
         if len(faces) > 1:
             text = f"{number + 1}  {text}"
         _label(draw, image.size, left, bottom if not whole else image.size[1], text, colour, font, unit)

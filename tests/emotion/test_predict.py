@@ -12,11 +12,12 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from adaptive_margin.command import main
 from adaptive_margin.emotion.model_file import Preprocessing, save_model
@@ -610,6 +611,22 @@ def test_the_command_takes_several_inputs_and_the_old_name_of_an_option(
     assert main([*words, "--crops", "--json", "--smallest-face", "30", "--output", str(tmp_path / "out")]) == 0
     assert [row["source"] for row in rows_of(tmp_path / "out")] == ["a.png", "b/b.png"]
     assert f"warning: {DRAWN}" in capsys.readouterr().out
+
+
+def test_every_character_drawn_is_in_the_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, xy: Any, words: str, **how: Any) -> None:
+        said.append(words)
+        draw(self, xy, words, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    annotated(picture(height=300, width=300), [Face((10, 10, 90, 90), -0.25, -0.001)], warning=DRAWN)
+    assert "V -0.25  A +0.00" in said
+    font = ImageFont.load_default(size=20)
+    unknown = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(letter)) != unknown for letter in set("".join(said)) - {" "})
 
 
 def person_net(scale: bool = False) -> EmotionNet:
