@@ -18,6 +18,7 @@ from adaptive_margin.emotion.model_file import Preprocessing, save_model
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.stored import write_json
 from adaptive_margin.training.config_files import to_yaml
+from adaptive_margin.training.model_card import described
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,7 @@ WRONG = {
     "report x --outptu y": "unknown option --outptu; the nearest: --output",
     "report x y": "'y' is an unexpected argument; see adaptive-margin report --help",
     "export-onnx --checkpoint x": "--output must be given, got nothing; see adaptive-margin export-onnx --help",
+    "export-hub x": "FOLDER must be given, got nothing; see adaptive-margin export-hub --help",
     "predict x --checkpoint y --margin much": "--margin must be a number, got 'much'; see adaptive-margin predict ",
     "check x --decode some": "--decode must be of the form N|all|none, got 'some'; see adaptive-margin check --help",
     "check x --workers 0": "--workers must be at least 1, got 0; pass a number of threads",
@@ -78,6 +80,7 @@ def test_help_and_version_of_the_whole(capsys: pytest.CaptureFixture[str]) -> No
 
 ANSWERED = [["--help"], ["tran"], ["predict", "--help"], ["report", "x", "--colour"], ["check", "--help"]]
 ANSWERED += [["suggest", "--help"], ["suggest", "x.npy", "--margin", "0.2"]]
+ANSWERED += [["export-hub", "--help"], ["export-hub", "x"]]
 ANSWERED += [["train-faces", "--help"], ["train-faces", "--preset", "quick", "--steps", "3"]]
 ANSWERED += [["train-retrieval", "cub", "--help"], ["train-retrieval", "sop", "--loss", "marginal"]]
 
@@ -178,6 +181,9 @@ def test_export_replaces_no_file_unasked_and_never_its_checkpoint(
     assert main(["export-onnx", "--checkpoint", str(model), "--output", str(mine), "--overwrite"]) == 0
     assert f"wrote {mine}: " in capsys.readouterr().out
     assert mine.read_bytes() != b"mine"
+    card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert 'onnxruntime.InferenceSession("mine.onnx")' in card
+    assert described(tmp_path / "MODEL_CARD.md") == "mine.onnx"
 
 
 def test_report_and_check_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import adaptive_margin
 from adaptive_margin.command.check import Check
+from adaptive_margin.command.export_hub import ExportHub
 from adaptive_margin.command.export_onnx import ExportOnnx
 from adaptive_margin.command.predict import Predict
 from adaptive_margin.command.report import Report
@@ -40,7 +41,7 @@ def messages() -> Iterator[tuple[str, str]]:
 
 def flags() -> set[str]:
     """The options of all commands: the fields of their data classes and of the trainers' configurations."""
-    kinds = (DMLConfig, EmotionConfig, Report, Predict, ExportOnnx, Check, Suggest)
+    kinds = (DMLConfig, EmotionConfig, Report, Predict, ExportOnnx, ExportHub, Check, Suggest)
     fields = {field.name.replace("_", "-") for kind in kinds for field in dataclasses.fields(kind)}
     others = {
         "--preset",

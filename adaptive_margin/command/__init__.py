@@ -20,6 +20,7 @@ COMMANDS = {
     "report": "one HTML file about a run, or about many",
     "predict": "valence and arousal of the faces in images and videos",
     "export-onnx": "write a trained network as ONNX, checked against PyTorch",
+    "export-hub": "write a trained network as a folder for a hub: safetensors, JSON, a model card",
     "suggest": "which margin suits these embeddings, and what each would keep active",
     "check": "say which data set a folder contains and which of its rows can be used",
 }

@@ -14,7 +14,7 @@ from ..training.command_line import arg, check_output, read
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOnnx:
-    """Writes encoder and regressor as an ONNX file for batches of any size.
+    """Writes encoder and regressor as an ONNX file for batches of any size, and a model card beside it.
 
     Its output in ONNX Runtime is compared with PyTorch's before the file is written.
 
@@ -44,11 +44,17 @@ def main(words: Sequence[str], prog: str) -> int:
         raise ValueError(problem("output", "a file that does not exist yet", output, remedy))
 
     from ..emotion.export_onnx import export_onnx
-    from ..emotion.model_file import load_network
+    from ..emotion.model_card import facts_of, model_card, onnx_loading
+    from ..emotion.model_file import network_of, read_network
+    from ..training.model_card import write_card
 
-    net, preprocessing = load_network(checkpoint)
+    source = read_network(checkpoint)
+    net, preprocessing = network_of(source)
     worst = export_onnx(net, preprocessing, output, tolerance=options.tolerance)
     size = preprocessing.size
     print(f"wrote {output}: images (batch, 3, {size}, {size}) to valence and arousal (batch, 2)")
     print(f"largest difference from PyTorch: {worst:.2g}")
+    text = model_card(net, preprocessing, facts_of(source), onnx_loading(output.name, net, size))
+    if card := write_card(output.parent, output.name, text):
+        print(f"wrote {card}")
     return 0

@@ -31,6 +31,8 @@ class Predict:
         min_face: side of the smallest face to look for, at least 24 pixels; by default 1/32 of the picture's shorter
             side.
         batch_size: pictures or frames whose faces go through the network at once.
+        same_person: all inputs show one person, whose features are then normalised by each other; for networks trained
+            with --person-norm.
         device: cpu or cuda.
     """
 
@@ -46,6 +48,7 @@ class Predict:
     detector: DetectorName = "auto"
     min_face: Annotated[int | None, arg(metavar="PX", aliases=["--smallest-face"])] = None
     batch_size: int = 16
+    same_person: bool = False
     device: str = "cpu"
 
 
@@ -73,6 +76,7 @@ def main(words: Sequence[str], prog: str) -> int:
         as_json=options.json,
         overwrite=options.overwrite,
         batch_size=options.batch_size,
+        same_person=options.same_person,
         tell=tell_on_stderr,
     )
     print(summary(outcome))

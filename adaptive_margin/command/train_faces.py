@@ -29,5 +29,5 @@ def main(words: Sequence[str], prog: str) -> int:
     figures = result.result["test"]["figures"]
     for name in ("rmse", "sagr", "pcc", "ccc"):
         print(f"{name.upper():5}" + "".join(f"  {label} {value:.4f}" for label, value in figures[name].items()))
-    print(f"in {result.folder}: model.pt, result.json, evaluation.npz, scalars.csv, splits, checkpoints")
+    print(f"in {result.folder}: model.pt, MODEL_CARD.md, result.json, evaluation.npz, scalars.csv, splits, checkpoints")
     return 0

@@ -38,12 +38,14 @@ from ..training import (
 )
 from ..training.config_files import plain
 from ..training.loop import Parts
+from ..training.model_card import write_card
 from ..training.optimisation import backward_and_step
 from ..training.run_folder import check_same_run
 from .backbones import EmbeddingNet, build_network
 from .batches import ClassBatches, Pixels
 from .config import MAY_CHANGE, DMLConfig
 from .labelled_images import ClassSplit, LabelledImages, Part, fold_classes, split_classes
+from .model_card import model_card
 from .objectives import arm_of, build_objective
 from .results import read_result
 
@@ -169,6 +171,8 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
     job = DMLJob(config, data, images, split, world)
     with RunFolder(out, config, world=world, may_change=MAY_CHANGE, outcomes=OUTCOMES) as folder:
         chosen_by = None if config.select == "last" else f"{config.select}/{config.score}"
+        if world.is_main:
+            write_own_card(folder, job, images.shape[3])
         summary = train(
             job,
             steps=config.epochs * job.epoch_steps,
@@ -213,7 +217,17 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
             "environment": environment(world),
         }
         folder.write_json("result.json", result)
+        write_own_card(folder, job, images.shape[3], result)
     return result
+
+
+def write_own_card(folder: RunFolder, job: DMLJob, channels: int, result: Mapping[str, Any] | None = None) -> None:
+    """Writes the card of a run's checkpoints; at the end with the content of ``result.json``."""
+    about = {"weights": job.network.weights, "channels": channels, "result": result}
+    text = model_card(job.config, job.data, job.split, **about)
+    place = folder.checkpoints.folder
+    place.mkdir(exist_ok=True)
+    write_card(place, place.name, text)
 
 
 class DMLJob(Parts):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -19,10 +19,29 @@ from ..messages import problem
 from ..stored import DamagedFileError, read_tensors, tensors
 from ..training.checkpoints import CheckpointError, Checkpoints
 from ..training.config_files import ConfigError, read_options
+from .hub_folder import WEIGHTS, is_hub_folder, read_hub_folder
 from .nets import LABELS, EmotionNet, emotion_net
 
 FORMAT = 1
 REMEDY = "pass the model.pt of a run folder, the folder itself, or one of its checkpoints"
+
+
+class Source(NamedTuple):
+    """The file of a network.
+
+    Attributes:
+        path: of the file, or the folder for a hub.
+        content: of :func:`save_model`, of a checkpoint, or of a folder for a hub.
+        options: path of the run's ``config.yaml``, which may be missing.
+    """
+
+    path: Path
+    content: Mapping[str, Any]
+    options: Path
+
+    def config(self) -> dict[str, Any]:
+        """The run's options; empty if they cannot be read."""
+        return _options(self.options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,26 +97,31 @@ def save_model(
         preprocessing: of its input.
         config: the training configuration: plain numbers, strings, lists and dictionaries.
     """
-    import torchvision
-
-    from .. import __version__
-
-    versions = {
-        "adaptive_margin": __version__,
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "python": platform.python_version(),
-    }
     content = {
         "format": FORMAT,
         **description(net, preprocessing),
         "state_dict": {name: value.detach().cpu() for name, value in net.state_dict().items()},
         "config": dict(config or {}),
-        "versions": {name: str(version) for name, version in versions.items()},  # torch's is not quite a string
+        "versions": versions(),
     }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, tensors(content))
+
+
+def versions() -> dict[str, str]:
+    """The versions of this library, torch, torchvision and Python."""
+    import torchvision
+
+    from .. import __version__
+
+    found = {
+        "adaptive_margin": __version__,
+        "torch": torch.__version__,
+        "torchvision": torchvision.__version__,
+        "python": platform.python_version(),
+    }
+    return {name: str(version) for name, version in found.items()}  # torch's is not quite a string
 
 
 def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> tuple[EmotionNet, Preprocessing]:
@@ -114,14 +138,20 @@ def load_model(path: str | os.PathLike[str], device: str | torch.device = "cpu")
         ValueError: a file of another kind or format.
         FileNotFoundError: there is no such file.
     """
-    path = Path(path)
-    return _network(path, read_tensors(path, device, REMEDY), path.parent.parent / "config.yaml", device)
+    return network_of(_read_model(Path(path), device), device)
+
+
+def _read_model(path: Path, device: str | torch.device) -> Source:
+    content = read_tensors(path, device, REMEDY)
+    of_run = path.parent.parent if "state" in content else path.parent
+    return Source(path, content, of_run / "config.yaml")
 
 
 def load_network(
     checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu"
 ) -> tuple[EmotionNet, Preprocessing]:
-    """The network of a model file, a run's checkpoint, or a run folder: its ``model.pt``, else its newest checkpoint.
+    """The network of a model file, a checkpoint, a run folder (its ``model.pt``, else its newest checkpoint), or a
+    folder for a hub.
 
     A folder that holds one run, at most three levels down, as benchmarks make them, stands for that run. If a folder's
     ``model.pt`` is damaged, the checkpoint from which it was made is used; if that is damaged too, the
@@ -129,35 +159,46 @@ def load_network(
 
     Raises:
         ValueError: there is none, or it is damaged; or the folder holds several runs, which the message lists.
+        ImportError: a folder for a hub, and safetensors is not installed.
 
     Warns:
         UserWarning: a damaged file was skipped; the message names it.
     """
+    return network_of(read_network(checkpoint, device), device)
+
+
+def read_network(checkpoint: str | os.PathLike[str], device: str | torch.device = "cpu") -> Source:
+    """The content of the file from which :func:`load_network` makes its network."""
     path = Path(checkpoint)
+    if path.name == WEIGHTS and is_hub_folder(path.parent):
+        path = path.parent
+    if is_hub_folder(path):
+        return Source(path, read_hub_folder(path, device), path / "config.yaml")
     if not path.is_dir():
         if not path.is_file():
             got = f"{path}, which does not exist"
             raise ValueError(problem("checkpoint", "a model file, a checkpoint or a run folder", got, REMEDY))
-        return load_model(path, device)
+        return _read_model(path, device)
     path = _run_in(path)
     model, config = path / "model.pt", path / "config.yaml"
     best = False
     if model.is_file():
         try:
-            return load_model(model, device)
+            return _read_model(model, device)
         except DamagedFileError as error:
-            warnings.warn(f"{model} {error.why}; the run's checkpoint is used", stacklevel=2)
+            warnings.warn(f"{model} {error.why}; the run's checkpoint is used", stacklevel=3)
         best = _options(config).get("keep") == "best"
     step, state = _checkpoint(path, best)
-    return _network(path, {"step": step, "state": state}, config, device)
+    return Source(path, {"step": step, "state": state}, config)
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder has a run's network or its checkpoints."""
+    return (folder / "model.pt").is_file() or (folder / "checkpoints").is_dir()
 
 
 def _run_in(folder: Path) -> Path:
     """The folder itself if it is a run or holds none, else the one run in it."""
-
-    def is_run(place: Path) -> bool:
-        return (place / "model.pt").is_file() or (place / "checkpoints").is_dir()
-
     if is_run(folder):
         return folder
     below = ("*", "*/*", "*/*/*")
@@ -179,6 +220,9 @@ def trained_on(checkpoint: str | os.PathLike[str]) -> str | None:
         None if neither the file nor the run's ``config.yaml`` says it.
     """
     path = Path(checkpoint)
+    if is_hub_folder(path) or path.name == WEIGHTS:
+        found = read_network(path).content.get("config", {}).get("dataset")
+        return None if found is None else str(found)
     if path.is_dir():
         path = _run_in(path)
         found = _options(path / "config.yaml").get("dataset")
@@ -207,7 +251,7 @@ def _checkpoint(folder: Path, best: bool) -> tuple[int, Mapping[str, Any]]:
             continue
         if found is not None:
             for said in problems:
-                warnings.warn(f"{said}: checkpoint of step {found[0]:,} is used", stacklevel=3)
+                warnings.warn(f"{said}: checkpoint of step {found[0]:,} is used", stacklevel=4)
             return found[:2]
     expected = "one that can be read" if problems else "a run folder with model.pt or checkpoints"
     raise ValueError(problem("checkpoint", expected, "; ".join(problems) or folder, REMEDY))
@@ -221,10 +265,12 @@ def _options(config: Path) -> dict[str, Any]:
         return {}
 
 
-def _network(
-    path: Path, content: Mapping[str, Any], config: Path, device: str | torch.device
-) -> tuple[EmotionNet, Preprocessing]:
-    """The network in a file; ``config`` describes it if a checkpoint is too old to contain a description."""
+def network_of(source: Source, device: str | torch.device = "cpu") -> tuple[EmotionNet, Preprocessing]:
+    """The network in a file, in evaluation mode, and how to prepare its input.
+
+    The run's options describe it if a checkpoint is too old to contain a description.
+    """
+    path, content, config = source
     state = content.get("state")
     if isinstance(state, Mapping):
         job = state.get("job", state)  # a run's best checkpoint holds no more

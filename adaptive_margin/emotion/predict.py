@@ -7,6 +7,7 @@ in.
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -14,8 +15,8 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from .._text import printable, shorten
@@ -37,10 +39,11 @@ from ..messages import counted, pip_install, problem
 from ..metrics.comparison import signed
 from .detect import Box, Detector, Found, enlarged, face_detector
 from .model_file import Preprocessing, load_network, trained_on
-from .nets import EmotionNet
+from .nets import EmotionNet, PersonNorm
 
 BOX = ("left", "top", "right", "bottom")
 COLUMNS = ("source", "frame", "face", *BOX, "valence", "arousal", "seconds", "roll", "warning")
+PERSON = ("person_valence", "person_arousal")  # after arousal, where all pictures are of one person
 UPRIGHT = 15.0  # degrees: faces that lean by less are not turned, as data sets do not turn them
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
 TRAIL = 24  # frames of a video whose points stay in the inset, fading
@@ -51,6 +54,7 @@ UNEVEN_RATE = 30.0  # frame rate of the output for a video whose frames are not 
 LEAST = 256  # smaller pictures are enlarged before anything is written on them
 
 Bytes = NDArray[np.uint8]
+Key = tuple[Path, int | None]  # a picture, or a frame of a video
 
 
 @dataclass(frozen=True)
@@ -62,12 +66,20 @@ class Face:
         valence: as predicted, not clipped.
         arousal: likewise.
         roll: how far the area was turned clockwise before the network saw it, degrees, to be upright.
+        by_person: (valence, arousal) read with the features normalised by all pictures of the person, if they are known
+            to be of one.
     """
 
     box: Box
     valence: float
     arousal: float
     roll: float = 0.0
+    by_person: tuple[float, float] | None = None
+
+    @property
+    def shown(self) -> tuple[float, float]:
+        """(valence, arousal) as drawn: by person where that is known."""
+        return self.by_person or (self.valence, self.arousal)
 
 
 class Predictor:
@@ -113,24 +125,65 @@ class Predictor:
         """
         return self.several([picture])[0]
 
-    def several(self, pictures: Sequence[Bytes]) -> list[list[Face]]:
+    def several(self, pictures: Sequence[Bytes], *, same_person: bool = False) -> list[list[Face]]:
         """The faces of each picture; all faces go through the network at once.
 
         Args:
             pictures: RGB, uint8, each ``(H, W, 3)``; they may differ in size.
+            same_person: the largest face of each picture is one and the same person's: it is also read with features
+                normalised by those of the others (``by_person``), as :class:`~adaptive_margin.emotion.nets.PersonNorm`
+                does. A single face has nothing to be normalised by and gets no such reading.
+
+        Raises:
+            ValueError: ``same_person``, and the network was not trained with ``person_norm``.
         """
+        if same_person:
+            self.norm()
+        faces, features = self.rated(pictures)
+        return self.normalised(faces, features) if same_person else faces
+
+    def norm(self) -> PersonNorm:
+        """What normalises the network's features by person.
+
+        Raises:
+            ValueError: nothing does.
+        """
+        found = self.net.person_norm
+        if found is None:
+            remedy = "train one with --person-norm, or leave --same-person (same_person) out"
+            raise ValueError(problem("the network, for --same-person,", "trained with person_norm", "another", remedy))
+        return found
+
+    def normalised(self, faces: Sequence[list[Face]], features: Tensor) -> list[list[Face]]:
+        """The same faces, of which the largest of each picture is read with features normalised by each other.
+
+        Args:
+            faces: of each picture, as :meth:`rated` returns them; several results may be put together.
+            features: of the largest face of each picture that has one.
+        """
+        if len(features) < 2:
+            return list(faces)
+        with torch.inference_mode(), self.norm().known(torch.zeros(len(features), device=self.device)):
+            rated = iter(self.net.regressor(features.to(self.device)).float().cpu().tolist())
+        return [[replace(of[0], by_person=tuple(next(rated))), *of[1:]] if of else [] for of in faces]
+
+    def rated(self, pictures: Sequence[Bytes]) -> tuple[list[list[Face]], Tensor]:
+        """The faces of each picture, and the encoder's features of the largest one of each that has any, ``(K, F)``."""
         found = [self._find(picture) for picture in pictures]
         squares = [square for _, of_one in found for square in of_one]
         if not squares:
-            return [[] for _ in pictures]
+            return [[] for _ in pictures], torch.empty(0, self.net.encoder.features)
         pixels = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2)
         how = self.preprocessing
         with torch.inference_mode():
-            rated = iter(self.net(normalise(pixels, how.mean, how.std).to(self.device)).float().cpu().tolist())
-        return [
+            features = self.net.encoder(normalise(pixels, how.mean, how.std).to(self.device))
+            rated = iter(self.net.regressor(features).float().cpu().tolist())
+        faces = [
             [Face(box, valence, arousal, roll) for (box, roll), (valence, arousal) in zip(places, rated, strict=False)]
             for places, _ in found
         ]
+        before = itertools.accumulate(map(len, faces), initial=0)
+        return faces, features[[start for start, of in zip(before, faces, strict=False) if of]].cpu()
 
     def _find(self, picture: Bytes) -> tuple[list[tuple[Box, float]], list[Bytes]]:
         """Box and roll of a picture's faces, and what the network sees of each."""
@@ -206,7 +259,8 @@ def annotated(
         left, top, right, bottom = (value * scale for value in face.box)
         if not whole:
             _outline(draw, (left, top, right, bottom), face.roll, colour, max(2, round(1.5 * unit)))
-        text = f"V {signed(face.valence, 2)}  A {signed(face.arousal, 2)}"
+        valence, arousal = (signed(value, 2).replace("−", "-") for value in face.shown)  # no true minus in this font
+        text = f"V {valence}  A {arousal}"
         if len(faces) > 1:
             text = f"{number + 1}  {text}"
         _label(draw, image.size, left, bottom if not whole else image.size[1], text, colour, font, unit)
@@ -314,7 +368,7 @@ def _circumplex(
         trail = [at(*point) for point in (trails[number] if number < len(trails) else ())]
         for step, (start, end) in enumerate(itertools.pairwise(trail)):
             draw.line((*start, *end), fill=(*colour, round(40 + 190 * step / len(trail))), width=2 * fine)
-        x, y = at(face.valence, face.arousal)
+        x, y = at(*face.shown)
         dot = max(4 * fine, s // 26)
         draw.ellipse(
             (x - dot, y - dot, x + dot, y + dot), fill=(*colour, 255), outline=(255, 255, 255, 255), width=fine
@@ -347,6 +401,8 @@ class Outcome:
         passed_over: file extension → number of files in a folder that are neither pictures nor videos by extension.
         warning: what every output says beside the predictions; empty for none.
         interrupted: whether Ctrl-C ended it; the output so far remains.
+        of_person: with ``same_person``, number of faces of this person; None otherwise.
+        in_company: with ``same_person``, number of pictures and frames with other faces, too.
     """
 
     table: Path
@@ -358,6 +414,8 @@ class Outcome:
     passed_over: dict[str, int] = field(default_factory=dict)
     warning: str = ""
     interrupted: bool = False
+    of_person: int | None = None
+    in_company: int = 0
 
 
 def predict(
@@ -369,6 +427,7 @@ def predict(
     as_json: bool = False,
     overwrite: bool = False,
     batch_size: int = 16,
+    same_person: bool = False,
     tell: Callable[[str], None] = print,
 ) -> Outcome:
     """Predicts images, folders of images and videos (searched to any depth), and videos.
@@ -389,6 +448,10 @@ def predict(
     Videos are written as VP9 in ``.mp4``, which browsers play; where OpenCV lacks it, as MPEG-4 Part 2, which they do
     not, and ``tell`` says so.
 
+    With ``same_person`` all sources show one person, the largest face where there are several. The table then also has
+    ``person_valence`` and ``person_arousal``, read with this person's features normalised by each other, and the
+    pictures show these. Files are read twice, as the normalisation needs all faces; features stay in memory.
+
     Args:
         source: file or folder, or several of them; a file that is in two of them is read once.
         predictor: network and detector.
@@ -397,6 +460,7 @@ def predict(
         as_json: write ``predictions.json`` too.
         overwrite: replace existing files; a link itself is replaced, not its target.
         batch_size: pictures, or frames of a video, whose faces go through the network at once.
+        same_person: all sources show one person.
         tell: called with a line for each skipped file, and for each video with skipped frames.
 
     Returns:
@@ -405,11 +469,14 @@ def predict(
     Raises:
         ValueError: a source does not exist, or is a folder without pictures or videos; a source would be overwritten,
             a file would be written through a link to another folder, or, without ``overwrite``, any file would be
-            overwritten. Nothing has been written then.
+            overwritten; ``same_person``, and the network was not trained with ``person_norm``. Nothing has been written
+            then.
         VideoWriterError: a video cannot be written, for instance because a codec is missing.
     """
     if batch_size < 1:
         raise ValueError(problem("batch_size", "at least 1", batch_size, "16 is the default"))
+    if same_person:
+        predictor.norm()
     output = Path(output)
     passed_over: Counter[str] = Counter()
     files = _named([source] if isinstance(source, (str, Path)) else source, output, passed_over)
@@ -424,14 +491,18 @@ def predict(
         codec = _codec(next((target for target in written if target.suffix == ".mp4"), None), tell)
     output.mkdir(parents=True, exist_ok=True)
     with _created(outcome.table, "x", newline="", encoding="utf-8") as table:
-        run = _Run(predictor, outcome, csv.writer(table), table, codec, batch_size, tell)
-        run.rows.writerow(COLUMNS)
-        try:
-            for name, path in files.items():
-                run.read(path, printable(name), output / targets[name] if annotate else None)
-            run.flush()
-        except KeyboardInterrupt:
-            outcome.interrupted = True
+        run = _Run(predictor, outcome, table, codec, batch_size, tell)
+        if same_person:
+            look = _FirstLook(predictor, Outcome(outcome.table), io.StringIO(), codec, batch_size, tell)
+            look.read_all(files, {})
+            if look.outcome.interrupted:
+                files = {name: path for name, path in files.items() if path in look.whole}
+            outcome.interrupted = look.outcome.interrupted
+            run.known, run.tell = look.normalised(), lambda line: None  # the first look said it all
+            outcome.of_person = len(look.features)
+            outcome.in_company = sum(len(faces) > 1 for faces in run.known.values())
+        run.rows.writerow(run.columns)
+        run.read_all(files, {name: output / targets[name] for name in files if annotate})
     for place in as_list:
         place.unlink(missing_ok=True)  # a link is replaced, not followed
         write_atomically(place, (json.dumps(run.listed, indent=1, ensure_ascii=False) + "\n").encode())
@@ -583,16 +654,37 @@ class _Run:
         self,
         predictor: Predictor,
         outcome: Outcome,
-        rows: Any,
         table: IO[str],
         codec: str,
         batch_size: int,
         tell: Callable[[str], None],
     ) -> None:
-        self.predictor, self.outcome, self.rows, self.table = predictor, outcome, rows, table
+        self.predictor, self.outcome, self.table, self.rows = predictor, outcome, table, csv.writer(table)
         self.codec, self.batch_size, self.tell = codec, batch_size, tell
-        self.waiting: list[tuple[str, Path | None, Bytes]] = []
+        self.waiting: list[tuple[Path, str, Path | None, Bytes]] = []
         self.listed: list[dict[str, Any]] = []
+        self.known: dict[Key, list[Face]] | None = None  # of a first look
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the table."""
+        after = COLUMNS.index("arousal") + 1
+        return COLUMNS if self.known is None else (*COLUMNS[:after], *PERSON, *COLUMNS[after:])
+
+    def read_all(self, files: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
+        """All files, up to Ctrl-C."""
+        try:
+            for name, path in files.items():
+                self.read(path, printable(name), targets.get(name))
+            self.flush()
+        except KeyboardInterrupt:
+            self.outcome.interrupted = True
+
+    def rate(self, keys: Sequence[Key], pictures: Sequence[Bytes]) -> list[list[Face]]:
+        """The faces of each picture."""
+        if self.known is not None:
+            return [self.known.get(key, []) for key in keys]
+        return self.predictor.several(pictures)
 
     def read(self, path: Path, name: str, target: Path | None) -> None:
         """A picture joins the batch, a video is processed; what cannot be read is said and counted."""
@@ -602,13 +694,13 @@ class _Run:
                 self.flush()  # rows keep the order of the files
                 self._video(path, name, target)
             else:
-                self.waiting.append((name, target, np.asarray(read_image(path, exif=True))))
+                self.waiting.append((path, name, target, np.asarray(read_image(path, exif=True))))
         except ImageError as error:
             outcome.unreadable[name] = printable(f"{error.reason}: {error.detail}")
             self.tell(f"{name}: {error.reason} ({printable(error.detail)}), skipped")
         if name in outcome.lost:
             self.tell(f"{name}: {_said(outcome.lost[name])} cannot be decoded, left out")
-        if self._full([picture for _, _, picture in self.waiting]):
+        if self._full([picture for *_, picture in self.waiting]):
             self.flush()
 
     def _full(self, pictures: Sequence[Bytes]) -> bool:
@@ -619,8 +711,8 @@ class _Run:
     def flush(self) -> None:
         """Predicts and writes the pictures that wait."""
         waiting, self.waiting = self.waiting, []
-        found = self.predictor.several([picture for _, _, picture in waiting]) if waiting else []
-        for (name, target, picture), faces in zip(waiting, found, strict=True):
+        found = self.rate([(path, None) for path, *_ in waiting], [each[-1] for each in waiting]) if waiting else []
+        for (_, name, target, picture), faces in zip(waiting, found, strict=True):
             self.outcome.pictures += 1
             if not faces:
                 self.outcome.without_face.append(name)
@@ -638,12 +730,14 @@ class _Run:
         self.outcome.faces += len(faces)
         for number, face in enumerate(faces, 1):
             box = [round(value, 1) for value in face.box]
-            felt = (round(face.valence, 6), round(face.arousal, 6))
             at = None if second is None else round(second, 3)
             roll = round(face.roll, 1)
+            felt: list[float | None] = [round(face.valence, 6), round(face.arousal, 6)]
+            if self.known is not None:
+                felt += [None, None] if face.by_person is None else [round(value, 6) for value in face.by_person]
             values = (cell, frame, number, *box, *felt, at, roll, self.predictor.warning)
-            self.listed.append(dict(zip(COLUMNS, values, strict=True)))
-            texts = [*(f"{value:.1f}" for value in box), *(f"{value:.6f}" for value in felt)]
+            self.listed.append(dict(zip(self.columns, values, strict=True)))
+            texts = [*(f"{value:.1f}" for value in box), *("" if value is None else f"{value:.6f}" for value in felt)]
             texts += ["" if at is None else f"{at:.3f}", f"{roll:.1f}"]
             self.rows.writerow([cell, frame, number, *texts, self.predictor.warning])
         self.table.flush()
@@ -682,7 +776,7 @@ class _Run:
         batch: list[tuple[int, Bytes]] = []
 
         def rated() -> Iterator[tuple[int, Bytes, list[Face]]]:
-            found = self.predictor.several([picture for _, picture in batch])
+            found = self.rate([(path, number) for number, _ in batch], [picture for _, picture in batch])
             yield from ((number, picture, faces) for (number, picture), faces in zip(batch, found, strict=True))
             batch.clear()
 
@@ -692,6 +786,43 @@ class _Run:
                 yield from rated()
         if batch:
             yield from rated()
+
+
+class _FirstLook(_Run):
+    """All faces of one person, before anything is written.
+
+    Attributes:
+        features: those of the person's face in each picture and frame.
+        whole: the files that were read to their end.
+    """
+
+    def __init__(self, *options: Any) -> None:
+        super().__init__(*options)
+        self.found: dict[Key, list[Face]] = {}
+        self.features: dict[Key, Tensor] = {}
+        self.whole: set[Path] = set()
+
+    def rate(self, keys: Sequence[Key], pictures: Sequence[Bytes]) -> list[list[Face]]:
+        faces, features = self.predictor.rated(pictures)
+        self.found.update(zip(keys, faces, strict=True))
+        with_face = [key for key, of in zip(keys, faces, strict=True) if of]
+        self.features.update(zip(with_face, features, strict=True))
+        self.whole.update(path for path, frame in keys if frame is None)
+        return faces
+
+    def _video(self, path: Path, name: str, target: Path | None) -> None:
+        super()._video(path, name, target)
+        self.whole.add(path)
+
+    def normalised(self) -> dict[Key, list[Face]]:
+        """The faces with their readings by person; after Ctrl-C, without the file that was being read."""
+        if self.outcome.interrupted:
+            self.found = {key: faces for key, faces in self.found.items() if key[0] in self.whole}
+            self.features = {key: row for key, row in self.features.items() if key[0] in self.whole}
+        if not self.features:
+            return self.found
+        faces = self.predictor.normalised(list(self.found.values()), torch.stack(list(self.features.values())))
+        return dict(zip(self.found, faces, strict=True))
 
 
 class _Film:
@@ -783,10 +914,10 @@ def followed(
         if len(left) and shared.max() > 0.2:
             nearest = left.pop(int(shared.argmax()))
             ordered.append(nearest)
-            lines.append([*trail, (nearest.valence, nearest.arousal)][-TRAIL:])
+            lines.append([*trail, nearest.shown][-TRAIL:])
     for new in left:
         ordered.append(new)
-        lines.append([(new.valence, new.arousal)])
+        lines.append([new.shown])
     return ordered, lines
 
 
@@ -825,6 +956,12 @@ def summary(outcome: Outcome) -> str:
     text = f"{counted(outcome.faces, 'face')} in {files}: {printable(str(outcome.table))}"
     if outcome.warning:
         text += f"\nwarning: {outcome.warning}"
+    if outcome.of_person is not None and outcome.of_person > 1:
+        text += f"\n{' and '.join(PERSON)}: normalised by the {outcome.of_person:,} faces of this person"
+    elif outcome.of_person is not None:
+        text += f"\n{' and '.join(PERSON)} are empty: they need two faces of this person or more"
+    if outcome.in_company:
+        text += f"\n{outcome.in_company:,} with several faces: the largest is taken for the person"
     if outcome.without_face:
         some = ", ".join(outcome.without_face[:5]) + (", …" if len(outcome.without_face) > 5 else "")
         text += f"\n{len(outcome.without_face):,} without a face: {some} (--min-face looks for smaller ones)"

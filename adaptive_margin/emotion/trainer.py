@@ -20,6 +20,7 @@ from ..messages import problem
 from ..metrics import AffectMetrics, affect_breakdown
 from ..stored import DamagedFileError, read_json
 from ..training.loop import Parts, Summary, best_state, check_length, train
+from ..training.model_card import CARD, UNDER_WAY, write_card
 from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
 from ..training.run_folder import RunFolder, RunFolderError
@@ -30,7 +31,8 @@ from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
 from .evaluation import Evaluation, evaluate, evaluating, write_evaluation
 from .headroom import check_people
-from .model_file import Preprocessing, description, save_model
+from .model_card import facts, model_card, python_loading
+from .model_file import Preprocessing, description, save_model, versions
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
 from .terms import NEED_PEOPLE, build_term, warmed_up
@@ -43,7 +45,7 @@ MAY_CHANGE += ("evaluate_every", "checkpoint_every", "log_every")
 """Options that may differ when a run resumes: its length, which network is kept, and options that do not affect the
 weights. A different ``root`` must hold the same data: see :func:`check_same_data`."""
 
-OUTCOMES = ("model.pt", "result.json", "evaluation.npz")
+OUTCOMES = ("model.pt", "result.json", "evaluation.npz", CARD)
 """Files of a finished run; they must not make a longer run look finished."""
 
 OUTCOME_OPTIONS = ("iterations", "keep", "evaluate_every")
@@ -362,11 +364,30 @@ def _change(was: Split, now: Split) -> str:
     return f"of {len(before):,} {was.unit} units " + ", ".join(named) if named else ""
 
 
+def write_cards(folder: RunFolder, job: EmotionJob, result: Mapping[str, Any] | None = None) -> None:
+    """Writes the card of a run's checkpoints, and at the end, with the content of ``result.json``, that of its network.
+
+    Warns:
+        UserWarning: a file of somebody else is in the place of a card, and kept.
+    """
+    config, data = job.config, job.data
+    known = facts(config.plain(), versions(), rows=rows_of(data), independent=data.independent, result=result)
+    about = job.iteration.net, job.preprocessing, known
+    status = UNDER_WAY
+    if result is not None:
+        write_card(folder.path, "model.pt", model_card(*about, python_loading("model.pt")))
+        status = f"**Training is finished.** `../model.pt` is the {config.keep} of these; the figures are its own."
+    place = folder.checkpoints.folder
+    place.mkdir(exist_ok=True)
+    write_card(place, place.name, model_card(*about, python_loading("CHECKPOINT.pt"), status=status))
+
+
 def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World | None = None) -> Result:
     """Trains, validates and tests one network; resumes an interrupted run.
 
     In the folder ``config.output``: ``config.yaml``, ``environment.json``, ``splits/``, ``rows.json``, ``scalars.csv``,
-    ``tensorboard/``, ``checkpoints/``, ``model.pt`` (encoder and regressor), ``result.json`` and ``evaluation.npz``.
+    ``tensorboard/``, ``checkpoints/``, ``model.pt`` (encoder and regressor), ``MODEL_CARD.md``, ``result.json`` and
+    ``evaluation.npz``. ``checkpoints/`` has a card of its own from the beginning.
 
     Args:
         config: the options.
@@ -400,6 +421,8 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         folder.write_json("rows.json", rows_of(data))
         for number, report in enumerate(data.reports):
             folder.write(f"data-{number}.txt", report + "\n")
+        if world.is_main and not (folder.path / "model.pt").exists():
+            write_cards(folder, job)
         summary = train(
             job,
             steps=config.iterations,
@@ -438,6 +461,8 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
                     seed=config.split_seed,
                     person_effect=config.person_effect,
                 )
-            return write_evaluation(folder.path, test, **shown)
+            result = write_evaluation(folder.path, test, **shown)
+            write_cards(folder, job, result)
+            return result
 
         return Result(folder=folder.path, summary=summary, net=net, result=world.from_main(write))

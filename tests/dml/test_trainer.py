@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,3 +322,33 @@ def test_unreadable_images_are_left_out_if_asked(tmp_path: Path) -> None:
     assert f"1 unreadable image left out: {data.paths[row]}: undecodable" in said(result)
     assert result["config"]["data"].startswith(f"{data.name} {data.fingerprint} less 1 images ")
     assert run(allowed, data)["data"] == result["data"]  # found again
+
+
+def test_checkpoints_have_a_card_that_says_how_to_load_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[str] = []
+    place = tmp_path / "run" / "checkpoints" / "MODEL_CARD.md"
+    step = DMLJob.step
+
+    def first(self: DMLJob, number: int) -> Any:
+        started.append(place.read_text(encoding="utf-8"))
+        return step(self, number)
+
+    monkeypatch.setattr(DMLJob, "step", first)
+    result = run(few(tmp_path / "run", "margin"), digits())
+    step_done = result["selected"]["step"]
+    card = place.read_text(encoding="utf-8")
+    assert "**Training is under way.**" in started[0]
+    assert "There are no test figures yet." in started[0]
+    assert f"The figures are those of the weights after step {step_done} (chosen by" in card
+    assert f"| Recall@1 | {100 * result['test']['recall_at_1']:.1f} |" in card
+    assert "| test | 18 | 720 |" in card
+    assert "scikit-learn" in card
+    assert str(tmp_path) not in card
+
+    code = re.search(r"```python\n(.*?)```", card, re.DOTALL)
+    assert code
+    monkeypatch.chdir(tmp_path / "run")
+    for file in place.parent.glob("*.pt"):
+        scope: dict[str, Any] = {"images": torch.zeros(2, 1, 16, 16)}
+        exec(code[1].replace("CHECKPOINT.pt", file.name), scope)
+        assert scope["embeddings"].shape[0] == 2

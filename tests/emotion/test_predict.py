@@ -12,18 +12,20 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from adaptive_margin.command import main
 from adaptive_margin.emotion.model_file import Preprocessing, save_model
-from adaptive_margin.emotion.nets import emotion_net
+from adaptive_margin.emotion.nets import EmotionNet, emotion_net
 from adaptive_margin.emotion.predict import (
     COLUMNS,
     DRAWN,
+    PERSON,
     Face,
     Predictor,
     VideoWriterError,
@@ -609,3 +611,138 @@ def test_the_command_takes_several_inputs_and_the_old_name_of_an_option(
     assert main([*words, "--crops", "--json", "--smallest-face", "30", "--output", str(tmp_path / "out")]) == 0
     assert [row["source"] for row in rows_of(tmp_path / "out")] == ["a.png", "b/b.png"]
     assert f"warning: {DRAWN}" in capsys.readouterr().out
+
+
+def test_every_character_drawn_is_in_the_font(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    draw = ImageDraw.ImageDraw.text
+
+    def text(self: ImageDraw.ImageDraw, xy: Any, words: str, **how: Any) -> None:
+        said.append(words)
+        draw(self, xy, words, **how)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+    annotated(picture(height=300, width=300), [Face((10, 10, 90, 90), -0.25, -0.001)], warning=DRAWN)
+    assert "V -0.25  A +0.00" in said
+    font = ImageFont.load_default(size=20)
+    unknown = bytes(font.getmask("\uffff"))
+    assert all(bytes(font.getmask(letter)) != unknown for letter in set("".join(said)) - {" "})
+
+
+def person_net(scale: bool = False) -> EmotionNet:
+    torch.manual_seed(1)
+    net = emotion_net("small", leaky_slope=0.1, person_norm=True, person_scale=scale)
+    assert net.person_norm is not None
+    net.person_norm.running_mean += 1.0  # training remembers people who look different
+    return net.eval()
+
+
+def album(folder: Path, count: int = 5) -> list[np.ndarray]:
+    """Pictures of one person, in files."""
+    folder.mkdir(parents=True)
+    seen = [picture(seed) for seed in range(count)]
+    for number, image in enumerate(seen):
+        Image.fromarray(image).save(folder / f"{number}.png")
+    return seen
+
+
+@pytest.mark.parametrize("scale", [False, True])
+def test_pictures_of_one_person_are_read_by_each_other(tmp_path: Path, scale: bool) -> None:
+    seen = album(tmp_path / "in")
+    net = person_net(scale)
+    images = torch.stack([paper_transform(Image.fromarray(each), train=False, resize=48, size=40) for each in seen])
+    with torch.no_grad():
+        features = net.encoder(images)
+        assert net.person_norm is not None
+        with net.person_norm.known(torch.zeros(len(seen))):
+            expected = net.regressor(features)
+        alone = net.regressor(features)
+    assert not torch.allclose(expected, alone, atol=1e-3)
+
+    outcome = predict(
+        tmp_path / "in", Predictor(net, HOW), tmp_path / "out", batch_size=2, same_person=True, as_json=True
+    )
+    rows = rows_of(tmp_path / "out")
+    assert list(rows[0]) == [*COLUMNS[:9], *PERSON, *COLUMNS[9:]]
+    assert [row["source"] for row in rows] == [f"{number}.png" for number in range(5)]
+    for names, truth in (((*COLUMNS[7:9],), alone), (PERSON, expected)):
+        found = [[float(row[name]) for name in names] for row in rows]
+        np.testing.assert_allclose(found, truth.numpy(), atol=2e-6)
+    listed = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert [list(row) for row in listed] == [list(row) for row in rows]
+    assert (outcome.of_person, outcome.in_company, outcome.faces, outcome.pictures) == (5, 0, 5, 5)
+    assert "person_valence and person_arousal: normalised by the 5 faces of this person" in summary(outcome)
+
+    faces = Predictor(net, HOW).several(seen, same_person=True)
+    np.testing.assert_allclose([of[0].by_person for of in faces], expected.numpy(), atol=1e-6)
+    assert [of[0].shown for of in faces] == [of[0].by_person for of in faces]
+    shown = [np.asarray(Image.open(tmp_path / "out" / f"{number}.png")) for number in range(5)]
+    for image, drawn, of in zip(seen, shown, faces, strict=True):
+        np.testing.assert_array_equal(drawn, annotated(image, of))
+
+
+def test_a_video_and_pictures_of_one_person(tmp_path: Path) -> None:
+    """The person is the largest face; the frames of a video count as its other pictures do."""
+    pytest.importorskip("cv2")
+    album(tmp_path / "in", 2)
+    film = video(tmp_path / "in" / "film.avi", 3)
+    damage_avi(video(tmp_path / "in" / "hurt.avi", 3), 2)
+    (tmp_path / "in" / "broken.png").write_bytes(b"")
+    calls = []
+
+    def detector(image: np.ndarray) -> list[tuple[float, float, float, float]]:
+        calls.append(image.shape)
+        return [(5, 5, 45, 45), (0, 0, 12, 12)] if len(calls) % 3 else []
+
+    told: list[str] = []
+    predictor = Predictor(person_net(), HOW, detector)
+    outcome = predict(tmp_path / "in", predictor, tmp_path / "out", same_person=True, tell=told.append)
+    assert len(calls) == 7  # faces are looked for once
+    assert [line.split(":")[0] for line in told] == ["broken.png", "hurt.avi"]
+    assert (outcome.of_person, outcome.in_company, outcome.pictures) == (5, 5, 4)
+    assert "5 with several faces: the largest is taken for the person" in summary(outcome)
+    rows = rows_of(tmp_path / "out")
+    assert [bool(row["person_valence"]) for row in rows] == [True, False] * 5
+    assert (tmp_path / "out" / film.name).with_suffix(".mp4").is_file()
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_face_has_nothing_to_be_normalised_by(tmp_path: Path, count: int) -> None:
+    album(tmp_path / "in", 1)
+    predictor = Predictor(person_net(), HOW, lambda image: [(5, 5, 45, 45)] * count)
+    outcome = predict(tmp_path / "in", predictor, tmp_path / "out", same_person=True)
+    assert outcome.of_person == count
+    assert "are empty: they need two faces of this person or more" in summary(outcome)
+    assert [row["person_valence"] for row in rows_of(tmp_path / "out")] == [""] * count
+    assert [face.by_person for face in predictor.several([picture()], same_person=True)[0]] == [None] * count
+
+
+def test_a_network_without_person_norm_reads_nobody_by_their_pictures(tmp_path: Path) -> None:
+    album(tmp_path / "in")
+    with pytest.raises(ValueError, match=r"trained with person_norm, got another; train one with --person-norm, or "):
+        predict(tmp_path / "in", Predictor(NET, HOW), tmp_path / "out", same_person=True)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(ValueError, match="person_norm"):
+        Predictor(NET, HOW).several([picture()], same_person=True)
+
+
+@pytest.mark.parametrize(("call", "sources"), [(0, []), (2, ["0.png", "1.png"]), (5, ["0.png", "1.png", "2.png"])])
+def test_interrupted_looking_at_one_person(tmp_path: Path, call: int, sources: list[str]) -> None:
+    """Files that were looked at to their end are in the table, read by each other."""
+    pytest.importorskip("cv2")
+    album(tmp_path / "in", 3)
+    video(tmp_path / "in" / "film.avi", 6)
+    calls = iter(range(20))
+
+    def detector(image: np.ndarray) -> list[tuple[float, float, float, float]]:
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return [(8, 8, 40, 40)]
+
+    predictor = Predictor(person_net(), HOW, detector)
+    outcome = predict(tmp_path / "in", predictor, tmp_path / "out", batch_size=2, same_person=True)
+    assert outcome.interrupted
+    rows = rows_of(tmp_path / "out")
+    assert [row["source"] for row in rows] == sources
+    assert all(row["person_arousal"] for row in rows)
+    assert outcome.of_person == len(sources)

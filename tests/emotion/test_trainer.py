@@ -64,6 +64,7 @@ def test_a_run_leaves_all_that_it_says(tmp_path: Path) -> None:
         "splits",
         "scalars.csv",
         "model.pt",
+        "MODEL_CARD.md",
         "result.json",
         "evaluation.npz",
     }
@@ -260,7 +261,7 @@ def test_whatever_is_damaged_or_gone_has_a_remedy_that_works(tmp_path: Path) -> 
     config = tiny(output=str(folder), keep="best", iterations=6, critic="none")
     data = load_data(config)
     run(config, data=data, world=World())
-    for file in [folder / "model.pt", *(folder / "checkpoints").iterdir()]:
+    for file in [folder / "model.pt", *(folder / "checkpoints").glob("*.pt")]:
         load_network(file)  # each can be given where a trained network is asked for
 
     (best,) = (folder / "checkpoints").glob("best-*")

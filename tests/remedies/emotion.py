@@ -7,7 +7,9 @@ import math
 import re
 import sys
 import types
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from unittest import mock
 
@@ -22,6 +24,7 @@ from adaptive_margin.emotion.critics import Critic, CrossPersonObjective, Fisher
 from adaptive_margin.emotion.data import Part, load_data
 from adaptive_margin.emotion.detect import face_detector
 from adaptive_margin.emotion.evaluation import Evaluation, evaluate, read_predictions, read_result, write_evaluation
+from adaptive_margin.emotion.export_hub import export_hub
 from adaptive_margin.emotion.export_onnx import export_onnx
 from adaptive_margin.emotion.forecast import Forecast, confirm
 from adaptive_margin.emotion.headroom import divided
@@ -129,6 +132,16 @@ def saved(folder: Path) -> Path:
     return run
 
 
+def hub(folder: Path, name: str, there: Mapping[str, str] = MappingProxyType({}), **options: bool) -> bool:
+    """An export of a network to a folder that has some files."""
+    run = saved(folder)
+    (folder / name).mkdir(exist_ok=True)
+    for file, text in there.items():
+        (folder / name / file).write_text(text)
+    export_hub(run, folder / name, **options)
+    return loads(folder / name)
+
+
 def loads(path: Path) -> bool:
     return load_network(path)[1] == HOW
 
@@ -200,6 +213,13 @@ def pictures(folder: Path, name: str = "in/face.png") -> Path:
 
 def predicted(source: Path | list[Path], output: Path, **options: Any) -> bool:
     return predict(source, Predictor(net(), HOW), output, tell=lambda _: None, **options).pictures == 1
+
+
+def by_person(person_norm: bool) -> bool:
+    """Two pictures of one person, for a network of either kind."""
+    predictor = Predictor(emotion_net("small", person_norm=person_norm), HOW)
+    faces = predictor.several([np.full((60, 60, 3), grey, dtype=np.uint8) for grey in (90, 120)], same_person=True)
+    return all(face.by_person is not None for (face,) in faces)
 
 
 def linked(folder: Path, output: str = "out", unlink: bool = False) -> bool:
@@ -382,6 +402,23 @@ CASES = [
         lambda folder: loads(several(folder)),
         lambda folder: loads(several(folder) / "runs" / "caf" / "seed0"),
     ),
+    # export_hub.py
+    follow(
+        "pass another folder",
+        lambda folder: hub(folder, "run"),
+        lambda folder: hub(folder, "hub"),
+    ),
+    follow(
+        "pass another folder",
+        lambda folder: hub(folder, "others", {"config.json": "{}"}),
+        lambda folder: hub(folder, "another"),
+    ),
+    follow(
+        "pass another folder, or --overwrite (overwrite=True)",
+        lambda folder: hub(folder, "hub") and hub(folder, "hub"),
+        lambda folder: hub(folder, "another"),
+        lambda folder: hub(folder, "hub", overwrite=True),
+    ),
     # forecast.py
     follow(
         "pass --yes to start all the same, or fewer runs or iterations",
@@ -410,6 +447,12 @@ CASES = [
         "1.5 of the detector's box is usual",
         lambda: Predictor(net(), HOW, margin=0),
         lambda: Predictor(net(), HOW, margin=1.5).margin == 1.5,
+    ),
+    follow(
+        "train one with --person-norm, or leave --same-person (same_person) out",
+        lambda: by_person(False),
+        lambda: by_person(True),
+        lambda folder: predicted(pictures(folder), folder / "out"),
     ),
     follow(
         "pass an image, a video, or a folder of them",
