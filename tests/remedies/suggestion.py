@@ -77,6 +77,12 @@ CASES = [
         lambda folder: command(folder, "--margin", "0.5", "--loss", "ContrastiveLoss"),
     ),
     follow(
+        "pass another, or --overwrite to replace it",
+        lambda folder: command(folder, "--json", str(folder / "a.npz")),
+        lambda folder: command(folder, "--json", str(folder / "b.json")),
+        lambda folder: command(folder, "--json", str(folder / "a.npz"), "--overwrite"),
+    ),
+    follow(
         "store one row per sample, and name it 'embeddings' if there are several",
         lambda folder: stored(folder, embeddings=None, one=X, two=X),
         lambda folder: stored(folder, other=X),
@@ -102,6 +108,17 @@ CASES = [
         "save it with numpy.savez(FILE, embeddings=…, labels=…)",
         lambda folder: stored(folder, ending="h5"),
         lambda folder: stored(folder, ending="npz"),
+    ),
+    follow(
+        "store them as int64, or as text",
+        lambda folder: stored(folder, labels=Y.numpy() + 2.0**60),
+        lambda folder: stored(folder, labels=Y.numpy() + 2**60),
+        lambda folder: stored(folder, labels=(Y.numpy() + 2**60).astype(str)),
+    ),
+    follow(
+        "leave out rows without a label",
+        lambda folder: stored(folder, labels=np.array(["a", ""] * 12)),
+        lambda folder: stored(folder, labels=np.array(["a"] * 12 + ["b"] * 12)),
     ),
     follow("save arrays or tensors of numbers again, without other objects", spoilt, stored),
 ]
