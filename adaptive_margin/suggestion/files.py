@@ -244,13 +244,7 @@ def _parquet(path: Path) -> tuple[Array | None, Array | None]:
     if lists:
         chosen = next((i for i in lists if names[i] in EMBEDDINGS), lists[0])
         column = read.column(chosen).combine_chunks()
-        lengths = lengths_of(column).to_pylist()
-        odd = next((i for i, length in enumerate(lengths) if not length or length != lengths[0]), None)
-        if odd is not None:
-            got = f"{lengths[odd] or 'no'} in row {odd}, counted from 0"
-            expected = f"lists of one length ({lengths[0] or 'at least 1'})"
-            remedy = "leave out rows whose embedding is missing or cut off"
-            raise ValueError(problem(f"{path.name}, column {read.column_names[chosen]!r}", expected, got, remedy))
+        _check_lengths(f"{path.name}, column {read.column_names[chosen]!r}", lengths_of(column).to_pylist())
         rows: Array = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
         return rows, labels
     numeric = [
@@ -262,3 +256,11 @@ def _parquet(path: Path) -> tuple[Array | None, Array | None]:
         _say_left_out(path, [read.column_names[i] for i in index])
     features = [read.column(i).to_numpy() for i in numeric if i not in index]
     return np.stack(features, axis=1) if features else None, labels
+
+
+def _check_lengths(column: str, lengths: list[int | None]) -> None:
+    odd = next((i for i, length in enumerate(lengths) if not length or length != lengths[0]), None)
+    if odd is not None:
+        got = f"{lengths[odd] or 'no'} in row {odd}, counted from 0"
+        remedy = "leave out rows whose embedding is missing or cut off"
+        raise ValueError(problem(column, f"lists of one length ({lengths[0] or 'at least 1'})", got, remedy))

@@ -11,6 +11,7 @@ import torch
 from adaptive_margin import suggest
 from adaptive_margin.command import main
 from adaptive_margin.suggestion import read_embeddings
+from adaptive_margin.suggestion.files import _check_lengths
 
 from .following import follow
 
@@ -114,6 +115,11 @@ CASES = [
         lambda folder: stored(folder, labels=Y.numpy() + 2.0**60),
         lambda folder: stored(folder, labels=Y.numpy() + 2**60),
         lambda folder: stored(folder, labels=(Y.numpy() + 2**60).astype(str)),
+    ),
+    follow(
+        "leave out rows whose embedding is missing or cut off",
+        lambda: _check_lengths("column", [4, 4, None, 4, 3]),
+        lambda: _check_lengths("column", [4, 4, 4]) is None,
     ),
     follow(
         "leave out rows without a label",
