@@ -321,8 +321,8 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
                 alpha = torch.as_tensor(self.margin(*(batch if kept is None else _only(batch, *kept)).arguments))
             if kept is not None and self.margin.granularity == "anchor":
                 alpha = alpha.new_zeros(len(kept[0])).masked_scatter(kept[0], alpha)
-        if self.collect_stats:
-            self.alpha = self.current_margin = float(alpha.detach().mean()) if alpha.numel() else 0.0
+        if self.collect_stats and (kept is None or all(bool(each.any()) for each in kept)):
+            self.alpha = self.current_margin = float(alpha.detach().mean())  # NaN without pairs
         check_margin_fits(self.margin, alpha, seen.embeddings.dtype)
         return alpha.to(seen.embeddings.dtype)
 

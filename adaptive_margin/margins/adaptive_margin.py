@@ -228,13 +228,13 @@ class AdaptiveMargin(Margin):
         return batch.x.new_zeros(shape)
 
     def _record(self, **values: Tensor) -> None:
-        """Records means over the values that the granularity gives; for K the harmonic mean."""
+        """Records means over the values that the granularity gives, NaN of none; for K the harmonic mean."""
         if not self.collect_stats:
             return
         with torch.no_grad():
             for name, x in values.items():
                 mean = harmonic_mean(x) if name == "k" else x.mean()
-                setattr(self, name, float(mean) if x.numel() else 0.0)
+                setattr(self, name, float(mean))
         self.alpha = self.mi + self.delta
 
     def extra_repr(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -341,7 +342,9 @@ def _active(host: Any, swap: Swap, margin: float, parts: Sequence[tuple[Tensor, 
     """Kind of terms → share of them above 0, if the loss has a hinge for each pair or triplet and this margin in it."""
     if not swap.elementwise:
         return {}
-    loss = AdaptiveMarginLoss(host, margin)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the host's own margin is not used
+        loss = AdaptiveMarginLoss(host, margin)
     active: dict[str, int] = {}
     total: dict[str, int] = {}
     for x, labels in parts:
