@@ -450,6 +450,16 @@ CASES = [
         lambda: F.label_distance_margin(torch.zeros(2, 3)).shape == (2, 2),
     ),
     follow(
+        "convert it with torch.as_tensor",
+        lambda: F.label_distance_margin([0.0, 1.0]),
+        lambda: F.label_distance_margin(torch.as_tensor([0.0, 1.0])).shape == (2, 2),
+    ),
+    follow(
+        "pass its real and imaginary part as columns",
+        lambda: F.label_distance_margin(torch.zeros(2, dtype=torch.complex64)),
+        lambda: F.label_distance_margin(torch.view_as_real(torch.zeros(2, dtype=torch.complex64))).shape == (2, 2),
+    ),
+    follow(
         "1 makes distances of embeddings those of labels",
         lambda: F.label_distance_margin(torch.zeros(2), scale=0.0),
         lambda: F.label_distance_margin(torch.tensor([0.0, 2.0]), scale=1.0)[0, 1] == 2,
