@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..messages import problem
-from .checks import at_least_float32, check_finite, check_matrix, check_number
+from .checks import at_least_float32, check_finite, check_matrix, check_number, check_values
 
 
 def check_label_distance(scale: float, attraction: float = 1.0, slack: float = 0.0) -> None:
@@ -39,6 +39,7 @@ def _columns(argument: str, labels: Tensor) -> Tensor:
         raise ValueError(problem(argument, "of shape (N,) or (N, L)", tuple(labels.shape), remedy))
     if labels.is_complex():
         raise TypeError(problem(argument, "real numbers", labels.dtype, "pass its real and imaginary part as columns"))
+    check_values(argument, labels)
     if labels.is_floating_point():
         check_finite(argument, labels)
     y = labels.detach() if labels.ndim == 2 else labels.detach()[:, None]
@@ -107,7 +108,7 @@ def label_distance_loss(
 
     Raises:
         TypeError: embeddings or labels are no tensor, or an option is no number.
-        ValueError: shapes that do not match, NaN or infinity in the labels, or an option out of range.
+        ValueError: shapes that do not match, NaN or infinity in embeddings or labels, or an option out of range.
 
     Example:
         >>> rows, labels = torch.tensor([[0.0], [3.0]]), torch.tensor([0.0, 1.0])
@@ -115,6 +116,7 @@ def label_distance_loss(
         (tensor(2.), tensor(2.))
     """
     check_matrix("embeddings", embeddings)
+    check_finite("embeddings", embeddings)
     check_continuous_labels("labels", labels, len(embeddings))
     check_label_distance(scale, attraction, slack)
     z = at_least_float32(embeddings)
@@ -125,5 +127,5 @@ def label_distance_loss(
     squared = (z[first] - z[second]).square().sum(dim=1)
     apart = squared > 0  # the root's gradient at 0 is infinite
     distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
-    gap = margin.to(z.dtype)[first, second] - distance
+    gap = margin.to(z)[first, second] - distance
     return (torch.relu(gap) + attraction * torch.relu(-gap - slack)).mean()

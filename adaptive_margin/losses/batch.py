@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from ..functional.checks import (
     assert_blindly,
     at_least_float32,
+    check_indices,
     check_labels,
     check_matrix,
     check_same_features,
+    check_values,
     is_blind,
     largest_magnitude,
 )
@@ -71,6 +73,9 @@ class Batch:
             own_dtype: the host computes half precision in float32 by itself.
         """
         embeddings, labels, indices, ref_emb, ref_labels = arguments
+        for name, x in (("embeddings", embeddings), ("ref_emb", ref_emb)):
+            if isinstance(x, Tensor):
+                check_values(name, x)
         if guard is not None:
             embeddings, ref_emb = _both(guard.settled, embeddings, ref_emb)
         labels, ref_labels = as_classes(labels, ref_labels)
@@ -84,6 +89,9 @@ class Batch:
             watched = x if guard is None else guard.watch(x)
             return watched if own_dtype else watched.to(host_dtype(host, x.dtype))
 
+        if given.others and not own_dtype:  # the host wants one dtype; the finer one holds both
+            finer = torch.promote_types(embeddings.dtype, ref_emb.dtype)
+            embeddings, ref_emb = embeddings.to(finer), ref_emb.to(embeddings.device, finer)
         rows = _both(ready, embeddings, ref_emb)
         labels, ref_labels = _both(lambda y: y.to(embeddings.device), labels, ref_labels)
         return cls(host, rows[0], labels, indices, rows[1], ref_labels)
@@ -160,7 +168,7 @@ def check_batch(batch: Batch, own_dtype: bool = False) -> None:
     if ref_labels is not None:
         check_labels("ref_labels", ref_labels, len(embeddings if ref_emb is None else ref_emb), of="ref_emb")
     if indices is not None:
-        check_indices(indices)
+        check_index_tuple(indices, len(embeddings), len(ref_emb) if batch.others else None)
     elif labels is None:
         remedy = "pass one label per row, or, to a loss, an indices_tuple"
         raise ValueError(problem("labels", "given", "None", remedy))
@@ -208,8 +216,8 @@ def as_index_tuple(indices_tuple: Any) -> Any:
     return tuple(x.long() if nothing else x for x, nothing in zip(indices, empty, strict=True))
 
 
-def check_indices(indices_tuple: Any) -> None:
-    """Raises unless these are triplets (a, p, n) or pairs (a1, p, a2, n) of indices."""
+def check_index_tuple(indices_tuple: Any, rows: int, ref_rows: int | None = None) -> None:
+    """Raises unless these are triplets (a, p, n) or pairs (a1, p, a2, n) of indices into rows and references."""
     expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
     if not isinstance(indices_tuple, tuple | list) or not all(isinstance(x, Tensor) for x in indices_tuple):
         got = type(indices_tuple).__name__
@@ -221,6 +229,11 @@ def check_indices(indices_tuple: Any) -> None:
     if any(x.ndim != 1 for x in indices_tuple) or any(len(set(group)) != 1 for group in groups):
         got = f"shapes {', '.join(map(str, sizes))}"
         raise ValueError(problem("indices_tuple", f"one-dimensional {expected} of one length", got, "see its miner"))
+    names = ("anchors", "positives", *(("anchors",) if len(sizes) == 4 else ()), "negatives")
+    for name, index in zip(names, indices_tuple, strict=True):
+        check_values(f"indices_tuple's {name}", index)
+        size, of = (rows, "embeddings") if name == "anchors" or ref_rows is None else (ref_rows, "ref_emb")
+        check_indices(f"indices_tuple's {name}", index, size, of)
 
 
 def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) -> None:

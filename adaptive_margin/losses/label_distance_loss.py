@@ -12,11 +12,10 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
 from ..functional.checks import at_least_float32, check_same_features
-from ..functional.checks import check_indices as check_inside
 from ..functional.label_distance import check_continuous_labels, check_label_distance, label_distance_margin
 from ..margins.base import IndicesTuple
 from ..messages import problem
-from .batch import as_index_tuple, check_embeddings, check_indices
+from .batch import as_index_tuple, check_embeddings, check_index_tuple
 
 
 class LabelDistanceLoss(BaseMetricLossFunction):
@@ -90,11 +89,7 @@ class LabelDistanceLoss(BaseMetricLossFunction):
         labels = labels.to(embeddings.device)
         indices_tuple = as_index_tuple(indices_tuple)
         if indices_tuple is not None:
-            check_indices(indices_tuple)
-            for place, index in enumerate(indices_tuple):
-                anchors = place == 0 or (place == 2 and len(indices_tuple) == 4)
-                of, rows = ("embeddings", embeddings) if anchors or ref_emb is None else ("ref_emb", ref_emb)
-                check_inside("indices_tuple", index, len(rows), of)
+            check_index_tuple(indices_tuple, len(embeddings), None if ref_emb is None else len(ref_emb))
         own = ref_emb is None
         others = embeddings if own else ref_emb
         other_labels = labels if own else ref_labels.to(embeddings.device)  # type: ignore[union-attr]

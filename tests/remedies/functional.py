@@ -442,6 +442,27 @@ CASES = [
         lambda: RemainingRule(anchors=0),
         lambda: RemainingRule(anchors=1024).anchors == 1024,
     ),
+    # checks.py
+    follow(
+        "use embeddings.float() to compute in float32",
+        lambda: AdaptiveMargin()(X.to(torch.float8_e4m3fn), Y),
+        lambda: AdaptiveMargin()(X.to(torch.float8_e4m3fn).float(), Y) >= 0,
+    ),
+    follow(
+        "scale the labels",
+        lambda: OtsuGrouper()(AFFECT.double() * 1e300),
+        lambda: OtsuGrouper()(AFFECT.double() * 1e100).shape == (5,),
+    ),
+    follow(
+        "convert it with embeddings.to_dense()",
+        lambda: AdaptiveMargin()(X.to_sparse(), Y),
+        lambda: AdaptiveMargin()(X.to_sparse().to_dense(), Y) >= 0,
+    ),
+    follow(
+        "make the batch on the CPU or a GPU",
+        lambda: AdaptiveMargin()(X.to("meta"), Y),
+        lambda: AdaptiveMargin()(X.cpu(), Y) >= 0,
+    ),
     # label_distance.py
     follow(
         "pass one number per row, or a row of several",

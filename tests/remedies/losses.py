@@ -427,6 +427,12 @@ CASES = [
         lambda: TiledDistanceWeightedMiner(triplets_per_anchor=0),
         lambda: mined(TiledDistanceWeightedMiner(triplets_per_anchor=None)),
     ),
+    # contrastive_vdm_loss.py
+    follow(
+        "pass one of the labels",
+        lambda: ContrastiveVDMLoss(compact_label=0.5),
+        lambda: ContrastiveVDMLoss(compact_label=1).compact_label == 1,
+    ),
     # label_distance_loss.py
     follow(
         "use LpDistance",
