@@ -15,7 +15,7 @@ from ..functional.checks import at_least_float32, check_same_features
 from ..functional.label_distance import check_continuous_labels, check_label_distance, label_distance_margin
 from ..margins.base import IndicesTuple
 from ..messages import problem
-from .batch import as_index_tuple, check_embeddings, check_index_tuple
+from .batch import Batch, as_index_tuple, check_embeddings, check_index_tuple, placed
 
 
 class LabelDistanceLoss(BaseMetricLossFunction):
@@ -89,7 +89,8 @@ class LabelDistanceLoss(BaseMetricLossFunction):
         labels = labels.to(embeddings.device)
         indices_tuple = as_index_tuple(indices_tuple)
         if indices_tuple is not None:
-            check_index_tuple(indices_tuple, len(embeddings), None if ref_emb is None else len(ref_emb))
+            check_index_tuple(indices_tuple)
+            indices_tuple = placed(Batch(self, embeddings, indices=indices_tuple, ref_emb=ref_emb))
         own = ref_emb is None
         others = embeddings if own else ref_emb
         other_labels = labels if own else ref_labels.to(embeddings.device)  # type: ignore[union-attr]

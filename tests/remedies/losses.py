@@ -284,7 +284,7 @@ CASES = [
     ),
     follow(
         "pass the labels of ref_emb",
-        lambda: ContrastiveVDMLoss()(X, Y, TRIPLETS, REF),
+        lambda: ContrastiveVDMLoss()(X, Y, tuple(index % len(REF) for index in TRIPLETS), REF),
         lambda: ok(ContrastiveVDMLoss(), X, Y, None, REF, REF_Y),
     ),
     # swap.py
