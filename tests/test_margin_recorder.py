@@ -90,6 +90,45 @@ def test_steps_are_counted_or_given() -> None:
     assert recorder["step"] == [0, 10, 11, 0]
 
 
+@quiet
+@pytest.mark.parametrize("how", ["called", "attached"])
+@pytest.mark.parametrize("name", sorted(BUILDERS.keys() - {"memory"}))  # which has what it remembers
+def test_an_empty_batch_leaves_a_gap(name: str, how: str) -> None:
+    """It had no margin: that of the batch before it is not repeated."""
+    module, recorder = BUILDERS[name](True), MarginRecorder()
+    handle = recorder.attach(module) if how == "attached" else None
+    empty = torch.zeros(0, 16, requires_grad=True), torch.zeros(0, dtype=torch.int64)
+    for step, given in enumerate((batch(seed=0), empty, batch(seed=2))):
+        module(*given)
+        if handle is None:
+            found = recorder(module)
+            assert bool(found) is (step != 1)
+    constant = name == "constant"
+    assert recorder["step"] == [0, 1, 2]
+    assert recorder.rows[1] == {"step": 1}
+    column = recorder["current_margin" if constant else "alpha"]
+    assert [math.isnan(value) for value in column] == [False, True, False]
+
+
+def test_a_batch_without_pairs_leaves_a_gap(tmp_path: Path) -> None:
+    """The loss ignores every row, or has a margin for each of no pairs."""
+    for loss, labels in (
+        (ContrastiveVDMLoss(compact_label=1, collect_stats=True), torch.full((12,), -1)),
+        (ContrastiveVDMLoss(AdaptiveMargin(granularity="pair"), collect_stats=True), torch.zeros(12).long()),
+    ):
+        recorder = MarginRecorder()
+        rows, groups = batch()
+        for given in (groups % 2, labels, groups % 2):
+            loss(rows[: len(given)], given[: len(rows)])
+            recorder(loss)
+        assert "alpha" in recorder.rows[0]
+        assert {"alpha", "current_margin", "mi", "delta"}.isdisjoint(recorder.rows[1])
+        assert recorder.rows[2]["alpha"] == recorder.rows[0]["alpha"]
+        for ending in ("csv", "json"):
+            recorder.save(tmp_path / f"a.{ending}")
+            assert MarginRecorder.load(tmp_path / f"a.{ending}").rows == recorder.rows
+
+
 def test_a_batch_without_a_statistic_has_nan_in_its_place() -> None:
     recorder = MarginRecorder([{"step": 0, "alpha": 0.5}, {"step": 1, "current_margin": 0.25}])
     assert recorder.columns == ("step", "alpha", "current_margin")

@@ -111,7 +111,12 @@ def test_no_message_or_page_installs_by_a_name_that_no_index_has() -> None:
     by_name = [(file, text) for file, text in messages() if "adaptive-margin[" in text and file != "messages.py"]
     root = PACKAGE.parent
     pages = [*root.glob("*.md"), *root.glob("docs/**/*.md")]
-    told = re.compile(r"pip install\s+'?adaptive-margin")
-    by_name += [(path.name, "by name") for path in pages if told.search(path.read_text(encoding="utf-8"))]
     assert len(pages) > 20
+    pages += [
+        path for folder in ("adaptive_margin", "benchmarks", "examples") for path in root.glob(f"{folder}/**/*.py")
+    ]
+    told = re.compile(r"pip3? install\b[^`\n]*?[ '\"=](adaptive[-_]margin\b(?!/).*)")
+    for path in pages:
+        found = told.findall(path.read_text(encoding="utf-8"))
+        by_name += [(path.name, each) for each in found if path.name != "messages.py" and " @ " not in each]
     assert by_name == []

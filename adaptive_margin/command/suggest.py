@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from .._text import printable
+from ..atomic import write_atomically
 from ..messages import problem, require_extra
 from ..training.command_line import Positional, arg, check_output, read
 
@@ -27,8 +30,8 @@ class Suggest:
         batches: number of batches to look at.
         seed: of everything that is drawn.
         html: also write a page with pictures to this file.
-        json: also write the figures to this file.
-        overwrite: replace a file at --html that is no earlier report.
+        json: also write the figures to this file; - prints them, and nothing else.
+        overwrite: replace a file at --html that is no earlier report, or at --json that is no earlier figures.
     """
 
     embeddings: Annotated[Path, Positional, arg(metavar="EMBEDDINGS")]
@@ -53,9 +56,13 @@ class Suggest:
 def main(words: Sequence[str], prog: str) -> int:
     """Measures embeddings with these options; returns 0."""
     options = read(Suggest, argv=words, prog=prog)
-    for flag, path in (("--html", options.html), ("--json", options.json)):
-        if path is not None:
-            check_output(flag, path, file=True)
+    only_json = options.json == Path("-")
+    if options.html is not None:
+        check_output("--html", options.html, file=True)
+    if options.json is not None and not only_json:
+        check_output("--json", options.json, file=True)
+        if not options.overwrite:
+            _check_figures(options.json)
 
     from ..suggestion import read_embeddings, suggest
 
@@ -74,12 +81,26 @@ def main(words: Sequence[str], prog: str) -> int:
         batches=options.batches,
         seed=options.seed,
     )
-    print(found)
-    if options.json is not None:
+    figures = json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n"
+    print(figures if only_json else f"{found}\n", end="")
+    if options.json is not None and not only_json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(found.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_atomically(options.json, figures.encode())
         print(f"wrote {printable(str(options.json))}")
     if options.html is not None:
         write_suggestion(found, options.html, options.embeddings.name)
-        print(f"wrote {printable(str(options.html))}")
+        print(f"wrote {printable(str(options.html))}", file=sys.stderr if only_json else None)
     return 0
+
+
+def _check_figures(path: Path) -> None:
+    """Raises a ``ValueError`` if figures would replace a file that has none."""
+    if not os.path.lexists(path):
+        return
+    try:
+        earlier = {"rows", "strategies", "losses"} <= set(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        earlier = False
+    if not earlier:
+        remedy = "pass another, or --overwrite to replace it"
+        raise ValueError(problem("--json", "a file that does not exist yet, or earlier figures", path, remedy))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -123,9 +124,11 @@ def build_objective(config: DMLConfig, classes: int, *, epoch_steps: int = 1) ->
         raise ValueError(problem("margin", f"'default' for {config.loss}", repr(config.margin), remedy))
     value = config.margin if isinstance(config.margin, float) else row.default
     loss = _build_loss(config, classes, value, epoch_steps)
-    if config.margin == "adaptive" and config.loss != "vdm":
-        loss = AdaptiveMarginLoss(loss, _adaptive(config), units=_units(config))
-    return Objective(loss, _build_miner(config))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the margins of LOSSES are not used
+        if config.margin == "adaptive" and config.loss != "vdm":
+            loss = AdaptiveMarginLoss(loss, _adaptive(config), units=_units(config))
+        return Objective(loss, _build_miner(config))
 
 
 def arm_of(config: Mapping[str, Any]) -> str:

@@ -28,6 +28,9 @@ LOADER_OPTIONS = {
     "annotations": ("aff-wild2",),
 }
 """Options that only some data sets have, with these data sets."""
+USE_PEOPLE = ("cross_person", "person_norm", "per_person")
+TERMS_OF_PEOPLE: tuple[TermName, ...] = ("grl", "uniform-id", "elim")
+"""What uses who is who: options, and terms of the loss."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +106,7 @@ class EmotionConfig:
         person_norm: centre features by person, before the regressor.
         person_scale: with person_norm, divide by each person's deviation, too.
         per_person: pictures of a person that stand together in a batch; 0 for any order.
-        shuffle_people: a control: deal the numbers of people to the training pictures at random.
+        shuffle_people: a control for options that use people: deal their numbers to the training pictures at random.
         order: ``paper``, three updates per iteration; ``joint``, a single update of the encoder.
         weak_batch_norm: the batch-norm statistics for weak images in the adversarial update of order ``paper``.
         adversarial_weight: weight of L_adv. It matters only with order ``joint`` or ``shared_moments``, because Adam is
@@ -231,6 +234,13 @@ class EmotionConfig:
         if self.cross_person and self.critic != "caf":
             remedy = "leave cross_person out, or choose the critic caf"
             raise ValueError(problem("critic, with cross_person,", "'caf'", repr(self.critic), remedy))
+        if self.person_scale and not self.person_norm:
+            remedy = "pass person_norm, too, or leave person_scale out"
+            raise ValueError(problem("person_norm, with person_scale,", "on", "off", remedy))
+        if self.shuffle_people and not self.uses_people:
+            expected = "off where no option uses people"
+            remedy = f"leave it out, or pass {', '.join(USE_PEOPLE)} or a term that does: {', '.join(TERMS_OF_PEOPLE)}"
+            raise ValueError(problem("shuffle_people", expected, "on", remedy))
         if self.per_person and self.batch_size % self.per_person:
             remedy = "a batch holds whole groups of a person's pictures"
             expected = f"a multiple of per_person ({self.per_person})"
@@ -247,6 +257,12 @@ class EmotionConfig:
                 raise ValueError(problem(name, "above 0, or None", number, "leave it out for None"))
         if not 0 <= self.fold < 5:
             raise ValueError(problem("fold", "from 0 to 4", self.fold, "AFEW-VA is reported over five folds"))
+
+    @property
+    def uses_people(self) -> list[str]:
+        """The options of this run that need to know who is in a picture."""
+        term = [f"term {self.term}"] if self.term in TERMS_OF_PEOPLE else []
+        return [name for name in USE_PEOPLE if getattr(self, name)] + term
 
     def plain(self) -> dict[str, Any]:
         """The options as nested dictionaries of plain values."""

@@ -106,7 +106,8 @@ class ContrastiveObjective(nn.Module):
         if isinstance(margin, AdaptiveMargin) and not margin.collect_stats:
             return {}
         if isinstance(margin, AdaptiveMargin):
-            return {name: getattr(margin, name) for name in ("alpha", "mi", "eta", "delta", "k")}
+            found = {name: getattr(margin, name) for name in ("alpha", "mi", "eta", "delta", "k")}
+            return {name: value for name, value in found.items() if not math.isnan(value)}  # NaN: nobody is in a group
         return {"alpha": float(margin.value)}
 
 

@@ -21,8 +21,6 @@ from ..functional.concordance import affect_loss
 from ..functional.label_distance import label_distance_loss
 from ..messages import check_choice, problem
 
-NEED_PEOPLE: tuple[TermName, ...] = ("grl", "uniform-id", "elim")
-
 
 class Term(nn.Module):
     """Base class: a weight that grows, and the two halves."""

@@ -35,7 +35,7 @@ from .model_card import facts, model_card, python_loading
 from .model_file import Preprocessing, description, save_model, versions
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
-from .terms import NEED_PEOPLE, build_term, warmed_up
+from .terms import build_term, warmed_up
 
 SEEN_ROWS = 2_000
 """Number of training pictures for the identity leakage of people in training."""
@@ -276,9 +276,7 @@ def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:
     Raises:
         ValueError: an option needs people that the data set does not identify, or several processes cannot use it.
     """
-    needed = [name for name in ("cross_person", "person_norm", "per_person") if getattr(config, name)]
-    if config.term in NEED_PEOPLE:
-        needed.append(f"term {config.term}")
+    needed = config.uses_people
     if world.size > 1 and (config.person_norm or config.term == "elim"):
         remedy = "train person_norm and elim with one process"
         raise ValueError(problem("processes", "1, as a person's pictures are normalised together", world.size, remedy))

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from ..messages import problem
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
 
 def check_matrix(argument: str, x: Tensor) -> None:
     """Raises unless ``x`` is a floating-point matrix of shape ``(rows, features)`` with at least one feature."""
@@ -19,6 +21,9 @@ def check_matrix(argument: str, x: Tensor) -> None:
         raise ValueError(problem(argument, expected, f"shape {tuple(x.shape)}", "pass one row per sample"))
     if not x.is_floating_point():
         raise TypeError(problem(argument, "floating point", x.dtype, f"convert it with {argument}.float()"))
+    if x.dtype not in FLOATS:  # of eight bits, with which torch stores and does not compute
+        expected = "float16, bfloat16, float32 or float64"
+        raise TypeError(problem(argument, expected, x.dtype, f"use {argument}.float() to compute in float32"))
 
 
 def check_number(argument: str, value: object, expected: str, remedy: str) -> float:
@@ -31,6 +36,22 @@ def check_number(argument: str, value: object, expected: str, remedy: str) -> fl
     except (TypeError, ValueError, RuntimeError):
         pass
     raise TypeError(problem(argument, expected, repr(value), remedy))
+
+
+def check_whole(argument: str, value: object, least: int) -> None:
+    """Raises unless ``value`` is a whole number of at least ``least``."""
+    remedy = "leave it out for the default"
+    number = check_number(argument, value, "a whole number", remedy)
+    if not (number >= least and number.is_integer()):
+        raise ValueError(problem(argument, f"a whole number of at least {least}", value, remedy))
+
+
+def check_values(argument: str, x: Tensor) -> None:
+    """Raises unless ``x`` has values that can be computed with: dense ones, on a device that stores them."""
+    if x.layout != torch.strided:
+        raise TypeError(problem(argument, "dense", x.layout, f"convert it with {argument}.to_dense()"))
+    if x.device.type == "meta":
+        raise ValueError(problem(argument, "on a device with values", "meta", "make the batch on the CPU or a GPU"))
 
 
 def check_fits(argument: str, value: float, dtype: torch.dtype, remedy: str) -> None:
@@ -70,6 +91,7 @@ def check_finite(argument: str, x: Tensor) -> None:
 
 def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     """The largest absolute value of a finite ``x``, 0-dim, 0 if it is empty; raises like :func:`check_finite`."""
+    check_values(argument, x)
     if x.numel() == 0:
         return x.new_zeros(())
     low, high = torch.aminmax(x.detach())  # NaN and infinity propagate
@@ -93,6 +115,7 @@ def check_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings
     """Raises unless ``labels`` is one integer label for each of ``rows`` rows."""
     if not isinstance(labels, Tensor):
         raise TypeError(problem(argument, "a torch.Tensor", type(labels).__name__, TO_LABELS))
+    check_values(argument, labels)
     if labels.ndim != 1:
         remedy = "pass one integer label per row"
         raise ValueError(problem(argument, "one-dimensional", f"shape {tuple(labels.shape)}", remedy))

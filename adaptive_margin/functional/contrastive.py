@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..choices import Regularizer
 from ..messages import check_choice, problem
-from .checks import at_least_float32, check_fits, check_matrix, check_same_features, is_blind
+from .checks import at_least_float32, check_fits, check_matrix, check_number, check_same_features, is_blind
 from .pair_tiles import terms_of
 from .pair_tiles.options import SMALLER, Options, PairTerms
 
@@ -116,10 +116,11 @@ def check_options(
     """Raises unless these are options of :func:`vdm_contrastive_loss`, for embeddings of this dtype."""
     check_choice("regularizer", regularizer, REGULARIZERS)
     numbers = (("repulsion", repulsion), ("regularizer_weight", regularizer_weight), ("penalty", penalty))
+    expected, remedy = "a number of at least 0", "the default is a good start"
     for argument, number in numbers:
-        if not 0 <= number < math.inf:
-            raise ValueError(problem(argument, "a number of at least 0", number, "the default is a good start"))
-        check_fits(argument, number, dtype, "the default is a good start")
+        if not 0 <= check_number(argument, number, expected, remedy) < math.inf:
+            raise ValueError(problem(argument, expected, number, remedy))
+        check_fits(argument, number, dtype, remedy)
 
 
 def regularization(

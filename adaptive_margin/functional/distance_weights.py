@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..messages import problem
+from .checks import check_number
 
 #: Distances are taken as at most this: at 2, opposite points, the weight is infinite, and float32 distances
 #: cannot tell 1 - d²/4 from rounding much closer to it.
@@ -74,8 +75,11 @@ def distance_log_weights(
 
 def check_cutoffs(cutoff: float, nonzero_loss_cutoff: float | None) -> None:
     """Raises the errors documented in :func:`distance_log_weights`."""
-    if not 0 <= cutoff < LARGEST_DISTANCE:
+    if not 0 <= check_number("cutoff", cutoff, "a number", "the paper uses 0.5") < LARGEST_DISTANCE:
         expected = f"at least 0 and below {LARGEST_DISTANCE}, a distance between unit vectors"
         raise ValueError(problem("cutoff", expected, cutoff, "the paper uses 0.5"))
-    if nonzero_loss_cutoff is not None and math.isnan(nonzero_loss_cutoff):
-        raise ValueError(problem("nonzero_loss_cutoff", "a number, or None", "nan", "the authors' code uses 1.4"))
+    remedy = "the authors' code uses 1.4"
+    if nonzero_loss_cutoff is not None and math.isnan(
+        check_number("nonzero_loss_cutoff", nonzero_loss_cutoff, "a number, or None", remedy)
+    ):
+        raise ValueError(problem("nonzero_loss_cutoff", "a number, or None", "nan", remedy))

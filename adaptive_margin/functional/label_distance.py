@@ -2,20 +2,48 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from ..messages import problem
-from .checks import at_least_float32, check_matrix
+from .checks import at_least_float32, check_finite, check_matrix, check_number, check_values
 
 
 def check_label_distance(scale: float, attraction: float = 1.0, slack: float = 0.0) -> None:
-    """Raises a ``ValueError`` unless the options of :func:`label_distance_loss` are in range."""
-    if not scale > 0:
-        raise ValueError(problem("scale", "above 0", scale, "1 makes distances of embeddings those of labels"))
+    """Raises unless the options of :func:`label_distance_loss` are numbers in range."""
+    remedy = "1 makes distances of embeddings those of labels"
+    if not 0 < check_number("scale", scale, "a number", remedy) < math.inf:
+        raise ValueError(problem("scale", "above 0 and finite", scale, remedy))
+    remedy = "leave it out for the default"
     for name, value in (("attraction", attraction), ("slack", slack)):
-        if not value >= 0:
-            raise ValueError(problem(name, "at least 0", value, "leave it out for the default"))
+        if not 0 <= check_number(name, value, "a number", remedy) < math.inf:
+            raise ValueError(problem(name, "at least 0 and finite", value, remedy))
+
+
+def check_continuous_labels(argument: str, labels: Tensor, rows: int, of: str = "embeddings") -> None:
+    """Raises unless ``labels`` are finite numbers, one or several for each of ``rows`` rows."""
+    _columns(argument, labels)
+    if len(labels) != rows:
+        expected = f"as many as {of} ({rows})"
+        raise ValueError(problem(argument, expected, len(labels), "pass the labels of the same rows"))
+
+
+def _columns(argument: str, labels: Tensor) -> Tensor:
+    """Labels as a matrix ``(N, L)``, in a dtype whose differences are exact or at least float32."""
+    remedy = "pass one number per row, or a row of several"
+    if not isinstance(labels, Tensor):
+        raise TypeError(problem(argument, "a torch.Tensor", type(labels).__name__, "convert it with torch.as_tensor"))
+    if labels.ndim not in (1, 2) or labels.shape[1:] == (0,):
+        raise ValueError(problem(argument, "of shape (N,) or (N, L)", tuple(labels.shape), remedy))
+    if labels.is_complex():
+        raise TypeError(problem(argument, "real numbers", labels.dtype, "pass its real and imaginary part as columns"))
+    check_values(argument, labels)
+    if labels.is_floating_point():
+        check_finite(argument, labels)
+    y = labels.detach() if labels.ndim == 2 else labels.detach()[:, None]
+    return at_least_float32(y) if y.is_floating_point() else y.long()  # unsigned ones have no differences below 0
 
 
 def label_distance_margin(labels: Tensor, scale: float = 1.0, ref_labels: Tensor | None = None) -> Tensor:
@@ -24,7 +52,7 @@ def label_distance_margin(labels: Tensor, scale: float = 1.0, ref_labels: Tensor
     .. math:: m_{ij} = s\,\|y_i - y_j\|
 
     Args:
-        labels: :math:`y`, continuous, shape ``(N,)`` or ``(N, L)``.
+        labels: :math:`y`, continuous, shape ``(N,)`` or ``(N, L)``; they get no gradient.
         scale: s, distance of embeddings per distance of labels, above 0.
         ref_labels: of the pairs' second rows, shape ``(R,)`` or ``(R, L)``; by default ``labels``.
 
@@ -32,7 +60,9 @@ def label_distance_margin(labels: Tensor, scale: float = 1.0, ref_labels: Tensor
         Shape ``(N, R)``, in the unit of embeddings' distances; 0 on the diagonal of ``(N, N)``.
 
     Raises:
-        ValueError: labels of another shape, references of other columns, or ``scale`` not above 0.
+        TypeError: labels are no tensor of real numbers, or ``scale`` is no number.
+        ValueError: labels of another shape, NaN or infinity in them, references of other columns, or ``scale`` that is
+            not above 0 and finite.
 
     Example:
         >>> label_distance_margin(torch.tensor([0.0, 0.5, 1.0]), scale=2.0)
@@ -40,19 +70,16 @@ def label_distance_margin(labels: Tensor, scale: float = 1.0, ref_labels: Tensor
                 [1., 0., 1.],
                 [2., 1., 0.]])
     """
-    if labels.ndim not in (1, 2):
-        remedy = "pass one number per row, or a row of several"
-        raise ValueError(problem("labels", "of shape (N,) or (N, L)", tuple(labels.shape), remedy))
     check_label_distance(scale)
-    y = at_least_float32(labels if labels.ndim == 2 else labels[:, None])
-    if ref_labels is None:
-        others = y
-    elif ref_labels.ndim == labels.ndim and ref_labels.shape[1:] == labels.shape[1:]:
-        others = at_least_float32(ref_labels if ref_labels.ndim == 2 else ref_labels[:, None]).to(y)
-    else:
+    y = _columns("labels", labels)
+    others = y if ref_labels is None else _columns("ref_labels", ref_labels).to(y.device)
+    if others.shape[1] != y.shape[1]:
+        assert ref_labels is not None
         expected = f"of as many columns as labels ({tuple(labels.shape)})"
         raise ValueError(problem("ref_labels", expected, tuple(ref_labels.shape), "pass the same labels of both sets"))
-    return scale * (y[:, None] - others).square().sum(dim=2).sqrt()
+    apart = y[:, None] - others  # (N, R, L)
+    apart = apart if apart.is_floating_point() else apart.to(torch.get_default_dtype())
+    return scale * apart.square().sum(dim=2).sqrt()
 
 
 def label_distance_loss(
@@ -80,7 +107,8 @@ def label_distance_loss(
         0-dim, in the unit of embeddings' distances; 0 with a graph for fewer than two rows.
 
     Raises:
-        ValueError: shapes that do not match, or an option out of range.
+        TypeError: embeddings or labels are no tensor, or an option is no number.
+        ValueError: shapes that do not match, NaN or infinity in embeddings or labels, or an option out of range.
 
     Example:
         >>> rows, labels = torch.tensor([[0.0], [3.0]]), torch.tensor([0.0, 1.0])
@@ -88,9 +116,8 @@ def label_distance_loss(
         (tensor(2.), tensor(2.))
     """
     check_matrix("embeddings", embeddings)
-    if len(labels) != len(embeddings):
-        expected = f"as many as embeddings ({len(embeddings)})"
-        raise ValueError(problem("labels", expected, len(labels), "pass the labels of the same rows"))
+    check_finite("embeddings", embeddings)
+    check_continuous_labels("labels", labels, len(embeddings))
     check_label_distance(scale, attraction, slack)
     z = at_least_float32(embeddings)
     margin = label_distance_margin(labels, scale)
@@ -100,5 +127,5 @@ def label_distance_loss(
     squared = (z[first] - z[second]).square().sum(dim=1)
     apart = squared > 0  # the root's gradient at 0 is infinite
     distance = torch.where(apart, torch.where(apart, squared, 1.0).sqrt(), 0.0)
-    gap = margin.to(z.dtype)[first, second] - distance
+    gap = margin.to(z)[first, second] - distance
     return (torch.relu(gap) + attraction * torch.relu(-gap - slack)).mean()

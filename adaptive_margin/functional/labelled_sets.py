@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..messages import problem
-from .checks import at_least_float32, check_labels, check_matrix, check_same_features, largest_magnitude
+from .checks import at_least_float32, check_labels, check_matrix, check_same_features, check_values, largest_magnitude
 from .dependence import common_scale
 from .groups import group_index
 
@@ -23,6 +23,7 @@ def check_sets(
         raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
     if ref_emb is not embeddings:
         check_matrix("ref_emb", ref_emb)
+        check_values("ref_emb", ref_emb)
         check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
     check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
     return ref_emb, ref_labels

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor
 
-from ..functional.checks import check_finite
+from ..functional.checks import check_number, is_blind, largest_magnitude
 from ..functional.otsu import wide
 from ..messages import problem
 
@@ -75,9 +75,9 @@ class Grouper(ModuleWithRecords):
         if on_empty not in get_args(OnEmpty):
             expected = "one of " + ", ".join(map(repr, get_args(OnEmpty)))
             raise ValueError(problem("on_empty", expected, repr(on_empty), "'median' is the default"))
-        if max_radius is not None and not 0 < max_radius < math.inf:
-            remedy = "1.0 is the paper's, None no limit"
-            raise ValueError(problem("max_radius", "a positive number or None", max_radius, remedy))
+        expected, remedy = "a positive number or None", "1.0 is the paper's, None no limit"
+        if max_radius is not None and not 0 < check_number("max_radius", max_radius, expected, remedy) < math.inf:
+            raise ValueError(problem("max_radius", expected, max_radius, remedy))
         self.magnitude = magnitude
         self.on_empty: OnEmpty = on_empty
         self.max_radius = max_radius
@@ -222,7 +222,11 @@ def _label_matrix(av: Labels) -> Tensor:
         raise ValueError(problem("av", "of shape (B,) or (B, L) with L >= 1", f"shape {tuple(av.shape)}", remedy))
     y = av.detach()
     y = y if y.is_floating_point() else wide(y)
-    check_finite("av", y)
+    largest = largest_magnitude("av", y)
+    bound = math.sqrt(torch.finfo(wide(largest).dtype).max / (4 * max(1, y.numel())))
+    if y.dtype == wide(largest).dtype and not is_blind(y) and largest.item() > bound:
+        expected = f"below {bound:.0e} in magnitude, or sums of squares overflow {y.dtype}"
+        raise ValueError(problem("av", expected, f"{largest.item():.0e}", "scale the labels"))
     return y if y.ndim == 2 else y[:, None]
 
 

@@ -15,6 +15,7 @@ this file does not import the library.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,11 @@ class _TextLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.loss = self._with_margin(self._default_loss() if loss is None else loss, margin, units)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            self.loss = self._with_margin(self._default_loss() if loss is None else loss, margin, units)
+        for each in said:
+            warnings.warn(each.message, stacklevel=2)
         self.gather_across_devices = gather_across_devices
 
     def forward(self, sentence_features: Iterable[Features], labels: Tensor | None = None) -> Tensor:

@@ -150,6 +150,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         values = {**self.exchange.values(self.loss, margin), **casts(self.loss, batch.embeddings)}
         if tiled:
             values.update(host_in_tiles(batch, seen, margin))
+        if batch.empty:
+            self.forget()
         with exchanged(self.loss, values) as loss:
             return guard.note(loss(*batch.arguments))
 

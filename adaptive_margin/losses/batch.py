@@ -17,9 +17,11 @@ from torch import Tensor, nn
 from ..functional.checks import (
     assert_blindly,
     at_least_float32,
+    check_indices,
     check_labels,
     check_matrix,
     check_same_features,
+    check_values,
     is_blind,
     largest_magnitude,
 )
@@ -71,6 +73,9 @@ class Batch:
             own_dtype: the host computes half precision in float32 by itself.
         """
         embeddings, labels, indices, ref_emb, ref_labels = arguments
+        for name, x in (("embeddings", embeddings), ("ref_emb", ref_emb)):
+            if isinstance(x, Tensor):
+                check_values(name, x)
         if guard is not None:
             embeddings, ref_emb = _both(guard.settled, embeddings, ref_emb)
         labels, ref_labels = as_classes(labels, ref_labels)
@@ -78,12 +83,15 @@ class Batch:
         given = cls(host, embeddings, labels, indices, ref_emb, ref_labels)
         (check or check_batch)(given, own_dtype)
         if isinstance(indices, (tuple, list)):  # torch 2.6 does not compile a union
-            indices = tuple(index.to(embeddings.device) for index in indices)
+            indices = placed(given)
 
         def ready(x: Tensor) -> Tensor:
             watched = x if guard is None else guard.watch(x)
             return watched if own_dtype else watched.to(host_dtype(host, x.dtype))
 
+        if given.others and not own_dtype:  # the host wants one dtype; the finer one holds both
+            finer = torch.promote_types(embeddings.dtype, ref_emb.dtype)
+            embeddings, ref_emb = embeddings.to(finer), ref_emb.to(embeddings.device, finer)
         rows = _both(ready, embeddings, ref_emb)
         labels, ref_labels = _both(lambda y: y.to(embeddings.device), labels, ref_labels)
         return cls(host, rows[0], labels, indices, rows[1], ref_labels)
@@ -112,6 +120,11 @@ class Batch:
     def others(self) -> bool:
         """Whether the references are other rows than its own."""
         return self.ref_emb is not None and self.ref_emb is not self.embeddings
+
+    @property
+    def empty(self) -> bool:
+        """Whether there are no rows, or no references: then there is no margin either."""
+        return len(self.embeddings) == 0 or (self.ref_emb is not None and len(self.ref_emb) == 0)
 
     def grouped(self) -> Batch:
         """With labels, if only its index tuple says what belongs together."""
@@ -160,7 +173,7 @@ def check_batch(batch: Batch, own_dtype: bool = False) -> None:
     if ref_labels is not None:
         check_labels("ref_labels", ref_labels, len(embeddings if ref_emb is None else ref_emb), of="ref_emb")
     if indices is not None:
-        check_indices(indices)
+        check_index_tuple(indices)
     elif labels is None:
         remedy = "pass one label per row, or, to a loss, an indices_tuple"
         raise ValueError(problem("labels", "given", "None", remedy))
@@ -208,8 +221,8 @@ def as_index_tuple(indices_tuple: Any) -> Any:
     return tuple(x.long() if nothing else x for x, nothing in zip(indices, empty, strict=True))
 
 
-def check_indices(indices_tuple: Any) -> None:
-    """Raises unless these are triplets (a, p, n) or pairs (a1, p, a2, n) of indices."""
+def check_index_tuple(indices_tuple: Any) -> None:
+    """Raises unless these are triplets (a, p, n) or pairs (a1, p, a2, n) of vectors."""
     expected = "triplets (a, p, n) or pairs (a1, p, a2, n)"
     if not isinstance(indices_tuple, tuple | list) or not all(isinstance(x, Tensor) for x in indices_tuple):
         got = type(indices_tuple).__name__
@@ -221,6 +234,20 @@ def check_indices(indices_tuple: Any) -> None:
     if any(x.ndim != 1 for x in indices_tuple) or any(len(set(group)) != 1 for group in groups):
         got = f"shapes {', '.join(map(str, sizes))}"
         raise ValueError(problem("indices_tuple", f"one-dimensional {expected} of one length", got, "see its miner"))
+
+
+def placed(batch: Batch) -> Any:
+    """The index tuple of a batch on its device; raises unless they are indices into its rows and references."""
+    names = ("anchors", "positives", *(("anchors",) if len(batch.indices) == 4 else ()), "negatives")
+    moved = []
+    for name, index in zip(names, batch.indices, strict=True):
+        check_values(f"indices_tuple's {name}", index)
+        moved.append(index.to(batch.embeddings.device))
+        of, rows = "embeddings", batch.embeddings
+        if name != "anchors" and batch.ref_emb is not None:
+            of, rows = "ref_emb", batch.ref_emb
+        check_indices(f"indices_tuple's {name}", moved[-1], len(rows), of)
+    return tuple(moved)
 
 
 def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) -> None:

@@ -13,7 +13,7 @@ from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
 from ..choices import Regularizer
-from ..functional.checks import at_least_float32, is_blind, is_transforming
+from ..functional.checks import at_least_float32, check_number, is_blind, is_transforming
 from ..functional.contrastive import FISHER_PENALTY, check_options, multiplier_step, regularization
 from ..functional.pair_tiles.options import PairTerms
 from ..functional.pair_tiles.rows import ties_of_pairs
@@ -134,6 +134,10 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         check_choice("pair_memory", pair_memory, CHOICES)
         if ignore_label == "auto":
             ignore_label = None if compact_label is None else -1
+        for name, label in (("compact_label", compact_label), ("ignore_label", ignore_label)):
+            remedy = "pass one of the labels"
+            if label is not None and not check_number(name, label, "a whole number or None", remedy).is_integer():
+                raise ValueError(problem(name, "a whole number or None", label, remedy))
         if compact_label is not None and compact_label == ignore_label:
             remedy = "a label cannot be pulled together and ignored"
             raise ValueError(
@@ -321,8 +325,8 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
                 alpha = torch.as_tensor(self.margin(*(batch if kept is None else _only(batch, *kept)).arguments))
             if kept is not None and self.margin.granularity == "anchor":
                 alpha = alpha.new_zeros(len(kept[0])).masked_scatter(kept[0], alpha)
-        if self.collect_stats:
-            self.alpha = self.current_margin = float(alpha.detach().mean()) if alpha.numel() else 0.0
+        if self.collect_stats and (kept is None or all(bool(each.any()) for each in kept)):
+            self.alpha = self.current_margin = float(alpha.detach().mean())  # NaN without pairs
         check_margin_fits(self.margin, alpha, seen.embeddings.dtype)
         return alpha.to(seen.embeddings.dtype)
 

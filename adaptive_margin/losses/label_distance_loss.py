@@ -11,10 +11,11 @@ from pytorch_metric_learning.reducers import MeanReducer
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from ..functional.checks import at_least_float32
-from ..functional.label_distance import check_label_distance, label_distance_margin
+from ..functional.checks import at_least_float32, check_same_features
+from ..functional.label_distance import check_continuous_labels, check_label_distance, label_distance_margin
 from ..margins.base import IndicesTuple
 from ..messages import problem
+from .batch import Batch, as_index_tuple, check_embeddings, check_index_tuple, placed
 
 
 class LabelDistanceLoss(BaseMetricLossFunction):
@@ -41,7 +42,9 @@ class LabelDistanceLoss(BaseMetricLossFunction):
         here, since every pair is pulled or pushed as its labels say.
 
     Raises:
-        ValueError: no labels, labels of another shape, an option out of range, or a similarity instead of a distance.
+        TypeError: embeddings or labels are no tensor, or an option is no number.
+        ValueError: no labels, labels of another shape, NaN or infinity in labels or embeddings, an option out of range,
+            or a similarity instead of a distance.
 
     Example:
         >>> loss = LabelDistanceLoss(scale=2.0)
@@ -68,15 +71,26 @@ class LabelDistanceLoss(BaseMetricLossFunction):
     ) -> Any:
         """The loss of this batch."""
         self.reset_stats()  # the host's forward, but for its check that labels have one dimension
-        for name, rows, values in (("labels", embeddings, labels), ("ref_labels", ref_emb, ref_labels)):
+        check_embeddings("embeddings", embeddings)
+        if ref_emb is not None:
+            check_embeddings("ref_emb", ref_emb)
+            check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
+        for name, of, rows, values in (
+            ("labels", "embeddings", embeddings, labels),
+            ("ref_labels", "ref_emb", ref_emb, ref_labels),
+        ):
             if rows is None:
                 continue
-            if values is None or len(values) != len(rows):
-                got = "None" if values is None else len(values)
+            if values is None:
                 remedy = "pass one number per row, or a row of several"
-                raise ValueError(problem(name, f"one for each of {len(rows)} rows", got, remedy))
+                raise ValueError(problem(name, f"one for each of {len(rows)} rows", "None", remedy))
+            check_continuous_labels(name, values, len(rows), of)
         assert labels is not None
         labels = labels.to(embeddings.device)
+        indices_tuple = as_index_tuple(indices_tuple)
+        if indices_tuple is not None:
+            check_index_tuple(indices_tuple)
+            indices_tuple = placed(Batch(self, embeddings, indices=indices_tuple, ref_emb=ref_emb))
         own = ref_emb is None
         others = embeddings if own else ref_emb
         other_labels = labels if own else ref_labels.to(embeddings.device)  # type: ignore[union-attr]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -52,6 +51,11 @@ class TakesMargin(HasStatistics):
             margin = self._modules.get("margin")
             if margin is not None:
                 margin.collect_stats = self.collect_stats
+
+    def forget(self) -> None:
+        """Sets the statistics to NaN, also those of the margin, which this call may not need."""
+        super().forget()
+        self._modules["margin"].forget()
 
     def __getattr__(self, name: str) -> Any:
         """The margin's statistics."""
@@ -203,9 +207,7 @@ class Transparent(TakesMargin):
         check_margin_fits(self.margin, value, dtype)
         value = for_host(value.to(dtype) if isinstance(value, Tensor) else value, row)
         if self.collect_stats:
-            self.current_margin = (
-                float(value.detach().sum() / max(value.numel(), 1)) if isinstance(value, Tensor) else value
-            )
+            self.current_margin = float(value.detach().mean()) if isinstance(value, Tensor) else value
         return value
 
     def extra_repr(self) -> str:
@@ -215,10 +217,8 @@ class Transparent(TakesMargin):
     def _warn_of_unused(self) -> None:
         """Tells a caller of the constructor of a margin that they set in the wrapped module and that has no effect.
 
-        Not this package itself, which takes hosts with margins that nobody set.
+        This package itself ignores it where it takes hosts with margins that nobody set.
         """
-        if sys._getframe(2).f_globals.get("__name__", "").startswith("adaptive_margin."):
-            return
         said = unused_own_margin(self._units, self.margin, self.exchange, self._wrapped)
         if said:
             warnings.warn(said, stacklevel=3)

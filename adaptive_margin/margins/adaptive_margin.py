@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..choices import NeighbourhoodName
+from ..functional.checks import check_values
 from ..functional.dependence import Bandwidth, Pairing, check_bandwidth, information_of, mutual_information
 from ..functional.neighbourhood import check_confidence, harmonic_mean
 from ..functional.small_batch import SmallBatch
@@ -157,7 +158,10 @@ class AdaptiveMargin(Margin):
     ) -> Tensor:
         """The margin of this batch; see the class."""
         self.reset_stats()
-        kind = embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"
+        kind = "cpu"
+        if isinstance(embeddings, Tensor):
+            check_values("embeddings", embeddings)
+            kind = embeddings.device.type
         with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
             given = embeddings, labels, indices_tuple, ref_emb, ref_labels
             batch = prepare(*given, self.detach, self.bandwidth, small=self._may_use_numpy)
@@ -228,13 +232,13 @@ class AdaptiveMargin(Margin):
         return batch.x.new_zeros(shape)
 
     def _record(self, **values: Tensor) -> None:
-        """Records means over the values that the granularity gives; for K the harmonic mean."""
+        """Records means over the values that the granularity gives, NaN of none; for K the harmonic mean."""
         if not self.collect_stats:
             return
         with torch.no_grad():
             for name, x in values.items():
                 mean = harmonic_mean(x) if name == "k" else x.mean()
-                setattr(self, name, float(mean) if x.numel() else 0.0)
+                setattr(self, name, float(mean))
         self.alpha = self.mi + self.delta
 
     def extra_repr(self) -> str:

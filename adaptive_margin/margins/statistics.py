@@ -12,11 +12,14 @@ class HasStatistics:
     """For modules of the host that record floats in each call.
 
     The names are attributes only while ``collect_stats`` is on, which can be set at any time: NaN before the first
-    call, and where the host's logging hooks look for them. While it is off, reading one says how to turn it on.
+    call and after one that did not compute them (an empty batch), and where the host's logging hooks look for them.
+    While it is off, reading one says how to turn it on.
     """
 
     recorded: ClassVar[tuple[str, ...]] = ()
     """Their names."""
+    called: bool = False
+    """Whether there was a call since ``collect_stats`` was turned on."""
     collect_stats: bool
 
     def statistics(self) -> dict[str, float]:
@@ -34,6 +37,18 @@ class HasStatistics:
         """
         return {name: getattr(self, name) for name in self.recorded}
 
+    def reset_stats(self) -> None:
+        """The host's, with which each call begins: no statistic outlives the batch that it is of."""
+        super().reset_stats()  # type: ignore[misc]
+        self.forget()
+
+    def forget(self) -> None:
+        """Sets the statistics to NaN, for a call that has begun."""
+        if self.collect_stats:
+            self.called = True
+            for name in self.recorded:
+                setattr(self, name, math.nan)
+
     def __setattr__(self, name: str, value: Any) -> None:
         """``collect_stats`` adds the statistics, or removes them."""
         super().__setattr__(name, value)
@@ -42,6 +57,7 @@ class HasStatistics:
 
     def _collect(self, wanted: bool) -> None:
         kept = self.__dict__
+        kept["called"] = False
         if wanted:
             for name in self.recorded:
                 kept.setdefault(name, math.nan)

@@ -87,6 +87,8 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
             with torch.no_grad():
                 alpha = self.margin(*batch.seen().arguments)
         value = self._in_host_unit(alpha, batch)
+        if batch.empty:
+            self.forget()
         with exchanged(self.miner, self.exchange.values(self.miner, value)) as miner:
             output = miner(batch.embeddings, batch.labels, batch.ref_emb, batch.ref_labels)
         for name in COUNTS & vars(miner).keys():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import csv
-import pickle
-import zipfile
+import re
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -15,13 +15,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..messages import problem
+from ..messages import is_problem, problem
 
 Array = NDArray[Any]
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".csv", ".parquet", ".txt")
 EMBEDDINGS = ("embeddings", "embedding", "features", "x")
 LABELS = ("labels", "label", "targets", "target", "class", "classes", "y")
 """Names of arrays and columns, in the order in which they are looked for; case does not matter."""
+INDEX = re.compile(r"(unnamed: 0(\.\d+)?)?|__index_level_\d+__")
+"""Names that pandas gives to the column of row numbers, in small letters."""
 
 
 def read_embeddings(path: str | Path, labels: str | Path | None = None) -> tuple[Tensor, Tensor]:
@@ -32,10 +34,11 @@ def read_embeddings(path: str | Path, labels: str | Path | None = None) -> tuple
       pair. ``.pt`` is read with ``torch.load(weights_only=True)``, and no pickled object is read from any file.
     - ``.csv``, ``.parquet``: a row per sample, a column per feature, and a column ``label`` (``labels``, ``class``,
       ``target``, …). In ``.parquet`` the embeddings can also be one column of lists. A ``.csv`` without a header has
-      its labels in the last column, unless they are in a file of their own.
+      its labels in the last column, unless they are in a file of their own. The index of a pandas table is left out,
+      with a warning.
     - ``.txt``, and a ``.csv`` of one column, for labels alone: one per line.
 
-    Labels can be numbers or names; names are numbered in alphabetical order.
+    Labels can be whole numbers, which stay exact, or names, which are numbered in alphabetical order.
 
     Args:
         path: of the embeddings.
@@ -45,7 +48,8 @@ def read_embeddings(path: str | Path, labels: str | Path | None = None) -> tuple
         Embeddings ``(N, D)``, float32 (float64 if they are stored so), and int64 labels ``(N,)``.
 
     Raises:
-        ValueError: an unknown kind of file, content that cannot be read, no matrix, no labels, other lengths.
+        ValueError: an unknown kind of file, content that cannot be read, no matrix, no labels, other lengths; labels
+            that are missing, not whole, not finite, or too large to be exact in their dtype.
         ImportError: ``.parquet`` without pyarrow.
         FileNotFoundError: a file is not there.
 
@@ -80,14 +84,26 @@ def read_embeddings(path: str | Path, labels: str | Path | None = None) -> tuple
 
 
 def _numbered(labels: Array) -> Tensor:
-    if labels.dtype.kind in "iub":
-        return torch.from_numpy(labels.astype(np.int64))
+    """Labels as int64: whole numbers as they are, anything else numbered in its order."""
+    expected = "whole numbers or names"
     if labels.dtype.kind == "f":
-        if not np.isfinite(labels).all() or (labels != np.trunc(labels)).any():
-            got = f"such as {labels[~(labels == np.trunc(labels))][0]}"
+        exact = 2 / np.finfo(labels.dtype).eps  # the first number whose neighbour is not in the dtype
+        wrong = ~np.isfinite(labels) | (labels != np.trunc(labels))
+        if wrong.any():
+            got = f"such as {labels[wrong][0]}"
             remedy = "group continuous targets first, with OtsuGrouper for instance"
-            raise ValueError(problem("LABELS", "whole numbers or names", got, remedy))
+            raise ValueError(problem("LABELS", expected, got, remedy))
+        if (np.abs(labels) >= exact).any():
+            got = f"{labels[np.abs(labels) >= exact][0]:.0f}, where {labels.dtype} skips numbers"
+            raise ValueError(problem("LABELS", expected, got, "store them as int64, or as text"))
+    elif labels.dtype == np.uint64 and (labels >= 2**63).any():
+        labels = labels.astype(str)
+    if labels.dtype.kind in "iubf":
         return torch.from_numpy(labels.astype(np.int64))
+    missing = [i for i, label in enumerate(labels.tolist()) if label is None or label == ""]
+    if missing:
+        got = f"none in row {missing[0]}, counted from 0"
+        raise ValueError(problem("LABELS", "one for each row", got, "leave out rows without a label"))
     return torch.from_numpy(np.unique(labels.astype(str), return_inverse=True)[1].astype(np.int64))
 
 
@@ -111,9 +127,9 @@ def _read(path: Path, want_labels: bool) -> tuple[Array | None, Array | None]:
         stored = np.load(path, allow_pickle=False)
         with stored if ending == ".npz" else _Nothing():
             return _chosen(dict(stored) if ending == ".npz" else stored)
-    except ImportError:
-        raise
-    except (ValueError, OSError, EOFError, RuntimeError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except Exception as error:  # for damaged files numpy and torch raise a dozen kinds
+        if is_problem(error):
+            raise
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
         remedy = "save arrays or tensors of numbers again, without other objects"
         raise ValueError(problem(path.name, f"a readable {ending} file", f"an error ({why})", remedy)) from error
@@ -163,15 +179,24 @@ def _csv(path: Path, want_labels: bool) -> tuple[Array | None, Array | None]:
     if len(names) == 1:
         header, at = names[0] in LABELS, 0 if want_labels else None
     else:
-        header = any(name in LABELS for name in names) or not all(map(_is_number, first[:-1]))
-        at = _position(names) if header else len(names) - 1 if want_labels or not _is_number(first[-1]) else None
+        named = any(name in LABELS for name in names) or not all(map(_is_number, first[:-1]))
+        header = named or (len(names) > 2 and names == [str(i) for i in range(len(names))])  # numbered by pandas
+        at = _position(names) if named else len(names) - 1 if want_labels or not _is_number(first[-1]) else None
     columns = [i for i in range(len(names)) if i != at]
+    if header and columns[:1] == [0] and INDEX.fullmatch(names[0]):
+        _say_left_out(path, first[:1])
+        columns = columns[1:]
     how: dict[str, Any] = {"delimiter": ",", "quotechar": '"', "comments": None, "encoding": "utf-8-sig", "ndmin": 2}
     how["skiprows"] = int(header)
     matrix = np.loadtxt(path, dtype=np.float32, usecols=columns, **how) if columns else None
     if at is None:
         return matrix, None
     return matrix, _narrowed(np.loadtxt(path, dtype=str, usecols=[at], **how)[:, 0])
+
+
+def _say_left_out(path: Path, names: list[str]) -> None:
+    said = f"{path.name}: left out {', '.join(map(repr, names))}, the index of a pandas table"
+    warnings.warn(said, stacklevel=5)  # where read_embeddings is called
 
 
 def _position(names: list[str]) -> int | None:
@@ -183,40 +208,59 @@ def _is_number(text: str) -> bool:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text  # Python reads 1_0 as 10
 
 
 def _narrowed(texts: Array) -> Array:
-    """Numbers, if all lines are numbers; without empty lines at the end."""
+    """Numbers, if all lines are numbers, and exact if they are whole; without empty lines at the end."""
     texts = np.char.strip(texts)
     filled = np.flatnonzero(texts != "")
     texts = texts[: filled[-1] + 1 if len(filled) else 0]
-    return texts.astype(np.float64) if len(texts) and all(map(_is_number, texts)) else texts
+    if not len(texts) or not all(map(_is_number, texts)):
+        return texts
+    try:
+        return texts.astype(np.int64)
+    except (ValueError, OverflowError):  # not whole, or too large
+        whole = all(text.lstrip("+-").isdigit() for text in texts.tolist())
+        return texts if whole else texts.astype(np.float64)
 
 
 def _parquet(path: Path) -> tuple[Array | None, Array | None]:
     try:
         pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
+        lengths_of = import_module("pyarrow.compute").list_value_length
     except ImportError as error:
         raise ImportError("a .parquet file needs pyarrow: pip install pyarrow, or save an .npz file") from error
     read = pq.read_table(path)
     names = [name.lower() for name in read.column_names]
+    types = read.schema.types
     at = _position(names)
-    labels = None if at is None else np.array(read.column(at).to_pylist())
-    lists = [i for i in range(len(names)) if i != at and pa.types.is_nested(read.schema.types[i])]
+    labels = None
+    if at is not None:
+        plain = pa.types.is_integer(types[at]) and not read.column(at).null_count  # others as Python has them
+        labels = read.column(at).to_numpy() if plain else np.array(read.column(at).to_pylist())
+    kinds = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
+    lists = [i for i, kind in enumerate(types) if i != at and any(is_kind(kind) for is_kind in kinds)]
     if lists:
         chosen = next((i for i in lists if names[i] in EMBEDDINGS), lists[0])
         column = read.column(chosen).combine_chunks()
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        if len(column) == 0 or len(flat) % len(column) or len(set(map(len, column.to_pylist()[:1000]))) > 1:
-            raise ValueError("its lists differ in length")
-        rows: Array = flat.reshape(len(column), -1)
+        _check_lengths(f"{path.name}, column {read.column_names[chosen]!r}", lengths_of(column).to_pylist())
+        rows: Array = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), -1)
         return rows, labels
     numeric = [
-        i
-        for i in range(len(names))
-        if i != at and (pa.types.is_floating(t := read.schema.types[i]) or pa.types.is_integer(t))
+        i for i, kind in enumerate(types) if i != at and (pa.types.is_floating(kind) or pa.types.is_integer(kind))
     ]
-    if not numeric:
-        return None, labels
-    return np.stack([read.column(i).to_numpy() for i in numeric], axis=1), labels
+    stored = (read.schema.pandas_metadata or {}).get("index_columns", ())
+    index = [i for i in numeric if read.column_names[i] in stored or INDEX.fullmatch(names[i])]
+    if index:
+        _say_left_out(path, [read.column_names[i] for i in index])
+    features = [read.column(i).to_numpy() for i in numeric if i not in index]
+    return np.stack(features, axis=1) if features else None, labels
+
+
+def _check_lengths(column: str, lengths: list[int | None]) -> None:
+    odd = next((i for i, length in enumerate(lengths) if not length or length != lengths[0]), None)
+    if odd is not None:
+        got = f"{lengths[odd] or 'no'} in row {odd}, counted from 0"
+        remedy = "leave out rows whose embedding is missing or cut off"
+        raise ValueError(problem(column, f"lists of one length ({lengths[0] or 'at least 1'})", got, remedy))

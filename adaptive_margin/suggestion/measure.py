@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 from ..functional import neighbourhood_impurity
-from ..functional.checks import at_least_float32, check_labels, check_number
+from ..functional.checks import at_least_float32, check_labels, check_number, check_whole
 from ..functional.groups import group_index, more_labels_than
 from ..losses import AdaptiveMarginLoss
 from ..losses.batch import Batch, as_classes, check_embeddings
@@ -105,9 +106,9 @@ def suggest(
         ("batch_size", batch_size, 4),
         ("samples_per_class", samples_per_class, 2),
         ("batches", batches, 1),
+        ("seed", seed, 0),
     ):
-        if value < least:
-            raise ValueError(problem(name, f"at least {least}", value, "leave it out for the default"))
+        check_whole(name, value, least)
     with torch.random.fork_rng(devices=[]):  # class weights are drawn when a loss is built
         hosts = {name: _build(name) for name in LOSSES}
     defaults = {name: _own(host, LOSSES[name]) for name, host in hosts.items() if _has_default(name, LOSSES[name])}
@@ -341,7 +342,9 @@ def _active(host: Any, swap: Swap, margin: float, parts: Sequence[tuple[Tensor, 
     """Kind of terms → share of them above 0, if the loss has a hinge for each pair or triplet and this margin in it."""
     if not swap.elementwise:
         return {}
-    loss = AdaptiveMarginLoss(host, margin)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the host's own margin is not used
+        loss = AdaptiveMarginLoss(host, margin)
     active: dict[str, int] = {}
     total: dict[str, int] = {}
     for x, labels in parts:

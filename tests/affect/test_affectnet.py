@@ -131,6 +131,18 @@ def test_other_columns_are_refused(tmp_path):
         load_affectnet_2017(tmp_path, "train")
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_lines_are_those_of_the_file_where_a_field_spans_several(tmp_path, header):
+    export_affectnet_2017(tmp_path, samples(4))
+    path = tmp_path / "Manually_Annotated_file_lists" / "training.csv"
+    lines = [line.split(",") for line in path.read_text().splitlines()]
+    lines[1][5] = '"' + lines[1][5].replace(";", ";\n", 2) + '"'  # landmarks, on three lines
+    lines[3][6] = "happy"
+    path.write_text("\n".join(",".join(cells) for cells in lines[0 if header else 1 :]))
+    with pytest.raises(UnreadableError, match=rf"training\.csv line {6 if header else 5}: expression 'happy'"):
+        load_affectnet_2017(tmp_path, "train")
+
+
 def test_a_list_cut_short_is_unreadable_in_its_last_row(tmp_path):
     export_affectnet_2017(tmp_path, samples(3))
     path = tmp_path / "Manually_Annotated_file_lists" / "training.csv"

@@ -90,6 +90,9 @@ def test_embedded_presets_need_no_root() -> None:
         ({"repulsion": float("nan")}, "repulsion must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"split_seed": -1}, "split_seed must be at least 0"),
+        ({"person_scale": True}, "person_norm, with person_scale, must be on, got off"),
+        ({"shuffle_people": True}, "shuffle_people must be off where no option uses people, got on"),
+        ({"shuffle_people": True, "term": "label-distance"}, "shuffle_people must be off where no option uses people"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:

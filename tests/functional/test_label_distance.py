@@ -85,3 +85,53 @@ def test_one_number_or_several_a_row() -> None:
     y = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     assert label_distance_margin(y, 0.5).tolist() == [[0, 2.5], [2.5, 0]]
     assert torch.equal(label_distance_margin(y[:, 0]), label_distance_margin(y[:, :1]))
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64, torch.bool])
+def test_whole_numbers_of_any_dtype(dtype: torch.dtype) -> None:
+    y = torch.tensor([1, 0, 0]) if dtype == torch.bool else torch.tensor([200, 0, 3])
+    found = label_distance_margin(y.to(dtype), 0.5)
+    assert torch.equal(found, label_distance_margin(y.float(), 0.5))
+    assert torch.equal(label_distance_margin(y.to(dtype), 1.0, torch.tensor([0.25])), (y.float() - 0.25).abs()[:, None])
+
+
+def test_large_whole_numbers_keep_their_differences() -> None:
+    y = torch.tensor([1_700_000_001, 1_700_000_000])  # seconds; float32 has one number for both
+    assert label_distance_margin(y)[0, 1] == 1
+
+
+def test_labels_get_no_gradient() -> None:
+    z, y = _rows()
+    label_distance_loss(z.requires_grad_(), y.requires_grad_()).backward()
+    assert z.grad is not None
+    assert y.grad is None
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("argument", ["labels", "ref_labels", "scale", "attraction", "slack"])
+def test_what_is_not_finite_is_named(argument: str, value: float) -> None:
+    y = torch.tensor([0.0, value, 1.0])
+    calls = {
+        "labels": lambda: label_distance_loss(torch.zeros(3, 2), y),
+        "ref_labels": lambda: label_distance_margin(torch.zeros(3), 1.0, y),
+    }
+    option = lambda: label_distance_loss(torch.zeros(3, 2), torch.zeros(3), **{argument: value})  # noqa: E731
+    with pytest.raises(ValueError, match=f"{argument} must be .*finite.*got"):
+        calls.get(argument, option)()
+
+
+def test_wrong_types_are_named() -> None:
+    z, y = torch.zeros(3, 2), torch.zeros(3)
+    with pytest.raises(TypeError, match=r"labels must be a torch\.Tensor, got list; convert it with torch\.as_tensor"):
+        label_distance_loss(z, [0.0, 1.0, 2.0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"ref_labels must be a torch\.Tensor, got list"):
+        label_distance_margin(y, 1.0, [0.0])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="labels must be real numbers, got torch"):
+        label_distance_margin(y.to(torch.complex64))
+    with pytest.raises(ValueError, match=r"labels must be of shape \(N,\) or \(N, L\), got \(3, 0\)"):
+        label_distance_margin(torch.zeros(3, 0))
+    with pytest.raises(TypeError, match="scale must be a number, got '2'"):
+        label_distance_margin(y, "2")  # type: ignore[arg-type]

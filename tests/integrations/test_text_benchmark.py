@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -53,3 +55,43 @@ def test_constants_are_tuned_and_seeds_are_those_that_all_arms_have(
     assert lines["| MultipleNegativesRankingLoss"].endswith("| worse |")
     assert lines["| TripletLoss, tuned margin 0.2"].endswith("| no difference seen |")
     assert "mean ± sd of 4 seeds" in printed
+
+
+class Pool:
+    """In this process; stops as a killed run does."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def imap_unordered(self, work: Any, runs: list[Any]) -> Any:
+        return map(work, runs)
+
+
+def test_a_header_goes_with_new_rows_alone(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, trained = tmp_path / "names.jsonl", []
+
+    def train(run: Any) -> dict[str, Any]:
+        if len(trained) in stops:
+            raise KeyboardInterrupt
+        trained.append(run.key)
+        return row(run, 0.5)
+
+    monkeypatch.setattr(benchmark, "train", train)
+    monkeypatch.setattr(benchmark, "version", lambda name: "1.0")
+    monkeypatch.setattr(benchmark.multiprocessing, "get_context", lambda _: SimpleNamespace(Pool=Pool))
+    for stops in ({0}, {3}, set()):  # before the first row, in between, and to the end
+        with pytest.raises(KeyboardInterrupt) if stops else nullcontext():
+            benchmark.main(["--results", str(file)])
+    heads = ["versions" in json.loads(line) for line in file.read_text().splitlines()]
+    assert heads == [True, False, False, False, True] + [False] * (len(trained) - 3)
+    assert len(set(trained)) == len(trained)
+    done = file.read_bytes()
+    assert benchmark.main(["--results", str(file)]) == 0
+    assert file.read_bytes() == done
+    assert "nothing to do" in capsys.readouterr().out

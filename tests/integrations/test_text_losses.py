@@ -56,6 +56,17 @@ def texts(*rows: list[int]) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": (ids > 0).long()}
 
 
+def test_a_margin_that_was_set_in_vain_is_a_warning_where_the_loss_is_built(recwarn: pytest.WarningsRecorder) -> None:
+    AdaptiveTripletLoss(Known(), losses.TripletMarginLoss(margin=0.3))
+    (said,) = recwarn
+    assert str(said.message).startswith("TripletMarginLoss: its margin=0.3 is not used")
+    assert said.filename == __file__
+    recwarn.clear()
+    for build in (AdaptivePairLoss, AdaptiveTripletLoss, AdaptiveLabelLoss):
+        build(Known())
+    assert len(recwarn) == 0
+
+
 def columns(count: int, seed: int = 0) -> list[dict[str, Tensor]]:
     x = torch.randn(count, ROWS, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return [{"x": each.requires_grad_()} for each in x]

@@ -514,7 +514,7 @@ def test_the_hosts_trainer_logs_the_margin(tmp_path: Path, granularity: Any) -> 
             assert current == pytest.approx(margin["alpha"] ** 0.5)
             assert 0 < current < 2
         else:  # of the mined negatives: a batch can have none
-            assert 0 <= current < 2
+            assert math.isnan(current) or 0 <= current < 2
         assert float(of_wrapped[step]["neg_margin"]) == 1  # its own, which it has back
         assert 0 < float(of_miner[step]["current_margin"]) < 2
     assert len({row["alpha"] for row in of_margin}) == 3  # every batch has its own

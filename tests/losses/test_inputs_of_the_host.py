@@ -11,7 +11,15 @@ from pytorch_metric_learning import losses
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
-from adaptive_margin import AdaptiveMarginLoss, ContrastiveVDMLoss
+from adaptive_margin import (
+    AdaptiveMargin,
+    AdaptiveMarginLoss,
+    ContrastiveVDMLoss,
+    KMeansGrouper,
+    LabelDistanceLoss,
+    OtsuGrouper,
+    TiledDistanceWeightedMiner,
+)
 
 from .cases import HOSTS, assert_identical, batch, call
 
@@ -130,3 +138,94 @@ def test_what_only_the_stock_loss_accepts() -> None:
         assert isinstance(stock(*arguments), Tensor)
         with pytest.raises(kind, match=says):
             ours(*arguments)
+
+
+# --- what no host can take is named ------------------------------------------------------------------------------
+
+
+TAKERS = {
+    "loss": lambda: AdaptiveMarginLoss(losses.TripletMarginLoss()),
+    "tiled": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss()),
+    "constant": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss(), 0.3),
+    "proxies": lambda: AdaptiveMarginLoss(losses.ArcFaceLoss(8, 16)),
+    "vdm": ContrastiveVDMLoss,
+    "vdm of one class": lambda: ContrastiveVDMLoss(compact_label=1),
+    "label distance": LabelDistanceLoss,
+    "margin": AdaptiveMargin,
+}
+ONE = torch.tensor([1])
+
+
+@pytest.mark.parametrize("taker", TAKERS)
+@pytest.mark.parametrize(
+    ("wrong", "error", "said"),
+    [
+        (lambda x: x.to("meta"), ValueError, "must be on a device with values, got meta; make the batch on the CPU"),
+        (lambda x: x.to_sparse(), TypeError, r"must be dense, got torch\.sparse_coo; convert it with .*to_dense\(\)"),
+        (lambda x: x.to(torch.float8_e4m3fn), TypeError, "must be float16, bfloat16, float32 or float64, got .*float8"),
+    ],
+)
+def test_embeddings_without_values_to_compute_with(taker: str, wrong: Any, error: type[Exception], said: str) -> None:
+    rows, labels = batch()
+    with pytest.raises(error, match=f"embeddings {said}"):
+        TAKERS[taker]()(wrong(rows.detach()), labels)
+    if taker != "proxies":
+        with pytest.raises(error, match=f"ref_emb {said}"):
+            TAKERS[taker]()(rows, labels, None, wrong(rows.detach()), labels)
+    if wrong(torch.ones(1)).device.type == "meta":
+        with pytest.raises(error, match=f"labels {said}"):
+            TAKERS[taker]()(rows, wrong(labels))
+
+
+@pytest.mark.parametrize("taker", sorted(TAKERS.keys() - {"margin"}))  # it looks at anchors and negatives alone
+@pytest.mark.parametrize("place", range(3))
+@pytest.mark.parametrize("index", [torch.tensor([1, 12]), torch.tensor([-1, 0]), ONE.bool(), ONE.byte(), ONE.float()])
+def test_indices_that_are_none_are_named(taker: str, place: int, index: torch.Tensor) -> None:
+    """A bool or a byte would be a mask, a negative one the row from the end; the host looks at no tuple of one pair."""
+    given = [torch.zeros(len(index), dtype=torch.int64)] * 3
+    given[place] = index
+    name = ("anchors", "positives", "negatives")[place]
+    with pytest.raises((ValueError, TypeError), match=rf"indices_tuple's {name} must be (in \[0, 12\)|a one)"):
+        TAKERS[taker]()(*batch(), tuple(given))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+@pytest.mark.parametrize("taker", ["loss", "tiled", "constant", "vdm", "label distance"])
+def test_references_of_another_dtype(taker: str, dtype: torch.dtype) -> None:
+    (rows, labels), (others, other_labels) = batch(), batch(9, seed=1)
+    others = others.detach().to(dtype)
+    found = TAKERS[taker]()(rows, labels, None, others, other_labels)
+    same = TAKERS[taker]()(rows.double(), labels, None, others.double(), other_labels)
+    assert found.item() == pytest.approx(same.item(), rel=1e-4)
+    (gradient,) = torch.autograd.grad(found, rows)
+    assert gradient.dtype == rows.dtype
+
+
+@pytest.mark.parametrize("label", ["a", 1.5, [1], float("nan")])
+@pytest.mark.parametrize("name", ["compact_label", "ignore_label"])
+def test_a_label_that_no_row_can_have(name: str, label: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=f"{name} must be a whole number or None"):
+        ContrastiveVDMLoss(**{name: label})
+
+
+@pytest.mark.parametrize("name", ["repulsion", "regularizer_weight", "penalty"])
+def test_a_weight_that_is_no_number(name: str) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be a number of at least 0, got '1'"):
+        ContrastiveVDMLoss(**{name: "1"})
+
+
+def test_other_options_that_are_no_numbers() -> None:
+    with pytest.raises(TypeError, match="max_radius must be a positive number or None, got '1'"):
+        OtsuGrouper(max_radius="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="cutoff must be a number, got '1'"):
+        TiledDistanceWeightedMiner(cutoff="1")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="nonzero_loss_cutoff must be a number, or None, got '1'"):
+        TiledDistanceWeightedMiner(nonzero_loss_cutoff="1")  # type: ignore[arg-type]
+
+
+def test_labels_whose_squares_overflow_are_named() -> None:
+    av = batch()[0].detach().double()
+    for grouper in (OtsuGrouper(), KMeansGrouper()):
+        assert torch.equal(grouper(av * 1e100), grouper(av))
+        with pytest.raises(ValueError, match=r"av must be below .* in magnitude, or sums of squares overflow"):
+            grouper(av * 1e300)  # all lengths were infinite, and all groups one

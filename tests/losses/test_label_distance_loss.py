@@ -90,3 +90,51 @@ def test_half_precision_and_print() -> None:
     found = LabelDistanceLoss()(z.bfloat16(), y.bfloat16())
     assert_close(found.double(), LabelDistanceLoss()(z, y), rtol=3e-2, atol=3e-2)
     assert "scale=2.0" in repr(LabelDistanceLoss(scale=2.0))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"labels": [0.0] * 9}, TypeError, r"labels must be a torch\.Tensor, got list"),
+        ({"labels": torch.full((9,), NAN)}, ValueError, "labels must be finite"),
+        ({"labels": torch.zeros(8)}, ValueError, r"labels must be as many as embeddings \(9\), got 8"),
+        ({"labels": None}, ValueError, "labels must be one for each of 9 rows, got None"),
+        ({"embeddings": torch.full((9, 4), NAN)}, ValueError, "embeddings must be finite"),
+        ({"embeddings": [[0.0] * 4] * 9}, TypeError, r"embeddings must be a torch\.Tensor, got list"),
+        ({"ref_emb": torch.zeros(5, 3), "ref_labels": torch.zeros(5, 2)}, ValueError, "ref_emb must be of the 5 feat"),
+        ({"ref_emb": torch.zeros(5, 5)}, ValueError, "ref_labels must be one for each of 5 rows, got None"),
+        (
+            {"ref_emb": torch.zeros(5, 5), "ref_labels": torch.zeros(4, 2)},
+            ValueError,
+            r"as ref_emb \(5\), got 4",
+        ),
+        ({"ref_emb": torch.zeros(5, 5), "ref_labels": [0.0] * 5}, TypeError, r"ref_labels must be a torch\.Tensor"),
+        ({"indices_tuple": (torch.tensor([0]),) * 2}, ValueError, "indices_tuple must be triplets"),
+        (
+            {"indices_tuple": (torch.tensor([0]), torch.tensor([1]), torch.tensor([9]))},
+            ValueError,
+            r"in \[0, 9\)",
+        ),
+    ],
+)
+def test_bad_input_is_named(changes: dict[str, object], error: type[Exception], said: str) -> None:
+    embeddings, labels = _batch()
+    given = {"embeddings": embeddings, "labels": labels, **changes}
+    with pytest.raises(error, match=said):
+        LabelDistanceLoss()(**given)
+
+
+@pytest.mark.parametrize("scale", [NAN, float("inf"), 0.0, -1.0])
+def test_a_scale_out_of_range_is_named(scale: float) -> None:
+    with pytest.raises(ValueError, match="scale must be above 0 and finite"):
+        LabelDistanceLoss(scale)
+
+
+def test_an_index_tuple_of_lists_as_in_the_stock_losses() -> None:
+    embeddings, labels = _batch()
+    tensors = (torch.tensor([0, 1]), torch.tensor([2, 3]), torch.tensor([4, 5]))
+    lists = tuple(index.tolist() for index in tensors)
+    assert LabelDistanceLoss()(embeddings, labels, lists) == LabelDistanceLoss()(embeddings, labels, tensors)

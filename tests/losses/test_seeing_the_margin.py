@@ -228,6 +228,14 @@ def test_it_is_said_once_where_the_loss_is_built_and_not_by_copies() -> None:
         AdaptiveMarginMiner(miners.TripletMarginMiner(margin=0.3))
 
 
+def test_a_module_of_any_name_is_told() -> None:
+    """Plugins of their own can be called what they like."""
+    code = "from adaptive_margin import AdaptiveMarginLoss\nloss = AdaptiveMarginLoss(host)"
+    for name in ("adaptive_margin.of_mine", "adaptive_margin_of_mine", "__main__"):
+        space = {"__name__": name, "host": losses.TripletMarginLoss(margin=0.3)}
+        assert len(warned(lambda space=space: exec(code, space))) == 1
+
+
 def test_a_subclass_has_the_defaults_of_its_own() -> None:
     class Wider(losses.TripletMarginLoss):
         def __init__(self, margin: float = 0.3, **kwargs: Any) -> None:

@@ -289,7 +289,8 @@ def test_statistics() -> None:
     assert "current_margin" in miner._record_these_stats
     with pytest.raises(ValueError, match="embeddings must be finite"):
         miner(embeddings * math.nan, labels)
-    assert (miner.current_margin, miner.num_pos_pairs) == (0, 0)  # the host's way: reset before each call
+    assert math.isnan(miner.current_margin)
+    assert miner.num_pos_pairs == 0  # the host's way: reset before each call
 
 
 def test_as_a_module() -> None:
@@ -365,7 +366,7 @@ def test_few_samples_and_coinciding_samples(name: str) -> None:
         ):
             miner = AdaptiveMarginMiner(build(), margin, collect_stats=True)
             mined = miner(embeddings, labels)
-            assert math.isfinite(miner.current_margin)
+            assert math.isfinite(miner.current_margin) is (len(embeddings) > 0)
             assert len(mined[0]) == 0 or len(set(labels.tolist())) == 1  # there are no triplets; pairs of one class
         for embeddings in (Z[:1].repeat(12, 1), Z * 0):
             mined = AdaptiveMarginMiner(build(), margin)(embeddings, Y)
@@ -392,7 +393,7 @@ def test_indices_are_right_or_the_input_is_refused(
     except ValueError as error:
         refusal = str(error)
     else:
-        assert math.isfinite(miner.current_margin)
+        assert rows == 0 or math.isfinite(miner.current_margin)
         anchors, negatives = mined[-2 if len(mined) == 4 else 0], mined[-1]
         assert (labels[mined[0]] == labels[mined[1]]).all()
         assert (mined[0] != mined[1]).all()

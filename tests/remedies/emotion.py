@@ -542,6 +542,23 @@ CASES = [
         lambda: people_of(config_of(), strangers(), World()) is None,
     ),
     follow(
+        "pass person_norm, too, or leave person_scale out",
+        lambda: config(person_scale=True),
+        lambda: config(person_scale=True, person_norm=True),
+        lambda: config(),
+    ),
+    follow(
+        "leave it out, or pass cross_person, person_norm, per_person or a term that does: grl, uniform-id, elim",
+        lambda: config(shuffle_people=True),
+        lambda: config(),
+        lambda: config(shuffle_people=True, cross_person=True),
+        lambda: config(shuffle_people=True, person_norm=True),
+        lambda: config(shuffle_people=True, per_person=4),
+        lambda: config(shuffle_people=True, term="grl"),
+        lambda: config(shuffle_people=True, term="uniform-id"),
+        lambda: config(shuffle_people=True, term="elim"),
+    ),
+    follow(
         "train person_norm and elim with one process",
         lambda: people_of(config_of(person_norm=True), strangers(known=True), World(rank=0, size=2)),
         lambda: len(people_of(config_of(person_norm=True), strangers(known=True), World())) == 4,

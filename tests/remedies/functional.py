@@ -442,12 +442,43 @@ CASES = [
         lambda: RemainingRule(anchors=0),
         lambda: RemainingRule(anchors=1024).anchors == 1024,
     ),
+    # checks.py
+    follow(
+        "use embeddings.float() to compute in float32",
+        lambda: AdaptiveMargin()(X.to(torch.float8_e4m3fn), Y),
+        lambda: AdaptiveMargin()(X.to(torch.float8_e4m3fn).float(), Y) >= 0,
+    ),
+    follow(
+        "scale the labels",
+        lambda: OtsuGrouper()(AFFECT.double() * 1e300),
+        lambda: OtsuGrouper()(AFFECT.double() * 1e100).shape == (5,),
+    ),
+    follow(
+        "convert it with embeddings.to_dense()",
+        lambda: AdaptiveMargin()(X.to_sparse(), Y),
+        lambda: AdaptiveMargin()(X.to_sparse().to_dense(), Y) >= 0,
+    ),
+    follow(
+        "make the batch on the CPU or a GPU",
+        lambda: AdaptiveMargin()(X.to("meta"), Y),
+        lambda: AdaptiveMargin()(X.cpu(), Y) >= 0,
+    ),
     # label_distance.py
     follow(
         "pass one number per row, or a row of several",
         lambda: F.label_distance_margin(torch.zeros(2, 2, 2)),
         lambda: F.label_distance_margin(torch.zeros(2)).shape == (2, 2),
         lambda: F.label_distance_margin(torch.zeros(2, 3)).shape == (2, 2),
+    ),
+    follow(
+        "convert it with torch.as_tensor",
+        lambda: F.label_distance_margin([0.0, 1.0]),
+        lambda: F.label_distance_margin(torch.as_tensor([0.0, 1.0])).shape == (2, 2),
+    ),
+    follow(
+        "pass its real and imaginary part as columns",
+        lambda: F.label_distance_margin(torch.zeros(2, dtype=torch.complex64)),
+        lambda: F.label_distance_margin(torch.view_as_real(torch.zeros(2, dtype=torch.complex64))).shape == (2, 2),
     ),
     follow(
         "1 makes distances of embeddings those of labels",

@@ -284,7 +284,7 @@ CASES = [
     ),
     follow(
         "pass the labels of ref_emb",
-        lambda: ContrastiveVDMLoss()(X, Y, TRIPLETS, REF),
+        lambda: ContrastiveVDMLoss()(X, Y, tuple(index % len(REF) for index in TRIPLETS), REF),
         lambda: ok(ContrastiveVDMLoss(), X, Y, None, REF, REF_Y),
     ),
     # swap.py
@@ -426,6 +426,12 @@ CASES = [
         "None makes one for each positive",
         lambda: TiledDistanceWeightedMiner(triplets_per_anchor=0),
         lambda: mined(TiledDistanceWeightedMiner(triplets_per_anchor=None)),
+    ),
+    # contrastive_vdm_loss.py
+    follow(
+        "pass one of the labels",
+        lambda: ContrastiveVDMLoss(compact_label=0.5),
+        lambda: ContrastiveVDMLoss(compact_label=1).compact_label == 1,
     ),
     # label_distance_loss.py
     follow(

@@ -11,6 +11,7 @@ import torch
 from adaptive_margin import suggest
 from adaptive_margin.command import main
 from adaptive_margin.suggestion import read_embeddings
+from adaptive_margin.suggestion.files import _check_lengths
 
 from .following import follow
 
@@ -77,6 +78,12 @@ CASES = [
         lambda folder: command(folder, "--margin", "0.5", "--loss", "ContrastiveLoss"),
     ),
     follow(
+        "pass another, or --overwrite to replace it",
+        lambda folder: command(folder, "--json", str(folder / "a.npz")),
+        lambda folder: command(folder, "--json", str(folder / "b.json")),
+        lambda folder: command(folder, "--json", str(folder / "a.npz"), "--overwrite"),
+    ),
+    follow(
         "store one row per sample, and name it 'embeddings' if there are several",
         lambda folder: stored(folder, embeddings=None, one=X, two=X),
         lambda folder: stored(folder, other=X),
@@ -102,6 +109,22 @@ CASES = [
         "save it with numpy.savez(FILE, embeddings=…, labels=…)",
         lambda folder: stored(folder, ending="h5"),
         lambda folder: stored(folder, ending="npz"),
+    ),
+    follow(
+        "store them as int64, or as text",
+        lambda folder: stored(folder, labels=Y.numpy() + 2.0**60),
+        lambda folder: stored(folder, labels=Y.numpy() + 2**60),
+        lambda folder: stored(folder, labels=(Y.numpy() + 2**60).astype(str)),
+    ),
+    follow(
+        "leave out rows whose embedding is missing or cut off",
+        lambda: _check_lengths("column", [4, 4, None, 4, 3]),
+        lambda: _check_lengths("column", [4, 4, 4]) is None,
+    ),
+    follow(
+        "leave out rows without a label",
+        lambda folder: stored(folder, labels=np.array(["a", ""] * 12)),
+        lambda folder: stored(folder, labels=np.array(["a"] * 12 + ["b"] * 12)),
     ),
     follow("save arrays or tensors of numbers again, without other objects", spoilt, stored),
 ]

@@ -36,7 +36,33 @@ def test_terminal_page_and_json(file: Path, capsys: pytest.CaptureFixture[str]) 
     assert "Left out" not in html
     assert all(html.count(f">{rule}<") >= 5 for rule in ("remaining", "attainable", "hoeffding"))  # tables and charts
     assert "class='scroll'" in html
-    assert main([*words, "--html", str(page)]) == 0  # an earlier report gives way
+    assert main([*words, "--html", str(page), "--json", str(figures)]) == 0  # earlier ones give way
+
+
+def test_json_on_standard_output_is_nothing_but_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = file.with_name("page.html")
+    assert main(["suggest", str(file), "--json", "-", "--html", str(page)]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out, parse_constant=pytest.fail)["classes"] == 6
+    assert printed.err == f"wrote {page}\n"
+    assert not Path("-").exists()
+
+
+@pytest.mark.parametrize("content", ["notes", "[1, 2]", "3", '{"rows": 3}', "\udcff"])
+def test_json_replaces_no_file_of_others(
+    file: Path, content: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = file.with_name("figures.json")
+    path.write_text(content, errors="surrogateescape")
+    kept = path.read_bytes()
+    monkeypatch.setattr("adaptive_margin.suggestion.suggest", pytest.fail)  # it is said before anything is measured
+    with pytest.raises(SystemExit):
+        main(["suggest", str(file), "--json", str(path)])
+    assert "--json must be a file that does not exist yet, or earlier figures, got" in capsys.readouterr().err
+    assert path.read_bytes() == kept
+    monkeypatch.undo()
+    assert main(["suggest", str(file), "--json", str(path), "--overwrite"]) == 0
+    assert json.loads(path.read_text(encoding="utf-8"))["rows"] == 60
 
 
 def test_labels_of_their_own(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -52,7 +78,7 @@ def test_labels_of_their_own(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--margin", "0.2"], "--loss must be given with --margin, got nothing", 2),
         (["--loss", "TripletMargin"], "the nearest: TripletMarginLoss", 2),
-        (["--batches", "0"], "batches must be at least 1, got 0", 2),
+        (["--batches", "0"], "batches must be a whole number of at least 1, got 0", 2),
         (["--html", "{folder}"], "--html must be a file, got the folder", 2),
         (["--html", "{folder}/x.npy"], "an earlier report", 2),
     ],

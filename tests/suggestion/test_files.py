@@ -104,9 +104,105 @@ def test_parquet(tmp_path: Path) -> None:
     found, labels = read_embeddings(tmp_path / "lists.parquet")
     np.testing.assert_allclose(found.numpy(), X)
     assert labels.tolist() == [1, 0, 1]
-    parquet.write_table(pa.table({"embedding": [[1.0], [1.0, 2.0]], "label": [0, 1]}), tmp_path / "ragged.parquet")
-    with pytest.raises(ValueError, match="differ in length"):
-        read_embeddings(tmp_path / "ragged.parquet")
+
+
+@pytest.mark.parametrize(("odd", "got"), [([1.0], "1"), ([], "no"), (None, "no"), ([1.0, 2.0, 3.0], "3")])
+def test_the_row_of_an_odd_list_is_named(tmp_path: Path, odd: list[float] | None, got: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    lists = [[1.0, 2.0]] * 1500 + [odd]  # beyond the first thousand
+    parquet.write_table(pa.table({"embedding": lists, "label": [0, 1, 2] * 500 + [0]}), tmp_path / "a.parquet")
+    said = rf"a\.parquet, column 'embedding' must be lists of one length \(2\), got {got} in row 1500"
+    with pytest.raises(ValueError, match=said):
+        read_embeddings(tmp_path / "a.parquet")
+
+
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "Unnamed: 0.1"])
+def test_the_index_of_a_pandas_table_is_no_feature(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(f"{name},a,b,label\n0,0.5,-1,7\n1,2,0.25,3\n2,1e-3,4,7\n")
+    with pytest.warns(UserWarning, match=rf"a\.csv: left out '{name}', the index of a pandas table"):
+        same(path)
+    path.write_text(f"{name},label\n0,7\n1,3\n2,7\n")
+    np.save(tmp_path / "x.npy", X)
+    with pytest.warns(UserWarning, match="left out"):
+        same(tmp_path / "x.npy", path)
+
+
+def test_numbered_columns_of_pandas_are_a_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("0,1,2\n0.5,-1,7\n2,0.25,3\n1e-3,4,7\n")
+    same(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("name", ["__index_level_0__", "picture"])
+def test_the_index_in_parquet_is_no_feature(tmp_path: Path, name: str) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    table = pa.table({"a": X[:, 0], "b": X[:, 1], "label": Y, name: [5, 6, 7]})
+    if name == "picture":  # an index with a name is found by what pandas writes beside the table
+        table = table.replace_schema_metadata({"pandas": '{"index_columns": ["picture"], "columns": []}'})
+    parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.warns(UserWarning, match=f"left out '{name}', the index"):
+        same(tmp_path / "a.parquet")
+
+
+LARGE = [2**53, 2**53 + 1, 2**53]  # in float64 they are one number
+
+
+@pytest.mark.parametrize("kind", ["csv", "txt", "npy", "list", "parquet"])
+def test_large_whole_numbers_stay_exact(tmp_path: Path, kind: str) -> None:
+    np.save(tmp_path / "x.npy", X)
+    path = tmp_path / f"y.{'pt' if kind == 'list' else kind}"
+    if kind in ("csv", "txt"):
+        path.write_text("".join(f"{each}\n" for each in LARGE))
+    elif kind == "npy":
+        np.save(path, np.array(LARGE))
+    elif kind == "list":
+        torch.save({"labels": LARGE}, path)
+    else:
+        pa = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pa.table({"label": LARGE}), path)
+    same(tmp_path / "x.npy", path, LARGE)
+
+
+def test_numbers_beyond_int64_are_names(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    (tmp_path / "y.txt").write_text(f"{2**64 + 1}\n{2**64}\n{2**64 + 1}\n")
+    same(tmp_path / "x.npy", tmp_path / "y.txt", [1, 0, 1])
+    np.save(tmp_path / "y.npy", np.array([2**63 + 1, 2**63, 2**63 + 1], dtype=np.uint64))
+    same(tmp_path / "x.npy", tmp_path / "y.npy", [1, 0, 1])
+    (tmp_path / "y.txt").write_text("1_1\n11\n1_1\n")  # Python would read both as 11
+    same(tmp_path / "x.npy", tmp_path / "y.txt", [1, 0, 1])
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (np.array([0, np.inf, 1]), "whole numbers or names, got such as inf"),
+        (np.array([0, np.nan, -np.inf]), "whole numbers or names, got such as nan"),
+        (np.array([0, 1e300, 1]), "where float64 skips numbers; store them as int64"),
+        (np.array([0, 2.0**24, 1], dtype=np.float32), "16777216, where float32 skips numbers; store them as int64"),
+        (np.array(["a", "", "b"]), "one for each row, got none in row 1"),
+    ],
+)
+def test_labels_that_cannot_be_numbered(tmp_path: Path, labels: np.ndarray, said: str) -> None:
+    np.savez(tmp_path / "a.npz", embeddings=X, labels=labels)
+    with pytest.raises(ValueError, match=f"LABELS must be .*{said}"):
+        read_embeddings(tmp_path / "a.npz")
+
+
+def test_a_missing_label_in_parquet_is_no_class(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    for labels in (["a", None, "b"], [1, None, 2]):
+        parquet.write_table(pa.table({"a": X[:, 0], "label": labels}), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match="LABELS must be one for each row, got none in row 1"):
+            read_embeddings(tmp_path / "a.parquet")
 
 
 def test_parquet_without_pyarrow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +228,10 @@ def test_nothing_is_unpickled(tmp_path: Path, ending: str) -> None:
         np.savez(path, embeddings=np.array([Bomb()], dtype=object))
     with pytest.raises(ValueError, match=f"a{ending} must be a readable {ending} file, got an error"):
         read_embeddings(path)
+    for damaged in (pickle.dumps(Bomb()), path.read_bytes()[:60], b"\x93NUMPY\x01\x00\x10\x00{'descr': (("):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="must be a readable"):
+            read_embeddings(path)
     path.write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ValueError, match="must be a readable"):
         read_embeddings(path)

@@ -224,3 +224,24 @@ def test_mistakes() -> None:
         suggest(X, Y, loss="TripletMargin")
     with pytest.raises(TypeError, match="NTXentLoss: it has none known"):
         suggest(X, Y, loss=losses.NTXentLoss())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"batch_size": "64"}, "batch_size must be a whole number, got '64'"),
+        ({"batch_size": 64.5}, "batch_size must be a whole number of at least 4, got 64.5"),
+        ({"samples_per_class": 1}, "samples_per_class must be a whole number of at least 2, got 1"),
+        ({"batches": None}, "batches must be a whole number, got None"),
+        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
+        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
+    ],
+)
+def test_numbers_that_are_none_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        suggest(X, Y, **options)
+
+
+def test_large_labels_stay_apart() -> None:
+    labels = torch.tensor([2**53, 2**53 + 1] * 10)  # in float64 they are one number
+    assert suggest(X[:20], labels).classes == 2
