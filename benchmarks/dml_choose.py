@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -34,7 +33,7 @@ from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.functional.groups import class_sizes, group_index
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
 
 RESULTS = Path(__file__).parent / "dml" / "results" / "choices.jsonl"
@@ -405,14 +404,11 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     todo = [t for t in trials() if t.key not in rows and t.loss in (options.losses or [t.loss])]
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        options.results.open("a", encoding="utf-8") as file,
-        multiprocessing.get_context("spawn").Pool(options.jobs, end_with_parent) as pool,
-    ):
+    with options.results.open("a", encoding="utf-8") as file, Workers(options.jobs) as workers:
         found = environment(World())
         head = {name: found[name] for name in ("versions", "device", "commit", "started")}
         file.write(json.dumps(head, separators=(",", ":")) + "\n")
-        for number, row in enumerate(pool.imap_unordered(train, todo), 1):
+        for number, (_, row) in enumerate(workers.results(train, [(trial,) for trial in todo]), 1):
             file.write(json.dumps(row, separators=(",", ":")) + "\n")
             file.flush()
             print(f"{row['loss']} {row['data']} {row['steps']} {row['arm']}: {number} of {len(todo)}", flush=True)

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
@@ -47,7 +46,7 @@ from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.omniglot import omniglot
 from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.metrics import RetrievalMetrics
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
 
 RESULTS = Path(__file__).parent / "dml" / "results"
@@ -194,9 +193,8 @@ def job_of(run: Run, network: str, root: Path | None) -> DMLJob:
     return FeatureJob(features_of(run.cell.data, root), config, data, pixels, split, World())
 
 
-def train(item: tuple[Run, str, Path | None]) -> dict[str, Any]:
+def train(run: Run, network: str, root: Path | None) -> dict[str, Any]:
     """Trains one network on one thread; its row."""
-    run, network, root = item
     torch.set_num_threads(1)
     began = time.process_time()
     job = job_of(run, network, root)
@@ -319,14 +317,14 @@ def main(argv: list[str] | None = None) -> int:
             draw(cells, options.figure)
         return 0
     results = Results(place)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(options.jobs, end_with_parent, maxtasksperchild=60) as pool:  # memory grows
+    with Workers(options.jobs, tasks_each=60) as workers:  # memory grows
         began, done = time.monotonic(), 0
         for stage in stages(options.rounds, results):
             todo = [run for run in stage if not results.has(run)]
             if todo and not done:
                 results.begin(options.network)
-            for row in pool.imap_unordered(train, [(run, options.network, options.omniglot) for run in todo]):
+            items = [(run, options.network, options.omniglot) for run in todo]
+            for _, row in workers.results(train, items):
                 results.add(row)
                 done += 1
                 each = (time.monotonic() - began) / done

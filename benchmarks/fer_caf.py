@@ -22,15 +22,12 @@ import contextlib
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import statistics
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,7 +57,7 @@ from adaptive_margin.emotion.runs import (
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.metrics.comparison import signed
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import ProcessDiedError, Workers, stops_on_sigterm
 from adaptive_margin.reports._page import check_page
 from adaptive_margin.training import (
     ConfigError,
@@ -233,11 +230,6 @@ def data_key(config: EmotionConfig) -> tuple[Any, ...]:
     return tuple(getattr(config, name) for name in DATA_OPTIONS)
 
 
-def begin_worker(threads: int) -> None:
-    end_with_parent()
-    torch.set_num_threads(threads)
-
-
 def train_one(config: EmotionConfig) -> str:
     """Trains or resumes one run; its output goes to its folder. Returns what went wrong, or nothing."""
     Path(config.output).parent.mkdir(parents=True, exist_ok=True)
@@ -273,56 +265,44 @@ def steps_done(config: EmotionConfig) -> int:
         return 0
 
 
-def start_pool(jobs: int) -> ProcessPoolExecutor:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads,))
+def start_pool(jobs: int) -> Workers:
+    """Processes for runs, which share the cores."""
+    return Workers(jobs, threads=max(1, (os.cpu_count() or 1) // jobs))
 
 
-def outcome(future: Future[str]) -> str:
+def outcome(message: str | None, error: Exception | None) -> str:
     """What went wrong with a run, or nothing."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return "a process died (killed, or out of memory?); the same command resumes from the last checkpoint"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+    if isinstance(error, ProcessDiedError):
+        return f"{error} (killed, or out of memory?); the same command resumes from the last checkpoint"
+    return message or "" if error is None else f"{type(error).__name__}: {error}"
 
 
 def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> dict[tuple[str, int], str]:
     """Trains all runs that are not finished, with a progress bar; returns what went wrong in each."""
-    todo = {which: config for which, config in configs.items() if not is_done(config)}
+    todo = [which for which, config in configs.items() if not is_done(config)]
+    open_ones = set(todo)
     failed: dict[tuple[str, int], str] = {}
     total = sum(config.iterations for config in configs.values())
-    pool = start_pool(jobs)
     with tqdm(total=total, unit="it", smoothing=0.02, disable=None, desc="training") as bar:
-        try:
-            left = list(todo)
-            futures: dict[Future[str], tuple[str, int]] = {}
-            while left or futures:
-                while left and len(futures) < jobs:  # none waits in the pool: a stopped worker would still train it
-                    which = left.pop(0)
-                    futures[pool.submit(train_one, todo[which])] = which
-                done = wait(futures, timeout=1.0, return_when=FIRST_COMPLETED).done
-                if any(isinstance(one.exception(), BrokenProcessPool) for one in done):
-                    done = wait(futures).done  # the pool is no more, and with it all runs in progress
-                    pool.shutdown()
-                    pool = start_pool(jobs)
-                for future in done:
-                    which = futures.pop(future)
-                    if message := outcome(future):
-                        failed[which] = message
-                        bar.write(f"{'/'.join(map(str, which))}: {message}")
-                open_ones = {*left, *futures.values()}
-                bar.n = sum(steps_done(c) if which in open_ones else c.iterations for which, c in configs.items())
-                bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
-                bar.refresh()
-        except (KeyboardInterrupt, SystemExit) as stop:  # a worker that was asked to stop ends with SystemExit
-            bar.write("stopping: runs in progress finish their step and save; the same command resumes from there")
-            for process in multiprocessing.active_children():
-                process.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
-    pool.shutdown()
+
+        def refresh() -> None:
+            bar.n = sum(steps_done(c) if which in open_ones else c.iterations for which, c in configs.items())
+            bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
+            bar.refresh()
+
+        with start_pool(jobs) as workers:
+            try:
+                items = [(configs[which],) for which in todo]
+                for number, message, error in workers.outcomes(train_one, items, every_second=refresh):
+                    which = todo[number]
+                    open_ones.remove(which)
+                    if said := outcome(message, error):
+                        failed[which] = said
+                        bar.write(f"{'/'.join(map(str, which))}: {said}")
+                    refresh()
+            except (KeyboardInterrupt, SystemExit) as stop:
+                bar.write("stopping: runs in progress finish their step and save; the same command resumes from there")
+                raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
     return failed
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -159,17 +158,14 @@ def train_here(
     todo: Mapping[tuple[Any, ...], tuple[Any, ...]], jobs: int, train: Callable[..., str]
 ) -> dict[tuple[Any, ...], str]:
     """Trains all, several at a time; returns what went wrong in each. When it is stopped, nothing new begins."""
-    pool = start_pool(jobs)
-    try:
-        futures = {pool.submit(train, *given): which for which, given in todo.items()}
-        return {which: message for future, which in futures.items() if (message := outcome(future))}
-    except (KeyboardInterrupt, SystemExit):
-        print("stopping: finished runs are kept, the same command goes on", flush=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    which = list(todo)
+    with start_pool(jobs) as workers:
+        try:
+            ended = [(which[n], outcome(*found)) for n, *found in workers.outcomes(train, todo.values())]
+        except (KeyboardInterrupt, SystemExit):
+            print("stopping: finished runs are kept, the same command goes on", flush=True)
+            raise
+    return {each: message for each, message in ended if message}
 
 
 def finished(config: EmotionConfig) -> dict[str, Any]:

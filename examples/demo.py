@@ -17,11 +17,8 @@ is measured, once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -42,7 +39,7 @@ from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.metrics.comparison import Comparison, holm, paired
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
 
 SQUARED = {  # a constant in the unit that the adaptive margin has: a squared distance of unit vectors
@@ -95,19 +92,14 @@ def train_all(seeds: int, steps: int, jobs: int, finished: list[Row]) -> dict[st
     first = [Run(loss, margin, TUNING_SEED, steps) for loss in SQUARED for margin in LOSSES[loss].candidates]
     first += [Run(loss, m, seed, steps) for seed in range(seeds) for loss in SQUARED for m in (own[loss], "adaptive")]
     total = len(first) + seeds * len(SQUARED)
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: the parent ends workers on Ctrl-C
-    pool = multiprocessing.get_context("spawn").Pool(jobs, end_with_parent)
-    signal.signal(signal.SIGINT, on_interrupt)
     seconds_between_lines = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=total, desc=f"{total} networks", unit=" networks", mininterval=seconds_between_lines)
-    with bar, pool:  # leaving it ends the workers
+    with bar, Workers(jobs) as workers:
 
         def do(runs: Sequence[Run]) -> None:
-            results, end = pool.imap_unordered(train, runs), len(finished) + len(runs)
-            while len(finished) < end:
-                with contextlib.suppress(multiprocessing.TimeoutError):
-                    finished.append(results.next(timeout=0.5))  # without it, Ctrl-C would have to wait on Windows
-                    bar.update()
+            for _, row in workers.results(train, [(run,) for run in runs]):
+                finished.append(row)
+                bar.update()
 
         do(first)
         best = {loss: tuned(loss, finished) for loss in SQUARED}

