@@ -129,7 +129,7 @@ class Workers:
                     pipe.send((function, item))
             if not at_work:
                 return
-            ready = connection.wait(list(at_work), timeout=1.0)
+            ready: list[Any] = connection.wait(list(at_work), timeout=1.0)
             if not ready:
                 every_second()
             for pipe in ready:

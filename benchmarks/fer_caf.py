@@ -38,7 +38,6 @@ from tqdm import tqdm
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, check_root, load_data
 from adaptive_margin.emotion.evaluation import read_result
-from adaptive_margin.emotion.forecast import Forecast, confirm, forecast
 from adaptive_margin.emotion.nets import build_encoder
 from adaptive_margin.emotion.report import write_report
 from adaptive_margin.emotion.runs import (
@@ -54,7 +53,7 @@ from adaptive_margin.emotion.runs import (
     plural,
     read_runs,
 )
-from adaptive_margin.emotion.trainer import run
+from adaptive_margin.emotion.trainer import run, works
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import ProcessDiedError, Workers, stops_on_sigterm
@@ -70,6 +69,7 @@ from adaptive_margin.training import (
     write_atomically,
 )
 from adaptive_margin.training.command_line import check_output, read, refuse
+from adaptive_margin.training.forecast import Forecast, announce, forecast, steps_done
 from adaptive_margin.training.world import device_of
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -255,16 +255,6 @@ def is_done(config: EmotionConfig) -> bool:
     return bool(result) and options == to_yaml(config)
 
 
-def steps_done(config: EmotionConfig) -> int:
-    """How far a run has come, from the last row of its log."""
-    try:
-        with open(Path(config.output) / "scalars.csv", "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 200))
-            return int(file.read().splitlines()[-1].split(b",")[0])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
 def start_pool(jobs: int) -> Workers:
     """Processes for runs, which share the cores."""
     return Workers(jobs, threads=max(1, (os.cpu_count() or 1) // jobs))
@@ -286,7 +276,7 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
     with tqdm(total=total, unit="it", smoothing=0.02, disable=None, desc="training") as bar:
 
         def refresh() -> None:
-            bar.n = sum(steps_done(c) if which in open_ones else c.iterations for which, c in configs.items())
+            bar.n = sum(steps_done(c.output) if which in open_ones else c.iterations for which, c in configs.items())
             bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
             bar.refresh()
 
@@ -475,14 +465,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_page(asked.output / "report.html")  # before hours of training
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with World.from_environment(one.device) as world, said_plainly():
-            share = max(2, one.batch_size // world.size)
             if world.is_main:
                 print(f"{announced(asked, configs)}, on {world.size} processes", flush=True)
-            shares = {which: dataclasses.replace(config, batch_size=share) for which, config in configs.items()}
-            expected = world.broadcast_object(expect(shares) if world.is_main else None)
-            if world.is_main:
-                print(expected, flush=True)
-            confirm(expected, asked.yes)
+            announce(world.from_main(lambda: expect(configs, processes=world.size)), asked.yes, world)
             failed = train_together(configs, world)
             if not world.is_main:
                 return 1 if failed else 0
@@ -490,22 +475,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{announced(asked, configs)}, {asked.jobs} at a time")
     with said_plainly():
         check_root(one)  # a wrong root is said at once
-        expected = expect(configs, asked.jobs)
-        print(expected, flush=True)
-        confirm(expected, asked.yes)
+        announce(expect(configs, asked.jobs), asked.yes)
         if asked.dataset != "faces":
             print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
             print("\n".join(load_data(one).reports))
     return finish(asked, configs, train_all(configs, asked.jobs), began)
 
 
-def expect(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int = 1) -> Forecast:
-    """What is left to do, measured on this device; quick if nothing is."""
-    left = {which: config for which, config in configs.items() if not is_done(config)}
-    if not left:
-        return Forecast(runs=0, iterations=0, seconds=0.0, disk=0, picture=0)
-    threads = None if int(os.environ.get("WORLD_SIZE", "1")) > 1 else max(1, (os.cpu_count() or 1) // jobs)
-    return forecast(left, {which: steps_done(c) for which, c in left.items()}, jobs=jobs, threads=threads)
+def expect(configs: Mapping[Any, EmotionConfig], jobs: int = 1, *, processes: int = 1, keeps: bool = True) -> Forecast:
+    """What is left to do, measured on this device; ``keeps`` as in :func:`works`."""
+    left = [config for config in configs.values() if not (keeps and is_done(config))]
+    threads = None if processes > 1 else max(1, (os.cpu_count() or 1) // jobs)
+    picture = 3 * left[0].resize ** 2 if left and left[0].dataset != "faces" else 0
+    return forecast(works(left, keeps=keeps, processes=processes), jobs=jobs, threads=threads, picture=picture)
 
 
 def announced(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -> str:

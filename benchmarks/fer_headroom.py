@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from fer_caf import FACES_SEED, data_key, shared_data
+from fer_caf import FACES_SEED, data_key, expect, shared_data
 from fer_people import train_here, without_folders
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
@@ -45,6 +45,7 @@ from adaptive_margin.processes import stops_on_sigterm
 from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
 from adaptive_margin.training import World, write_atomically
 from adaptive_margin.training.command_line import check_output, read
+from adaptive_margin.training.forecast import announce
 from adaptive_margin.training.run_folder import environment
 
 TRAINED = ("held out", "shared")
@@ -65,6 +66,7 @@ class Asked:
         jobs: runs at the same time.
         output: folder of the runs.
         results: write the figures here too.
+        yes: start although it will take more than a day.
         print: print the table of such a file and train nothing.
         figure: draw the gains of that file against the dial here, as PNG.
     """
@@ -78,6 +80,7 @@ class Asked:
     jobs: int = 1
     output: Path = Path("runs/fer_headroom")
     results: Path | None = None
+    yes: bool = False
     print: Path | None = None
     figure: Path | None = None
 
@@ -212,6 +215,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
     todo = {which: config for which, config in configs.items() if not is_done(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
+    with said_plainly():
+        announce(expect(todo, asked.jobs, keeps=False), asked.yes)
     failed = train_here({which: (config, *which[1:]) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")

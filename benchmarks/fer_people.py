@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, outcome, shared_data, start_pool
+from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, expect, outcome, shared_data, start_pool
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.emotion.evaluation import evaluate
@@ -41,6 +41,7 @@ from adaptive_margin.processes import stops_on_sigterm
 from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
 from adaptive_margin.training import World, write_atomically
 from adaptive_margin.training.command_line import check_output, read
+from adaptive_margin.training.forecast import announce
 from adaptive_margin.training.run_folder import environment
 
 BASELINE = "none"
@@ -69,6 +70,7 @@ class Asked:
         jobs: runs at the same time.
         output: folder of the runs.
         results: write the figures here too.
+        yes: start although it will take more than a day.
         print: print the table of such a file and train nothing.
     """
 
@@ -83,6 +85,7 @@ class Asked:
     jobs: int = 2
     output: Path = Path("runs/fer_people")
     results: Path | None = None
+    yes: bool = False
     print: Path | None = None
 
 
@@ -328,6 +331,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}
     todo = {which: config for which, config in configs.items() if not finished(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
+    with said_plainly():
+        announce(expect(todo, asked.jobs, keeps=False), asked.yes)
     failed = train_here({which: (config, asked.stage) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")

@@ -23,6 +23,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -37,10 +38,12 @@ from adaptive_margin.dml.embedded import fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.metrics.comparison import Comparison, holm, paired
 from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.forecast import Forecast, Work, announce, forecast
 
 SQUARED = {  # a constant in the unit that the adaptive margin has: a squared distance of unit vectors
     "contrastive": lambda margin: margin**2,  # how far negatives are pushed
@@ -64,14 +67,19 @@ class Run:
     steps: int
 
 
+def job_of(run: Run) -> DMLJob:
+    """The job that trains a network."""
+    config = replace(SMALL, loss=run.loss, margin=run.margin, seed=run.seed, epochs=run.steps, steps_per_epoch=1)
+    data = fonts()
+    split = split_classes(data, validation=config.validation, seed=run.seed)
+    return DMLJob(config, data, data.pixels, split, World())
+
+
 def train(run: Run) -> Row:
     """Trains one network on one thread; its figures, and the course of an adaptive margin as a squared distance."""
     torch.set_num_threads(1)  # two networks at a time are faster than one on two cores
     began = time.process_time()
-    config = replace(SMALL, loss=run.loss, margin=run.margin, seed=run.seed, epochs=run.steps, steps_per_epoch=1)
-    data = fonts()
-    split = split_classes(data, validation=config.validation, seed=run.seed)
-    job = DMLJob(config, data, data.pixels, split, World())
+    job = job_of(run)
     curve = []
     for step in range(run.steps):
         figures = job.step(step)
@@ -108,6 +116,16 @@ def train_all(seeds: int, steps: int, jobs: int, finished: list[Row]) -> dict[st
         bar.total = len(first) + len(last)
         do(last)
     return best
+
+
+def expected(seeds: int, steps: int, jobs: int) -> Forecast:
+    """What the networks will take, at most: tuning may choose the loss's own constant, which then exists."""
+    works = []
+    for loss in SQUARED:
+        count = len(LOSSES[loss].candidates) + 3 * seeds
+        run = Run(loss, "adaptive", 0, steps)
+        works.append(Work(job=partial(job_of, run), iterations=count * steps, runs=count))
+    return forecast(works, jobs=jobs, threads=1)
 
 
 def tuned(loss: str, rows: Sequence[Row]) -> float:
@@ -251,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=160, help="training steps of each network (160)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="networks at a time (2)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
     parser.add_argument("--print", type=Path, help="print the tables of this results.json; trains nothing")
     options = parser.parse_args(argv)
     if options.print:
@@ -263,6 +282,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = options.output
     if output.exists() and not output.is_dir():
         parser.error(f"--output must be a folder, got the file {output}")
+    with said_plainly():
+        announce(expected(options.seeds, options.steps, options.jobs), options.yes)
     output.mkdir(parents=True, exist_ok=True)
     if old := [output / name for name in FILES if (output / name).exists()]:
         print(f"Overwriting the results of an earlier run in {output}/.")

@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from adaptive_margin.messages import counted
 from adaptive_margin.metrics.comparison import compared
 from adaptive_margin.processes import Workers, stops_on_sigterm
 
@@ -38,6 +39,8 @@ TUNED = {"triplets": "TripletLoss", "labels": "BatchAllTripletLoss"}
 HOSTS = ("ContrastiveLoss", "TripletMarginLoss", "MultiSimilarityLoss")
 """Losses of pytorch-metric-learning that were tried for AdaptivePairLoss on validation concepts."""
 OURS = {"pairs": "AdaptivePairLoss", "triplets": "AdaptiveTripletLoss", "labels": "AdaptiveLabelLoss"}
+RUNS = len(HOSTS) + len(TUNED) * (1 + len(CANDIDATES)) + len(SEEDS) * (1 + 2 * len(TUNED) + len(OURS))
+"""At most: tuning may choose the library's own margin."""
 METRICS = {"mean_average_precision_at_r": "MAP@R", "recall_at_1": "Recall@1"}
 Row = dict[str, Any]
 
@@ -195,7 +198,10 @@ def main(argv: list[str] | None = None) -> int:
         print(table(rows))
         return 0
     from adaptive_margin.training import World, environment
+    from adaptive_margin.training.forecast import Forecast
 
+    left, made = RUNS - len(rows), 0
+    print(f"at most {counted(left, 'run')} of {STEPS} iterations; the first shows how long they take; disk: figures")
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with options.results.open("a", encoding="utf-8") as file, Workers(options.jobs) as workers:
         found = environment(World())
@@ -207,6 +213,10 @@ def main(argv: list[str] | None = None) -> int:
             todo = [run for run in runs() if run.key not in rows]
             for number, (_, row) in enumerate(workers.results(train, [(run,) for run in todo]), 1):
                 rows[key(row)] = row
+                left, made = left - 1, made + 1
+                if made == 1 and left > 0:
+                    seconds = left * row["cpu_seconds"] / min(options.jobs, left)
+                    print(Forecast(runs=left, iterations=left * STEPS, seconds=seconds, measured="as the first run"))
                 file.write(json.dumps(row, separators=(",", ":")) + "\n")
                 file.flush()
                 score = row["mean_average_precision_at_r"]

@@ -160,7 +160,7 @@ def test_what_the_grid_refuses(grid: ModuleType, tmp_path: Path, capsys: pytest.
             grid.main([*options, "--results", str(tmp_path / "grid.jsonl")])
         assert message in capsys.readouterr().err
     grid.images_of.cache_clear()
-    with pytest.raises(SystemExit, match="pass --omniglot DIR"):
+    with pytest.raises(ValueError, match="pass --omniglot DIR"):
         grid.images_of("omniglot", None)
 
 
