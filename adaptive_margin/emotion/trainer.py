@@ -272,6 +272,8 @@ class EmotionJob(Parts):
 def trial(config: EmotionConfig, processes: int = 1) -> EmotionJob:
     """A job on noise whose steps take as long as those of a run, or of one of its processes: all with the critic."""
     check_size(config.encoder, config.size)
+    if config.pretrained is not None:  # report mismatches before anything is timed
+        build_encoder(config.encoder, config.pretrained)
     hand = max(2, config.per_person)
     batch = max(hand, config.batch_size // processes // hand * hand) if processes > 1 else config.batch_size
     rows = 2 * batch

@@ -6,6 +6,7 @@ import gc
 import os
 import random
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def _timed(job: Job, step: int) -> float:
 
 
 def announce(found: Forecast, yes: bool, world: World | None = None) -> None:
-    """Prints a forecast, unless nothing is left to do, and stops what would take more than a day.
+    """Prints a forecast to stderr, unless nothing is left to do, and stops what would take more than a day.
 
     Args:
         found: what is about to be done.
@@ -148,7 +149,7 @@ def announce(found: Forecast, yes: bool, world: World | None = None) -> None:
         ValueError: it takes more than a day, and ``yes`` is False.
     """
     if found.runs and (world is None or world.is_main):
-        print(found, flush=True)
+        print(found, file=sys.stderr, flush=True)
     if found.seconds > DAY and not yes:
         got = f"about {found.seconds / DAY:,.1f} days without it"
         remedy = "pass --yes to start all the same, or fewer runs or iterations"

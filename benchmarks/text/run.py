@@ -198,10 +198,11 @@ def main(argv: list[str] | None = None) -> int:
         print(table(rows))
         return 0
     from adaptive_margin.training import World, environment
-    from adaptive_margin.training.forecast import Forecast
+    from adaptive_margin.training.forecast import Forecast, announce
 
     left, made = RUNS - len(rows), 0
-    print(f"at most {counted(left, 'run')} of {STEPS} iterations; the first shows how long they take; disk: figures")
+    said = f"at most {counted(left, 'run')} of {STEPS} iterations; the first shows how long they take; disk: figures"
+    print(said, file=sys.stderr, flush=True)
     options.results.parent.mkdir(parents=True, exist_ok=True)
     with options.results.open("a", encoding="utf-8") as file, Workers(options.jobs) as workers:
         found = environment(World())
@@ -216,7 +217,8 @@ def main(argv: list[str] | None = None) -> int:
                 left, made = left - 1, made + 1
                 if made == 1 and left > 0:
                     seconds = left * row["cpu_seconds"] / min(options.jobs, left)
-                    print(Forecast(runs=left, iterations=left * STEPS, seconds=seconds, measured="as the first run"))
+                    rest = Forecast(runs=left, iterations=left * STEPS, seconds=seconds, measured="as the first run")
+                    announce(rest, yes=True)
                 file.write(json.dumps(row, separators=(",", ":")) + "\n")
                 file.flush()
                 score = row["mean_average_precision_at_r"]

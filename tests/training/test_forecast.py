@@ -109,17 +109,16 @@ def test_results_are_the_same_with_and_without(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with_it = left_by(words, tmp_path / "with")
-    said = capsys.readouterr().out.splitlines()[0]
-    assert said.startswith("1 run, 6 iterations: about ")
+    assert capsys.readouterr().err.startswith("1 run, 6 iterations: about ")
     nothing = Forecast(runs=0, iterations=0, seconds=0.0)
     for place in ("adaptive_margin.training.forecast.forecast", "adaptive_margin.dml.recipe.forecast"):
         monkeypatch.setattr(place, lambda works: nothing)
     without = left_by(words, tmp_path / "without")
-    assert "1 run, 6 iterations" not in capsys.readouterr().out
+    assert "1 run, 6 iterations" not in capsys.readouterr().err
     assert with_it == without
     assert steps_done(tmp_path / "with") == 6
     assert main([*words, str(tmp_path / "with")]) == 0  # it is finished: nothing is timed
-    assert "iterations: about" not in capsys.readouterr().out
+    assert "iterations: about" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("words", "length"), [(TRAIN_FACES, "--iterations"), (TRAIN_RETRIEVAL, "--epochs")])
@@ -130,9 +129,9 @@ def test_more_than_a_day_is_refused_before_anything_is_written(
     with pytest.raises(SystemExit) as end:
         main(given)
     assert end.value.code == 2
-    said = capsys.readouterr()
-    assert "hours on this device" in said.out
-    assert "error: --yes must be given for more than a day of training, got about" in said.err
+    said = capsys.readouterr().err
+    assert "hours on this device" in said
+    assert "error: --yes must be given for more than a day of training, got about" in said
     assert not (tmp_path / "out").exists()
 
     class Started(Exception):
@@ -183,7 +182,7 @@ def test_a_day_needs_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     long = Forecast(runs=1, iterations=1, seconds=3 * DAY)
     announce(dataclasses.replace(long, seconds=DAY), yes=False)
     announce(long, yes=True)
-    assert capsys.readouterr().out.splitlines() == [
+    assert capsys.readouterr().err.splitlines() == [
         f"1 run, 1 iteration: about {hours}.0 hours on this device (by timed iterations, without evaluations); "
         "disk: figures, no checkpoints"
         for hours in (24, 72)
@@ -191,7 +190,7 @@ def test_a_day_needs_a_word(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r"--yes must be given .* got about 3\.0 days without it; pass --yes"):
         announce(long, yes=False, world=World(rank=1, size=2))
     announce(Forecast(runs=0, iterations=0, seconds=0.0), yes=False)
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(
