@@ -282,16 +282,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = options.output
     if output.exists() and not output.is_dir():
         parser.error(f"--output must be a folder, got the file {output}")
-    with said_plainly():
-        announce(expected(options.seeds, options.steps, options.jobs), options.yes)
-    output.mkdir(parents=True, exist_ok=True)
-    if old := [output / name for name in FILES if (output / name).exists()]:
-        print(f"Overwriting the results of an earlier run in {output}/.")
-    for path in old:
-        path.unlink()  # an interrupted run must not leave another run's picture beside its own numbers
     rows: list[Row] = []
-    began = time.perf_counter()
     try:
+        with said_plainly():
+            announce(expected(options.seeds, options.steps, options.jobs), options.yes)
+        output.mkdir(parents=True, exist_ok=True)
+        if old := [output / name for name in FILES if (output / name).exists()]:
+            print(f"Overwriting the results of an earlier run in {output}/.")
+        for path in old:
+            path.unlink()  # an interrupted run must not leave another run's picture beside its own numbers
+        began = time.perf_counter()
         best = train_all(options.seeds, options.steps, options.jobs, rows)
     except KeyboardInterrupt:
         print(f"\nStopped after {len(rows)} network{'s' * (len(rows) != 1)}.", end=" ")
