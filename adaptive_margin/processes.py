@@ -5,32 +5,41 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator
-from types import FrameType
-from typing import NoReturn
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import connection, process, spawn
+from types import FrameType, ModuleType, TracebackType
+from typing import Any, NoReturn
 
 GRACE = 60.0
-"""Seconds that a worker without a parent has to finish its step and save."""
+"""Seconds that a process which is told to stop has to finish its step and save."""
+
+
+class ProcessDiedError(RuntimeError):
+    """A worker ended in the middle of a task: it was killed, or ran out of memory."""
+
+
+class WorkerTraceback(Exception):
+    """The cause of an error that a worker raised: where it was raised, in words."""
 
 
 def end_with_parent() -> None:
     """Ends this process when its parent is gone, however the parent died: the first thing that a worker does.
 
-    The worker gets a SIGTERM. A run in :func:`adaptive_margin.training.train` then finishes its step and saves;
-    anything else ends at once. It works for processes of :mod:`multiprocessing` and for others, such as those of
-    :mod:`subprocess`, which look for their parent twice a second.
+    The worker looks for its parent twice a second and gets a SIGTERM. A run in :func:`adaptive_margin.training.train`
+    then finishes its step and saves; anything else ends at once. It works for processes of :mod:`multiprocessing` and
+    for others, such as those of :mod:`subprocess`.
     """
     parent, number = multiprocessing.parent_process(), os.getppid()
 
     def watch() -> None:
-        if parent is not None:
-            parent.join()
-        else:
-            while os.getppid() == number:
-                time.sleep(0.5)
+        while os.getppid() == number and (parent is None or parent.is_alive()):
+            time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
         end = time.monotonic() + GRACE
         while time.monotonic() < end and signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
@@ -40,11 +49,170 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+class Workers:
+    """Processes that do one task after another; none outlives the ``with`` block, nor this process.
+
+    Each has a pipe of its own, and they share no lock. In the pools of the standard library a worker that is told to
+    stop can take a lock with it, and the program hangs. They watch for the end of their parent from their first moment,
+    before they import the program and what it needs. Ctrl-C is the parent's affair: workers ignore it. If the block is
+    left by an exception, they get a SIGTERM and have :data:`GRACE` seconds; a second exception ends them at once.
+
+    Args:
+        jobs: how many; they are started when there is work for them. 0 works in this process.
+        threads: PyTorch's number of threads in each; None leaves it.
+        tasks_each: a new process takes a worker's place after so many tasks.
+
+    Example:
+        >>> with Workers(0) as workers:
+        ...     list(workers.results(pow, [(2, 3), (3, 2)]))
+        [(0, 8), (1, 9)]
+    """
+
+    def __init__(self, jobs: int, *, threads: int | None = None, tasks_each: int | None = None) -> None:
+        self.jobs, self.threads, self.tasks_each = jobs, threads, tasks_each
+        self._workers: dict[Any, process.BaseProcess] = {}  # by our end of their pipe
+        self._left: dict[Any, int] = {}  # tasks until another takes their place
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        workers = [self._dismiss(pipe) for pipe in list(self._workers)]
+        try:
+            for each in workers if kind else ():
+                each.terminate()
+            end = time.monotonic() + GRACE
+            for each in workers:
+                each.join(max(0.0, end - time.monotonic()))
+        finally:
+            for each in workers:
+                each.kill()
+                each.join()
+
+    def results(self, function: Callable[..., Any], items: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        """The number of each item, from 0, and ``function(*item)``, in the order in which they are finished.
+
+        Raises:
+            ProcessDiedError: a worker died. The errors of the function, with a :class:`WorkerTraceback` as their cause.
+        """
+        for number, value, error in self.outcomes(function, items):
+            if error is not None:
+                raise error
+            yield number, value
+
+    def outcomes(
+        self,
+        function: Callable[..., Any],
+        items: Iterable[tuple[Any, ...]],
+        *,
+        every_second: Callable[[], object] = lambda: None,
+    ) -> Iterator[tuple[int, Any, Exception | None]]:
+        """The number of each item, its value and None, or None and its error; other items are not affected.
+
+        ``every_second`` is called while this waits.
+        """
+        todo = iter(enumerate(items))
+        if not self.jobs:
+            for number, item in todo:
+                yield number, function(*item), None
+            return
+        at_work: dict[Any, int] = {}
+        idle = list(self._workers)
+        while True:
+            while len(at_work) < self.jobs and (following := next(todo, None)) is not None:
+                number, item = following
+                pipe = idle.pop() if idle else self._start()
+                at_work[pipe] = number
+                with contextlib.suppress(OSError):  # it has died, which is seen below
+                    pipe.send((function, item))
+            if not at_work:
+                return
+            ready: list[Any] = connection.wait(list(at_work), timeout=1.0)
+            if not ready:
+                every_second()
+            for pipe in ready:
+                number = at_work.pop(pipe)
+                try:
+                    value, error, where = pipe.recv()
+                except (EOFError, OSError):
+                    worker = self._dismiss(pipe)
+                    worker.join()
+                    yield number, None, ProcessDiedError(f"a process died (exit status {worker.exitcode})")
+                    continue
+                if error is not None:
+                    error.__cause__ = WorkerTraceback(where)
+                if self.tasks_each and self._left[pipe] == 1:
+                    self._dismiss(pipe).join()
+                else:
+                    self._left[pipe] -= 1
+                    idle.append(pipe)
+                yield number, value, error
+
+    def _start(self) -> Any:
+        ours, theirs = multiprocessing.Pipe()
+        program = {name: each for name, each in spawn.get_preparation_data("").items() if name.startswith("init_main")}
+        worker = multiprocessing.get_context("spawn").Process(target=_work, args=(theirs, program, self.threads))
+        main, on_interrupt = sys.modules["__main__"], signal.getsignal(signal.SIGINT)
+        heeds = on_interrupt is not None and threading.current_thread() is threading.main_thread()
+        if heeds:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+        sys.modules["__main__"] = ModuleType("__main__")  # the worker imports the program when it watches
+        try:
+            worker.start()
+        finally:
+            sys.modules["__main__"] = main
+            if heeds:
+                signal.signal(signal.SIGINT, on_interrupt)
+        theirs.close()  # so that ours ends with the worker
+        self._workers[ours], self._left[ours] = worker, self.tasks_each or 0
+        return ours
+
+    def _dismiss(self, pipe: Any) -> process.BaseProcess:
+        pipe.close()  # tells the worker to end after its task
+        del self._left[pipe]
+        return self._workers.pop(pipe)
+
+
+def _work(tasks: Any, program: dict[str, Any], threads: int | None) -> None:
+    end_with_parent()
+    here: Any = process.current_process()
+    here._inheriting = True  # a program without `if __name__ == "__main__"` is an error, not a chain of processes
+    try:
+        spawn.prepare(program)
+    finally:
+        del here._inheriting
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
+    while True:
+        try:
+            function, item = tasks.recv()
+        except EOFError:
+            return
+        answer: tuple[Any, Exception | None, str] = (None, None, "")
+        try:
+            answer = (function(*item), None, "")
+        except Exception as error:
+            where = traceback.format_exc()
+            try:
+                pickle.loads(pickle.dumps(error))
+                answer = (None, error, where)
+            except Exception:
+                answer = (None, RuntimeError(where), where)
+        try:
+            tasks.send(answer)
+        except OSError:  # nobody waits for it any more
+            return
+
+
 @contextlib.contextmanager
 def stops_on_sigterm() -> Iterator[None]:
     """SIGTERM (batch systems, ``timeout``, containers) ends the program as Ctrl-C does, with code 143.
 
-    It is raised as ``SystemExit`` in the main thread, so pools end their workers and ``finally`` is reached. Without
+    It is raised as ``SystemExit`` in the main thread, so :class:`Workers` are ended and ``finally`` is reached. Without
     this the process would be gone at once, and its workers would continue until they notice.
     """
 

@@ -20,6 +20,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,9 @@ from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.trainer import DMLJob
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.forecast import Work, announce, forecast
 
 RESULTS = Path(__file__).parent / "dml" / "results" / "cause.json"
 STEPS = (1, 10, 20, 40, 80, 160, 240)
@@ -111,11 +114,16 @@ def made_to_order() -> Iterator[dict[str, Any]]:
         yield {"embeddings": name, **parts_of_the_margin(embeddings, labels)}
 
 
-def training(loss: str, options: dict[str, Any], steps: tuple[int, ...]) -> Iterator[dict[str, Any]]:
-    """The same while a network learns, on one batch of training classes in evaluation mode."""
+def job_of(loss: str, options: dict[str, Any]) -> DMLJob:
+    """The job that trains a network."""
     data = fonts()
     split = split_classes(data, validation=SMALL.validation, seed=0)
-    job = DMLJob(replace(SMALL, loss=loss, **options), data, data.pixels, split, World())
+    return DMLJob(replace(SMALL, loss=loss, **options), data, data.pixels, split, World())
+
+
+def training(loss: str, options: dict[str, Any], steps: tuple[int, ...]) -> Iterator[dict[str, Any]]:
+    """The same while a network learns, on one batch of training classes in evaluation mode."""
+    job = job_of(loss, options)
     for step in range(max(steps)):
         job.step(step)
         if step + 1 in steps:
@@ -123,7 +131,7 @@ def training(loss: str, options: dict[str, Any], steps: tuple[int, ...]) -> Iter
             images, rows = job.pixels.training, job.batches.rows(10**6)  # a batch that no step of training has
             generator = torch.Generator().manual_seed(0)
             with torch.no_grad():
-                embeddings = job.network(images(split.train[rows], slice(None), generator))
+                embeddings = job.network(images(job.split.train[rows], slice(None), generator))
             found = parts_of_the_margin(embeddings, torch.from_numpy(job.targets[rows]))
             recall = job.evaluate()["validation/recall_at_1"]
             yield {"loss": loss, **options, "step": step + 1, **found, "recall": 100 * recall}
@@ -152,6 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="training steps at which to measure")
     parser.add_argument("--losses", nargs="+", help="only these losses")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
     parser.add_argument("--print", action="store_true", help="print the tables of the existing file")
     options = parser.parse_args(argv)
     if options.print:
@@ -159,6 +168,9 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     torch.set_num_threads(1)
     wanted = [(loss, more) for loss, more in ARMS if options.losses is None or loss in options.losses]
+    left = [Work(job=partial(job_of, *arm), iterations=max(options.steps)) for arm in wanted]
+    with said_plainly():
+        announce(forecast(left), options.yes)
     rows = [row for loss, more in wanted for row in training(loss, more, tuple(options.steps))]
     here = environment(World())
     document = {

@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,10 @@ from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.functional.groups import class_sizes, group_index
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.forecast import Work, announce, forecast
 
 RESULTS = Path(__file__).parent / "dml" / "results" / "choices.jsonl"
 DATA = {"digits": digits, "fonts": fonts}
@@ -280,9 +282,8 @@ def trials() -> Iterable[Trial]:
                 yield from (Trial(loss, data, steps, seed, arm) for data in DATA for steps in STEPS for arm in arms)
 
 
-def train(trial: Trial) -> dict[str, Any]:
-    """Trains one network on one thread; validation figures at every evaluation."""
-    torch.set_num_threads(1)
+def job_of(trial: Trial) -> DMLJob:
+    """The job that trains a network."""
     data = DATA[trial.data]()
     classes, per_class = BATCHES[trial.data]
     loss: Any = trial.loss.removesuffix(LONG_TAIL)
@@ -308,6 +309,13 @@ def train(trial: Trial) -> dict[str, Any]:
         _give(job, trial.arm)  # type: ignore[arg-type]
     if trial.loss.endswith(LONG_TAIL):
         job.batches = LongTail(job.labels, trial.seed, config.batch)  # type: ignore[assignment]
+    return job
+
+
+def train(trial: Trial) -> dict[str, Any]:
+    """Trains one network on one thread; validation figures at every evaluation."""
+    torch.set_num_threads(1)
+    job = job_of(trial)
     curve = []
     for step in range(trial.steps):
         job.step(step)
@@ -334,6 +342,13 @@ def _give(job: DMLJob, arm: tuple[str, str]) -> None:
             holder.margin = candidate
         if isinstance(holder, AdaptiveMarginLoss) or hasattr(holder, "miner"):
             holder.units = "replace"
+
+
+def works(todo: list[Trial]) -> Iterable[Work]:
+    """Networks that are left, by data set, each with the first loss."""
+    for data in DATA:
+        if same := [trial for trial in todo if trial.data == data]:
+            yield Work(job=partial(job_of, same[0]), iterations=sum(trial.steps for trial in same), runs=len(same))
 
 
 # --- rows and tables --------------------------------------------------------------------------------------------------
@@ -397,6 +412,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
     parser.add_argument("--losses", nargs="+", choices=[loss for part in QUESTIONS.values() for loss in part])
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
     parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
     options = parser.parse_args(argv)
     rows = read(options.results)
@@ -404,15 +420,14 @@ def main(argv: list[str] | None = None) -> int:
         print(table(rows))
         return 0
     todo = [t for t in trials() if t.key not in rows and t.loss in (options.losses or [t.loss])]
+    with said_plainly():
+        announce(forecast(works(todo), jobs=options.jobs, threads=1), options.yes)
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        options.results.open("a", encoding="utf-8") as file,
-        multiprocessing.get_context("spawn").Pool(options.jobs, end_with_parent) as pool,
-    ):
+    with options.results.open("a", encoding="utf-8") as file, Workers(options.jobs) as workers:
         found = environment(World())
         head = {name: found[name] for name in ("versions", "device", "commit", "started")}
         file.write(json.dumps(head, separators=(",", ":")) + "\n")
-        for number, row in enumerate(pool.imap_unordered(train, todo), 1):
+        for number, (_, row) in enumerate(workers.results(train, [(trial,) for trial in todo]), 1):
             file.write(json.dumps(row, separators=(",", ":")) + "\n")
             file.flush()
             print(f"{row['loss']} {row['data']} {row['steps']} {row['arm']}: {number} of {len(todo)}", flush=True)

@@ -27,7 +27,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
@@ -37,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from dml_pretrained import WIDTH, FeatureJob, features
 from torch import Tensor
 
 from adaptive_margin import AdaptiveMarginLoss
@@ -46,9 +46,11 @@ from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.omniglot import omniglot
 from adaptive_margin.dml.trainer import DMLJob, load_images
+from adaptive_margin.messages import problem, said_plainly
 from adaptive_margin.metrics import RetrievalMetrics
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.forecast import Work, announce, forecast
 
 RESULTS = Path(__file__).parent / "dml" / "results"
 FILES = {"small": "grid.jsonl", "pretrained": "grid-pretrained.jsonl"}
@@ -168,35 +170,29 @@ def images_of(data: str, root: Path | None) -> LabelledImages:
     if data != "omniglot":
         return {"digits": digits, "fonts": fonts}[data]()
     if root is None:
-        raise SystemExit(
-            "dml_grid: Omniglot's archives were not found: pass --omniglot DIR, the folder that holds them"
-        )
+        raise ValueError(problem("--omniglot", "the folder of Omniglot's archives", "nothing", "pass --omniglot DIR"))
     return omniglot(root)
 
 
 @cache
 def features_of(data: str, root: Path | None) -> Tensor:
     """A data set's features, computed once per process."""
-    from dml_pretrained import features  # beside this file
-
     return features(images_of(data, root))
 
 
-def job_of(run: Run, network: str, root: Path | None) -> DMLJob:
-    """The job that trains a run."""
+def job_of(run: Run, network: str, root: Path | None, computed: Tensor | None = None) -> DMLJob:
+    """The job that trains a run; ``computed`` are features in place of those of the pretrained network."""
     config, data = run.config(), images_of(run.cell.data, root)
     split = split_classes(data, validation=config.validation, seed=config.seed)
     pixels = load_images(data, config)[0]
     if network == "small":
         return DMLJob(config, data, pixels, split, World())
-    from dml_pretrained import FeatureJob
+    computed = features_of(run.cell.data, root) if computed is None else computed
+    return FeatureJob(computed, config, data, pixels, split, World())
 
-    return FeatureJob(features_of(run.cell.data, root), config, data, pixels, split, World())
 
-
-def train(item: tuple[Run, str, Path | None]) -> dict[str, Any]:
+def train(run: Run, network: str, root: Path | None) -> dict[str, Any]:
     """Trains one network on one thread; its row."""
-    run, network, root = item
     torch.set_num_threads(1)
     began = time.process_time()
     job = job_of(run, network, root)
@@ -290,6 +286,32 @@ def stages(rounds: int, results: Results) -> Iterator[list[Run]]:
         yield sorted(made, key=lambda run: run.seed)
 
 
+def left(rounds: int, results: Results) -> list[Run]:
+    """The runs that are still to do, at most: until a margin is tuned, it counts as one that no other arm has."""
+    runs = [run for number in range(rounds + 1) for loss in GRID_LOSSES for run in tuning(cell_of(loss, number))]
+    for number in range(rounds):
+        for loss in GRID_LOSSES:
+            tuned = [results.tuned(cell_of(loss, each)) for each in (number, number + 1)]
+            constants = [-1.0 - place if margin is None else margin for place, margin in enumerate(tuned)]
+            runs += comparing(cell_of(loss, number), *constants)
+    return [run for run in dict.fromkeys(runs) if not results.has(run)]
+
+
+def works(runs: list[Run], network: str, root: Path | None) -> Iterator[Work]:
+    """Them by data set and batch, each with one of its losses."""
+    kinds: dict[tuple[str, str], list[Run]] = {}
+    for run in runs:
+        kinds.setdefault((run.cell.data, run.cell.batches), []).append(run)
+    for (data, _), same in kinds.items():
+
+        def job(one: Run = same[0], data: str = data) -> DMLJob:
+            noise = torch.randn(len(images_of(data, root)), WIDTH) if network == "pretrained" else None
+            one = replace(one, margin=LOSSES[one.cell.loss].candidates[0])  # the margin is not known everywhere
+            return job_of(one, network, root, noise)
+
+        yield Work(job=job, iterations=sum(run.cell.steps for run in same), runs=len(same))
+
+
 @stops_on_sigterm()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
@@ -302,6 +324,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--print", action="store_true", help="print tables of the existing rows, in Markdown; runs nothing"
     )
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
     parser.add_argument("--figure", type=Path, help="with --print: where to draw the regret of every cell")
     options = parser.parse_args(argv)
     if not 1 <= options.rounds <= len(SETTINGS):
@@ -319,14 +342,17 @@ def main(argv: list[str] | None = None) -> int:
             draw(cells, options.figure)
         return 0
     results = Results(place)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(options.jobs, end_with_parent, maxtasksperchild=60) as pool:  # memory grows
+    with said_plainly():
+        kinds = works(left(options.rounds, results), options.network, options.omniglot)
+        announce(forecast(kinds, jobs=options.jobs, threads=1), options.yes)
+    with Workers(options.jobs, tasks_each=60) as workers:  # memory grows
         began, done = time.monotonic(), 0
         for stage in stages(options.rounds, results):
             todo = [run for run in stage if not results.has(run)]
             if todo and not done:
                 results.begin(options.network)
-            for row in pool.imap_unordered(train, [(run, options.network, options.omniglot) for run in todo]):
+            items = [(run, options.network, options.omniglot) for run in todo]
+            for _, row in workers.results(train, items):
                 results.add(row)
                 done += 1
                 each = (time.monotonic() - began) / done

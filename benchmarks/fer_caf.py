@@ -22,15 +22,12 @@ import contextlib
 import dataclasses
 import functools
 import json
-import multiprocessing
 import os
 import statistics
 import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,7 +38,6 @@ from tqdm import tqdm
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, check_root, load_data
 from adaptive_margin.emotion.evaluation import read_result
-from adaptive_margin.emotion.forecast import Forecast, confirm, forecast
 from adaptive_margin.emotion.nets import build_encoder
 from adaptive_margin.emotion.report import write_report
 from adaptive_margin.emotion.runs import (
@@ -57,10 +53,10 @@ from adaptive_margin.emotion.runs import (
     plural,
     read_runs,
 )
-from adaptive_margin.emotion.trainer import run
+from adaptive_margin.emotion.trainer import run, works
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.metrics.comparison import signed
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import ProcessDiedError, Workers, stops_on_sigterm
 from adaptive_margin.reports._page import check_page
 from adaptive_margin.training import (
     ConfigError,
@@ -73,6 +69,7 @@ from adaptive_margin.training import (
     write_atomically,
 )
 from adaptive_margin.training.command_line import check_output, read, refuse
+from adaptive_margin.training.forecast import Forecast, announce, forecast, steps_done
 from adaptive_margin.training.world import device_of
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -234,11 +231,6 @@ def data_key(config: EmotionConfig) -> tuple[Any, ...]:
     return tuple(getattr(config, name) for name in DATA_OPTIONS)
 
 
-def begin_worker(threads: int) -> None:
-    end_with_parent()
-    torch.set_num_threads(threads)
-
-
 def train_one(config: EmotionConfig) -> str:
     """Trains or resumes one run; its output goes to its folder. Returns what went wrong, or nothing."""
     Path(config.output).parent.mkdir(parents=True, exist_ok=True)
@@ -264,66 +256,44 @@ def is_done(config: EmotionConfig) -> bool:
     return bool(result) and options == to_yaml(config)
 
 
-def steps_done(config: EmotionConfig) -> int:
-    """How far a run has come, from the last row of its log."""
-    try:
-        with open(Path(config.output) / "scalars.csv", "rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 200))
-            return int(file.read().splitlines()[-1].split(b",")[0])
-    except (OSError, ValueError, IndexError):
-        return 0
+def start_pool(jobs: int) -> Workers:
+    """Processes for runs, which share the cores."""
+    return Workers(jobs, threads=max(1, (os.cpu_count() or 1) // jobs))
 
 
-def start_pool(jobs: int) -> ProcessPoolExecutor:
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    return ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn"), begin_worker, (threads,))
-
-
-def outcome(future: Future[str]) -> str:
+def outcome(message: str | None, error: Exception | None) -> str:
     """What went wrong with a run, or nothing."""
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        return "a process died (killed, or out of memory?); the same command resumes from the last checkpoint"
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
+    if isinstance(error, ProcessDiedError):
+        return f"{error} (killed, or out of memory?); the same command resumes from the last checkpoint"
+    return message or "" if error is None else f"{type(error).__name__}: {error}"
 
 
 def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> dict[tuple[str, int], str]:
     """Trains all runs that are not finished, with a progress bar; returns what went wrong in each."""
-    todo = {which: config for which, config in configs.items() if not is_done(config)}
+    todo = [which for which, config in configs.items() if not is_done(config)]
+    open_ones = set(todo)
     failed: dict[tuple[str, int], str] = {}
     total = sum(config.iterations for config in configs.values())
-    pool = start_pool(jobs)
     with tqdm(total=total, unit="it", smoothing=0.02, disable=None, desc="training") as bar:
-        try:
-            left = list(todo)
-            futures: dict[Future[str], tuple[str, int]] = {}
-            while left or futures:
-                while left and len(futures) < jobs:  # none waits in the pool: a stopped worker would still train it
-                    which = left.pop(0)
-                    futures[pool.submit(train_one, todo[which])] = which
-                done = wait(futures, timeout=1.0, return_when=FIRST_COMPLETED).done
-                if any(isinstance(one.exception(), BrokenProcessPool) for one in done):
-                    done = wait(futures).done  # the pool is no more, and with it all runs in progress
-                    pool.shutdown()
-                    pool = start_pool(jobs)
-                for future in done:
-                    which = futures.pop(future)
-                    if message := outcome(future):
-                        failed[which] = message
-                        bar.write(f"{'/'.join(map(str, which))}: {message}")
-                open_ones = {*left, *futures.values()}
-                bar.n = sum(steps_done(c) if which in open_ones else c.iterations for which, c in configs.items())
-                bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
-                bar.refresh()
-        except (KeyboardInterrupt, SystemExit) as stop:  # a worker that was asked to stop ends with SystemExit
-            bar.write("stopping: runs in progress finish their step and save; the same command resumes from there")
-            for process in multiprocessing.active_children():
-                process.terminate()
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
-    pool.shutdown()
+
+        def refresh() -> None:
+            bar.n = sum(steps_done(c.output) if which in open_ones else c.iterations for which, c in configs.items())
+            bar.set_postfix_str(f"{len(configs) - len(open_ones)} of {len(configs)} runs")
+            bar.refresh()
+
+        with start_pool(jobs) as workers:
+            try:
+                items = [(configs[which],) for which in todo]
+                for number, message, error in workers.outcomes(train_one, items, every_second=refresh):
+                    which = todo[number]
+                    open_ones.remove(which)
+                    if said := outcome(message, error):
+                        failed[which] = said
+                        bar.write(f"{'/'.join(map(str, which))}: {said}")
+                    refresh()
+            except (KeyboardInterrupt, SystemExit) as stop:
+                bar.write("stopping: runs in progress finish their step and save; the same command resumes from there")
+                raise SystemExit(stop.code if isinstance(stop, SystemExit) else 130) from None
     return failed
 
 
@@ -496,14 +466,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_page(asked.output / "report.html")  # before hours of training
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with World.from_environment(one.device) as world, said_plainly():
-            share = max(2, one.batch_size // world.size)
             if world.is_main:
                 print(f"{announced(asked, configs)}, on {world.size} processes", flush=True)
-            shares = {which: dataclasses.replace(config, batch_size=share) for which, config in configs.items()}
-            expected = world.broadcast_object(expect(shares) if world.is_main else None)
-            if world.is_main:
-                print(expected, flush=True)
-            confirm(expected, asked.yes)
+            announce(world.from_main(lambda: expect(configs, processes=world.size)), asked.yes, world)
             failed = train_together(configs, world)
             if not world.is_main:
                 return 1 if failed else 0
@@ -511,22 +476,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{announced(asked, configs)}, {asked.jobs} at a time")
     with said_plainly():
         check_root(one)  # a wrong root is said at once
-        expected = expect(configs, asked.jobs)
-        print(expected, flush=True)
-        confirm(expected, asked.yes)
+        announce(expect(configs, asked.jobs), asked.yes)
         if asked.dataset != "faces":
             print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
             print("\n".join(load_data(one).reports))
     return finish(asked, configs, train_all(configs, asked.jobs), began)
 
 
-def expect(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int = 1) -> Forecast:
-    """What is left to do, measured on this device; quick if nothing is."""
-    left = {which: config for which, config in configs.items() if not is_done(config)}
-    if not left:
-        return Forecast(runs=0, iterations=0, seconds=0.0, disk=0, picture=0)
-    threads = None if int(os.environ.get("WORLD_SIZE", "1")) > 1 else max(1, (os.cpu_count() or 1) // jobs)
-    return forecast(left, {which: steps_done(c) for which, c in left.items()}, jobs=jobs, threads=threads)
+def expect(configs: Mapping[Any, EmotionConfig], jobs: int = 1, *, processes: int = 1, keeps: bool = True) -> Forecast:
+    """What is left to do, measured on this device; ``keeps`` as in :func:`works`."""
+    left = [config for config in configs.values() if not (keeps and is_done(config))]
+    threads = None if processes > 1 else max(1, (os.cpu_count() or 1) // jobs)
+    picture = 3 * left[0].resize ** 2 if left and left[0].dataset != "faces" else 0
+    return forecast(works(left, keeps=keeps, processes=processes), jobs=jobs, threads=threads, picture=picture)
 
 
 def announced(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -> str:

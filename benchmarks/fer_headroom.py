@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_caf import FACES_SEED, data_key, shared_data
+from fer_caf import FACES_SEED, data_key, expect, shared_data
 from fer_people import base_of, ccc, finished, train_here, without_folders
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
@@ -42,6 +42,7 @@ from adaptive_margin.processes import stops_on_sigterm
 from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
 from adaptive_margin.training import World, write_atomically
 from adaptive_margin.training.command_line import check_output, read
+from adaptive_margin.training.forecast import announce
 from adaptive_margin.training.run_folder import environment
 
 TRAINED = ("held out", "shared")
@@ -62,6 +63,7 @@ class Asked:
         jobs: runs at the same time.
         output: folder of the runs.
         results: write the figures here too.
+        yes: start although it will take more than a day.
         print: print the table of such a file and train nothing.
         figure: draw the gains of that file against the dial here, as PNG.
     """
@@ -75,6 +77,7 @@ class Asked:
     jobs: int = 1
     output: Path = Path("runs/fer_headroom")
     results: Path | None = None
+    yes: bool = False
     print: Path | None = None
     figure: Path | None = None
 
@@ -192,6 +195,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         }
     todo = {which: config for which, config in configs.items() if not finished(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
+    with said_plainly():
+        announce(expect(todo, asked.jobs, keeps=False), asked.yes)
     failed = train_here({which: (config, *which[1:]) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")

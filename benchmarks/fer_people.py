@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +34,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, outcome, shared_data, start_pool
+from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, expect, outcome, shared_data, start_pool
 
 from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
@@ -48,6 +47,7 @@ from adaptive_margin.processes import stops_on_sigterm
 from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
 from adaptive_margin.training import World, write_atomically
 from adaptive_margin.training.command_line import check_output, read
+from adaptive_margin.training.forecast import announce
 from adaptive_margin.training.run_folder import environment
 
 BASELINE = "none"
@@ -95,6 +95,7 @@ class Asked:
         jobs: runs at the same time.
         output: folder of the runs.
         results: write the figures here too.
+        yes: start although it will take more than a day.
         print: print the table of such a file and train nothing.
     """
 
@@ -109,6 +110,7 @@ class Asked:
     jobs: int = 2
     output: Path = Path("runs/fer_people")
     results: Path | None = None
+    yes: bool = False
     print: Path | None = None
 
 
@@ -181,17 +183,14 @@ def train_here(
     todo: Mapping[tuple[Any, ...], tuple[Any, ...]], jobs: int, train: Callable[..., str]
 ) -> dict[tuple[Any, ...], str]:
     """Trains all, several at a time; returns what went wrong in each. When it is stopped, nothing new begins."""
-    pool = start_pool(jobs)
-    try:
-        futures = {pool.submit(train, *given): which for which, given in todo.items()}
-        return {which: message for future, which in futures.items() if (message := outcome(future))}
-    except (KeyboardInterrupt, SystemExit):
-        print("stopping: finished runs are kept, the same command goes on", flush=True)
-        for process in multiprocessing.active_children():
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+    which = list(todo)
+    with start_pool(jobs) as workers:
+        try:
+            ended = [(which[n], outcome(*found)) for n, *found in workers.outcomes(train, todo.values())]
+        except (KeyboardInterrupt, SystemExit):
+            print("stopping: finished runs are kept, the same command goes on", flush=True)
+            raise
+    return {each: message for each, message in ended if message}
 
 
 def finished(config: EmotionConfig) -> dict[str, Any]:
@@ -397,6 +396,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}
     todo = {which: config for which, config in configs.items() if not finished(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
+    with said_plainly():
+        announce(expect(todo, asked.jobs, keeps=False), asked.yes)
     failed = train_here({which: (config, asked.stage) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")

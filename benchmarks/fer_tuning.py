@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fer_caf import train_all
+from fer_caf import expect, train_all
 
 from adaptive_margin.emotion.config import QUICK, AdamConfig, EmotionConfig
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import stops_on_sigterm
+from adaptive_margin.training.forecast import announce
 
 RESULTS = Path(__file__).parent / "fer_caf" / "results" / "tuning.json"
 BASE = dataclasses.replace(
@@ -94,6 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
     parser.add_argument("--print", action="store_true")
     asked = parser.parse_args(argv)
     if asked.seeds < 1 or asked.jobs < 1:
@@ -106,6 +109,8 @@ def main(argv: list[str] | None = None) -> int:
         for seed in range(asked.seeds)
         for variant in dict.fromkeys((BASELINE, *asked.only))
     }
+    with said_plainly():
+        announce(expect(configs, asked.jobs), asked.yes)
     failed = train_all(configs, asked.jobs)
     runs = [
         {"variant": variant, "seed": seed, **validation(config)}

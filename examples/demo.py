@@ -17,15 +17,13 @@ is measured, once.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
-import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -40,10 +38,12 @@ from adaptive_margin.dml.embedded import fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.metrics.comparison import Comparison, holm, paired
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.forecast import Forecast, Work, announce, forecast
 
 SQUARED = {  # a constant in the unit that the adaptive margin has: a squared distance of unit vectors
     "contrastive": lambda margin: margin**2,  # how far negatives are pushed
@@ -67,14 +67,19 @@ class Run:
     steps: int
 
 
+def job_of(run: Run) -> DMLJob:
+    """The job that trains a network."""
+    config = replace(SMALL, loss=run.loss, margin=run.margin, seed=run.seed, epochs=run.steps, steps_per_epoch=1)
+    data = fonts()
+    split = split_classes(data, validation=config.validation, seed=run.seed)
+    return DMLJob(config, data, data.pixels, split, World())
+
+
 def train(run: Run) -> Row:
     """Trains one network on one thread; its figures, and the course of an adaptive margin as a squared distance."""
     torch.set_num_threads(1)  # two networks at a time are faster than one on two cores
     began = time.process_time()
-    config = replace(SMALL, loss=run.loss, margin=run.margin, seed=run.seed, epochs=run.steps, steps_per_epoch=1)
-    data = fonts()
-    split = split_classes(data, validation=config.validation, seed=run.seed)
-    job = DMLJob(config, data, data.pixels, split, World())
+    job = job_of(run)
     curve = []
     for step in range(run.steps):
         figures = job.step(step)
@@ -95,19 +100,14 @@ def train_all(seeds: int, steps: int, jobs: int, finished: list[Row]) -> dict[st
     first = [Run(loss, margin, TUNING_SEED, steps) for loss in SQUARED for margin in LOSSES[loss].candidates]
     first += [Run(loss, m, seed, steps) for seed in range(seeds) for loss in SQUARED for m in (own[loss], "adaptive")]
     total = len(first) + seeds * len(SQUARED)
-    on_interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: the parent ends workers on Ctrl-C
-    pool = multiprocessing.get_context("spawn").Pool(jobs, end_with_parent)
-    signal.signal(signal.SIGINT, on_interrupt)
     seconds_between_lines = 0.5 if sys.stderr.isatty() else 10
     bar = tqdm(total=total, desc=f"{total} networks", unit=" networks", mininterval=seconds_between_lines)
-    with bar, pool:  # leaving it ends the workers
+    with bar, Workers(jobs) as workers:
 
         def do(runs: Sequence[Run]) -> None:
-            results, end = pool.imap_unordered(train, runs), len(finished) + len(runs)
-            while len(finished) < end:
-                with contextlib.suppress(multiprocessing.TimeoutError):
-                    finished.append(results.next(timeout=0.5))  # without it, Ctrl-C would have to wait on Windows
-                    bar.update()
+            for _, row in workers.results(train, [(run,) for run in runs]):
+                finished.append(row)
+                bar.update()
 
         do(first)
         best = {loss: tuned(loss, finished) for loss in SQUARED}
@@ -116,6 +116,16 @@ def train_all(seeds: int, steps: int, jobs: int, finished: list[Row]) -> dict[st
         bar.total = len(first) + len(last)
         do(last)
     return best
+
+
+def expected(seeds: int, steps: int, jobs: int) -> Forecast:
+    """What the networks will take, at most: tuning may choose the loss's own constant, which then exists."""
+    works = []
+    for loss in SQUARED:
+        count = len(LOSSES[loss].candidates) + 3 * seeds
+        run = Run(loss, "adaptive", 0, steps)
+        works.append(Work(job=partial(job_of, run), iterations=count * steps, runs=count))
+    return forecast(works, jobs=jobs, threads=1)
 
 
 def tuned(loss: str, rows: Sequence[Row]) -> float:
@@ -259,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=160, help="training steps of each network (160)")
     parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="networks at a time (2)")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
     parser.add_argument("--print", type=Path, help="print the tables of this results.json; trains nothing")
     options = parser.parse_args(argv)
     if options.print:
@@ -271,14 +282,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = options.output
     if output.exists() and not output.is_dir():
         parser.error(f"--output must be a folder, got the file {output}")
-    output.mkdir(parents=True, exist_ok=True)
-    if old := [output / name for name in FILES if (output / name).exists()]:
-        print(f"Overwriting the results of an earlier run in {output}/.")
-    for path in old:
-        path.unlink()  # an interrupted run must not leave another run's picture beside its own numbers
     rows: list[Row] = []
-    began = time.perf_counter()
     try:
+        with said_plainly():
+            announce(expected(options.seeds, options.steps, options.jobs), options.yes)
+        output.mkdir(parents=True, exist_ok=True)
+        if old := [output / name for name in FILES if (output / name).exists()]:
+            print(f"Overwriting the results of an earlier run in {output}/.")
+        for path in old:
+            path.unlink()  # an interrupted run must not leave another run's picture beside its own numbers
+        began = time.perf_counter()
         best = train_all(options.seeds, options.steps, options.jobs, rows)
     except KeyboardInterrupt:
         print(f"\nStopped after {len(rows)} network{'s' * (len(rows) != 1)}.", end=" ")

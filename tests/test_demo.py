@@ -172,13 +172,22 @@ def test_an_interrupted_run_keeps_what_is_finished(demo, tmp_path, capsys, monke
     assert not (tmp_path / "demo.png").exists()
 
 
+def test_more_than_a_day_touches_nothing(demo, tmp_path, capsys):
+    (tmp_path / "demo.png").write_text("of an earlier run")
+    with pytest.raises(SystemExit) as end:
+        demo.main(["--seeds", "100", "--steps", "100000", "--jobs", "1", "--output", str(tmp_path)])
+    assert end.value.code == 2
+    assert "--yes must be given for more than a day" in capsys.readouterr().err
+    assert (tmp_path / "demo.png").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process group")
 @pytest.mark.parametrize("after", [0.0, 8.0], ids=["while workers start", "while they train"])
 def test_ctrl_c_ends_it_without_a_traceback(tmp_path, after):
     command = [sys.executable, "-u", str(ROOT / "examples" / "demo.py"), "--seeds", "2", "--steps", "100000"]
     demo = subprocess.Popen(
-        [*command, "--jobs", "1", "--output", str(tmp_path)],
+        [*command, "--jobs", "1", "--yes", "--output", str(tmp_path)],
         cwd=ROOT,
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
@@ -187,7 +196,9 @@ def test_ctrl_c_ends_it_without_a_traceback(tmp_path, after):
         start_new_session=True,  # a group of its own, which gets the signal as a terminal would send it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
     )
-    stderr = demo.stderr.read(len("\r42 networks"))  # the bar is there, so the workers are on their way
+    stderr = demo.stderr.readline()
+    assert stderr.startswith("42 runs, 4,200,000 iterations: about ")
+    stderr += demo.stderr.read(len("\r42 networks"))  # the bar is there, so the workers are on their way
     time.sleep(after)
     os.killpg(demo.pid, signal.SIGINT)
     stdout, rest = demo.communicate(timeout=120)  # which waits for the workers too: they hold the same pipes

@@ -11,33 +11,35 @@ from pathlib import Path
 
 import pytest
 
+from adaptive_margin.messages import is_problem, problem
+from adaptive_margin.processes import ProcessDiedError, Workers
 from tests.training.processes import needs_processes
 
 pytestmark = needs_processes
 
 POOL = """
-import multiprocessing, os, sys, time
-from concurrent.futures import ProcessPoolExecutor
+import os, signal, sys, time
 from pathlib import Path
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import Workers, stops_on_sigterm
 
-def work(place):
-    Path(place, str(os.getpid())).write_text("")
+if __name__ != "__main__" and sys.argv[2] == "importing":
+    Path(sys.argv[1], str(os.getpid())).write_text("")
     time.sleep(300)
 
+def work(place, saves, idle=False):
+    if saves:  # as a run in adaptive_margin.training.train
+        def stop(number, frame):
+            time.sleep(2)
+            Path(place).with_name("saved").write_text("")
+            raise SystemExit(143)
+        signal.signal(signal.SIGTERM, stop)
+    Path(place, str(os.getpid())).write_text("")
+    time.sleep(0 if idle else 300)
+
 if __name__ == "__main__":
-    context = multiprocessing.get_context("spawn")
-    with stops_on_sigterm():
-        try:
-            if sys.argv[2] == "executor":
-                pool = ProcessPoolExecutor(2, context, end_with_parent)
-                list(pool.map(work, [sys.argv[1]] * 2))
-            else:
-                with context.Pool(2, end_with_parent) as pool:
-                    pool.map(work, [sys.argv[1]] * 2, 1)
-        finally:
-            for child in multiprocessing.active_children():
-                child.terminate()
+    place, what = sys.argv[1:]
+    with stops_on_sigterm(), Workers(2) as workers:
+        list(workers.results(work, [(place, what in ("saving", "idle")), (place, False, what == "idle")]))
 """
 ALONE = """
 import os, subprocess, sys, time
@@ -68,20 +70,31 @@ def until(condition: object, seconds: float = 60) -> bool:
     return False
 
 
-def start(code: str, folder: Path, *words: str) -> subprocess.Popen[bytes]:
+def start(code: str, folder: Path, *words: str, new_session: bool = False) -> subprocess.Popen[bytes]:
     (folder / "script.py").write_text(code)
     (folder / "pids").mkdir()
     path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(folder / "script.py"), str(folder / "pids"), *words]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path})
+    return subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=new_session,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # tests may run where it is ignored
+    )
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes where Linux lists them")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
-@pytest.mark.parametrize(("code", "words", "workers"), [(POOL, "executor", 2), (POOL, "pool", 2), (ALONE, "child", 1)])
+@pytest.mark.parametrize(
+    ("code", "words", "workers"),
+    [(POOL, "plain", 2), (POOL, "saving", 2), (POOL, "idle", 2), (POOL, "importing", 2), (ALONE, "child", 1)],
+)
 def test_workers_end_with_their_parent(
     tmp_path: Path, code: str, words: str, workers: int, number: signal.Signals
 ) -> None:
+    """However it ends, whatever they do: one that has to save does not keep the others, and waits for none."""
     parent = start(code, tmp_path, words)
     assert until(lambda: len(list((tmp_path / "pids").iterdir())) == workers)
     pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
@@ -90,6 +103,69 @@ def test_workers_end_with_their_parent(
     ended = parent.wait(60)
     assert ended == (143 if number == signal.SIGTERM and code is POOL else -number)
     assert until(lambda: not any(map(is_there, pids)), 10)
+    assert (tmp_path / "saved").exists() == (words in ("saving", "idle"))
+
+
+def twice(number: int) -> int:
+    if number < 0:
+        os.kill(os.getpid(), -number)
+    if number == 3:
+        raise ValueError(problem("number", "even", number, "add one"))
+    if number == 4:
+        time.sleep(1.5)
+    return 2 * number
+
+
+def test_a_worker_that_dies_or_raises_leaves_the_others() -> None:
+    ticks: list[int] = []
+    with Workers(2) as workers:
+        items = [(n,) for n in (1, -signal.SIGKILL, 2, 3, 4)]
+        found = {n: found for n, *found in workers.outcomes(twice, items, every_second=lambda: ticks.append(1))}
+        assert [found[n][0] for n in (0, 2, 4)] == [2, 4, 8]
+        assert isinstance(found[1][1], ProcessDiedError)
+        assert str(found[1][1]) == "a process died (exit status -9)"
+        assert is_problem(found[3][1])
+        assert "in twice" in str(found[3][1].__cause__)
+        assert sorted(workers.results(twice, [(1,), (2,)])) == [(0, 2), (1, 4)]  # with those that are left
+        with pytest.raises(ProcessDiedError):
+            list(workers.results(twice, [(-signal.SIGTERM,)]))
+        assert ticks
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+def test_workers_are_kept_for_as_many_tasks_as_they_may_have() -> None:
+    with Workers(1, tasks_each=2) as workers:
+        first, second, third = (number for _, number in workers.results(pid, [()] * 3))
+        assert first == second != third
+    assert not is_there(first)
+    assert not is_there(third)
+
+
+def test_a_program_without_a_main_guard_starts_no_chain_of_processes(tmp_path: Path) -> None:
+    code = """
+import operator
+from adaptive_margin.processes import Workers
+with Workers(1) as workers:
+    print(list(workers.results(operator.add, [(1, 2)])))
+"""
+    (tmp_path / "script.py").write_text(code)
+    path = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(tmp_path / "script.py")]
+    ended = subprocess.run(command, timeout=60, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert ended.returncode == 1
+    assert "if __name__ == '__main__':" in ended.stderr
+    assert "ProcessDiedError" in ended.stderr
+
+
+def test_ctrl_c_is_left_to_the_parent(tmp_path: Path) -> None:
+    parent = start(POOL, tmp_path, "saving", new_session=True)
+    assert until(lambda: len(list((tmp_path / "pids").iterdir())) == 2)
+    os.killpg(parent.pid, signal.SIGINT)  # as a terminal does
+    assert parent.wait(60) == -signal.SIGINT
+    assert (tmp_path / "saved").exists()
 
 
 def test_a_signal_in_another_thread_is_left_alone() -> None:

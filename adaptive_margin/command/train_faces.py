@@ -7,9 +7,10 @@ import os
 from collections.abc import Sequence
 
 from ..emotion.config import PRESETS, EmotionConfig, preset_for
-from ..training.command_line import check_output, parse, refuse
+from ..training.command_line import check_output, parse, refuse, said_yes
 
 DESCRIPTION = "Trains valence and arousal from faces, with the paper's critic or another."
+YES = " --yes starts what is forecast to take more than a day."
 
 
 def main(words: Sequence[str], prog: str) -> int:
@@ -18,12 +19,22 @@ def main(words: Sequence[str], prog: str) -> int:
         with contextlib.suppress(SystemExit):
             parse(EmotionConfig, PRESETS, argv=["--help"], prog=prog, description=DESCRIPTION)
         refuse("say what to train; --preset quick takes a few seconds, on drawn faces")
-    config = parse(EmotionConfig, PRESETS, argv=words, prog=prog, description=DESCRIPTION, preset_for=preset_for)
+    rest, yes = said_yes(words)
+    about = DESCRIPTION + YES
+    config = parse(EmotionConfig, PRESETS, argv=rest, prog=prog, description=about, preset_for=preset_for)
     check_output("--output", config.output)
 
-    from ..emotion import trainer
+    from ..emotion import data, trainer
+    from ..training.forecast import Forecast, announce, forecast
+    from ..training.world import World
 
-    result = trainer.run(config)
+    def expected() -> Forecast:
+        data.check_root(config)  # a wrong root is said at once
+        return forecast(trainer.works([config], processes=world.size))
+
+    with World.from_environment(config.device) as world:
+        announce(world.from_main(expected), yes, world)
+        result = trainer.run(config, world=world)
     if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, one writes
         return 0
     figures = result.result["test"]["figures"]

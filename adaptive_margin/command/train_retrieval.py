@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ..dml.config import PRESETS, SMALL, DMLConfig
 from ..messages import nearest
-from ..training.command_line import check_output, parse, refuse
+from ..training.command_line import check_output, parse, refuse, said_yes
 
 DATA = {
     "cub": "CUB-200-2011: 100 classes of birds for training, 100 others for the test",
@@ -48,8 +48,9 @@ def main(words: Sequence[str], prog: str) -> int:
         return 0 if words else 2
     if name not in DATA:
         refuse(f"unknown data set {name}; {nearest(name, DATA)}")
-    description = f"Deep metric learning on {DATA[name]}."
-    config = parse(DMLConfig, presets_of(name), argv=words[1:], prog=f"{prog} {name}", description=description)
+    description = f"Deep metric learning on {DATA[name]}. --yes starts what is forecast to take more than a day."
+    rest, yes = said_yes(words[1:])
+    config = parse(DMLConfig, presets_of(name), argv=rest, prog=f"{prog} {name}", description=description)
     if config.out is not None:
         check_output("--out", config.out)
 
@@ -69,7 +70,7 @@ def main(words: Sequence[str], prog: str) -> int:
         if config.download:
             datasets.download(name, root)
         data = getattr(datasets, f"load_{name}")(root)
-    result = train_and_print(config, data)
+    result = train_and_print(config, data, yes=yes)
     if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, one writes
         print(f"in {result['config']['out']}: result.json, scalars.csv, checkpoints")
     return 0

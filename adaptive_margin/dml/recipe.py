@@ -10,10 +10,11 @@ from typing import Any
 from .._text import shorten
 from ..messages import counted, problem
 from ..training import World
+from ..training.forecast import announce, forecast
 from .config import DMLConfig
 from .labelled_images import LabelledImages
 from .results import named
-from .trainer import run
+from .trainer import run, work
 
 
 def required_root(config: DMLConfig, layout: str) -> Path:
@@ -27,9 +28,15 @@ def required_root(config: DMLConfig, layout: str) -> Path:
     return config.root
 
 
-def train_and_print(config: DMLConfig, data: LabelledImages) -> dict[str, Any]:
-    """Trains, measures, and prints the result and how the network was selected."""
+def train_and_print(config: DMLConfig, data: LabelledImages, *, yes: bool = False) -> dict[str, Any]:
+    """Says how long it will take, trains, measures, and prints the result and how the network was selected.
+
+    Raises:
+        ValueError: it will take more than a day, and ``yes`` is False. The errors of
+            :func:`~adaptive_margin.dml.trainer.run`.
+    """
     with World.from_environment(None if config.device == "auto" else config.device) as world:
+        announce(world.from_main(lambda: forecast([work(config, data, world.size)])), yes, world)
         result = run(config, data, world=world)
         if world.is_main:
             print(said(result))

@@ -37,10 +37,12 @@ from ..training import (
     train,
 )
 from ..training.config_files import plain
+from ..training.forecast import Work, size_of, steps_done
 from ..training.loop import Parts
 from ..training.model_card import write_card
 from ..training.optimisation import backward_and_step
 from ..training.run_folder import check_same_run
+from ..training.world import device_of
 from .backbones import EmbeddingNet, build_network
 from .batches import ClassBatches, Pixels
 from .config import MAY_CHANGE, DMLConfig
@@ -382,6 +384,35 @@ class DMLJob(Parts):
         for optimizer in (self.optimizer, self.loss_optimizer):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = group["rate"] * factor
+
+
+def work(config: DMLConfig, data: LabelledImages, processes: int = 1) -> Work:
+    """What is left of a run, for :func:`~adaptive_margin.training.forecast.forecast`; its pixels are noise."""
+    folds = range(config.folds) or (None,)
+    first = (
+        fold_classes(data, 0, folds=config.folds)
+        if config.folds
+        else split_classes(data, validation=config.validation, seed=config.seed)
+    )
+    out = config.out or default_folder(config, data)
+    places = [out if fold is None else out / fold_name(fold, config.folds) for fold in folds]
+    steps = config.epochs * (config.steps_per_epoch or max(1, len(first.train) // config.batch))
+    left = [n for place in places if (n := steps - steps_done(place)) > 0]
+
+    def job() -> DMLJob:
+        images = data.pixels
+        if images is None:
+            noise = np.random.default_rng(0).integers(0, 256, (config.resize, config.resize, 3), dtype=np.uint8)
+            images = np.broadcast_to(noise, (len(data), *noise.shape))
+        device = device_of(None if config.device == "auto" else config.device)
+        mine = replace(config, classes=max(2, config.classes // processes))
+        return DMLJob(mine, data, images, first, World(device=device))
+
+    def kept(job: DMLJob) -> int:  # two checkpoints and the best one; embeddings in half precision
+        embeddings = 2 * config.embedding_size * len(first["test"]) if config.keep_embeddings or config.folds else 0
+        return (2 if config.select == "last" else 3) * size_of(job.state_dict()) + embeddings
+
+    return Work(job=job, iterations=sum(left), runs=len(left), disk=kept)
 
 
 def load_images(data: LabelledImages, config: DMLConfig) -> tuple[Bytes, dict[int, str]]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,12 +20,13 @@ from ..images.errors import LabelFileError
 from ..messages import problem
 from ..metrics import AffectMetrics, affect_breakdown
 from ..stored import DamagedFileError, read_json
+from ..training.forecast import Work, size_of, steps_done
 from ..training.loop import Parts, Summary, best_state, check_length, train
 from ..training.model_card import CARD, UNDER_WAY, write_card
 from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
 from ..training.run_folder import RunFolder, RunFolderError
-from ..training.world import World, synchronise_batch_norm
+from ..training.world import World, device_of, synchronise_batch_norm
 from ._drawn_video import evaluate_drawn_video
 from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
@@ -268,6 +270,54 @@ class EmotionJob(Parts):
 def described(part: Part) -> dict[str, Any]:
     """What :func:`~adaptive_margin.emotion.evaluation.evaluate` takes of a part beside its pictures."""
     return {name: getattr(part, name) for name in ("people", "identity", "videos", "frames")}
+
+
+def trial(config: EmotionConfig, processes: int = 1) -> EmotionJob:
+    """A job on noise whose steps take as long as those of a run, or of one of its processes: all with the critic."""
+    check_size(config.encoder, config.size)
+    if config.pretrained is not None:  # report mismatches before anything is timed
+        build_encoder(config.encoder, config.pretrained)
+    hand = max(2, config.per_person)
+    batch = max(hand, config.batch_size // processes // hand * hand) if processes > 1 else config.batch_size
+    rows = 2 * batch
+    random = np.random.default_rng(0)
+    noise = Part(
+        images=random.integers(0, 256, (rows, config.resize, config.resize, 3), dtype=np.uint8),
+        slots=np.arange(rows),
+        labels=random.uniform(-0.7, 0.7, (rows, 2)).astype(np.float32),
+        people=np.arange(rows) // hand,
+        identity="person",
+        videos=(None,) * rows,
+        frames=np.full(rows, -1),
+    )
+    data = EmotionData(train=noise, val=noise, test=noise, splits={}, independent="")
+    alone = World(device=device_of(config.device))
+    return EmotionJob(replace(config, batch_size=batch, adversarial_start=0, pretrained=None), data, alone)
+
+
+def works(configs: Iterable[EmotionConfig], *, keeps: bool = True, processes: int = 1) -> list[Work]:
+    """What is left of some runs, for :func:`~adaptive_margin.training.forecast.forecast`: a kind for each critic, term
+    and use of people.
+
+    Args:
+        configs: the runs.
+        keeps: whether they keep checkpoints and a model, as those of :func:`run` do.
+        processes: of each run.
+    """
+    kinds: dict[tuple[Any, ...], list[EmotionConfig]] = {}
+    for config in configs:
+        kind = (config.critic, config.order, config.term, config.person_norm, config.per_person, config.cross_person)
+        kinds.setdefault(kind, []).append(config)
+
+    def kept(job: EmotionJob) -> int:  # two checkpoints, the best one, the model
+        return 3 * size_of(job.state_dict()) + size_of(job.iteration.net.state_dict())
+
+    found = []
+    for same in kinds.values():
+        left = [n for config in same if (n := config.iterations - steps_done(config.output)) > 0]
+        job = partial(trial, same[0], processes)
+        found.append(Work(job=job, iterations=sum(left), runs=len(left), disk=kept if keeps else None))
+    return found
 
 
 def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..messages import problem
-from ..processes import end_with_parent
+from ..processes import Workers
 from ._geometry import boxes, landmarks
 from ._render import render
 from ._rows import Floats, check_count
@@ -79,10 +76,10 @@ def draw_frames(
         return _draw(people, v, a, size, nuisance)
     parts = [slice(start, start + TASK) for start in range(0, len(v), TASK)]
     out = np.empty((len(v), size, size, 3), dtype=np.uint8)
-    with ProcessPoolExecutor(min(workers, len(parts)), get_context("spawn"), end_with_parent) as pool:
-        columns = zip(*((people.take(p), v[p], a[p], size, nuisance.take(p)) for p in parts), strict=True)
-        for part, pictures in zip(parts, pool.map(_draw, *columns), strict=True):
-            out[part] = pictures
+    items = [(people.take(p), v[p], a[p], size, nuisance.take(p)) for p in parts]
+    with Workers(min(workers, len(parts))) as drawing:
+        for number, pictures in drawing.results(_draw, items):
+            out[parts[number]] = pictures
     return out
 
 

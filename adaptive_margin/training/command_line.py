@@ -26,7 +26,18 @@ try:
 except ImportError:  # another version, whose own words are printed: a box of several lines
     on_parse_error = contextlib.nullcontext  # type: ignore[assignment]
 
-__all__ = ["ConfigError", "Positional", "arg", "check_output", "from_yaml", "parse", "read", "refuse", "to_yaml"]
+__all__ = [
+    "ConfigError",
+    "Positional",
+    "arg",
+    "check_output",
+    "from_yaml",
+    "parse",
+    "read",
+    "refuse",
+    "said_yes",
+    "to_yaml",
+]
 C = TypeVar("C")
 Positional, arg = tyro.conf.Positional, tyro.conf.arg
 """Annotations of a dataclass field: an argument without a flag, or another name or alias."""
@@ -151,6 +162,18 @@ def parse(
 
     config = after(presets[start.preset])
     return config if preset_for is None else after(preset_for(start.preset, config))
+
+
+def said_yes(words: Sequence[str]) -> tuple[list[str], bool]:
+    """A command line without ``--yes``, and whether it was there: that more than a day of training may start.
+
+    It belongs to no configuration, so that a run resumes with and without it.
+
+    Example:
+        >>> said_yes(["--preset", "paper", "--yes"])
+        (['--preset', 'paper'], True)
+    """
+    return [word for word in words if word != "--yes"], "--yes" in words
 
 
 def refuse(message: str) -> NoReturn:

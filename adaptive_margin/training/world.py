@@ -22,6 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..messages import problem
+from ..processes import end_with_parent
 
 T = TypeVar("T")
 BUCKET_BYTES = 25 * 2**20  # large enough for full bandwidth, small enough to overlap with the copies
@@ -57,7 +58,7 @@ class World:
         """Joins the processes that torchrun started; without torchrun, a single process.
 
         CPUs communicate through gloo, CUDA devices through NCCL. A process group that is already initialised is used
-        and stays initialised at the end.
+        and stays initialised at the end. A process of torchrun's ends when torchrun is gone, after it has saved.
 
         Args:
             device: ``"cpu"``, ``"cuda"`` (of several, the one of this local rank) or a specific one; None uses CUDA if
@@ -77,6 +78,8 @@ class World:
         size = int(os.environ.get("WORLD_SIZE", "1"))
         if size == 1:
             return cls(device=chosen)
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun is the parent, and may be killed
+            end_with_parent()
         limit = datetime.timedelta(minutes=timeout_minutes)
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=limit)
         return cls(dist.get_rank(), size, chosen, joined=True)

@@ -79,7 +79,8 @@ def outcomes(folder: Path, tests: list[str], mode: str, dtypes: str) -> dict[str
     plugin = [] if mode == "stock" else ["-p", "wrapped"]
     quick = ["-k", "not distance_weighted"]  # a miner of the host's that takes minutes on a CPU
     options = ["-q", "-p", "no:cacheprovider", f"--junitxml={report}"]
-    command = [sys.executable, "-m", "pytest", *plugin, *quick, *options, *tests]
+    child = "import adaptive_margin.processes as ours, pytest; ours.end_with_parent(); pytest.console_main()"
+    command = [sys.executable, "-c", child, *plugin, *quick, *options, *tests]
     finished = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     if not report.exists():
         raise SystemExit(finished.stdout + finished.stderr)

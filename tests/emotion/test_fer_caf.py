@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import io
 import json
 import os
 import re
@@ -13,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -51,7 +51,8 @@ def logged(folder: Path) -> None:
     """Waits until the first run has some rows."""
     log = folder / "runs" / "none" / "seed0" / "scalars.csv"
     until = time.monotonic() + 200
-    while not (log.exists() and log.read_text().count("\n") > 2) and time.monotonic() < until:
+    while not (log.exists() and log.read_text().count("\n") > 2):
+        assert time.monotonic() < until
         time.sleep(0.05)
 
 
@@ -82,7 +83,7 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_no_worker_goes_on_without_its_parent(tmp_path: Path, number: int, code: int) -> None:
-    stopped = start(tmp_path, "--arms", "none", "caf", "--seeds", "1", "--iterations", "100000", "--jobs", "2")
+    stopped = start(tmp_path, "--arms", "none", "caf", "--seeds", "1", "--iterations", "100000", "--jobs", "2", "--yes")
     logged(tmp_path / "out")
     assert len(session(stopped.pid)) >= 3
     stopped.send_signal(number)  # to the parent alone, as a batch system or `timeout` does
@@ -96,15 +97,44 @@ def test_no_worker_goes_on_without_its_parent(tmp_path: Path, number: int, code:
     assert Checkpoints(run / "checkpoints").files()[-1][0] >= last  # it was saved before the worker ended
 
 
-def session(leader: int) -> list[int]:
-    """The processes of a session that run; those that have ended and that nobody waited for do not."""
-    found = []
+@pytest.mark.slow
+@needs_processes
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
+def test_processes_of_torchrun_end_with_it_and_save(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    words = "--preset quick --people 16 --images-per-person 6 --batch-size 16 --iterations 100000 --log-every 2 --yes"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun = subprocess.Popen(
+        [*launcher, "-m", "adaptive_margin", "train-faces", *words.split(), "--device", "cpu", "--output", str(out)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[1])},
+    )
+    until = time.monotonic() + 200
+    while not ((out / "scalars.csv").exists() and (out / "scalars.csv").read_text().count("\n") > 2):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    ranks = [pid for pid, parent, _ in running() if parent == torchrun.pid]
+    assert len(ranks) == 2
+    torchrun.kill()
+    torchrun.wait(60)
+    until = time.monotonic() + 30
+    while {pid for pid, *_ in running()} & set(ranks):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    last = int((out / "scalars.csv").read_text().splitlines()[-1].split(",")[0])
+    assert Checkpoints(out / "checkpoints").files()[-1][0] >= last
+
+
+def running() -> Iterator[tuple[int, int, int]]:
+    """Number, parent and session of the processes that run; those that have ended and that nobody waited for do not."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):  # it has just ended
-            state, _, _, number = path.read_text().rpartition(")")[2].split()[:4]
-            if int(number) == leader and state != "Z":
-                found.append(int(path.parent.name))
-    return found
+            state, parent, _, leader = path.read_text().rpartition(")")[2].split()[:4]
+            if state != "Z":
+                yield int(path.parent.name), int(parent), int(leader)
+
+
+def session(leader: int) -> list[int]:
+    return [pid for pid, _, number in running() if number == leader]
 
 
 @pytest.mark.slow
@@ -227,12 +257,13 @@ def test_what_takes_more_than_a_day_has_to_be_wanted(
     """Said before anything is read or written: runs, iterations, hours, disk."""
     words = ["--arms", "none", "--seeds", "1", "--iterations", "90000000", "--device", "cpu", "--jobs", "1"]
     words += ["--output", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "stdin", io.StringIO())
     with pytest.raises(SystemExit) as end:
         fer_caf.main(words)
     said = capsys.readouterr()
     assert end.value.code == 2
-    assert re.search(r"1 run, 90,000,000 iterations: about [\d,.]+ hours of training here; disk: \d+ MiB", said.out)
+    assert re.search(
+        r"1 run, 90,000,000 iterations: about [\d,.]+ hours on this device \(.*\); disk: \d+ MiB", said.err
+    )
     assert "error: --yes must be given for more than a day of training, got about" in said.err
     assert not (tmp_path / "out").exists()
     trained: list[object] = []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.nets import PersonNorm
+from adaptive_margin.processes import Workers
 from adaptive_margin.stored import read_arrays
 
 from .cases import TINY
@@ -29,7 +29,7 @@ def _here(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     module = importlib.import_module(name)
     monkeypatch.setitem(module.PRESETS, "quick", TINY)
-    monkeypatch.setattr(importlib.import_module("fer_people"), "start_pool", lambda jobs: ThreadPoolExecutor(1))
+    monkeypatch.setattr(importlib.import_module("fer_people"), "start_pool", lambda jobs: Workers(0))
     importlib.import_module("fer_caf").shared_data.cache_clear()
     return module
 

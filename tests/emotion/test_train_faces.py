@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from adaptive_margin.command import main
-from adaptive_margin.emotion import trainer
+from adaptive_margin.emotion import data, trainer
 from adaptive_margin.emotion.config import EmotionConfig
 from adaptive_margin.messages import problem
+from adaptive_margin.training import World
 from adaptive_margin.training.checkpoints import CheckpointError
 
 
@@ -33,10 +34,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Any:
     def configuration(*words: str) -> EmotionConfig:
         found: list[EmotionConfig] = []
 
-        def run(config: EmotionConfig) -> None:
+        def run(config: EmotionConfig, world: World) -> None:
             found.append(config)
             raise Asked
 
+        monkeypatch.setattr(trainer, "works", lambda *_, **__: [])
+        monkeypatch.setattr(data, "check_root", lambda _: None)
         monkeypatch.setattr(trainer, "run", run)
         with pytest.raises(Asked):
             main(["train-faces", *words])
@@ -124,9 +127,10 @@ def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Cap
 def test_an_error_in_its_own_words_needs_no_traceback(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(_: EmotionConfig) -> None:
+    def run(_: EmotionConfig, world: World) -> None:
         raise error
 
+    monkeypatch.setattr(trainer, "works", lambda *_, **__: [])
     monkeypatch.setattr(trainer, "run", run)
     assert code_of(["--preset", "quick"]) == code
     assert capsys.readouterr().err == f"error: {error}\n"
@@ -136,9 +140,10 @@ def test_an_error_in_its_own_words_needs_no_traceback(
     "error", [ValueError("x must be y, got z; so it says"), KeyError("x"), ImportError("cannot import name 'x'")]
 )
 def test_a_fault_of_the_program_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(_: EmotionConfig) -> None:
+    def run(_: EmotionConfig, world: World) -> None:
         raise error
 
+    monkeypatch.setattr(trainer, "works", lambda *_, **__: [])
     monkeypatch.setattr(trainer, "run", run)
     with pytest.raises(type(error)):
         main(["train-faces", "--preset", "quick"])

@@ -26,7 +26,6 @@ from adaptive_margin.emotion.detect import face_detector
 from adaptive_margin.emotion.evaluation import Evaluation, evaluate, read_predictions, read_result, write_evaluation
 from adaptive_margin.emotion.export_hub import export_hub
 from adaptive_margin.emotion.export_onnx import export_onnx
-from adaptive_margin.emotion.forecast import Forecast, confirm
 from adaptive_margin.emotion.headroom import divided
 from adaptive_margin.emotion.model_file import Preprocessing, description, load_network, model_details, save_model
 from adaptive_margin.emotion.nets import build_encoder, check_encoder, check_size, emotion_net
@@ -151,14 +150,6 @@ def several(folder: Path) -> Path:
     for seed in (0, 1):
         save_model(folder / "bench" / "runs" / "caf" / f"seed{seed}" / "model.pt", net(), HOW)
     return folder / "bench"
-
-
-def asked(seconds: float, yes: bool = False, says: str | None = None) -> bool:
-    """Whether a run of that length starts; without an answer, nobody is there to give one."""
-    with mock.patch.object(sys, "stdin") as there, mock.patch("builtins.input", return_value=says):
-        there.isatty = lambda: says is not None
-        confirm(Forecast(runs=1, iterations=1, seconds=seconds, disk=0, picture=0), yes)
-    return True
 
 
 LOADED = (
@@ -418,19 +409,6 @@ CASES = [
         lambda folder: hub(folder, "hub") and hub(folder, "hub"),
         lambda folder: hub(folder, "another"),
         lambda folder: hub(folder, "hub", overwrite=True),
-    ),
-    # forecast.py
-    follow(
-        "pass --yes to start all the same, or fewer runs or iterations",
-        lambda: asked(1e6),
-        lambda: asked(1e6, yes=True),
-        lambda: asked(1e4),
-    ),
-    follow(
-        "pass --yes to start all the same, or fewer runs or iterations",
-        lambda: asked(1e6, says="n"),
-        lambda: asked(1e6, says="y"),
-        lambda: asked(1e6, yes=True),
     ),
     # detect.py, predict.py
     follow(

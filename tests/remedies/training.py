@@ -22,6 +22,7 @@ from adaptive_margin.reports._page import check_page
 from adaptive_margin.training import Checkpoints, RunFolder, World, backward_and_step, seed_everything, train
 from adaptive_margin.training.checkpoints import check_plain
 from adaptive_margin.training.command_line import check_output, parse, read
+from adaptive_margin.training.forecast import Forecast, announce
 from adaptive_margin.training.optimisation import autocast
 from adaptive_margin.training.world import GlobalBatchNorm, synchronise_batch_norm
 
@@ -49,6 +50,12 @@ def helped(prog: str, kind: type = Options) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as said, contextlib.suppress(SystemExit):
         read(kind, prog=prog, argv=["--help"])
     return said.getvalue()
+
+
+def starts(seconds: float, yes: bool = False) -> bool:
+    """Whether a run of that length starts."""
+    announce(Forecast(runs=1, iterations=1, seconds=seconds), yes)
+    return True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,6 +242,13 @@ CASES = [
         lambda: stepped(nn.Module.parameters),
     ),
     follow("count from 0", lambda: seed_everything(-1), lambda: seed_everything(0) is None),
+    # forecast.py
+    follow(
+        "pass --yes to start all the same, or fewer runs or iterations",
+        lambda: starts(1e6),
+        lambda: starts(1e6, yes=True),
+        lambda: starts(1e4),
+    ),
     # world.py
     follow("torchrun --nproc-per-node 2", lambda: placed("cuda", 2, rank=2), lambda: placed("cuda", 2, rank=1)),
     follow("the last is cuda:1", lambda: placed("cuda:5", 2), lambda: placed("cuda:1", 2)),
