@@ -260,7 +260,7 @@ def find_swap(module: object, table: Mapping[str, Swap], wrapper: str) -> Swap:
         why = f"it is the class; pass one of its objects, {wrapper}({name}())"
     elif name in table:
         home = ".".join(kind.__module__.split(".")[:2])
-        why = f"it is {home}'s; pass pytorch_metric_learning's loss of the same name"
+        why = f"it is {home}'s; pass the {name} of pytorch_metric_learning"
     raise TypeError(f"{wrapper} cannot exchange the margin of {name}: {why}")
 
 

@@ -53,7 +53,7 @@ def test_the_table_is_a_copy() -> None:
         (lambda: losses.SelfSupervisedLoss(losses.ContrastiveLoss()), r"SelfSupervisedLoss\(AdaptiveMarginLoss"),
         (lambda: distributed.DistributedLossWrapper(losses.ContrastiveLoss()), r"Wrapper\(AdaptiveMarginLoss"),
         (lambda: AdaptiveMarginLoss(losses.ContrastiveLoss()), "none known"),
-        (lambda: torch.nn.TripletMarginLoss(), "it is torch.nn's; pass pytorch_metric_learning's loss of the same name"),
+        (lambda: torch.nn.TripletMarginLoss(), "it is torch.nn's; pass the TripletMarginLoss of pytorch_metric_learning"),
         (lambda: miners.TripletMarginMiner(), "none known"),
         (
             lambda: losses.TripletMarginLoss,
@@ -71,7 +71,7 @@ def test_a_namesake_from_elsewhere_is_refused() -> None:
     class TripletMarginLoss(torch.nn.Module):
         margin = 0.2
 
-    with pytest.raises(TypeError, match=r"it is tests\.losses's, and not pytorch_metric_learning's of the same name"):
+    with pytest.raises(TypeError, match=r"it is tests\.losses's; pass the TripletMarginLoss of pytorch_metric_learning"):
         AdaptiveMarginLoss(TripletMarginLoss())
 
 
