@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from adaptive_margin.command import main
 from adaptive_margin.emotion.model_file import Preprocessing, save_model
@@ -609,3 +609,16 @@ def test_the_command_takes_several_inputs_and_the_old_name_of_an_option(
     assert main([*words, "--crops", "--json", "--smallest-face", "30", "--output", str(tmp_path / "out")]) == 0
     assert [row["source"] for row in rows_of(tmp_path / "out")] == ["a.png", "b/b.png"]
     assert f"warning: {DRAWN}" in capsys.readouterr().out
+
+
+def test_the_font_has_every_character_that_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's own has no true minus."""
+    said, draw = [], ImageDraw.ImageDraw.text
+    monkeypatch.setattr(
+        ImageDraw.ImageDraw, "text", lambda self, at, text, **how: (said.append(text), draw(self, at, text, **how))
+    )
+    annotated(np.zeros((300, 300, 3), np.uint8), [Face((10, 10, 90, 90), -0.5, -0.25)] * 2, warning=DRAWN)
+    font = ImageFont.load_default(size=20)
+    missing = bytes(font.getmask("\uffff"))
+    assert "2  V -0.50  A -0.25" in said
+    assert [each for each in set("".join(said)) if bytes(font.getmask(each)) == missing] == []
