@@ -152,9 +152,7 @@ class Outcome:
     def table(self) -> str:
         """Losses down; margins, gain on the loss's own and regret against the best across."""
         lines = ["Unseen classes, per cent, mean over seeds (constant). Gains and regrets: points, mean of the paired"]
-        lines += [
-            "differences [its interval] and p after Holm's correction for three losses, 0.001 or less as 0.001."
-        ]
+        lines += ["differences [its interval] and p after Holm's correction for three losses, 0.001 or less as 0.001."]
         line = "{:<12}{:>13}{:>15}{:>10}{:>31}{:>31}".format
         for metric, name in METRICS.items():
             head = ("own", "best of eight", "adaptive", "gain: adaptive − own", "regret: best − adaptive")

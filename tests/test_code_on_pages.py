@@ -1,4 +1,4 @@
-"""Code blocks fit where they are read: on GitHub, and on the pages at 1280 pixels, where longer lines are cut or broken."""
+"""Code blocks fit where they are read: on GitHub, and on the pages at 1280 pixels; longer lines are cut or broken."""
 
 from __future__ import annotations
 

@@ -206,7 +206,7 @@ def annotated(
         left, top, right, bottom = (value * scale for value in face.box)
         if not whole:
             _outline(draw, (left, top, right, bottom), face.roll, colour, max(2, round(1.5 * unit)))
-        text = f"V {signed(face.valence, 2)}  A {signed(face.arousal, 2)}".replace("−", "-")  # has no glyph in this font
+        text = f"V {signed(face.valence, 2)}  A {signed(face.arousal, 2)}".replace("−", "-")  # the font has no −
         if len(faces) > 1:
             text = f"{number + 1}  {text}"
         _label(draw, image.size, left, bottom if not whole else image.size[1], text, colour, font, unit)

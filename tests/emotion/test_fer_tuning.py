@@ -42,7 +42,8 @@ def test_figures_are_those_of_the_validation_people_after_the_last_step(
         last = [line for line in Path(lines[0]).read_text().splitlines() if line.startswith("4,val/ccc,")]
         assert row["ccc"] == pytest.approx(float(last[0].split(",")[2]), abs=1e-4)
     gap = runs[1]["ccc"] - runs[0]["ccc"]
-    assert f"| joint, w = 1 | {runs[1]['ccc']:.3f} | {runs[1]['rmse']:.3f} | {signed(gap, 3)} |" in capsys.readouterr().out
+    line = f"| joint, w = 1 | {runs[1]['ccc']:.3f} | {runs[1]['rmse']:.3f} | {signed(gap, 3)} |"
+    assert line in capsys.readouterr().out
 
 
 def test_the_documentation_has_the_committed_table(tuning: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
