@@ -4,7 +4,7 @@
 #   make fast   lint, types and the plugin's tests, without compiled code: while you work
 #   make docs   build the documentation into site/
 #   make oldest the plugin's tests with the oldest Python, torch and host that pyproject.toml allows
-#   make hosts  the examples of other libraries with those libraries, in an environment of their own
+#   make hosts  the examples of other libraries with those libraries, in an environment of their own, about 6.5 GB
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin

@@ -166,7 +166,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
         for effect, values in zip(effects, gains, strict=True):
             axes.plot([effect] * len(values), values, "o", color=colour, markersize=4, alpha=0.6)
     axes.axhline(0, color="#8a8f98", linewidth=0.8)
-    axes.set_xlabel("person_effect")
+    axes.set_xlabel("how much people differ in showing emotion (person_effect)")
     axes.set_ylabel("gain in CCC over held-out people")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

@@ -24,7 +24,9 @@ from adaptive_margin.emotion.config import PAPER
 from adaptive_margin.emotion.critics import build_critic, build_grouper
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.steps import Iteration, Optimizers, StepOptions
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.world import device_of
 
 
 def iteration(critic_name: str, encoder: str, mode: str, device: torch.device) -> Iteration:
@@ -59,7 +61,8 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    device = torch.device(asked.device)
+    with said_plainly():
+        device = device_of(asked.device)
     images = torch.randn(asked.batch_size, 3, asked.size, asked.size, device=device)
     angle = torch.rand(asked.batch_size, device=device) * 6.28
     radius = torch.where(torch.arange(asked.batch_size, device=device) % 3 == 0, 0.1, 0.7)

@@ -26,6 +26,7 @@ from fer_caf import expect, train_all
 
 from adaptive_margin.emotion.config import QUICK, AdamConfig, EmotionConfig
 from adaptive_margin.messages import said_plainly
+from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import stops_on_sigterm
 from adaptive_margin.training.forecast import announce
 
@@ -82,8 +83,8 @@ def table(runs: list[dict[str, Any]]) -> str:
         cells = ["", "", ""]
         if variant != BASELINE:
             gaps = {name: [row[name] - of[BASELINE, row["seed"]][name] for row in rows] for name in FIGURES}
-            cells = [", ".join(f"{gap:+.3f}" for gap in gaps["ccc"])]
-            cells += [f"{statistics.mean(gaps[name]):+.3f}" for name in FIGURES]
+            cells = [", ".join(signed(gap, 3) for gap in gaps["ccc"])]
+            cells += [signed(statistics.mean(gaps[name]), 3) for name in FIGURES]
         lines.append(f"| {variant} | {ccc:.3f} | {rmse:.3f} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

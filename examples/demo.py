@@ -40,7 +40,7 @@ from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.metrics import RetrievalMetrics
-from adaptive_margin.metrics.comparison import Comparison, holm, paired
+from adaptive_margin.metrics.comparison import Comparison, compared, signed
 from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
 from adaptive_margin.training.forecast import Forecast, Work, announce, forecast
@@ -154,31 +154,29 @@ class Outcome:
         """Of an arm's networks on unseen classes, per cent, by seed."""
         return {seed: 100 * score for seed, score in self.of(loss, arm, metric).items()}
 
-    def compare(self, arm: str, baseline: str, metric: str) -> dict[str, tuple[Comparison, float]]:
-        """Points between two arms in each loss, and the p-value after Holm's correction for the number of losses."""
-        found = [paired(self.scores(loss, arm, metric), self.scores(loss, baseline, metric)) for loss in SQUARED]
-        return dict(zip(SQUARED, zip(found, holm([each.p for each in found]), strict=True), strict=True))
+    def compare(self, arm: str, baseline: str, metric: str) -> dict[str, Comparison]:
+        """Points between two arms in each loss, corrected for the number of losses."""
+        pairs = ((self.scores(loss, arm, metric), self.scores(loss, baseline, metric)) for loss in SQUARED)
+        return dict(zip(SQUARED, compared(pairs), strict=True))
 
     def table(self) -> str:
         """Losses down; margins, gain on the loss's own and regret against the best across."""
         lines = ["Unseen classes, per cent, mean over seeds (constant). Gains and regrets: points, mean of the paired"]
-        lines += [
-            "differences [its 95 % interval], p after Holm's correction for three losses, 0.001 or less as 0.001."
-        ]
+        lines += ["differences [its interval] and p after Holm's correction for three losses, 0.001 or less as 0.001."]
         line = "{:<12}{:>13}{:>15}{:>10}{:>31}{:>31}".format
         for metric, name in METRICS.items():
-            head = ("own", "best of eight", "adaptive", "gain: adaptive - own", "regret: best - adaptive")
+            head = ("own", "best of eight", "adaptive", "gain: adaptive − own", "regret: best − adaptive")
             lines += ["", line(name, *head)]
             differences = [self.compare(*arms, metric) for arms in (("adaptive", "own"), ("best", "adaptive"))]
             for loss in SQUARED:
                 means = {arm: f"{mean(self.scores(loss, arm, metric).values()):.1f}" for arm in ARMS}
                 shown = [f"{means[arm]} ({self.margin(loss, arm):g})" for arm in ("own", "best")]
-                found = [f"{each[loss][0]}  p={max(each[loss][1], 0.001):.3f}" for each in differences]
+                found = [f"{each[loss]}  p={max(each[loss].p, 0.001):.3f}" for each in differences]
                 lines.append(line(loss, *shown, means["adaptive"], *found))
         return "\n".join(lines)
 
     def lesson(self) -> str:
-        """What a user learns, gains and losses alike: those with Holm's p below 0.05."""
+        """What a user learns, gains and losses alike: those with a corrected p below 0.05."""
 
         def said(losses: list[str]) -> str:
             return " and ".join(f"{loss} loss" for loss in losses) if len(losses) < len(SQUARED) else "all three losses"
@@ -190,11 +188,10 @@ class Outcome:
                 ("best", "than the best of eight"),
             ):
                 found = self.compare("adaptive", baseline, metric).items()
-                sure = [(loss, each.mean) for loss, (each, p) in found if p < 0.05]
-                better, worse = ([loss for loss, gap in sure if sign * gap > 0] for sign in (1, -1))
+                better, worse = ([loss for loss, each in found if each.verdict == word] for word in ("better", "worse"))
                 parts.append(f"{words} for {said(better) or 'none'} and worse for {said(worse) or 'none'}")
-            gap, loss = max((-each.mean, loss) for loss, (each, _) in found)
-            parts[-1] = f"better {parts[-1]} (largest regret {gap:+.1f} points, {loss} loss)"
+            gap, loss = max((-each.mean, loss) for loss, each in found)
+            parts[-1] = f"better {parts[-1]} (largest regret {signed(gap)} points, {loss} loss)"
         return (
             f"Untuned, the adaptive margin is {', '.join(parts[:2])}; {', '.join(parts[2:])}. That is where p < 0.05."
         )
@@ -240,14 +237,14 @@ def draw(outcome: Outcome, path: Path) -> None:
     left.suptitle("The margin over training", fontweight="bold")
     panel = right.subplots()
     for shift, arm in ((-0.2, "own"), (0.2, "adaptive")):
-        found = [each for each, _ in outcome.compare("best", arm, "mean_average_precision_at_r").values()]
+        found = list(outcome.compare("best", arm, "mean_average_precision_at_r").values())
         at, means = [place + shift for place in range(len(found))], [each.mean for each in found]
         half = [each.high - each.mean for each in found]
         panel.bar(at, means, 0.36, yerr=half, color=colours[arm], capsize=4, label=ARMS[arm])
     panel.axhline(0, color=colours["best"], ls=":", lw=2)
     panel.set_xticks(range(len(SQUARED)), [f"{loss}\nloss" for loss in SQUARED])
     panel.set_ylabel("MAP@R below the best of eight (points)")
-    right.suptitle("Regret on unseen classes, 95 % intervals", fontweight="bold")
+    right.suptitle("Regret on unseen classes", fontweight="bold")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
     plt.close(figure)

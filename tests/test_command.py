@@ -193,6 +193,8 @@ def test_report_and_check_say_what_is_wrong(tmp_path: Path, capsys: pytest.Captu
     assert "error: DIR must be a folder of runs" in capsys.readouterr().err
     assert main(["check", str(tmp_path)]) == 1
     assert "FATAL" in capsys.readouterr().out
+    assert code_of(["check", str(tmp_path / "none")]) == 2
+    assert "error: ROOT must be a folder, got" in capsys.readouterr().err
 
 
 def test_report_is_that_of_the_runs_it_finds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

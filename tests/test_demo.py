@@ -77,9 +77,9 @@ def test_a_constant_is_drawn_as_the_adaptive_margin_that_equals_it(demo, loss, m
 
 def test_gains_and_losses_are_said_alike(demo):
     found = outcome(demo, contrastive=(0.20, 0.30, 0.31), triplet=(0.30, 0.25, 0.20), margin=(0.3, 0.3, 0.3))
-    gain, p = found.compare("adaptive", "own", MAP)["contrastive"]
-    assert (gain.n, gain.mean) == (3, pytest.approx(11.0))
-    assert 0 < p < 0.05
+    gain = found.compare("adaptive", "own", MAP)["contrastive"]
+    assert (gain.n, gain.mean, gain.verdict) == (3, pytest.approx(11.0), "better")
+    assert 0 < gain.p < 0.05
     said = found.lesson()
     assert "\n" not in said
     assert "in MAP@R better than the loss's own for contrastive loss and worse for triplet loss" in said
@@ -95,14 +95,14 @@ def test_gains_and_losses_are_said_alike(demo):
 
 def test_a_margin_that_gains_everywhere_has_a_regret_below_zero(demo):
     said = outcome(demo, (0.1, 0.2, 0.3), (0.1, 0.2, 0.3), (0.1, 0.2, 0.3)).lesson()
-    assert "better than the best of eight for all three losses and worse for none (largest regret -10.0 points" in said
+    assert "better than the best of eight for all three losses and worse for none (largest regret −10.0 points" in said
 
 
 def test_the_picture_where_the_own_constant_is_the_best(demo, tmp_path):
     found = outcome(demo, (0.2, 0.2, 0.2), (0.2, 0.2, 0.2), (0.2, 0.2, 0.2))
     own = {loss: demo.LOSSES[loss].default for loss in demo.SQUARED}
     same = demo.Outcome(found.rows, own)
-    assert same.compare("best", "own", MAP)["triplet"][0].mean == 0
+    assert same.compare("best", "own", MAP)["triplet"].mean == 0
     demo.draw(same, tmp_path / "demo.png")
     assert (tmp_path / "demo.png").read_bytes().startswith(b"\x89PNG")
 

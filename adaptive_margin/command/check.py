@@ -51,6 +51,8 @@ def main(words: Sequence[str], prog: str) -> int:
     options = read(Check, argv=words, prog=prog)
     if options.json is not None:
         check_output("--json", options.json, file=True)
+    if not options.root.is_dir():
+        raise ValueError(problem("ROOT", "a folder", options.root, "pass the folder of a data set"))
 
     from ..affect.check import check
 

@@ -209,7 +209,7 @@ class EmotionConfig:
 
             check_encoder(self.encoder, self.pretrained)
         if self.dataset != "faces" and self.root is None:
-            remedy = "pass the folder that holds the data set; only faces are drawn"
+            remedy = "pass the folder that holds the data set; only the data set faces needs none"
             raise ValueError(problem("root", f"given for {self.dataset}", "nothing", remedy))
         _check_loader_options(self)
         if not 0 < self.size <= self.resize:

@@ -260,7 +260,7 @@ def find_swap(module: object, table: Mapping[str, Swap], wrapper: str) -> Swap:
         why = f"it is the class; pass one of its objects, {wrapper}({name}())"
     elif name in table:
         home = ".".join(kind.__module__.split(".")[:2])
-        why = f"it is {home}'s, and not pytorch_metric_learning's of the same name; pass that"
+        why = f"it is {home}'s; pass the {name} of pytorch_metric_learning"
     raise TypeError(f"{wrapper} cannot exchange the margin of {name}: {why}")
 
 
@@ -279,7 +279,8 @@ def as_margin(margin: object, default: Callable[[], Margin]) -> Margin:
     if not isinstance(margin, Margin):
         expected = "a Margin or a number"
         remedy = "AdaptiveMargin() is the default; subclass adaptive_margin.Margin for your own"
-        raise TypeError(problem("margin", expected, type(margin).__name__, remedy))
+        got = f"the class {margin.__name__}" if isinstance(margin, type) else type(margin).__name__
+        raise TypeError(problem("margin", expected, got, remedy))
     return margin
 
 

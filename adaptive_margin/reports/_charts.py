@@ -118,7 +118,13 @@ def curves(
                 for steps, values in lines:
                     axes.plot(steps, values, color=colour, linewidth=0.7, alpha=0.35)
             mean = (lines[0][0], np.mean([v for _, v in lines], axis=0)) if same else ([], [])
-            axes.plot(*mean, color=colour, label=name, marker="o" if at else "", markersize=3)
+            axes.plot(
+                *mean,
+                color=colour,
+                label=name,
+                marker="o" if at or (same and len(lines[0][0]) == 1) else "",
+                markersize=3,
+            )
         if at:
             axes.set_xscale("log")
             axes.set_xticks(at, [f"{each:g}" for each in at])

@@ -39,6 +39,8 @@ from torch.utils.data import DataLoader
 from adaptive_margin.affect import CachedBatches, FaceImages, Records
 from adaptive_margin.affect.records import RecordBuilder
 from adaptive_margin.images.cache import ImageCache
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.training.world import device_of
 
 CPU_SECONDS: dict[str, float] = {}
 """Processor time of the process itself per image: the fairer figure on a machine with other work."""
@@ -93,6 +95,8 @@ def main() -> None:
     parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "cpu.json"))
     options = parser.parse_args()
+    with said_plainly():
+        device_of(options.device)
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         root = Path(name)

@@ -1,8 +1,8 @@
 """The figures of docs/faces.md: how fast faces are drawn, and how the label depends on the person.
 
-    python benchmarks/faces/run.py            both, a few minutes python benchmarks/faces/run.py speed      pictures per
-    second on one core, by size python benchmarks/faces/run.py identity   how well a linear reader does on people it
-    knows and on strangers
+    python benchmarks/faces/run.py             # both, a few minutes
+    python benchmarks/faces/run.py speed       # pictures per second on one core, by size
+    python benchmarks/faces/run.py identity    # how well a linear reader does on people it knows and on strangers
 
 With ``--out FILE`` the numbers are also written as JSON, with versions, processor and load of the machine.
 """

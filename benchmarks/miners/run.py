@@ -27,7 +27,9 @@ from pytorch_metric_learning import miners as stock
 
 import adaptive_margin
 from adaptive_margin import miners as tiled
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent
+from adaptive_margin.training.world import device_of
 
 GIB = 2**30
 CASES = {
@@ -135,6 +137,8 @@ def main() -> None:
         end_with_parent()
         print(json.dumps(measure(arguments.measure, arguments.batches[0], arguments.features, arguments.device)))
         return
+    with said_plainly():
+        device_of(arguments.device)
     cases: list[dict[str, object]] = []
     for batch in arguments.batches:
         for case in CASES:

@@ -25,7 +25,9 @@ from pathlib import Path
 import torch
 
 import adaptive_margin
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent
+from adaptive_margin.training.world import device_of
 
 KS = (1, 10, 100, 1000)
 GIB = 2**30
@@ -201,6 +203,8 @@ def main() -> None:
         end_with_parent()
         print(json.dumps(measure(arguments)))
         return
+    with said_plainly():
+        device_of(arguments.device)
     result = {**about(arguments), "cases": {}}
     for case in arguments.cases:
         outcome = in_its_own_process(case, arguments)

@@ -3,7 +3,8 @@
     python benchmarks/speed/run.py                  # N = 128 … 65,536 in two layouts: about an hour on two cores
     python benchmarks/speed/run.py --quick          # up to 2048, a few minutes
     python benchmarks/speed/run.py --sizes 4096     # only this size; the others stay in the CSV
-    python benchmarks/speed/run.py --print          # the plot and the summary of the CSV
+    python benchmarks/speed/run.py --print          # the tables of the CSV, of these --sizes; measures nothing
+    python benchmarks/speed/run.py --summary        # ratios of the CSV; measures nothing
     python benchmarks/speed/run.py --device cuda --out benchmarks/speed/results/h100
 
 Every case runs in its own process, on the same generated embeddings: 128 features that vary in four directions, so that
@@ -38,7 +39,9 @@ from torch import Tensor
 
 import adaptive_margin
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent
+from adaptive_margin.training.world import device_of
 
 SIZES = [2**power for power in range(7, 17)]
 LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
@@ -252,8 +255,8 @@ def summary(results: list[dict[str, object]]) -> list[str]:
                     ours = found.get((name, layout, n))
                     if stock and ours:
                         wall, cpu = (float(stock[key]) / float(ours[key]) for key in ("milliseconds", "cpu_ms"))
-                        took = f"1/{wall:.2f} of the time of {stock_name} (CPU 1/{cpu:.2f})"
-                        lines.append(f"{layout}, N = {n}: {name} takes {took}")
+                        took = f"{wall:.1f} times as fast as {stock_name} (CPU {cpu:.1f})"
+                        lines.append(f"{layout}, N = {n:,}: {name} is {took}")
         for name in OURS:
             if peak := found.get((name, layout, 32768)):
                 mib = float(peak["peak_mib"])
@@ -303,6 +306,7 @@ def main() -> None:
     parser.add_argument("--limit-minutes", type=float, default=5.0)
     parser.add_argument("--note", default="", help="other work on the machine, for the CSV")
     parser.add_argument("--print", action="store_true", help="print the existing results and measure nothing")
+    parser.add_argument("--summary", action="store_true", help="print what the project promises, as measured so far")
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results" / "speed", help="without a suffix"
     )
@@ -316,8 +320,16 @@ def main() -> None:
         return
     sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]
     cases = arguments.cases or list(CASES)
-    facts, results = about(arguments.threads, arguments.device), read(arguments.out)
-    for layout in [] if arguments.print else arguments.layouts:
+    results = read(arguments.out)
+    if arguments.print or arguments.summary:
+        rows = in_order(results)
+        chosen = tables([row for row in rows if row["n"] in sizes]) if arguments.print else []
+        print("\n".join([*chosen, *(summary(rows) if arguments.summary else [])]))
+        return
+    with said_plainly():
+        device_of(arguments.device)
+    facts = about(arguments.threads, arguments.device)
+    for layout in arguments.layouts:
         for n in sizes:
             tried = {case: stopped_at(results, case, layout, n) for case in cases}
             outcomes: dict[str, list[dict[str, object]]] = {case: [] for case in cases}

@@ -2,8 +2,8 @@
 
 A comment stands before what it is about, the block up to the next empty line:
 
-- ``<!-- figures: SOURCE -->``: each number in the block with a decimal point, or with a unit of time or memory, is one
-  of the source's;
+- ``<!-- figures: SOURCE -->``: each number in the block with a decimal point, or with a unit of time or memory, or of
+  tests passed, failed or skipped, is one of the source's;
 - ``<!-- table: SOURCE -->``: each line that the source prints is on the page as it is.
 
 A source is a command of this repository that prints (``benchmarks/dml_grid.py --print``), or a result file in JSON,
@@ -28,12 +28,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 MARK = re.compile(r"^[ \t]*<!-- (figures|table): (.+?) -->[ \t]*\n(?:[ \t]*\n)?", re.M)
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
-FIGURE = re.compile(rf"(?<![\w.])[+-]?{NUMBER}(?:\.\d+|(?= (?:s|ms|MiB|GiB)\b))")
+FIGURE = re.compile(rf"(?<![\w.])[+-]?{NUMBER}(?:\.\d+|(?= (?:s|ms|MiB|GiB|passed|failed|skipped)\b))")
 SCALES = (1.0, 1e3, 1e2, 1e-3)
 TABLES = {
     "docs/dml.md": ("examples/demo.py --print benchmarks/demo/results.json", "benchmarks/dml_grid.py --print"),
     "docs/units.md": ("benchmarks/dml_choose.py --print",),
     "docs/memory.md": (
+        "benchmarks/speed/run.py --print --sizes 128 512 2048 4096 8192 32768 65536",
         "benchmarks/speed/rules.py --print",
         "benchmarks/speed/small.py --print",
         "benchmarks/speed/anchors.py --print",

@@ -138,7 +138,9 @@ def test_what_is_no_release_is_fatal(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "holiday/" in out
     assert "train_set/" in out
-    assert main([str(tmp_path / "nowhere")]) == 1
+    assert check(tmp_path / "nowhere").fatal == (
+        f"root must be a folder, got {tmp_path / 'nowhere'}; pass the folder of a data set",
+    )
     for name in ("anger", "fear", "happy", "sad", "neutral", "surprise"):
         (tmp_path / name).mkdir()
         Image.fromarray(numbered(1, 96)).save(tmp_path / name / "a.png")

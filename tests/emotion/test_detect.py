@@ -11,7 +11,7 @@ from PIL import Image
 
 from adaptive_margin.emotion._mtcnn import Candidates, distinct, turned_back, weights
 from adaptive_margin.emotion.detect import NoDetectorError, enlarged, face_detector
-from adaptive_margin.faces import draw_faces, face_geometry, sample_identities
+from adaptive_margin.faces import draw_faces, face_geometry, sample_identities, sample_labels
 
 
 def installed() -> bool:
@@ -133,6 +133,17 @@ def test_mtcnn_finds_turned_faces_and_says_how_far(roll: int) -> None:
             right += turned < 30 and max(abs(at - 120) for at in middle) < 30
     assert right >= 7
     assert detect(np.full((200, 200, 3), 90, dtype=np.uint8)) == []
+
+
+@needs_detector
+@needs_mtcnn
+def test_an_upright_face_is_not_taken_for_one_upside_down() -> None:
+    """These three look likelier upside down, by up to a fifth."""
+    people, rows = sample_identities(100, seed=79), np.array([28, 56, 77])
+    felt = np.concatenate([sample_labels(79, int(person), 1) for person in rows])
+    detect = face_detector("mtcnn")
+    for face in draw_faces(people.take(rows), felt[:, 0], felt[:, 1], size=192, nuisance_seeds=rows):
+        assert [abs(one.roll) < 60 for one in detect(face)] == [True]
 
 
 def test_candidates_turn_back_with_their_picture() -> None:

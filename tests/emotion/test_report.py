@@ -33,6 +33,7 @@ from adaptive_margin.emotion.report import (
     write_report,
 )
 from adaptive_margin.emotion.runs import figure, read_runs
+from adaptive_margin.reports._charts import curves
 from adaptive_margin.reports._page import GENERATOR, Missing
 from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
 from adaptive_margin.training import read_options
@@ -440,3 +441,9 @@ def test_a_flipped_bit_is_named_and_the_rest_told(place: Path, tmp_path: Path) -
     for name, problem in zip(names, problems, strict=True):
         assert re.match(rf"caf/seed0/{name} cannot be read: .*{name} is damaged", problem)
     assert "not markup" in text  # of config.yaml
+
+
+def test_a_curve_of_one_point_is_seen() -> None:
+    for values, points in (([0.4], 1), ([0.4, 0.5], 0)):
+        drawn = curves("CCC", [("caf", "#123456", [(range(len(values)), values)])], y="CCC", alt="a line")
+        assert len(re.findall(r"<use [^>]*#123456", drawn)) == points

@@ -423,6 +423,11 @@ CASES = [
         lambda folder: checked(folder) and detect(folder / "AffectNet") == ["affectnet-2017"],
     ),
     follow(
+        "pass the folder of a data set",
+        lambda folder: main(["check", str(folder / "none")]),
+        checked,
+    ),
+    follow(
         "None decodes all",
         lambda folder: check(folder, decode=-1),
         lambda folder: affectnet(folder) and bool(check(folder / "AffectNet", decode=None).to_dict()),

@@ -262,7 +262,7 @@ CASES = [
         lambda: AdamConfig(beta1=0.9, beta2=0.999) == AdamConfig(),
     ),
     follow(
-        "pass the folder that holds the data set; only faces are drawn",
+        "pass the folder that holds the data set; only the data set faces needs none",
         lambda: config(dataset="afew-va"),
         lambda folder: config(dataset="afew-va", root=str(folder)),
         lambda: config(dataset="faces"),
