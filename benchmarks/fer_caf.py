@@ -53,6 +53,7 @@ from adaptive_margin.emotion.runs import (
     plural,
     read_runs,
 )
+from adaptive_margin.emotion.terms import term_class
 from adaptive_margin.emotion.trainer import run, works
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.metrics.comparison import signed
@@ -105,6 +106,25 @@ ARMS |= {
     "label-distance": {"critic": "none", "term": "label-distance"},
     **{f"{name}-shuffled": options | {"shuffle_people": True} for name, options in PEOPLE_ARMS.items()},
 }
+
+
+def with_own(terms: Sequence[str]) -> tuple[str, ...]:
+    """Adds an arm for each term of your own, ``FILE.py:CLASS``, and its control with shuffled people; their names."""
+    names = []
+    for each in terms:
+        file, _, name = each.rpartition(":")
+        kind = term_class(each) if file else None
+        options = {"critic": "none", "term": f"{Path(file).resolve()}:{name}"} | TOGETHER
+        if kind is None or ARMS.get(name, options) != options:
+            expected = "FILE.py:CLASS, a class whose name no arm has"
+            raise ValueError(problem("--own", expected, each, "see docs/people.md, Add an arm"))
+        ARMS[name] = options
+        if kind.ids:
+            ARMS[f"{name}-shuffled"] = ARMS[name] | {"shuffle_people": True}
+        names.append(name)
+    return tuple(names)
+
+
 BASELINE = "none"
 OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
 """Options that the runs of an ablation differ in: a file cannot set them."""
@@ -130,6 +150,7 @@ class Asked:
         backbone: encoder: small, resnet18, alexnet, any of torchvision's, timm:NAME.
         arms: arms to train; by default the first seven for quick, the first ten for drawn faces, none and caf for
             data sets.
+        own: terms of your own, FILE.py:CLASS, each an arm more (docs/people.md, Add an arm).
         seeds: number of seeds; by default 3 for quick, else 5.
         iterations: length of each run.
         batch_size: images in a batch.
@@ -147,6 +168,7 @@ class Asked:
     config: Path | None = None
     backbone: str | None = None
     arms: tuple[Literal[tuple(ARMS)], ...] = ()
+    own: tuple[str, ...] = ()
     seeds: int | None = None
     iterations: int | None = None
     batch_size: int | None = None
@@ -168,7 +190,8 @@ def options(argv: Sequence[str] | None = None) -> Asked:
     asked = read(Asked, prog="fer_caf.py", argv=argv, description=__doc__)
     try:
         owned = [name for name in asked.file if name in OWNED]
-    except (ConfigError, OSError) as error:
+        own = with_own(asked.own)
+    except (ConfigError, OSError, ValueError) as error:
         refuse(str(error))
     if owned:
         expected = f"without {', '.join(sorted(OWNED))}, which the runs differ in"
@@ -187,7 +210,7 @@ def options(argv: Sequence[str] | None = None) -> Asked:
         asked,
         dataset=dataset,
         preset=preset,
-        arms=arms if BASELINE in arms else (BASELINE, *arms),
+        arms=(*(arms if BASELINE in arms else (BASELINE, *arms)), *own),
         seeds=asked.seeds or (3 if quick else 5),
         jobs=asked.jobs or (1 if on_gpu else min(2, os.cpu_count() or 1)),
         output=asked.output or Path("runs") / "fer_caf" / f"{dataset}-{preset}",

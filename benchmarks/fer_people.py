@@ -34,7 +34,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, expect, outcome, shared_data, start_pool
+from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, expect, outcome, shared_data, start_pool, with_own
 
 from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
@@ -90,6 +90,7 @@ class Asked:
         preset: options to start from.
         person_effect: for drawn faces, how much the feeling behind a face depends on whose it is.
         arms: arms beside the baseline; by default all that use people.
+        own: terms of your own, FILE.py:CLASS, each an arm more (docs/people.md, Add an arm).
         seeds: number of seeds; by default 3 to choose and 5 to test.
         iterations: length of each run.
         jobs: runs at the same time.
@@ -105,6 +106,7 @@ class Asked:
     preset: Literal[tuple(PRESETS)] = "quick"
     person_effect: float = 1.0
     arms: tuple[Literal[tuple(ARMS)], ...] = EVERY_ARM
+    own: tuple[str, ...] = ()
     seeds: int | None = None
     iterations: int | None = None
     jobs: int = 2
@@ -118,7 +120,7 @@ def arms_of(asked: Asked) -> tuple[str, ...]:
     """What is trained, the baseline first."""
     names = [BASELINE, *CONTROLS, *asked.arms]
     if asked.stage == "test":
-        names += [f"{arm}-shuffled" for arm in asked.arms if arm in EVERY_ARM and arm in PEOPLE_ARMS]
+        names += [f"{arm}-shuffled" for arm in asked.arms if f"{arm}-shuffled" in ARMS and arm not in CONTROLS]
         names += PAPERS
     return tuple(dict.fromkeys(names))
 
@@ -392,6 +394,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     seeds = asked.seeds or (3 if asked.stage == "choose" else 5)
     with said_plainly():
+        asked = dataclasses.replace(asked, arms=(*asked.arms, *with_own(asked.own)), own=())
         check_output("--output", asked.output)
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}
     todo = {which: config for which, config in configs.items() if not finished(config)}

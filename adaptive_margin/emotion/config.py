@@ -100,7 +100,8 @@ class EmotionConfig:
         critic_normalize: scale the critic's outputs to length 1.
         cross_person: the caf critic pulls together strong samples of different people, and parts strong and weak ones
             of the same person.
-        term: what the regression's loss gets in addition; ``grl``, ``uniform-id`` and ``elim`` use who is who.
+        term: what the regression's loss gets in addition: none, grl, uniform-id, elim (these three use who is who) or
+            label-distance; or FILE.py:CLASS, a Term of your own.
         term_weight: weight of the term.
         term_warm_up: iterations in which the term's weight grows from 0.
         person_norm: centre features by person, before the regressor.
@@ -168,7 +169,7 @@ class EmotionConfig:
     critic_normalize: bool = False
 
     cross_person: bool = False
-    term: TermName = "none"
+    term: TermName | str = "none"
     term_weight: float = 1.0
     term_warm_up: int = 0
     person_norm: bool = False
@@ -204,6 +205,8 @@ class EmotionConfig:
     def __post_init__(self) -> None:
         for name, choices in _choices().items():
             check_choice(name, getattr(self, name), choices)
+        if ":" not in self.term:
+            check_choice("term", self.term, get_args(TermName))
         if self.encoder not in OFTEN or self.pretrained is not None:
             from .nets import check_encoder  # with torch
 
@@ -261,7 +264,13 @@ class EmotionConfig:
     @property
     def uses_people(self) -> list[str]:
         """The options of this run that need to know who is in a picture."""
-        term = [f"term {self.term}"] if self.term in TERMS_OF_PEOPLE else []
+        uses = self.term in TERMS_OF_PEOPLE
+        if ":" in self.term:  # of the user's own
+            from .terms import term_class  # with torch
+
+            own = term_class(self.term)
+            uses = own is not None and own.ids
+        term = [f"term {self.term}"] if uses else []
         return [name for name in USE_PEOPLE if getattr(self, name)] + term
 
     def plain(self) -> dict[str, Any]:

@@ -7,7 +7,11 @@ much of its weight it has at present (see :func:`warmed_up`).
 
 from __future__ import annotations
 
+import functools
+import importlib.util
 import math
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast, get_args
 
 import torch
@@ -278,8 +282,48 @@ def _masses(relevance: Tensor, total: int) -> Tensor:
     return total * mass / mass.sum()
 
 
+TERMS: dict[str, type[Term]] = {
+    "grl": ReversedIdentity,
+    "uniform-id": UniformIdentity,
+    "elim": IdentityMatching,
+    "label-distance": LabelDistance,
+}
+
+
+@functools.cache
+def term_class(name: str) -> type[Term] | None:
+    """The class of a term; None for ``"none"``.
+
+    Args:
+        name: one of :data:`~adaptive_margin.choices.TermName`; or ``"FILE.py:CLASS"``, a subclass of :class:`Term` in a
+            file of yours, which is run.
+
+    Raises:
+        ValueError: another name, or no such class in the file.
+    """
+    file, _, kind = name.rpartition(":")
+    if not file:
+        check_choice("term", name, get_args(TermName))
+        return TERMS.get(name)
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file) if Path(file).is_file() else None
+    if spec is None or spec.loader is None:
+        remedy = "pass FILE.py:CLASS, with a path from where you are"
+        raise ValueError(problem("term", "a Python file and a class in it", f"{file}, which is no such file", remedy))
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        got = f"{type(error).__name__}: {error}"
+        raise ValueError(problem(f"term {name}", "a file that runs", got, "mend the file: python FILE.py")) from error
+    found = getattr(module, kind, None)
+    if not (isinstance(found, type) and issubclass(found, Term)):
+        remedy = "derive it from adaptive_margin.emotion.terms.Term"
+        raise ValueError(problem(f"term {name}", "the name of a Term", f"{kind}, which is none", remedy))
+    return found
+
+
 def build_term(
-    name: TermName,
+    name: str,
     features: int,
     people: int,
     *,
@@ -289,9 +333,9 @@ def build_term(
     """A term by name, from random weights.
 
     Args:
-        name: ``"grl"``, ``"uniform-id"``, ``"elim"``, ``"label-distance"``, or ``"none"``.
+        name: as in :func:`term_class`. A class of yours is called with the next two and the weight.
         features: F of the encoder.
-        people: number of people in training.
+        people: number of people in training; 0 if no option uses them.
         weight: of the term, when warmed up.
         correlation_weight: of the regression loss, for ``"elim"``.
 
@@ -301,11 +345,12 @@ def build_term(
     Raises:
         ValueError: another name, or a weight below 0.
     """
-    check_choice("term", name, get_args(TermName))
-    if name == "grl":
-        return ReversedIdentity(features, people, weight)
-    if name == "uniform-id":
-        return UniformIdentity(features, people, weight)
-    if name == "elim":
+    kind = term_class(name)
+    if kind is None:
+        return None
+    if kind is IdentityMatching:
         return IdentityMatching(weight, correlation_weight)
-    return LabelDistance(features, weight) if name == "label-distance" else None
+    if kind is LabelDistance:
+        return LabelDistance(features, weight)
+    build = cast("Callable[[int, int, float], Term]", kind)
+    return build(features, people, weight)

@@ -37,7 +37,7 @@ from .model_card import facts, model_card, python_loading
 from .model_file import Preprocessing, description, save_model, versions
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
-from .terms import build_term, warmed_up
+from .terms import build_term, term_class, warmed_up
 
 SEEN_ROWS = 2_000
 """Number of training pictures for the identity leakage of people in training."""
@@ -327,7 +327,8 @@ def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:
         ValueError: an option needs people that the data set does not identify, or several processes cannot use it.
     """
     needed = config.uses_people
-    if world.size > 1 and (config.person_norm or config.term == "elim"):
+    term = term_class(config.term)
+    if world.size > 1 and (config.person_norm or (term is not None and term.needs_whole_batch)):
         remedy = "train person_norm and elim with one process"
         raise ValueError(problem("processes", "1, as a person's pictures are normalised together", world.size, remedy))
     if not needed:

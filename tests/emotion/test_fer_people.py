@@ -75,6 +75,26 @@ def test_arms_are_chosen_on_validation_people_and_tested_on_others(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")} == runs
 
 
+def test_an_arm_of_ones_own_is_one_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = _here("fer_people", monkeypatch)
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from adaptive_margin.emotion.terms import ReversedIdentity\n\nclass Mine(ReversedIdentity): pass\n"
+    )
+    given = ["--arms", "grl", "--own", f"{file}:Mine", "--seeds", "1", "--iterations", "2", "--output", str(tmp_path)]
+    for name in ("Alike", "Alike-shuffled"):
+        monkeypatch.setitem(people.ARMS, name, {})
+        monkeypatch.delitem(people.ARMS, name)
+    assert people.main(["test", *given]) == 0
+    arms = json.loads((tmp_path / "test.json").read_text())["arms"]
+    assert {"grl", "grl-shuffled", "Alike", "Alike-shuffled"} <= set(arms)
+    with pytest.raises(SystemExit, match="2"):
+        people.main(["test", "--own", f"{file}:normalize"])
+    assert "is none" in capsys.readouterr().err
+
+
 def test_predictions_are_centred_as_features_are(monkeypatch: pytest.MonkeyPatch) -> None:
     people = _here("fer_people", monkeypatch)
     person = np.array([3, 3, 3, 9, 9, 3])

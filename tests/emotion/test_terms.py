@@ -336,3 +336,64 @@ def test_a_term_has_as_many_people_as_training() -> None:
 
 def test_no_term_by_default() -> None:
     assert build_term("none", 4, 2) is None
+
+
+# -- a term of one's own ----------------------------------------------------------------------------------------------
+
+OWN = """
+from adaptive_margin.emotion.terms import ReversedIdentity, Term
+
+
+class Mine(ReversedIdentity):
+    pass
+
+
+class Nobody(Term):
+    ids = False
+
+    def __init__(self, features, people, weight=1.0):
+        super().__init__(weight)
+        assert people == 0
+
+    def loss(self, outputs, labels, people, regressor):
+        return self.present_weight * outputs.square().mean()
+
+
+class Other:
+    pass
+"""
+
+
+def test_a_term_of_ones_own_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(OWN)
+    data = load_data(tiny())
+    runs = [
+        run(tiny(output=str(tmp_path / name), critic="none", term=term, per_person=2), data=data)
+        for name, term in (("theirs", "grl"), ("own", f"{file}:Mine"))
+    ]
+    theirs, own = (state(each.net) for each in runs)
+    assert all(torch.equal(theirs[name], own[name]) for name in theirs)
+
+    nobody = tiny(output=str(tmp_path / "nobody"), critic="none", term=f"{file}:Nobody")
+    assert nobody.uses_people == []
+    without = dataclasses.replace(data.train, people=np.full(len(data.train), -1))
+    found = EmotionJob(nobody, dataclasses.replace(data, train=without), World()).step(0)
+    assert math.isfinite(float(found["loss/term"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("{0}/none.py:Mine", "which is no such file"),
+        ("{0}/mine.py:Other", "Other, which is none"),
+        ("{0}/mine.py:Missing", "Missing, which is none"),
+        ("{0}/wrong.py:Mine", "SyntaxError"),
+        ("mine", "one of 'none', 'grl'"),
+    ],
+)
+def test_a_term_that_is_none(tmp_path: Path, name: str, message: str) -> None:
+    (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "wrong.py").write_text("class Mine(:")
+    with pytest.raises(ValueError, match=message):
+        build_term(name.format(tmp_path), FEATURES, COUNT)

@@ -253,7 +253,32 @@ def arms(folder: Path) -> int:
     return len(read_runs(folder)[0])
 
 
+OWN = "from adaptive_margin.emotion.terms import LabelDistance, ReversedIdentity as Mine\n"
+
+
+def own_term(folder: Path, name: str = "Mine", file: str = "own.py", text: str = OWN) -> bool:
+    folder.mkdir(exist_ok=True)
+    (folder / "own.py").write_text(text)
+    return build_term(f"{folder / file}:{name}", 5, 3) is not None
+
+
 CASES = [
+    # terms.py
+    follow(
+        "pass FILE.py:CLASS, with a path from where you are",
+        lambda folder: own_term(folder, file="other.py"),
+        lambda folder: own_term(folder),
+    ),
+    follow(
+        "mend the file: python FILE.py",
+        lambda folder: own_term(folder, text="import nothing_of_that_name"),
+        lambda folder: own_term(folder / "again"),
+    ),
+    follow(
+        "derive it from adaptive_margin.emotion.terms.Term",
+        lambda folder: own_term(folder, "Path"),
+        lambda folder: own_term(folder, "Mine"),
+    ),
     # config.py
     follow("the paper has 1e-4", lambda: AdamConfig(lr=0), lambda: AdamConfig(lr=1e-4).lr == 1e-4),
     follow(
