@@ -79,11 +79,8 @@ def test_an_arm_of_ones_own_is_one_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     people = _here("fer_people", monkeypatch)
-    file = tmp_path / "mine.py"
-    file.write_text(
-        "from adaptive_margin.emotion.terms import ReversedIdentity\n\nclass Mine(ReversedIdentity): pass\n"
-    )
-    given = ["--arms", "grl", "--own", f"{file}:Mine", "--seeds", "1", "--iterations", "2", "--output", str(tmp_path)]
+    file = BENCHMARKS.parent / "examples" / "own_arm.py"
+    given = ["--arms", "grl", "--own", f"{file}:Alike", "--seeds", "1", "--iterations", "2", "--output", str(tmp_path)]
     for name in ("Alike", "Alike-shuffled"):
         monkeypatch.setitem(people.ARMS, name, {})
         monkeypatch.delitem(people.ARMS, name)
