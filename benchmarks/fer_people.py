@@ -92,7 +92,7 @@ class Asked:
         arms: arms beside the baseline; by default all that use people.
         own: terms of your own, FILE.py:CLASS, each an arm more (docs/people.md, Add an arm).
         seeds: number of seeds; by default 3 to choose and 5 to test.
-        iterations: length of each run.
+        iterations: length of each run; the learning rate decays over it.
         jobs: runs at the same time.
         output: folder of the runs.
         results: write the figures here too.
@@ -128,10 +128,15 @@ def arms_of(asked: Asked) -> tuple[str, ...]:
 def base_of(asked: Any) -> EmotionConfig:
     """The options that all runs share."""
     flags: dict[str, Any] = {"dataset": asked.dataset, "root": asked.root}
-    if asked.iterations is not None:
-        flags["iterations"] = asked.iterations
     base = dataclasses.replace(PRESETS[asked.preset], **flags)
-    return dataclasses.replace(preset_for(asked.preset, base), **flags)
+    base = dataclasses.replace(preset_for(asked.preset, base), **flags)
+    return base if asked.iterations is None else lasting(base, asked.iterations)
+
+
+def lasting(config: EmotionConfig, iterations: int) -> EmotionConfig:
+    """The same run with another number of updates."""
+    every = max(1, round(config.lr_decay_every * iterations / config.iterations))
+    return dataclasses.replace(config, iterations=iterations, lr_decay_every=every)
 
 
 def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
@@ -141,7 +146,7 @@ def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
     if asked.dataset == "faces":
         own = {"split_seed": FIRST_SEED[asked.stage] + seed, "person_effect": asked.person_effect}
     if arm == "none-twice":
-        own |= {"iterations": 2 * base.iterations, "lr_decay_every": 2 * base.lr_decay_every}
+        base = lasting(base, 2 * base.iterations)
     folder = asked.output / f"{asked.dataset}-{asked.preset}-{asked.person_effect:g}"
     output, cache = str(folder / asked.stage / arm / f"seed{seed}"), str(folder / "cache")
     own |= {"seed": seed + (100 if asked.stage == "choose" else 0), "output": output, "cache": cache}
