@@ -24,7 +24,7 @@ $(VENV)/.python:
 
 $(VENV)/.demo: $(VENV)/.python pyproject.toml constraints.txt
 	@echo "Installing into $(VENV): the first time downloads PyTorch, which takes some minutes."
-	$(PIP) -e '.[fer,detect]'
+	$(PIP) -e '.[fer,detect,hub]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.python pyproject.toml constraints.txt

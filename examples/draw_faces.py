@@ -7,7 +7,7 @@ Needs Pillow, which comes with the extra ``train``.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -92,4 +92,6 @@ def main(folder: Path, size: int = 112) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("faces"))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("faces"))
+    main(parser.parse_args().folder)
