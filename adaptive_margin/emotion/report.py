@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -28,7 +29,7 @@ from .runs import (
     Measured,
     Run,
     collapsed,
-    difference,
+    differences,
     figure,
     identity_of,
     leakage_difference,
@@ -78,6 +79,12 @@ class Story:
     def shown(self) -> list[Arm]:
         """Main arm and baseline, if they are two: the arms that pictures compare."""
         return [self.main] if self.baseline in (None, self.main) else [self.baseline, self.main]
+
+    @functools.cached_property
+    def gaps(self) -> dict[str, Measured | None]:
+        """Each other arm's CCC minus the baseline's; over seeds, with intervals corrected for the number of arms."""
+        others = [arm for arm in self.arms if arm is not self.baseline]
+        return differences(others, self.baseline) if self.baseline is not None else {}
 
     def row(self, arm: Arm, cells: Iterable[object], name: str = "") -> Markup:
         """A row of a table, with the arm's colour."""
@@ -159,14 +166,18 @@ def _lead(story: Story) -> str:
         return "No run here has been evaluated yet."
     if story.baseline is None or story.main is story.baseline:
         return f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen} ({_n(own.n, 'seed')})."
-    gap, base = difference(story.main, story.baseline), measured(story.baseline, "ccc", "mean")
+    gap, base = story.gaps[story.main.name], measured(story.baseline, "ccc", "mean")
     if gap is None or base is None:
         return f"{story.main.title} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
     text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen}, "
     text += f"{story.baseline.title} {base.mean:.3f}: paired difference {signed(gap.mean, 3)}"
     if math.isnan(gap.low):
         return f"{text}, one pair, no interval: nothing can be concluded."
-    drawn = _n(gap.n, "seed") + ("" if gap.by == "seed" else f", resampled by {gap.by}")
+    drawn = _n(gap.n, "seed")
+    if gap.by != "seed":
+        drawn += f", resampled by {gap.by}"
+    elif len(story.gaps) > 1:
+        drawn += f", corrected for {_n(len(story.gaps), 'arm')}"
     text += f" (95% {signed(gap.low, 3)} to {signed(gap.high, 3)}, {drawn})"
     verdict = "better than the baseline" if gap.low > 0 else "worse than the baseline" if gap.high < 0 else ""
     if not verdict:
@@ -211,8 +222,7 @@ def _figures(story: Story) -> Markup:
     rows, flagged = [], False
     for arm in story.arms:
         mean = measured(arm, "ccc", "mean")
-        compared = story.baseline is not None and arm is not story.baseline
-        gap = _cell(difference(arm, story.baseline), sign=True) if compared and story.baseline is not None else None
+        gap = _cell(story.gaps.get(arm.name), sign=True)
         own, *rest = ([_cell(measured(arm, name, label)) for label in LABELS] for name in ("ccc", *REST))
         cells = ["" if mean is None else mean.n, *own, _cell(mean), gap, *(cell for pair in rest for cell in pair)]
         rows.append(story.row(arm, cells))
@@ -235,7 +245,7 @@ def _figures(story: Story) -> Markup:
         if first is not None and first.n > 1
         else f"With one seed, intervals are a bootstrap of the one run by {first.by if first else 'sample'}: they "
         "do not include the variation between seeds.",
-        "Each interval is for one comparison: of twenty arms that change nothing, one would exclude 0.",
+        "Over seeds, intervals of the difference from the baseline are corrected for the number of arms (Holm).",
         "RMSE: lower is better; SAGR, PCC, CCC: higher is better.",
     ]
     every = [(arm, run, collapsed(run)) for arm in story.arms for run in arm.runs]

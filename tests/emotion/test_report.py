@@ -32,7 +32,8 @@ from adaptive_margin.emotion.report import (
     tell,
     write_report,
 )
-from adaptive_margin.emotion.runs import figure, read_runs
+from adaptive_margin.emotion.runs import difference, differences, figure, read_runs
+from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.reports._charts import curves
 from adaptive_margin.reports._page import GENERATOR, Missing
 from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
@@ -82,6 +83,14 @@ def test_figures_beside_the_paper(report: Path) -> None:
     assert "not comparable with ours" in text
     assert "no critic" in text
     assert "paired difference +" in text
+    baseline, *others = sorted(arms, key=lambda arm: not arm.is_baseline)
+    assert "2 seeds, corrected for 2 arms)" in text
+    gaps = differences(others, baseline)
+    assert any(gaps[arm.name].low < difference(arm, baseline).low for arm in others)
+    for name, gap in gaps.items():
+        row = next(row for row in rows if f"</span>{name}</th>" in row)
+        assert gap is not None
+        assert f"{signed(gap.low, 3)} to {signed(gap.high, 3)}" in row
 
 
 @pytest.mark.parametrize("age", ["new", "old"])
