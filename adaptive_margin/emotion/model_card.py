@@ -85,15 +85,11 @@ def facts_of(source: Source) -> dict[str, Any]:
     if "facts" in content:  # of a folder for a hub
         return {"config": content.get("config", {}), "versions": content.get("versions", {}), **content["facts"]}
     step = content.get("step")
-    config: dict[str, Any] = dict(content.get("config") or source.config())
-    if step is not None:
-        about = content["state"].get("job", content["state"]).get("model") or {}
-        config = {**source.config(), **({"dataset": about["dataset"]} if "dataset" in about else {})}
     result = {} if step is None and source.path != run / "model.pt" else _read(run, read_result)
     if step is not None:
         result = {name: result[name] for name in ("independent",) if name in result}
     rows = _read(run, lambda folder: read_json(folder / "rows.json")) if (run / "rows.json").is_file() else {}
-    return facts(config, content.get("versions", {}), rows=rows, result=result, step=step)
+    return facts(source.config(), content.get("versions", {}), rows=rows, result=result, step=step)
 
 
 def _read(folder: Path, read: Any) -> dict[str, Any]:
