@@ -122,8 +122,9 @@ def facts(
         step: of a checkpoint.
     """
     options = {name: value for name, value in config.items() if name not in PRIVATE}
-    if options.get("pretrained") is not None:
-        options["pretrained"] = re.split(r"[\\/]", str(options["pretrained"]))[-1]
+    for name in ("pretrained", "term"):  # may be files
+        if options.get(name) is not None:
+            options[name] = re.split(r"[\\/]", str(options[name]))[-1]
     result = result or {}
     kept = {name: result[name] for name in ("test", "by_person", "leakage") if name in result}
     return {

@@ -41,7 +41,8 @@ class Source(NamedTuple):
 
     def config(self) -> dict[str, Any]:
         """The options of the training, as far as the file or the run's ``config.yaml`` says; empty if neither does."""
-        about, state = {}, self.content.get("state")
+        about: Mapping[str, Any] = {}
+        state = self.content.get("state")
         if isinstance(state, Mapping):
             about = state.get("job", state).get("model") or {}
         config = dict(self.content.get("config") or _options(self.options))
