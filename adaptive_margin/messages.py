@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Collection, Iterator
 from importlib.util import find_spec
+from numbers import Integral
 from pathlib import Path
 
 from ._text import printable
@@ -90,6 +91,16 @@ def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None
     """Raises unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(problem(argument, f"one of {', '.join(map(repr, choices))}", repr(value), "pick one of them"))
+
+
+def check_count(argument: str, count: object, low: int, high: int | None = None) -> int:
+    """Raises unless ``count`` is an integer in ``[low, high]``."""
+    if isinstance(count, bool) or not isinstance(count, Integral):
+        raise TypeError(problem(argument, "an integer", type(count).__name__, "pass a whole number"))
+    if int(count) < low or (high is not None and int(count) > high):
+        expected = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(problem(argument, expected, int(count), "choose a number in that range"))
+    return int(count)
 
 
 def nearest(name: str, known: Collection[str], prefix: str = "", otherwise: str = "") -> str:

@@ -72,6 +72,7 @@ class Workers:
         self.jobs, self.threads, self.tasks_each = jobs, threads, tasks_each
         self._workers: dict[Any, process.BaseProcess] = {}  # by our end of their pipe
         self._left: dict[Any, int] = {}  # tasks until another takes their place
+        self._abandoned: list[process.BaseProcess] = []  # nobody waits for the answer to their last task
 
     def __enter__(self) -> Workers:
         return self
@@ -79,7 +80,7 @@ class Workers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        workers = [self._dismiss(pipe) for pipe in list(self._workers)]
+        workers = [*self._abandoned, *(self._dismiss(pipe) for pipe in list(self._workers))]
         try:
             for each in workers if kind else ():
                 each.terminate()
@@ -111,14 +112,23 @@ class Workers:
     ) -> Iterator[tuple[int, Any, Exception | None]]:
         """The number of each item, its value and None, or None and its error; other items are not affected.
 
-        ``every_second`` is called while this waits.
+        ``every_second`` is called while this waits. If the caller stops before the end, workers finish their task and
+        are not used again.
         """
         todo = iter(enumerate(items))
-        if not self.jobs:
-            for number, item in todo:
-                yield number, function(*item), None
-            return
         at_work: dict[Any, int] = {}
+        try:
+            yield from self._outcomes(function, todo, at_work, every_second) if self.jobs else _here(function, todo)
+        finally:
+            self._abandoned += [self._dismiss(pipe) for pipe in at_work if pipe in self._workers]
+
+    def _outcomes(
+        self,
+        function: Callable[..., Any],
+        todo: Iterator[tuple[int, tuple[Any, ...]]],
+        at_work: dict[Any, int],
+        every_second: Callable[[], object],
+    ) -> Iterator[tuple[int, Any, Exception | None]]:
         idle = list(self._workers)
         while True:
             while len(at_work) < self.jobs and (following := next(todo, None)) is not None:
@@ -173,6 +183,18 @@ class Workers:
         pipe.close()  # tells the worker to end after its task
         del self._left[pipe]
         return self._workers.pop(pipe)
+
+
+def _here(
+    function: Callable[..., Any], todo: Iterable[tuple[int, tuple[Any, ...]]]
+) -> Iterator[tuple[int, Any, Exception | None]]:
+    """Outcomes of tasks that this process does itself."""
+    for number, item in todo:
+        try:
+            outcome: tuple[Any, Exception | None] = (function(*item), None)
+        except Exception as error:
+            outcome = (None, error)
+        yield number, *outcome
 
 
 def _work(tasks: Any, program: dict[str, Any], threads: int | None) -> None:

@@ -498,7 +498,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return finish(asked, configs, failed, began)
     print(f"{announced(asked, configs)}, {asked.jobs} at a time")
     with said_plainly():
-        check_root(one)  # a wrong root is said at once
         announce(expect(configs, asked.jobs), asked.yes)
         if asked.dataset != "faces":
             print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
@@ -509,6 +508,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def expect(configs: Mapping[Any, EmotionConfig], jobs: int = 1, *, processes: int = 1, keeps: bool = True) -> Forecast:
     """What is left to do, measured on this device; ``keeps`` as in :func:`works`."""
     left = [config for config in configs.values() if not (keeps and is_done(config))]
+    if left:
+        check_root(left[0])  # a wrong root is said at once
     threads = None if processes > 1 else max(1, (os.cpu_count() or 1) // jobs)
     picture = 3 * left[0].resize ** 2 if left and left[0].dataset != "faces" else 0
     return forecast(works(left, keeps=keeps, processes=processes), jobs=jobs, threads=threads, picture=picture)

@@ -324,13 +324,13 @@ def table(content: Mapping[str, Any]) -> str:
     """The figures in Markdown: means over seeds, and differences from the baseline with corrected intervals."""
     arms = content["arms"]
     most = max(map(len, arms.values()))
-    head = [f"{most} seeds", *COLUMNS.values(), "Δ CCC", "by people", "Δ MAP@R"]
+    head = [counted(most, "seed"), *COLUMNS.values(), "Δ CCC", "by people", "Δ MAP@R"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row, seeds in arms.items():
         if not in_the_table(row):
             continue
         name, comma, rest = row.partition(",")
-        few = f" ({len(seeds)} seeds)" * (len(seeds) < most)
+        few = f" ({counted(len(seeds), 'seed')})" * (len(seeds) < most)
         cells = [f"`{name}`{comma}{rest}{few}"]
         for column in COLUMNS:
             value = mean(seeds, column)
@@ -366,7 +366,8 @@ def against_controls(arms: Mapping[str, Any]) -> list[str]:
         controls = {f"{arm}-shuffled{comma}{said}": "the arm with shuffled people"}
         if said and arm in ARMS and not arm.endswith("-shuffled") and arm != BASELINE:
             controls |= {f"none, centred{said}": f"plain regression, centred{said}"}
-        pairs += [(row, control, text) for control, text in controls.items() if len(columns.get(control, {})) > 1]
+        shared = {control: columns[row].keys() & columns.get(control, {}).keys() for control in controls}
+        pairs += [(row, control, text) for control, text in controls.items() if len(shared[control]) > 1]
     gaps = compared((columns[row], columns[control]) for row, control, _ in pairs)
     heads = ["", "| arm | control | CCC of the arm minus that of the control |", "|---|---|---|"]
     rows = [
@@ -409,6 +410,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     failed = train_here({which: (config, asked.stage) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")
+    if not any(map(finished, configs.values())):
+        return 1
     content = content_of(asked, configs)
     text = json.dumps(content, indent=1) + "\n"
     for path in [asked.output / f"{asked.stage}.json", *([asked.results] if asked.results else [])]:

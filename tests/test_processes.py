@@ -132,6 +132,24 @@ def test_a_worker_that_dies_or_raises_leaves_the_others() -> None:
         assert ticks
 
 
+def test_an_answer_that_nobody_waited_for_is_not_taken_for_another() -> None:
+    with Workers(2) as workers:
+        with pytest.raises(ValueError, match="even"):
+            list(workers.results(twice, [(3,), (4,)]))  # the other task goes on
+        assert sorted(workers.results(twice, [(5,), (6,)])) == [(0, 10), (1, 12)]
+        still_at_work = workers.results(twice, [(1,), (4,)])
+        next(still_at_work)
+    still_at_work.close()
+
+
+def test_errors_are_outcomes_without_workers_too() -> None:
+    one, (_, value, error), last = Workers(0).outcomes(twice, [(1,), (3,), (2,)])
+    assert (one, value, last) == ((0, 2, None), None, (2, 4, None))
+    assert is_problem(error)
+    with pytest.raises(ValueError, match="even"):
+        list(Workers(0).results(twice, [(3,)]))
+
+
 def pid() -> int:
     return os.getpid()
 

@@ -85,15 +85,11 @@ def facts_of(source: Source) -> dict[str, Any]:
     if "facts" in content:  # of a folder for a hub
         return {"config": content.get("config", {}), "versions": content.get("versions", {}), **content["facts"]}
     step = content.get("step")
-    config: dict[str, Any] = dict(content.get("config") or source.config())
-    if step is not None:
-        about = content["state"].get("job", content["state"]).get("model") or {}
-        config = {**source.config(), **({"dataset": about["dataset"]} if "dataset" in about else {})}
     result = {} if step is None and source.path != run / "model.pt" else _read(run, read_result)
     if step is not None:
         result = {name: result[name] for name in ("independent",) if name in result}
     rows = _read(run, lambda folder: read_json(folder / "rows.json")) if (run / "rows.json").is_file() else {}
-    return facts(config, content.get("versions", {}), rows=rows, result=result, step=step)
+    return facts(source.config(), content.get("versions", {}), rows=rows, result=result, step=step)
 
 
 def _read(folder: Path, read: Any) -> dict[str, Any]:
@@ -126,8 +122,9 @@ def facts(
         step: of a checkpoint.
     """
     options = {name: value for name, value in config.items() if name not in PRIVATE}
-    if options.get("pretrained") is not None:
-        options["pretrained"] = re.split(r"[\\/]", str(options["pretrained"]))[-1]
+    for name in ("pretrained", "term"):  # may be files
+        if options.get(name) is not None:
+            options[name] = re.split(r"[\\/]", str(options[name]))[-1]
     result = result or {}
     kept = {name: result[name] for name in ("test", "by_person", "leakage") if name in result}
     return {

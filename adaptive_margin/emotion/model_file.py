@@ -40,8 +40,13 @@ class Source(NamedTuple):
     options: Path
 
     def config(self) -> dict[str, Any]:
-        """The run's options; empty if they cannot be read."""
-        return _options(self.options)
+        """The options of the training, as far as the file or the run's ``config.yaml`` says; empty if neither does."""
+        about: Mapping[str, Any] = {}
+        state = self.content.get("state")
+        if isinstance(state, Mapping):
+            about = state.get("job", state).get("model") or {}
+        config = dict(self.content.get("config") or _options(self.options))
+        return {**config, **{name: about[name] for name in ("dataset",) if name in about}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,35 +213,6 @@ def _run_in(folder: Path) -> Path:
         got, remedy = f"{folder} with {len(runs)} runs: {some}", f"pass one of them, as in --checkpoint {runs[0]}"
         raise ValueError(problem("checkpoint", "one run", got, remedy))
     return runs[0] if runs else folder
-
-
-def trained_on(checkpoint: str | os.PathLike[str]) -> str | None:
-    """The data set that a network was trained on, as :class:`~adaptive_margin.emotion.config.EmotionConfig` names it.
-
-    Args:
-        checkpoint: as for :func:`load_network`.
-
-    Returns:
-        None if neither the file nor the run's ``config.yaml`` says it.
-    """
-    path = Path(checkpoint)
-    if is_hub_folder(path) or path.name == WEIGHTS:
-        found = read_network(path).content.get("config", {}).get("dataset")
-        return None if found is None else str(found)
-    if path.is_dir():
-        path = _run_in(path)
-        found = _options(path / "config.yaml").get("dataset")
-        if found is not None or not (path / "model.pt").is_file():
-            return None if found is None else str(found)
-        path /= "model.pt"
-    content = read_tensors(path, remedy=REMEDY)
-    state = content.get("state")
-    if isinstance(state, Mapping):
-        about = state.get("job", state).get("model") or {}
-        found = about.get("dataset", _options(path.parent.parent / "config.yaml").get("dataset"))
-    else:
-        found = content.get("config", {}).get("dataset")
-    return None if found is None else str(found)
 
 
 def _checkpoint(folder: Path, best: bool) -> tuple[int, Mapping[str, Any]]:

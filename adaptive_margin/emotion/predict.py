@@ -38,7 +38,7 @@ from ..images.video import Timeline, decode, opencv, timeline
 from ..messages import counted, pip_install, problem
 from ..metrics.comparison import signed
 from .detect import Box, Detector, Found, enlarged, face_detector
-from .model_file import Preprocessing, load_network, trained_on
+from .model_file import Preprocessing, network_of, read_network
 from .nets import EmotionNet, PersonNorm
 
 BOX = ("left", "top", "right", "bottom")
@@ -945,8 +945,9 @@ def load_predictor(
         ValueError: not a model file.
     """
     find = None if crops else face_detector(detector, min_face)
-    net, preprocessing = load_network(checkpoint, device)
-    warning = DRAWN if trained_on(checkpoint) == "faces" else ""
+    source = read_network(checkpoint, device)
+    net, preprocessing = network_of(source, device)
+    warning = DRAWN if source.config().get("dataset") == "faces" else ""
     return Predictor(net, preprocessing, find, margin=margin, device=device, warning=warning)
 
 

@@ -139,13 +139,3 @@ def check_seed(argument: str, seed: object) -> int:
     if not 0 <= int(seed) < 2**64:
         raise ValueError(problem(argument, "in [0, 2**64)", int(seed), "choose a number in that range"))
     return int(seed)
-
-
-def check_count(argument: str, count: object, low: int, high: int | None = None) -> int:
-    """Raises unless ``count`` is an integer in ``[low, high]``."""
-    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
-        raise TypeError(problem(argument, "an integer", type(count).__name__, "pass a whole number"))
-    if int(count) < low or (high is not None and int(count) > high):
-        expected = f"at least {low}" if high is None else f"between {low} and {high}"
-        raise ValueError(problem(argument, expected, int(count), "choose a number in that range"))
-    return int(count)

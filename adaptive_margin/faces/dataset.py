@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..messages import check_choice, problem
+from ..messages import check_choice, check_count, problem
 from ._kept import kept
-from ._rows import Streams, check_count, check_seed, mix
+from ._rows import Streams, check_seed, mix
 from .draw import SIZES, draw_faces, face_geometry
 from .identity import check_effect, sample_identities, vary
 from .labels import sample_labels

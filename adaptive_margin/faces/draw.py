@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..messages import problem
+from ..messages import check_count, problem
 from ..processes import Workers
 from ._geometry import boxes, landmarks
 from ._render import render
-from ._rows import Floats, check_count
+from ._rows import Floats
 from .expression import check_felt, face_shape
 from .identity import FaceIdentity, check_people
 from .nuisance import Nuisance, check_keys, sample_nuisance, still_nuisance

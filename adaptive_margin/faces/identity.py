@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..messages import problem
-from ._rows import Draws, Floats, Table, check_count, check_seed, mix
+from ..messages import check_count, problem
+from ._rows import Draws, Floats, Table, check_seed, mix
 
 # What a head of hair can be. The renderer knows none of these names: a style is a set of numbers (see _hair).
 HAIR_STYLES = ("bald", "buzz", "short", "side part", "fringe", "long", "long side part", "curly", "bun")

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..messages import problem
+from ..messages import check_count, problem
 from ._geometry import boxes, landmarks
-from ._rows import Floats, Streams, Table, check_count, check_seed, mix
+from ._rows import Floats, Streams, Table, check_seed, mix
 from .draw import SIZES, draw_frames
 from .expression import face_shape
 from .identity import FaceIdentity, check_people

@@ -38,14 +38,6 @@ def check_number(argument: str, value: object, expected: str, remedy: str) -> fl
     raise TypeError(problem(argument, expected, repr(value), remedy))
 
 
-def check_whole(argument: str, value: object, least: int) -> None:
-    """Raises unless ``value`` is a whole number of at least ``least``."""
-    remedy = "leave it out for the default"
-    number = check_number(argument, value, "a whole number", remedy)
-    if not (number >= least and number.is_integer()):
-        raise ValueError(problem(argument, f"a whole number of at least {least}", value, remedy))
-
-
 def check_values(argument: str, x: Tensor) -> None:
     """Raises unless ``x`` has values that can be computed with: dense ones, on a device that stores them."""
     if x.layout != torch.strided:

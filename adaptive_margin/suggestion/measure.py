@@ -17,7 +17,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from torch import Tensor
 
 from ..functional import neighbourhood_impurity
-from ..functional.checks import at_least_float32, check_labels, check_number, check_whole
+from ..functional.checks import at_least_float32, check_labels, check_number
 from ..functional.groups import group_index, more_labels_than
 from ..losses import AdaptiveMarginLoss
 from ..losses.batch import Batch, as_classes, check_embeddings
@@ -25,7 +25,7 @@ from ..losses.swap import LOSSES, Swap, find_swap, in_host_unit
 from ..margins import AdaptiveMargin
 from ..margins.adaptive_margin import NEIGHBOURHOODS
 from ..margins.neighbourhood import FEW_LABELS
-from ..messages import nearest, problem
+from ..messages import check_count, nearest, problem
 from ..metrics import operating_point_inconsistency
 from .result import QUANTILES, ClassSizes, Distances, LossMargins, Present, Strategy, Suggestion
 
@@ -108,7 +108,7 @@ def suggest(
         ("batches", batches, 1),
         ("seed", seed, 0),
     ):
-        check_whole(name, value, least)
+        check_count(name, value, least)
     with torch.random.fork_rng(devices=[]):  # class weights are drawn when a loss is built
         hosts = {name: _build(name) for name in LOSSES}
     defaults = {name: _own(host, LOSSES[name]) for name, host in hosts.items() if _has_default(name, LOSSES[name])}

@@ -17,7 +17,7 @@ pytest.importorskip("safetensors")
 
 from adaptive_margin.command import main
 from adaptive_margin.emotion.export_hub import export_hub
-from adaptive_margin.emotion.model_file import Preprocessing, description, load_network, save_model, trained_on
+from adaptive_margin.emotion.model_file import Preprocessing, description, load_network, read_network, save_model
 from adaptive_margin.emotion.nets import EmotionNet, emotion_net
 from adaptive_margin.emotion.predict import DRAWN, load_predictor
 from adaptive_margin.stored import DamagedFileError, read_json, write_json
@@ -63,7 +63,7 @@ def test_a_network_comes_back_bit_by_bit(tmp_path: Path, options: dict[str, bool
     assert same(tmp_path / "run", folder / "model.safetensors")
     norm = load_network(folder)[0].person_norm
     assert (norm is not None, norm is not None and norm.scale) == (bool(options), "person_scale" in options)
-    assert trained_on(folder) == trained_on(folder / "model.safetensors") == "faces"
+    assert read_network(folder).config()["dataset"] == "faces"
     assert load_predictor(folder, crops=True).warning == DRAWN
     shutil.move(folder, tmp_path / "elsewhere")
     export_hub(tmp_path / "elsewhere", tmp_path / "again")  # of a folder for a hub
@@ -103,7 +103,7 @@ def test_a_checkpoint_says_its_step(tmp_path: Path) -> None:
     path = Checkpoints(tmp_path / "run" / "checkpoints").save(7, state)
     export_hub(path, tmp_path / "hub")
     assert same(path, tmp_path / "hub")
-    assert trained_on(tmp_path / "hub") == "affectnet"
+    assert read_network(tmp_path / "hub").config()["dataset"] == "affectnet"
     assert "after step 7." in (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
 
 
@@ -271,4 +271,4 @@ def test_a_damaged_description_is_an_error_of_this_library(run: Path, tmp_path: 
     export_hub(run, tmp_path / "hub")
     cut(tmp_path / "hub" / "config.json")
     with pytest.raises(DamagedFileError, match=r"config.json is damaged: .*; get the folder again from where it came"):
-        trained_on(tmp_path / "hub")
+        load_network(tmp_path / "hub")

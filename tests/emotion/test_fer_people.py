@@ -92,6 +92,32 @@ def test_an_arm_of_ones_own_is_one_file(
     assert "is none" in capsys.readouterr().err
 
 
+def test_what_failed_leaves_the_other_figures(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    people = _here("fer_people", monkeypatch)
+    given = ["--arms", "grl", "--seeds", "2", "--iterations", "1", "--output", str(tmp_path)]
+    with pytest.raises(SystemExit, match="2"):
+        people.main(["choose", *given, "--dataset", "afew-va", "--root", str(tmp_path / "nowhere")])
+    assert "nowhere" in capsys.readouterr().err  # before anything is trained
+
+    train, broken = people.train_one, {"none": [], "grl-shuffled": []}
+
+    def train_some(config: Any, stage: str) -> str:
+        arm = Path(config.output).parent.name
+        return "no memory" if config.seed in broken.get(arm, [0, 1]) else str(train(config, stage))
+
+    monkeypatch.setattr(people, "train_one", train_some)
+    broken["grl"] = [1]
+    assert people.main(["test", *given]) == 1
+    printed = capsys.readouterr().out
+    assert "failed: ('grl', 1): no memory" in printed
+    assert "| `grl` (1 seed) |" in printed
+    assert "shuffled people |" not in printed  # one seed has no interval
+    broken = {}
+    assert people.main(["test", *given, "--output", str(tmp_path / "other")]) == 1
+
+
 def test_predictions_are_centred_as_features_are(monkeypatch: pytest.MonkeyPatch) -> None:
     people = _here("fer_people", monkeypatch)
     person = np.array([3, 3, 3, 9, 9, 3])

@@ -136,13 +136,13 @@ def test_every_data_set_has_its_licence(dataset: str | None) -> None:
     assert set(DATA) == set(DATASETS)
     options = {"dataset": dataset, "root": "/home/me/data", "cache": "/home/me/cache", "output": "/home/me/run"}
     options |= {"same_actor": [["jane do", "jane doe"]], "annotations": "/home/me/6th", "device": "cuda:3"}
-    options |= {"pretrained": "/home/me/weights.pt"}
+    options |= {"pretrained": "/home/me/weights.pt", "term": "/home/me/own_arm.py:Alike"}
     if dataset == "faces":
         options |= {"people": 14, "images_per_person": 6}
     known = facts(options, {}, independent="picture" if dataset == "affectnet" else "nothing")
     card = model_card(emotion_net("small"), HOW, known, python_loading("model.pt"))
     assert not re.search("/home|jane|cuda", card)
-    assert "weights.pt" in section(card, "Training")
+    assert all(each in section(card, "Training") for each in ("| weights.pt |", "| own_arm.py:Alike |"))
     assert "licences of their own" in section(card, "Licence of the data")
     licence = section(card, "Licence of the data")
     if dataset is None:

@@ -18,8 +18,8 @@ from adaptive_margin.emotion.model_file import (
     load_model,
     load_network,
     model_details,
+    read_network,
     save_model,
-    trained_on,
 )
 from adaptive_margin.emotion.nets import EmotionNet, emotion_net
 from adaptive_margin.stored import DamagedFileError
@@ -47,14 +47,14 @@ def test_a_benchmarks_folder_lists_its_runs_and_one_run_is_taken(tmp_path: Path)
     loaded, _ = load_network(tmp_path / "demo-faces")
     images = torch.randn(2, 3, 44, 44)
     assert torch.equal(loaded(images), net.eval()(images))
-    assert trained_on(tmp_path / "demo-faces") == trained_on(run / "model.pt") == "faces"
+    assert {read_network(each).config()["dataset"] for each in (tmp_path / "demo-faces", run / "model.pt")} == {"faces"}
     save_model(run.parent / "seed1" / "model.pt", net, Preprocessing(resize=48, size=44))
     said = rf"demo-faces with 2 runs: runs/caf/seed0, runs/caf/seed1; pass one of them, as in --checkpoint .*{run.name}"
     with pytest.raises(ValueError, match=said):
         load_network(tmp_path / "demo-faces")
-    assert trained_on(run.parent / "seed1") is None
+    assert read_network(run.parent / "seed1").config() == {}
     (run.parent / "seed1" / "config.yaml").write_text("dataset: affectnet\n")
-    assert trained_on(run.parent / "seed1") == "affectnet"
+    assert read_network(run.parent / "seed1").config()["dataset"] == "affectnet"
 
 
 def test_a_checkpoint_says_what_its_network_was_trained_on(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_checkpoint_says_what_its_network_was_trained_on(tmp_path: Path) -> No
     alone = tmp_path / "elsewhere" / "deep" / file.name
     alone.parent.mkdir(parents=True)
     shutil.copy(file, alone)
-    assert trained_on(alone) == "faces"
+    assert read_network(alone).config()["dataset"] == "faces"
 
 
 def test_rectifiers_that_leak_still_do(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from adaptive_margin.faces import sample_identities
-from adaptive_margin.faces._rows import Draws, Streams, check_count, check_seed, mix
+from adaptive_margin.faces._rows import Draws, Streams, check_seed, mix
+from adaptive_margin.messages import check_count
 
 
 def test_take_repeats_and_masks() -> None:

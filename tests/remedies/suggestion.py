@@ -46,7 +46,7 @@ def spoilt(folder: Path) -> None:
 
 
 CASES = [
-    follow("leave it out for the default", lambda: suggested(batches=0), lambda: suggested()),
+    follow("choose a number in that range", lambda: suggested(batches=0), lambda: suggested(batches=1)),
     follow(
         "a margin needs pairs within a class and between classes",
         lambda: suggested(torch.arange(24)),

@@ -78,7 +78,7 @@ def test_labels_of_their_own(file: Path, capsys: pytest.CaptureFixture[str]) -> 
     [
         (["--margin", "0.2"], "--loss must be given with --margin, got nothing", 2),
         (["--loss", "TripletMargin"], "the nearest: TripletMarginLoss", 2),
-        (["--batches", "0"], "batches must be a whole number of at least 1, got 0", 2),
+        (["--batches", "0"], "batches must be at least 1, got 0", 2),
         (["--html", "{folder}"], "--html must be a file, got the folder", 2),
         (["--html", "{folder}/x.npy"], "an earlier report", 2),
     ],

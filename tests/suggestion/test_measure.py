@@ -229,12 +229,12 @@ def test_mistakes() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"batch_size": "64"}, "batch_size must be a whole number, got '64'"),
-        ({"batch_size": 64.5}, "batch_size must be a whole number of at least 4, got 64.5"),
-        ({"samples_per_class": 1}, "samples_per_class must be a whole number of at least 2, got 1"),
-        ({"batches": None}, "batches must be a whole number, got None"),
-        ({"seed": -1}, "seed must be a whole number of at least 0, got -1"),
-        ({"seed": "a"}, "seed must be a whole number, got 'a'"),
+        ({"batch_size": "64"}, "batch_size must be an integer, got str"),
+        ({"batch_size": 64.0}, "batch_size must be an integer, got float"),
+        ({"samples_per_class": 1}, "samples_per_class must be at least 2, got 1"),
+        ({"batches": None}, "batches must be an integer, got NoneType"),
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"seed": "a"}, "seed must be an integer, got str"),
     ],
 )
 def test_numbers_that_are_none_are_named(options: dict[str, Any], said: str) -> None:
