@@ -34,7 +34,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, expect, outcome, shared_data, start_pool, with_own
+from fer_caf import (
+    ARMS,
+    FACES_SEED,
+    PEOPLE_ARMS,
+    check_counts,
+    data_key,
+    expect,
+    outcome,
+    shared_data,
+    start_pool,
+    with_own,
+)
 
 from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
@@ -324,13 +335,13 @@ def table(content: Mapping[str, Any]) -> str:
     """The figures in Markdown: means over seeds, and differences from the baseline with corrected intervals."""
     arms = content["arms"]
     most = max(map(len, arms.values()))
-    head = [f"{most} seeds", *COLUMNS.values(), "Δ CCC", "by people", "Δ MAP@R"]
+    head = [counted(most, "seed"), *COLUMNS.values(), "Δ CCC", "by people", "Δ MAP@R"]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for row, seeds in arms.items():
         if not in_the_table(row):
             continue
         name, comma, rest = row.partition(",")
-        few = f" ({len(seeds)} seeds)" * (len(seeds) < most)
+        few = f" ({counted(len(seeds), 'seed')})" * (len(seeds) < most)
         cells = [f"`{name}`{comma}{rest}{few}"]
         for column in COLUMNS:
             value = mean(seeds, column)
@@ -399,6 +410,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     seeds = asked.seeds or (3 if asked.stage == "choose" else 5)
     with said_plainly():
+        check_counts(asked)
         asked = dataclasses.replace(asked, arms=(*asked.arms, *with_own(asked.own)), own=())
         check_output("--output", asked.output)
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}
