@@ -197,10 +197,8 @@ def options(argv: Sequence[str] | None = None) -> Asked:
         expected = f"without {', '.join(sorted(OWNED))}, which the runs differ in"
         remedy = "leave out options of single runs; see --arms and --seeds"
         refuse(problem(str(asked.config), expected, " and ".join(owned), remedy))
-    for name in ("seeds", "jobs"):
-        number = getattr(asked, name)
-        if number is not None and number < 1:
-            refuse(problem(f"--{name}", "at least 1", number, "leave it out for the default"))
+    with said_plainly():
+        check_counts(asked)
     dataset = asked.dataset or asked.file.get("dataset", "faces")
     preset = asked.preset or ("quick" if dataset == "faces" else "paper")
     device, quick = asked.device or asked.file.get("device"), preset == "quick"
@@ -215,6 +213,14 @@ def options(argv: Sequence[str] | None = None) -> Asked:
         jobs=asked.jobs or (1 if on_gpu else min(2, os.cpu_count() or 1)),
         output=asked.output or Path("runs") / "fer_caf" / f"{dataset}-{preset}",
     )
+
+
+def check_counts(asked: Any) -> None:
+    """``--seeds`` and ``--jobs`` are at least 1, or left out."""
+    for name in ("seeds", "jobs"):
+        number = getattr(asked, name)
+        if number is not None and number < 1:
+            raise ValueError(problem(f"--{name}", "at least 1", number, "leave it out for the default"))
 
 
 def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:

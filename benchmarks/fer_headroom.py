@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_caf import FACES_SEED, data_key, expect, shared_data
+from fer_caf import FACES_SEED, check_counts, data_key, expect, shared_data
 from fer_people import base_of, ccc, finished, train_here, without_folders
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
@@ -186,6 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     effects = asked.effects if asked.dataset == "faces" else (1.0,)
     with said_plainly():
+        check_counts(asked)
         check_output("--output", asked.output)
         configs = {
             (effect, seed, kind): config_of(asked, effect, seed, kind)

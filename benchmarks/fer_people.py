@@ -34,7 +34,18 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from fer_caf import ARMS, FACES_SEED, PEOPLE_ARMS, data_key, expect, outcome, shared_data, start_pool, with_own
+from fer_caf import (
+    ARMS,
+    FACES_SEED,
+    PEOPLE_ARMS,
+    check_counts,
+    data_key,
+    expect,
+    outcome,
+    shared_data,
+    start_pool,
+    with_own,
+)
 
 from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
@@ -400,6 +411,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     seeds = asked.seeds or (3 if asked.stage == "choose" else 5)
     with said_plainly():
+        check_counts(asked)
         asked = dataclasses.replace(asked, arms=(*asked.arms, *with_own(asked.own)), own=())
         check_output("--output", asked.output)
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}

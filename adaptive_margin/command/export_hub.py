@@ -18,7 +18,7 @@ class ExportHub:
     predict --checkpoint FOLDER reads the folder back.
 
     Attributes:
-        checkpoint: a trained network: model.pt, the run folder that holds it, or one of its checkpoints.
+        checkpoint: a trained network: model.pt, its run folder, one of its checkpoints, or a folder for a hub.
         folder: where to write; other files in it are left alone.
         overwrite: replace an earlier export; a changed README.md is kept.
     """

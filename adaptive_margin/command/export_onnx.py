@@ -19,7 +19,7 @@ class ExportOnnx:
     Its output in ONNX Runtime is compared with PyTorch's before the file is written.
 
     Attributes:
-        checkpoint: a trained network: model.pt, the run folder that holds it, or one of its checkpoints.
+        checkpoint: a trained network: model.pt, its run folder, one of its checkpoints, or a folder for a hub.
         output: the file to write, such as model.onnx.
         tolerance: largest difference allowed.
         overwrite: replace an existing file.

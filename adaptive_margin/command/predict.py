@@ -20,7 +20,7 @@ class Predict:
     Attributes:
         source: the input; folders are searched to any depth.
         more: further inputs.
-        checkpoint: a trained network: model.pt, the run folder that holds it, or one of its checkpoints.
+        checkpoint: a trained network: model.pt, its run folder, one of its checkpoints, or a folder for a hub.
         output: where to write.
         crops: each image is one face, already cropped; no detection.
         margin: side of the network's crop, as a multiple of the detector's box.

@@ -307,8 +307,9 @@ def term_class(name: str) -> type[Term] | None:
         return TERMS.get(name)
     spec = importlib.util.spec_from_file_location(Path(file).stem, file) if Path(file).is_file() else None
     if spec is None or spec.loader is None:
+        got = f"{file}, which {'does not end in .py' if Path(file).is_file() else 'does not exist'}"
         remedy = "pass FILE.py:CLASS, with a path from where you are"
-        raise ValueError(problem("term", "a Python file and a class in it", f"{file}, which is no such file", remedy))
+        raise ValueError(problem("term", "a Python file and a class in it", got, remedy))
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
@@ -317,8 +318,9 @@ def term_class(name: str) -> type[Term] | None:
         raise ValueError(problem(f"term {name}", "a file that runs", got, "mend the file: python FILE.py")) from error
     found = getattr(module, kind, None)
     if not (isinstance(found, type) and issubclass(found, Term)):
+        got = f"{kind}, which {'the file does not have' if found is None else 'is something else'}"
         remedy = "derive it from adaptive_margin.emotion.terms.Term"
-        raise ValueError(problem(f"term {name}", "the name of a Term", f"{kind}, which is none", remedy))
+        raise ValueError(problem(f"term {name}", "the name of a Term in the file", got, remedy))
     return found
 
 

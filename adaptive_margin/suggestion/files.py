@@ -114,7 +114,7 @@ def _read(path: Path, want_labels: bool) -> tuple[Array | None, Array | None]:
         remedy = "save it with numpy.savez(FILE, embeddings=…, labels=…)"
         raise ValueError(problem(path.name, f"a file that ends in {', '.join(ENDINGS)}", ending or "no ending", remedy))
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there, or no file")
+        raise FileNotFoundError(f"{path} does not exist, or is not a file")
     try:
         if ending == ".parquet":
             return _parquet(path)

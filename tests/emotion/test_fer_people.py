@@ -87,9 +87,21 @@ def test_an_arm_of_ones_own_is_one_file(
     assert people.main(["test", *given]) == 0
     arms = json.loads((tmp_path / "test.json").read_text())["arms"]
     assert {"grl", "grl-shuffled", "Alike", "Alike-shuffled"} <= set(arms)
+    assert "| 1 seed |" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         people.main(["test", "--own", f"{file}:normalize"])
-    assert "is none" in capsys.readouterr().err
+    assert "normalize, which is something else" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", ["fer_people", "fer_headroom"])
+@pytest.mark.parametrize("option", ["--seeds", "--jobs"])
+def test_no_seeds_are_not_the_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], module: str, option: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        _here(module, monkeypatch).main([option, "0", "--iterations", "2", "--output", str(tmp_path / "out")])
+    assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_failed_leaves_the_other_figures(

@@ -385,15 +385,17 @@ def test_a_term_of_ones_own_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("{0}/none.py:Mine", "which is no such file"),
-        ("{0}/mine.py:Other", "Other, which is none"),
-        ("{0}/mine.py:Missing", "Missing, which is none"),
+        ("{0}/none.py:Mine", "which does not exist"),
+        ("{0}/mine.txt:Mine", "which does not end in .py"),
+        ("{0}/mine.py:Other", "Other, which is something else"),
+        ("{0}/mine.py:Missing", "Missing, which the file does not have"),
         ("{0}/wrong.py:Mine", "SyntaxError"),
         ("mine", "one of 'none', 'grl'"),
     ],
 )
 def test_a_term_that_is_none(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "mine.py").write_text(OWN)
+    (tmp_path / "mine.txt").write_text(OWN)
     (tmp_path / "wrong.py").write_text("class Mine(:")
     with pytest.raises(ValueError, match=message):
         build_term(name.format(tmp_path), FEATURES, COUNT)

@@ -98,4 +98,4 @@ def test_a_missing_file_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as end:
         main(["suggest", str(tmp_path / "none.npy")])
     assert end.value.code == 1
-    assert "none.npy is not there" in capsys.readouterr().err
+    assert "none.npy does not exist" in capsys.readouterr().err

@@ -252,5 +252,5 @@ def test_files_that_do_not_fit(tmp_path: Path) -> None:
         read_embeddings(tmp_path / "words.npy", tmp_path / "half.npy")
     with pytest.raises(ValueError, match="a file that ends in"):
         read_embeddings(tmp_path / "x.h5")
-    with pytest.raises(FileNotFoundError, match="is not there"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_embeddings(tmp_path / "none.npy")
