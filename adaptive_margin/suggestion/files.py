@@ -180,7 +180,11 @@ def _csv(path: Path, want_labels: bool) -> tuple[Array | None, Array | None]:
         header, at = names[0] in LABELS, 0 if want_labels else None
     else:
         named = any(name in LABELS for name in names) or not all(map(_is_number, first[:-1]))
-        header = named or (len(names) > 2 and names == [str(i) for i in range(len(names))])  # numbered by pandas
+        numbered = len(names) > 2 and names == [str(i) for i in range(len(names))]  # by pandas
+        if numbered:
+            said = f"{path.name}: its first line, 0 to {len(names) - 1}, is taken for the header of a pandas table"
+            warnings.warn(said, stacklevel=4)  # where read_embeddings is called
+        header = named or numbered
         at = _position(names) if named else len(names) - 1 if want_labels or not _is_number(first[-1]) else None
     columns = [i for i in range(len(names)) if i != at]
     if header and columns[:1] == [0] and INDEX.fullmatch(names[0]):

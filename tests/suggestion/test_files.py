@@ -132,7 +132,9 @@ def test_the_index_of_a_pandas_table_is_no_feature(tmp_path: Path, name: str) ->
 
 def test_numbered_columns_of_pandas_are_a_header(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("0,1,2\n0.5,-1,7\n2,0.25,3\n1e-3,4,7\n")
-    same(tmp_path / "a.csv")
+    with pytest.warns(UserWarning, match=r"a\.csv: its first line, 0 to 2, is taken for the header") as said:
+        same(tmp_path / "a.csv")
+    assert {each.filename for each in said} == {__file__}
 
 
 @pytest.mark.parametrize("name", ["__index_level_0__", "picture"])
