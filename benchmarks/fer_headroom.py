@@ -23,27 +23,25 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_caf import FACES_SEED, check_counts, data_key, expect, shared_data
-from fer_people import base_of, ccc, finished, train_here, without_folders
+from fer_caf import FACES_SEED, check_counts, expect
+from fer_people import WITHOUT_LEAKAGE, base_of, ccc, finished, train_and_keep, train_here, without_folders
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
+from adaptive_margin.emotion.data import EmotionData, Part
 from adaptive_margin.emotion.headroom import divided, recentred
 from adaptive_margin.emotion.runs import over_seeds
-from adaptive_margin.emotion.trainer import EmotionJob
-from adaptive_margin.messages import counted, is_expected, said_plainly
+from adaptive_margin.messages import counted, said_plainly
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import stops_on_sigterm
-from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
-from adaptive_margin.training import World, write_atomically
+from adaptive_margin.stored import read_arrays, read_json
+from adaptive_margin.training import write_atomically
 from adaptive_margin.training.command_line import check_output, read
 from adaptive_margin.training.forecast import announce
-from adaptive_margin.training.run_folder import environment
 
 TRAINED = ("held out", "shared")
 FIRST_SEED = FACES_SEED + 500  # drawn people that no other benchmark trains or tests on
@@ -94,29 +92,13 @@ def config_of(asked: Asked, effect: float, seed: int, kind: str) -> EmotionConfi
 
 def train_one(config: EmotionConfig, seed: int, kind: str) -> str:
     """Trains one network and keeps its predictions. Returns what went wrong, or nothing."""
-    try:
-        whole = shared_data(data_key(config))
+
+    def parts(whole: EmotionData) -> tuple[EmotionData, Part]:
         training, test = divided(whole.train, seed=seed)
         tested = whole.train.take(test)
-        data = dataclasses.replace(whole, train=whole.train.take(training[kind]), test=tested)
-        with World.from_environment(config.device) as world:
-            job = EmotionJob(config, data, world)
-            cpu = time.process_time()
-            for step in range(config.iterations):
-                job.step(step)
-            cpu = time.process_time() - cpu
-            found = job.evaluation(tested, people=None, resamples=1, keep_features=1)
-            about = {"environment": environment(world), "cpu_seconds": round(cpu, 1), "readings": ["alone"]}
-    except Exception as error:
-        if not is_expected(error):
-            raise
-        return str(error)
-    folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    arrays = {"truth": found.truth, "prediction": found.prediction, "person": tested.people[found.row]}
-    write_arrays(folder / "alone.npz", arrays)
-    write_json(folder / "run.json", {"config": config.plain()} | about)
-    return ""
+        return dataclasses.replace(whole, train=whole.train.take(training[kind]), test=tested), tested
+
+    return train_and_keep(config, parts, lambda job, part: {"alone": job.evaluation(part, **WITHOUT_LEAKAGE)})
 
 
 def ccc_of(folder: str, corrected: bool = False) -> float:

@@ -49,6 +49,8 @@ from fer_caf import (
 
 from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
+from adaptive_margin.emotion.data import EmotionData, Part
+from adaptive_margin.emotion.evaluation import Evaluation
 from adaptive_margin.emotion.trainer import EmotionJob
 from adaptive_margin.functional import concordance_correlation
 from adaptive_margin.messages import counted, is_expected, said_plainly
@@ -78,6 +80,7 @@ READINGS = {
 """What of a stranger a network may look at, and how the tables say it."""
 CENTRED = {"by_4": "none, centred by 4 pictures of a person", "by_person": "none, centred by all pictures of a person"}
 IN_THE_TABLE = ("alone", "by_4", "by_person")
+WITHOUT_LEAKAGE: dict[str, Any] = {"people": None, "resamples": 1, "keep_features": 1}
 COLUMNS = {
     "ccc": "CCC",
     "map_at_r": "identity, MAP@R",
@@ -166,22 +169,42 @@ def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
 
 def train_one(config: EmotionConfig, stage: str) -> str:
     """Trains one network and keeps what it predicts for the people of a stage. Returns what went wrong, or nothing."""
+
+    def parts(data: EmotionData) -> tuple[EmotionData, Part]:
+        return data, data.test if stage == "test" or config.dataset == "afew-va" else data.val
+
+    def read(job: EmotionJob, part: Part) -> dict[str, Evaluation]:
+        found = {"alone": job.evaluation(part, resamples=1)}
+        if config.person_norm:
+            found["by_person"] = job.evaluation_by_person(part, resamples=1)
+            for pictures in (2, 4, 8):
+                found[f"by_{pictures}"] = job.evaluation_by_person(part, pictures, **WITHOUT_LEAKAGE)
+        return found
+
+    return train_and_keep(config, parts, read)
+
+
+def train_and_keep(
+    config: EmotionConfig,
+    parts: Callable[[EmotionData], tuple[EmotionData, Part]],
+    read: Callable[[EmotionJob, Part], Mapping[str, Evaluation]],
+) -> str:
+    """Trains one network and keeps its predictions in its folder. Returns what went wrong, or nothing.
+
+    Args:
+        config: its options.
+        parts: what to train on, and the part to evaluate, from the data of the options.
+        read: the evaluations of that part by name.
+    """
     try:
-        data = shared_data(data_key(config))
-        part = data.test if stage == "test" or config.dataset == "afew-va" else data.val
+        data, part = parts(shared_data(data_key(config)))
         with World.from_environment(config.device) as world:
             job = EmotionJob(config, data, world)
             cpu = time.process_time()
             for step in range(config.iterations):
                 job.step(step)
             cpu = time.process_time() - cpu
-            found = {"alone": job.evaluation(part, resamples=1)}
-            if config.person_norm:
-                found["by_person"] = job.evaluation_by_person(part, resamples=1)
-                for pictures in (2, 4, 8):  # people are left out: their leakage is not reported
-                    options = {"people": None, "resamples": 1, "keep_features": 1}
-                    found[f"by_{pictures}"] = job.evaluation_by_person(part, pictures, **options)
-            where = environment(world)
+            found, where = read(job, part), environment(world)
     except Exception as error:
         if not is_expected(error):
             raise

@@ -183,7 +183,7 @@ class Predictor:
             for places, _ in found
         ]
         before = itertools.accumulate(map(len, faces), initial=0)
-        return faces, features[[start for start, of in zip(before, faces, strict=False) if of]].cpu()
+        return faces, features[[start for start, of in zip(before, faces, strict=False) if of]]
 
     def _find(self, picture: Bytes) -> tuple[list[tuple[Box, float]], list[Bytes]]:
         """Box and roll of a picture's faces, and what the network sees of each."""
@@ -497,6 +497,7 @@ def predict(
             look.read_all(files, {})
             if look.outcome.interrupted:
                 files = {name: path for name, path in files.items() if path in look.whole}
+                outcome.unreadable |= look.outcome.unreadable
             outcome.interrupted = look.outcome.interrupted
             run.known, run.tell = look.normalised(), lambda line: None  # the first look said it all
             outcome.of_person = len(look.features)
@@ -806,9 +807,12 @@ class _FirstLook(_Run):
         faces, features = self.predictor.rated(pictures)
         self.found.update(zip(keys, faces, strict=True))
         with_face = [key for key, of in zip(keys, faces, strict=True) if of]
-        self.features.update(zip(with_face, features, strict=True))
+        self.features.update(zip(with_face, features.cpu(), strict=True))
         self.whole.update(path for path, frame in keys if frame is None)
         return faces
+
+    def _write(self, name: str, faces: Sequence[Face], frame: int | None = None, second: float | None = None) -> None:
+        """Nothing yet."""
 
     def _video(self, path: Path, name: str, target: Path | None) -> None:
         super()._video(path, name, target)

@@ -39,6 +39,10 @@ from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
 from .terms import build_term, term_class, warmed_up
 
+COST: tuple[str, ...] = ("encoder", "resize", "size", "batch_size", "precision", "critic", "order", "term")
+COST += ("person_norm", "per_person", "cross_person")
+"""The options on which the time of a step depends."""
+
 SEEN_ROWS = 2_000
 """Number of training pictures for the identity leakage of people in training."""
 
@@ -275,8 +279,6 @@ def described(part: Part) -> dict[str, Any]:
 def trial(config: EmotionConfig, processes: int = 1) -> EmotionJob:
     """A job on noise whose steps take as long as those of a run, or of one of its processes: all with the critic."""
     check_size(config.encoder, config.size)
-    if config.pretrained is not None:  # report mismatches before anything is timed
-        build_encoder(config.encoder, config.pretrained)
     hand = max(2, config.per_person)
     batch = max(hand, config.batch_size // processes // hand * hand) if processes > 1 else config.batch_size
     rows = 2 * batch
@@ -296,8 +298,8 @@ def trial(config: EmotionConfig, processes: int = 1) -> EmotionJob:
 
 
 def works(configs: Iterable[EmotionConfig], *, keeps: bool = True, processes: int = 1) -> list[Work]:
-    """What is left of some runs, for :func:`~adaptive_margin.training.forecast.forecast`: a kind for each critic, term
-    and use of people.
+    """What is left of some runs, for :func:`~adaptive_margin.training.forecast.forecast`: a kind for all with equal
+    :data:`COST`.
 
     Args:
         configs: the runs.
@@ -306,8 +308,7 @@ def works(configs: Iterable[EmotionConfig], *, keeps: bool = True, processes: in
     """
     kinds: dict[tuple[Any, ...], list[EmotionConfig]] = {}
     for config in configs:
-        kind = (config.critic, config.order, config.term, config.person_norm, config.per_person, config.cross_person)
-        kinds.setdefault(kind, []).append(config)
+        kinds.setdefault(tuple(getattr(config, name) for name in COST), []).append(config)
 
     def kept(job: EmotionJob) -> int:  # two checkpoints, the best one, the model
         return 3 * size_of(job.state_dict()) + size_of(job.iteration.net.state_dict())

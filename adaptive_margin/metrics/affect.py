@@ -304,7 +304,7 @@ def bootstrap_interval(
         >>> bool(ccc.low < ccc.estimate < ccc.high)
         True
     """
-    y, p, group_of = _checked(target, prediction, groups, confidence, resamples)
+    y, p, group_of = _checked(target, prediction, groups, resamples, confidence)
     sizes = group_of.bincount()
     rows = group_of.argsort(stable=True)  # the rows of group 0, then of group 1, ...
     first = sizes.cumsum(0) - sizes
@@ -320,13 +320,12 @@ def bootstrap_interval(
 def affect_intervals(
     target: Tensor | ArrayLike,
     prediction: Tensor | ArrayLike,
-    *,
     groups: ArrayLike | None = None,
-    confidence: float = 0.95,
+    *,
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """:func:`bootstrap_interval` of all four figures at once, from the sums of each group: fast for many rows.
+    """:func:`bootstrap_interval`, 95%, of all four figures at once from the sums of each group: fast for many rows.
 
     The figures of a resample follow from how many rows it has and their sums of y, ŷ, y², ŷ², yŷ and equal signs.
     The draws are those of :func:`bootstrap_interval` with the same seed, and so is the result, up to rounding.
@@ -334,10 +333,9 @@ def affect_intervals(
     Args:
         target: labels, shape ``(N, L)``.
         prediction: same shape.
-        groups: as in :func:`bootstrap_interval`, like all that follows.
-        confidence: likewise.
-        resamples: likewise.
-        seed: likewise.
+        groups: group of each row, to draw whole groups.
+        resamples: their number.
+        seed: of the draws.
 
     Returns:
         RMSE, SAGR, PCC and CCC (rows) of each label and of their mean (last column), shape ``(4, L + 1)``.
@@ -351,7 +349,7 @@ def affect_intervals(
         >>> found.estimate.shape, bool((found.low <= found.high).all())
         (torch.Size([4, 3]), True)
     """
-    y, p, group_of = _checked(target, prediction, groups, confidence, resamples)
+    y, p, group_of = _checked(target, prediction, groups, resamples)
     if y.ndim != 2:
         raise ValueError(problem("target", "of shape (N, L)", f"shape {tuple(y.shape)}", "pass one column per label"))
     error, agree = (y - p).square(), (y.sign() == p.sign()).double()
@@ -375,7 +373,7 @@ def affect_intervals(
     ]
     found = torch.stack(figures, dim=1)  # (R + 1, 4, L)
     found = torch.cat([found, found.mean(dim=2, keepdim=True)], dim=2)
-    return _interval(found[0], found[1:], confidence)
+    return _interval(found[0], found[1:])
 
 
 def _standard(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -393,8 +391,8 @@ def _checked(
     target: Tensor | ArrayLike,
     prediction: Tensor | ArrayLike,
     groups: ArrayLike | None,
-    confidence: float,
     resamples: int,
+    confidence: float = 0.95,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Both sides in float64, and the number of each row's group from 0."""
     y, p = (_float64(x) for x in (target, prediction))
@@ -423,7 +421,7 @@ def _draws(groups: int, resamples: int, seed: int) -> Iterator[Tensor]:
         yield torch.randint(groups, (groups,), generator=generator)
 
 
-def _interval(estimate: Tensor, results: Tensor, confidence: float) -> Interval:
+def _interval(estimate: Tensor, results: Tensor, confidence: float = 0.95) -> Interval:
     tail = (1 - confidence) / 2
     low, high = torch.quantile(results, torch.tensor([tail, 1 - tail], dtype=torch.float64), dim=0)
     return Interval(estimate, low, high)

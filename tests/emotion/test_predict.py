@@ -706,6 +706,24 @@ def test_a_video_and_pictures_of_one_person(tmp_path: Path) -> None:
     assert (tmp_path / "out" / film.name).with_suffix(".mp4").is_file()
 
 
+def test_what_was_unreadable_before_ctrl_c_is_in_the_summary(tmp_path: Path) -> None:
+    album(tmp_path / "in", 3)
+    (tmp_path / "in" / "0.png").write_bytes(b"")
+    looked = []
+
+    def detector(image: np.ndarray) -> list[tuple[float, float, float, float]]:
+        looked.append(image)
+        if len(looked) == 2:
+            raise KeyboardInterrupt
+        return [(5, 5, 45, 45)]
+
+    predictor = Predictor(person_net(), HOW, detector)
+    outcome = predict(tmp_path / "in", predictor, tmp_path / "out", same_person=True, batch_size=1)
+    assert outcome.interrupted
+    assert list(outcome.unreadable) == ["0.png"]
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["1.png"]
+
+
 @pytest.mark.parametrize("count", [0, 1])
 def test_one_face_has_nothing_to_be_normalised_by(tmp_path: Path, count: int) -> None:
     album(tmp_path / "in", 1)
