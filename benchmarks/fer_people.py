@@ -337,7 +337,8 @@ def content_of(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -
     return {
         "stage": asked.stage,
         "people": "validation" if asked.stage == "choose" else "test",
-        "environment": without_folders(first["environment"]),
+        "environment": without_folders(first["environment"] | {"command": environment(World())["command"]}),
+        "commits": sorted({document["environment"]["commit"] for document in done.values()}),
         "config": options,
         "arms": {row: [{"seed": seed} | one for seed, one in seeds.items()] for row, seeds in rows.items()},
         "differences": differences,
