@@ -12,6 +12,7 @@ from typing import Any
 
 from latex2mathml.converter import convert
 
+FUNCTION = re.compile(r"(?<=[A-Za-z0-9)}]) ?(?=\\(?:operatorname|log|exp|arctan|arccos|min|max)\b)")
 ARITHMATEX = re.compile(r'<(span|div) class="arithmatex">(.*?)</\1>', re.S)
 REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):(?:<code>|`)~?([^`<]+)(?:</code>|`)")
 
@@ -19,7 +20,10 @@ REFERENCE = re.compile(r":(?:class|func|meth|mod|data|attr):(?:<code>|`)~?([^`<]
 def _mathml(latex: str, display: str) -> str:
     latex = html.unescape(latex).strip()
     latex = re.sub(r"^\\[(\[]|\\[)\]]$", "", latex).strip()
-    latex = latex.replace(r"\operatorname{", r"\mathrm{").replace(r"\tfrac", r"\frac")
+    latex = FUNCTION.sub(r"\\,", latex)  # the space that TeX puts before the name of a function
+    latex = (
+        latex.replace(r"\operatorname{", r"\mathrm{").replace(r"\arg", r"\mathrm{arg}\,").replace(r"\tfrac", r"\frac")
+    )
     return convert(latex, display=display)
 
 
