@@ -164,7 +164,7 @@ class MarginRecorder:
             path: where to write it, in a format of matplotlib (``.png``, ``.svg``, ``.pdf``); by default nowhere.
 
         Returns:
-            The :class:`matplotlib.figure.Figure`, which a notebook shows.
+            The figure, which a notebook shows.
 
         Raises:
             ImportError: matplotlib is missing.

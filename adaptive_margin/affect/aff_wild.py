@@ -232,7 +232,7 @@ def load_aff_wild(
     """The usable frames of Aff-Wild's training videos; their frames are extracted the first time.
 
     Extraction reads each video once, in order, at its native rate (:mod:`~adaptive_margin.images.video`), and keeps
-    an area of twice the box around each face: about 20 KB per frame instead of 200. It can be interrupted safely, and
+    an area of twice the box around each face, which is much smaller than the frame. It can be interrupted safely, and
     later calls use the extracted frames, even after the videos have been deleted. They read all of it once and compare
     checksums: what is damaged is in the report's notes and extracted again, or, without its video, unreadable.
 

@@ -357,7 +357,7 @@ QUICK = dataclasses.replace(
     evaluate_every=200,
     checkpoint_every=200,
 )
-"""Undisturbed, smaller and shorter: about 20 seconds per run on one core. People differ as much as in ``faces``."""
+"""Undisturbed, smaller and shorter: less than a minute per run on one core. People differ as much as in ``faces``."""
 
 PRESETS = {"paper": PAPER, "released": RELEASED, "faces": FACES, "quick": QUICK}
 

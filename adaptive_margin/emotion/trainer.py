@@ -445,9 +445,11 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         world: the processes; by default those that torchrun started.
 
     Raises:
-        NonFiniteError: a loss or weight became NaN. Stopped: a signal stopped the run. RunFolderError: the folder holds
-            another run, a longer one, or one on other data. The errors of :func:`load_data` and :func:`build_encoder`.
-            ValueError: the encoder does not accept pictures of ``config.size``.
+        NonFiniteError: a loss or weight became NaN.
+        Stopped: a signal stopped the run.
+        RunFolderError: the folder holds another run, a longer one, or one on other data.
+        ValueError: the encoder does not accept pictures of ``config.size``; and the errors of :func:`load_data` and
+            :func:`build_encoder`.
     """
     if world is None:
         with World.from_environment(config.device) as joined:

@@ -73,8 +73,8 @@ def suggest(
         embeddings: shape ``(N, D)``. Distances are those of unit vectors, unless ``loss`` has a distance that does not
             normalise.
         labels: whole numbers, shape ``(N,)``: at least two classes, one of them with two rows.
-        loss: the loss in use: one of :meth:`AdaptiveMarginLoss.supported
-            <adaptive_margin.AdaptiveMarginLoss.supported>`, by name, or the object itself with its own distance.
+        loss: the loss in use: one of :meth:`~adaptive_margin.AdaptiveMarginLoss.supported`, by name, or the object
+            itself with its own distance.
         margin: its margin, in the unit of its constructor; by default the one that it has.
         batch_size: rows of a batch.
         samples_per_class: rows of a class in a batch, at least 2.
@@ -82,7 +82,7 @@ def suggest(
         seed: of all samples; the same seed gives the same figures.
 
     Returns:
-        A :class:`~adaptive_margin.Suggestion`; print it.
+        What was found; ``print`` it.
 
     Raises:
         TypeError: the loss has no margin that can be exchanged, or something has the wrong type.
