@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from adaptive_margin.emotion import published
+from adaptive_margin.metrics import feasible, rmse_bounds
+
 ROOT = Path(__file__).parent.parent
 DEMO = ("examples/demo.py", "--print", "benchmarks/demo/results.json")
 
@@ -97,3 +100,18 @@ def test_pages_quote_the_grid(page: str, begins: str, ends: str) -> None:
     cells = re.match(r"(\d+) cells", table)
     assert cells is not None
     assert f"{cells[1]} cells" in text
+
+
+def test_the_published_rows_of_affect_metrics_are_judged_by_its_function() -> None:
+    rows = set()
+    for row in published.TABLE_1.rows:
+        for i, label in enumerate(("valence", "arousal")):
+            if row.rmse and row.pcc:
+                ccc = row.ccc and row.ccc[i]
+                low, high = rmse_bounds(row.pcc[i], published.AFFECTNET_SD[label], ccc, rounding=0.005)
+                possible = feasible(row.rmse[i], row.pcc[i], published.AFFECTNET_SD[label], 0.005, ccc)
+                rows.add(f"{row.rmse[i]} | {low:.3f} to {high:.3f} | {'possible' if possible else 'impossible'} |")
+    page = (ROOT / "docs" / "affect-metrics.md").read_text(encoding="utf-8")
+    quoted = re.findall(r"^\| .+, (?:valence|arousal) \| (.+)$", page, re.M)
+    assert len(quoted) == 8
+    assert set(quoted) <= rows
