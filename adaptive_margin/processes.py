@@ -112,6 +112,8 @@ class Workers:
     ) -> Iterator[tuple[int, Any, Exception | None]]:
         """The number of each item, its value and None, or None and its error; other items are not affected.
 
+        Workers begin their next item before an outcome is given: the caller may take its time with it.
+
         ``every_second`` is called while this waits. If the caller stops before the end, workers finish their task and
         are not used again.
         """
@@ -130,6 +132,7 @@ class Workers:
         every_second: Callable[[], object],
     ) -> Iterator[tuple[int, Any, Exception | None]]:
         idle = list(self._workers)
+        finished: list[tuple[int, Any, Exception | None]] = []
         while True:
             while len(at_work) < self.jobs and (following := next(todo, None)) is not None:
                 number, item = following
@@ -137,6 +140,8 @@ class Workers:
                 at_work[pipe] = number
                 with contextlib.suppress(OSError):  # it has died, which is seen below
                     pipe.send((function, item))
+            yield from finished  # only now: the caller may take its time
+            finished = []
             if not at_work:
                 return
             ready: list[Any] = connection.wait(list(at_work), timeout=1.0)
@@ -149,7 +154,7 @@ class Workers:
                 except (EOFError, OSError):
                     worker = self._dismiss(pipe)
                     worker.join()
-                    yield number, None, ProcessDiedError(f"a process died (exit status {worker.exitcode})")
+                    finished.append((number, None, ProcessDiedError(f"a process died (exit status {worker.exitcode})")))
                     continue
                 if error is not None:
                     error.__cause__ = WorkerTraceback(where)
@@ -158,7 +163,7 @@ class Workers:
                 else:
                     self._left[pipe] -= 1
                     idle.append(pipe)
-                yield number, value, error
+                finished.append((number, value, error))
 
     def _start(self) -> Any:
         ours, theirs = multiprocessing.Pipe()

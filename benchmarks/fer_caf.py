@@ -27,10 +27,10 @@ import statistics
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from tqdm import tqdm
@@ -54,7 +54,7 @@ from adaptive_margin.emotion.runs import (
     read_runs,
 )
 from adaptive_margin.emotion.terms import term_class
-from adaptive_margin.emotion.trainer import run, works
+from adaptive_margin.emotion.trainer import Measurement, run, train_network, works
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import ProcessDiedError, Workers, stops_on_sigterm
@@ -125,6 +125,7 @@ def with_own(terms: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
+Done = TypeVar("Done")
 BASELINE = "none"
 OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
 """Options that the runs of an ablation differ in: a file cannot set them."""
@@ -260,20 +261,28 @@ def data_key(config: EmotionConfig) -> tuple[Any, ...]:
     return tuple(getattr(config, name) for name in DATA_OPTIONS)
 
 
-def train_one(config: EmotionConfig) -> str:
-    """Trains or resumes one run; its output goes to its folder. Returns what went wrong, or nothing."""
+def train_one(config: EmotionConfig) -> Measurement | str:
+    """Trains or resumes one run up to its measurement, which needs no device; or what went wrong."""
+
+    def task() -> Measurement:
+        data = shared_data(data_key(config))
+        with World.from_environment(config.device) as world:
+            return train_network(config, data=data, world=world)[-1]
+
+    return logged(config, task)
+
+
+def logged(config: EmotionConfig, task: Callable[[], Done]) -> Done | str:
+    """The result of a part of a run, whose output goes to the run's log; or what went wrong."""
     Path(config.output).parent.mkdir(parents=True, exist_ok=True)
     with open(f"{config.output}.log", "a") as log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
         try:
-            data = shared_data(data_key(config))
-            with World.from_environment(config.device) as world:
-                run(config, data=data, world=world)
+            return task()
         except Exception as error:
             if is_expected(error):
                 return str(error)
             traceback.print_exc()  # into the run's log: the other runs continue
             return f"{type(error).__name__}: {error} (a bug in the program; see {config.output}.log)"
-    return ""
 
 
 def is_done(config: EmotionConfig) -> bool:
@@ -313,10 +322,12 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
         with start_pool(jobs) as workers:
             try:
                 items = [(configs[which],) for which in todo]
-                for number, message, error in workers.outcomes(train_one, items, every_second=refresh):
+                for number, done, error in workers.outcomes(train_one, items, every_second=refresh):
                     which = todo[number]
                     open_ones.remove(which)
-                    if said := outcome(message, error):
+                    if isinstance(done, Measurement):  # here, while the next run trains
+                        done = logged(configs[which], done)
+                    if said := outcome(done if isinstance(done, str) else None, error):
                         failed[which] = said
                         bar.write(f"{'/'.join(map(str, which))}: {said}")
                     refresh()

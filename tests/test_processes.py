@@ -132,6 +132,20 @@ def test_a_worker_that_dies_or_raises_leaves_the_others() -> None:
         assert ticks
 
 
+def leave(path: Path) -> None:
+    path.touch()
+
+
+def test_a_worker_goes_on_while_the_caller_takes_its_time_with_an_outcome(tmp_path: Path) -> None:
+    with Workers(1) as workers:
+        paths = [tmp_path / name for name in "abc"]
+        outcomes = workers.outcomes(leave, [(path,) for path in paths])
+        next(outcomes)
+        assert until(paths[1].exists, 30)  # though nobody has asked for the second outcome yet
+        assert not paths[2].exists()
+        assert [number for number, *_ in outcomes] == [1, 2]
+
+
 def test_an_answer_that_nobody_waited_for_is_not_taken_for_another() -> None:
     with Workers(2) as workers:
         with pytest.raises(ValueError, match="even"):

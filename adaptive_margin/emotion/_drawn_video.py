@@ -45,5 +45,5 @@ def evaluate_drawn_video(
     video = draw_video(somebody, n_frames, size=resize, seed=seed, person=people)
     batches = CachedBatches(video.images, video.av, batch_size=128, train=False, size=size, prefetch=0)
     names = [f"drawn person {people}"] * n_frames
-    found = evaluate(net, batches, videos=names, frames=np.arange(n_frames), resamples=1)
+    found = evaluate(net, batches, videos=names, frames=np.arange(n_frames))
     return found, lambda row: video.images[row]

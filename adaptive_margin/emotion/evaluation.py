@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,9 @@ Pictures = Callable[[int], NDArray[np.uint8]]
 class Evaluation:
     """The results of a network on a data set, in the order of its rows.
 
+    Figures, intervals and leakage are computed when they are first read, which needs neither network nor device: the
+    slow part of an evaluation can be done in another process.
+
     Attributes:
         row: position in the data set, int64, shape ``(N,)``, increasing.
         truth: (valence, arousal), float32, shape ``(N, 2)``.
@@ -91,12 +95,10 @@ class Evaluation:
         frame: number in the video, int64, shape ``(N,)``; −1 for single images.
         features: the encoder's features of some rows, float16, shape ``(K, F)``.
         feature_index: the indices of these rows, int64, shape ``(K,)``, increasing.
-        figures: as :meth:`AffectMetrics.compute` returns them.
-        intervals: figure → label or ``"mean"`` → (low, high), 95%; empty if there is nothing to draw from.
-        interval_by: the unit of the bootstrap: the ``identity``, ``"video"`` or ``"sample"``.
-        leakage: identity leakage, if people are known.
         identity: the meaning of a number in ``person``: ``"person"``, ``"actor"``, ``"video"``, ``"source video"``; or
             ``"picture"`` if people are not identified.
+        resamples: number of resamples for the intervals.
+        seed: random seed of all draws.
     """
 
     row: NDArray[np.int64]
@@ -107,11 +109,9 @@ class Evaluation:
     frame: NDArray[np.int64]
     features: NDArray[np.float16]
     feature_index: NDArray[np.int64]
-    figures: dict[str, dict[str, float]]
-    intervals: dict[str, dict[str, tuple[float, float]]]
-    interval_by: str
-    leakage: IdentityLeakage | None
     identity: str = "person"
+    resamples: int = 1000
+    seed: int = 0
 
     def __len__(self) -> int:
         return len(self.row)
@@ -122,6 +122,55 @@ class Evaluation:
         gap = self.prediction.astype(np.float64) - self.truth
         distance: NDArray[np.float64] = np.sqrt(np.square(gap).sum(axis=1))
         return distance
+
+    @cached_property
+    def figures(self) -> dict[str, dict[str, float]]:
+        """As :meth:`AffectMetrics.compute` returns them."""
+        metrics = AffectMetrics(LABELS)
+        metrics.update(self.truth, self.prediction)
+        return metrics.compute()
+
+    @property
+    def interval_by(self) -> str:
+        """The unit of the bootstrap: the ``identity``, ``"video"`` or ``"sample"``."""
+        return self._groups[1]
+
+    @cached_property
+    def intervals(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Figure → label or ``"mean"`` → (low, high), 95%; empty if there is nothing to draw from."""
+        if len(self) < 2:
+            return {}
+        found = affect_intervals(
+            self.truth, self.prediction, groups=self._groups[0], resamples=self.resamples, seed=self.seed
+        )
+        low, high = found.low.tolist(), found.high.tolist()
+        return {
+            name: {label: (low[i][j], high[i][j]) for j, label in enumerate((*LABELS, "mean"))}
+            for i, name in enumerate(FIGURES)
+        }
+
+    @cached_property
+    def leakage(self) -> IdentityLeakage | None:
+        """Identity leakage of ``features``; None if no person is known."""
+        if not (self.person >= 0).any():
+            return None
+        exclude = _video_or_row(self.video)[self.feature_index] if (self.video != "").any() else None
+        return identity_leakage(
+            torch.from_numpy(self.features.astype(np.float32)),
+            self.person[self.feature_index],
+            exclude=exclude,
+            resamples=self.resamples,
+            seed=self.seed,
+        )
+
+    @property
+    def _groups(self) -> tuple[NDArray[np.int64], str]:
+        """What the bootstrap draws, a number for each row, and its name."""
+        if (self.person >= 0).all() and len(np.unique(self.person)) > 1:
+            return self.person, self.identity
+        if (self.video != "").all() and len(np.unique(self.video)) > 1:
+            return _video_or_row(self.video), "video"
+        return np.arange(len(self)), "sample"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as plain values, for ``result.json``."""
@@ -166,7 +215,8 @@ def evaluate(
         seed: random seed of all draws.
 
     Returns:
-        Predictions, figures, intervals (bootstrap by identity if known, else by video, else by sample) and leakage.
+        Predictions, and from them figures, intervals (bootstrap by identity if known, else by video, else by sample)
+        and leakage.
 
     Raises:
         ValueError: no rows, rows outside the columns given, or predictions that are not finite.
@@ -195,19 +245,6 @@ def evaluate(
     video = names[row] if len(names) else np.zeros(len(row), dtype="<U1")
     frame = numbers[row] if len(numbers) else np.full(len(row), -1)
     index = np.searchsorted(row, feature_row)
-    metrics = AffectMetrics(LABELS)
-    metrics.update(truth, prediction)
-    intervals, drawn_by = _intervals(truth, prediction, person, identity, video, resamples, seed)
-    leakage = None
-    if (person >= 0).any():
-        exclude = None if not (video != "").any() else _video_or_row(video)[index]
-        leakage = identity_leakage(
-            torch.from_numpy(features.astype(np.float32)),
-            person[index],
-            exclude=exclude,
-            resamples=resamples,
-            seed=seed,
-        )
     return Evaluation(
         row=row,
         truth=truth,
@@ -217,11 +254,9 @@ def evaluate(
         frame=frame,
         features=features,
         feature_index=index,
-        figures=metrics.compute(),
-        intervals=intervals,
-        interval_by=drawn_by,
-        leakage=leakage,
         identity=identity,
+        resamples=resamples,
+        seed=seed,
     )
 
 
@@ -286,33 +321,6 @@ def _predict(
     return row, truth[first], prediction[first], features[of_features], feature_row
 
 
-def _intervals(
-    truth: NDArray[np.float32],
-    prediction: NDArray[np.float32],
-    person: NDArray[np.int64],
-    identity: str,
-    video: NDArray[np.str_],
-    resamples: int,
-    seed: int,
-) -> tuple[dict[str, dict[str, tuple[float, float]]], str]:
-    """95% intervals, and the unit of their bootstrap."""
-    known = person >= 0
-    if known.all() and len(np.unique(person)) > 1:
-        groups, drawn_by = person, identity
-    elif (video != "").all() and len(np.unique(video)) > 1:
-        groups, drawn_by = _video_or_row(video), "video"
-    else:
-        groups, drawn_by = np.arange(len(person)), "sample"
-    if len(truth) < 2:
-        return {}, drawn_by
-    found = affect_intervals(truth, prediction, groups=groups, resamples=resamples, seed=seed)
-    low, high = found.low.tolist(), found.high.tolist()
-    return {
-        name: {label: (low[i][j], high[i][j]) for j, label in enumerate((*LABELS, "mean"))}
-        for i, name in enumerate(FIGURES)
-    }, drawn_by
-
-
 def write_evaluation(
     folder: str | Path,
     test: Evaluation,
@@ -342,6 +350,17 @@ def write_evaluation(
     Raises:
         ValueError: ``extra`` has a key that is used here.
     """
+    _check_keys(extra)
+    shown: dict[str, Any] = {"pictures": pictures, "video": video, "video_pictures": video_pictures}
+    write_predictions(folder, test, **shown, keep_features=keep_features)
+    return write_result(folder, test, seen=seen, extra=extra)
+
+
+def write_result(
+    folder: str | Path, test: Evaluation, *, seen: Evaluation | None = None, extra: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Writes the ``result.json`` of :func:`write_evaluation`, without pictures; returns its content."""
+    _check_keys(extra)
     leakage = {"unseen": test.leakage, "seen": None if seen is None else seen.leakage}
     result: dict[str, Any] = {
         "format": FORMAT,
@@ -349,12 +368,30 @@ def write_evaluation(
         "test": test.to_dict(),
         **({} if seen is None else {"seen": seen.to_dict()}),
         "leakage": {name: one.to_dict() for name, one in leakage.items() if one is not None},
+        **(extra or {}),
     }
-    for key in extra or {}:
-        if key in result:
-            raise ValueError(problem("extra", f"without {', '.join(result)}", f"the key {key!r}", "rename it"))
-    result |= extra or {}
+    write_json(Path(folder) / "result.json", _without_nan(result), indent=1)
+    return result
 
+
+def _check_keys(extra: Mapping[str, Any] | None) -> None:
+    """Raises if ``extra`` has a key that a result has of its own."""
+    own = ("format", "labels", "test", "seen", "leakage")
+    for key in extra or {}:
+        if key in own:
+            raise ValueError(problem("extra", f"without {', '.join(own)}", f"the key {key!r}", "rename it"))
+
+
+def write_predictions(
+    folder: str | Path,
+    test: Evaluation,
+    *,
+    pictures: Pictures | None = None,
+    video: Evaluation | None = None,
+    video_pictures: Pictures | None = None,
+    keep_features: int = 1000,
+) -> None:
+    """Writes the ``evaluation.npz`` of :func:`write_evaluation`."""
     some = _drawn(len(test.feature_index), keep_features, seed=0)
     order = np.argsort(test.error, kind="stable")
     best, worst = order[:EXTREMES], order[::-1][:EXTREMES]
@@ -369,12 +406,8 @@ def write_evaluation(
         for name, which in (("best", best), ("worst", worst)):
             arrays[f"{name}_images"] = np.stack([small_picture(pictures(int(test.row[i]))) for i in which])
     arrays |= _video_arrays(test, pictures) if video is None else _video_arrays(video, video_pictures, whole=True)
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_arrays(folder / "evaluation.npz", arrays)
-    write_json(folder / "result.json", _without_nan(result), indent=1)
-    return result
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    write_arrays(Path(folder) / "evaluation.npz", arrays)
 
 
 def _video_arrays(found: Evaluation, pictures: Pictures | None, whole: bool = False) -> dict[str, NDArray[Any]]:

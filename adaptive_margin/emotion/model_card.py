@@ -11,6 +11,7 @@ from typing import Any
 
 from .._text import printable
 from ..messages import counted
+from ..metrics.comparison import signed
 from ..stored import DamagedFileError, read_json
 from ..training.model_card import markdown_table
 from .evaluation import read_result
@@ -283,13 +284,17 @@ def _figure_row(
     name: str, figures: Mapping[str, float | None], intervals: Mapping[str, Any] | None = None
 ) -> list[str]:
     """A row of the table; figures that are not defined are dashes."""
+
+    def shown(value: float) -> str:
+        return signed(value, 3).lstrip("+")
+
     cells = []
     for label in (*LABELS, "mean"):
         value, between = figures.get(label), (intervals or {}).get(label)
-        cell = "–" if value is None else f"{value:.3f}"
+        cell = "–" if value is None else shown(value)
         if between is not None and None not in between:
-            cell += f" [{between[0]:.3f}, {between[1]:.3f}]"
-        cells.append(cell.replace("-", "−"))
+            cell += f" [{shown(between[0])}, {shown(between[1])}]"
+        cells.append(cell)
     return ["SD of labels" if name == "label_sd" else name.upper(), *cells]
 
 

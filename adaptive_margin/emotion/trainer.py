@@ -31,10 +31,10 @@ from ._drawn_video import evaluate_drawn_video
 from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
-from .evaluation import Evaluation, evaluate, evaluating, write_evaluation
+from .evaluation import Evaluation, evaluate, evaluating, write_predictions, write_result
 from .headroom import check_people
-from .model_card import facts, model_card, python_loading
-from .model_file import Preprocessing, description, save_model, versions
+from .model_card import facts, facts_of, model_card, python_loading
+from .model_file import Preprocessing, description, network_of, read_network, save_model, versions
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
 from .steps import Iteration, Optimizers, StepOptions
 from .terms import build_term, term_class, warmed_up
@@ -347,6 +347,42 @@ def adam(module: torch.nn.Module, config: AdamConfig) -> torch.optim.Adam:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What is left of a run when its network has been saved and has predicted: figures, intervals and leakage.
+
+    It needs neither device nor data, and can be sent to another process, so that the next run need not wait.
+
+    Attributes:
+        folder: of the run.
+        test: of the test part.
+        seen: of training rows.
+        by_person: of the test part, normalised by person, for a network with ``person_norm``.
+        extra: of :func:`~adaptive_margin.emotion.evaluation.write_result`.
+    """
+
+    folder: Path
+    test: Evaluation
+    seen: Evaluation
+    by_person: Evaluation | None
+    extra: Mapping[str, Any]
+
+    def __call__(self) -> dict[str, Any]:
+        """Writes ``result.json`` and the cards; returns the content of the first."""
+        extra = {**self.extra, "breakdown": _breakdown(self.test)}
+        if (known := self.by_person) is not None:
+            leakage = None if known.leakage is None else known.leakage.to_dict()
+            extra["by_person"] = {"figures": known.figures, "leakage": leakage, "breakdown": _breakdown(known)}
+        result = write_result(self.folder, self.test, seen=self.seen, extra=extra)
+        source = read_network(self.folder / "model.pt")
+        write_cards(self.folder, *network_of(source), facts_of(source), finished=True)
+        return result
+
+
+def _breakdown(found: Evaluation) -> dict[str, Any]:
+    return affect_breakdown(found.truth, found.prediction, found.person).to_dict()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Result:
     """The result of a run.
 
@@ -414,26 +450,27 @@ def _change(was: Split, now: Split) -> str:
     return f"of {len(before):,} {was.unit} units " + ", ".join(named) if named else ""
 
 
-def write_cards(folder: RunFolder, job: EmotionJob, result: Mapping[str, Any] | None = None) -> None:
-    """Writes the card of a run's checkpoints, and at the end, with the content of ``result.json``, that of its network.
+def write_cards(
+    folder: Path, net: EmotionNet, preprocessing: Preprocessing, known: Mapping[str, Any], *, finished: bool = False
+) -> None:
+    """Writes the card of a run's checkpoints, and at the end that of its network.
 
     Warns:
         UserWarning: a file of somebody else is in the place of a card, and kept.
     """
-    config, data = job.config, job.data
-    known = facts(config.plain(), versions(), rows=rows_of(data), independent=data.independent, result=result)
-    about = job.iteration.net, job.preprocessing, known
     status = UNDER_WAY
-    if result is not None:
-        write_card(folder.path, "model.pt", model_card(*about, python_loading("model.pt")))
-        status = f"**Training is finished.** `../model.pt` is the {config.keep} of these; the figures are its own."
-    place = folder.checkpoints.folder
+    if finished:
+        write_card(folder, "model.pt", model_card(net, preprocessing, known, python_loading("model.pt")))
+        kept = known["config"]["keep"]
+        status = f"**Training is finished.** `../model.pt` is the {kept} of these; the figures are its own."
+    place = folder / "checkpoints"
     place.mkdir(exist_ok=True)
-    write_card(place, place.name, model_card(*about, python_loading("CHECKPOINT.pt"), status=status))
+    text = model_card(net, preprocessing, known, python_loading("CHECKPOINT.pt"), status=status)
+    write_card(place, place.name, text)
 
 
 def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World | None = None) -> Result:
-    """Trains, validates and tests one network; resumes an interrupted run.
+    """Trains, validates and tests one network; resumes an interrupted run: :func:`train_network`, then its measurement.
 
     In the folder ``config.output``: ``config.yaml``, ``environment.json``, ``splits/``, ``rows.json``, ``scalars.csv``,
     ``tensorboard/``, ``checkpoints/``, ``model.pt`` (encoder and regressor), ``MODEL_CARD.md``, ``result.json`` and
@@ -454,6 +491,19 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
     if world is None:
         with World.from_environment(config.device) as joined:
             return run(config, data=data, world=joined)
+    summary, net, measurement = train_network(config, data=data, world=world)
+    result = world.from_main(measurement)
+    return Result(folder=measurement.folder, summary=summary, net=net, result=result)
+
+
+def train_network(
+    config: EmotionConfig, *, data: EmotionData | None, world: World
+) -> tuple[Summary, EmotionNet, Measurement]:
+    """The part of :func:`run` that needs device and data. The rest is its measurement, which one process calls.
+
+    ``model.pt`` and ``evaluation.npz`` are written. A run without its measurement is not finished: :func:`run` with the
+    same options evaluates it again.
+    """
     check_size(config.encoder, config.size)
     if data is None:
         if config.pretrained is not None:  # report mismatches before images are decoded
@@ -474,7 +524,8 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
         for number, report in enumerate(data.reports):
             folder.write(f"data-{number}.txt", report + "\n")
         if world.is_main and not (folder.path / "model.pt").exists():
-            write_cards(folder, job)
+            known = facts(config.plain(), versions(), rows=rows_of(data), independent=data.independent)
+            write_cards(folder.path, job.iteration.net, job.preprocessing, known)
         summary = train(
             job,
             steps=config.iterations,
@@ -490,20 +541,16 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
             job.load_state_dict(best_state(folder, summary, world=world, remedy=remedy))
         net = job.iteration.net
         rows = np.random.default_rng(0).permutation(len(data.train))[:SEEN_ROWS]
-        test, seen = job.evaluation(data.test), job.evaluation(data.train.take(np.sort(rows)))
-        known = job.evaluation_by_person(data.test) if config.person_norm else None
-
-        def write() -> dict[str, Any]:
+        measurement = Measurement(
+            folder=folder.path,
+            test=job.evaluation(data.test),
+            seen=job.evaluation(data.train.take(np.sort(rows))),
+            by_person=job.evaluation_by_person(data.test) if config.person_norm else None,
+            extra={"seed": config.seed, "independent": data.independent, "seconds": summary.seconds},
+        )
+        if world.is_main:
             save_model(folder.path / "model.pt", net, job.preprocessing, config=config.plain())
-            extra = {"seed": config.seed, "independent": data.independent, "seconds": summary.seconds}
-            extra["breakdown"] = affect_breakdown(test.truth, test.prediction, test.person).to_dict()
-            if known is not None:
-                extra["by_person"] = {
-                    "figures": known.figures,
-                    "leakage": None if known.leakage is None else known.leakage.to_dict(),
-                    "breakdown": affect_breakdown(known.truth, known.prediction, known.person).to_dict(),
-                }
-            shown: dict[str, Any] = {"pictures": data.test.picture, "seen": seen, "extra": extra}
+            shown: dict[str, Any] = {"pictures": data.test.picture}
             if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
                 shown["video"], shown["video_pictures"] = evaluate_drawn_video(
                     net,
@@ -513,8 +560,5 @@ def run(config: EmotionConfig, *, data: EmotionData | None = None, world: World 
                     seed=config.split_seed,
                     person_effect=config.person_effect,
                 )
-            result = write_evaluation(folder.path, test, **shown)
-            write_cards(folder, job, result)
-            return result
-
-        return Result(folder=folder.path, summary=summary, net=net, result=world.from_main(write))
+            write_predictions(folder.path, measurement.test, **shown)
+    return summary, net, measurement

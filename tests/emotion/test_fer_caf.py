@@ -19,6 +19,7 @@ from types import ModuleType
 import pytest
 
 from adaptive_margin.emotion.config import QUICK, EmotionConfig
+from adaptive_margin.processes import Workers
 from adaptive_margin.training import Checkpoints, NonFiniteError, RunFolderError, World
 from tests.training.processes import needs_processes
 
@@ -297,10 +298,10 @@ def test_a_device_that_is_not_there_is_said_before_anything_starts(
 def test_a_fault_in_a_run_is_its_message_and_its_log_has_the_rest(
     fer_caf: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(*_: object, **__: object) -> None:
+    def train_network(*_: object, **__: object) -> None:
         raise KeyError("nobody expected this")
 
-    monkeypatch.setattr(fer_caf, "run", run)
+    monkeypatch.setattr(fer_caf, "train_network", train_network)
     monkeypatch.setattr(fer_caf, "shared_data", lambda key: None)
     config = dataclasses.replace(QUICK, output=str(tmp_path / "caf" / "seed0"), device="cpu")
     assert "KeyError: 'nobody expected this'" in fer_caf.train_one(config)
@@ -311,10 +312,7 @@ def test_a_fault_in_a_run_is_its_message_and_its_log_has_the_rest(
 def test_runs_that_cannot_go_on_as_asked_are_in_no_table(
     fer_caf: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def one_by_one(configs: dict[tuple[str, int], EmotionConfig], jobs: int) -> dict[tuple[str, int], str]:
-        return {which: said for which, config in configs.items() if (said := fer_caf.train_one(config))}
-
-    monkeypatch.setattr(fer_caf, "train_all", one_by_one)
+    monkeypatch.setattr(fer_caf, "start_pool", lambda jobs: Workers(0))
     (tmp_path / "tiny.yaml").write_text(TINY)
     words = ["--config", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "out"), "--arms", "none"]
     assert fer_caf.main([*words, "--seeds", "1", "--iterations", "4"]) == 0

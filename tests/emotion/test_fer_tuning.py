@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 
 from adaptive_margin.metrics.comparison import signed
+from adaptive_margin.processes import Workers
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
@@ -28,12 +29,7 @@ def test_figures_are_those_of_the_validation_people_after_the_last_step(
         tuning.BASE, people=12, images_per_person=4, batch_size=8, iterations=4, evaluate_every=2, log_every=1
     )
     monkeypatch.setattr(tuning, "BASE", short)
-
-    def train_here(configs: dict, jobs: int) -> dict:
-        return {which: message for which, config in configs.items() if (message := train_one(config))}
-
-    train_one = importlib.import_module("fer_caf").train_one
-    monkeypatch.setattr(tuning, "train_all", train_here)
+    monkeypatch.setattr(importlib.import_module("fer_caf"), "start_pool", lambda jobs: Workers(0))
     assert tuning.main(["--out", str(tmp_path), "--seeds", "1", "--only", "joint, w = 1"]) == 0
     runs = json.loads((tmp_path / "tuning.json").read_text())["runs"]
     assert [row["variant"] for row in runs] == ["no critic", "joint, w = 1"]  # the baseline comes along

@@ -50,7 +50,7 @@ def test_a_run_has_cards_with_its_own_figures(finished: Path) -> None:
         found = [float(cell.split()[0].replace("−", "-")) for cell in row.split("|")[2:5]]
         assert found == [pytest.approx(value, abs=6e-4) for value in test["figures"][name].values()]
         low, high = test["intervals"][name]["mean"]
-        assert f"[{low:.3f}, {high:.3f}]".replace("-", "−") in row
+        assert f"[{low:.3f}, {high:.3f}]".replace("-0.000", "0.000").replace("-", "−") in row
     assert "12 pictures of 2 people" in card
     assert "normalised by all test pictures of each person" in card
     assert "| training | 60 |" in section(card, "Split")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import torch
 from adaptive_margin.affect import Split
 from adaptive_margin.emotion.data import load_data
 from adaptive_margin.emotion.model_file import load_model, load_network
-from adaptive_margin.emotion.trainer import OUTCOMES, EmotionJob, run
+from adaptive_margin.emotion.trainer import OUTCOMES, EmotionJob, run, train_network
 from adaptive_margin.stored import read_json
 from adaptive_margin.training.checkpoints import CheckpointError, Checkpoints
 from adaptive_margin.training.loop import NonFiniteError
@@ -152,6 +153,35 @@ def films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         return bool(loaded)
 
     return go
+
+
+@pytest.mark.parametrize("options", [{}, {"person_norm": True, "per_person": 2}])
+def test_a_run_is_measured_in_another_process_as_in_its_own(options: dict[str, Any], tmp_path: Path) -> None:
+    config = tiny(device="cpu", output=str(tmp_path / "here"), **options)
+    there = dataclasses.replace(config, output=str(tmp_path / "there"))
+    expected = run(config).result
+    with World(device=torch.device("cpu")) as world:
+        measurement = train_network(there, data=None, world=world)[-1]
+    names = {path.name for path in (tmp_path / "there").iterdir()}
+    assert {"model.pt", "evaluation.npz"} <= names
+    assert not {"result.json", "MODEL_CARD.md"} & names
+    result = pickle.loads(pickle.dumps(measurement))()
+    assert {**result, "seconds": 0} == {**expected, "seconds": 0}
+    assert ("by_person" in result) == bool(options)
+    card = (tmp_path / "there" / "MODEL_CARD.md").read_text()
+    assert card == (tmp_path / "here" / "MODEL_CARD.md").read_text()
+    assert sorted(path.name for path in (tmp_path / "there").iterdir()) == sorted(
+        path.name for path in (tmp_path / "here").iterdir()
+    )
+
+
+def test_a_run_that_was_not_measured_is_measured_by_the_same_options(tmp_path: Path) -> None:
+    config = tiny(device="cpu", output=str(tmp_path))
+    with World(device=torch.device("cpu")) as world:
+        train_network(config, data=None, world=world)
+    again = run(config)
+    assert again.summary.resumed_from == config.iterations
+    assert read_json(tmp_path / "result.json")["test"]["figures"] == again.result["test"]["figures"]
 
 
 def test_a_run_goes_on_with_the_same_data_under_another_root(films: Any, tmp_path: Path) -> None:
