@@ -40,11 +40,6 @@ class Frame(Table):
         adjoint = np.stack([np.stack([d, -b], axis=1), np.stack([-c, a], axis=1)], axis=1)
         return cls(origin, forward, adjoint / (a * d - b * c)[:, None, None])
 
-    @classmethod
-    def join(cls, first: Frame, second: Frame) -> Frame:
-        """The rows of both, one after the other."""
-        return cls(*(np.concatenate(pair) for pair in zip(vars(first).values(), vars(second).values(), strict=True)))
-
     def per_unit(self, density: float) -> Floats:
         """Pixels per face unit, float32, shape ``(n, 1)``, for ``density`` pixels per picture unit."""
         m = self.forward
@@ -69,17 +64,12 @@ class Camera:
         turn = np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
         self.view_to_picture = self.scale[:, None, None] * turn
 
-    def _by_anchor(self, points: Floats) -> Floats:
-        """From shape ``(k * n,)`` to ``(k, n)``, for any ``n``."""
-        n = len(self.width)
-        return points.reshape(len(points) // n if n else 1, n)
-
     def surface(self, x: Floats, y: Floats) -> Floats:
         """Depth of the face at ``(x, y)``, shape ``(k, n)``: the ellipsoid, kept off its rim."""
         inside = 1 - (x / (1.1 * self.width)) ** 2 - (y / 1.25) ** 2
         return DEPTH * np.sqrt(np.maximum(inside, 0.04))
 
-    def view(self, x: Floats, y: Floats, z: Floats) -> Floats:
+    def view(self, x: Floats, y: Floats | float, z: Floats | float) -> Floats:
         """Points of the head after yaw and pitch, before roll: from shapes ``(k, n)`` to ``(2, k, n)``."""
         turned = x * self.cos_yaw + z * self.sin_yaw
         depth = z * self.cos_yaw - x * self.sin_yaw
@@ -108,18 +98,18 @@ class Camera:
 
         Anchors have the shape ``(k * n,)``: all people's first, then all people's second, and so on.
         """
-        step = 0.04
-        x, y, above = (self._by_anchor(np.broadcast_to(p, x.shape)) for p in (x, y, above))
+        step, n = 0.04, len(self.width)
+        k = len(x) // n if n else 1
+        x, y, above = (np.broadcast_to(p, x.shape).reshape(k, n) for p in (x, y, above))
         z = self.surface(x, y) + above
         zx, zy = (z, z) if flat else (self.surface(x + step, y) + above, self.surface(x, y + step) + above)
         centre = self.view(x, y, z)
         right, down = self.view(x + step, y, zx), self.view(x, y + step, zy)
         return self._frame(centre, (right - centre) / step, (down - centre) / step)
 
-    def at(self, x: Floats, y: Floats, z: Floats) -> Frame:
-        """Frames at free points of the head, turned with roll only (ears); shapes as in :meth:`on_face`."""
-        x, y, z = (self._by_anchor(p) for p in (x, y, z))
-        centre = self.view(x, y, z)
+    def ears(self) -> Frame:
+        """Frames of all left ears, then of all right ones; they turn with roll only."""
+        centre = self.view(np.stack([-self.width, self.width]), 0.06, -0.05)
         return self._frame(centre, *(np.broadcast_to(e[:, None, None], centre.shape) for e in np.eye(2)))
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._geometry import CHIN_LEAN, DEPTH, SQUARE, Frame
+from ._geometry import CHIN_LEAN, DEPTH, SQUARE
 from ._raster import F32, Whole, Window, band, bump, clip01, edge, enlarge, scallop, wave
 from ._relief import add_relief
 from ._scene import Scene, pigment
@@ -135,7 +135,7 @@ def on_turned_face(s: Scene, w: Whole | Window) -> tuple[F32, F32]:
 
     Inverts the camera on the ellipsoid of the head, to 0.02 face units up to the largest turns.
     """
-    c = s.c if isinstance(w, Whole) else s.columns.take(w.rows)
+    c = s.c if isinstance(w, Whole) else s.of(w.rows)
     across = w.x * (DEPTH / c("head_width"))
     depth = np.sqrt(clip01(DEPTH * DEPTH - (across * across + (w.y * w.y) * np.float32(DEPTH * DEPTH / 1.2))))
     return w.x * c("cos_yaw") - depth * c("sin_yaw"), w.y * c("cos_pitch") - depth * c("sin_pitch")
@@ -223,7 +223,7 @@ def _beards(s: Scene, w: Whole, u: F32, v: F32) -> dict[int, F32]:
     rows = np.flatnonzero(np.maximum(s.people.beard_cheeks, s.people.beard_lip) > 0)
     if len(rows) == 0:
         return {}
-    col, side = s.columns.take(rows), len(s.coarse.at)
+    col, side = s.of(rows), len(s.coarse.at)
     u, v = u[rows], v[rows]
     t = u / col("head_width")
     t2 = clip01(t * t)
@@ -258,15 +258,11 @@ def _ears(s: Scene) -> list[tuple[int, _Patch]]:
     rows = np.flatnonzero((s.people.hair_side_end < 0.5) | (s.people.hair_density == 0))
     if len(rows) == 0:
         return []
-    width, depth, y = s.wide("head_width"), np.full(s.n, -0.05), np.full(s.n, 0.06)
-    frame = Frame.join(s.camera.at(-width, y, depth).take(rows), s.camera.at(width, y, depth).take(rows))
-    sides = np.repeat([-1.0, 1.0], len(rows))
-    both = np.concatenate([rows, rows])
-    soft = 1 + 0.5 / (0.12 * s.camera.scale[both] * s.grid.density)  # where coverage ends, in radii
-    large = s.wide("ear_size")[both]
+    soft = 1 + 0.5 / (0.12 * s.camera.scale[rows] * s.grid.density)  # where coverage ends, in radii
+    large = s.wide("ear_size")[rows]
     reach = (-0.105 * large * soft, 0.105 * large * (soft + 0.5), -0.20 * large * soft, 0.20 * large * soft)
-    w = Window(frame, both, reach, s.grid, sides)
-    col = s.columns.take(w.rows)
+    w = s.at("ears", reach, rows)
+    col = s.of(w.rows)
     size = col("ear_size")
     y = w.y * (1 / (0.20 * size))
     x = w.x * (1 / (0.105 * size)) + 0.25 * np.clip(y, -1, 1) - 0.25  # wider at the top
@@ -275,7 +271,7 @@ def _ears(s: Scene) -> list[tuple[int, _Patch]]:
         shade = bump((x + 0.15) * np.float32(1 / 0.62), (y + 0.08) * np.float32(1 / 0.66))[0] * -0.42
     else:
         shade = np.clip(r, 0, 1) * 0.42 - 0.42
-    shade += 0.92 + 0.30 * col("lx") * sides.astype(np.float32)[:, None]
+    shade += 0.92 + 0.30 * col("lx") * w.sides.astype(np.float32)[:, None]
     return _patches(w, edge(1 - r, 0.12 * w.per_unit), shade)
 
 

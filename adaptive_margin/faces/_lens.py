@@ -17,7 +17,7 @@ def paint_occluder(s: Scene) -> None:
         rows = np.flatnonzero(s.nuisance.occlusion == kind)
         if len(rows) == 0:
             continue
-        col = s.columns.take(rows)
+        col = s.of(rows)
         place = s.nuisance.occluder[rows].astype(np.float64)
         norm = np.sqrt(1 + place[:, 3] ** 2)
         cos, sin = 1 / norm, place[:, 3] / norm

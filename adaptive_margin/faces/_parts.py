@@ -20,14 +20,14 @@ def paint_marks(s: Scene) -> None:
         w = s.at("cheeks", (-0.62, 0.62, -0.24, 0.16), rows)
         spots = wave(w.x * 9.1 + w.y * 5.3 + 0.2) * wave(w.y * 11.3 - w.x * 4.1) * wave(w.x * 6.7 - w.y * 8.9 + 0.6)
         where = clip01(2.5 * bump(w.x * np.float32(1 / 0.62), (w.y + 0.04) * np.float32(1 / 0.20))[0])
-        spots = clip01((spots - 0.42) * 5) * where * (0.75 * s.columns.take(rows)("freckles"))
-        s.paint_one(w, spots, s.columns.take(rows)("skin_colour") * pigment(0.72, 0.52, 0.42), None, s.visible)
+        spots = clip01((spots - 0.42) * 5) * where * (0.75 * s.of(rows)("freckles"))
+        s.paint_one(w, spots, s.of(rows)("skin_colour") * pigment(0.72, 0.52, 0.42), None, s.visible)
 
     rows = np.flatnonzero(s.people.mole > 0)
     if len(rows):
         w = s.at("mole", (-0.05, 0.05, -0.05, 0.05), rows)
         spot = edge(0.016 - np.sqrt(w.x * w.x + w.y * w.y), w.per_unit)
-        s.paint_one(w, spot * 0.85, s.columns.take(rows)("skin_colour") * np.float32(0.35), None, s.visible)
+        s.paint_one(w, spot * 0.85, s.of(rows)("skin_colour") * np.float32(0.35), None, s.visible)
 
 
 def paint_nose(s: Scene) -> None:
@@ -61,8 +61,8 @@ def paint_eyes(s: Scene) -> None:
     bottom = 1.2 * moved.eye_down + 0.02 + tilted
     reach = 1.2 * person.eye_width
     w = s.at("eyes", (-reach, reach, -top, bottom))
-    col, pu = s.columns.take(w.rows), w.per_unit
-    side = s.sides.astype(np.float32)[:, None]
+    col, pu = s.of(w.rows), w.per_unit
+    side = w.sides.astype(np.float32)[:, None]
     light = np.clip(w.read(s.shade), 0.45, 1.2)
     width, up, down = col("eye_width"), col("q_eye_up"), col("q_eye_down")
     y = w.x * col("eye_tilt") + w.y
@@ -188,7 +188,7 @@ def paint_brows(s: Scene) -> None:
     top = np.maximum(np.maximum(moved.brow_inner, moved.brow_outer), 0) + person.brow_arch + thickest
     bottom = thickest - np.minimum(np.minimum(moved.brow_inner, moved.brow_outer), 0)
     w = s.at("brows", (-end - 1.1 * moved.brow_shift, end, -top, bottom))
-    col, pu = s.columns.take(w.rows), w.per_unit
+    col, pu = s.of(w.rows), w.per_unit
     length, shift = col("brow_length"), col("q_brow_shift")
     along = (w.x + (length + shift)) / (2 * length + shift)
     inner_to_outer = np.clip(along, 0, 1)
@@ -217,7 +217,7 @@ def paint_glasses(s: Scene) -> None:
     middle = camera.view(np.zeros(s.n), s.wide("eye_y"), camera.surface(np.zeros(s.n), s.wide("eye_y")) + 0.04)[0]
     left, right = ((s.wide("head_width") + sign * middle)[rows] / camera.cos_yaw[rows] + 0.03 for sign in (1, -1))
     w = Window(frame, rows, (-np.maximum(left, rim), np.maximum(right, rim), -high, high), s.grid)
-    col, pu = s.columns.take(rows), w.per_unit
+    col, pu = s.of(rows), w.per_unit
     thick, size, round_ = col("glasses_thickness"), col("glasses_size"), col("glasses_round")
     centre = col("eye_spacing") + 0.01
     rx, ry = (0.245 - 0.015 * round_) * size, (0.170 + 0.045 * round_) * size

@@ -7,7 +7,6 @@ width of the machine's vector unit. Pixels never go through a sine, an exponenti
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,22 +76,6 @@ def scallop(x: F32) -> F32:
     return x
 
 
-class Columns:
-    """Named numbers of a batch of pictures, as float32 columns ``(n, 1)``; vectors are ``(n, k, 1)``."""
-
-    def __init__(self, columns: dict[str, Floats]) -> None:
-        self._columns = {name: self._column(values) for name, values in columns.items()}
-
-    @staticmethod
-    def _column(values: Floats) -> F32:
-        values = np.asarray(values, dtype=np.float32)
-        return values.reshape(len(values), -1, 1) if values.ndim > 1 else values[:, None]
-
-    def take(self, rows: Ints | slice) -> Callable[[str], F32]:
-        """A function from names to columns, for some of the pictures."""
-        return lambda name: self._columns[name][rows]
-
-
 @dataclass(frozen=True)
 class Grid:
     """Pixel centres along one side of a picture, in picture coordinates (-1 to 1), and pixels per picture unit."""
@@ -151,22 +134,23 @@ class Window:
 
     Attributes:
         rows: Which picture each entry belongs to, shape ``(m,)``.
-        x: Local coordinate, shape ``(m, height * width)``; mirrored where ``mirror`` is -1.
+        sides: -1 where ``x`` is mirrored, else 1, shape ``(m,)``.
+        x: Local coordinate, shape ``(m, height * width)``.
         y: Local coordinate, downwards.
         per_unit: Pixels per face unit, shape ``(m, 1)``.
         places: The picture and the rows and columns of its pixels, for each entry.
     """
 
-    def __init__(self, frame: Frame, rows: Ints, extent: Extent, grid: Grid, mirror: Floats | None = None) -> None:
+    def __init__(self, frame: Frame, rows: Ints, extent: Extent, grid: Grid, sides: Floats | None = None) -> None:
         size = len(grid.at)
+        self.sides = np.ones(len(rows)) if sides is None else sides
         left, right, top, bottom = extent
         m = frame.forward
         middle_x, reach_x, middle_y, reach_y = (
             np.broadcast_to(e, (len(rows),))[:, None]
             for e in ((left + right) / 2, (right - left) / 2, (top + bottom) / 2, (bottom - top) / 2)
         )
-        if mirror is not None:
-            middle_x = middle_x * mirror[:, None]
+        middle_x = middle_x * self.sides[:, None]
         centre = frame.origin + m[:, :, 0] * middle_x + m[:, :, 1] * middle_y + 1
         reach = np.abs(m[:, :, 0]) * reach_x + np.abs(m[:, :, 1]) * reach_y
         # half a pixel more: a foreshortened edge is soft over more than its own pixel
@@ -181,8 +165,7 @@ class Window:
         gx = grid.at[x0[:, None] + np.arange(w)] - origin[:, :1]
         gy = grid.at[y0[:, None] + np.arange(h)] - origin[:, 1:]
         i = frame.inverse.astype(np.float32)[:, :, :, None]
-        if mirror is not None:
-            i[:, 0] *= mirror.astype(np.float32)[:, None, None]
+        i[:, 0] *= self.sides.astype(np.float32)[:, None, None]
         self.x = ((i[:, 0, 0] * gx)[:, None, :] + (i[:, 0, 1] * gy)[:, :, None]).reshape(-1, h * w)
         self.y = ((i[:, 1, 0] * gx)[:, None, :] + (i[:, 1, 1] * gy)[:, :, None]).reshape(-1, h * w)
         self.per_unit = frame.per_unit(grid.density)

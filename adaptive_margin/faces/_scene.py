@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from ._geometry import Camera, Frame, parts
-from ._raster import F32, Columns, Extent, Grid, Ints, Stack, Window
+from ._geometry import Camera, parts
+from ._raster import F32, Extent, Grid, Ints, Stack, Window
 from ._rows import Floats
 from .expression import FaceShape
 from .identity import FaceIdentity
@@ -30,8 +32,9 @@ class Scene:
     """What the painters of a batch share.
 
     Attributes:
-        c: Columns by name: those of the person as they are, of its parts as ``q_...``, of the face's movements as
-            ``s_...``, of the disturbances as ``n_...``; the direction of light ``lx, ly, lz``; sines of the pose.
+        c: Columns by name, float32, numbers as ``(n, 1)``, vectors as ``(n, k, 1)``: those of the person as they are,
+            of its parts as ``q_...``, of the face's movements as ``s_...``, of the disturbances as ``n_...``; the
+            direction of light ``lx, ly, lz``; sines of the pose.
         exposure: Colour of the light times gain times 255, ``(n, 3, 1)``: colours enter the canvas multiplied by it.
         canvas: The pictures, shape ``(n, 3, size, size)``, in grey levels.
         visible: Where the head is seen, shape ``(n, size, size)``; parts of the face are painted there.
@@ -54,14 +57,17 @@ class Scene:
         columns |= {name: getattr(self.camera, name) for name in ("sin_yaw", "cos_yaw", "sin_pitch", "cos_pitch")}
         norm = np.sqrt(1 + nuisance.light_x**2 + nuisance.light_y**2)
         columns |= {"lx": nuisance.light_x / norm, "ly": nuisance.light_y / norm, "lz": 1 / norm}
-        self.columns = Columns(columns)
-        self.c = self.columns.take(slice(None))
+        floats = {name: np.asarray(values, dtype=np.float32) for name, values in columns.items()}
+        self._columns = {name: x.reshape(self.n, -1, 1) if x.ndim > 1 else x[:, None] for name, x in floats.items()}
+        self.c = self._columns.__getitem__
         self.exposure = self.c("n_gain")[:, :, None] * self.c("n_cast") * np.float32(255)
         self.everyone = np.arange(self.n)
-        self.sides = np.repeat([-1.0, 1.0], self.n)
-        self.both = np.concatenate([self.everyone, self.everyone])
         self.grid, self.coarse = Grid.of(size), Grid.of(size, 2)
         self._place_anchors()
+
+    def of(self, rows: Ints) -> Callable[[str], F32]:
+        """A function from names to columns, for some of the pictures."""
+        return lambda name: self._columns[name][rows]
 
     def wide(self, name: str) -> Floats:
         """A column of the person in float64, shape ``(n,)``, for geometry."""
@@ -69,34 +75,28 @@ class Scene:
 
     def _place_anchors(self) -> None:
         """Projects all anchors of the face at once; those of pairs first on the left, then on the right."""
-        eye, eye_y, mouth = self.wide("eye_spacing"), self.wide("eye_y"), self.wide("mouth_y") + self.moved.mouth_drop
-        zero = np.zeros(self.n)
-        pairs = {"eyes": (eye, eye_y), "brows": (eye, eye_y - self.wide("brow_y"))}
-        singles = {
-            "nose": (zero, self.wide("nose_y"), NOSE),
-            "mouth": (zero, mouth, LIPS),
-            "cheeks": (zero, eye_y + 0.34, 0.0),
-            "mole": (self.wide("mole_x"), self.wide("mole_y"), 0.0),
-        }
-        points = [(side * x, y, 0.0) for x, y in pairs.values() for side in (-1, 1)] + list(singles.values())
-        x, y = (np.concatenate([p[k] for p in points]) for k in (0, 1))
-        frame = self.camera.on_face(x, y, np.repeat([p[2] for p in points], self.n))
-        self._anchors: dict[str, Frame] = {}
-        start = 0
-        for name in (*pairs, *singles):
-            stop = start + (2 if name in pairs else 1) * self.n
-            self._anchors[name] = frame.take(slice(start, stop))
-            start = stop
+        eye, eye_y, zero = self.wide("eye_spacing"), self.wide("eye_y"), np.zeros(self.n)
+        names, x, y, above = zip(
+            *(("eyes", side * eye, eye_y, 0.0) for side in (-1, 1)),
+            *(("brows", side * eye, eye_y - self.wide("brow_y"), 0.0) for side in (-1, 1)),
+            ("nose", zero, self.wide("nose_y"), NOSE),
+            ("mouth", zero, self.wide("mouth_y") + self.moved.mouth_drop, LIPS),
+            ("cheeks", zero, eye_y + 0.34, 0.0),
+            ("mole", self.wide("mole_x"), self.wide("mole_y"), 0.0),
+            strict=True,
+        )
+        frame = self.camera.on_face(np.concatenate(x), np.concatenate(y), np.repeat(above, self.n))
+        where = np.repeat(names, self.n)
+        self._anchors = {name: frame.take(where == name) for name in names} | {"ears": self.camera.ears()}
 
     def at(self, anchor: str, extent: Extent, rows: Ints | None = None) -> Window:
         """A window at an anchor; at a pair of anchors, windows on both sides of the face, local x pointing outwards."""
-        frame = self._anchors[anchor]
-        if len(frame.origin) > self.n:
-            left, right, top, bottom = (np.tile(e, 2) if np.ndim(e) else e for e in extent)
-            return Window(frame, self.both, (left, right, top, bottom), self.grid, self.sides)
-        if rows is None:
-            return Window(frame, self.everyone, extent, self.grid)
-        return Window(frame.take(rows), rows, extent, self.grid)
+        frame, rows = self._anchors[anchor], self.everyone if rows is None else rows
+        if len(frame) == self.n:
+            return Window(frame.take(rows), rows, extent, self.grid)
+        left, right, top, bottom = (np.tile(e, 2) if np.ndim(e) else e for e in extent)
+        frame, sides = frame.take(np.concatenate([rows, rows + self.n])), np.repeat([-1.0, 1.0], len(rows))
+        return Window(frame, np.concatenate([rows, rows]), (left, right, top, bottom), self.grid, sides)
 
     def paint_one(self, window: Window, alpha: F32, pigment: F32, shade: F32 | None, within: F32 | None) -> None:
         """Paints a single layer."""
