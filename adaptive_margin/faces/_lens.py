@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from ._geometry import Frame
 from ._raster import F32, Ints, Window, bump, clip01, edge, wave
 from ._rows import Streams
-from ._scene import Scene
+from ._scene import Scene, Stack
 
 
 def paint_occluder(s: Scene) -> None:
@@ -42,7 +42,7 @@ def paint_occluder(s: Scene) -> None:
             cover = edge((1 - np.sqrt(r2)) * radius, w.per_unit)
             shade = 0.85 - 0.2 * nx - 0.4 * ny - 0.2 * r2
             pigment = col("n_occluder_colour")
-        s.paint_one(w, cover, pigment, shade, None)
+        Stack(w).under(cover, pigment, shade).paint(s)
 
 
 def _hand(x: F32, y: F32, scale: F32, pu: F32) -> tuple[F32, F32]:

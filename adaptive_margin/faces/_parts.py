@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ._raster import Stack, Window, band, bump, clip01, edge, wave
-from ._scene import BLACK, MOUTH, TONGUE, TOOTH, WHITE, Scene, pigment
+from ._raster import Window, band, bump, clip01, edge, wave
+from ._scene import BLACK, MOUTH, TONGUE, TOOTH, WHITE, Scene, Stack, pigment
 
 
 def paint_marks(s: Scene) -> None:
@@ -21,13 +21,13 @@ def paint_marks(s: Scene) -> None:
         spots = wave(w.x * 9.1 + w.y * 5.3 + 0.2) * wave(w.y * 11.3 - w.x * 4.1) * wave(w.x * 6.7 - w.y * 8.9 + 0.6)
         where = clip01(2.5 * bump(w.x * np.float32(1 / 0.62), (w.y + 0.04) * np.float32(1 / 0.20))[0])
         spots = clip01((spots - 0.42) * 5) * where * (0.75 * s.of(rows)("freckles"))
-        s.paint_one(w, spots, s.of(rows)("skin_colour") * pigment(0.72, 0.52, 0.42), None, s.visible)
+        Stack(w).under(spots, s.of(rows)("skin_colour") * pigment(0.72, 0.52, 0.42)).paint(s, s.visible)
 
     rows = np.flatnonzero(s.people.mole > 0)
     if len(rows):
         w = s.at("mole", (-0.05, 0.05, -0.05, 0.05), rows)
         spot = edge(0.016 - np.sqrt(w.x * w.x + w.y * w.y), w.per_unit)
-        s.paint_one(w, spot * 0.85, s.of(rows)("skin_colour") * np.float32(0.35), None, s.visible)
+        Stack(w).under(spot * 0.85, s.of(rows)("skin_colour") * np.float32(0.35)).paint(s, s.visible)
 
 
 def paint_nose(s: Scene) -> None:
@@ -49,7 +49,7 @@ def paint_nose(s: Scene) -> None:
     if s.fine:
         wing, _ = bump((ax - 1.02 * width) * np.float32(1 / 0.022), (w.y - 0.035) * np.float32(1 / 0.055))
         stack.under(wing * 0.55, dark, light * 1.5)
-    s.paint(stack, s.visible)
+    stack.paint(s, s.visible)
 
 
 def paint_eyes(s: Scene) -> None:
@@ -115,7 +115,7 @@ def paint_eyes(s: Scene) -> None:
     if s.fine:
         stack.under(band(y, crease_at, upper, pu) * clip01(near * 3) * 0.55, skin, 0.88 * light)
         stack.under(band(y, lower, lower + 0.014, pu) * clip01(near * 1.5) * 0.5, red, light)
-    s.paint(stack, s.visible)
+    stack.paint(s, s.visible)
 
 
 def paint_mouth(s: Scene) -> None:
@@ -177,7 +177,7 @@ def paint_mouth(s: Scene) -> None:
         stack.under(sheen * lower * 0.30, np.clip(lips * 1.1 + 0.25, 0, 1), light)
     stack.under(lower, lips, light)
     stack.under(band(w.y, upper_out, upper_in + 0.004, pu) * within * 0.92, lips, light * 0.88)
-    s.paint(stack, s.visible)
+    stack.paint(s, s.visible)
 
 
 def paint_brows(s: Scene) -> None:
@@ -201,7 +201,7 @@ def paint_brows(s: Scene) -> None:
     cover = cover * clip01(along * 9 + 0.4) * clip01((1 - along) * 9 + 0.4)
     cover = cover * col("brow_density") * (0.96 - 0.2 * hairs)
     colour = 0.62 * col("hair_colour") + 0.06 * col("skin_colour")
-    s.paint_one(w, cover, colour, np.clip(w.read(s.shade), 0.5, 1.2), s.visible)
+    Stack(w).under(cover, colour, np.clip(w.read(s.shade), 0.5, 1.2)).paint(s, s.visible)
 
 
 def paint_glasses(s: Scene) -> None:
@@ -235,4 +235,4 @@ def paint_glasses(s: Scene) -> None:
     stack.under(cover, col("glasses_colour"), 0.9 + 0.35 * np.clip(-y, 0, 1))
     glare = clip01(1 - np.abs(x * 0.8 + y - 0.55) * np.float32(1 / 0.30)) * clip01(0.6 - y)
     stack.under(edge(-distance, pu) * (0.05 + 0.20 * glare), WHITE, 0.95)
-    s.paint(stack, s.unhaired)
+    stack.paint(s, s.unhaired)

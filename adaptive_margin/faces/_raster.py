@@ -172,72 +172,21 @@ class Window:
         at = zip(rows.tolist(), y0.tolist(), x0.tolist(), strict=True)
         self.places = [(row, slice(y, y + h), slice(x, x + w)) for row, y, x in at]
 
-    def _views(self, field: F32) -> list[F32]:
+    def views(self, field: F32) -> list[F32]:
+        """The parts of a field of shape ``(n, ..., size, size)`` that the entries cover."""
         return [field[row, ..., ys, xs] for row, ys, xs in self.places]
 
     def read(self, field: F32) -> F32:
         """A copy of a field of shape ``(n, size, size)`` in this window, shape ``(m, height * width)``."""
-        return np.stack(self._views(field)).reshape(len(self.rows), -1)
+        return np.stack(self.views(field)).reshape(len(self.rows), -1)
 
     def add(self, field: F32, amount: F32) -> None:
         """Adds to a field of shape ``(n, size, size)``."""
-        for part, more in zip(self._views(field), amount.reshape(-1, self.height, self.width), strict=True):
-            part += more
-
-    def paint(self, canvas: F32, colour: F32, keep: F32) -> None:
-        """``canvas * keep + colour``, on a canvas of shape ``(n, 3, size, size)``."""
-        colour = colour.reshape(-1, 3, self.height, self.width)
-        keep = keep.reshape(-1, 1, self.height, self.width)
-        for part, kept, more in zip(self._views(canvas), keep, colour, strict=True):
-            part *= kept
+        for part, more in zip(self.views(field), amount.reshape(-1, self.height, self.width), strict=True):
             part += more
 
     def tint(self, canvas: F32, amount: F32) -> None:
         """Removes a share of the green and the blue of the canvas."""
         keep = 1 - amount.reshape(-1, 1, self.height, self.width)
-        for part, kept in zip(self._views(canvas[:, 1:]), keep, strict=True):
+        for part, kept in zip(self.views(canvas[:, 1:]), keep, strict=True):
             part *= kept
-
-
-class Stack:
-    """Layers of colour in a window, from front to back, painted together.
-
-    A layer costs four passes over single numbers: its weight is its own coverage times the visibility through the
-    layers in front, and layers of one pigment share a sum. Colours are used only in :meth:`paint`.
-    """
-
-    def __init__(self, window: Window) -> None:
-        self.window = window
-        self.through: F32 = np.ones(window.x.shape, dtype=np.float32)
-        self._sums: dict[int, tuple[F32, F32]] = {}
-
-    def under(self, alpha: F32, pigment: F32, shade: F32 | float | None = None) -> None:
-        """Adds a layer of coverage ``alpha`` (``(m, pixels)``, used up) and brightness ``shade`` behind the others.
-
-        Layers of one pigment (``(m, 3, 1)`` or ``(1, 3, 1)``) pass the same object.
-        """
-        alpha *= self.through
-        self.through -= alpha
-        if shade is not None:
-            alpha *= shade
-        if id(pigment) in self._sums:
-            self._sums[id(pigment)][1].__iadd__(alpha)
-        else:
-            self._sums[id(pigment)] = (pigment, alpha)
-
-    def paint(self, canvas: F32, exposure: F32, within: F32 | None = None) -> None:
-        """Paints the stack where ``within`` (coverage, shape ``(m, pixels)``) lets it; colours times ``exposure``."""
-        colour: F32 | None = None
-        for pigment, weight in self._sums.values():
-            if within is not None:
-                weight *= within
-            part = (pigment * exposure) * weight[:, None]
-            colour = part if colour is None else np.add(colour, part, out=colour)
-        if colour is None:
-            return
-        keep = self.through
-        if within is not None:
-            keep -= 1
-            keep *= within
-            keep += 1
-        self.window.paint(canvas, colour, keep)

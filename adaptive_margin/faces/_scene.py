@@ -7,13 +7,14 @@ from collections.abc import Callable
 import numpy as np
 
 from ._geometry import Camera, parts
-from ._raster import F32, Extent, Grid, Ints, Stack, Window
+from ._raster import F32, Extent, Grid, Ints, Window
 from ._rows import Floats
 from .expression import FaceShape
 from .identity import FaceIdentity
 from .nuisance import Nuisance
 
 FINE = 112  # from this size on, details are drawn that would be lost below
+NOSE, LIPS = 0.08, 0.03  # how far they stand out of the ellipsoid of the head: when it turns, they move more
 
 
 def pigment(red: float, green: float, blue: float) -> F32:
@@ -98,17 +99,50 @@ class Scene:
         frame, sides = frame.take(np.concatenate([rows, rows + self.n])), np.repeat([-1.0, 1.0], len(rows))
         return Window(frame, np.concatenate([rows, rows]), (left, right, top, bottom), self.grid, sides)
 
-    def paint_one(self, window: Window, alpha: F32, pigment: F32, shade: F32 | None, within: F32 | None) -> None:
-        """Paints a single layer."""
-        stack = Stack(window)
-        stack.under(alpha, pigment, shade)
-        self.paint(stack, within)
 
-    def paint(self, stack: Stack, within: F32 | None = None) -> None:
-        """Paints a window's layers where a map of the whole picture lets them."""
-        window = stack.window
-        stack.paint(self.canvas, self.exposure[window.rows], None if within is None else window.read(within))
+class Stack:
+    """Layers of colour in a window, from front to back, painted together.
 
+    A layer costs four passes over single numbers: its weight is its own coverage times the visibility through the
+    layers in front, and layers of one pigment share a sum. Colours are used only in :meth:`paint`.
+    """
 
-# How far a part stands out of the ellipsoid of the head: it moves more than the head when the head turns.
-NOSE, LIPS = 0.08, 0.03
+    def __init__(self, window: Window) -> None:
+        self.window = window
+        self.through: F32 = np.ones(window.x.shape, dtype=np.float32)
+        self._sums: dict[int, tuple[F32, F32]] = {}
+
+    def under(self, alpha: F32, pigment: F32, shade: F32 | float | None = None) -> Stack:
+        """Adds a layer of coverage ``alpha`` (``(m, pixels)``, used up) and brightness ``shade`` behind the others.
+
+        Layers of one pigment (``(m, 3, 1)`` or ``(1, 3, 1)``) pass the same object.
+        """
+        alpha *= self.through
+        self.through -= alpha
+        if shade is not None:
+            alpha *= shade
+        if id(pigment) in self._sums:
+            self._sums[id(pigment)][1].__iadd__(alpha)
+        else:
+            self._sums[id(pigment)] = (pigment, alpha)
+        return self
+
+    def paint(self, s: Scene, within: F32 | None = None) -> None:
+        """Paints the stack on the canvas where a map of the whole picture lets it."""
+        w, keep, exposure = self.window, self.through, s.exposure[self.window.rows]
+        seen = None if within is None else w.read(within)
+        colour: F32 | None = None
+        for pigment, weight in self._sums.values():
+            if seen is not None:
+                weight *= seen
+            part = (pigment * exposure) * weight[:, None]
+            colour = part if colour is None else np.add(colour, part, out=colour)
+        assert colour is not None  # there are layers
+        if seen is not None:
+            keep -= 1
+            keep *= seen
+            keep += 1
+        colours, keep = colour.reshape(-1, 3, w.height, w.width), keep.reshape(-1, w.height, w.width)
+        for part, kept, more in zip(w.views(s.canvas), keep, colours, strict=True):
+            part *= kept
+            part += more
