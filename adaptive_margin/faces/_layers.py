@@ -29,9 +29,9 @@ class _Patch(NamedTuple):
 
 def paint_layers(s: Scene) -> None:
     """Paints everything except the parts of the face, and stores the maps that those need in the scene."""
-    n, size, side = s.n, s.size, len(s.coarse.at)
+    n, side = s.n, len(s.coarse.at)
     half = Whole(s.camera.head(), s.coarse)
-    u, v = on_turned_face(s, half)
+    u, v = _on_turned_face(s, half)
     light = _light(s, half)
     in_front, shadow = _hair_in_front(s, half, u, v)
     add_relief(s, u.reshape(n, side, side), v.reshape(n, side, side), light.reshape(n, side, side))
@@ -49,93 +49,81 @@ def paint_layers(s: Scene) -> None:
     bare: list[list[_Patch]] = [[] for _ in range(n)]
     for row, patch in (*_ears(s), *_neck(s)):
         bare[row].append(patch)
-    clothes = dict(_clothes(s))
-
-    s.canvas = np.empty((n, 3, size, size), dtype=np.float32)
-    s.visible, s.unhaired, s.shade = (np.empty((n, size, size), dtype=np.float32) for _ in range(3))
-    columns = _Composition(s)
-    # Picture by picture: what one needs at full resolution stays in the processor's nearest cache.
-    for row in range(n):
-        _compose(s, row, fields[row], beards.get(row), bare[row], clothes[row], columns)
-
-
-class _Composition:
-    """Inputs of :func:`_compose` for every picture: numbers of shape ``(n,)``, colours of shape ``(n, 3, 1, 1)``."""
-
-    def __init__(self, s: Scene) -> None:
-        c = s.c
-
-        def exposed(colour: F32) -> F32:
-            return np.asarray(colour * s.exposure)[:, :, :, None]
-
-        self.density = np.minimum(1.2 * c("hair_density")[:, 0], 1)
-        self.background, self.background_2 = map(exposed, c("n_background").reshape(-1, 2, 3, 1).swapaxes(0, 1))
-        self.hair, self.clothes = exposed(c("hair_colour")), exposed(c("n_clothes"))
-        self.skin = exposed(c("skin_colour") * WARM)
-        self.glow = exposed(c("skin_colour") * (1 - WARM))[:, 0, 0, 0]
-        self.layer = np.empty((3, s.size, s.size), dtype=np.float32)
+    _compose(s, fields, beards, bare, dict(_clothes(s)))
 
 
 def _compose(
-    s: Scene, row: int, fields: F32, beard: F32 | None, bare: list[_Patch], clothes: _Patch, c: _Composition
+    s: Scene, fields: F32, beards: dict[int, F32], bare: list[list[_Patch]], clothes: dict[int, _Patch]
 ) -> None:
-    """One picture, from the hair in front to the background: the weights of every pigment, then their colours."""
-    hair, front, tone, skin, shaded, mixed = enlarge(fields, s.size)
-    hair.clip(0, c.density[row], out=hair)
-    clip01(front)
-    front *= hair
-    unseen = 1 - front
-    s.unhaired[row] = unseen
-    front *= tone  # from here on the weight of the hair's colour
-    # the head
-    clip01(skin)
-    skin *= unseen
-    unseen -= skin
-    s.visible[row], s.shade[row] = skin, shaded
-    shaded *= skin
-    if beard is not None:
-        weight, brightness = enlarge(beard, s.size)
-        weight *= skin
-        skin -= weight
-        weight *= s.shade[row]
-        shaded -= weight
-        weight *= brightness
-        front += weight
-    # ears and neck
-    for ys, xs, weight, shade in bare:
-        seen = weight * unseen[ys, xs]
-        unseen[ys, xs] -= seen
-        skin[ys, xs] += seen
-        seen *= shade
-        shaded[ys, xs] += seen
-    # hair behind
-    hair *= unseen
-    unseen -= hair
-    tone *= 0.72
-    hair *= tone
-    front += hair
-    # clothes and background
-    ys, xs, weight, shade = clothes
-    worn = weight * unseen[ys, xs]
-    unseen[ys, xs] -= worn
-    worn *= shade
-    mixed *= unseen
-    unseen -= mixed
-    # colours; skin in light l is colour * (1 + WARM (l - 1)); only red has a remainder
-    picture = np.multiply(c.background[row], unseen, out=s.canvas[row])
-    for pigment_, weight in ((c.background_2, mixed), (c.hair, front), (c.skin, shaded)):
-        picture += np.multiply(pigment_[row], weight, out=c.layer)
-    skin *= c.glow[row]
-    picture[0] += skin
-    picture[:, ys, xs] += c.clothes[row] * worn
+    """Pictures from the hair in front to the background: the weights of every pigment, then their colours.
+
+    Picture by picture: what one needs at full resolution stays in the processor's nearest cache.
+    """
+    n, size, c = s.n, s.size, s.c
+    s.canvas, layer = np.empty((n, 3, size, size), dtype=np.float32), np.empty((3, size, size), dtype=np.float32)
+    s.visible, s.unhaired, s.shade = (np.empty((n, size, size), dtype=np.float32) for _ in range(3))
+    density = np.minimum(1.2 * c("hair_density")[:, 0], 1)
+    lit, glow = c("skin_colour") * WARM, (c("skin_colour") * (1 - WARM) * s.exposure)[:, 0, 0]
+    behind, blobs = c("n_background").reshape(-1, 2, 3, 1).swapaxes(0, 1)
+    colours = (behind, blobs, c("hair_colour"), lit, c("n_clothes"))
+    for row, pigments in enumerate(zip(*((colour * s.exposure)[..., None] for colour in colours), strict=True)):
+        hair, front, tone, skin, shaded, mixed = enlarge(fields[row], size)
+        hair.clip(0, density[row], out=hair)
+        clip01(front)
+        front *= hair
+        unseen = 1 - front
+        s.unhaired[row] = unseen
+        front *= tone  # from here on the weight of the hair's colour
+        # the head
+        clip01(skin)
+        skin *= unseen
+        unseen -= skin
+        s.visible[row], s.shade[row] = skin, shaded
+        shaded *= skin
+        if row in beards:
+            weight, brightness = enlarge(beards[row], size)
+            weight *= skin
+            skin -= weight
+            weight *= s.shade[row]
+            shaded -= weight
+            weight *= brightness
+            front += weight
+        # ears and neck
+        for ys, xs, weight, shade in bare[row]:
+            seen = weight * unseen[ys, xs]
+            unseen[ys, xs] -= seen
+            skin[ys, xs] += seen
+            seen *= shade
+            shaded[ys, xs] += seen
+        # hair behind
+        hair *= unseen
+        unseen -= hair
+        tone *= 0.72
+        hair *= tone
+        front += hair
+        # clothes and background
+        ys, xs, weight, shade = clothes[row]
+        worn = weight * unseen[ys, xs]
+        unseen[ys, xs] -= worn
+        worn *= shade
+        mixed *= unseen
+        unseen -= mixed
+        # colours; skin in light l is colour * (1 + WARM (l - 1)); only red has a remainder
+        background, blob, hair_colour, skin_colour, clothes_colour = pigments
+        picture = np.multiply(background, unseen, out=s.canvas[row])
+        for colour, weight in ((blob, mixed), (hair_colour, front), (skin_colour, shaded)):
+            picture += np.multiply(colour, weight, out=layer)
+        skin *= glow[row]
+        picture[0] += skin
+        picture[:, ys, xs] += clothes_colour * worn
 
 
-def on_turned_face(s: Scene, w: Whole | Window) -> tuple[F32, F32]:
+def _on_turned_face(s: Scene, w: Whole) -> tuple[F32, F32]:
     """Coordinates on the turned face of pixels whose coordinates as seen are ``w.x`` and ``w.y``.
 
     Inverts the camera on the ellipsoid of the head, to 0.02 face units up to the largest turns.
     """
-    c = s.c if isinstance(w, Whole) else s.of(w.rows)
+    c = s.c
     across = w.x * (DEPTH / c("head_width"))
     depth = np.sqrt(clip01(DEPTH * DEPTH - (across * across + (w.y * w.y) * np.float32(DEPTH * DEPTH / 1.2))))
     return w.x * c("cos_yaw") - depth * c("sin_yaw"), w.y * c("cos_pitch") - depth * c("sin_pitch")
