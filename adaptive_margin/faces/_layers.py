@@ -1,5 +1,9 @@
 """The whole picture: hair, head, ears, neck, clothes and background, and the light on the head.
 
+It is built from front to back: a map says how much of each pixel is not yet covered, and every layer takes its share of
+it. Layers are single numbers per pixel, coverage times brightness; colours enter once, when the sums of all layers of a
+pigment are known. The parts of the face are then painted in their own small windows, where the head is visible.
+
 Smooth quantities (distances to outlines, light, tones) are computed at half the resolution and interpolated; coverage
 is then computed from the interpolated distance at full resolution, so that outlines stay sharp.
 """

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
+import io
 import os
+import warnings
+import zlib
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ..atomic import write_atomically
 from ..messages import check_choice, check_count, problem
-from ._kept import kept
 from ._rows import Streams, check_seed, mix
 from .draw import SIZES, draw_faces, face_geometry
 from .identity import check_effect, sample_identities, vary
@@ -59,6 +65,14 @@ def split_people(
     order = np.argsort(Streams().words(seed, 6, n_people), kind="stable")
     bounds = np.cumsum(counts)[:-1]
     return {name: np.sort(part) for name, part in zip(SPLITS, np.split(order, bounds), strict=True)}
+
+
+@functools.cache
+def _drawing() -> str:
+    """A hash of this package's source: what another version drew is drawn again."""
+    return hashlib.sha256(
+        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    ).hexdigest()
 
 
 class FacesDataset:
@@ -143,21 +157,40 @@ class FacesDataset:
         seeds, people = self.nuisance_seeds[rows], self.identities.take(self._row[rows])
         return function(people, v, a, size=self.size, nuisance_seeds=seeds, disturb=self.disturb, **options)
 
-    @cached_property
+    @functools.cached_property
     def images(self) -> NDArray[np.uint8]:
         """All pictures, shape ``(n, size, size, 3)``; drawn on first use and kept, or read from ``cache``."""
-        if self.cache is None:
-            return self._draw()
-        what = (self.n_people, self.n_images_per_person, self.size, self.seed, self.people.tolist())
-        return kept(
-            self.cache, (*what, self.disturb, self.person_effect), (len(self), self.size, self.size, 3), self._draw
-        )
+        return self._draw() if self.cache is None else self._kept(Path(self.cache))
 
     def _draw(self) -> NDArray[np.uint8]:
         pictures: NDArray[np.uint8] = self._of(slice(None), draw_faces, workers=self.workers)
         return pictures
 
-    @cached_property
+    def _kept(self, folder: Path) -> NDArray[np.uint8]:
+        """Pictures from ``folder``, else drawn and left there.
+
+        The file's name holds what is drawn, by which version of the drawing, and a checksum of its bytes: a damaged
+        file is drawn again. Several processes may draw at once; they write the same bytes.
+        """
+        what = (self.n_people, self.n_images_per_person, self.size, self.seed, self.people.tolist())
+        state = repr(((*what, self.disturb, self.person_effect), _drawing()))
+        key = hashlib.sha256(state.encode()).hexdigest()[:20]
+        for path in sorted(folder.glob(f"faces-{key}-*.npy")):
+            with contextlib.suppress(OSError, ValueError, EOFError):
+                pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+                fits = pictures.shape == (len(self), self.size, self.size, 3)
+                if fits and path.stem.endswith(f"-{zlib.crc32(pictures.data):08x}"):
+                    return pictures
+        drawn, data = self._draw(), io.BytesIO()
+        np.save(data, drawn)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / f"faces-{key}-{zlib.crc32(drawn.data):08x}.npy", data.getvalue())
+        except OSError as error:
+            warnings.warn(f"drawn faces are not kept in {folder}: {error}", stacklevel=3)
+        return drawn
+
+    @functools.cached_property
     def _geometry(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         landmarks, boxes = self._of(slice(None), face_geometry)
         return landmarks, boxes
