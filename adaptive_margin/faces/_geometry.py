@@ -13,6 +13,8 @@ from .identity import FaceIdentity
 from .nuisance import Nuisance
 
 DEPTH = 0.72  # of the front of the head before its middle, in face units
+CHIN_LEAN = 0.22  # how far the chin follows yaw
+SQUARE = 0.85  # of the squarest jaw: 0 is an ellipse, 1 a rectangle
 
 
 @dataclass(frozen=True)
@@ -174,11 +176,6 @@ def outline_radius(people: FaceIdentity, chin: Floats, cos: Floats, sin: Floats)
     return radius
 
 
-def _arc(t: Floats, *columns: Floats) -> list[Floats]:
-    """``t`` against rows: shapes ``(1, k)`` and ``(n, 1)``."""
-    return [t[None, :], *(c[:, None] for c in columns)]
-
-
 def landmarks(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: int) -> NDArray[np.float32]:
     """68 points in the order of the iBUG annotation, computed from the drawn geometry.
 
@@ -194,69 +191,51 @@ def landmarks(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: 
     Returns:
         Shape ``(n, 68, 2)``: x and y in pixels, ``(0, 0)`` the top left corner of the top left pixel.
     """
-    camera, q, person = Camera(people, nuisance), parts(people, shape), people.columns(np.float64)
+    n, camera, moved = len(people), Camera(people, nuisance), parts(people, shape)
+    person, q = ({name: c[:, None] for name, c in table.columns(np.float64).items()} for table in (people, moved))
 
     angle = np.pi - np.linspace(-0.05, 1.05, 17) * np.pi
-    cos, sin = (np.broadcast_to(f, (len(people), 17)) for f in (np.cos(angle), np.sin(angle)))
-    radius = outline_radius(people, q.chin, cos, sin)
+    cos, sin = (np.broadcast_to(f, (n, 17)) for f in (np.cos(angle), np.sin(angle)))
+    radius = outline_radius(people, moved.chin, cos, sin)
     jaw_x, jaw_y = cos * radius, sin * radius
     lean = CHIN_LEAN * camera.sin_yaw[:, None] * np.clip(jaw_y, 0, 1) ** 2
     points = [camera.head().to_picture(jaw_x + lean, jaw_y)]
 
-    brow_y = person["eye_y"] - person["brow_y"]
     for side in (-1.0, 1.0):
-        frame = camera.on_face(side * person["eye_spacing"], brow_y)
-        s, length, inner, outer, arch, shift = _arc(
-            np.linspace(0, 1, 5)[:: int(side)],
-            person["brow_length"],
-            q.brow_inner,
-            q.brow_outer,
-            person["brow_arch"],
-            q.brow_shift,
-        )
-        x = side * (length * (2 * s - 1) - shift * (1 - s))
-        points.append(frame.to_picture(x, -(inner * (1 - s) + outer * s + 4 * arch * s * (1 - s))))
+        frame = camera.on_face(side * person["eye_spacing"], person["eye_y"] - person["brow_y"])
+        s = np.linspace(0, 1, 5)[:: int(side)]
+        x = side * (person["brow_length"] * (2 * s - 1) - q["brow_shift"] * (1 - s))
+        y = q["brow_inner"] * (1 - s) + q["brow_outer"] * s + 4 * person["brow_arch"] * s * (1 - s)
+        points.append(frame.to_picture(x, -y))
 
-    zero = np.zeros(len(people))
+    zero = np.zeros((n, 1))
     for k in range(4):
         y = person["eye_y"] + (person["nose_y"] - person["eye_y"]) * k / 3
-        points.append(camera.on_face(zero, y, above=0.06 + 0.04 * k).to_picture(zero[:, None], zero[:, None]))
-    t, width = _arc(np.linspace(-1, 1, 5), person["nose_width"])
+        points.append(camera.on_face(zero, y, above=0.06 + 0.04 * k).to_picture(zero, zero))
+    t = np.linspace(-1, 1, 5)
     nose = camera.on_face(zero, person["nose_y"], above=0.10)
-    points.append(nose.to_picture(0.75 * width * t, 0.07 - 0.03 * t * t + 0 * width))
+    points.append(nose.to_picture(0.75 * person["nose_width"] * t, 0.07 - 0.03 * t * t + zero))
 
     for side in (-1.0, 1.0):
         frame = camera.on_face(side * person["eye_spacing"], person["eye_y"])
-        order = np.array([-1, -0.4, 0.4, 1, 0.4, -0.4])
-        t, width, up, down, tilt = _arc(order, person["eye_width"], q.eye_up, q.eye_down, person["eye_tilt"])
-        lid = np.where(np.arange(6) < 3, -up, down) * (1 - t * t)
-        points.append(frame.to_picture(width * t, lid - tilt * width * t * side))
+        t = np.array([-1, -0.4, 0.4, 1, 0.4, -0.4])
+        lid = np.where(np.arange(6) < 3, -q["eye_up"], q["eye_down"]) * (1 - t * t)
+        tilt = person["eye_tilt"] * person["eye_width"] * t * side
+        points.append(frame.to_picture(person["eye_width"] * t, lid - tilt))
 
-    mouth = camera.on_face(zero, person["mouth_y"] + q.mouth_drop, above=0.03)
-    outer_t = np.array([-1, -0.6, -0.25, 0, 0.25, 0.6, 1, 0.6, 0.3, 0, -0.3, -0.6])
-    inner_t = np.array([-0.92, -0.4, 0, 0.4, 0.92, 0.4, 0, -0.4])
-    for t, upper, thick in (
-        (outer_t, np.arange(12) < 7, 1.0),
-        (inner_t, np.arange(8) < 5, 0.0),
-    ):
-        tt, half, lift, opening, lip_u, lip_l, lop = _arc(
-            t, q.mouth_half, q.mouth_lift, q.mouth_open, q.lip_upper, q.lip_lower, person["lopsided"]
-        )
-        line = mouth_line(tt, lift, lop)
-        bulge = 1 - tt * tt
-        y = np.where(upper, -(0.25 * opening + thick * lip_u) * bulge, (0.75 * opening + thick * lip_l) * bulge)
-        points.append(mouth.to_picture(half * tt, line + y))
+    mouth = camera.on_face(zero, person["mouth_y"] + q["mouth_drop"], above=0.03)
+    outer, inner = (
+        [-1, -0.6, -0.25, 0, 0.25, 0.6, 1, 0.6, 0.3, 0, -0.3, -0.6],
+        [-0.92, -0.4, 0, 0.4, 0.92, 0.4, 0, -0.4],
+    )
+    t, thick = np.array(outer + inner), np.repeat([1.0, 0.0], [12, 8])
+    line = q["mouth_lift"] * (0.35 - t * t) * (1 + person["lopsided"] * t)
+    above = -(0.25 * q["mouth_open"] + thick * q["lip_upper"])
+    below = 0.75 * q["mouth_open"] + thick * q["lip_lower"]
+    lips = np.where(np.repeat([True, False, True, False], [7, 5, 5, 3]), above, below) * (1 - t * t)
+    points.append(mouth.to_picture(q["mouth_half"] * t, line + lips))
     picture = np.concatenate(points, axis=1)
     return ((picture + 1) * (size / 2)).astype(np.float32)
-
-
-CHIN_LEAN = 0.22  # how far the chin follows yaw
-SQUARE = 0.85  # of the squarest jaw: 0 is an ellipse, 1 a rectangle
-
-
-def mouth_line(t: Floats, lift: Floats, lopsided: Floats) -> Floats:
-    """The line where the lips meet at ``t`` in ``[-1, 1]``, downwards: corners at ``-0.65 lift (1 + lopsided t)``."""
-    return lift * (0.35 - t * t) * (1 + lopsided * t)
 
 
 def boxes(points: NDArray[np.float32], size: int, margin: float = 0.12) -> NDArray[np.float32]:
