@@ -32,7 +32,6 @@ from ..images.decode import Progress
 from ..images.errors import MISSING, UNDECODABLE, LabelFileError, UnwritableError
 from ..images.image_list import Box
 from ..images.video import (
-    damaged_files,
     extract,
     find_video,
     frame_name,
@@ -42,7 +41,6 @@ from ..images.video import (
     surveyed,
 )
 from ..messages import check_choice, counted, problem
-from ..stored import DamagedFileError
 from ._cells import check_every, label_lines
 from ._cells import number as parse_number
 from .records import RecordBuilder
@@ -398,18 +396,12 @@ class _Work:
         context = CONTEXT if self.crop == "box" else None
         path = find_video(layout.videos, video, listings)
         extracted = self.frames / video
-        try:
-            have = read_extraction(extracted, video=path, boxes_changed=changed, context=context, every=every)
-            wrong = [] if have is None else damaged_files(extracted, have)
-        except DamagedFileError:
-            have, wrong = None, ["frames.json"]
+        have, wrong = read_extraction(extracted, video=path, boxes_changed=changed, context=context, every=every)
         if wrong and (path is not None or "boxes.npy" in wrong):
             have = None  # frames are extracted again rather than used in part
         if wrong:
-            again = (
-                "what is left of it is used" if have is not None else "" if path is None else "it is extracted again"
-            )
-            tally.note(f"video {video}: {extracted / wrong[0]} and {len(wrong) - 1:,} other files are damaged; {again}")
+            then = "what is left of it is used" if have else "it is extracted again" if path else ""
+            tally.note(f"video {video}: {extracted / wrong[0]} and {len(wrong) - 1:,} other files are damaged; {then}")
         if have is None and path is None:
             damage = ", and its extraction is damaged" if wrong else ""
             tally.drop(MISSING, f"{video}: no video of that name{damage}", lines)

@@ -28,7 +28,6 @@ from ._layout import VIDEO_SUFFIXES, Folders
 from .image_list import Box
 
 FORMAT = 3
-DELETE = "delete the folder; if the video is beside the labels, its frames are extracted again"
 _QUALITY = 95
 _TRIES = 64  # failed reads in a row that are not yet the end, whatever the container states
 _MOST_TRIES = 4096  # and those that are, whatever it states
@@ -332,37 +331,28 @@ def extract(
 
 def read_extraction(
     folder: Path, *, video: Path | None, boxes_changed: int, context: float | None, every: int
-) -> Extraction | None:
-    """The extraction in ``folder``; ``None`` if there is none, or one of another video or with other options.
+) -> tuple[Extraction | None, list[str]]:
+    """The extraction in ``folder``, and names of its files that differ from what was written; missing frames do not.
 
-    Raises:
-        DamagedFileError: ``frames.json`` is not what was written.
+    ``None`` if there is none, or one of another video or with other options, or if ``frames.json`` is damaged. Every
+    file is read: a zeroed or half-zeroed JPEG can still decode to some picture, so no decoder would notice.
     """
     try:
-        plain = read_json(folder / "frames.json", DELETE)
+        plain = read_json(folder / "frames.json")
         made = plain.pop("format"), plain.pop("context"), plain.pop("every")
         lost = tuple(int(number) for number in plain["lost"])
         uneven = tuple((int(number), float(second)) for number, second in plain["uneven"])
         done = Extraction(**{**plain, "lost": lost, "uneven": uneven})
     except DamagedFileError:
-        raise
+        return None, ["frames.json"]
     except (OSError, ValueError, KeyError, TypeError):  # nothing there, or of another format
-        return None
+        return None, []
     if made != (FORMAT, context, every) or (done.boxes >= 0 and done.folder_changed != boxes_changed):
-        return None
+        return None, []
     if video is not None:  # frames may outlive their video, which users delete to save space
         status = video.stat()
         if (video.name, status.st_size, status.st_mtime_ns) != (done.video, done.length, done.changed):
-            return None
-    return done
-
-
-def damaged_files(folder: Path, done: Extraction) -> list[str]:
-    """Names of the files of an extraction that differ from what was written; every file is read.
-
-    A zeroed or half-zeroed JPEG can still decode to some picture, so no decoder would notice. Missing frames are not
-    listed.
-    """
+            return None, []
 
     def differs(name: str) -> bool:
         try:
@@ -374,10 +364,10 @@ def damaged_files(folder: Path, done: Extraction) -> list[str]:
 
     names = sorted(done.checksums)
     with ThreadPoolExecutor() as pool:
-        return [name for name, wrong in zip(names, pool.map(differs, names), strict=True) if wrong]
+        return done, [name for name, wrong in zip(names, pool.map(differs, names), strict=True) if wrong]
 
 
 def read_boxes(folder: Path) -> dict[int, Box]:
     """The boxes beside extracted frames: frame number → (left, top, right, bottom), pixels of the whole frame."""
-    table = np.load(folder / "boxes.npy", allow_pickle=False)  # checked by damaged_files
+    table = np.load(folder / "boxes.npy", allow_pickle=False)  # checked by read_extraction
     return {int(row[0]): (row[1], row[2], row[3], row[4]) for row in table.tolist()}
