@@ -92,15 +92,12 @@ def similar_names(names: list[str], closeness: float = 0.88) -> list[tuple[str, 
         >>> similar_names(["jane doe", "jane do", "john roe"])
         [('jane do', 'jane doe')]
     """
-    pairs = []
     ordered = sorted(names)
-    for place, one in enumerate(ordered):
-        matcher = difflib.SequenceMatcher(b=one, autojunk=False)
-        for other in ordered[place + 1 :]:
-            matcher.set_seq1(other)
-            if matcher.real_quick_ratio() >= closeness and matcher.quick_ratio() >= closeness <= matcher.ratio():
-                pairs.append((one, other))
-    return pairs
+    return [
+        (one, other)
+        for place, one in enumerate(ordered, 1)
+        for other in sorted(difflib.get_close_matches(one, ordered[place:], len(ordered), closeness))
+    ]
 
 
 def joined_names(pairs: Iterable[tuple[str, str]], known: Iterable[str]) -> dict[str, str]:
