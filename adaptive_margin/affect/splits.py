@@ -372,16 +372,11 @@ def stratified_holdout(
         ValueError: an invalid share, or one that leaves a part empty.
     """
     _check_share(share)
-    content = same_picture or {}
+    pictures = [(same_picture or {}).get(path, path) for path in records.path]
     stratum: dict[str, tuple[int, int]] = {}
-    paths: dict[str, set[str]] = {}
     labels = records.labels.tolist()
-    order = sorted(range(len(records)), key=list(records.key).__getitem__)  # whatever the order of the rows
-    for row in order:
-        path = records.path[row]
-        picture = content.get(path, path)
-        stratum.setdefault(picture, (int(records.expression[row]), quadrant(*labels[row])))
-        paths.setdefault(picture, set()).add(path)
+    for row in sorted(range(len(records)), key=list(records.key).__getitem__):  # whatever the order of the rows
+        stratum.setdefault(pictures[row], (int(records.expression[row]), quadrant(*labels[row])))
     members: dict[tuple[int, int], list[str]] = {}
     for picture in sorted(stratum):
         members.setdefault(stratum[picture], []).append(picture)
@@ -390,10 +385,10 @@ def stratified_holdout(
     quota = exact.astype(np.int64)
     quota[np.argsort(quota - exact, kind="stable")[: round(share * len(stratum)) - int(quota.sum())]] += 1
     rng = np.random.default_rng(seed)
-    held: set[str] = set()
+    chosen: set[str] = set()
     for key, count in zip(sorted(members), quota.tolist(), strict=True):
-        chosen = rng.permutation(len(members[key]))[:count]
-        held.update(path for place in chosen for path in paths[members[key][place]])
+        chosen.update(members[key][place] for place in rng.permutation(len(members[key]))[:count])
+    held = {path for path, picture in zip(records.path, pictures, strict=True) if picture in chosen}
     protocol = f"hold-out of {share:g} of the pictures, stratified by expression and valence-arousal quadrant"
     return _split(records, protocol, "picture", seed, {"train": set(records.path) - held, "validation": held})
 
