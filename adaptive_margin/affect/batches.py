@@ -67,14 +67,8 @@ class FaceImages(Dataset[tuple[Tensor, Tensor, int]]):
     ) -> None:
         check_sizes(resize, size)
         check_decoder()
-        self.records, self.train, self.resize, self.size, self.seed, self.exif = (
-            records,
-            train,
-            resize,
-            size,
-            seed,
-            exif,
-        )
+        self.records, self.train, self.seed, self.exif = records, train, seed, exif
+        self.resize, self.size = resize, size
         epoch = torch.zeros((), dtype=torch.int64)
         epoch.share_memory_()  # type: ignore[no-untyped-call]
         self._epoch = epoch  # shared: workers that persist must see it change
