@@ -115,46 +115,28 @@ class Camera:
         return self._frame(centre, *(np.broadcast_to(e[:, None, None], centre.shape) for e in np.eye(2)))
 
 
-@dataclass(frozen=True)
-class Parts(Table):
-    """Positions and sizes of the movable parts, in local face units, float64, shape ``(n,)``.
+def parts(people: FaceIdentity, shape: FaceShape) -> dict[str, Floats]:
+    """Positions and sizes of the movable parts, in local face units, float64, shape ``(n,)``, from movements (0 .. 1).
 
     The renderer and the landmarks both use these, so landmarks match the drawn pixels.
     """
-
-    eye_up: Floats  # upper lid above the eye's centre
-    eye_down: Floats  # lower lid below it
-    brow_inner: Floats  # inner end above the brow's anchor
-    brow_outer: Floats
-    brow_shift: Floats  # towards the nose
-    mouth_half: Floats  # half width
-    mouth_lift: Floats  # corners above the middle
-    mouth_open: Floats  # height of the opening
-    lip_upper: Floats
-    lip_lower: Floats
-    mouth_drop: Floats  # the whole mouth, with the jaw
-    chin: Floats  # y of the chin
-
-
-def parts(people: FaceIdentity, shape: FaceShape) -> Parts:
-    """From movements (0 .. 1) to lengths (face units)."""
     p, s = people.columns(np.float64), shape.columns(np.float64)
-    opening = np.maximum(1 + 0.75 * s["lid_upper"] - 0.10 * s["lid_lower"], 0.04)
-    opened = np.maximum(s["open"], 0)
-    return Parts(
-        eye_up=p["eye_height"] * opening,
-        eye_down=p["eye_height"] * 0.55 * np.clip(1.0 - 0.55 * s["lid_lower"], 0.25, 1.2),
-        brow_inner=0.085 * s["brow_inner"] - 0.050 * s["frown"],
-        brow_outer=0.080 * s["brow_outer"],
-        brow_shift=0.035 * s["frown"],
-        mouth_half=p["mouth_width"] * np.maximum(1 + 0.32 * s["stretch"], 0.5),
-        mouth_lift=0.135 * s["corner"],
-        mouth_open=0.26 * opened,
-        lip_upper=p["lip_upper"] * np.clip(1 - 0.55 * s["press"] - 0.2 * s["stretch"], 0.25, 1.2),
-        lip_lower=p["lip_lower"] * np.clip(1 - 0.55 * s["press"] - 0.2 * s["stretch"], 0.25, 1.2),
-        mouth_drop=0.015 * opened - 0.02 * s["chin_raise"],
-        chin=p["chin"] * (1 + 0.09 * s["jaw"]),
-    )
+    lids, opened = 1 + 0.75 * s["lid_upper"] - 0.10 * s["lid_lower"], np.maximum(s["open"], 0)
+    thin = np.clip(1 - 0.55 * s["press"] - 0.2 * s["stretch"], 0.25, 1.2)
+    return {
+        "eye_up": p["eye_height"] * np.maximum(lids, 0.04),  # upper lid above the eye's centre
+        "eye_down": p["eye_height"] * 0.55 * np.clip(1.0 - 0.55 * s["lid_lower"], 0.25, 1.2),  # lower lid below it
+        "brow_inner": 0.085 * s["brow_inner"] - 0.050 * s["frown"],  # inner end above the brow's anchor
+        "brow_outer": 0.080 * s["brow_outer"],
+        "brow_shift": 0.035 * s["frown"],  # towards the nose
+        "mouth_half": p["mouth_width"] * np.maximum(1 + 0.32 * s["stretch"], 0.5),  # half width
+        "mouth_lift": 0.135 * s["corner"],  # corners above the middle
+        "mouth_open": 0.26 * opened,  # height of the opening
+        "lip_upper": p["lip_upper"] * thin,
+        "lip_lower": p["lip_lower"] * thin,
+        "mouth_drop": 0.015 * opened - 0.02 * s["chin_raise"],  # the whole mouth, with the jaw
+        "chin": p["chin"] * (1 + 0.09 * s["jaw"]),  # y of the chin
+    }
 
 
 def outline_radius(people: FaceIdentity, chin: Floats, cos: Floats, sin: Floats) -> Floats:
@@ -192,11 +174,11 @@ def landmarks(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: 
         Shape ``(n, 68, 2)``: x and y in pixels, ``(0, 0)`` the top left corner of the top left pixel.
     """
     n, camera, moved = len(people), Camera(people, nuisance), parts(people, shape)
-    person, q = ({name: c[:, None] for name, c in table.columns(np.float64).items()} for table in (people, moved))
+    person, q = ({name: c[:, None] for name, c in of.items()} for of in (people.columns(np.float64), moved))
 
     angle = np.pi - np.linspace(-0.05, 1.05, 17) * np.pi
     cos, sin = (np.broadcast_to(f, (n, 17)) for f in (np.cos(angle), np.sin(angle)))
-    radius = outline_radius(people, moved.chin, cos, sin)
+    radius = outline_radius(people, moved["chin"], cos, sin)
     jaw_x, jaw_y = cos * radius, sin * radius
     lean = CHIN_LEAN * camera.sin_yaw[:, None] * np.clip(jaw_y, 0, 1) ** 2
     points = [camera.head().to_picture(jaw_x + lean, jaw_y)]

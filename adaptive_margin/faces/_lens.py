@@ -13,7 +13,7 @@ from ._scene import Scene, Stack
 
 def paint_occluder(s: Scene) -> None:
     """A hand, a block or a ball in front of the face."""
-    for kind in (1, 2, 3):
+    for kind, extent in ((1, (-0.40, 0.40, -0.50, 3.0)), (2, (-0.56, 0.56, -0.2, 0.2)), (3, (-0.4, 0.4, -0.4, 0.4))):
         rows = np.flatnonzero(s.nuisance.occlusion == kind)
         if len(rows) == 0:
             continue
@@ -23,26 +23,20 @@ def paint_occluder(s: Scene) -> None:
         cos, sin = 1 / norm, place[:, 3] / norm
         turn = np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
         frame = Frame.of(place[:, :2], turn)
-        big = col("n_occluder")[:, 2]
+        w, big = Window(frame, rows, extent, s.grid), col("n_occluder")[:, 2]
         if kind == 1:
-            w = Window(frame, rows, (-0.40, 0.40, -0.50, 3.0), s.grid)
             cover, shade = _hand(w.x, w.y, 0.85 + 0.3 * big, w.per_unit)
-            pigment = col("skin_colour")
         elif kind == 2:
-            w = Window(frame, rows, (-0.56, 0.56, -0.2, 0.2), s.grid)
             cover = edge(0.22 + 0.3 * big - np.abs(w.x), w.per_unit)
             cover *= edge(0.16 - np.abs(w.y), w.per_unit)
             shade = 0.9 - 0.5 * w.y + 0.1 * wave(w.x * 6)
-            pigment = col("n_occluder_colour")
         else:
-            w = Window(frame, rows, (-0.4, 0.4, -0.4, 0.4), s.grid)
             radius = 0.16 + 0.2 * big
             nx, ny = w.x / radius, w.y / radius
             r2 = nx * nx + ny * ny
             cover = edge((1 - np.sqrt(r2)) * radius, w.per_unit)
             shade = 0.85 - 0.2 * nx - 0.4 * ny - 0.2 * r2
-            pigment = col("n_occluder_colour")
-        Stack(w).under(cover, pigment, shade).paint(s)
+        Stack(w).under(cover, col("skin_colour" if kind == 1 else "n_occluder_colour"), shade).paint(s)
 
 
 def _hand(x: F32, y: F32, scale: F32, pu: F32) -> tuple[F32, F32]:

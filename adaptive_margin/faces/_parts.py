@@ -57,8 +57,8 @@ def paint_eyes(s: Scene) -> None:
     person, moved = s.people, s.moved
     # the highest thing is the crease of the lid, the lowest the rim; a tilted eye moves both
     tilted = 1.2 * np.abs(person.eye_tilt) * person.eye_width
-    top = moved.eye_up + np.maximum(0.055 + 0.25 * (person.eye_height - moved.eye_up), 0.045) + 0.02 + tilted
-    bottom = 1.2 * moved.eye_down + 0.02 + tilted
+    top = moved["eye_up"] + np.maximum(0.055 + 0.25 * (person.eye_height - moved["eye_up"]), 0.045) + 0.02 + tilted
+    bottom = 1.2 * moved["eye_down"] + 0.02 + tilted
     reach = 1.2 * person.eye_width
     w = s.at("eyes", (-reach, reach, -top, bottom))
     col, pu = s.of(w.rows), w.per_unit
@@ -121,10 +121,10 @@ def paint_eyes(s: Scene) -> None:
 def paint_mouth(s: Scene) -> None:
     """Lips, and the inside of an open mouth."""
     m = s.moved
-    reach, tilted = 1.06 * m.mouth_half + 0.03, 0.35 + 1.11 * np.abs(s.people.lopsided)
-    line = np.abs(m.mouth_lift) * (0.76 + tilted)  # no point of the line between the lips is further from its middle
-    top = line + 0.25 * m.mouth_open + m.lip_upper + 0.02
-    bottom = line + 0.75 * m.mouth_open + m.lip_lower + 0.02
+    reach, tilted = 1.06 * m["mouth_half"] + 0.03, 0.35 + 1.11 * np.abs(s.people.lopsided)
+    line = np.abs(m["mouth_lift"]) * (0.76 + tilted)  # no point of the line between the lips is further from its middle
+    top = line + 0.25 * m["mouth_open"] + m["lip_upper"] + 0.02
+    bottom = line + 0.75 * m["mouth_open"] + m["lip_lower"] + 0.02
     w = s.at("mouth", (-reach, reach, -top, bottom))
     c, pu = s.c, w.per_unit
     light = w.read(s.shade)
@@ -185,9 +185,9 @@ def paint_brows(s: Scene) -> None:
     person, moved = s.people, s.moved
     end = 1.1 * person.brow_length + 0.02
     thickest = 1.15 * person.brow_thickness
-    top = np.maximum(np.maximum(moved.brow_inner, moved.brow_outer), 0) + person.brow_arch + thickest
-    bottom = thickest - np.minimum(np.minimum(moved.brow_inner, moved.brow_outer), 0)
-    w = s.at("brows", (-end - 1.1 * moved.brow_shift, end, -top, bottom))
+    top = np.maximum(np.maximum(moved["brow_inner"], moved["brow_outer"]), 0) + person.brow_arch + thickest
+    bottom = thickest - np.minimum(np.minimum(moved["brow_inner"], moved["brow_outer"]), 0)
+    w = s.at("brows", (-end - 1.1 * moved["brow_shift"], end, -top, bottom))
     col, pu = s.of(w.rows), w.per_unit
     length, shift = col("brow_length"), col("q_brow_shift")
     along = (w.x + (length + shift)) / (2 * length + shift)

@@ -53,8 +53,8 @@ class Scene:
         self.people, self.nuisance = people, nuisance
         self.camera, self.moved = Camera(people, nuisance), parts(people, shape)
         columns = people.columns()
-        for prefix, table in (("q_", self.moved), ("s_", shape), ("n_", nuisance)):
-            columns |= {prefix + name: column for name, column in table.columns().items() if name != "key"}
+        for prefix, table in (("q_", self.moved), ("s_", shape.columns()), ("n_", nuisance.columns())):
+            columns |= {prefix + name: column for name, column in table.items() if name != "key"}
         columns |= {name: getattr(self.camera, name) for name in ("sin_yaw", "cos_yaw", "sin_pitch", "cos_pitch")}
         norm = np.sqrt(1 + nuisance.light_x**2 + nuisance.light_y**2)
         columns |= {"lx": nuisance.light_x / norm, "ly": nuisance.light_y / norm, "lz": 1 / norm}
@@ -81,7 +81,7 @@ class Scene:
             *(("eyes", side * eye, eye_y, 0.0) for side in (-1, 1)),
             *(("brows", side * eye, eye_y - self.wide("brow_y"), 0.0) for side in (-1, 1)),
             ("nose", zero, self.wide("nose_y"), NOSE),
-            ("mouth", zero, self.wide("mouth_y") + self.moved.mouth_drop, LIPS),
+            ("mouth", zero, self.wide("mouth_y") + self.moved["mouth_drop"], LIPS),
             ("cheeks", zero, eye_y + 0.34, 0.0),
             ("mole", self.wide("mole_x"), self.wide("mole_y"), 0.0),
             strict=True,

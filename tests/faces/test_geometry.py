@@ -14,7 +14,7 @@ from .reference import head_function
 def test_landmarks_of_the_jaw_lie_on_the_outline() -> None:
     people = sample_identities(20, 0)
     shape = face_shape(people, np.zeros(20), np.full(20, 0.5))
-    chin = parts(people, shape).chin
+    chin = parts(people, shape)["chin"]
     angle = np.linspace(-0.2, np.pi + 0.2, 15)
     cos, sin = (np.broadcast_to(f, (20, 15)) for f in (np.cos(angle), np.sin(angle)))
     radius = outline_radius(people, chin, cos, sin)
