@@ -50,18 +50,13 @@ COLUMNS = (
 _FOLDED = [name.casefold() for name in COLUMNS]
 
 _FILES = {"train": "training.csv", "validation": "validation.csv", "automatic": "automatically_annotated.csv"}
-_MANUAL = ("train", "validation")
-_LISTS = {
-    **dict.fromkeys(_MANUAL, ("Manually_Annotated_file_lists", "Manually_Annotated_file_list")),
-    "automatic": ("Automatically_annotated_file_list", "Automatically_annotated_file_lists"),
-}
-_IMAGES = {**dict.fromkeys(_MANUAL, "Manually_Annotated_Images"), "automatic": "Automatically_Annotated_Images"}
-_OUTER = {**dict.fromkeys(_MANUAL, "Manually_Annotated"), "automatic": "Automatically_Annotated"}
+# how the folders' names begin, in any letter case
+_OUTER = {"train": "Manually_Annotated", "validation": "Manually_Annotated", "automatic": "Automatically_Annotated"}
 
 
 def find_list(root: Path, split: str) -> Path | None:
     """The CSV list of a split in either spelling of the folders, or ``None``."""
-    for folder in _places(root, split, _LISTS):
+    for folder in _places(root, split, "file_list", "file_lists"):
         for name in sorted(os.listdir(folder)):
             if name.casefold() == _FILES[split] and (folder / name).is_file():
                 return folder / name
@@ -70,13 +65,14 @@ def find_list(root: Path, split: str) -> Path | None:
 
 def find_images(root: Path, split: str) -> Path | None:
     """The folder to which the paths of a split's list are relative: one with numbered folders; or ``None``."""
-    places = _places(root, split, _IMAGES)
+    places = _places(root, split, "Images")
     return next((each for each in places if any(inner.name.isdecimal() for inner in subfolders(each))), None)
 
 
-def _places(root: Path, split: str, table: Mapping[str, str | Collection[str]]) -> Iterator[Path]:
+def _places(root: Path, split: str, *parts: str) -> Iterator[Path]:
     """Folders that may contain a part of the release, the most specific first."""
-    outer, names = _OUTER[split], table[split]
+    outer = _OUTER[split]
+    names = [f"{outer}_{part}" for part in parts]
     for base in (root, *nested(root, "AffectNet")):
         yield from nested(base, names)
         yield from nested(base, outer, names)
@@ -88,9 +84,8 @@ def is_affectnet_2017(root: Path) -> bool:
     """Whether ``root`` has one of this release's lists with the right columns."""
     for path in filter(None, (find_list(root, split) for split in SPLITS)):
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            first = next(csv.reader(file), [])
-        if _columns(first) is not None:
-            return True
+            if _columns(next(csv.reader(file), [])) is not None:
+                return True
     return False
 
 
@@ -136,7 +131,7 @@ def load_affectnet_2017(
     path, images = find_list(base, split), find_images(base, split)
     if path is None or images is None:
         refuse_derived_copy(base)
-        missing = _FILES[split] if path is None else f"{_IMAGES[split]}/"
+        missing = _FILES[split] if path is None else f"{_OUTER[split]}_Images/"
         raise wrong_layout(base, "AffectNet (2017 release)", LAYOUT, missing)
     tally, rows = Tally(NAME, split), RecordBuilder(NAME, base)
     listings, prefix = Folders(), relative(images, base)
