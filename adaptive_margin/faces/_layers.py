@@ -43,11 +43,12 @@ def paint_layers(s: Scene) -> None:
     light *= shadow
     # Distances become coverage when they are pressed into [0, 1], which has to wait until they are interpolated.
     per_unit = half.per_unit * 2
-    hair, head = _hair_mass(s, half), _head(s, half)
+    outline = _hair_outline(s, half)
+    hair, head = _hair_mass(s, half, *outline), _head(s, half)
     for distance, softness in ((hair, per_unit), (in_front, np.minimum(per_unit * 0.8, 26)), (head, per_unit)):
         distance *= softness  # hair in front of skin has no sharp end
         distance += 0.5
-    smooth = (hair, in_front, _hair_tone(s, half), head, light, _background(s))
+    smooth = (hair, in_front, _hair_tone(s, half, *outline), head, light, _background(s))
     fields = np.stack(smooth, axis=1).reshape(n, len(smooth), side, side)
     beards = _beards(s, half, u, v)
     bare: list[list[_Patch]] = [[] for _ in range(n)]
@@ -151,10 +152,9 @@ def _hair_outline(s: Scene, w: Whole) -> tuple[F32, F32]:
     return hx, below + np.clip(w.y, -9, 0) * (1 / (1 + c("hair_top")))
 
 
-def _hair_mass(s: Scene, w: Whole) -> F32:
+def _hair_mass(s: Scene, w: Whole, hx: F32, hy: F32) -> F32:
     """Distance into the mass of hair, behind and in front of the head, face units."""
     c = s.c
-    hx, hy = _hair_outline(s, w)
     # Curls: scallops along the outline, counted by the diamond angle x / (|x| + |y|), which needs no trigonometry.
     around = np.abs(w.x) + np.abs(w.y - 0.2) + 0.2
     curls = (scallop(w.x / around * 7.3 + w.y) - 0.6) * (1.7 * c("hair_curl"))
@@ -167,10 +167,9 @@ def _hair_mass(s: Scene, w: Whole) -> F32:
     return f
 
 
-def _hair_tone(s: Scene, w: Whole) -> F32:
+def _hair_tone(s: Scene, w: Whole, hx: F32, hy: F32) -> F32:
     """Brightness of hair: light on a dome, strands that fan out from the parting, a band of gloss."""
     c = s.c
-    hx, hy = _hair_outline(s, w)
     strength = 0.5 * c("n_contrast")
     hx2 = hx * hx
     tone = np.sqrt(clip01(1 - (hy * hy + hx2))) * (c("lz") * strength) + hx * (c("lx") * strength)
