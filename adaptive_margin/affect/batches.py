@@ -19,7 +19,7 @@ from ..images.decode import check_decoder, read_face
 from ..images.image_list import Bytes, Integers
 from ..images.pixels import CachedPixels, read_ahead, seeded
 from ..images.transforms import Crops, centre_crops, check_sizes, normalise, paper_transform, random_crops
-from ..messages import problem
+from ..messages import check_count, problem
 from .records import Records
 
 
@@ -117,7 +117,7 @@ class CachedBatches:
         wait_seconds: time spent waiting for images since the object was created.
 
     Raises:
-        TypeError: images that are not uint8.
+        TypeError: images that are not uint8, or a number that is not whole.
         ValueError: shapes that do not match, an empty list, or a number out of range.
 
     Example:
@@ -156,14 +156,11 @@ class CachedBatches:
         if target.shape != (len(where), 2):
             expected = f"of shape ({len(where)}, 2): valence and arousal of each row"
             raise ValueError(problem("labels", expected, tuple(target.shape), "pass records.labels of the same rows"))
-        for name, number, least in (
-            ("batch_size", batch_size, 1),
-            ("world_size", world_size, 1),
-            ("prefetch", prefetch, 0),
-            ("per_person", per_person, 0),
-        ):
-            if number < least:
-                raise ValueError(problem(name, f"at least {least}", number, "count from there"))
+        self.batch_size, self.prefetch = check_count("batch_size", batch_size, 1), check_count("prefetch", prefetch, 0)
+        self.world_size, self.per_person = (
+            check_count("world_size", world_size, 1),
+            check_count("per_person", per_person, 0),
+        )
         if not 0 <= rank < world_size:
             raise ValueError(problem("rank", f"from 0 to {world_size - 1}", rank, "pass torch.distributed.get_rank()"))
         if drop_last and len(where) < batch_size:
@@ -175,12 +172,9 @@ class CachedBatches:
         if per_person and batch_size % per_person:
             remedy = "a batch holds whole hands of pictures"
             raise ValueError(problem("batch_size", f"a multiple of per_person ({per_person})", batch_size, remedy))
-        self.people, self.per_person = people, per_person
-        self.images, self.labels, self.slots = images, target, where
-        self.batch_size, self.train, self.size, self.seed = batch_size, train, size, seed
-        self.device = self.pixels.device
-        self.rank, self.world_size, self.drop_last, self.prefetch = rank, world_size, drop_last, prefetch
-        self.wait_seconds = 0.0
+        self.images, self.labels, self.slots, self.people = images, target, where, people
+        self.train, self.size, self.seed, self.rank, self.drop_last = train, size, seed, rank, drop_last
+        self.device, self.wait_seconds = self.pixels.device, 0.0
 
     @classmethod
     def of(

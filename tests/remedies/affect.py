@@ -403,7 +403,7 @@ CASES = [
         lambda: batches(slots=[0, 5], labels=LABELS[:2]),
     ),
     follow("pass records.labels of the same rows", lambda: batches(labels=LABELS[:3]), lambda: batches(labels=LABELS)),
-    follow("count from there", lambda: batches(batch_size=0), lambda: batches(batch_size=1)),
+    follow("choose a number in that range", lambda: batches(batch_size=0), lambda: batches(batch_size=1)),
     follow(
         "pass torch.distributed.get_rank()",
         lambda: batches(rank=2, world_size=2),
