@@ -47,12 +47,12 @@ _PARTS = {"train": {"Train_Set", "Training_Set"}, "validation": {"Validation_Set
 
 def find_annotations(root: Path, split: str) -> list[Path]:
     """The folders of label files of a split, one for each existing edition."""
-    found: list[Path] = []
-    for base in (root, *subfolders(root)):
-        for folder in nested(base, _TRACK, _PARTS[split]):
-            if any(name.endswith(".txt") and not litter(name) for name in os.listdir(folder)):
-                found.append(folder)
-    return sorted(dict.fromkeys(found))
+    bases = (root, *subfolders(root))
+    return sorted({folder for base in bases for folder in nested(base, _TRACK, _PARTS[split]) if _label_files(folder)})
+
+
+def _label_files(folder: Path) -> list[str]:
+    return sorted((name for name in os.listdir(folder) if name.endswith(".txt") and not litter(name)), key=natural)
 
 
 def edition_labels(root: str | os.PathLike[str], edition: str | os.PathLike[str], split: str) -> Path:
@@ -179,7 +179,7 @@ def load_aff_wild2(
             remedy = "editions divide the videos differently: choose one with annotations= (training: --annotations)"
             raise LayoutError(problem("root", f"with one edition's {split} labels", names, remedy))
         folder = found[0]
-    files = sorted((name for name in os.listdir(folder) if name.endswith(".txt") and not litter(name)), key=natural)
+    files = _label_files(folder)
     if not files:
         raise wrong_layout(folder, "Aff-Wild2's label files", LAYOUT, "<video>.txt")
     tally = Tally(NAME, split)

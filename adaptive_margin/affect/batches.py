@@ -156,11 +156,10 @@ class CachedBatches:
         if target.shape != (len(where), 2):
             expected = f"of shape ({len(where)}, 2): valence and arousal of each row"
             raise ValueError(problem("labels", expected, tuple(target.shape), "pass records.labels of the same rows"))
-        self.batch_size, self.prefetch = check_count("batch_size", batch_size, 1), check_count("prefetch", prefetch, 0)
-        self.world_size, self.per_person = (
-            check_count("world_size", world_size, 1),
-            check_count("per_person", per_person, 0),
-        )
+        self.batch_size = check_count("batch_size", batch_size, 1)
+        self.world_size = check_count("world_size", world_size, 1)
+        self.prefetch = check_count("prefetch", prefetch, 0)
+        self.per_person = check_count("per_person", per_person, 0)
         if not 0 <= rank < world_size:
             raise ValueError(problem("rank", f"from 0 to {world_size - 1}", rank, "pass torch.distributed.get_rank()"))
         if drop_last and len(where) < batch_size:

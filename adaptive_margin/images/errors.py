@@ -61,9 +61,7 @@ class ImageError(RuntimeError):
 
     def __init__(self, path: Path, reason: str, detail: str) -> None:
         super().__init__(path, reason, detail)  # all three, so that a pickle can be read back
-        self.path = path
-        self.reason = reason
-        self.detail = detail
+        self.path, self.reason, self.detail = path, reason, detail
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason} ({self.detail})"
