@@ -27,13 +27,11 @@ class DerivedCopyError(LayoutError):
 
 
 def refuse_derived_copy(root: Path) -> None:
-    """Raises if ``root`` has the layout of one of the derived copies; does nothing otherwise.
+    """Raises a :class:`DerivedCopyError` if ``root`` has the layout of one of the derived copies.
 
-    Call it only if neither release was found: a release may have such files beside it.
-
-    Raises:
-        DerivedCopyError: images sorted into a folder per emotion (the 96 by 96 pixel version and AffectNet-HQ among
-            them), or a list with age, gender and race that splits the data differently.
+    Those are images sorted into a folder per emotion (the 96 by 96 pixel version and AffectNet-HQ among them), or a
+    list with age, gender and race that splits the data differently. Call it only if neither release was found: a
+    release may have such files beside it.
     """
     lists = [path for folder in (root, *subfolders(root)) for path in sorted(folder.glob("*.csv"))]
     headers = {path: _header(path) for path in lists if not litter(path.name)}

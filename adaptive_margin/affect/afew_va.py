@@ -45,11 +45,7 @@ LAYOUT = """\
 
 
 def find_clips(root: Path) -> list[Path]:
-    """The folders of the clips, flat or in numbered parts, in order of number; ``*_cropped`` folders are skipped.
-
-    Raises:
-        LabelFileError: a clip is there twice.
-    """
+    """The folders of the clips, flat or in numbered parts, in order of number; ``*_cropped`` folders are skipped."""
     found: dict[str, Path] = {}
     for folder in _clip_folders(root):
         if folder.name in found:
@@ -246,12 +242,7 @@ def load_afew_va(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """A clip's JSON.
-
-    Raises:
-        LabelFileError: it is another clip's.
-        OSError, ValueError, KeyError, TypeError: it is missing or damaged.
-    """
+    """A clip's JSON; a LabelFileError if it is another clip's, any other error if it is missing or damaged."""
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict) or not isinstance(content["frames"], dict):
         raise TypeError("no frames by name")

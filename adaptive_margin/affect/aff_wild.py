@@ -156,18 +156,12 @@ def read_labels(path: Path) -> npt.NDArray[np.float64]:
     """The numbers of a label file, one per line, no header; a line that is not a number is NaN, so that no line shifts.
 
     Blank lines at the end, Windows line ends and exponents are accepted.
-
-    Returns:
-        Shape ``(lines,)``.
     """
     return np.array([parse_number(line) for line in label_lines(path)], dtype=np.float64)
 
 
 def read_pts(path: Path) -> npt.NDArray[np.float64]:
-    """The points of a ``.pts`` file.
-
-    Returns:
-        x and y in pixels, shape ``(P, 2)``.
+    """The points of a ``.pts`` file: x and y in pixels, shape ``(P, 2)``.
 
     Raises:
         LabelFileError: it is not such a file.
@@ -310,10 +304,8 @@ def could_be_off(
 
     Label files hold no times. Here a line's time is what it would be if annotators' tools had sampled the whole video
     evenly, and its frame the one shown then. ``order`` has the frame of each line, ``None`` where line k is frame k;
-    ``seconds`` says when each of the ``numbers`` is shown, ``duration`` when the last one disappears.
-
-    Returns:
-        How many lines would belong to another frame, and by at most how many numbers and seconds.
+    ``seconds`` says when each of the ``numbers`` is shown, ``duration`` when the last one disappears. What comes back
+    is how many lines would belong to another frame, and by at most how many numbers and seconds.
 
     Example:
         >>> could_be_off(4, None, [1, 2, 3, 4], [0.0, 1.0, 2.0, 3.0], 4.0)

@@ -56,11 +56,7 @@ class FaceShape(Table):
 
 
 def check_felt(valence: ArrayLike, arousal: ArrayLike) -> tuple[Floats, Floats]:
-    """Valence and arousal as equally long float64 vectors inside the unit disc.
-
-    Raises:
-        ValueError: wrong shapes, not finite, or outside the disc.
-    """
+    """Valence and arousal as equally long float64 vectors inside the unit disc; all else is a ``ValueError``."""
     v, a = np.asarray(valence, dtype=np.float64), np.asarray(arousal, dtype=np.float64)
     for argument, x in (("valence", v), ("arousal", a)):
         if x.ndim != 1:

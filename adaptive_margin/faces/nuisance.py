@@ -46,12 +46,7 @@ def _cast(columns: dict[str, Floats], key: NDArray[np.uint64]) -> Nuisance:
 
 
 def check_keys(argument: str, seeds: ArrayLike) -> NDArray[np.uint64]:
-    """Seeds as uint64, one per picture.
-
-    Raises:
-        TypeError: not integers.
-        ValueError: not one-dimensional, or negative.
-    """
+    """Seeds as uint64, one per picture; errors if they are not integers, not one-dimensional, or negative."""
     keys = np.asarray(seeds)
     if keys.ndim != 1:
         expected = "one-dimensional"

@@ -175,11 +175,7 @@ def tree(root: Path, depth: int = 2, width: int = 6) -> str:
 
 
 def checked_root(root: str | os.PathLike[str], release: str, expected: str) -> Path:
-    """``root`` as a path.
-
-    Raises:
-        LayoutError: the folder does not exist.
-    """
+    """``root`` as a path; a :class:`LayoutError` if there is no such folder."""
     path = Path(root)
     if not path.is_dir():
         what = "not a folder" if path.exists() else "no such folder"

@@ -37,11 +37,7 @@ _USUAL = 120.0  # frames a second: a higher stated rate is often the clock of th
 
 
 def opencv() -> Any:
-    """The ``cv2`` module.
-
-    Raises:
-        ImportError: it is not installed.
-    """
+    """The ``cv2`` module, or an ``ImportError`` that says what to install."""
     try:
         import cv2
     except ImportError as error:
@@ -173,9 +169,7 @@ def _reads(capture: Any, stated: int) -> Iterator[tuple[int, npt.NDArray[np.uint
 def decode(path: Path, times: Timeline | None = None) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
     """Number and pixels of each frame that decodes: uint8, ``(H, W, 3)``, in OpenCV's BGR order.
 
-    Args:
-        path: the video.
-        times: the result of :func:`timeline`; computed if not given.
+    ``times`` is the result of :func:`timeline`, computed if not given.
     """
     times = timeline(path) if times is None else times
     with _opened(path) as capture:
@@ -248,8 +242,7 @@ def surveyed(video: Path, *, decode: bool) -> Extraction:
 def region(box: Box, context: float, width: int, height: int) -> tuple[int, int, int, int] | None:
     """The part of a frame to keep around a face: the box enlarged ``context`` times, clamped to the frame.
 
-    Returns:
-        (left, top, right, bottom) in whole pixels, or ``None`` if the box is outside the frame.
+    It is (left, top, right, bottom) in whole pixels, or ``None`` if the box is outside the frame.
 
     Example:
         >>> region((40.0, 40.0, 60.0, 60.0), 2.0, 64, 48)
@@ -275,10 +268,8 @@ def extract(
 
     An existing ``folder`` is replaced. ``boxes`` are the faces by frame number (from 1): only these frames are kept,
     cropped to :func:`region`; ``None`` keeps all frames, uncropped. ``boxes_changed``, the modification time of their
-    folder, detects later changes. Of the frames, 1, 1 + every, 1 + 2·every and so on are kept.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written. Nothing is left behind.
+    folder, detects later changes. Of the frames, 1, 1 + every, 1 + 2·every and so on are kept. An OSError (the disk is
+    full, or the folder cannot be written) leaves nothing behind.
     """
     cv2 = opencv()
     status = video.stat()
