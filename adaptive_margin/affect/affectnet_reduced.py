@@ -146,12 +146,10 @@ def read_landmarks(record: Record) -> npt.NDArray[np.float32]:
     """
     path = record.path.parent.parent / "annotations" / f"{record.path.stem}_lnd.npy"
     try:
-        numbers: npt.NDArray[np.float32] = np.load(path, allow_pickle=False).astype(np.float32).reshape(-1, 2)
+        numbers: npt.NDArray[np.float32] = np.load(path, allow_pickle=False).astype(np.float32).reshape(68, 2)
     except (OSError, ValueError, EOFError) as error:
         got = f"{type(error).__name__}: {error}"
         raise LabelFileError(problem(f"{path}", "136 numbers", got, "restore the file")) from error
-    if numbers.shape != (68, 2):
-        raise LabelFileError(problem(f"{path}", "136 numbers", f"{numbers.size}", "restore the file"))
     return numbers
 
 
