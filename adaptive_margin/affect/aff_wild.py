@@ -196,7 +196,7 @@ def read_box(path: Path) -> Box:
 
 def _boxes_of(folder: Path, extracted: Path | None, listings: Folders) -> tuple[dict[int, Box], dict[int, str]]:
     """The boxes of a video by frame, and the damaged ``.pts`` files; an extraction has the boxes if none is damaged."""
-    stems = {os.path.splitext(name)[0] for name in listings.names(folder) if name.lower().endswith(".pts")}
+    stems = _ids(listings.names(folder), (".pts",))
     if extracted is not None and len(kept := read_boxes(extracted)) == len(stems):
         return kept, {}
     numbers = {int(stem): stem for stem in stems if stem.isdecimal()}
@@ -376,10 +376,9 @@ class _Work:
     def _read_video(self, video: str) -> None:
         tally, layout, every, survey, listings = self.tally, self.layout, self.every, self.survey, self.listings
         both = [read_labels(folder / f"{video}.txt") for folder in (layout.valence, layout.arousal)]
-        longest = max(map(len, both))
-        lines = min(map(len, both))
+        lines, longest = sorted(map(len, both))
         tally.read(longest)
-        if not _near(*map(len, both)):
+        if not _near(lines, longest):
             tally.drop(REFUSED, f"{video}: {len(both[0]):,} lines of valence, {len(both[1]):,} of arousal", longest)
             return
         tally.drop(NOT_A_NUMBER, f"{video}: lines that only one of valence and arousal has", longest - lines)
@@ -394,21 +393,19 @@ class _Work:
         if wrong:
             then = "what is left of it is used" if have else "it is extracted again" if path else ""
             tally.note(f"video {video}: {extracted / wrong[0]} and {len(wrong) - 1:,} other files are damaged; {then}")
-        if have is None and path is None:
-            damage = ", and its extraction is damaged" if wrong else ""
-            tally.drop(MISSING, f"{video}: no video of that name{damage}", lines)
-            return
         found: dict[int, Box] | None = None
         damaged: dict[int, str] = {}
         if boxes_folder is not None:
             found, damaged = _boxes_of(boxes_folder, None if have is None else extracted, listings)
         if have is not None:
             seen = have
+        elif path is None:
+            damage = ", and its extraction is damaged" if wrong else ""
+            tally.drop(MISSING, f"{video}: no video of that name{damage}", lines)
+            return
         elif survey is not None:
-            assert path is not None
             seen = surveyed(path, decode=survey)
         else:
-            assert path is not None
             try:
                 seen = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
             except OSError as error:
