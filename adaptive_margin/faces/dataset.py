@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..atomic import write_atomically
 from ..messages import check_choice, check_count, problem
+from ._geometry import boxes
 from ._rows import Streams, check_seed, mix
 from .draw import SIZES, draw_faces, face_geometry
 from .identity import check_effect, sample_identities, vary
@@ -191,19 +192,15 @@ class FacesDataset:
         return drawn
 
     @functools.cached_property
-    def _geometry(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        landmarks, boxes = self._of(slice(None), face_geometry)
-        return landmarks, boxes
-
-    @property
     def landmarks(self) -> NDArray[np.float32]:
         """68 points per face (order of iBUG), pixels, shape ``(n, 68, 2)``."""
-        return self._geometry[0]
+        points: NDArray[np.float32] = self._of(slice(None), face_geometry)[0]
+        return points
 
-    @property
+    @functools.cached_property
     def boxes(self) -> NDArray[np.float32]:
         """Face boxes ``(x, y, width, height)``, pixels, shape ``(n, 4)``."""
-        return self._geometry[1]
+        return boxes(self.landmarks, self.size)
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.float32], int]:
         """One picture ``(size, size, 3)``, its ``(valence, arousal)`` and its person."""
