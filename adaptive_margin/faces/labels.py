@@ -22,7 +22,6 @@ FEELINGS = np.array(
         (-0.15, -0.50, 0.15, 0.04),  # tired
     ]
 )
-DIVERSITY = 1.0  # standard deviation of the logarithm of a person's shares about the average ones
 
 
 def sample_labels(seed: int, person: int, count: int, person_effect: float = 1.0) -> NDArray[np.float32]:
@@ -48,7 +47,7 @@ def sample_labels(seed: int, person: int, count: int, person_effect: float = 1.0
         ((500, 2), True)
     """
     streams, key = Streams(), int(mix(seed, person))
-    shares = FEELINGS[:, 3] * np.exp(person_effect * DIVERSITY * streams.normal(key, 4, len(FEELINGS)))
+    shares = FEELINGS[:, 3] * np.exp(person_effect * streams.normal(key, 4, len(FEELINGS)))
     numbers = streams.uniform(key, 5, 3 * count).reshape(count, 3)
     bounds = np.cumsum(shares / shares.sum())[:-1]
     which = np.searchsorted(bounds, numbers[:, 0], side="right")
