@@ -65,6 +65,8 @@ class Camera:
         cos, sin = np.cos(roll), np.sin(roll)
         turn = np.stack([np.stack([cos, -sin], axis=1), np.stack([sin, cos], axis=1)], axis=1)
         self.view_to_picture = self.scale[:, None, None] * turn
+        self.head = Frame.of(self.shift, self.view_to_picture)  # of its outline: neither yaw nor pitch foreshortens it
+        self.body = Frame.of(self.shift, self.scale[:, None, None] * np.eye(2))  # neck and shoulders do not turn
 
     def surface(self, x: Floats, y: Floats) -> Floats:
         """Depth of the face at ``(x, y)``, shape ``(k, n)``: the ellipsoid, kept off its rim."""
@@ -86,14 +88,6 @@ class Camera:
         ]
         columns[0] += np.tile(self.shift, (centre.shape[1], 1))
         return Frame.of(columns[0], np.stack(columns[1:], axis=2))
-
-    def head(self) -> Frame:
-        """The frame of the head's outline: it rolls, and neither yaw nor pitch foreshortens it."""
-        return Frame.of(self.shift, self.view_to_picture)
-
-    def body(self) -> Frame:
-        """The frame of neck and shoulders: shift and scale only."""
-        return Frame.of(self.shift, self.scale[:, None, None] * np.eye(2))
 
     def on_face(self, x: Floats, y: Floats, above: Floats | float = 0.0, flat: bool = False) -> Frame:
         """Tangent frames at points of the face, ``above`` the ellipsoid; ``flat`` ones (glasses) turn as a plane.
@@ -181,7 +175,7 @@ def landmarks(people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: 
     radius = outline_radius(people, moved["chin"], cos, sin)
     jaw_x, jaw_y = cos * radius, sin * radius
     lean = CHIN_LEAN * camera.sin_yaw[:, None] * np.clip(jaw_y, 0, 1) ** 2
-    points = [camera.head().to_picture(jaw_x + lean, jaw_y)]
+    points = [camera.head.to_picture(jaw_x + lean, jaw_y)]
 
     for side in (-1.0, 1.0):
         frame = camera.on_face(side * person["eye_spacing"], person["eye_y"] - person["brow_y"])

@@ -34,7 +34,7 @@ class _Patch(NamedTuple):
 def paint_layers(s: Scene) -> None:
     """Paints everything except the parts of the face, and stores the maps that those need in the scene."""
     n, side = s.n, len(s.coarse.at)
-    half = Whole(s.camera.head(), s.coarse)
+    half = Whole(s.camera.head, s.coarse)
     u, v = _on_turned_face(s, half)
     light = _light(s, half)
     in_front, shadow = _hair_in_front(s, half, u, v)
@@ -268,7 +268,7 @@ def _ears(s: Scene) -> list[tuple[int, _Patch]]:
 
 def _neck(s: Scene) -> list[tuple[int, _Patch]]:
     c = s.c
-    w = Window(s.camera.body(), s.everyone, (-0.75, 0.75, 0.50, 1.30), s.grid)
+    w = Window(s.camera.body, s.everyone, (-0.75, 0.75, 0.50, 1.30), s.grid)
     x, y = w.x, w.y
     spread = np.clip(y - 0.95, 0, 1)
     half = spread * spread * 2.7 + c("neck_width")
@@ -282,7 +282,7 @@ def _neck(s: Scene) -> list[tuple[int, _Patch]]:
 
 def _clothes(s: Scene) -> list[tuple[int, _Patch]]:
     c = s.c
-    w = Window(s.camera.body(), s.everyone, (-9.0, 9.0, 1.0, 9.0), s.grid)
+    w = Window(s.camera.body, s.everyone, (-9.0, 9.0, 1.0, 9.0), s.grid)
     ax = np.abs(w.x)
     slope, far = clip01(ax * 2 - 2 * c("neck_width")), np.clip(ax - 0.7, 0, 3)
     weight = edge(w.y - 1.06 - 0.16 * (slope * slope) - 0.22 * (far * far), w.per_unit)

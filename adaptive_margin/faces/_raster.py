@@ -7,8 +7,6 @@ width of the machine's vector unit. Pixels never go through a sine, an exponenti
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -76,18 +74,16 @@ def scallop(x: F32) -> F32:
     return x
 
 
-@dataclass(frozen=True)
 class Grid:
-    """Pixel centres along one side of a picture, in picture coordinates (-1 to 1), and pixels per picture unit."""
+    """Pixel centres along one side of a picture, in picture coordinates (-1 to 1), and pixels per picture unit.
 
-    at: F32
-    density: float
+    The picture may have ``coarse`` times fewer pixels; the last may reach over the border then.
+    """
 
-    @classmethod
-    def of(cls, size: int, coarse: int = 1) -> Grid:
-        """The pixels of a picture, or of one with ``coarse`` times fewer (the last may reach over the border)."""
+    def __init__(self, size: int, coarse: int = 1) -> None:
         count = -(-size // coarse)
-        return cls(((coarse * (2 * np.arange(count) + 1)) / size - 1).astype(np.float32), size / (2 * coarse))
+        self.at: F32 = ((coarse * (2 * np.arange(count) + 1)) / size - 1).astype(np.float32)
+        self.density = size / (2 * coarse)
 
 
 def enlarge(coarse: F32, size: int) -> F32:

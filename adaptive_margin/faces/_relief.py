@@ -73,7 +73,7 @@ def add_relief(s: Scene, u: F32, v: F32, shade: F32) -> None:
     All at half the resolution, shape ``(n, h, h)``; ``u`` and ``v`` (downwards) are coordinates on the turned face.
     """
     c = s.c
-    w = Window(s.camera.head(), s.everyone, (-0.92, 0.92, -1.0, 1.35), s.coarse)  # beyond the head nothing shows
+    w = Window(s.camera.head, s.everyone, (-0.92, 0.92, -1.0, 1.35), s.coarse)  # beyond the head nothing shows
     face = _Relief(s, w, u, v)
     age, cheek = c("age"), np.clip(c("s_cheek"), 0, 2)
 

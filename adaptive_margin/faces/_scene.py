@@ -8,7 +8,6 @@ import numpy as np
 
 from ._geometry import Camera, parts
 from ._raster import F32, Extent, Grid, Ints, Window
-from ._rows import Floats
 from .expression import FaceShape
 from .identity import FaceIdentity
 from .nuisance import Nuisance
@@ -36,6 +35,7 @@ class Scene:
         c: Columns by name, float32, numbers as ``(n, 1)``, vectors as ``(n, k, 1)``: those of the person as they are,
             of its parts as ``q_...``, of the face's movements as ``s_...``, of the disturbances as ``n_...``; the
             direction of light ``lx, ly, lz``; sines of the pose.
+        wide: Columns of the person in float64, shape ``(n,)``, for geometry.
         exposure: Colour of the light times gain times 255, ``(n, 3, 1)``: colours enter the canvas multiplied by it.
         canvas: The pictures, shape ``(n, 3, size, size)``, in grey levels.
         visible: Where the head is seen, shape ``(n, size, size)``; parts of the face are painted there.
@@ -51,6 +51,7 @@ class Scene:
     def __init__(self, people: FaceIdentity, shape: FaceShape, nuisance: Nuisance, size: int) -> None:
         self.n, self.size, self.fine = len(people), size, size >= FINE
         self.people, self.nuisance = people, nuisance
+        self.wide = people.columns(np.float64).__getitem__
         self.camera, self.moved = Camera(people, nuisance), parts(people, shape)
         columns = people.columns()
         for prefix, table in (("q_", self.moved), ("s_", shape.columns()), ("n_", nuisance.columns())):
@@ -63,16 +64,12 @@ class Scene:
         self.c = self._columns.__getitem__
         self.exposure = self.c("n_gain")[:, :, None] * self.c("n_cast") * np.float32(255)
         self.everyone = np.arange(self.n)
-        self.grid, self.coarse = Grid.of(size), Grid.of(size, 2)
+        self.grid, self.coarse = Grid(size), Grid(size, 2)
         self._place_anchors()
 
     def of(self, rows: Ints) -> Callable[[str], F32]:
         """A function from names to columns, for some of the pictures."""
         return lambda name: self._columns[name][rows]
-
-    def wide(self, name: str) -> Floats:
-        """A column of the person in float64, shape ``(n,)``, for geometry."""
-        return np.asarray(getattr(self.people, name), dtype=np.float64)
 
     def _place_anchors(self) -> None:
         """Projects all anchors of the face at once; those of pairs first on the left, then on the right."""

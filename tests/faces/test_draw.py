@@ -204,9 +204,9 @@ def test_wave_is_a_triangle() -> None:
 
 @pytest.mark.parametrize("size", [32, 33])
 def test_enlarging_keeps_linear_functions(size: int) -> None:
-    coarse = Grid.of(size, 2).at
+    coarse = Grid(size, 2).at
     field = (2 * coarse[None, None, :] + 3 * coarse[None, :, None] + 1).astype(np.float32)
-    fine = Grid.of(size).at
+    fine = Grid(size).at
     expected = 2 * fine[None, None, :] + 3 * fine[None, :, None] + 1
     np.testing.assert_allclose(enlarge(field, size)[:, 1:-1, 1:-1], expected[:, 1:-1, 1:-1], atol=1e-5)
 
@@ -233,7 +233,7 @@ def test_blur_matches_the_loop_and_its_variance(sigma: float) -> None:
 
 def test_a_window_holds_the_coordinates_of_its_pixels() -> None:
     frame = Frame.of(np.array([[0.1, -0.2]]), np.array([[[0.4, -0.1], [0.1, 0.5]]]))
-    grid = Grid.of(40)
+    grid = Grid(40)
     w = Window(frame, np.array([0]), (-0.5, 0.5, -0.3, 0.3), grid)
     picture = frame.to_picture(w.x.astype(float), w.y.astype(float))[0]
     pixel = (picture + 1) * 20 - 0.5
