@@ -345,7 +345,6 @@ class _Work:
         self.unlabelled: dict[str, int] = {}  # video → frames after its last label
 
     def read(self, skip_unreadable: int | float, progress: Progress | None = None) -> LoadedSplit:
-        """All videos."""
         layout, listings, tally = self.layout, self.listings, self.tally
         names = [_ids(listings.names(folder)) for folder in (layout.valence, layout.arousal)]
         ids = sorted(names[0] | names[1], key=natural)

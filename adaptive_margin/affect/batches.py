@@ -223,7 +223,9 @@ class CachedBatches:
                 self.wait_seconds += time.perf_counter() - began
                 if item is None:
                     return
-                yield self._finish(*item)
+                pixels, crops, rows = item
+                images, where = self.pixels.place(pixels, crops), torch.from_numpy(rows)
+                yield Batch(normalise(images), self.labels[where].to(self.device, non_blocking=True), where)
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch(0)
@@ -238,11 +240,6 @@ class CachedBatches:
             crops = centre_crops(len(whole), side, self.size)
         mine = slice(len(whole) * self.rank // self.world_size, len(whole) * (self.rank + 1) // self.world_size)
         return self.pixels.read(self.slots[whole[mine]], crops[mine]), crops[mine], whole[mine]
-
-    def _finish(self, pixels: Tensor, crops: Crops, rows: Integers) -> Batch:
-        """The remaining steps on the device."""
-        images, where = self.pixels.place(pixels, crops), torch.from_numpy(rows)
-        return Batch(normalise(images), self.labels[where].to(self.device, non_blocking=True), where)
 
 
 def dealt(people: Integers, count: int, generator: torch.Generator) -> tuple[Integers, Integers]:

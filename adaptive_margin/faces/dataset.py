@@ -71,9 +71,8 @@ def split_people(
 @functools.cache
 def _drawing() -> str:
     """A hash of this package's source: what another version drew is drawn again."""
-    return hashlib.sha256(
-        b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-    ).hexdigest()
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 class FacesDataset:
