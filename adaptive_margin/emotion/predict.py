@@ -44,6 +44,7 @@ from .nets import EmotionNet, PersonNorm
 BOX = ("left", "top", "right", "bottom")
 COLUMNS = ("source", "frame", "face", *BOX, "valence", "arousal", "seconds", "roll", "warning")
 PERSON = ("person_valence", "person_arousal")  # after arousal, where all pictures are of one person
+DIGITS = dict.fromkeys(BOX, 1) | dict.fromkeys(("valence", "arousal", *PERSON), 6) | {"seconds": 3, "roll": 1}
 UPRIGHT = 15.0  # degrees: faces that lean by less are not turned, as data sets do not turn them
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
 TRAIL = 24  # frames of a video whose points stay in the inset, fading
@@ -730,17 +731,14 @@ class _Run:
         cell = f"./{name}" if name[:1] in "=+-@" else name  # a spreadsheet would take it for a formula
         self.outcome.faces += len(faces)
         for number, face in enumerate(faces, 1):
-            box = [round(value, 1) for value in face.box]
-            at = None if second is None else round(second, 3)
-            roll = round(face.roll, 1)
-            felt: list[float | None] = [round(face.valence, 6), round(face.arousal, 6)]
-            if self.known is not None:
-                felt += [None, None] if face.by_person is None else [round(value, 6) for value in face.by_person]
-            values = (cell, frame, number, *box, *felt, at, roll, self.predictor.warning)
-            self.listed.append(dict(zip(self.columns, values, strict=True)))
-            texts = [*(f"{value:.1f}" for value in box), *("" if value is None else f"{value:.6f}" for value in felt)]
-            texts += ["" if at is None else f"{at:.3f}", f"{roll:.1f}"]
-            self.rows.writerow([cell, frame, number, *texts, self.predictor.warning])
+            by_person = () if self.known is None else face.by_person or (None, None)
+            felt = (face.valence, face.arousal, *by_person)
+            values = (cell, frame, number, *face.box, *felt, second, face.roll, self.predictor.warning)
+            row: dict[str, Any] = dict(zip(self.columns, values, strict=True))
+            shown = {name: n for name, n in DIGITS.items() if row.get(name) is not None}
+            row |= {name: round(row[name], n) for name, n in shown.items()}
+            self.listed.append(row)
+            self.rows.writerow((row | {name: f"{row[name]:.{n}f}" for name, n in shown.items()}).values())
         self.table.flush()
 
     def _video(self, path: Path, name: str, target: Path | None) -> None:
