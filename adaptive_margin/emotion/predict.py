@@ -6,6 +6,7 @@ in.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -15,7 +16,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -485,8 +486,7 @@ def predict(
     outcome = Outcome(output / "predictions.csv", passed_over=dict(passed_over), warning=predictor.warning)
     as_list = [output / "predictions.json"] if as_json else []
     written = [outcome.table, *as_list, *(output / target for target in targets.values() if annotate)]
-    _keep_sources(list(files.values()), written)
-    _keep_others(output, written, overwrite)
+    _check_targets(output, written, files.values(), overwrite)
     codec = CODECS[0]
     if annotate:
         codec = _codec(next((target for target in written if target.suffix == ".mp4"), None), tell)
@@ -616,22 +616,18 @@ def find_files(source: Path, output: Path, passed_over: Counter[str] | None = No
     yield from found
 
 
-def _keep_sources(files: Sequence[Path], targets: Sequence[Path]) -> None:
-    """Raises if a target is one of the sources, under any name: sources are never overwritten."""
-    sources = {_identity(path) for path in files}
-    for target in targets:
-        there = target.resolve()  # of a/../b, also before a is made
-        if there.exists() and _identity(there) in sources:
-            got, remedy = f"one in which {target} is a source itself", "pass --output DIR with another folder"
-            raise ValueError(problem("output", "a folder in which no source is overwritten", got, remedy))
-
-
-def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None:
-    """Raises if a target exists and may not be replaced, or is behind a link that leads out of the output folder."""
+def _check_targets(output: Path, targets: Sequence[Path], sources: Iterable[Path], overwrite: bool) -> None:
+    """Raises if a target is one of the sources, under any name, is behind a link that leads out of the output folder,
+    or exists and may not be replaced.
+    """
+    never = {_identity(path) for path in sources}
     around = output.resolve()
     there = []
     for target in targets:
-        place = target.parent.resolve()
+        real, place = target.resolve(), target.parent.resolve()  # of a/../b, also before a is made
+        if real.exists() and _identity(real) in never:
+            got, remedy = f"one in which {target} is a source itself", "pass --output DIR with another folder"
+            raise ValueError(problem("output", "a folder in which no source is overwritten", got, remedy))
         if place != around and around not in place.parents:
             got, remedy = f"one in which {target.parent} leads to {place}", "remove the link, or pass another --output"
             raise ValueError(problem("output", "a folder without links that lead out of it", got, remedy))
@@ -649,23 +645,23 @@ def _identity(path: Path) -> tuple[int, int]:
     return stat.st_dev, stat.st_ino
 
 
+@dataclass
 class _Run:
     """The files of a prediction run: pictures wait until a batch is full, a video has batches of its own frames."""
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        outcome: Outcome,
-        table: IO[str],
-        codec: str,
-        batch_size: int,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.predictor, self.outcome, self.table, self.rows = predictor, outcome, table, csv.writer(table)
-        self.codec, self.batch_size, self.tell = codec, batch_size, tell
-        self.waiting: list[tuple[Path, str, Path | None, Bytes]] = []
-        self.listed: list[dict[str, Any]] = []
-        self.known: dict[Key, list[Face]] | None = None  # of a first look
+    predictor: Predictor
+    outcome: Outcome
+    table: IO[str]
+    codec: str
+    batch_size: int
+    tell: Callable[[str], None]
+    known: dict[Key, list[Face]] | None = None  # of a first look
+    waiting: list[tuple[Path, str, Path | None, Bytes]] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    whole: set[Path] = field(default_factory=set)  # the files that were read to their end
+
+    def __post_init__(self) -> None:
+        self.rows = csv.writer(self.table)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -714,7 +710,8 @@ class _Run:
         """Predicts and writes the pictures that wait."""
         waiting, self.waiting = self.waiting, []
         found = self.rate([(path, None) for path, *_ in waiting], [each[-1] for each in waiting]) if waiting else []
-        for (_, name, target, picture), faces in zip(waiting, found, strict=True):
+        for (path, name, target, picture), faces in zip(waiting, found, strict=True):
+            self.whole.add(path)
             self.outcome.pictures += 1
             if not faces:
                 self.outcome.without_face.append(name)
@@ -752,7 +749,7 @@ class _Run:
         trails: list[list[tuple[float, float]]] = []
         found = 0
         corner: int | None = None  # a corner that is free in the first frame with faces; it stays there
-        with _Film(target, times, self.codec) as film:
+        with contextlib.closing(_Film(target, times, self.codec)) as film:
             for number, picture, faces in self._frames(path, times):
                 faces, trails = followed(faces, before, trails)
                 before = faces
@@ -766,6 +763,7 @@ class _Run:
             raise ImageError(path, "undecodable", "no frame of it can be decoded")
         if times.lost:
             self.outcome.lost[name] = times.lost
+        self.whole.add(path)
         self.outcome.pictures += 1
         if not found:
             self.outcome.without_face.append(name)
@@ -787,34 +785,22 @@ class _Run:
             yield from rated()
 
 
+@dataclass
 class _FirstLook(_Run):
-    """All faces of one person, before anything is written.
+    """All faces of one person, before anything is written."""
 
-    Attributes:
-        features: those of the person's face in each picture and frame.
-        whole: the files that were read to their end.
-    """
-
-    def __init__(self, *options: Any) -> None:
-        super().__init__(*options)
-        self.found: dict[Key, list[Face]] = {}
-        self.features: dict[Key, Tensor] = {}
-        self.whole: set[Path] = set()
+    found: dict[Key, list[Face]] = field(default_factory=dict)
+    features: dict[Key, Tensor] = field(default_factory=dict)  # of the person's face in each picture and frame
 
     def rate(self, keys: Sequence[Key], pictures: Sequence[Bytes]) -> list[list[Face]]:
         faces, features = self.predictor.rated(pictures)
         self.found.update(zip(keys, faces, strict=True))
         with_face = [key for key, of in zip(keys, faces, strict=True) if of]
         self.features.update(zip(with_face, features.cpu(), strict=True))
-        self.whole.update(path for path, frame in keys if frame is None)
         return faces
 
     def _write(self, name: str, faces: Sequence[Face], frame: int | None = None, second: float | None = None) -> None:
         """Nothing yet."""
-
-    def _video(self, path: Path, name: str, target: Path | None) -> None:
-        super()._video(path, name, target)
-        self.whole.add(path)
 
     def normalised(self) -> dict[Key, list[Face]]:
         """The faces with their readings by person; after Ctrl-C, without the file that was being read."""
@@ -828,19 +814,21 @@ class _FirstLook(_Run):
 
 
 class _Film:
-    """The video that is written: opened with the first frame, closed also after Ctrl-C, so that it can be played."""
+    """The video that is written: opened with the first frame."""
 
     def __init__(self, target: Path | None, times: Timeline, codec: str) -> None:
         self.target, self.codec = target, codec
         self.rate = times.rate if times.even else UNEVEN_RATE
-        self.ends = iter(_ends(times, self.rate))
+        if times.even:
+            ends = [*(number - 1 for number in times.numbers[1:]), times.total]
+        else:
+            ends = [round(second * self.rate) for second in (*times.seconds[1:], times.duration)]
+        self.ends = iter(ends)  # the number of frames shown up to the end of each frame of the video
         self.written = 0
         self.writer: Any = None
 
-    def __enter__(self) -> _Film:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """So that it can be played; nothing where no frame was shown."""
         if self.writer is not None:
             self.writer.release()
 
@@ -888,13 +876,6 @@ def _writer(target: Path, place: Path, codec: str, rate: float, size: Sequence[i
             "folder is writable, or ask for the table only (--no-pictures, or annotate=False)"
         )
     return writer
-
-
-def _ends(times: Timeline, rate: float) -> list[int]:
-    """The number of frames shown at ``rate`` per second up to the end of each frame of a video."""
-    if times.even:
-        return [*(number - 1 for number in times.numbers[1:]), times.total]
-    return [round(second * rate) for second in (*times.seconds[1:], times.duration)]
 
 
 def followed(
