@@ -187,14 +187,8 @@ class _Rows:
         n, m = len(self.order), self.counts[self.place]
         partners = (m - 1 if own else n - m).astype(np.float64)  # of each row
         if partners.sum() / 2 <= PAIRS and n <= 8 * ANCHORS:
-            blocks = (np.arange(i + 1, n) for i in range(n))
-            picked = [
-                (np.full(len(j), i), j)
-                for i, j in enumerate(
-                    block[(self.place[block] == self.place[i]) == own] for i, block in enumerate(blocks)
-                )
-            ]
-            first, second = (np.concatenate(side) for side in zip(*picked, strict=True))
+            mates = [i + 1 + np.flatnonzero((self.place[i + 1 :] == self.place[i]) == own) for i in range(n)]
+            first, second = np.repeat(np.arange(n), [len(each) for each in mates]), np.concatenate(mates)
             return self.order[first], self.order[second], True
         first = np.searchsorted(np.cumsum(partners), rng.random(PAIRS) * partners.sum(), "right").clip(max=n - 1)
         start, size = self.starts[self.place[first]], m[first]
