@@ -47,9 +47,9 @@ DATA = {
         "Faces drawn by adaptive-margin: no photographs, and no real people. The labels are what was drawn.",
         "The faces were made by this project's own program: nobody else's licence applies to them.",
     ),
-    "affectnet": ("AffectNet, 2017", f"Photographs from the web. {WEB_FACES[0]}", WEB_FACES[1]),
+    "affectnet": ("AffectNet (2017)", f"Photographs from the web. {WEB_FACES[0]}", WEB_FACES[1]),
     "affectnet-reduced": (
-        "AffectNet, the reduced release",
+        "AffectNet (reduced)",
         f"Photographs from the web, cropped by its authors. {WEB_FACES[0]}",
         WEB_FACES[1],
     ),

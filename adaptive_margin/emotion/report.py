@@ -23,6 +23,7 @@ from ..reports._page import Missing, Section, check_page, picture, write_page
 from ..reports._tables import code, column_groups, details, grid, interval, notes, paragraph, row, table
 from ..training.config_files import flat
 from . import published
+from .model_card import DATA
 from .nets import LABELS
 from .runs import (
     Arm,
@@ -41,15 +42,8 @@ from .runs import (
 )
 
 REST = ("rmse", "sagr", "pcc")  # CCC comes first and has columns of its own
-DATASETS = {
-    "faces": "drawn faces",
-    "affectnet": "AffectNet (2017)",
-    "affectnet-2017": "AffectNet (2017)",
-    "affectnet-reduced": "AffectNet (reduced)",
-    "afew-va": "AFEW-VA",
-    "aff-wild": "Aff-Wild",
-    "aff-wild2": "Aff-Wild2",
-}
+DATASETS = {name: title for name, (title, *_) in DATA.items()}
+DATASETS["affectnet-2017"] = DATASETS["affectnet"]  # as older runs call it
 
 
 @dataclass
@@ -196,7 +190,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
     test, environment = run.result.get("test", {}), run.environment
     identities = test.get("identities", test.get("people"))  # as older results call them
     of = f" of {identities} {plural(story.identity, identities)}" if identities else ""
-    facts = [
+    return [
         ("data", DATASETS.get(story.dataset, story.dataset)),
         ("encoder", str(run.config.get("encoder", ""))),
         ("tested on", _n(test.get("rows"), "image") + of),
@@ -205,7 +199,6 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("device", str(environment.get("device", ""))),
         ("started", str(environment.get("started", ""))[:16].replace("T", " ")),
     ]
-    return [(name, value) for name, value in facts if value]
 
 
 # Tables
