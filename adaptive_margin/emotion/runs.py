@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..choices import MarginName
 from ..messages import problem
+from ..metrics import bootstrap_interval
+from ..metrics.affect import FIGURES
 from ..metrics.comparison import compared, student_interval
 from ..stored import read_json
 from ..training.config_files import read_options
@@ -154,14 +157,14 @@ def measured(arm: Arm, name: str, label: str) -> Measured | None:
     return found._replace(low=low, high=high, by=identity_of(run.result) if by == "person" else by)
 
 
-def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") -> Measured | None:
-    """An arm's figure minus the baseline's, paired: by seed, or by person if there is only one common seed."""
-    gaps = _gaps(arm, baseline, lambda run: figure(run.result, name, label))
+def difference(arm: Arm, baseline: Arm, name: str = "ccc") -> Measured | None:
+    """An arm's figure, the mean of both labels, minus the baseline's, paired: by seed, or by person if there is only one common seed."""
+    gaps = _gaps(arm, baseline, lambda run: figure(run.result, name, "mean"))
     found = over_seeds(gaps.values())
     if found is None or found.n > 1:
         return found
     one, two = (next(run for run in each.runs if run.seed in gaps) for each in (arm, baseline))
-    low, high, by = _paired_bootstrap(one, two, name, label)
+    low, high, by = _paired_bootstrap(one, two, name)
     return found._replace(low=low, high=high, by=by)
 
 
@@ -171,18 +174,16 @@ def _gaps(arm: Arm, baseline: Arm, value: Callable[[Run], float | None]) -> dict
     return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
 
 
-def differences(
-    arms: Sequence[Arm], baseline: Arm, name: str = "ccc", label: str = "mean"
-) -> dict[str, Measured | None]:
+def differences(arms: Sequence[Arm], baseline: Arm, name: str = "ccc") -> dict[str, Measured | None]:
     """:func:`difference` of several arms by name; over seeds, the intervals are corrected for the number of arms.
 
     See :func:`~adaptive_margin.metrics.compared`.
     """
-    every = {arm.name: _gaps(arm, baseline, lambda run: figure(run.result, name, label)) for arm in arms}
+    every = {arm.name: _gaps(arm, baseline, lambda run: figure(run.result, name, "mean")) for arm in arms}
     several = {arm: gaps for arm, gaps in every.items() if len(gaps) > 1}
     found = zip(several, compared((gaps, dict.fromkeys(gaps, 0.0)) for gaps in several.values()), strict=True)
     corrected = {arm: Measured(each.mean, each.low, each.high, each.n, "seed") for arm, each in found}
-    return {arm.name: corrected.get(arm.name) or difference(arm, baseline, name, label) for arm in arms}
+    return {arm.name: corrected.get(arm.name) or difference(arm, baseline, name) for arm in arms}
 
 
 def map_at_r(run: Run, side: str = "unseen") -> float | None:
@@ -196,14 +197,8 @@ def leakage_difference(arm: Arm, baseline: Arm, side: str = "unseen") -> Measure
     return over_seeds(_gaps(arm, baseline, lambda run: map_at_r(run, side)).values())
 
 
-def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float, float, str]:
+def _paired_bootstrap(one: Run, two: Run, name: str) -> tuple[float, float, str]:
     """95% interval of the difference of two runs on the same rows, drawn by identity if known."""
-    import torch
-
-    from ..metrics import bootstrap_interval
-    from ..metrics.affect import FIGURES
-    from .nets import LABELS
-
     a, b = one.arrays, two.arrays
     nothing = (math.nan, math.nan, "seed")
     if not a or not b or not np.array_equal(a["row"], b["row"]) or not np.array_equal(a["truth"], b["truth"]):
@@ -212,11 +207,10 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     groups = a["person"] if known else np.arange(len(a["row"]))
     if len(groups) < 2:
         return nothing
-    columns = range(len(LABELS)) if label == "mean" else [LABELS.index(label)]
 
     def gap(truth: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
         ours, theirs = FIGURES[name](truth, both).chunk(2)
-        return (ours - theirs)[list(columns)].mean()
+        return (ours - theirs).mean()
 
     truth = np.concatenate([a["truth"], a["truth"]], axis=1)
     both = np.concatenate([a["prediction"], b["prediction"]], axis=1)
