@@ -318,7 +318,8 @@ def _margins(
         kinds = {kind: {each: shares[kind] for each, shares in active.items()} for kind in active["remaining"]}
         followed = swap.rule.few if few else swap.rule.many
         own_rule = next(each for each, kind in NEIGHBOURHOODS.items() if type(followed) is kind)
-        found.append(LossMargins(name, swap.attribute, _unit(swap), own_rule, margins, kinds))
+        unit = swap.unit.replace(" (degrees at construction, radians inside)", " (degrees)")
+        found.append(LossMargins(name, swap.attribute, unit, own_rule, margins, kinds))
     strategies = {}
     for name, batches in of_batches(hosts["ContrastiveLoss"]).items():
         alpha, mi, delta = (float(np.mean([float(each[i]) for each in batches])) for i in range(3))
@@ -326,10 +327,6 @@ def _margins(
         leads = bool(rules[name].leads(parts[0][1]))
         strategies[name] = Strategy(alpha, mi, delta, k, leads)
     return strategies, found
-
-
-def _unit(swap: Swap) -> str:
-    return swap.unit.replace(" (degrees at construction, radians inside)", " (degrees)")
 
 
 def _active(host: Any, swap: Swap, margin: float, parts: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
