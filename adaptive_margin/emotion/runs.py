@@ -158,7 +158,7 @@ def measured(arm: Arm, name: str, label: str) -> Measured | None:
 
 
 def difference(arm: Arm, baseline: Arm, name: str = "ccc") -> Measured | None:
-    """An arm's figure, the mean of both labels, minus the baseline's, paired: by seed, or by person if there is only one common seed."""
+    """An arm's figure minus the baseline's, of both labels, paired: by seed, or by person for one common seed."""
     gaps = _gaps(arm, baseline, lambda run: figure(run.result, name, "mean"))
     found = over_seeds(gaps.values())
     if found is None or found.n > 1:
