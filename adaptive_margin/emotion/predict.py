@@ -539,12 +539,9 @@ def _created(path: Path, mode: str, **options: Any) -> IO[Any]:
 
 
 def output_names(names: Sequence[str]) -> dict[str, str]:
-    """The output name of each picture and video: ``.jpg`` stays, other pictures become ``.png``, videos ``.mp4``. If
-    two would get the same name, the one that already has it keeps it, and the others keep their old extension in front
-    of the new one. Names that differ only in case count as the same, as they do on some disks.
-
-    Args:
-        names: the files, relative to the source, with slashes.
+    """The output name of each file, relative to its source: ``.jpg`` stays, other pictures become ``.png``, videos
+    ``.mp4``. If two would get the same name, the one that already has it keeps it, and the others keep their old
+    extension in front of the new one. Names that differ only in case count as the same, as they do on some disks.
 
     Example:
         >>> output_names(["a.bmp", "a.png", "b.tiff", "v.avi", "v.mov"])
@@ -573,15 +570,9 @@ def output_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def find_files(source: Path, output: Path, passed_over: Counter[str] | None = None) -> Iterator[Path]:
-    """The images and videos in a source, recognised by extension and sorted by name; the output folder is left out.
+    """The images and videos in a file or folder, recognised by extension and sorted by name; ``output`` is left out.
 
-    Args:
-        source: a file or folder.
-        output: where results go.
-        passed_over: counts the folder's other files by extension.
-
-    Raises:
-        ValueError: there are none.
+    ``passed_over`` counts the folder's other files by extension. A ``ValueError`` says that there are none.
     """
     if source.is_file():
         yield source

@@ -22,15 +22,7 @@ Pair = tuple[float, float]
 class Published:
     """One row of a published table; each figure is (valence, arousal), None if the paper prints nothing.
 
-    Attributes:
-        method: the paper's name for it.
-        backbone: likewise.
-        rmse: root mean squared error.
-        sagr: share of equal signs.
-        pcc: Pearson's correlation.
-        ccc: concordance correlation.
-        critic: our name for the critic, if the row is an arm of the ablation.
-        margin: our name for the margin, likewise.
+    Method and backbone are the paper's names, critic and margin ours, if the row is an arm of the ablation.
     """
 
     method: str
@@ -45,13 +37,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of the paper.
-
-    Attributes:
-        name: "Table 4" for instance.
-        dataset: the data set on which it was measured.
-        rows: in the paper's order.
-    """
+    """A table of the paper, with the data set on which it was measured, and rows in the paper's order."""
 
     name: str
     dataset: str
