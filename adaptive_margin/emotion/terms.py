@@ -12,7 +12,7 @@ import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -61,19 +61,6 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
-class _Reversal(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a negative number."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
-        ctx.weight = weight
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return -ctx.weight * gradients[0], None
-
-
 def reverse_gradient(x: Tensor, weight: float) -> Tensor:
     r"""X itself; backwards, the gradient times :math:`-\lambda`.
 
@@ -85,7 +72,10 @@ def reverse_gradient(x: Tensor, weight: float) -> Tensor:
         >>> x.grad
         tensor([-1.5000, -1.5000])
     """
-    return cast(Tensor, _Reversal.apply(x, weight))
+    same = x.view_as(x)
+    if same.requires_grad:
+        same.register_hook(lambda gradient: -weight * gradient)  # type: ignore[no-untyped-call]
+    return same
 
 
 def warmed_up(step: int, steps: int) -> float:
