@@ -31,7 +31,7 @@ from torchvision.ops import box_iou
 from .._text import printable, shorten
 from ..atomic import write_atomically
 from ..choices import DetectorName
-from ..images._layout import VIDEO_SUFFIXES, endings, litter, said_endings
+from ..images._layout import VIDEO_SUFFIXES, endings, identity, litter, said_endings
 from ..images.decode import IMAGE_SUFFIXES, read_image
 from ..images.errors import ImageError
 from ..images.transforms import centre_square, normalise, resize_shorter
@@ -519,7 +519,7 @@ def _named(sources: Sequence[str | Path], output: Path, passed_over: Counter[str
     found: dict[tuple[int, int], Path] = {}
     for each in given:
         for path in find_files(each, output, passed_over):
-            found.setdefault(_identity(path), path)
+            found.setdefault(identity(path), path)
     around = [each if each.is_dir() else each.parent for each in given]
     if len(given) == 1:
         return {path.relative_to(around[0]).as_posix(): path for path in found.values()}
@@ -611,12 +611,12 @@ def _check_targets(output: Path, targets: Sequence[Path], sources: Iterable[Path
     """Raises if a target is one of the sources, under any name, is behind a link that leads out of the output folder,
     or exists and may not be replaced.
     """
-    never = {_identity(path) for path in sources}
+    never = {identity(path) for path in sources}
     around = output.resolve()
     there = []
     for target in targets:
         real, place = target.resolve(), target.parent.resolve()  # of a/../b, also before a is made
-        if real.exists() and _identity(real) in never:
+        if real.exists() and identity(real) in never:
             got, remedy = f"one in which {target} is a source itself", "pass --output DIR with another folder"
             raise ValueError(problem("output", "a folder in which no source is overwritten", got, remedy))
         if place != around and around not in place.parents:
@@ -628,12 +628,6 @@ def _check_targets(output: Path, targets: Sequence[Path], sources: Iterable[Path
         got = f"one with {shorten(there, most=3)}"
         remedy = "pass another --output, or --overwrite (overwrite=True) to replace files"
         raise ValueError(problem("output", "a folder without files named like the results", got, remedy))
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    """A key that all names of one file share: links, or names that differ in case on a case-insensitive disk."""
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino
 
 
 @dataclass
