@@ -463,7 +463,7 @@ def build_critic(
     check_choice("critic", name, get_args(CriticName))
     if name == "none":
         return None
-    objective: ContrastiveObjective | FisherObjective | SphereObjective | RatioObjective
+    objective: Objective
     if name == "caf":
         kind = CrossPersonObjective if cross_person else ContrastiveObjective
         objective = kind(build_margin(margin, constant), repulsion, regularizer, penalty)

@@ -258,19 +258,19 @@ def _rank(arm: Arm) -> tuple[int, int, int, str]:
 def _read(place: Path, problems: list[str]) -> Run:
     """Reads one run, each part separately: a damaged or missing part does not affect the others."""
 
-    def attempt(name: str, read: Any, otherwise: Any) -> Any:
+    def attempt(name: str, read: Callable[[], Any]) -> Any:
         try:
-            return read() if (place / name).exists() else otherwise
+            return read() if (place / name).exists() else {}
         except Exception as error:  # a report lists everything that it could not read
             problems.append(f"{place.parent.name}/{place.name}/{name} cannot be read: {str(error).splitlines()[0]}")
-            return otherwise
+            return {}
 
-    config = attempt("config.yaml", lambda: read_options(place / "config.yaml"), {})
+    config = attempt("config.yaml", lambda: read_options(place / "config.yaml"))
     parts = {
-        "environment": attempt("environment.json", lambda: read_json(place / "environment.json"), {}),
-        "curves": attempt("scalars.csv", lambda: _curves(place, problems), {}),
-        "result": attempt("result.json", lambda: read_result(place), {}),
-        "arrays": attempt("evaluation.npz", lambda: read_predictions(place), {}),
+        "environment": attempt("environment.json", lambda: read_json(place / "environment.json")),
+        "curves": attempt("scalars.csv", lambda: _curves(place, problems)),
+        "result": attempt("result.json", lambda: read_result(place)),
+        "arrays": attempt("evaluation.npz", lambda: read_predictions(place)),
     }
     if (place / "config.yaml").exists() and type(config.get("seed", 0)) is not int:
         problems.append(f"{place.parent.name}/{place.name}/config.yaml: seed is not a whole number: {config['seed']!r}")
