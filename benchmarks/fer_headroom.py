@@ -28,14 +28,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from fer_caf import FACES_SEED, check_counts, expect
 from fer_people import WITHOUT_LEAKAGE, base_of, ccc, finished, train_and_keep, train_here, without_folders
+from numpy.typing import NDArray
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
 from adaptive_margin.emotion.data import EmotionData, Part
-from adaptive_margin.emotion.headroom import divided, recentred
+from adaptive_margin.emotion.headroom import check_people
 from adaptive_margin.emotion.runs import over_seeds
-from adaptive_margin.messages import counted, said_plainly
+from adaptive_margin.messages import counted, problem, said_plainly
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.processes import stops_on_sigterm
 from adaptive_margin.stored import read_arrays, read_json
@@ -45,6 +47,9 @@ from adaptive_margin.training.forecast import announce
 
 TRAINED = ("held out", "shared")
 FIRST_SEED = FACES_SEED + 500  # drawn people that no other benchmark trains or tests on
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +93,75 @@ def config_of(asked: Asked, effect: float, seed: int, kind: str) -> EmotionConfi
     return dataclasses.replace(
         base_of(asked), **own, critic="none", seed=seed, output=str(output), cache=str(folder / "cache")
     )
+
+
+def divided(part: Part, *, share: float = 0.25, seed: int = 0) -> tuple[dict[str, Rows], Rows]:
+    """Two training sets, with and without the people who are tested, and the rows to test on.
+
+    Tested people are drawn, and half of the pictures of each (of the videos, where a person has several) are the test.
+    ``"shared"`` trains on the other half; ``"held out"`` has as many pictures of another person in its place, whom
+    ``"shared"`` lacks. All others are in both.
+
+    Args:
+        part: rows with known people.
+        share: of the people who are tested, above 0 and at most a half.
+        seed: of the draw.
+
+    Returns:
+        Name → training rows, of equal number; and the test rows, all sorted.
+
+    Raises:
+        ValueError: unknown people, a share out of range, or nobody with two pictures.
+    """
+    check_people(part.people, part.identity, "headroom")
+    if not 0 < share <= 0.5:
+        raise ValueError(problem("share", "above 0 and at most 0.5", share, "0.25 tests a quarter of the people"))
+    draw = np.random.default_rng(seed)
+    people = draw.permutation(np.unique(part.people))
+    count = min(max(1, round(share * len(people))), len(people) // 2)
+    videos = np.array([video or f"\0{row}" for row, video in enumerate(part.videos)])
+    known, instead, tested = [], [], []
+    for person, other in zip(people[:count], people[count : 2 * count], strict=True):
+        rows, theirs = np.flatnonzero(part.people == person), np.flatnonzero(part.people == other)
+        units = draw.permutation(np.unique(videos[rows]))
+        if len(units) < 2:  # a single video: its first frames and its last
+            half = np.arange(len(rows)) < len(rows) // 2
+        else:
+            half = np.isin(videos[rows], units[: len(units) // 2])
+        size = min(int(half.sum()), len(theirs))
+        known.append(draw.permutation(rows[half])[:size])
+        instead.append(draw.permutation(theirs)[:size])
+        tested.append(rows[~half])
+    if count == 0 or not sum(map(len, known)):
+        got = f"{len(people)} people, {len(part)} pictures"
+        raise ValueError(problem("part", "of two people with two pictures each, or more", got, "use more pictures"))
+    common = np.flatnonzero(np.isin(part.people, people[2 * count :]))
+    training = {
+        name: np.sort(np.concatenate([common, *own])) for name, own in (("held out", instead), ("shared", known))
+    }
+    return training, np.sort(np.concatenate(tested))
+
+
+def recentred(truth: Floats, prediction: Floats, people: Rows) -> Floats:
+    r"""Predictions of which each person's mean is moved to that of the person's labels, which nobody knows.
+
+    .. math:: \hat y_i \leftarrow \hat y_i - \bar{\hat y}_{p(i)} + \bar y_{p(i)}
+
+    Source: ours; the most that a correction by a constant per person could win.
+
+    Args:
+        truth: labels, shape ``(N, L)``.
+        prediction: of these, likewise.
+        people: of each row, shape ``(N,)``.
+
+    Returns:
+        Shape ``(N, L)``.
+    """
+    moved = np.array(prediction, dtype=np.float64)
+    for person in np.unique(people):
+        mine = people == person
+        moved[mine] += (truth[mine].astype(np.float64) - moved[mine]).mean(axis=0)
+    return moved
 
 
 def train_one(config: EmotionConfig, seed: int, kind: str) -> str:

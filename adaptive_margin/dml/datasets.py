@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .._text import printable
-from ..images._layout import Folders, checked_root, endings, natural, said_endings, subfolders, wrong_layout
+from ..images._layout import Folders, checked_root, endings, identity, natural, said_endings, subfolders, wrong_layout
 from ..images.errors import FetchError, LabelFileError, LayoutError
 from ..images.image_list import Floats
 from ..messages import counted, problem
@@ -483,7 +483,7 @@ def _pictures_below(top: Path, passed_over: Counter[str]) -> list[tuple[str, lis
     found = []
     for folder in subfolders(top):
         pictures = []
-        for place in _all_folders(folder, (_identity(top),), passed_over):
+        for place in _all_folders(folder, (identity(top),), passed_over):
             images = listing.images(place)
             within = {inner.name for inner in subfolders(place)}
             passed_over.update(endings(listing.names(place) - set(images) - within))
@@ -539,14 +539,9 @@ def _boxes(rows: Sequence[Sequence[Any]], path: Path) -> Floats:
 
 def _all_folders(folder: Path, above: tuple[tuple[int, int], ...], passed_over: Counter[str]) -> list[Path]:
     """``folder`` and its subfolders at any depth; a link back to one ``above``, which would never end, is counted."""
-    identity = _identity(folder)
-    if identity in above:
+    own = identity(folder)
+    if own in above:
         passed_over["links in a circle"] += 1
         return []
-    inside = [inner for each in subfolders(folder) for inner in _all_folders(each, (*above, identity), passed_over)]
+    inside = [inner for each in subfolders(folder) for inner in _all_folders(each, (*above, own), passed_over)]
     return sorted([folder, *inside], key=lambda place: natural(str(place)))
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino

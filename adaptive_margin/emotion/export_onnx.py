@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..atomic import write_atomically
-from ..messages import pip_install, problem
+from ..messages import problem, require_extra
 from .model_file import Preprocessing
 from .nets import LABELS, EmotionNet
 
@@ -52,12 +52,10 @@ def export_onnx(
         OnnxMismatchError: it is larger than ``tolerance``.
         ImportError: onnx, onnxscript or onnxruntime is not installed.
     """
-    try:
-        import onnx
-        import onnxruntime
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-    except ImportError as error:
-        raise ImportError(f"exporting needs {error.name}: {pip_install('fer,onnx')}") from error
+    require_extra("exporting", "fer,onnx", "onnx", "onnxruntime", "onnxscript")  # torch's exporter needs the last
+    import onnx
+    import onnxruntime
+
     model = copy.deepcopy(net).cpu().float().eval()
     size = preprocessing.size
     inputs = [torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(n)) for n in batches]

@@ -17,6 +17,7 @@ from ..training.model_card import markdown_table
 from .evaluation import read_result
 from .model_file import Preprocessing, Source
 from .nets import LABELS, EmotionNet
+from .runs import plural
 
 PRIVATE = ("root", "cache", "output", "device", "annotations", "same_actor")
 """Options that say something about a machine or its files, or name people: no card and no shared folder has them."""
@@ -46,9 +47,9 @@ DATA = {
         "Faces drawn by adaptive-margin: no photographs, and no real people. The labels are what was drawn.",
         "The faces were made by this project's own program: nobody else's licence applies to them.",
     ),
-    "affectnet": ("AffectNet, 2017", f"Photographs from the web. {WEB_FACES[0]}", WEB_FACES[1]),
+    "affectnet": ("AffectNet (2017)", f"Photographs from the web. {WEB_FACES[0]}", WEB_FACES[1]),
     "affectnet-reduced": (
-        "AffectNet, the reduced release",
+        "AffectNet (reduced)",
         f"Photographs from the web, cropped by its authors. {WEB_FACES[0]}",
         WEB_FACES[1],
     ),
@@ -263,8 +264,7 @@ def _figures(known: Mapping[str, Any]) -> str:
         return "No test figures belong to these weights."
     test = result["test"]
     alone = [_figure_row(name, of, test["intervals"].get(name)) for name, of in test["figures"].items()]
-    units = "people" if test["identity"] == "person" else f"{test['identity']}s"
-    of = "" if test["identity"] == "picture" else f" of {test['identities']:,} {units}"
+    of = "" if test["identity"] == "picture" else f" of {test['identities']:,} {plural(test['identity'])}"
     lines = [
         f"On the test part, {counted(test['rows'], 'picture')}{of}, with 95% intervals "
         f"(bootstrap by {test['interval_by']}):",

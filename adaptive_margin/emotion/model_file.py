@@ -266,7 +266,10 @@ def network_of(source: Source, device: str | torch.device = "cpu") -> tuple[Emot
         slope = float(about.get("leaky_slope", 0.0))
         by_person: dict[str, Any] = {name: about.get(name) is True for name in ("person_norm", "person_scale")}
         net = emotion_net(str(about["encoder"]), leaky_slope=slope, **by_person).to(device)
-        preprocessing = _preprocessing(about["preprocessing"])
+        plain = about["preprocessing"]
+        how: dict[str, Any] = {name: plain[name] for name in ("resize", "size")}
+        how |= {name: tuple(plain[name]) for name in ("mean", "std") if name in plain}
+        preprocessing = Preprocessing(**how)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         what = f"no {error}" if isinstance(error, KeyError) else str(error)
         beside = "" if about is content or config.is_file() else f", with {config.name} beside checkpoints/"
@@ -279,12 +282,6 @@ def network_of(source: Source, device: str | torch.device = "cpu") -> tuple[Emot
         got = f"{path}: {str(error).splitlines()[0]}"
         raise ValueError(problem("path", "weights of this version's networks", got, remedy)) from error
     return net.eval(), preprocessing
-
-
-def _preprocessing(plain: Mapping[str, Any]) -> Preprocessing:
-    options: dict[str, Any] = {name: plain[name] for name in ("resize", "size")}
-    options |= {name: tuple(plain[name]) for name in ("mean", "std") if name in plain}
-    return Preprocessing(**options)
 
 
 def model_details(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -117,7 +117,9 @@ def build_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
     weights = None if pretrained is None or Path(pretrained).is_file() else os.fspath(pretrained)
     convention = None
     if name.startswith("timm:"):
-        body, features = _timm_body(name.removeprefix("timm:"), weights)
+        model = name.removeprefix("timm:")
+        body = _timm(model).create_model(model, pretrained=weights is not None, num_classes=0)
+        features = int(body.num_features)
         convention = FromImageNet(body.pretrained_cfg["mean"], body.pretrained_cfg["std"])
     elif name == "small":
         body, features = small_body()
@@ -445,11 +447,6 @@ def _before_first_weights(classifier: nn.Module) -> tuple[nn.Module, int]:
         if not isinstance(layer, nn.Dropout):
             kept.append(layer)
     raise AssertionError("a classifier without weights")
-
-
-def _timm_body(name: str, weights: str | None) -> tuple[Any, int]:
-    model = _timm(name).create_model(name, pretrained=weights is not None, num_classes=0)
-    return model, int(model.num_features)
 
 
 def _timm(name: str) -> Any:

@@ -6,6 +6,7 @@ in.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import itertools
@@ -15,7 +16,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -30,7 +31,7 @@ from torchvision.ops import box_iou
 from .._text import printable, shorten
 from ..atomic import write_atomically
 from ..choices import DetectorName
-from ..images._layout import VIDEO_SUFFIXES, endings, litter, said_endings
+from ..images._layout import VIDEO_SUFFIXES, endings, identity, litter, said_endings
 from ..images.decode import IMAGE_SUFFIXES, read_image
 from ..images.errors import ImageError
 from ..images.transforms import centre_square, normalise, resize_shorter
@@ -44,6 +45,7 @@ from .nets import EmotionNet, PersonNorm
 BOX = ("left", "top", "right", "bottom")
 COLUMNS = ("source", "frame", "face", *BOX, "valence", "arousal", "seconds", "roll", "warning")
 PERSON = ("person_valence", "person_arousal")  # after arousal, where all pictures are of one person
+DIGITS = dict.fromkeys(BOX, 1) | dict.fromkeys(("valence", "arousal", *PERSON), 6) | {"seconds": 3, "roll": 1}
 UPRIGHT = 15.0  # degrees: faces that lean by less are not turned, as data sets do not turn them
 COLOURS = ("#3b82c4", "#d9772b", "#2f9e6e", "#d1495b", "#9b6bd1", "#b08a2e")
 TRAIL = 24  # frames of a video whose points stay in the inset, fading
@@ -484,8 +486,7 @@ def predict(
     outcome = Outcome(output / "predictions.csv", passed_over=dict(passed_over), warning=predictor.warning)
     as_list = [output / "predictions.json"] if as_json else []
     written = [outcome.table, *as_list, *(output / target for target in targets.values() if annotate)]
-    _keep_sources(list(files.values()), written)
-    _keep_others(output, written, overwrite)
+    _check_targets(output, written, files.values(), overwrite)
     codec = CODECS[0]
     if annotate:
         codec = _codec(next((target for target in written if target.suffix == ".mp4"), None), tell)
@@ -518,7 +519,7 @@ def _named(sources: Sequence[str | Path], output: Path, passed_over: Counter[str
     found: dict[tuple[int, int], Path] = {}
     for each in given:
         for path in find_files(each, output, passed_over):
-            found.setdefault(_identity(path), path)
+            found.setdefault(identity(path), path)
     around = [each if each.is_dir() else each.parent for each in given]
     if len(given) == 1:
         return {path.relative_to(around[0]).as_posix(): path for path in found.values()}
@@ -538,12 +539,9 @@ def _created(path: Path, mode: str, **options: Any) -> IO[Any]:
 
 
 def output_names(names: Sequence[str]) -> dict[str, str]:
-    """The output name of each picture and video: ``.jpg`` stays, other pictures become ``.png``, videos ``.mp4``. If
-    two would get the same name, the one that already has it keeps it, and the others keep their old extension in front
-    of the new one. Names that differ only in case count as the same, as they do on some disks.
-
-    Args:
-        names: the files, relative to the source, with slashes.
+    """The output name of each file, relative to its source: ``.jpg`` stays, other pictures become ``.png``, videos
+    ``.mp4``. If two would get the same name, the one that already has it keeps it, and the others keep their old
+    extension in front of the new one. Names that differ only in case count as the same, as they do on some disks.
 
     Example:
         >>> output_names(["a.bmp", "a.png", "b.tiff", "v.avi", "v.mov"])
@@ -572,15 +570,9 @@ def output_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def find_files(source: Path, output: Path, passed_over: Counter[str] | None = None) -> Iterator[Path]:
-    """The images and videos in a source, recognised by extension and sorted by name; the output folder is left out.
+    """The images and videos in a file or folder, recognised by extension and sorted by name; ``output`` is left out.
 
-    Args:
-        source: a file or folder.
-        output: where results go.
-        passed_over: counts the folder's other files by extension.
-
-    Raises:
-        ValueError: there are none.
+    ``passed_over`` counts the folder's other files by extension. A ``ValueError`` says that there are none.
     """
     if source.is_file():
         yield source
@@ -615,22 +607,18 @@ def find_files(source: Path, output: Path, passed_over: Counter[str] | None = No
     yield from found
 
 
-def _keep_sources(files: Sequence[Path], targets: Sequence[Path]) -> None:
-    """Raises if a target is one of the sources, under any name: sources are never overwritten."""
-    sources = {_identity(path) for path in files}
-    for target in targets:
-        there = target.resolve()  # of a/../b, also before a is made
-        if there.exists() and _identity(there) in sources:
-            got, remedy = f"one in which {target} is a source itself", "pass --output DIR with another folder"
-            raise ValueError(problem("output", "a folder in which no source is overwritten", got, remedy))
-
-
-def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None:
-    """Raises if a target exists and may not be replaced, or is behind a link that leads out of the output folder."""
+def _check_targets(output: Path, targets: Sequence[Path], sources: Iterable[Path], overwrite: bool) -> None:
+    """Raises if a target is one of the sources, under any name, is behind a link that leads out of the output folder,
+    or exists and may not be replaced.
+    """
+    never = {identity(path) for path in sources}
     around = output.resolve()
     there = []
     for target in targets:
-        place = target.parent.resolve()
+        real, place = target.resolve(), target.parent.resolve()  # of a/../b, also before a is made
+        if real.exists() and identity(real) in never:
+            got, remedy = f"one in which {target} is a source itself", "pass --output DIR with another folder"
+            raise ValueError(problem("output", "a folder in which no source is overwritten", got, remedy))
         if place != around and around not in place.parents:
             got, remedy = f"one in which {target.parent} leads to {place}", "remove the link, or pass another --output"
             raise ValueError(problem("output", "a folder without links that lead out of it", got, remedy))
@@ -642,29 +630,23 @@ def _keep_others(output: Path, targets: Sequence[Path], overwrite: bool) -> None
         raise ValueError(problem("output", "a folder without files named like the results", got, remedy))
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """A key that all names of one file share: links, or names that differ in case on a case-insensitive disk."""
-    stat = path.stat()
-    return stat.st_dev, stat.st_ino
-
-
+@dataclass
 class _Run:
     """The files of a prediction run: pictures wait until a batch is full, a video has batches of its own frames."""
 
-    def __init__(
-        self,
-        predictor: Predictor,
-        outcome: Outcome,
-        table: IO[str],
-        codec: str,
-        batch_size: int,
-        tell: Callable[[str], None],
-    ) -> None:
-        self.predictor, self.outcome, self.table, self.rows = predictor, outcome, table, csv.writer(table)
-        self.codec, self.batch_size, self.tell = codec, batch_size, tell
-        self.waiting: list[tuple[Path, str, Path | None, Bytes]] = []
-        self.listed: list[dict[str, Any]] = []
-        self.known: dict[Key, list[Face]] | None = None  # of a first look
+    predictor: Predictor
+    outcome: Outcome
+    table: IO[str]
+    codec: str
+    batch_size: int
+    tell: Callable[[str], None]
+    known: dict[Key, list[Face]] | None = None  # of a first look
+    waiting: list[tuple[Path, str, Path | None, Bytes]] = field(default_factory=list)
+    listed: list[dict[str, Any]] = field(default_factory=list)
+    whole: set[Path] = field(default_factory=set)  # the files that were read to their end
+
+    def __post_init__(self) -> None:
+        self.rows = csv.writer(self.table)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -713,7 +695,8 @@ class _Run:
         """Predicts and writes the pictures that wait."""
         waiting, self.waiting = self.waiting, []
         found = self.rate([(path, None) for path, *_ in waiting], [each[-1] for each in waiting]) if waiting else []
-        for (_, name, target, picture), faces in zip(waiting, found, strict=True):
+        for (path, name, target, picture), faces in zip(waiting, found, strict=True):
+            self.whole.add(path)
             self.outcome.pictures += 1
             if not faces:
                 self.outcome.without_face.append(name)
@@ -730,17 +713,14 @@ class _Run:
         cell = f"./{name}" if name[:1] in "=+-@" else name  # a spreadsheet would take it for a formula
         self.outcome.faces += len(faces)
         for number, face in enumerate(faces, 1):
-            box = [round(value, 1) for value in face.box]
-            at = None if second is None else round(second, 3)
-            roll = round(face.roll, 1)
-            felt: list[float | None] = [round(face.valence, 6), round(face.arousal, 6)]
-            if self.known is not None:
-                felt += [None, None] if face.by_person is None else [round(value, 6) for value in face.by_person]
-            values = (cell, frame, number, *box, *felt, at, roll, self.predictor.warning)
-            self.listed.append(dict(zip(self.columns, values, strict=True)))
-            texts = [*(f"{value:.1f}" for value in box), *("" if value is None else f"{value:.6f}" for value in felt)]
-            texts += ["" if at is None else f"{at:.3f}", f"{roll:.1f}"]
-            self.rows.writerow([cell, frame, number, *texts, self.predictor.warning])
+            by_person = () if self.known is None else face.by_person or (None, None)
+            felt = (face.valence, face.arousal, *by_person)
+            values = (cell, frame, number, *face.box, *felt, second, face.roll, self.predictor.warning)
+            row: dict[str, Any] = dict(zip(self.columns, values, strict=True))
+            shown = {name: n for name, n in DIGITS.items() if row.get(name) is not None}
+            row |= {name: round(row[name], n) for name, n in shown.items()}
+            self.listed.append(row)
+            self.rows.writerow((row | {name: f"{row[name]:.{n}f}" for name, n in shown.items()}).values())
         self.table.flush()
 
     def _video(self, path: Path, name: str, target: Path | None) -> None:
@@ -754,7 +734,7 @@ class _Run:
         trails: list[list[tuple[float, float]]] = []
         found = 0
         corner: int | None = None  # a corner that is free in the first frame with faces; it stays there
-        with _Film(target, times, self.codec) as film:
+        with contextlib.closing(_Film(target, times, self.codec)) as film:
             for number, picture, faces in self._frames(path, times):
                 faces, trails = followed(faces, before, trails)
                 before = faces
@@ -768,6 +748,7 @@ class _Run:
             raise ImageError(path, "undecodable", "no frame of it can be decoded")
         if times.lost:
             self.outcome.lost[name] = times.lost
+        self.whole.add(path)
         self.outcome.pictures += 1
         if not found:
             self.outcome.without_face.append(name)
@@ -789,34 +770,22 @@ class _Run:
             yield from rated()
 
 
+@dataclass
 class _FirstLook(_Run):
-    """All faces of one person, before anything is written.
+    """All faces of one person, before anything is written."""
 
-    Attributes:
-        features: those of the person's face in each picture and frame.
-        whole: the files that were read to their end.
-    """
-
-    def __init__(self, *options: Any) -> None:
-        super().__init__(*options)
-        self.found: dict[Key, list[Face]] = {}
-        self.features: dict[Key, Tensor] = {}
-        self.whole: set[Path] = set()
+    found: dict[Key, list[Face]] = field(default_factory=dict)
+    features: dict[Key, Tensor] = field(default_factory=dict)  # of the person's face in each picture and frame
 
     def rate(self, keys: Sequence[Key], pictures: Sequence[Bytes]) -> list[list[Face]]:
         faces, features = self.predictor.rated(pictures)
         self.found.update(zip(keys, faces, strict=True))
         with_face = [key for key, of in zip(keys, faces, strict=True) if of]
         self.features.update(zip(with_face, features.cpu(), strict=True))
-        self.whole.update(path for path, frame in keys if frame is None)
         return faces
 
     def _write(self, name: str, faces: Sequence[Face], frame: int | None = None, second: float | None = None) -> None:
         """Nothing yet."""
-
-    def _video(self, path: Path, name: str, target: Path | None) -> None:
-        super()._video(path, name, target)
-        self.whole.add(path)
 
     def normalised(self) -> dict[Key, list[Face]]:
         """The faces with their readings by person; after Ctrl-C, without the file that was being read."""
@@ -830,19 +799,21 @@ class _FirstLook(_Run):
 
 
 class _Film:
-    """The video that is written: opened with the first frame, closed also after Ctrl-C, so that it can be played."""
+    """The video that is written: opened with the first frame."""
 
     def __init__(self, target: Path | None, times: Timeline, codec: str) -> None:
         self.target, self.codec = target, codec
         self.rate = times.rate if times.even else UNEVEN_RATE
-        self.ends = iter(_ends(times, self.rate))
+        if times.even:
+            ends = [*(number - 1 for number in times.numbers[1:]), times.total]
+        else:
+            ends = [round(second * self.rate) for second in (*times.seconds[1:], times.duration)]
+        self.ends = iter(ends)  # the number of frames shown up to the end of each frame of the video
         self.written = 0
         self.writer: Any = None
 
-    def __enter__(self) -> _Film:
-        return self
-
-    def __exit__(self, *error: object) -> None:
+    def close(self) -> None:
+        """So that it can be played; nothing where no frame was shown."""
         if self.writer is not None:
             self.writer.release()
 
@@ -890,13 +861,6 @@ def _writer(target: Path, place: Path, codec: str, rate: float, size: Sequence[i
             "folder is writable, or ask for the table only (--no-pictures, or annotate=False)"
         )
     return writer
-
-
-def _ends(times: Timeline, rate: float) -> list[int]:
-    """The number of frames shown at ``rate`` per second up to the end of each frame of a video."""
-    if times.even:
-        return [*(number - 1 for number in times.numbers[1:]), times.total]
-    return [round(second * rate) for second in (*times.seconds[1:], times.duration)]
 
 
 def followed(

@@ -22,15 +22,7 @@ Pair = tuple[float, float]
 class Published:
     """One row of a published table; each figure is (valence, arousal), None if the paper prints nothing.
 
-    Attributes:
-        method: the paper's name for it.
-        backbone: likewise.
-        rmse: root mean squared error.
-        sagr: share of equal signs.
-        pcc: Pearson's correlation.
-        ccc: concordance correlation.
-        critic: our name for the critic, if the row is an arm of the ablation.
-        margin: our name for the margin, likewise.
+    Method and backbone are the paper's names, critic and margin ours, if the row is an arm of the ablation.
     """
 
     method: str
@@ -45,13 +37,7 @@ class Published:
 
 @dataclass(frozen=True)
 class PublishedTable:
-    """A table of the paper.
-
-    Attributes:
-        name: "Table 4" for instance.
-        dataset: the data set on which it was measured.
-        rows: in the paper's order.
-    """
+    """A table of the paper, with the data set on which it was measured, and rows in the paper's order."""
 
     name: str
     dataset: str
@@ -123,8 +109,6 @@ TABLE_4 = PublishedTable(
     ),
 )
 
-_OF_DATASET = {"afew-va": TABLE_2, "aff-wild": TABLE_3}
-
 
 def published_table(dataset: str) -> PublishedTable:
     """The table to show beside a run: that of its data set if the paper has one, else the ablation on AffectNet.
@@ -133,7 +117,7 @@ def published_table(dataset: str) -> PublishedTable:
         >>> published_table("afew-va").name, published_table("faces").name
         ('Table 2', 'Table 4')
     """
-    return _OF_DATASET.get(dataset, TABLE_4)
+    return {"afew-va": TABLE_2, "aff-wild": TABLE_3}.get(dataset, TABLE_4)
 
 
 def published_row(table: PublishedTable, critic: str, margin: str, encoder: str) -> Published | None:
@@ -160,10 +144,8 @@ def impossible(row: Published) -> list[str]:
         >>> impossible(TABLE_1.rows[6]), impossible(TABLE_1.rows[4])
         (['valence', 'arousal'], [])
     """
-    same = [
-        other for other in TABLE_1.rows if (other.backbone, other.rmse, other.ccc) == (row.backbone, row.rmse, row.ccc)
-    ]
-    pcc = row.pcc or (same[0].pcc if same else None)
+    known = (row.backbone, row.rmse, row.ccc)
+    pcc = row.pcc or next((one.pcc for one in TABLE_1.rows if (one.backbone, one.rmse, one.ccc) == known), None)
     if row.rmse is None or row.ccc is None or pcc is None:
         return []
     return [

@@ -23,6 +23,7 @@ from ..reports._page import Missing, Section, check_page, picture, write_page
 from ..reports._tables import code, column_groups, details, grid, interval, notes, paragraph, row, table
 from ..training.config_files import flat
 from . import published
+from .model_card import DATA
 from .nets import LABELS
 from .runs import (
     Arm,
@@ -32,6 +33,7 @@ from .runs import (
     differences,
     figure,
     identity_of,
+    inside,
     leakage_difference,
     measured,
     over_seeds,
@@ -40,15 +42,8 @@ from .runs import (
 )
 
 REST = ("rmse", "sagr", "pcc")  # CCC comes first and has columns of its own
-DATASETS = {
-    "faces": "drawn faces",
-    "affectnet": "AffectNet (2017)",
-    "affectnet-2017": "AffectNet (2017)",
-    "affectnet-reduced": "AffectNet (reduced)",
-    "afew-va": "AFEW-VA",
-    "aff-wild": "Aff-Wild",
-    "aff-wild2": "Aff-Wild2",
-}
+DATASETS = {name: title for name, (title, *_) in DATA.items()}
+DATASETS["affectnet-2017"] = DATASETS["affectnet"]  # as older runs call it
 
 
 @dataclass
@@ -195,7 +190,7 @@ def _facts(story: Story) -> list[tuple[str, str]]:
     test, environment = run.result.get("test", {}), run.environment
     identities = test.get("identities", test.get("people"))  # as older results call them
     of = f" of {identities} {plural(story.identity, identities)}" if identities else ""
-    facts = [
+    return [
         ("data", DATASETS.get(story.dataset, story.dataset)),
         ("encoder", str(run.config.get("encoder", ""))),
         ("tested on", _n(test.get("rows"), "image") + of),
@@ -204,7 +199,6 @@ def _facts(story: Story) -> list[tuple[str, str]]:
         ("device", str(environment.get("device", ""))),
         ("started", str(environment.get("started", ""))[:16].replace("T", " ")),
     ]
-    return [(name, value) for name, value in facts if value]
 
 
 # Tables
@@ -216,7 +210,7 @@ def _cell(found: Measured | None, sign: bool = False) -> Markup | None:
 
 def _figures(story: Story) -> Markup:
     first = measured(story.main, "ccc", "mean")
-    if first is None and all(measured(arm, "ccc", "mean") is None for arm in story.arms):
+    if all(measured(arm, "ccc", "mean") is None for arm in story.arms):
         raise Missing("No run has a result.json with figures: the runs were not evaluated.")
     quoted = published.published_table(story.dataset)
     rows, flagged = [], False
@@ -297,20 +291,12 @@ BREAKDOWN: dict[str, tuple[str | int, ...]] = {
 """A column of the table, and where a result has it."""
 
 
-def _reading(result: Mapping[str, Any], several: bool) -> dict[str, Any]:
+def _reading(result: Mapping[str, Any], several: bool) -> Mapping[str, Any]:
     """What a run found by single pictures of a stranger, or by all of them."""
     if several:
-        found = result.get("by_person") or {}
-        return {name: found.get(name) for name in ("figures", "breakdown", "leakage")}
-    leakage = (result.get("leakage") or {}).get("unseen")
-    return {"figures": _at(result, "test", "figures"), "breakdown": result.get("breakdown"), "leakage": leakage}
-
-
-def _at(value: Any, *path: str | int) -> Any:
-    """What is at a place in nested dictionaries and lists; None if it is missing."""
-    for step in path:
-        value = (value or {}).get(step) if isinstance(step, str) else value and value[step]
-    return value
+        return result.get("by_person") or {}
+    figures, leakage = inside(result, "test", "figures"), inside(result, "leakage", "unseen")
+    return {"figures": figures, "breakdown": result.get("breakdown"), "leakage": leakage}
 
 
 def _breakdown(story: Story) -> Markup:
@@ -320,9 +306,9 @@ def _breakdown(story: Story) -> Markup:
     for arm in story.arms:
         for several in (False, True):
             read = [_reading(run.result, several) for run in arm.runs]
-            found = [each for each in read if each["breakdown"]]
+            found = [each for each in read if each.get("breakdown")]
             if found:
-                cells = [_cell(over_seeds([_at(each, *path) for each in found])) for path in BREAKDOWN.values()]
+                cells = [_cell(over_seeds(inside(each, *path) for each in found)) for path in BREAKDOWN.values()]
                 name = f"{arm.title}, by all pictures of a {kind}" if several else ""
                 rows.append(story.row(arm, cells, name))
     if not rows:
@@ -341,16 +327,14 @@ def _breakdown(story: Story) -> Markup:
 
 
 def _leakage(story: Story) -> Markup:
-    def of(run: Run, side: str) -> Mapping[str, Any]:
-        return (run.result.get("leakage") or {}).get(side) or {}
-
-    sides = [side for side in ("unseen", "seen") if any(of(run, side) for arm in story.arms for run in arm.runs)]
+    every = [run.result for arm in story.arms for run in arm.runs]
+    sides = [side for side in ("unseen", "seen") if any(inside(result, "leakage", side) for result in every)]
     if not sides:
         raise Missing("No run measured identity leakage: it needs data that say who is on each picture.")
 
     def over(arm: Arm, side: str, key: str) -> Measured | None:
-        values = [of(run, side) for run in arm.runs if of(run, side).get(key) is not None]
-        found = over_seeds([each[key] for each in values])
+        values = [of for run in arm.runs if inside(of := inside(run.result, "leakage", side), key) is not None]
+        found = over_seeds(each[key] for each in values)
         if found is not None and found.n == 1 and key == "probe_accuracy":
             low, high = values[0].get("probe_low"), values[0].get("probe_high")
             if low is not None and high is not None:

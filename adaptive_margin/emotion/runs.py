@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ..choices import MarginName
 from ..messages import problem
+from ..metrics import bootstrap_interval
+from ..metrics.affect import FIGURES
 from ..metrics.comparison import compared, student_interval
 from ..stored import read_json
 from ..training.config_files import read_options
@@ -98,22 +101,27 @@ class Measured(NamedTuple):
     by: str  # "seed": Student's t over seeds; else the unit that a bootstrap of the single run drew
 
 
-def over_seeds(values: Sequence[float]) -> Measured | None:
-    """Mean and 95% interval (Student's t) of one number per seed; None if there are none.
+def over_seeds(values: Iterable[float | None]) -> Measured | None:
+    """Mean and 95% interval (Student's t) of one number per seed; None if there are none. Undefined ones do not count.
 
     Example:
         >>> [round(x, 3) for x in over_seeds([0.5, 0.6, 0.7])[:3]]
         [0.6, 0.352, 0.848]
     """
-    values = [v for v in values if v is not None and math.isfinite(v)]
-    if not values:
-        return None
-    return Measured(*student_interval(values), len(values), "seed")
+    known = [v for v in values if v is not None and math.isfinite(v)]
+    return Measured(*student_interval(known), len(known), "seed") if known else None
 
 
-def figure(result: Mapping[str, Any], name: str, label: str, part: str = "test") -> float | None:
-    """A figure of a run's result; None if it is missing."""
-    value = result.get(part, {}).get("figures", {}).get(name, {}).get(label)
+def inside(value: Any, *path: str | int) -> Any:
+    """What is at a place in nested dictionaries and lists; None if it is missing."""
+    for step in path:
+        value = (value or {}).get(step) if isinstance(step, str) else value and value[step]
+    return value
+
+
+def figure(result: Mapping[str, Any], name: str, label: str) -> float | None:
+    """A figure of a run's test part; None if it is missing."""
+    value = inside(result, "test", "figures", name, label)
     return None if value is None else float(value)
 
 
@@ -138,7 +146,7 @@ def plural(kind: str, n: int = 2) -> str:
 
 def measured(arm: Arm, name: str, label: str) -> Measured | None:
     """A figure of an arm on the test set: over seeds, or with the bootstrap interval of its one run."""
-    found = over_seeds([v for run in arm.runs if (v := figure(run.result, name, label)) is not None])
+    found = over_seeds(figure(run.result, name, label) for run in arm.runs)
     if found is None or found.n > 1:
         return found
     run = next(run for run in arm.runs if figure(run.result, name, label) is not None)
@@ -149,58 +157,48 @@ def measured(arm: Arm, name: str, label: str) -> Measured | None:
     return found._replace(low=low, high=high, by=identity_of(run.result) if by == "person" else by)
 
 
-def difference(arm: Arm, baseline: Arm, name: str = "ccc", label: str = "mean") -> Measured | None:
-    """An arm's figure minus the baseline's, paired: by seed, or by person if there is only one common seed."""
-    other = {run.seed: run for run in baseline.runs}
-    pairs = [(run, other[run.seed]) for run in arm.runs if run.seed in other]
-    figures = [tuple(figure(run.result, name, label) for run in pair) for pair in pairs]
-    gaps = [one - two for one, two in figures if one is not None and two is not None]
-    found = over_seeds(gaps)
+def difference(arm: Arm, baseline: Arm, name: str = "ccc") -> Measured | None:
+    """An arm's figure minus the baseline's, of both labels, paired: by seed, or by person for one common seed."""
+    gaps = _gaps(arm, baseline, lambda run: figure(run.result, name, "mean"))
+    found = over_seeds(gaps.values())
     if found is None or found.n > 1:
         return found
-    low, high, by = _paired_bootstrap(*pairs[0], name, label)
+    one, two = (next(run for run in each.runs if run.seed in gaps) for each in (arm, baseline))
+    low, high, by = _paired_bootstrap(one, two, name)
     return found._replace(low=low, high=high, by=by)
 
 
-def differences(
-    arms: Sequence[Arm], baseline: Arm, name: str = "ccc", label: str = "mean"
-) -> dict[str, Measured | None]:
+def _gaps(arm: Arm, baseline: Arm, value: Callable[[Run], float | None]) -> dict[int, float]:
+    """Seed → how much more the arm has than the baseline, where both have it."""
+    ours, theirs = ({run.seed: v for run in each.runs if (v := value(run)) is not None} for each in (arm, baseline))
+    return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+
+
+def differences(arms: Sequence[Arm], baseline: Arm, name: str = "ccc") -> dict[str, Measured | None]:
     """:func:`difference` of several arms by name; over seeds, the intervals are corrected for the number of arms.
 
     See :func:`~adaptive_margin.metrics.compared`.
     """
-
-    def by_seed(arm: Arm) -> dict[int, float]:
-        return {run.seed: v for run in arm.runs if (v := figure(run.result, name, label)) is not None}
-
-    base = by_seed(baseline)
-    pairs = {arm.name: (ours, base) for arm in arms if len((ours := by_seed(arm)).keys() & base.keys()) > 1}
-    found = zip(pairs, compared(pairs.values()), strict=True)
+    every = {arm.name: _gaps(arm, baseline, lambda run: figure(run.result, name, "mean")) for arm in arms}
+    several = {arm: gaps for arm, gaps in every.items() if len(gaps) > 1}
+    found = zip(several, compared((gaps, dict.fromkeys(gaps, 0.0)) for gaps in several.values()), strict=True)
     corrected = {arm: Measured(each.mean, each.low, each.high, each.n, "seed") for arm, each in found}
-    return {arm.name: corrected.get(arm.name) or difference(arm, baseline, name, label) for arm in arms}
+    return {arm.name: corrected.get(arm.name) or difference(arm, baseline, name) for arm in arms}
 
 
 def map_at_r(run: Run, side: str = "unseen") -> float | None:
     """MAP@R of finding the same person by the encoder's features; None if people are not known."""
-    value = ((run.result.get("leakage") or {}).get(side) or {}).get("map_at_r")
+    value = inside(run.result, "leakage", side, "map_at_r")
     return None if value is None else float(value)
 
 
 def leakage_difference(arm: Arm, baseline: Arm, side: str = "unseen") -> Measured | None:
     """An arm's MAP@R minus the baseline's, seed by seed: the one leakage figure that changes."""
-    others = {run.seed: map_at_r(run, side) for run in baseline.runs}
-    pairs = [(map_at_r(run, side), others.get(run.seed)) for run in arm.runs]
-    return over_seeds([one - two for one, two in pairs if one is not None and two is not None])
+    return over_seeds(_gaps(arm, baseline, lambda run: map_at_r(run, side)).values())
 
 
-def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float, float, str]:
+def _paired_bootstrap(one: Run, two: Run, name: str) -> tuple[float, float, str]:
     """95% interval of the difference of two runs on the same rows, drawn by identity if known."""
-    import torch
-
-    from ..metrics import bootstrap_interval
-    from ..metrics.affect import FIGURES
-    from .nets import LABELS
-
     a, b = one.arrays, two.arrays
     nothing = (math.nan, math.nan, "seed")
     if not a or not b or not np.array_equal(a["row"], b["row"]) or not np.array_equal(a["truth"], b["truth"]):
@@ -209,11 +207,10 @@ def _paired_bootstrap(one: Run, two: Run, name: str, label: str) -> tuple[float,
     groups = a["person"] if known else np.arange(len(a["row"]))
     if len(groups) < 2:
         return nothing
-    columns = range(len(LABELS)) if label == "mean" else [LABELS.index(label)]
 
     def gap(truth: torch.Tensor, both: torch.Tensor) -> torch.Tensor:
         ours, theirs = FIGURES[name](truth, both).chunk(2)
-        return (ours - theirs)[list(columns)].mean()
+        return (ours - theirs).mean()
 
     truth = np.concatenate([a["truth"], a["truth"]], axis=1)
     both = np.concatenate([a["prediction"], b["prediction"]], axis=1)
@@ -261,19 +258,19 @@ def _rank(arm: Arm) -> tuple[int, int, int, str]:
 def _read(place: Path, problems: list[str]) -> Run:
     """Reads one run, each part separately: a damaged or missing part does not affect the others."""
 
-    def attempt(name: str, read: Any, otherwise: Any) -> Any:
+    def attempt(name: str, read: Callable[[], Any]) -> Any:
         try:
-            return read() if (place / name).exists() else otherwise
+            return read() if (place / name).exists() else {}
         except Exception as error:  # a report lists everything that it could not read
             problems.append(f"{place.parent.name}/{place.name}/{name} cannot be read: {str(error).splitlines()[0]}")
-            return otherwise
+            return {}
 
-    config = attempt("config.yaml", lambda: read_options(place / "config.yaml"), {})
+    config = attempt("config.yaml", lambda: read_options(place / "config.yaml"))
     parts = {
-        "environment": attempt("environment.json", lambda: read_json(place / "environment.json"), {}),
-        "curves": attempt("scalars.csv", lambda: _curves(place, problems), {}),
-        "result": attempt("result.json", lambda: read_result(place), {}),
-        "arrays": attempt("evaluation.npz", lambda: read_predictions(place), {}),
+        "environment": attempt("environment.json", lambda: read_json(place / "environment.json")),
+        "curves": attempt("scalars.csv", lambda: _curves(place, problems)),
+        "result": attempt("result.json", lambda: read_result(place)),
+        "arrays": attempt("evaluation.npz", lambda: read_predictions(place)),
     }
     if (place / "config.yaml").exists() and type(config.get("seed", 0)) is not int:
         problems.append(f"{place.parent.name}/{place.name}/config.yaml: seed is not a whole number: {config['seed']!r}")

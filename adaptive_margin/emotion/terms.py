@@ -12,7 +12,7 @@ import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -61,19 +61,6 @@ class Term(nn.Module):
         raise NotImplementedError
 
 
-class _Reversal(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a negative number."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: float) -> Tensor:
-        ctx.weight = weight
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return -ctx.weight * gradients[0], None
-
-
 def reverse_gradient(x: Tensor, weight: float) -> Tensor:
     r"""X itself; backwards, the gradient times :math:`-\lambda`.
 
@@ -85,7 +72,10 @@ def reverse_gradient(x: Tensor, weight: float) -> Tensor:
         >>> x.grad
         tensor([-1.5000, -1.5000])
     """
-    return cast(Tensor, _Reversal.apply(x, weight))
+    same = x.view_as(x)
+    if same.requires_grad:
+        same.register_hook(lambda gradient: -weight * gradient)  # type: ignore[no-untyped-call]
+    return same
 
 
 def warmed_up(step: int, steps: int) -> float:
@@ -102,12 +92,15 @@ def warmed_up(step: int, steps: int) -> float:
     return 1.0 if steps == 0 else 2 / (1 + math.exp(-10 * min(1.0, step / steps))) - 1
 
 
-def identity_head(features: int, people: int) -> nn.Sequential:
-    """Features → 64 → one score per person of the training part."""
-    return nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, people))
+class _IdentityTerm(Term):
+    """A term with a head: features → 64 → one score per person of the training part."""
+
+    def __init__(self, features: int, people: int, weight: float = 1.0) -> None:
+        super().__init__(weight)
+        self.head = nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, people))
 
 
-class ReversedIdentity(Term):
+class ReversedIdentity(_IdentityTerm):
     r"""An identity classifier behind a gradient reversal: it learns who is who, the encoder unlearns it.
 
     .. math:: L = -\frac1B \sum_b \log p(\text{person}_b \mid f_b),
@@ -121,10 +114,6 @@ class ReversedIdentity(Term):
         weight: :math:`\lambda` when warmed up.
     """
 
-    def __init__(self, features: int, people: int, weight: float = 1.0) -> None:
-        super().__init__(weight)
-        self.head = identity_head(features, people)
-
     def forward(self, features: Tensor) -> Tensor:
         """A score per person."""
         return cast(Tensor, self.head(reverse_gradient(features, self.present_weight)))
@@ -134,7 +123,7 @@ class ReversedIdentity(Term):
         return functional.cross_entropy(at_least_float32(outputs), people)
 
 
-class UniformIdentity(Term):
+class UniformIdentity(_IdentityTerm):
     r"""An identity classifier, and an encoder that makes its answer uniform: it cannot win by making it wrong.
 
     .. math:: L = -\frac1B \sum_b \log p(\text{person}_b \mid \bar f_b)
@@ -150,10 +139,6 @@ class UniformIdentity(Term):
         people: P.
         weight: :math:`\lambda` when warmed up.
     """
-
-    def __init__(self, features: int, people: int, weight: float = 1.0) -> None:
-        super().__init__(weight)
-        self.head = identity_head(features, people)
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores for the classifier, then the same scores for the encoder, ``(b, 2 P)``."""

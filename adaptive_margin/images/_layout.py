@@ -39,6 +39,12 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(piece), piece) if piece.isdecimal() else (1, 0, piece.casefold()) for piece in pieces)
 
 
+def identity(path: Path) -> tuple[int, int]:
+    """A key that all names of one file or folder share: links, or spellings on a disk that ignores case."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
+
+
 def endings(names: Iterable[str]) -> dict[str, int]:
     """The number of ``names`` with each file extension, the commonest first; ``"none"`` for no extension.
 

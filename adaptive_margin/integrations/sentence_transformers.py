@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from pytorch_metric_learning.losses import BaseMetricLossFunction, MultiSimilarityLoss, TripletMarginLoss
+from pytorch_metric_learning.losses import MultiSimilarityLoss, TripletMarginLoss
 from pytorch_metric_learning.losses.mixins import WeightMixin
 from torch import Tensor, distributed, nn
 from torch.distributed.nn.functional import all_gather
@@ -51,6 +51,8 @@ CITATION = """
 class _TextLoss(nn.Module):
     """What the three have in common: the model, the loss, processes, and what a model card says."""
 
+    _default: type[nn.Module] = TripletMarginLoss
+
     def __init__(
         self,
         model: nn.Module,
@@ -63,7 +65,7 @@ class _TextLoss(nn.Module):
         self.model = model
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
-            self.loss = self._with_margin(self._default_loss() if loss is None else loss, margin, units)
+            self.loss = self._with_margin(self._default() if loss is None else loss, margin, units)
         for each in said:
             warnings.warn(each.message, stacklevel=2)
         self.gather_across_devices = gather_across_devices
@@ -98,9 +100,6 @@ class _TextLoss(nn.Module):
         """The paper of the margin as BibTeX, for the model card."""
         return CITATION
 
-    def _default_loss(self) -> BaseMetricLossFunction:
-        raise NotImplementedError
-
     def _check(self, columns: int, labels: Tensor | None) -> None:
         """Raises a ``ValueError`` for a batch of another form."""
         raise NotImplementedError
@@ -132,6 +131,8 @@ class _TextLoss(nn.Module):
 class _ColumnLoss(_TextLoss):
     """Batches whose classes follow from their columns: a row's anchor and positive, and what equals one of them."""
 
+    _least = 2  # columns
+
     def _with_margin(self, loss: nn.Module, margin: Margin | float | None, units: Units | None) -> nn.Module:
         made = super()._with_margin(loss, margin, units)
         host = getattr(made, "loss", made)
@@ -143,17 +144,14 @@ class _ColumnLoss(_TextLoss):
         return made
 
     def _check(self, columns: int, labels: Tensor | None) -> None:
-        least = self._least
-        if columns < least:
-            expected = f"of {least} or more columns for {type(self).__name__}"
+        if columns < self._least:
+            expected = f"of {self._least} or more columns for {type(self).__name__}"
             remedy = "texts of one column and a label go with AdaptiveLabelLoss, pairs with AdaptivePairLoss"
             raise ValueError(problem("sentence_features", expected, columns, remedy))
         if labels is not None and labels.numel() and bool((labels != labels.flatten()[0]).any()):
             expected = f"the same for all rows, or None: for {type(self).__name__} every row is a positive pair"
             remedy = "remove the label column, or keep only the rows that are positive pairs"
             raise ValueError(problem("labels", expected, "different ones", remedy))
-
-    _least = 2
 
     def _classes(self, embeddings: list[Tensor], keys: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Rows of all columns, one below the other, the class of each, and equal numbers where texts are equal."""
@@ -221,13 +219,11 @@ class AdaptivePairLoss(_ColumnLoss):
         'MultiSimilarityLoss'
     """
 
-    def _default_loss(self) -> BaseMetricLossFunction:
-        return MultiSimilarityLoss()
+    _default = MultiSimilarityLoss
 
     def _of_embeddings(self, embeddings: list[Tensor], labels: Tensor | None, keys: Tensor | None) -> Tensor:
         rows, classes, _ = self._classes(embeddings, keys)
-        value: Tensor = self.loss(rows, classes)
-        return value
+        return self.loss(rows, classes)
 
 
 class AdaptiveTripletLoss(_ColumnLoss):
@@ -275,9 +271,6 @@ class AdaptiveTripletLoss(_ColumnLoss):
 
     _least = 3
 
-    def _default_loss(self) -> BaseMetricLossFunction:
-        return TripletMarginLoss()
-
     def _of_embeddings(self, embeddings: list[Tensor], labels: Tensor | None, keys: Tensor | None) -> Tensor:
         rows, classes, texts = self._classes(embeddings, keys)
         count = len(rows) // len(embeddings)
@@ -285,8 +278,7 @@ class AdaptiveTripletLoss(_ColumnLoss):
         negatives = torch.arange(2 * count, len(rows), device=rows.device)
         differs = (texts[negatives] != texts[first]) & (texts[negatives] != texts[first + count])
         first, negatives = first[differs], negatives[differs]
-        value: Tensor = self.loss(rows, classes, (first, first + count, negatives))
-        return value
+        return self.loss(rows, classes, (first, first + count, negatives))
 
 
 class AdaptiveLabelLoss(_TextLoss):
@@ -328,9 +320,6 @@ class AdaptiveLabelLoss(_TextLoss):
         >>> value.backward()
     """
 
-    def _default_loss(self) -> BaseMetricLossFunction:
-        return TripletMarginLoss()
-
     def _admits(self, loss: nn.Module) -> bool:
         inside = loss.modules() if isinstance(loss, nn.Module) else ()
         return any(super(AdaptiveLabelLoss, self)._admits(module) for module in inside)
@@ -345,8 +334,7 @@ class AdaptiveLabelLoss(_TextLoss):
 
     def _of_embeddings(self, embeddings: list[Tensor], labels: Tensor | None, keys: Tensor | None) -> Tensor:
         assert labels is not None
-        value: Tensor = self.loss(self._gathered(embeddings[0]), self._gathered(labels))
-        return value
+        return self.loss(self._gathered(embeddings[0]), self._gathered(labels))
 
 
 def text_keys(features: Features) -> Tensor | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pytorch_metric_learning.utils.inference import FaissKMeans
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -261,15 +262,12 @@ class RetrievalMetrics:
         elif self.clustering == "kmeans":
             clusters = kmeans(x, classes, seed=self.seed, tile_entries=self.tile_entries)
         elif self.clustering == "faiss":
-            rows = x.float().cpu().contiguous().numpy()
-            model: Any = _faiss().Kmeans(rows.shape[1], classes, niter=20, seed=self.seed)
-            model.train(rows)
-            clusters = torch.from_numpy(model.index.search(rows, 1)[1][:, 0])
+            clusters = FaissKMeans(niter=20, seed=self.seed)(x.float(), classes)
         else:
             from sklearn.cluster import KMeans  # pytorch-metric-learning requires scikit-learn
 
-            model = KMeans(classes, n_init=10, random_state=self.seed)
-            clusters = torch.from_numpy(model.fit_predict(x.float().cpu().numpy())).long()
+            found = KMeans(classes, n_init=10, random_state=self.seed).fit_predict(x.float().cpu().numpy())
+            clusters = torch.from_numpy(found).long()
         return {
             "NMI": normalized_mutual_information(query_codes, clusters),
             "AMI": adjusted_mutual_information(query_codes, clusters),

@@ -124,21 +124,16 @@ def _read(path: Path, want_labels: bool) -> tuple[Array | None, Array | None]:
             return None, _narrowed(np.array(path.read_text(encoding="utf-8-sig").split("\n"), dtype=str))
         if ending in (".pt", ".pth"):
             return _chosen(torch.load(path, map_location="cpu", weights_only=True))
-        stored = np.load(path, allow_pickle=False)
-        with stored if ending == ".npz" else _Nothing():
-            return _chosen(dict(stored) if ending == ".npz" else stored)
+        if ending == ".npy":
+            return _chosen(np.load(path, allow_pickle=False))
+        with np.load(path, allow_pickle=False) as stored:
+            return _chosen(dict(stored))
     except Exception as error:  # for damaged files numpy and torch raise a dozen kinds
         if is_problem(error):
             raise
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
         remedy = "save arrays or tensors of numbers again, without other objects"
         raise ValueError(problem(path.name, f"a readable {ending} file", f"an error ({why})", remedy)) from error
-
-
-class _Nothing:
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def _chosen(content: Any) -> tuple[Array | None, Array | None]:

@@ -187,14 +187,8 @@ class _Rows:
         n, m = len(self.order), self.counts[self.place]
         partners = (m - 1 if own else n - m).astype(np.float64)  # of each row
         if partners.sum() / 2 <= PAIRS and n <= 8 * ANCHORS:
-            blocks = (np.arange(i + 1, n) for i in range(n))
-            picked = [
-                (np.full(len(j), i), j)
-                for i, j in enumerate(
-                    block[(self.place[block] == self.place[i]) == own] for i, block in enumerate(blocks)
-                )
-            ]
-            first, second = (np.concatenate(side) for side in zip(*picked, strict=True))
+            mates = [i + 1 + np.flatnonzero((self.place[i + 1 :] == self.place[i]) == own) for i in range(n)]
+            first, second = np.repeat(np.arange(n), [len(each) for each in mates]), np.concatenate(mates)
             return self.order[first], self.order[second], True
         first = np.searchsorted(np.cumsum(partners), rng.random(PAIRS) * partners.sum(), "right").clip(max=n - 1)
         start, size = self.starts[self.place[first]], m[first]
@@ -324,7 +318,8 @@ def _margins(
         kinds = {kind: {each: shares[kind] for each, shares in active.items()} for kind in active["remaining"]}
         followed = swap.rule.few if few else swap.rule.many
         own_rule = next(each for each, kind in NEIGHBOURHOODS.items() if type(followed) is kind)
-        found.append(LossMargins(name, swap.attribute, _unit(swap), own_rule, margins, kinds))
+        unit = swap.unit.replace(" (degrees at construction, radians inside)", " (degrees)")
+        found.append(LossMargins(name, swap.attribute, unit, own_rule, margins, kinds))
     strategies = {}
     for name, batches in of_batches(hosts["ContrastiveLoss"]).items():
         alpha, mi, delta = (float(np.mean([float(each[i]) for each in batches])) for i in range(3))
@@ -332,10 +327,6 @@ def _margins(
         leads = bool(rules[name].leads(parts[0][1]))
         strategies[name] = Strategy(alpha, mi, delta, k, leads)
     return strategies, found
-
-
-def _unit(swap: Swap) -> str:
-    return swap.unit.replace(" (degrees at construction, radians inside)", " (degrees)")
 
 
 def _active(host: Any, swap: Swap, margin: float, parts: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:

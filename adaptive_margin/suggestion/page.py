@@ -10,7 +10,7 @@ from markupsafe import Markup
 from ..reports import _charts as charts
 from ..reports._page import Section, write_page
 from ..reports._tables import grid, row, table
-from .result import Suggestion, Table
+from .result import LossMargins, Suggestion, Table
 
 
 def write_suggestion(found: Suggestion, page: Path, name: str) -> None:
@@ -36,7 +36,7 @@ def _table(each: Table) -> Markup:
 
 
 def _pictures(found: Suggestion) -> Markup:
-    return grid([_distances(found), *(_active(found, loss.loss) for loss in found.losses if loss.active)])
+    return grid([_distances(found), *(_active(found, loss) for loss in found.losses if loss.active)])
 
 
 def _distances(found: Suggestion) -> Markup:
@@ -52,14 +52,13 @@ def _distances(found: Suggestion) -> Markup:
     return chart.svg
 
 
-def _active(found: Suggestion, name: str) -> Markup:
-    loss = next(each for each in found.losses if each.loss == name)
+def _active(found: Suggestion, loss: LossMargins) -> Markup:
     alt = "; ".join(f"{rule} at {margin:.3f}" for rule, margin in loss.margins.items())
-    with charts.drawing(name, f"Share active for the margin of each strategy: {alt}.") as chart:
+    with charts.drawing(loss.loss, f"Share active for the margin of each strategy: {alt}.") as chart:
         ((kind, shares),) = loss.active.items()
         for colour, (rule, share) in zip(charts.GROUPS, shares.items(), strict=False):
             chart.axes.scatter(loss.margins[rule], 100 * share, color=colour, label=rule, zorder=3)
-        if found.present is not None and found.present.loss == name:
+        if found.present is not None and found.present.loss == loss.loss:
             chart.axes.axvline(found.present.margin, color=charts.BASELINE, linestyle="--", label="in use")
         chart.axes.set_xlabel(f"{loss.attribute} ({loss.unit})")
         chart.axes.set_ylabel(f"% of {kind} active")

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+from types import ModuleType
+
 import numpy as np
 import pytest
 
 from adaptive_margin.emotion.data import Part
-from adaptive_margin.emotion.headroom import divided, recentred
+
+
+@pytest.fixture
+def headroom(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    return importlib.import_module("fer_headroom")
 
 
 def _part(counts: list[int], videos: bool = False) -> Part:
@@ -25,9 +34,11 @@ def _part(counts: list[int], videos: bool = False) -> Part:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_both_train_on_as_many_pictures_of_as_many_people_and_never_on_the_test(seed: int) -> None:
+def test_both_train_on_as_many_pictures_of_as_many_people_and_never_on_the_test(
+    headroom: ModuleType, seed: int
+) -> None:
     part = _part([6, 9, 7, 8, 5, 10, 6, 8])
-    training, test = divided(part, seed=seed)
+    training, test = headroom.divided(part, seed=seed)
     held_out, shared = (part.people[training[name]] for name in ("held out", "shared"))
     tested = set(part.people[test])
     assert len(tested) == 2
@@ -40,20 +51,31 @@ def test_both_train_on_as_many_pictures_of_as_many_people_and_never_on_the_test(
         assert not set(rows) & set(test)
 
 
-def test_a_video_is_on_one_side() -> None:
+def test_a_video_is_on_one_side(headroom: ModuleType) -> None:
     part = _part([12] * 8, videos=True)
-    training, test = divided(part)
+    training, test = headroom.divided(part)
     assert not {part.videos[row] for row in training["shared"]} & {part.videos[row] for row in test}
 
 
-def test_right_offsets_leave_no_persons_mean_wrong_and_keep_what_is_within() -> None:
+def test_right_offsets_leave_no_persons_mean_wrong_and_keep_what_is_within(headroom: ModuleType) -> None:
     random = np.random.default_rng(0)
     truth, people = random.normal(size=(20, 2)), np.arange(20) % 4
     offset = random.normal(size=(4, 2))
-    assert recentred(truth, truth + offset[people], people) == pytest.approx(truth)
+    assert headroom.recentred(truth, truth + offset[people], people) == pytest.approx(truth)
     guess = random.normal(size=(20, 2))
-    moved = recentred(truth, guess, people)
+    moved = headroom.recentred(truth, guess, people)
     for person in range(4):
         mine = people == person
         assert moved[mine].mean(axis=0) == pytest.approx(truth[mine].mean(axis=0))
         assert moved[mine] - moved[mine].mean(axis=0) == pytest.approx(guess[mine] - guess[mine].mean(axis=0))
+    worked = headroom.recentred(np.array([[0.0], [1.0]]), np.array([[2.0], [2.5]]), np.array([7, 7]))
+    assert worked.tolist() == [[0.25], [0.75]]
+
+
+def test_what_cannot_be_divided_is_said_with_what_can(headroom: ModuleType) -> None:
+    part = _part([2, 2])
+    with pytest.raises(ValueError, match=r"0\.25 tests a quarter of the people"):
+        headroom.divided(part, share=0.9)
+    with pytest.raises(ValueError, match="use more pictures"):
+        headroom.divided(part.take(np.array([0, 1])))
+    assert len(headroom.divided(part, share=0.25)[1]) == 1

@@ -26,7 +26,6 @@ from adaptive_margin.emotion.detect import face_detector
 from adaptive_margin.emotion.evaluation import Evaluation, evaluate, read_predictions, read_result, write_evaluation
 from adaptive_margin.emotion.export_hub import export_hub
 from adaptive_margin.emotion.export_onnx import export_onnx
-from adaptive_margin.emotion.headroom import divided
 from adaptive_margin.emotion.model_file import Preprocessing, description, load_network, model_details, save_model
 from adaptive_margin.emotion.nets import build_encoder, check_encoder, check_size, emotion_net
 from adaptive_margin.emotion.predict import Predictor, find_files, predict
@@ -565,15 +564,5 @@ CASES = [
         "train person_norm and elim with one process",
         lambda: people_of(config_of(person_norm=True), strangers(known=True), World(rank=0, size=2)),
         lambda: len(people_of(config_of(person_norm=True), strangers(known=True), World())) == 4,
-    ),
-    follow(
-        "0.25 tests a quarter of the people",
-        lambda: divided(strangers(known=True), share=0.9),
-        lambda: len(divided(strangers(known=True), share=0.25)[1]) == 1,
-    ),
-    follow(
-        "use more pictures",
-        lambda: divided(strangers(known=True).take(np.array([0, 1]))),
-        lambda: len(divided(strangers(known=True))[1]) == 1,
     ),
 ]
