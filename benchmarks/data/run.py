@@ -30,6 +30,27 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.processes import ends_in_order
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--side", type=int, default=425, help="side of the JPEG files, pixels")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", help="cuda if available")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
+    parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "cpu.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import numpy as np
 import PIL
 import torch
@@ -39,7 +60,6 @@ from torch.utils.data import DataLoader
 from adaptive_margin.affect import CachedBatches, FaceImages, Records
 from adaptive_margin.affect.records import RecordBuilder
 from adaptive_margin.images.cache import ImageCache
-from adaptive_margin.messages import said_plainly
 from adaptive_margin.training.world import device_of
 
 CPU_SECONDS: dict[str, float] = {}
@@ -84,18 +104,11 @@ def rates(what: str, images: int, repeats: int, epoch: Callable[[int], Iterable[
     return found
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--side", type=int, default=425, help="side of the JPEG files, pixels")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
-    parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "cpu.json"))
-    options = parser.parse_args()
+    options = parsed()
     with said_plainly():
+        options.device = options.device or device_of().type
         device_of(options.device)
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

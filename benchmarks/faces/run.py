@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_margin.faces import FacesDataset, draw_faces, face_geometry, sample_identities
+from adaptive_margin.processes import ends_in_order
 
 Array = NDArray[np.float64]
 
@@ -187,6 +188,7 @@ def machine() -> dict[str, Any]:
     }
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("all", "speed", "identity"), default="all")

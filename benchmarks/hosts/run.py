@@ -28,6 +28,8 @@ from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 
+from adaptive_margin.processes import ends_in_order
+
 HERE = Path(__file__).parent
 MODES = ("stock", "imported", "wrapped")
 TESTS = [
@@ -92,6 +94,7 @@ def outcomes(folder: Path, tests: list[str], mode: str, dtypes: str) -> dict[str
     return found
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
     """Runs the tests and reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

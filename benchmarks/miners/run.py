@@ -22,22 +22,41 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-from pytorch_metric_learning import miners as stock
-
-import adaptive_margin
-from adaptive_margin import miners as tiled
 from adaptive_margin.messages import said_plainly
-from adaptive_margin.processes import end_with_parent
-from adaptive_margin.training.world import device_of
+from adaptive_margin.processes import end_with_parent, ends_in_order
 
-GIB = 2**30
 CASES = {
     "batch-hard, tiled": lambda: tiled.TiledBatchHardMiner(),
     "batch-hard, stock": lambda: stock.BatchHardMiner(),
     "distance-weighted, tiled": lambda: tiled.TiledDistanceWeightedMiner(),
     "distance-weighted, stock": lambda: stock.DistanceWeightedMiner(),
 }
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096, 8192, 32768])
+    parser.add_argument("--features", type=int, default=128)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
+    parser.add_argument("--limit-minutes", type=float, default=5.0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "miners.json")
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
+import torch
+from pytorch_metric_learning import miners as stock
+
+import adaptive_margin
+from adaptive_margin import miners as tiled
+from adaptive_margin.training.world import device_of
+
+GIB = 2**30
 
 
 def resident(pid: int | str, field: str) -> int:
@@ -86,18 +105,20 @@ def in_its_own_process(case: str, batch: int, arguments: argparse.Namespace) -> 
     command += ["--features", str(arguments.features), "--device", arguments.device]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     began = time.monotonic()
-    while child.poll() is None:
-        time.sleep(0.1)
-        try:
-            used = resident(child.pid, "VmRSS")
-        except (OSError, RuntimeError):  # it has just ended
-            continue
-        late = time.monotonic() - began > 60 * arguments.limit_minutes
-        if late or used > GIB * arguments.limit_gib:
-            child.kill()
-            child.wait()
-            why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
-            return {"stopped": why}
+    try:
+        while child.poll() is None:
+            time.sleep(0.1)
+            try:
+                used = resident(child.pid, "VmRSS")
+            except (OSError, RuntimeError):  # it has just ended
+                continue
+            late = time.monotonic() - began > 60 * arguments.limit_minutes
+            if late or used > GIB * arguments.limit_gib:
+                why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
+                return {"stopped": why}
+    finally:
+        child.kill()  # unless it has ended
+        child.wait()
     output = child.communicate()[0]
     return json.loads(output.splitlines()[-1]) if child.returncode == 0 else {"stopped": f"exit {child.returncode}"}
 
@@ -124,19 +145,17 @@ def about(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096, 8192, 32768])
-    parser.add_argument("--features", type=int, default=128)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
-    parser.add_argument("--limit-minutes", type=float, default=5.0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "miners.json")
-    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parsed()
     if arguments.measure:
         end_with_parent()
         print(json.dumps(measure(arguments.measure, arguments.batches[0], arguments.features, arguments.device)))
         return
+    compare(arguments)
+
+
+@ends_in_order("nothing is written")
+def compare(arguments: argparse.Namespace) -> None:
+    """Runs and writes all cases."""
     with said_plainly():
         device_of(arguments.device)
     cases: list[dict[str, object]] = []
