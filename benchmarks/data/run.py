@@ -1,6 +1,7 @@
 """Images per second: decoding with Pillow every epoch, compared with the image cache with augmentation in batches.
 
     python benchmarks/data/run.py
+    python benchmarks/data/run.py --print      # the table in docs/datasets-fer.md; measures nothing
 
 Both produce the same result: normalised float32 batches of 224-pixel crops on the training device. The pictures are
 generated: JPEG files of 425 pixels (about the size of AffectNet's) with a face box, smooth with a little grain, so
@@ -45,6 +46,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
     parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "cpu.json"))
+    parser.add_argument("--print", action="store_true", help="print the table of --out, in Markdown")
     return parser.parse_args()
 
 
@@ -104,9 +106,30 @@ def rates(what: str, images: int, repeats: int, epoch: Callable[[int], Iterable[
     return found
 
 
+def table(result: dict[str, Any]) -> str:
+    """Images per second and processor time, in Markdown."""
+    workers, rates, seconds = result["config"]["workers"], result["median"], result["cpu_seconds_per_image"]
+    said = {
+        "pillow, one process": "Pillow every epoch, one process",
+        "pillow, workers": f"Pillow every epoch, {workers} workers",
+        "build": "building the cache, once",
+        "cache, one thread": "cache, one thread",
+        "cache": "cache, reading ahead",
+    }
+    rates = {**rates, "build": result["build_images_per_second"]}
+    repeats = result["config"]["repeats"]
+    lines = [f"| | images/s (median of {repeats}) | ms of processor time per image |", "|---|---|---|"]
+    for case, name in said.items():
+        lines.append(f"| {name} | {rates[case]:,.0f} | " + (f"{1e3 * seconds[case]:.2f} |" if case in seconds else "|"))
+    return "\n".join(lines)
+
+
 @ends_in_order("nothing is written")
 def main() -> None:
     options = parsed()
+    if options.print:
+        print(table(json.loads(Path(options.out).read_text(encoding="utf-8"))))
+        return
     with said_plainly():
         options.device = options.device or device_of().type
         device_of(options.device)

@@ -2,6 +2,7 @@
 
     python benchmarks/miners/run.py
     python benchmarks/miners/run.py --batches 256 1024 --device cuda
+    python benchmarks/miners/run.py --print      # the table in docs/miners.md; measures nothing
 
 Every case runs in its own process, on the same generated embeddings. Time is the median over a few calls after a first
 one. Memory is the peak of the resident set (on CUDA of the allocator), minus its value with only the embeddings loaded.
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent, ends_in_order
@@ -42,6 +44,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
     parser.add_argument("--limit-minutes", type=float, default=5.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "miners.json")
+    parser.add_argument("--print", action="store_true", help="print the table of --out, in Markdown")
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -144,8 +147,29 @@ def about(arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def table(cases: list[dict[str, Any]]) -> str:
+    """CPU time of a call and memory, in Markdown."""
+    lines = ["| batch | " + " | ".join(CASES) + " |"]
+    lines.append("|---" * (1 + len(CASES)) + "|")
+    for batch in dict.fromkeys(row["batch"] for row in cases):
+        found = {row["case"]: row for row in cases if row["batch"] == batch}
+        lines.append(f"| {batch:,} | " + " | ".join(cell(found[case]) for case in CASES) + " |")
+    return "\n".join(lines)
+
+
+def cell(row: dict[str, Any]) -> str:
+    if "stopped" in row:
+        return f"stopped: {row['stopped']}"
+    ms = row["cpu_milliseconds"]
+    time = f"{ms / 1000:.1f} s" if ms >= 1000 else f"{ms:.0f} ms" if ms >= 100 else f"{ms:.1f} ms"
+    return f"{time}, {row['mib_above_embeddings']:,.0f} MiB"
+
+
 def main() -> None:
     arguments = parsed()
+    if arguments.print:
+        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["cases"]))
+        return
     if arguments.measure:
         end_with_parent()
         print(json.dumps(measure(arguments.measure, arguments.batches[0], arguments.features, arguments.device)))

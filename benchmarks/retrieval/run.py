@@ -3,6 +3,7 @@
     python benchmarks/retrieval/run.py                       # the size of Stanford Online Products' test split
     python benchmarks/retrieval/run.py --rows 5000 --classes 900 --cases tiled stock_recall_at_1
     python benchmarks/retrieval/run.py --device cuda
+    python benchmarks/retrieval/run.py --print FILE...     # the table in docs/retrieval.md; measures nothing
 
 Every case runs in its own process on the same generated embeddings. Memory is the peak of the resident set (on CUDA of
 the allocator), minus its value with only the embeddings loaded. A case that exceeds ``--limit-gib`` or
@@ -21,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent, ends_in_order
@@ -96,6 +98,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--limit-gib", type=float, default=16.0, help="stop a case whose process needs more memory")
     parser.add_argument("--limit-minutes", type=float, default=30.0)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "retrieval.json")
+    parser.add_argument("--print", type=Path, nargs="+", help="print the table of these files, in Markdown")
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.classes * 2 > arguments.rows:
@@ -211,8 +214,47 @@ def about(arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
+SAID = {
+    "tiled": "RetrievalMetrics(ks=(1, 10, 100, 1000))",
+    "tiled_recall_at_1": "RetrievalMetrics(ks=(1,), at_r=False)",
+    "faiss_search": 'RetrievalMetrics(..., search="faiss")',
+    "stock_recall_at_1": "AccuracyCalculator(k=1)",
+    "stock_map_at_r": 'AccuracyCalculator(k="max_bin_count")',
+    "tiled_with_clusters": 'RetrievalMetrics(clustering="kmeans")',
+    "stock_with_clusters": 'AccuracyCalculator(include=["NMI", "AMI"])',
+}
+FIGURES = {
+    "recall_at_1": "Recall@1",
+    "recall_at_10": "10",
+    "recall_at_100": "100",
+    "recall_at_1000": "1000",
+    "precision_at_1": "Recall@1",
+    "r_precision": "RP",
+    "mean_average_precision_at_r": "MAP@R",
+    "NMI": "NMI",
+    "AMI": "AMI",
+}
+
+
+def table(cases: dict[str, Any]) -> str:
+    """Figures, CPU time and memory of each case, in Markdown."""
+    lines = ["| | figures | CPU time | memory |", "|---|---|---|---|"]
+    for name in CASES:
+        if name in cases and "stopped" not in cases[name]:
+            case = cases[name]
+            figures = ", ".join(said for figure, said in FIGURES.items() if figure in case["figures"])
+            figures = figures.replace(", 10", "/10")
+            cells = f"{figures} | {case['cpu_seconds']:.0f} s | {case['gib_above_embeddings']:.2f} GiB"
+            lines.append(f"| `{SAID[name]}` | {cells} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     arguments = parsed()
+    if arguments.print:
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.print]
+        print(table({name: case for file in files for name, case in file["cases"].items()}))
+        return
     if arguments.measure:
         end_with_parent()
         print(json.dumps(measure(arguments)))
