@@ -26,7 +26,7 @@ SCRIPTS = [
     for name, text in MAIN.items()
     if any(reads in text for reads in ("ArgumentParser(", "command_line import", "adaptive_margin.command import"))
 ]
-COMMANDS = [[name] for name in SCRIPTS] + [["-m", "adaptive_margin", "train-faces"]]
+COMMANDS = [[name] for name in SCRIPTS] + [["-m", "adaptive_margin", "train-faces"], ["-m", "adaptive_margin"]]
 
 
 def started(words: list[str], *path: Path, **options: Any) -> subprocess.Popen[str]:

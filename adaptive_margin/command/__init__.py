@@ -12,7 +12,7 @@ from importlib import import_module
 
 from .. import __version__
 from ..messages import nearest, said_plainly
-from ..processes import ends_in_order
+from ..processes import ends_in_order, ends_with_reader
 
 COMMANDS = {
     "train-faces": "train valence and arousal from faces, with the paper's critic or another",
@@ -26,6 +26,7 @@ COMMANDS = {
 }
 
 
+@ends_with_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; ``adaptive-margin --help`` explains it.
 
