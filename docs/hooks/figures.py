@@ -152,7 +152,7 @@ def wrong(page: str, text: str) -> list[str]:
             said.append(f"{page}: {error}")
         else:
             said += [f"{page}: {figure} is not in {'; '.join(sources)}" for figure in missing]
-    return said
+    return list(dict.fromkeys(said))
 
 
 def pages() -> list[Path]:
