@@ -21,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -112,17 +113,24 @@ def marks(text: str) -> Iterator[tuple[str, list[str], str]]:
         yield found[1], [each.strip() for each in found[2].split(";")], block
 
 
-def unlike(page: str, text: str, source: str) -> list[str]:
-    """The lines that a command prints and the page does not have."""
-    try:
-        printed(source)
-    except SourceError as error:
-        return [f"{page}: {error}"]
-    lines = [line for line in printed(source).splitlines() if line.strip() and not line.startswith("Untuned, ")]
-    if len(lines) < 3:
-        return [f"{page}: {source} prints no table"]
-    often = {line: lines.count(line) for line in lines}
-    return [f"{page}: {source} also prints {line}" for line in often if plain(text).count(line) < often[line]]
+def unlike(page: str, text: str, sources: list[str]) -> list[str]:
+    """The lines that commands print and the page does not have, or less often: tables can share a row."""
+    said: list[str] = []
+    often: Counter[str] = Counter()
+    origin: dict[str, str] = {}
+    for source in dict.fromkeys(sources):
+        try:
+            lines = [line for line in printed(source).splitlines() if line.strip() and not line.startswith("Untuned, ")]
+        except SourceError as error:
+            said.append(f"{page}: {error}")
+            continue
+        if len(lines) < 3:
+            said.append(f"{page}: {source} prints no table")
+        often.update(lines)
+        origin |= dict.fromkeys(lines, source)
+    rows = Counter(plain(text).splitlines())
+    has = {line: rows[line] if line.startswith("|") else plain(text).count(line) for line in often}
+    return said + [f"{page}: {origin[line]} also prints {line}" for line in often if has[line] < often[line]]
 
 
 def unprinted(page: str, block: str, sources: list[str]) -> list[str]:
@@ -137,10 +145,10 @@ def unprinted(page: str, block: str, sources: list[str]) -> list[str]:
 
 def wrong(page: str, text: str) -> list[str]:
     """What a page quotes that its source does not have, one line each."""
-    said = [line for source in TABLES.get(page, ()) for line in unlike(page, text, source)]
+    tables = [source for kind, sources, _ in marks(text) if kind == "table" for source in sources]
+    said = unlike(page, text, [*TABLES.get(page, ()), *tables])
     for kind, sources, block in marks(text):
         if kind == "table":
-            said += [line for source in sources for line in unlike(page, text, source)]
             said += unprinted(page, block, sources)
             continue
         figures = [*FIGURE.findall(plain(block)), *CELL.findall(plain(block))]
