@@ -236,21 +236,50 @@ def _work(tasks: Any, program: dict[str, Any], threads: int | None) -> None:
 
 
 @contextlib.contextmanager
-def stops_on_sigterm() -> Iterator[None]:
-    """SIGTERM (batch systems, ``timeout``, containers) ends the program as Ctrl-C does, with code 143.
+def ends_in_order(kept: str = "") -> Iterator[None]:
+    """A program that is told to stop, or whose output nobody reads any more, ends as one expects of a command.
 
-    It is raised as ``SystemExit`` in the main thread, so :class:`Workers` are ended and ``finally`` is reached. Without
-    this the process would be gone at once, and its workers would continue until they notice.
+    - SIGTERM (batch systems, ``timeout``, containers) ends it as Ctrl-C does, with code 143. It is raised as
+      ``SystemExit`` in the main thread, so :class:`Workers` are ended and ``finally`` is reached. Without this the
+      process would be gone at once, and its workers would continue until they notice.
+    - A reader that has enough (``| head -1``) ends it with code 141, without a traceback.
+
+    Args:
+        kept: what is left of the work, printed after SIGTERM and after Ctrl-C, which then ends with code 130. By
+            default the program says it.
     """
 
     def stop(number: int, frame: FrameType | None) -> NoReturn:
         raise SystemExit(128 + number)
 
-    if threading.current_thread() is not threading.main_thread():  # only there can signals be caught
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
+    catches = threading.current_thread() is threading.main_thread()  # only there can signals be caught
+    before = signal.signal(signal.SIGTERM, stop) if catches else None
     try:
-        yield
+        with ends_with_reader():
+            yield
+    except (KeyboardInterrupt, SystemExit) as stopped:
+        code = stopped.code if isinstance(stopped, SystemExit) else 128 + signal.SIGINT
+        if not kept or code not in (128 + signal.SIGINT, 128 + signal.SIGTERM):
+            raise
+        print(f"stopped; {kept}", file=sys.stderr)
+        raise SystemExit(code) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if catches:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def ends_with_reader() -> Iterator[None]:
+    """Ends the program with code 141, without a traceback, when nobody reads its output any more."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
+            raise SystemExit(128 + 13) from None  # SIGPIPE, which not every system has
+        raise  # another pipe broke

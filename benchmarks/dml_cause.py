@@ -24,21 +24,38 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.dml.config import SMALL
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.processes import ends_in_order
+
+RESULTS = Path(__file__).parent / "dml" / "results" / "cause.json"
+STEPS = (1, 10, 20, 40, 80, 160, 240)
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="training steps at which to measure")
+    parser.add_argument("--losses", nargs="+", help="only these losses")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
+    parser.add_argument("--print", action="store_true", help="print the tables of the existing file")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from adaptive_margin import AdaptiveMargin
-from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.trainer import DMLJob
-from adaptive_margin.messages import said_plainly
 from adaptive_margin.training import World, environment
 from adaptive_margin.training.forecast import Work, announce, forecast
-
-RESULTS = Path(__file__).parent / "dml" / "results" / "cause.json"
-STEPS = (1, 10, 20, 40, 80, 160, 240)
 
 
 def adaptive(units: str, **options: Any) -> dict[str, Any]:
@@ -154,15 +171,10 @@ def tables(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@ends_in_order("nothing is written")
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes and prints."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="training steps at which to measure")
-    parser.add_argument("--losses", nargs="+", help="only these losses")
-    parser.add_argument("--out", type=Path, default=RESULTS)
-    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
-    parser.add_argument("--print", action="store_true", help="print the tables of the existing file")
-    options = parser.parse_args(argv)
+    options = parsed(argv)
     if options.print:
         print(tables(json.loads(options.out.read_text(encoding="utf-8"))))
         return 0

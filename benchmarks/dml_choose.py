@@ -22,25 +22,77 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.dml.config import SMALL
+from adaptive_margin.json_lines import add_lines, read_lines
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.processes import Workers, ends_in_order
+
+RESULTS = Path(__file__).parent / "dml" / "results" / "choices.jsonl"
+Arm = str | tuple[str, ...]
+"""``"default"``; a constant; (squared distance, unit); or the name of one of :class:`AllTriplets`."""
+QUESTIONS: dict[str, dict[str, list[Arm]]] = {
+    "Which MI is added?": {
+        "contrastive": [
+            "default",
+            "0.5",
+            *((f"remaining{mi}", "root") for mi in ("", "+class", "+pair", "+nearest")),
+            ("running mean", "root"),
+        ],
+        "vdm": ["default", *((f"remaining{mi}", "itself") for mi in ("", "+class", "+nearest"))],
+        "margin": ["default", "0.8", ("remaining", "root"), ("remaining+class", "root"), ("remaining", "half root")],
+    },
+    "What is a gap between distances?": {
+        "triplet": [
+            "default",
+            "0.2",
+            ("evidence", "root"),
+            *(("remaining", unit) for unit in ("root", "from a right angle", "quarter")),
+            *(("all triplets", kind) for kind in ("share 30", "share 60", "grows", "second hinge")),
+        ],
+        "triplet-distance": ["default", *(("remaining", unit) for unit in ("root", "from a right angle", "quarter"))],
+        "triplet-semihard": ["default", *(("remaining", unit) for unit in ("root", "from a right angle", "quarter"))],
+    },
+    "Does a margin an anchor help where classes are of unequal size?": {
+        f"{loss}, long tail": ["default", ("batch", "remaining"), ("anchor", "remaining"), ("anchor", "attainable")]
+        for loss in ("contrastive", "margin", "triplet")
+    },
+    "What is a gap between cosines and angles?": {
+        "arcface": ["default", ("remaining", "half angle"), ("remaining", "quarter angle")],
+        "cosface": ["default", ("remaining", "half"), ("remaining", "quarter")],
+        "proxy-anchor": ["default", ("remaining", "quarter"), ("remaining", "eighth")],
+        "multi-similarity": ["default", ("attainable", "cosine"), ("remaining", "cosine"), ("remaining", "half less")],
+    },
+}
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
+    parser.add_argument("--losses", nargs="+", choices=[loss for part in QUESTIONS.values() for loss in part])
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
+    parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, Margin
 from adaptive_margin import functional as F
-from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import digits, fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.functional.groups import class_sizes, group_index
-from adaptive_margin.json_lines import add_lines, read_lines
-from adaptive_margin.messages import said_plainly
-from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
 from adaptive_margin.training.forecast import Work, announce, forecast
 
-RESULTS = Path(__file__).parent / "dml" / "results" / "choices.jsonl"
 DATA = {"digits": digits, "fonts": fonts}
 BATCHES = {"digits": (16, 8), "fonts": (32, 4)}
 STEPS, SEEDS, STEPS_AN_EPOCH = (960, 240), (100, 101), 40
@@ -197,45 +249,7 @@ def _active_mean(hinges: Tensor) -> Tensor:
     return hinges.sum() / (hinges > 0).sum().clamp(min=1)
 
 
-# --- questions: which candidates meet ---------------------------------------------------------------------------------
-
-Arm = str | tuple[str, ...]
-"""``"default"``; a constant; (squared distance, unit); or the name of one of :class:`AllTriplets`."""
-
-QUESTIONS: dict[str, dict[str, list[Arm]]] = {
-    "Which MI is added?": {
-        "contrastive": [
-            "default",
-            "0.5",
-            *((f"remaining{mi}", "root") for mi in ("", "+class", "+pair", "+nearest")),
-            ("running mean", "root"),
-        ],
-        "vdm": ["default", *((f"remaining{mi}", "itself") for mi in ("", "+class", "+nearest"))],
-        "margin": ["default", "0.8", ("remaining", "root"), ("remaining+class", "root"), ("remaining", "half root")],
-    },
-    "What is a gap between distances?": {
-        "triplet": [
-            "default",
-            "0.2",
-            ("evidence", "root"),
-            *(("remaining", unit) for unit in ("root", "from a right angle", "quarter")),
-            *(("all triplets", kind) for kind in ("share 30", "share 60", "grows", "second hinge")),
-        ],
-        "triplet-distance": ["default", *(("remaining", unit) for unit in ("root", "from a right angle", "quarter"))],
-        "triplet-semihard": ["default", *(("remaining", unit) for unit in ("root", "from a right angle", "quarter"))],
-    },
-    "Does a margin an anchor help where classes are of unequal size?": {
-        f"{loss}, long tail": ["default", ("batch", "remaining"), ("anchor", "remaining"), ("anchor", "attainable")]
-        for loss in ("contrastive", "margin", "triplet")
-    },
-    "What is a gap between cosines and angles?": {
-        "arcface": ["default", ("remaining", "half angle"), ("remaining", "quarter angle")],
-        "cosface": ["default", ("remaining", "half"), ("remaining", "quarter")],
-        "proxy-anchor": ["default", ("remaining", "quarter"), ("remaining", "eighth")],
-        "multi-similarity": ["default", ("attainable", "cosine"), ("remaining", "cosine"), ("remaining", "half less")],
-    },
-}
-
+# --- trials: networks that answer the questions -----------------------------------------------------------------------
 
 LONG_TAIL = ", long tail"
 """Training classes have from all of their images down to two, and batches are drawn from the images, not by class."""
@@ -405,16 +419,10 @@ def _cell(scores: dict[int, list[float]], seeds: set[int]) -> str:
     return f"{score:.1f} / {recall:.1f}"
 
 
-@stops_on_sigterm()
+@ends_in_order()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
-    parser.add_argument("--losses", nargs="+", choices=[loss for part in QUESTIONS.values() for loss in part])
-    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
-    parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
-    options = parser.parse_args(argv)
+    options = parsed(argv)
     rows = read(options.results)
     if options.print:
         print(table(rows))

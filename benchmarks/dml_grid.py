@@ -34,27 +34,68 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.dml.config import SMALL, DMLConfig
+from adaptive_margin.json_lines import add_lines, read_lines
+from adaptive_margin.messages import problem, said_plainly
+from adaptive_margin.processes import Workers, ends_in_order
+
+RESULTS = Path(__file__).parent / "dml" / "results"
+FILES = {"small": "grid.jsonl", "pretrained": "grid-pretrained.jsonl"}
+"""Results of each network."""
+SETTINGS = (  # in the order of rounds
+    ("digits", "many", 240),
+    ("fonts", "few", 960),
+    ("omniglot", "many", 240),
+    ("digits", "few", 960),
+    ("fonts", "many", 240),
+    ("omniglot", "few", 960),
+    ("digits", "many", 960),
+    ("fonts", "few", 240),
+    ("omniglot", "many", 960),
+    ("digits", "few", 240),
+    ("fonts", "many", 960),
+    ("omniglot", "few", 240),
+)
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--omniglot", type=Path, help="folder of Omniglot's archives")
+    parser.add_argument("--rounds", type=int, default=min(6, len(SETTINGS)), help=f"from 1 to {len(SETTINGS)}")
+    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
+    parser.add_argument("--network", choices=FILES, default="small", help="the network to train")
+    parser.add_argument("--results", type=Path, help="file of rows to continue (default: the network's, see above)")
+    parser.add_argument(
+        "--print", action="store_true", help="print tables of the existing rows, in Markdown; runs nothing"
+    )
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
+    parser.add_argument("--figure", type=Path, help="with --print: where to draw the regret of every cell")
+    options = parser.parse_args(argv)
+    if not 1 <= options.rounds <= len(SETTINGS):
+        parser.error(f"--rounds must be from 1 to {len(SETTINGS)}, got {options.rounds}")
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, got {options.jobs}")
+    return options
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import torch
 from dml_pretrained import WIDTH, FeatureJob, features
 from torch import Tensor
 
 from adaptive_margin import AdaptiveMarginLoss
-from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.dml.embedded import digits, fonts
 from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.omniglot import omniglot
 from adaptive_margin.dml.trainer import DMLJob, load_images
-from adaptive_margin.json_lines import add_lines, read_lines
-from adaptive_margin.messages import problem, said_plainly
 from adaptive_margin.metrics import RetrievalMetrics
-from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
 from adaptive_margin.training.forecast import Work, announce, forecast
 
-RESULTS = Path(__file__).parent / "dml" / "results"
-FILES = {"small": "grid.jsonl", "pretrained": "grid-pretrained.jsonl"}
-"""Results of each network."""
 GRID_LOSSES = (
     "contrastive",
     "triplet-distance",
@@ -75,20 +116,6 @@ BATCHES = {  # classes, images of each
     ("omniglot", "many"): (32, 4),
     ("omniglot", "few"): (8, 16),
 }
-SETTINGS = (  # in the order of rounds
-    ("digits", "many", 240),
-    ("fonts", "few", 960),
-    ("omniglot", "many", 240),
-    ("digits", "few", 960),
-    ("fonts", "many", 240),
-    ("omniglot", "few", 960),
-    ("digits", "many", 960),
-    ("fonts", "few", 240),
-    ("omniglot", "many", 960),
-    ("digits", "few", 240),
-    ("fonts", "many", 960),
-    ("omniglot", "few", 240),
-)
 EVIDENCE_LOSSES = ("contrastive", "margin")
 SEEDS, TUNING_SEED = (0, 1, 2, 3, 4), 100
 STEPS_AN_EPOCH = 40
@@ -300,25 +327,10 @@ def works(runs: list[Run], network: str, root: Path | None) -> Iterator[Work]:
         yield Work(job=job, iterations=sum(run.cell.steps for run in same), runs=len(same))
 
 
-@stops_on_sigterm()
+@ends_in_order()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--omniglot", type=Path, help="folder of Omniglot's archives")
-    parser.add_argument("--rounds", type=int, default=min(6, len(SETTINGS)), help=f"from 1 to {len(SETTINGS)}")
-    parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
-    parser.add_argument("--network", choices=FILES, default="small", help="the network to train")
-    parser.add_argument("--results", type=Path, help="file of rows to continue (default: the network's, see above)")
-    parser.add_argument(
-        "--print", action="store_true", help="print tables of the existing rows, in Markdown; runs nothing"
-    )
-    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
-    parser.add_argument("--figure", type=Path, help="with --print: where to draw the regret of every cell")
-    options = parser.parse_args(argv)
-    if not 1 <= options.rounds <= len(SETTINGS):
-        parser.error(f"--rounds must be from 1 to {len(SETTINGS)}, got {options.rounds}")
-    if options.jobs < 1:
-        parser.error(f"--jobs must be at least 1, got {options.jobs}")
+    options = parsed(argv)
     place = options.results or RESULTS / FILES[options.network]
     if options.print:
         from dml_regret import draw, measured_cells, report  # beside this file

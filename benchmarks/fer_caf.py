@@ -32,111 +32,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import torch
-from tqdm import tqdm
+from fer_arms import ARMS, BASELINE, CRITIC_ARMS, FACES_SEED, PAPER_ARMS, QUICK_ARMS, check_counts, with_own
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
-from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, check_root, load_data
-from adaptive_margin.emotion.evaluation import read_result
-from adaptive_margin.emotion.nets import build_encoder
-from adaptive_margin.emotion.report import write_report
-from adaptive_margin.emotion.runs import (
-    Arm,
-    Measured,
-    collapsed,
-    differences,
-    figure,
-    identity_of,
-    leakage_difference,
-    map_at_r,
-    over_seeds,
-    plural,
-    read_runs,
-)
-from adaptive_margin.emotion.terms import term_class
-from adaptive_margin.emotion.trainer import Measurement, run, train_network, works
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
-from adaptive_margin.metrics.comparison import signed
-from adaptive_margin.processes import ProcessDiedError, Workers, stops_on_sigterm
-from adaptive_margin.reports._page import check_page
-from adaptive_margin.training import (
-    ConfigError,
-    NonFiniteError,
-    RunFolderError,
-    World,
-    from_yaml,
-    read_options,
-    to_yaml,
-    write_atomically,
-)
+from adaptive_margin.processes import ProcessDiedError, Workers, ends_in_order
 from adaptive_margin.training.command_line import check_output, read, refuse
-from adaptive_margin.training.forecast import Forecast, announce, forecast, steps_done
-from adaptive_margin.training.world import device_of
+from adaptive_margin.training.config_files import ConfigError, from_yaml, read_options, to_yaml
 
-ARMS: dict[str, dict[str, Any]] = {
-    "none": {"critic": "none"},
-    "caf": {},
-    "caf-constant": {"margin": "constant"},
-    "caf-linear": {"margin": "linear"},
-    "fisher": {"critic": "fisher"},
-    "sphere": {"critic": "sphere"},
-    "gramnet": {"critic": "gramnet"},
-    "caf-kmeans2": {"grouping": "kmeans2"},
-    "caf-kmeans3": {"grouping": "kmeans3"},
-    "caf-kmeans5": {"grouping": "kmeans5"},
-}
-QUICK_ARMS = tuple(ARMS)[:7]
-PAPER_ARMS = ("none", "caf")
-CRITIC_ARMS = tuple(ARMS)
-TOGETHER: dict[str, Any] = {"per_person": 4}
-PEOPLE_ARMS: dict[str, dict[str, Any]] = {
-    "none-together": {"critic": "none"} | TOGETHER,
-    "none-together-8": {"critic": "none", "per_person": 8},
-    "cross-person": {"cross_person": True} | TOGETHER,
-    "grl": {"critic": "none", "term": "grl", "term_warm_up": 200} | TOGETHER,
-    "uniform-id": {"critic": "none", "term": "uniform-id", "term_warm_up": 200} | TOGETHER,
-    "person-norm": {"critic": "none", "person_norm": True, "per_person": 8},
-    "person-norm-scaled": {"critic": "none", "person_norm": True, "person_scale": True, "per_person": 8},
-    "elim": {"critic": "none", "term": "elim", "term_warm_up": 200} | TOGETHER,
-}
-"""Arms that use who is who; and the baseline with the batches of each."""
-
-ARMS |= {
-    **PEOPLE_ARMS,
-    "label-distance": {"critic": "none", "term": "label-distance"},
-    **{f"{name}-shuffled": options | {"shuffle_people": True} for name, options in PEOPLE_ARMS.items()},
-}
-
-
-def with_own(terms: Sequence[str]) -> tuple[str, ...]:
-    """Adds an arm for each term of your own, ``FILE.py:CLASS``, and its control with shuffled people; their names."""
-    names = []
-    for each in terms:
-        file, _, name = each.rpartition(":")
-        kind = term_class(each) if file else None
-        options = {"critic": "none", "term": f"{Path(file).resolve()}:{name}"} | TOGETHER
-        if kind is None or ARMS.get(name, options) != options:
-            expected = "FILE.py:CLASS, a class whose name no arm has"
-            raise ValueError(problem("--own", expected, each, "see docs/people.md, Add an arm"))
-        ARMS[name] = options
-        if kind.ids:
-            ARMS[f"{name}-shuffled"] = ARMS[name] | {"shuffle_people": True}
-        names.append(name)
-    return tuple(names)
-
-
-Done = TypeVar("Done")
-BASELINE = "none"
 OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
 """Options that the runs of an ablation differ in: a file cannot set them."""
-
-FACES_SEED = 1000
-"""Drawn people of the first seed: presets were chosen on others (docs/emotion.md), these are only tested on."""
-
-FIGURES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
-KEPT = ("test", "leakage", "seconds", "breakdown", "by_person")
-"""What results.json has of the result of each run."""
-LOWER_IS_BETTER = ("rmse",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,13 +91,12 @@ class Asked:
         return {} if self.config is None else read_options(self.config)
 
 
-def options(argv: Sequence[str] | None = None) -> Asked:
-    """The requested options, with the defaults that follow from them."""
+def parsed(argv: Sequence[str] | None = None) -> Asked:
+    """The options as they are given."""
     asked = read(Asked, prog="fer_caf.py", argv=argv, description=__doc__)
     try:
         owned = [name for name in asked.file if name in OWNED]
-        own = with_own(asked.own)
-    except (ConfigError, OSError, ValueError) as error:
+    except (ConfigError, OSError) as error:
         refuse(str(error))
     if owned:
         expected = f"without {', '.join(sorted(OWNED))}, which the runs differ in"
@@ -200,6 +104,53 @@ def options(argv: Sequence[str] | None = None) -> Asked:
         refuse(problem(str(asked.config), expected, " and ".join(owned), remedy))
     with said_plainly():
         check_counts(asked)
+    return asked
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
+import torch
+from tqdm import tqdm
+
+from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, check_root, load_data
+from adaptive_margin.emotion.evaluation import read_result
+from adaptive_margin.emotion.nets import build_encoder
+from adaptive_margin.emotion.report import write_report
+from adaptive_margin.emotion.runs import (
+    Arm,
+    Measured,
+    collapsed,
+    differences,
+    figure,
+    identity_of,
+    leakage_difference,
+    map_at_r,
+    over_seeds,
+    plural,
+    read_runs,
+)
+from adaptive_margin.emotion.trainer import Measurement, run, train_network, works
+from adaptive_margin.metrics.comparison import signed
+from adaptive_margin.reports._page import check_page
+from adaptive_margin.training import NonFiniteError, RunFolderError, World, write_atomically
+from adaptive_margin.training.forecast import Forecast, announce, forecast, steps_done
+from adaptive_margin.training.world import device_of
+
+Done = TypeVar("Done")
+FIGURES = {"rmse": "RMSE", "sagr": "SAGR", "pcc": "PCC", "ccc": "CCC"}
+KEPT = ("test", "leakage", "seconds", "breakdown", "by_person")
+"""What results.json has of the result of each run."""
+LOWER_IS_BETTER = ("rmse",)
+
+
+def options(argv: Sequence[str] | None = None) -> Asked:
+    """The requested options, with the defaults that follow from them."""
+    asked = parsed(argv)
+    try:
+        own = with_own(asked.own)
+    except (OSError, ValueError) as error:
+        refuse(str(error))
     dataset = asked.dataset or asked.file.get("dataset", "faces")
     preset = asked.preset or ("quick" if dataset == "faces" else "paper")
     device, quick = asked.device or asked.file.get("device"), preset == "quick"
@@ -214,14 +165,6 @@ def options(argv: Sequence[str] | None = None) -> Asked:
         jobs=asked.jobs or (1 if on_gpu else min(2, os.cpu_count() or 1)),
         output=asked.output or Path("runs") / "fer_caf" / f"{dataset}-{preset}",
     )
-
-
-def check_counts(asked: Any) -> None:
-    """``--seeds`` and ``--jobs`` are at least 1, or left out."""
-    for name in ("seeds", "jobs"):
-        number = getattr(asked, name)
-        if number is not None and number < 1:
-            raise ValueError(problem(f"--{name}", "at least 1", number, "leave it out for the default"))
 
 
 def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
@@ -489,7 +432,7 @@ def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, 
     return text
 
 
-@stops_on_sigterm()
+@ends_in_order()
 def main(argv: Sequence[str] | None = None) -> int:
     asked = options(argv)
     if asked.print:

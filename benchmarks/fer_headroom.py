@@ -28,28 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-from fer_caf import FACES_SEED, check_counts, expect
-from fer_people import WITHOUT_LEAKAGE, base_of, ccc, finished, train_and_keep, train_here, without_folders
-from numpy.typing import NDArray
+from fer_arms import FACES_SEED, check_counts
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
-from adaptive_margin.emotion.data import EmotionData, Part
-from adaptive_margin.emotion.headroom import check_people
-from adaptive_margin.emotion.runs import over_seeds
 from adaptive_margin.messages import counted, problem, said_plainly
-from adaptive_margin.metrics.comparison import signed
-from adaptive_margin.processes import stops_on_sigterm
-from adaptive_margin.stored import read_arrays, read_json
-from adaptive_margin.training import write_atomically
+from adaptive_margin.processes import ends_in_order
 from adaptive_margin.training.command_line import check_output, read
-from adaptive_margin.training.forecast import announce
-
-TRAINED = ("held out", "shared")
-FIRST_SEED = FACES_SEED + 500  # drawn people that no other benchmark trains or tests on
-
-Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +67,37 @@ class Asked:
     yes: bool = False
     print: Path | None = None
     figure: Path | None = None
+
+
+def parsed(argv: Sequence[str] | None = None) -> Asked:
+    """The options."""
+    asked = read(Asked, prog="fer_headroom.py", argv=argv, description=__doc__)
+    with said_plainly():
+        check_counts(asked)
+    return asked
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
+import numpy as np
+from fer_caf import expect
+from fer_people import WITHOUT_LEAKAGE, base_of, ccc, finished, train_and_keep, train_here, without_folders
+from numpy.typing import NDArray
+
+from adaptive_margin.emotion.data import EmotionData, Part
+from adaptive_margin.emotion.headroom import check_people
+from adaptive_margin.emotion.runs import over_seeds
+from adaptive_margin.metrics.comparison import signed
+from adaptive_margin.stored import read_arrays, read_json
+from adaptive_margin.training import write_atomically
+from adaptive_margin.training.forecast import announce
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
+
+TRAINED = ("held out", "shared")
+FIRST_SEED = FACES_SEED + 500  # drawn people that no other benchmark trains or tests on
 
 
 def config_of(asked: Asked, effect: float, seed: int, kind: str) -> EmotionConfig:
@@ -230,10 +245,10 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-@stops_on_sigterm()
+@ends_in_order()
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is missing, then writes and prints all figures."""
-    asked = read(Asked, prog="fer_headroom.py", argv=argv, description=__doc__)
+    asked = parsed(argv)
     if asked.print:
         content = json.loads(asked.print.read_text(encoding="utf-8"))
         print(table(content))
@@ -242,7 +257,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     effects = asked.effects if asked.dataset == "faces" else (1.0,)
     with said_plainly():
-        check_counts(asked)
         check_output("--output", asked.output)
         configs = {
             (effect, seed, kind): config_of(asked, effect, seed, kind)

@@ -32,65 +32,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from fer_caf import (
-    ARMS,
-    FACES_SEED,
-    PEOPLE_ARMS,
-    check_counts,
-    data_key,
-    expect,
-    outcome,
-    shared_data,
-    start_pool,
-    with_own,
-)
+from fer_arms import ARMS, BASELINE, FACES_SEED, PEOPLE_ARMS, check_counts, with_own
 
-from adaptive_margin.affect.batches import hands_of
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
-from adaptive_margin.emotion.data import EmotionData, Part
-from adaptive_margin.emotion.evaluation import Evaluation
-from adaptive_margin.emotion.trainer import EmotionJob
-from adaptive_margin.functional import concordance_correlation
 from adaptive_margin.messages import counted, is_expected, said_plainly
-from adaptive_margin.metrics import affect_breakdown, bootstrap_interval, compared
-from adaptive_margin.metrics.comparison import signed
-from adaptive_margin.processes import stops_on_sigterm
-from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
-from adaptive_margin.training import World, write_atomically
+from adaptive_margin.processes import ends_in_order
 from adaptive_margin.training.command_line import check_output, read
-from adaptive_margin.training.forecast import announce
-from adaptive_margin.training.run_folder import environment
 
-BASELINE = "none"
 CONTROLS = ("none-together", "none-together-8", "none-twice")
 EVERY_ARM = (*(arm for arm in PEOPLE_ARMS if arm not in CONTROLS), "label-distance")
-PAPERS = ("caf", "caf-constant", "caf-linear")
-FIRST_SEED = {"choose": FACES_SEED + 900, "test": FACES_SEED + 700}
-"""Drawn people of the first seed of a stage: nobody else's."""
-
-READINGS = {
-    "alone": "",
-    "by_2": ", by 2 pictures of a person",
-    "by_4": ", by 4 pictures of a person",
-    "by_8": ", by 8 pictures of a person",
-    "by_person": ", by all pictures of a person",
-}
-"""What of a stranger a network may look at, and how the tables say it."""
-CENTRED = {"by_4": "none, centred by 4 pictures of a person", "by_person": "none, centred by all pictures of a person"}
-IN_THE_TABLE = ("alone", "by_4", "by_person")
-WITHOUT_LEAKAGE: dict[str, Any] = {"people": None, "resamples": 1, "keep_features": 1}
-COLUMNS = {
-    "ccc": "CCC",
-    "map_at_r": "identity, MAP@R",
-    "probe_accuracy": "probe",
-    "worst_decile": "worst tenth",
-    "strong_ccc": "CCC strong",
-    "weak_ccc": "CCC weak",
-    "slope": "slope",
-    "cpu_seconds": "seconds",
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +78,63 @@ class Asked:
     results: Path | None = None
     yes: bool = False
     print: Path | None = None
+
+
+def parsed(argv: Sequence[str] | None = None) -> Asked:
+    """The options."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in ("choose", "test"):
+        words = ["--stage", *words]
+    asked = read(Asked, prog="fer_people.py", argv=words, description=__doc__)
+    with said_plainly():
+        check_counts(asked)
+    return asked
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
+import numpy as np
+import torch
+from fer_caf import data_key, expect, outcome, shared_data, start_pool
+
+from adaptive_margin.affect.batches import hands_of
+from adaptive_margin.emotion.data import EmotionData, Part
+from adaptive_margin.emotion.evaluation import Evaluation
+from adaptive_margin.emotion.trainer import EmotionJob
+from adaptive_margin.functional import concordance_correlation
+from adaptive_margin.metrics import affect_breakdown, bootstrap_interval, compared
+from adaptive_margin.metrics.comparison import signed
+from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
+from adaptive_margin.training import World, write_atomically
+from adaptive_margin.training.forecast import announce
+from adaptive_margin.training.run_folder import environment
+
+PAPERS = ("caf", "caf-constant", "caf-linear")
+FIRST_SEED = {"choose": FACES_SEED + 900, "test": FACES_SEED + 700}
+"""Drawn people of the first seed of a stage: nobody else's."""
+
+READINGS = {
+    "alone": "",
+    "by_2": ", by 2 pictures of a person",
+    "by_4": ", by 4 pictures of a person",
+    "by_8": ", by 8 pictures of a person",
+    "by_person": ", by all pictures of a person",
+}
+"""What of a stranger a network may look at, and how the tables say it."""
+CENTRED = {"by_4": "none, centred by 4 pictures of a person", "by_person": "none, centred by all pictures of a person"}
+IN_THE_TABLE = ("alone", "by_4", "by_person")
+WITHOUT_LEAKAGE: dict[str, Any] = {"people": None, "resamples": 1, "keep_features": 1}
+COLUMNS = {
+    "ccc": "CCC",
+    "map_at_r": "identity, MAP@R",
+    "probe_accuracy": "probe",
+    "worst_decile": "worst tenth",
+    "strong_ccc": "CCC strong",
+    "weak_ccc": "CCC weak",
+    "slope": "slope",
+    "cpu_seconds": "seconds",
+}
 
 
 def arms_of(asked: Asked) -> tuple[str, ...]:
@@ -423,19 +430,15 @@ def by_number_of_pictures(arms: Mapping[str, Any]) -> list[str]:
     return [*heads, *rows] if rows else []
 
 
-@stops_on_sigterm()
+@ends_in_order()
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is missing, then writes and prints all figures."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    if words and words[0] in ("choose", "test"):
-        words = ["--stage", *words]
-    asked = read(Asked, prog="fer_people.py", argv=words, description=__doc__)
+    asked = parsed(argv)
     if asked.print:
         print(table(json.loads(asked.print.read_text(encoding="utf-8"))))
         return 0
     seeds = asked.seeds or (3 if asked.stage == "choose" else 5)
     with said_plainly():
-        check_counts(asked)
         asked = dataclasses.replace(asked, arms=(*asked.arms, *with_own(asked.own)), own=())
         check_output("--output", asked.output)
         configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}

@@ -18,13 +18,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.emotion.config import PAPER
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.processes import ends_in_order
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", default=PAPER.encoder)
+    parser.add_argument("--batch-size", type=int, default=PAPER.batch_size)
+    parser.add_argument("--size", type=int, default=PAPER.size, help="side of the images, pixels")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", help="cuda if available")
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import torch
 
-from adaptive_margin.emotion.config import PAPER
 from adaptive_margin.emotion.critics import build_critic, build_grouper
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.steps import Iteration, Optimizers, StepOptions
-from adaptive_margin.messages import said_plainly
 from adaptive_margin.training import World, environment
 from adaptive_margin.training.world import device_of
 
@@ -52,17 +70,12 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
     return time.perf_counter() - began
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--encoder", default=PAPER.encoder)
-    parser.add_argument("--batch-size", type=int, default=PAPER.batch_size)
-    parser.add_argument("--size", type=int, default=PAPER.size, help="side of the images, pixels")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    asked = parsed()
     with said_plainly():
         device = device_of(asked.device)
+    asked.device = asked.device or device.type
     images = torch.randn(asked.batch_size, 3, asked.size, asked.size, device=device)
     angle = torch.rand(asked.batch_size, device=device) * 6.28
     radius = torch.where(torch.arange(asked.batch_size, device=device) % 3 == 0, 0.1, 0.7)

@@ -21,14 +21,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-from fer_caf import expect, train_all
-
 from adaptive_margin.emotion.config import QUICK, AdamConfig, EmotionConfig
 from adaptive_margin.messages import said_plainly
-from adaptive_margin.metrics.comparison import signed
-from adaptive_margin.processes import stops_on_sigterm
-from adaptive_margin.training.forecast import announce
+from adaptive_margin.processes import ends_in_order
 
 RESULTS = Path(__file__).parent / "fer_caf" / "results" / "tuning.json"
 BASE = dataclasses.replace(
@@ -56,6 +51,31 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 BASELINE = "no critic"
 FIGURES = ("ccc", "rmse")
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/fer_tuning"), help="folder of the runs")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
+    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
+    parser.add_argument("--print", action="store_true")
+    asked = parser.parse_args(argv)
+    if asked.seeds < 1 or asked.jobs < 1:
+        parser.error(f"--seeds and --jobs must be at least 1, got {asked.seeds} and {asked.jobs}")
+    return asked
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
+import torch
+from fer_caf import expect, train_all
+
+from adaptive_margin.metrics.comparison import signed
+from adaptive_margin.training.forecast import announce
 
 
 def config_of(variant: str, seed: int, out: Path) -> EmotionConfig:
@@ -89,19 +109,10 @@ def table(runs: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-@stops_on_sigterm()
+@ends_in_order()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing, then writes and prints all results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/fer_tuning"), help="folder of the runs")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
-    parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
-    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
-    parser.add_argument("--print", action="store_true")
-    asked = parser.parse_args(argv)
-    if asked.seeds < 1 or asked.jobs < 1:
-        parser.error(f"--seeds and --jobs must be at least 1, got {asked.seeds} and {asked.jobs}")
+    asked = parsed(argv)
     if asked.print:
         print(table(json.loads(RESULTS.read_text(encoding="utf-8"))["runs"]))
         return 0

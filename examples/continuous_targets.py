@@ -13,6 +13,13 @@ from __future__ import annotations
 import argparse
 import time
 
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--samples", type=int, default=4000, help="recordings to train on")
+    parser.add_argument("--steps", type=int, default=400, help="training steps of each loss")
+    parser.add_argument("--seeds", type=int, default=3)
+    options = parser.parse_args()
+
 import torch
 from pytorch_metric_learning import losses
 from scipy.stats import spearmanr
@@ -99,8 +106,4 @@ def main(samples: int = 4000, steps: int = 400, seeds: int = 3) -> dict[str, lis
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--samples", type=int, default=4000, help="recordings to train on")
-    parser.add_argument("--steps", type=int, default=400, help="training steps of each loss")
-    parser.add_argument("--seeds", type=int, default=3)
-    main(**vars(parser.parse_args()))
+    main(**vars(options))

@@ -28,20 +28,47 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from adaptive_margin.dml.config import SMALL
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.processes import Workers, ends_in_order
+
+TUNING_SEED = 100
+
+
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, at least 2 for an interval (5)")
+    parser.add_argument("--steps", type=int, default=160, help="training steps of each network (160)")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="networks at a time (2)")
+    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
+    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
+    parser.add_argument("--print", type=Path, help="print the tables of this results.json; trains nothing")
+    options = parser.parse_args(argv)
+    if options.print:
+        return options
+    for name, least, most in (("seeds", 2, TUNING_SEED), ("steps", 1, 100_000), ("jobs", 1, 60)):
+        if not least <= getattr(options, name) <= most:
+            parser.error(f"--{name} must be from {least} to {most}, got {getattr(options, name)}")
+    if options.output.exists() and not options.output.is_dir():
+        parser.error(f"--output must be a folder, got the file {options.output}")
+    return options
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import torch
 from torch.nn import functional
 from tqdm import tqdm
 
 from adaptive_margin.dml.batches import Pixels
-from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob
-from adaptive_margin.messages import said_plainly
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.metrics.comparison import Comparison, compared, signed
-from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment
 from adaptive_margin.training.forecast import Forecast, Work, announce, forecast
 
@@ -52,7 +79,6 @@ SQUARED = {  # a constant in the unit that the adaptive margin has: a squared di
 }
 METRICS = {"mean_average_precision_at_r": "MAP@R", "recall_at_1": "Recall@1"}
 ARMS = {"own": "the loss's own constant", "best": "best of eight constants", "adaptive": "adaptive, untuned"}
-TUNING_SEED = 100
 FILES = ("results.json", "demo.png")
 Row = dict[str, Any]
 
@@ -258,27 +284,15 @@ def write_numbers(output: Path, rows: Sequence[Row], **more: Any) -> None:
     (output / FILES[0]).write_text(json.dumps({**facts, **more, "rows": rows}) + "\n", encoding="utf-8")
 
 
-@stops_on_sigterm()
+@ends_in_order()
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, measures, prints and draws; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5, help="number of seeds, at least 2 for an interval (5)")
-    parser.add_argument("--steps", type=int, default=160, help="training steps of each network (160)")
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="networks at a time (2)")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to (runs/demo)")
-    parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
-    parser.add_argument("--print", type=Path, help="print the tables of this results.json; trains nothing")
-    options = parser.parse_args(argv)
+    options = parsed(argv)
     if options.print:
         found = json.loads(options.print.read_text(encoding="utf-8"))
         print(said(Outcome(found["rows"], found["best"]), found["pixels"]))
         return 0
-    for name, least, most in (("seeds", 2, TUNING_SEED), ("steps", 1, 100_000), ("jobs", 1, 60)):
-        if not least <= getattr(options, name) <= most:
-            parser.error(f"--{name} must be from {least} to {most}, got {getattr(options, name)}")
     output: Path = options.output
-    if output.exists() and not output.is_dir():
-        parser.error(f"--output must be a folder, got the file {output}")
     rows: list[Row] = []
     try:
         with said_plainly():

@@ -15,6 +15,13 @@ from __future__ import annotations
 import argparse
 import time
 
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=200, help="training steps of each margin")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--triplets", type=int, default=64, help="triplets per batch")
+    options = parser.parse_args()
+
 import torch
 from pytorch_metric_learning import losses
 from torch import Tensor, nn
@@ -114,8 +121,4 @@ def main(steps: int = 200, seeds: int = 3, triplets: int = 64) -> dict[str, list
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200, help="training steps of each margin")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--triplets", type=int, default=64, help="triplets per batch")
-    main(**vars(parser.parse_args()))
+    main(**vars(options))

@@ -15,6 +15,19 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("runs/margin_curve"))
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -56,11 +69,7 @@ def contrastive(strong: Tensor, weak: Tensor, alpha: Tensor) -> Tensor:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the curve at a few steps; writes it and its plot."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("runs/margin_curve"))
-    options = parser.parse_args(argv)
+    options = parsed(argv)
     torch.set_num_threads(1)
     curves = np.stack([train(seed, options.steps) for seed in range(options.seeds)])  # (seeds, steps + 1, 3)
     mean = curves.mean(0)

@@ -20,6 +20,13 @@ import argparse
 import time
 from typing import Any
 
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=200, help="training steps of each margin")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--classes", type=int, default=64, help="half of them are for training; at least 32")
+    options = parser.parse_args()
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pairwise_distance
@@ -168,8 +175,4 @@ def main(steps: int = 200, seeds: int = 3, classes: int = 64) -> dict[str, list[
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=200, help="training steps of each margin")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--classes", type=int, default=64, help="half of them are for training; at least 32")
-    main(**vars(parser.parse_args()))
+    main(**vars(options))

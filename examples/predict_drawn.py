@@ -9,6 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("output", nargs="?", type=Path, default=Path("predict.png"))
+    options = parser.parse_args()
+
 import numpy as np
 from PIL import Image
 
@@ -50,8 +56,4 @@ def main(checkpoint: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("output", nargs="?", type=Path, default=Path("predict.png"))
-    options = parser.parse_args()
     main(options.checkpoint, options.output)

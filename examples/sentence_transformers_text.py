@@ -23,6 +23,22 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+LOSSES: dict[str, tuple[str, Loss]] = {
+    "pairs: MultipleNegativesRankingLoss": ("pairs", lambda model: MultipleNegativesRankingLoss(model)),
+    "pairs: adaptive": ("pairs", lambda model: AdaptivePairLoss(model, noted())),
+    "triplets: TripletLoss": ("triplets", lambda model: TripletLoss(model)),
+    "triplets: adaptive": ("triplets", lambda model: AdaptiveTripletLoss(model, noted())),
+    "labels: BatchAllTripletLoss": ("labels", lambda model: BatchAllTripletLoss(model)),
+    "labels: adaptive": ("labels", lambda model: AdaptiveLabelLoss(model, noted())),
+}
+"""Form of the batches, and the loss of a model: what the library has, and the same with the margin of each batch."""
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=50, help="training steps with each loss")
+    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=None)
+    options = parser.parse_args()
+
 import torch
 from babel import Locale
 from datasets import Dataset
@@ -181,17 +197,6 @@ def noted() -> AdaptiveMarginLoss:
     return AdaptiveMarginLoss(TripletMarginLoss(), collect_stats=True)
 
 
-LOSSES: dict[str, tuple[str, Loss]] = {
-    "pairs: MultipleNegativesRankingLoss": ("pairs", MultipleNegativesRankingLoss),
-    "pairs: adaptive": ("pairs", lambda model: AdaptivePairLoss(model, noted())),
-    "triplets: TripletLoss": ("triplets", TripletLoss),
-    "triplets: adaptive": ("triplets", lambda model: AdaptiveTripletLoss(model, noted())),
-    "labels: BatchAllTripletLoss": ("labels", BatchAllTripletLoss),
-    "labels: adaptive": ("labels", lambda model: AdaptiveLabelLoss(model, noted())),
-}
-"""Form of the batches, and the loss of a model: what the library has, and the same with the margin of each batch."""
-
-
 def main(steps: int = 50, concepts: int | None = None, losses: list[str] | None = None) -> dict[str, dict[str, float]]:
     """Trains with each loss and prints what the model then finds; returns the figures, untrained first."""
     start = time.perf_counter()
@@ -215,7 +220,4 @@ def main(steps: int = 50, concepts: int | None = None, losses: list[str] | None 
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=50, help="training steps with each loss")
-    parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=None)
-    main(**vars(parser.parse_args()))
+    main(**vars(options))

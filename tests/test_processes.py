@@ -20,7 +20,7 @@ pytestmark = needs_processes
 POOL = """
 import os, signal, sys, time
 from pathlib import Path
-from adaptive_margin.processes import Workers, stops_on_sigterm
+from adaptive_margin.processes import Workers, ends_in_order
 
 if __name__ != "__main__" and sys.argv[2] == "importing":
     Path(sys.argv[1], str(os.getpid())).write_text("")
@@ -38,7 +38,7 @@ def work(place, saves, idle=False):
 
 if __name__ == "__main__":
     place, what = sys.argv[1:]
-    with stops_on_sigterm(), Workers(2) as workers:
+    with ends_in_order(), Workers(2) as workers:
         list(workers.results(work, [(place, what in ("saving", "idle")), (place, False, what == "idle")]))
 """
 ALONE = """
@@ -203,8 +203,8 @@ def test_ctrl_c_is_left_to_the_parent(tmp_path: Path) -> None:
 def test_a_signal_in_another_thread_is_left_alone() -> None:
     code = """
 import threading
-from adaptive_margin.processes import stops_on_sigterm
-thread = threading.Thread(target=stops_on_sigterm().__enter__)
+from adaptive_margin.processes import ends_in_order
+thread = threading.Thread(target=ends_in_order().__enter__)
 thread.start()
 thread.join()
 """

@@ -43,12 +43,39 @@ def test_the_pages_with_results_are_checked() -> None:
     assert len(MARKED) >= 10
 
 
+def compared_rows(page: str, text: str) -> list[str]:
+    """The rows with a number of tables that the commands of a page print."""
+    sources = [source for kind, found, _ in figures.marks(text) if kind == "table" for source in found]
+    sources += figures.TABLES.get(page, ())
+    printed = {line for source in sources for line in figures.printed(source).splitlines()}
+    lines = [line for line in text.splitlines() if line.startswith("|") and figures.plain(line) in printed]
+    return [line for line in dict.fromkeys(lines) if re.search(r"\d", line)]
+
+
+@pytest.mark.parametrize("page", MARKED)
+def test_another_number_in_a_table_is_noticed(page: str) -> None:
+    """The last digit of every third row of a table of results."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for row in compared_rows(page, text)[::3]:
+        place = max(found.start() for found in re.finditer(r"\d", row))
+        changed = f"{row[:place]}{(int(row[place]) + 1) % 10}{row[place + 1 :]}"
+        assert figures.wrong(page, text.replace(row, changed, 1)), changed
+
+
+def test_tables_of_whole_numbers_are_compared_with_what_their_command_prints() -> None:
+    tables = {"datasets-fer": 5, "faces": 14, "hosts": 2, "memory": 40, "miners": 5, "retrieval": 7, "predict": 2}
+    for name, least in tables.items():
+        text = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        assert len(compared_rows(f"docs/{name}.md", text)) >= least, name
+
+
 @pytest.mark.parametrize(
     ("block", "says"),
     [
         ("+0.9 points, 12 s", []),
         ("−0.9 points", ["page.md: -0.9 is not in {}"]),
         ("it took 13 s, 12200 ms and 90 %, for 0.25 of it", ["page.md: 13 is not in {}"]),
+        ("| rows | 12 | 90 |\n| more | 13 |", ["page.md: 13 is not in {}"]),
         ("nothing", ["page.md: no figure after the mark of {}"]),
     ],
 )

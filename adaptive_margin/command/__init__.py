@@ -12,7 +12,7 @@ from importlib import import_module
 
 from .. import __version__
 from ..messages import nearest, said_plainly
-from ..processes import stops_on_sigterm
+from ..processes import ends_in_order, ends_with_reader
 
 COMMANDS = {
     "train-faces": "train valence and arousal from faces, with the paper's critic or another",
@@ -26,6 +26,7 @@ COMMANDS = {
 }
 
 
+@ends_with_reader()
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; ``adaptive-margin --help`` explains it.
 
@@ -52,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     else:
         try:
-            with stops_on_sigterm(), said_plainly():
+            with ends_in_order(), said_plainly():
                 command = import_module(f".{name.replace('-', '_')}", __name__)
                 return int(command.main(words[1:], f"adaptive-margin {name}"))
         except KeyboardInterrupt:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from ..messages import nearest, problem
+from ..processes import ends_with_reader
 from .config_files import ConfigError, from_yaml, missing_extra, to_yaml
 
 try:
@@ -88,7 +89,7 @@ def read(
     given: dict[str, Any] = {"config": (tyro.conf.AvoidSubcommands, tyro.conf.FlagCreatePairsOff)}
     if default is not None:
         given = {"config": (tyro.conf.AvoidSubcommands,), "default": default}
-    with _one_line(words, prog, default or kind):
+    with ends_with_reader(), _one_line(words, prog, default or kind):
         try:
             chosen: C = tyro.cli(kind, args=words, prog=prog, description=description, **given)
             return chosen

@@ -1,6 +1,7 @@
 """Images per second: decoding with Pillow every epoch, compared with the image cache with augmentation in batches.
 
     python benchmarks/data/run.py
+    python benchmarks/data/run.py --print      # the table in docs/datasets-fer.md; measures nothing
 
 Both produce the same result: normalised float32 batches of 224-pixel crops on the training device. The pictures are
 generated: JPEG files of 425 pixels (about the size of AffectNet's) with a face box, smooth with a little grain, so
@@ -30,6 +31,28 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.processes import ends_in_order
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--side", type=int, default=425, help="side of the JPEG files, pixels")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--device", help="cuda if available")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
+    parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "cpu.json"))
+    parser.add_argument("--print", action="store_true", help="print the table of --out, in Markdown")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import numpy as np
 import PIL
 import torch
@@ -39,7 +62,6 @@ from torch.utils.data import DataLoader
 from adaptive_margin.affect import CachedBatches, FaceImages, Records
 from adaptive_margin.affect.records import RecordBuilder
 from adaptive_margin.images.cache import ImageCache
-from adaptive_margin.messages import said_plainly
 from adaptive_margin.training.world import device_of
 
 CPU_SECONDS: dict[str, float] = {}
@@ -84,18 +106,32 @@ def rates(what: str, images: int, repeats: int, epoch: Callable[[int], Iterable[
     return found
 
 
+def table(result: dict[str, Any]) -> str:
+    """Images per second and processor time, in Markdown."""
+    workers, rates, seconds = result["config"]["workers"], result["median"], result["cpu_seconds_per_image"]
+    said = {
+        "pillow, one process": "Pillow every epoch, one process",
+        "pillow, workers": f"Pillow every epoch, {workers} workers",
+        "build": "building the cache, once",
+        "cache, one thread": "cache, one thread",
+        "cache": "cache, reading ahead",
+    }
+    rates = {**rates, "build": result["build_images_per_second"]}
+    repeats = result["config"]["repeats"]
+    lines = [f"| | images/s (median of {repeats}) | ms of processor time per image |", "|---|---|---|"]
+    for case, name in said.items():
+        lines.append(f"| {name} | {rates[case]:,.0f} | " + (f"{1e3 * seconds[case]:.2f} |" if case in seconds else "|"))
+    return "\n".join(lines)
+
+
+@ends_in_order("nothing is written")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--side", type=int, default=425, help="side of the JPEG files, pixels")
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
-    parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "cpu.json"))
-    options = parser.parse_args()
+    options = parsed()
+    if options.print:
+        print(table(json.loads(Path(options.out).read_text(encoding="utf-8"))))
+        return
     with said_plainly():
+        options.device = options.device or device_of().type
         device_of(options.device)
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:

@@ -19,6 +19,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.processes import ends_in_order
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--print", action="store_true", help="print the table of the committed results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import cv2
 import numpy as np
 import torch
@@ -119,10 +132,9 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--print", action="store_true", help="print the table of the committed results")
-    if parser.parse_args().print:
+    if parsed().print:
         print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
         return
     cv2.setNumThreads(1)

@@ -2,6 +2,7 @@
 
     python benchmarks/faces/run.py             # both, a few minutes
     python benchmarks/faces/run.py speed       # pictures per second on one core, by size
+    python benchmarks/faces/run.py --print benchmarks/faces/results/faces.json      # its tables in docs/faces.md
     python benchmarks/faces/run.py identity    # how well a linear reader does on people it knows and on strangers
 
 With ``--out FILE`` the numbers are also written as JSON, with versions, processor and load of the machine.
@@ -23,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_margin.faces import FacesDataset, draw_faces, face_geometry, sample_identities
+from adaptive_margin.processes import ends_in_order
 
 Array = NDArray[np.float64]
 
@@ -187,6 +189,29 @@ def machine() -> dict[str, Any]:
     }
 
 
+TESTED = {"this person": "this person", "seen people": "the same people", "unseen people": "strangers"}
+
+
+def tables(result: dict[str, Any]) -> str:
+    """What each reader reaches, and the speed, in Markdown."""
+    scores = ("rmse_valence", "rmse_arousal", "ccc_valence", "ccc_arousal")
+    heads = ["reader", "fitted on", "tested on", "RMSE valence", "RMSE arousal", "CCC valence", "CCC arousal"]
+    lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
+    for reader in dict.fromkeys(row["reader"] for row in result["identity"]):
+        rows = {row["tested on"]: row for row in result["identity"] if row["reader"] == reader}
+        for tested, said in TESTED.items():
+            if row := rows.get(tested):
+                cells = [f"{row[each]:.3f}" + f" ± {row[f'{each}_sd']:.3f}" * ("rmse" in each) for each in scores]
+                lines.append("| " + " | ".join([reader, row["fitted on"], said, *cells]) + " |")
+    repeats = result["speed"][0]["repeats"]
+    lines += ["", f"| size | per second of CPU time (median of {repeats}) | per second of wall time |", "|---|---|---|"]
+    for row in result["speed"]:
+        rates = [row[f"per_{each}_median"] for each in ("cpu_second", "second")]
+        lines.append(f"| {row['size']} | " + " | ".join(f"{rate:,.0f}" for rate in rates) + " |")
+    return "\n".join(lines)
+
+
+@ends_in_order("nothing is written")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", nargs="?", choices=("all", "speed", "identity"), default="all")
@@ -196,7 +221,11 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=80, help="people per data set, half of them unseen (identity)")
     parser.add_argument("--images", type=int, default=80, help="pictures per person (identity)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
+    parser.add_argument("--print", type=Path, help="print the tables of this JSON file, in Markdown; measures nothing")
     args = parser.parse_args()
+    if args.print:
+        print(tables(json.loads(args.print.read_text(encoding="utf-8"))))
+        return
     result: dict[str, Any] = {"machine": machine()}
     print(f"{result['machine']['processor']}, load {result['machine']['load_average']}")
     if args.what in ("all", "speed"):

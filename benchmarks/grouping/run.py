@@ -13,6 +13,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.processes import ends_in_order
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--print", action="store_true", help="print the table of the committed results")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import numpy as np
 import torch
 
@@ -62,10 +75,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--print", action="store_true", help="print the table of the committed results")
-    if not parser.parse_args().print:
+    if not parsed().print:
         sizes = {"people": PEOPLE, "feelings": FEELINGS, "batch": BATCH, "seed": SEED}
         RESULTS.write_text(json.dumps({**environment(World()), **sizes, "rows": measured()}, indent=1) + "\n")
     print(table(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]))

@@ -8,6 +8,7 @@ release.
 
     git clone https://github.com/KevinMusgrave/pytorch-metric-learning
     python benchmarks/hosts/run.py --checkout pytorch-metric-learning [--installed]
+    python benchmarks/hosts/run.py --print FILE...     # the table in docs/hosts.md
 
 Prints counts and the tests that pass unchanged but not wrapped; writes them to ``results/<version>.json``.
 """
@@ -27,8 +28,12 @@ import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
+
+from adaptive_margin.processes import ends_in_order
 
 HERE = Path(__file__).parent
+OUTCOMES = ("passed", "failed", "skipped")
 MODES = ("stock", "imported", "wrapped")
 TESTS = [
     *(
@@ -92,17 +97,35 @@ def outcomes(folder: Path, tests: list[str], mode: str, dtypes: str) -> dict[str
     return found
 
 
+def table(reports: list[dict[str, Any]]) -> str:
+    """How many tests pass in each mode, in Markdown."""
+    lines = ["| host | as it is | with this library imported | wrapped |", "|---|---|---|---|"]
+    for report in reports:
+        counts = report["counts"]
+        cells = [", ".join(f"{counts[mode][how]} {how}" for how in OUTCOMES if how in counts[mode]) for mode in MODES]
+        cells[1] = "the same" if not report["differs"]["imported"] else cells[1]
+        lines.append(f"| {report['host']}, {report['of']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+@ends_in_order("nothing is written")
 def main() -> None:
     """Runs the tests and reports."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkout", type=Path, required=True, help="a clone of the host's repository")
+    parser.add_argument("--checkout", type=Path, help="a clone of the host's repository")
     parser.add_argument("--installed", action="store_true", help="test the installed release instead of the checkout")
     parser.add_argument("--dtypes", default="float32,float64")
     parser.add_argument(
         "--tests", nargs="*", help="files or folders of its tests; by default those that concern wrapped classes"
     )
     parser.add_argument("--output", type=Path, help="a JSON file")
+    parser.add_argument("--print", type=Path, nargs="+", help="print the table of these files; tests nothing")
     arguments = parser.parse_args()
+    if arguments.print:
+        print(table([json.loads(path.read_text(encoding="utf-8")) for path in arguments.print]))
+        return
+    if arguments.checkout is None:
+        parser.error("--checkout must be a clone of the host's repository, got nothing")
     source = (arguments.checkout / "src/pytorch_metric_learning/__init__.py").read_text()
     host = version("pytorch-metric-learning") if arguments.installed else re.findall(r"\"(.+)\"", source)[0]
     with tempfile.TemporaryDirectory() as name:

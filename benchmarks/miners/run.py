@@ -2,6 +2,7 @@
 
     python benchmarks/miners/run.py
     python benchmarks/miners/run.py --batches 256 1024 --device cuda
+    python benchmarks/miners/run.py --print      # the table in docs/miners.md; measures nothing
 
 Every case runs in its own process, on the same generated embeddings. Time is the median over a few calls after a first
 one. Memory is the peak of the resident set (on CUDA of the allocator), minus its value with only the embeddings loaded.
@@ -21,23 +22,44 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-import torch
-from pytorch_metric_learning import miners as stock
-
-import adaptive_margin
-from adaptive_margin import miners as tiled
 from adaptive_margin.messages import said_plainly
-from adaptive_margin.processes import end_with_parent
-from adaptive_margin.training.world import device_of
+from adaptive_margin.processes import end_with_parent, ends_in_order
 
-GIB = 2**30
 CASES = {
     "batch-hard, tiled": lambda: tiled.TiledBatchHardMiner(),
     "batch-hard, stock": lambda: stock.BatchHardMiner(),
     "distance-weighted, tiled": lambda: tiled.TiledDistanceWeightedMiner(),
     "distance-weighted, stock": lambda: stock.DistanceWeightedMiner(),
 }
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096, 8192, 32768])
+    parser.add_argument("--features", type=int, default=128)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
+    parser.add_argument("--limit-minutes", type=float, default=5.0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "miners.json")
+    parser.add_argument("--print", action="store_true", help="print the table of --out, in Markdown")
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
+import torch
+from pytorch_metric_learning import miners as stock
+
+import adaptive_margin
+from adaptive_margin import miners as tiled
+from adaptive_margin.training.world import device_of
+
+GIB = 2**30
 
 
 def resident(pid: int | str, field: str) -> int:
@@ -86,18 +108,20 @@ def in_its_own_process(case: str, batch: int, arguments: argparse.Namespace) -> 
     command += ["--features", str(arguments.features), "--device", arguments.device]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     began = time.monotonic()
-    while child.poll() is None:
-        time.sleep(0.1)
-        try:
-            used = resident(child.pid, "VmRSS")
-        except (OSError, RuntimeError):  # it has just ended
-            continue
-        late = time.monotonic() - began > 60 * arguments.limit_minutes
-        if late or used > GIB * arguments.limit_gib:
-            child.kill()
-            child.wait()
-            why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
-            return {"stopped": why}
+    try:
+        while child.poll() is None:
+            time.sleep(0.1)
+            try:
+                used = resident(child.pid, "VmRSS")
+            except (OSError, RuntimeError):  # it has just ended
+                continue
+            late = time.monotonic() - began > 60 * arguments.limit_minutes
+            if late or used > GIB * arguments.limit_gib:
+                why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
+                return {"stopped": why}
+    finally:
+        child.kill()  # unless it has ended
+        child.wait()
     output = child.communicate()[0]
     return json.loads(output.splitlines()[-1]) if child.returncode == 0 else {"stopped": f"exit {child.returncode}"}
 
@@ -123,20 +147,39 @@ def about(arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
+def table(cases: list[dict[str, Any]]) -> str:
+    """CPU time of a call and memory, in Markdown."""
+    lines = ["| batch | " + " | ".join(CASES) + " |"]
+    lines.append("|---" * (1 + len(CASES)) + "|")
+    for batch in dict.fromkeys(row["batch"] for row in cases):
+        found = {row["case"]: row for row in cases if row["batch"] == batch}
+        lines.append(f"| {batch:,} | " + " | ".join(cell(found[case]) for case in CASES) + " |")
+    return "\n".join(lines)
+
+
+def cell(row: dict[str, Any]) -> str:
+    if "stopped" in row:
+        return f"stopped: {row['stopped']}"
+    ms = row["cpu_milliseconds"]
+    time = f"{ms / 1000:.1f} s" if ms >= 1000 else f"{ms:.0f} ms" if ms >= 100 else f"{ms:.1f} ms"
+    return f"{time}, {row['mib_above_embeddings']:,.0f} MiB"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096, 8192, 32768])
-    parser.add_argument("--features", type=int, default=128)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
-    parser.add_argument("--limit-minutes", type=float, default=5.0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "miners.json")
-    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parsed()
+    if arguments.print:
+        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["cases"]))
+        return
     if arguments.measure:
         end_with_parent()
         print(json.dumps(measure(arguments.measure, arguments.batches[0], arguments.features, arguments.device)))
         return
+    compare(arguments)
+
+
+@ends_in_order("nothing is written")
+def compare(arguments: argparse.Namespace) -> None:
+    """Runs and writes all cases."""
     with said_plainly():
         device_of(arguments.device)
     cases: list[dict[str, object]] = []

@@ -3,6 +3,7 @@
     python benchmarks/retrieval/run.py                       # the size of Stanford Online Products' test split
     python benchmarks/retrieval/run.py --rows 5000 --classes 900 --cases tiled stock_recall_at_1
     python benchmarks/retrieval/run.py --device cuda
+    python benchmarks/retrieval/run.py --print FILE...     # the table in docs/retrieval.md; measures nothing
 
 Every case runs in its own process on the same generated embeddings. Memory is the peak of the resident set (on CUDA of
 the allocator), minus its value with only the embeddings loaded. A case that exceeds ``--limit-gib`` or
@@ -21,29 +22,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import torch
-
-import adaptive_margin
 from adaptive_margin.messages import said_plainly
-from adaptive_margin.processes import end_with_parent
-from adaptive_margin.training.world import device_of
+from adaptive_margin.processes import end_with_parent, ends_in_order
 
 KS = (1, 10, 100, 1000)
-GIB = 2**30
-
-
-def embeddings(rows: int, features: int, classes: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Unit rows around one centre per class, made in blocks so that making them adds no peak of memory."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.cat([torch.arange(classes).repeat(2), torch.randint(classes, (rows,), generator=generator)])[:rows]
-    labels = labels[torch.randperm(rows, generator=generator)]
-    centres = torch.randn(classes, features, generator=generator)
-    x = torch.empty(rows, features)
-    for block, of in zip(x.split(1024), labels.split(1024), strict=True):
-        block.copy_(centres[of]).add_(torch.randn(block.shape, generator=generator), alpha=3.0)
-        block.div_(block.norm(dim=1, keepdim=True))
-    return x.to(device), labels.to(device)
 
 
 def tiled(x: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
@@ -103,6 +87,51 @@ CASES: dict[str, Callable[[torch.Tensor, torch.Tensor], dict[str, float]]] = {
 DEFAULT = [name for name in CASES if not name.endswith("clusters")]
 
 
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=60502)
+    parser.add_argument("--features", type=int, default=512)
+    parser.add_argument("--classes", type=int, default=11316)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=DEFAULT)
+    parser.add_argument("--limit-gib", type=float, default=16.0, help="stop a case whose process needs more memory")
+    parser.add_argument("--limit-minutes", type=float, default=30.0)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "retrieval.json")
+    parser.add_argument("--print", type=Path, nargs="+", help="print the table of these files, in Markdown")
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.classes * 2 > arguments.rows:
+        parser.error(
+            f"--rows must be at least two per class, got {arguments.rows} rows for {arguments.classes} classes"
+        )
+    return arguments
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
+import torch
+
+import adaptive_margin
+from adaptive_margin.training.world import device_of
+
+GIB = 2**30
+
+
+def embeddings(rows: int, features: int, classes: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Unit rows around one centre per class, made in blocks so that making them adds no peak of memory."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.cat([torch.arange(classes).repeat(2), torch.randint(classes, (rows,), generator=generator)])[:rows]
+    labels = labels[torch.randperm(rows, generator=generator)]
+    centres = torch.randn(classes, features, generator=generator)
+    x = torch.empty(rows, features)
+    for block, of in zip(x.split(1024), labels.split(1024), strict=True):
+        block.copy_(centres[of]).add_(torch.randn(block.shape, generator=generator), alpha=3.0)
+        block.div_(block.norm(dim=1, keepdim=True))
+    return x.to(device), labels.to(device)
+
+
 def resident(pid: int | str, field: str) -> int:
     """A field of /proc/PID/status in bytes: VmRSS, or its high-water mark VmHWM."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
@@ -142,18 +171,20 @@ def in_its_own_process(case: str, arguments: argparse.Namespace) -> dict[str, ob
         command += [f"--{size}", str(getattr(arguments, size))]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     began = time.monotonic()
-    while child.poll() is None:
-        time.sleep(0.5)
-        try:
-            used = resident(child.pid, "VmRSS")
-        except (OSError, RuntimeError):  # it has just ended
-            continue
-        late = time.monotonic() - began > 60 * arguments.limit_minutes
-        if late or used > GIB * arguments.limit_gib:
-            child.kill()
-            child.wait()
-            why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
-            return {"stopped": why}
+    try:
+        while child.poll() is None:
+            time.sleep(0.5)
+            try:
+                used = resident(child.pid, "VmRSS")
+            except (OSError, RuntimeError):  # it has just ended
+                continue
+            late = time.monotonic() - began > 60 * arguments.limit_minutes
+            if late or used > GIB * arguments.limit_gib:
+                why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
+                return {"stopped": why}
+    finally:
+        child.kill()  # unless it has ended
+        child.wait()
     output = child.communicate()[0]
     return json.loads(output.splitlines()[-1]) if child.returncode == 0 else {"stopped": f"exit {child.returncode}"}
 
@@ -183,26 +214,57 @@ def about(arguments: argparse.Namespace) -> dict[str, object]:
     }
 
 
+SAID = {
+    "tiled": "RetrievalMetrics(ks=(1, 10, 100, 1000))",
+    "tiled_recall_at_1": "RetrievalMetrics(ks=(1,), at_r=False)",
+    "faiss_search": 'RetrievalMetrics(..., search="faiss")',
+    "stock_recall_at_1": "AccuracyCalculator(k=1)",
+    "stock_map_at_r": 'AccuracyCalculator(k="max_bin_count")',
+    "tiled_with_clusters": 'RetrievalMetrics(clustering="kmeans")',
+    "stock_with_clusters": 'AccuracyCalculator(include=["NMI", "AMI"])',
+}
+FIGURES = {
+    "recall_at_1": "Recall@1",
+    "recall_at_10": "10",
+    "recall_at_100": "100",
+    "recall_at_1000": "1000",
+    "precision_at_1": "Recall@1",
+    "r_precision": "RP",
+    "mean_average_precision_at_r": "MAP@R",
+    "NMI": "NMI",
+    "AMI": "AMI",
+}
+
+
+def table(cases: dict[str, Any]) -> str:
+    """Figures, CPU time and memory of each case, in Markdown."""
+    lines = ["| | figures | CPU time | memory |", "|---|---|---|---|"]
+    for name in CASES:
+        if name in cases and "stopped" not in cases[name]:
+            case = cases[name]
+            figures = ", ".join(said for figure, said in FIGURES.items() if figure in case["figures"])
+            figures = figures.replace(", 10", "/10")
+            cells = f"{figures} | {case['cpu_seconds']:.0f} s | {case['gib_above_embeddings']:.2f} GiB"
+            lines.append(f"| `{SAID[name]}` | {cells} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=60502)
-    parser.add_argument("--features", type=int, default=512)
-    parser.add_argument("--classes", type=int, default=11316)
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=DEFAULT)
-    parser.add_argument("--limit-gib", type=float, default=16.0, help="stop a case whose process needs more memory")
-    parser.add_argument("--limit-minutes", type=float, default=30.0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "retrieval.json")
-    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.classes * 2 > arguments.rows:
-        parser.error(
-            f"--rows must be at least two per class, got {arguments.rows} rows for {arguments.classes} classes"
-        )
+    arguments = parsed()
+    if arguments.print:
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.print]
+        print(table({name: case for file in files for name, case in file["cases"].items()}))
+        return
     if arguments.measure:
         end_with_parent()
         print(json.dumps(measure(arguments)))
         return
+    compare(arguments)
+
+
+@ends_in_order("nothing is written")
+def compare(arguments: argparse.Namespace) -> None:
+    """Runs and writes all cases."""
     with said_plainly():
         device_of(arguments.device)
     result = {**about(arguments), "cases": {}}

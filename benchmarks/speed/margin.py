@@ -17,6 +17,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from adaptive_margin.processes import ends_in_order
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "margin.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import torch
 from run import about, batch
 from torch import Tensor
@@ -79,11 +93,9 @@ def training_step(rows: int) -> Callable[[], None]:
     return step
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "margin.json")
-    arguments = parser.parse_args()
+    arguments = parsed()
     torch.set_num_threads(arguments.threads)
     margin, sizes = AdaptiveMargin(), {}
     for n in (128, 256, 1024):

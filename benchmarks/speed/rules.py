@@ -17,6 +17,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.processes import ends_in_order
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rules.json")
+    parser.add_argument("--print", action="store_true", help="measure nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import torch
 from margin import milliseconds
 from pytorch_metric_learning import distances, losses
@@ -60,12 +75,9 @@ def table(milliseconds: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rules.json")
-    parser.add_argument("--print", action="store_true", help="measure nothing")
-    arguments = parser.parse_args()
+    arguments = parsed()
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["milliseconds"]))
         return

@@ -33,18 +33,60 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from adaptive_margin.messages import said_plainly
+from adaptive_margin.processes import end_with_parent, ends_in_order
+
+SIZES = [2**power for power in range(7, 17)]
+LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
+CASES: dict[str, Callable[[], Loss]] = {
+    "ContrastiveVDMLoss, constant": lambda: ContrastiveVDMLoss(margin=MARGIN),
+    "ContrastiveVDMLoss, adaptive": lambda: ContrastiveVDMLoss(evidence()),  # rules.py measures the other rules
+    "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss(), evidence(), units="sqrt"),
+    "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
+    "PML Contrastive": lambda: losses.ContrastiveLoss(),
+    "PML SupCon": lambda: losses.SupConLoss(),
+    "PML MultiSimilarity": lambda: losses.MultiSimilarityLoss(),
+    "dense torch": lambda: dense_torch,
+}
+OURS = [name for name in CASES if "VDM" in name or "Adaptive" in name]
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+    parser.add_argument("--quick", action="store_true", help="sizes up to 2048")
+    parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), help="all of them by default")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--seconds", type=float, default=2.0, help="how long to repeat a case, at least 3 calls")
+    parser.add_argument("--rounds", type=int, default=3, help="processes per case, alternating, up to 4096 rows")
+    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
+    parser.add_argument("--limit-minutes", type=float, default=5.0)
+    parser.add_argument("--note", default="", help="other work on the machine, for the CSV")
+    parser.add_argument("--print", action="store_true", help="print the existing results and measure nothing")
+    parser.add_argument("--summary", action="store_true", help="print what the project promises, as measured so far")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).parent / "results" / "speed", help="without a suffix"
+    )
+    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
+    parser.add_argument("--layout", help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import torch
 from pytorch_metric_learning import distances, losses
 from torch import Tensor
 
 import adaptive_margin
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
-from adaptive_margin.messages import said_plainly
-from adaptive_margin.processes import end_with_parent
 from adaptive_margin.training.world import device_of
 
-SIZES = [2**power for power in range(7, 17)]
-LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
 FEATURES, MARGIN = 128, 1.0
 MIB, GIB = 2**20, 2**30
 
@@ -68,19 +110,6 @@ def dense_torch(x: Tensor, labels: Tensor) -> Tensor:
 def evidence() -> AdaptiveMargin:
     """The margin of the tables, whatever the number of labels."""
     return AdaptiveMargin(neighbourhood="hoeffding")
-
-
-CASES: dict[str, Callable[[], Loss]] = {
-    "ContrastiveVDMLoss, constant": lambda: ContrastiveVDMLoss(margin=MARGIN),
-    "ContrastiveVDMLoss, adaptive": lambda: ContrastiveVDMLoss(evidence()),  # rules.py measures the other rules
-    "AdaptiveMarginLoss(Contrastive)": lambda: AdaptiveMarginLoss(losses.ContrastiveLoss(), evidence(), units="sqrt"),
-    "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
-    "PML Contrastive": lambda: losses.ContrastiveLoss(),
-    "PML SupCon": lambda: losses.SupConLoss(),
-    "PML MultiSimilarity": lambda: losses.MultiSimilarityLoss(),
-    "dense torch": lambda: dense_torch,
-}
-OURS = [name for name in CASES if "VDM" in name or "Adaptive" in name]
 
 
 def batch(n: int, layout: str, device: str) -> tuple[Tensor, Tensor]:
@@ -146,17 +175,19 @@ def in_its_own_process(case: str, layout: str, rows: int, arguments: argparse.Na
     command += ["--device", arguments.device, "--threads", str(arguments.threads), "--seconds", str(arguments.seconds)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     began = time.monotonic()
-    while child.poll() is None:
-        time.sleep(0.05)
-        try:
-            used = resident(child.pid, "VmRSS")
-        except (OSError, RuntimeError):  # it has just ended
-            continue
-        late = time.monotonic() - began > 60 * arguments.limit_minutes
-        if late or used > GIB * arguments.limit_gib:
-            child.kill()
-            child.wait()
-            return {"status": f"over {arguments.limit_minutes:g} min" if late else "out of memory"}
+    try:
+        while child.poll() is None:
+            time.sleep(0.05)
+            try:
+                used = resident(child.pid, "VmRSS")
+            except (OSError, RuntimeError):  # it has just ended
+                continue
+            late = time.monotonic() - began > 60 * arguments.limit_minutes
+            if late or used > GIB * arguments.limit_gib:
+                return {"status": f"over {arguments.limit_minutes:g} min" if late else "out of memory"}
+    finally:
+        child.kill()  # unless it has ended
+        child.wait()
     output, errors = child.communicate()
     if child.returncode == 0:
         return {"status": "ok", **json.loads(output.splitlines()[-1])}
@@ -293,31 +324,17 @@ def _cell(row: dict[str, object], key: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
-    parser.add_argument("--quick", action="store_true", help="sizes up to 2048")
-    parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
-    parser.add_argument("--cases", nargs="+", choices=list(CASES), help="all of them by default")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--seconds", type=float, default=2.0, help="how long to repeat a case, at least 3 calls")
-    parser.add_argument("--rounds", type=int, default=3, help="processes per case, alternating, up to 4096 rows")
-    parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
-    parser.add_argument("--limit-minutes", type=float, default=5.0)
-    parser.add_argument("--note", default="", help="other work on the machine, for the CSV")
-    parser.add_argument("--print", action="store_true", help="print the existing results and measure nothing")
-    parser.add_argument("--summary", action="store_true", help="print what the project promises, as measured so far")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).parent / "results" / "speed", help="without a suffix"
-    )
-    parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
-    parser.add_argument("--layout", help=argparse.SUPPRESS)
-    parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    arguments = parsed()
     if arguments.measure:
         end_with_parent()
         print(json.dumps(measure(arguments)))
         return
+    compare(arguments)
+
+
+@ends_in_order("the sizes before this one are in the CSV")
+def compare(arguments: argparse.Namespace) -> None:
+    """Runs and writes all cases."""
     sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]
     cases = arguments.cases or list(CASES)
     results = read(arguments.out)

@@ -18,6 +18,23 @@ import time
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.processes import ends_in_order
+
+
+def parsed() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--rows", type=int, default=128)
+    parser.add_argument("--seconds", type=float, default=15.0, help="for each layout")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "small.json")
+    parser.add_argument("--print", action="store_true", help="measure nothing")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
 import torch
 from pytorch_metric_learning import losses
 from run import LAYOUTS, MARGIN, about, batch, squared_l2, step
@@ -67,14 +84,9 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@ends_in_order("nothing is written")
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rows", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=15.0, help="for each layout")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "small.json")
-    parser.add_argument("--print", action="store_true", help="measure nothing")
-    arguments = parser.parse_args()
+    arguments = parsed()
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["shares"]))
         return

@@ -28,10 +28,25 @@ from typing import Any
 
 from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import counted
-from adaptive_margin.metrics.comparison import compared
-from adaptive_margin.processes import Workers, stops_on_sigterm
+from adaptive_margin.processes import Workers, ends_in_order
 
 RESULTS = Path(__file__).parent / "results" / "names.jsonl"
+
+
+def parsed(argv: list[str] | None = None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
+    parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
+    parsed()
+
+from adaptive_margin.metrics.comparison import compared
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SEEDS, TUNING_SEED, STEPS = range(5), 100, 50
 OWN, CANDIDATES = 5.0, (0.05, 0.1, 0.2, 0.4, 0.8)
@@ -185,14 +200,10 @@ def table(rows: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-@stops_on_sigterm()
+@ends_in_order()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
-    parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
-    options = parser.parse_args(argv)
+    options = parsed(argv)
     rows = read(options.results)
     if options.print:
         print(table(rows))

@@ -3,8 +3,9 @@
 A comment stands before what it is about, the block up to the next empty line:
 
 - ``<!-- figures: SOURCE -->``: each number in the block with a decimal point, or with a unit of time or memory, or of
-  tests passed, failed or skipped, is one of the source's;
-- ``<!-- table: SOURCE -->``: each line that the source prints is on the page as it is.
+  tests passed, failed or skipped, or alone in its cell of a table, is one of the source's;
+- ``<!-- table: SOURCE -->``: each line that the source prints is on the page as it is, and each row of a table in the
+  block is printed. Tables of results are compared like this, since a wrong number may be another one of its file.
 
 A source is a command of this repository that prints (``benchmarks/dml_grid.py --print``), or a result file in JSON,
 whose numbers count as they are, as ``ms`` for seconds and the reverse, and as ``%``, rounded as on the page.
@@ -20,6 +21,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -29,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = re.compile(r"^[ \t]*<!-- (figures|table): (.+?) -->[ \t]*\n(?:[ \t]*\n)?", re.M)
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 FIGURE = re.compile(rf"(?<![\w.])[+-]?{NUMBER}(?:\.\d+|(?= (?:s|ms|MiB|GiB|passed|failed|skipped)\b))")
+CELL = re.compile(rf"(?<=\|) *({NUMBER}) *(?=\|)")
 SCALES = (1.0, 1e3, 1e2, 1e-3)
 TABLES = {
     "docs/dml.md": ("examples/demo.py --print benchmarks/demo/results.json", "benchmarks/dml_grid.py --print"),
@@ -110,26 +113,45 @@ def marks(text: str) -> Iterator[tuple[str, list[str], str]]:
         yield found[1], [each.strip() for each in found[2].split(";")], block
 
 
-def unlike(page: str, text: str, source: str) -> list[str]:
-    """The lines that a command prints and the page does not have."""
+def unlike(page: str, text: str, sources: list[str]) -> list[str]:
+    """The lines that commands print and the page does not have, or less often: tables can share a row."""
+    said: list[str] = []
+    often: Counter[str] = Counter()
+    origin: dict[str, str] = {}
+    for source in dict.fromkeys(sources):
+        try:
+            lines = [line for line in printed(source).splitlines() if line.strip() and not line.startswith("Untuned, ")]
+        except SourceError as error:
+            said.append(f"{page}: {error}")
+            continue
+        if len(lines) < 3:
+            said.append(f"{page}: {source} prints no table")
+        often.update(lines)
+        origin |= dict.fromkeys(lines, source)
+    rows = Counter(plain(text).splitlines())
+    has = {line: rows[line] if line.startswith("|") else plain(text).count(line) for line in often}
+    return said + [f"{page}: {origin[line]} also prints {line}" for line in often if has[line] < often[line]]
+
+
+def unprinted(page: str, block: str, sources: list[str]) -> list[str]:
+    """The rows of a block's table that none of its commands prints."""
     try:
-        printed(source)
-    except SourceError as error:
-        return [f"{page}: {error}"]
-    lines = [line for line in printed(source).splitlines() if line.strip() and not line.startswith("Untuned, ")]
-    if len(lines) < 3:
-        return [f"{page}: {source} prints no table"]
-    return [f"{page}: {source} also prints {line}" for line in lines if line not in plain(text)]
+        lines = {line.strip() for source in sources for line in printed(source).splitlines()}
+    except SourceError:  # which is said elsewhere
+        return []
+    rows = [line.strip() for line in plain(block).splitlines() if line.lstrip().startswith("|")]
+    return [f"{page}: {'; '.join(sources)} does not print {row}" for row in rows if row not in lines]
 
 
 def wrong(page: str, text: str) -> list[str]:
     """What a page quotes that its source does not have, one line each."""
-    said = [line for source in TABLES.get(page, ()) for line in unlike(page, text, source)]
+    tables = [source for kind, sources, _ in marks(text) if kind == "table" for source in sources]
+    said = unlike(page, text, [*TABLES.get(page, ()), *tables])
     for kind, sources, block in marks(text):
         if kind == "table":
-            said += [line for source in sources for line in unlike(page, text, source)]
+            said += unprinted(page, block, sources)
             continue
-        figures = FIGURE.findall(plain(block))
+        figures = [*FIGURE.findall(plain(block)), *CELL.findall(plain(block))]
         if not figures:
             said.append(f"{page}: no figure after the mark of {'; '.join(sources)}")
         try:
@@ -138,7 +160,7 @@ def wrong(page: str, text: str) -> list[str]:
             said.append(f"{page}: {error}")
         else:
             said += [f"{page}: {figure} is not in {'; '.join(sources)}" for figure in missing]
-    return said
+    return list(dict.fromkeys(said))
 
 
 def pages() -> list[Path]:

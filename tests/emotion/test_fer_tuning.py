@@ -42,16 +42,6 @@ def test_figures_are_those_of_the_validation_people_after_the_last_step(
     assert line in capsys.readouterr().out
 
 
-def test_the_documentation_has_the_committed_table(tuning: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
-    assert tuning.main(["--print"]) == 0
-    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")][1:]
-    page = (BENCHMARKS.parent / "docs" / "emotion.md").read_text(encoding="utf-8")
-    documented = {line.translate(str.maketrans({"`": None, "*": None})) for line in page.splitlines()}
-    assert len(printed) >= 8
-    for line in printed:
-        assert line.replace("|  |  |  |", "| | | |") in documented
-
-
 @pytest.mark.parametrize("words", [["--seeds", "0"], ["--jobs", "-1"], ["--only", "caf"]])
 def test_what_makes_no_sense_is_refused(tuning: ModuleType, words: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
