@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..atomic import FULL, DiskSpaceError, remove_temporaries, temporaries, write_atomically
+from ..messages import require_extra
 from ..stored import DamagedFileError, read_json, write_json
 from .checkpoints import Checkpoints
-from .config_files import ConfigError, flat, missing_extra, plain, read_options, to_yaml
+from .config_files import ConfigError, flat, plain, read_options, to_yaml
 from .world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
@@ -328,10 +329,9 @@ class RunFolder:
 
     def _open(self, step: int) -> io.FileIO:
         if self._file is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ImportError(missing_extra("logging", "TensorBoard")) from error
+            require_extra("logging", "train", "tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
             path = self.path / CURVES
             if not path.exists():
                 write_atomically(path, (",".join(COLUMNS) + "\n").encode())
