@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from json_lines import add_lines, read_lines
 from torch import Tensor, nn
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, Margin
@@ -34,7 +35,6 @@ from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob, load_images
 from adaptive_margin.functional.groups import class_sizes, group_index
-from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import Workers, stops_on_sigterm
 from adaptive_margin.training import World, environment

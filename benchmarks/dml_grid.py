@@ -36,6 +36,7 @@ from typing import Any
 
 import torch
 from dml_pretrained import WIDTH, FeatureJob, features
+from json_lines import add_lines, read_lines
 from torch import Tensor
 
 from adaptive_margin import AdaptiveMarginLoss
@@ -45,7 +46,6 @@ from adaptive_margin.dml.labelled_images import LabelledImages, split_classes
 from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.omniglot import omniglot
 from adaptive_margin.dml.trainer import DMLJob, load_images
-from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import problem, said_plainly
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.processes import Workers, stops_on_sigterm

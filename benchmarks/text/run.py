@@ -26,10 +26,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import counted
 from adaptive_margin.metrics.comparison import compared
 from adaptive_margin.processes import Workers, stops_on_sigterm
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from json_lines import add_lines, read_lines  # in the folder above
 
 RESULTS = Path(__file__).parent / "results" / "names.jsonl"
 EXAMPLES = Path(__file__).parents[2] / "examples"
