@@ -16,6 +16,7 @@ from .._text import shorten
 from ..messages import counted, problem
 from ..metrics.comparison import Comparison, compared
 from ..stored import DamagedFileError, read_json
+from ..training.model_card import markdown_table
 from .config import ADAPTIVE_OPTIONS, MAY_CHANGE
 from .objectives import arm_of
 
@@ -254,22 +255,13 @@ def table(rows: Sequence[Row], metric: str) -> str:
             lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
             if began := weights_of(rows, data):
                 lines += [f"Weights before training: {began}.", ""]
-            lines += [*_markdown(*figures(rows, data, metric)), ""]
+            lines += [markdown_table(*figures(rows, data, metric)), ""]
     if made := compare(rows, standard_pairs(rows), metric):
         head = ["data", "loss", "arm", "against", "difference", "n", "verdict", "Holm's p"]
-        said = [[*pair, str(each), str(each.n), each.verdict, f"{each.p:.2g}"] for pair, each in made]
-        lines += [
-            f"Paired differences of {named(metric)}, by seed:",
-            "",
-            *_markdown(head, said),
-            "",
-            caution(len(made)),
-        ]
+        cells = [[*pair, str(each), str(each.n), each.verdict, f"{each.p:.2g}"] for pair, each in made]
+        lines += [f"Paired differences of {named(metric)}, by seed:", "", markdown_table(head, cells), ""]
+        lines.append(caution(len(made)))
     return "\n".join(lines)
-
-
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
 def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
