@@ -97,27 +97,23 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
     out = config.out or default_folder(config, data)
     config = replace(config, data=identity, out=out)
     _metrics(config)  # report missing packages now, not after an epoch
+    parts = networks(config, data, out)
     if config.folds == 0:
-        split = split_classes(data, validation=config.validation, seed=config.seed)
-        return run_split(config, data, split, out, world=world)
+        return run_split(config, data, parts[out], out, world=world)
     find(config, out)  # another run in this folder is an error now, not after the last fold
     results = []
-    for fold in range(config.folds):
-        split = fold_classes(data, fold, folds=config.folds)
-        place = out / fold_name(fold, config.folds)
+    for place, split in parts.items():
         part = replace(config, folds=0, out=place, keep_embeddings=True)
         results.append(run_split(part, data, split, place, world=world))
     if not world.is_main:
         return {}
     result: dict[str, Any] = {"test": None, "folds": results, "config": results[0]["config"] | {"folds": config.folds}}
     if config.measure:
-        together = torch.cat(
-            [load_embeddings(out / fold_name(fold, config.folds))[0] for fold in range(config.folds)], dim=1
-        )
-        _, labels = load_embeddings(out / fold_name(0, config.folds))
+        embeddings, labels = zip(*map(load_embeddings, parts), strict=True)
+        together = torch.cat(embeddings, dim=1)
         names = results[0]["test"]
         result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
-        result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels)
+        result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels[0])
     write_json(out / "result.json", result, indent=1)
     return result
 
@@ -134,9 +130,12 @@ def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", name)
 
 
-def fold_name(fold: int, folds: int) -> str:
-    """Folder of a fold's network; it depends on the number of folds, which changes the division of the classes."""
-    return f"fold-{fold}-of-{folds}"
+def networks(config: DMLConfig, data: LabelledImages, out: Path) -> dict[Path, ClassSplit]:
+    """Folder and split of each network of a run. Those of folds have their number, which changes the division."""
+    if config.folds == 0:
+        return {out: split_classes(data, validation=config.validation, seed=config.seed)}
+    splits = (fold_classes(data, fold, folds=config.folds) for fold in range(config.folds))
+    return {out / f"fold-{fold}-of-{config.folds}": split for fold, split in enumerate(splits)}
 
 
 def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
@@ -296,7 +295,7 @@ class DMLJob(Parts):
         if not len(self.split[part]):
             return {}
         embeddings, labels = self.embed(part)
-        metrics = RetrievalMetrics(self.config.ks, search="faiss" if self.config.faiss else "tiled")
+        metrics = _metrics(replace(self.config, clustering=False))
         return {f"{part}/{name}": value for name, value in metrics(embeddings, labels).items()}
 
     @torch.no_grad()
@@ -388,16 +387,10 @@ class DMLJob(Parts):
 
 def work(config: DMLConfig, data: LabelledImages, processes: int = 1) -> Work:
     """What is left of a run, for :func:`~adaptive_margin.training.forecast.forecast`; its pixels are noise."""
-    folds = range(config.folds) or (None,)
-    first = (
-        fold_classes(data, 0, folds=config.folds)
-        if config.folds
-        else split_classes(data, validation=config.validation, seed=config.seed)
-    )
-    out = config.out or default_folder(config, data)
-    places = [out if fold is None else out / fold_name(fold, config.folds) for fold in folds]
+    parts = networks(config, data, config.out or default_folder(config, data))
+    first = next(iter(parts.values()))
     steps = config.epochs * (config.steps_per_epoch or max(1, len(first.train) // config.batch))
-    left = [n for place in places if (n := steps - steps_done(place)) > 0]
+    left = [n for place in parts if (n := steps - steps_done(place)) > 0]
 
     def job() -> DMLJob:
         images = data.pixels
