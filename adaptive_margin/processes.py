@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, process, spawn
-from types import FrameType, ModuleType, TracebackType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 GRACE = 60.0
@@ -49,7 +49,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Workers:
+class Workers(contextlib.AbstractContextManager["Workers"]):
     """Processes that do one task after another; none outlives the ``with`` block, nor this process.
 
     Each has a pipe of its own, and they share no lock. In the pools of the standard library a worker that is told to
@@ -74,12 +74,7 @@ class Workers:
         self._left: dict[Any, int] = {}  # tasks until another takes their place
         self._abandoned: list[process.BaseProcess] = []  # nobody waits for the answer to their last task
 
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         workers = [*self._abandoned, *(self._dismiss(pipe) for pipe in list(self._workers))]
         try:
             for each in workers if kind else ():

@@ -6,7 +6,7 @@ import errno
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tqdm import tqdm
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .world import World
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Steps done, rate, time left, share of time spent waiting for data, and the last losses; on standard error.
 
     If the terminal is gone, or nobody reads the pipe, the output stops but not the run.
@@ -93,9 +93,6 @@ class Progress:
             if error.errno not in (errno.EIO, errno.EPIPE, errno.ENXIO):
                 raise
             self.shown, self._bar = False, None
-
-    def __enter__(self) -> Progress:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
