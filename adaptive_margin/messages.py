@@ -87,6 +87,18 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
+def duration(seconds: float) -> str:
+    """How long something takes, in words.
+
+    Example:
+        >>> duration(42), duration(1080), duration(9000)
+        ('42 s', '18 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "a second"
+    return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
+
+
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises unless ``value`` is one of ``choices``."""
     if value not in choices:

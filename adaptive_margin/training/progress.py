@@ -11,6 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..messages import duration
 from .world import World
 
 
@@ -65,7 +66,7 @@ class Progress(AbstractContextManager["Progress"]):
         elif now - self._spoke >= self.every:
             self._spoke = now
             rate = (done - self.initial) / (now - self._started)
-            left = _words((self.total - done) / rate) if rate > 0 else "unknown time"
+            left = duration((self.total - done) / rate) if rate > 0 else "unknown time"
             self.write(f"step {done:,} of {self.total:,}, {rate:.3g} steps/s, {left} left, {state}")
 
     def write(self, text: str) -> None:
@@ -96,18 +97,3 @@ class Progress(AbstractContextManager["Progress"]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _words(seconds: float) -> str:
-    """A duration in readable form.
-
-    Example:
-        >>> _words(42), _words(150), _words(9000)
-        ('42 s', '2 min 30 s', '2 h 30 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
