@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import secrets
+import shutil
 import sys
 from pathlib import Path
 from typing import BinaryIO
@@ -130,10 +131,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
 
 def _free(folder: Path) -> int | None:
-    if not hasattr(os, "statvfs"):
-        return None
     try:
-        numbers = os.statvfs(folder)
+        return shutil.disk_usage(folder).free
     except OSError:
         return None
-    return numbers.f_bavail * numbers.f_frsize
