@@ -351,12 +351,10 @@ class DMLJob(Parts):
 
     def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
         config = self.config
-        head = list(self.network.embedding.parameters())
-        known = {id(parameter) for parameter in head}
-        body = [parameter for parameter in self.own if id(parameter) not in known]
+        body = [parameter for parameter in self.network.features.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": body, "lr": config.learning_rate * config.backbone_rate},
-            {"params": head, "lr": config.learning_rate},
+            {"params": list(self.network.embedding.parameters()), "lr": config.learning_rate},
         ]
         separate = config.loss_optimizer == "sgd" and self.shared
         if self.shared and not separate:
