@@ -208,18 +208,14 @@ def _work(tasks: Any, program: dict[str, Any], threads: int | None) -> None:
             function, item = tasks.recv()
         except EOFError:
             return
-        answer: tuple[Any, Exception | None, str] = (None, None, "")
+        ((_, value, error),) = _here(function, [item])
+        where = "" if error is None else "".join(traceback.format_exception(error))
         try:
-            answer = (function(*item), None, "")
-        except Exception as error:
-            where = traceback.format_exc()
-            try:
-                pickle.loads(pickle.dumps(error))
-                answer = (None, error, where)
-            except Exception:
-                answer = (None, RuntimeError(where), where)
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            error = RuntimeError(where)
         try:
-            tasks.send(answer)
+            tasks.send((value, error, where))
         except OSError:  # nobody waits for it any more
             return
 
