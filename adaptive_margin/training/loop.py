@@ -338,7 +338,7 @@ class _Run:
 
     def log(self) -> dict[str, float]:
         means = self.window.means()
-        self.window.clear()
+        self.window.seen = {}
         self.folder.log(self.done, means, seconds=self.seconds)
         return means
 
@@ -427,9 +427,6 @@ class _Window:
 
     def means(self) -> dict[str, float]:
         return {name: sum(value for _, value in seen) / len(seen) for name, seen in self.fetched().items()}
-
-    def clear(self) -> None:
-        self.seen = {}
 
     def load_state_dict(self, state: Any) -> None:
         if isinstance(state, list):  # as older checkpoints have it: names, their sums, and of how many numbers
