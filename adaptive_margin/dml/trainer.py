@@ -444,8 +444,11 @@ def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Inte
     Embeddings ``(N, D)`` and labels ``(N,)`` belong to ``rows`` of the data set, of which ``images`` has all pixels.
     """
     half = embeddings.half().cpu()
-    queries, nearest = examples(half.float())
-    shown = np.concatenate([queries[:, None], nearest], axis=1)  # (Q, 1 + K)
+    queries = torch.from_numpy(np.random.default_rng(0).permutation(len(half))[:8])  # the same for every network
+    similarity = half[queries].float() @ half.float().T
+    similarity[torch.arange(len(queries)), queries] = -torch.inf
+    nearest = similarity.topk(min(6, len(half) - 1), dim=1).indices
+    shown = torch.cat([queries[:, None], nearest], dim=1).numpy()  # (Q, 1 + K)
     pictures = [[small(images[rows[place]]) for place in line] for line in shown]
     kept = {"embeddings": half.numpy(), "labels": labels.cpu().numpy(), "rows": rows}
     write_arrays(folder / "embeddings.npz", kept | {"examples": shown, "pictures": np.array(pictures, dtype=np.uint8)})
@@ -477,17 +480,6 @@ def read_embeddings(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not good:
         raise DamagedFileError(path, "does not hold the embeddings of a run", remedy)
     return found
-
-
-def examples(embeddings: Tensor, queries: int = 8, nearest: int = 6) -> tuple[Integers, Integers]:
-    """Positions of some queries, the same for every network on one data set, ``(Q,)``, and of the images nearest to
-    each, ``(Q, K)``; embeddings ``(N, D)`` of unit norm.
-    """
-    chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(embeddings))[:queries])
-    similarity = embeddings[chosen] @ embeddings.T
-    similarity[torch.arange(len(chosen)), chosen] = -torch.inf
-    found = similarity.topk(min(nearest, len(embeddings) - 1), dim=1).indices
-    return chosen.numpy(), found.numpy()
 
 
 def small(pixels: Bytes) -> Bytes:
