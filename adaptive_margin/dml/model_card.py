@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .._text import printable
+from ..messages import printable
 from ..training.model_card import UNDER_WAY, markdown_table
 from .config import DMLConfig
 from .labelled_images import ClassSplit, LabelledImages

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from .._text import shorten
-from ..messages import counted, problem
+from ..messages import counted, problem, shorten
 from ..metrics.comparison import Comparison, compared
 from ..stored import DamagedFileError, read_json
 from ..training.model_card import markdown_table

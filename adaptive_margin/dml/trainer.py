@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .._text import printable
 from ..images.cache import ImageCache
 from ..images.image_list import Bytes, ImageList, Integers
 from ..images.pixels import read_ahead
-from ..messages import problem
+from ..messages import printable, problem
 from ..metrics import RetrievalMetrics
 from ..stored import DamagedFileError, misfit, read_arrays, write_arrays, write_json
 from ..training import (
