@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import secrets
 import shutil
 import sys
@@ -14,7 +13,7 @@ from typing import BinaryIO
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """System errors when no more bytes can be written: the disk, a quota, or the largest file size is exhausted."""
-TEMPORARY = re.compile(r"\.unfinished-[0-9a-f]{16}")
+TEMPORARY = f".unfinished-{'[0-9a-f]' * 16}"
 """Name pattern of a file that is being written, or was when its process was killed; no other files have such names."""
 
 
@@ -91,7 +90,7 @@ def flush_folder(folder: Path) -> None:
 
 def temporaries(folder: Path) -> list[Path]:
     """Files in a folder that :func:`write_atomically` is writing, or was writing when its process was killed."""
-    return [path for path in folder.glob(".unfinished-*") if TEMPORARY.fullmatch(path.name)]
+    return list(folder.glob(TEMPORARY))
 
 
 def remove_temporaries(folder: Path) -> None:
