@@ -8,7 +8,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..messages import counted, duration, problem
-from .loop import Job
+from .loop import Job, tensors_of
 from .world import World
 
 DAY = 24 * 3600.0
@@ -169,8 +169,4 @@ def size_of(state: Any) -> int:
         >>> size_of({"net": {"weight": torch.ones(2, 3)}, "step": 4, "more": [torch.ones(2)]})
         32
     """
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, Mapping):
-        return sum(map(size_of, state.values()))
-    return sum(map(size_of, state)) if isinstance(state, (list, tuple)) else 0
+    return sum(tensor.nbytes for _, tensor in tensors_of(state))
