@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import secrets
+import shutil
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 """System errors when no more bytes can be written: the disk, a quota, or the largest file size is exhausted."""
-TEMPORARY = re.compile(r"\.unfinished-[0-9a-f]{16}")
+TEMPORARY = f".unfinished-{'[0-9a-f]' * 16}"
 """Name pattern of a file that is being written, or was when its process was killed; no other files have such names."""
 
 
@@ -90,7 +90,7 @@ def flush_folder(folder: Path) -> None:
 
 def temporaries(folder: Path) -> list[Path]:
     """Files in a folder that :func:`write_atomically` is writing, or was writing when its process was killed."""
-    return [path for path in folder.glob(".unfinished-*") if TEMPORARY.fullmatch(path.name)]
+    return list(folder.glob(TEMPORARY))
 
 
 def remove_temporaries(folder: Path) -> None:
@@ -130,10 +130,7 @@ def _lock(descriptor: int, *, wait: bool) -> bool:
 
 
 def _free(folder: Path) -> int | None:
-    if not hasattr(os, "statvfs"):
-        return None
     try:
-        numbers = os.statvfs(folder)
+        return shutil.disk_usage(folder).free
     except OSError:
         return None
-    return numbers.f_bavail * numbers.f_frsize

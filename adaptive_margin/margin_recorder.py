@@ -173,11 +173,9 @@ class MarginRecorder:
         require_extra("MarginRecorder.plot", "train", "matplotlib")
         from matplotlib.figure import Figure
 
-        panels = [
-            ("squared distance", [name for name in PARTS if name in self.columns]),
-            ("in the loss's unit", ["current_margin"] if "current_margin" in self.columns else []),
-        ]
-        panels = [(label, names) for label, names in panels if names]
+        units = {"squared distance": PARTS, "in the loss's unit": ("current_margin",)}
+        known = ((label, [name for name in names if name in self.columns]) for label, names in units.items())
+        panels = [(label, names) for label, names in known if names]
         if not panels:
             raise ValueError(problem("rows", "recorded before they are plotted", "none", "call recorder(loss)"))
         figure = Figure(figsize=(6.4, 2.6 * len(panels)), layout="constrained")

@@ -1,6 +1,7 @@
 """The sentence of every error of this library, and checks that need no PyTorch, for command lines that answer at once.
 
-Every message names the argument, the expected value, the value it got and the remedy.
+Every message names the argument, the expected value, the value it got and the remedy. File names in it may contain
+anything, and there may be many.
 """
 
 from __future__ import annotations
@@ -10,12 +11,13 @@ import difflib
 import errno
 import json
 import sys
-from collections.abc import Collection, Iterator
+import unicodedata
+from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
 from numbers import Integral
 from pathlib import Path
 
-from ._text import printable
+_REORDERS = frozenset("\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 class Problem(str):
@@ -85,6 +87,52 @@ def counted(n: int, noun: str) -> str:
         ('1 face', '1,200 faces')
     """
     return f"{n:,} {noun}" + ("" if n == 1 else "s")
+
+
+def duration(seconds: float) -> str:
+    """How long something takes, in words.
+
+    Example:
+        >>> duration(42), duration(1080), duration(9000)
+        ('42 s', '18 minutes', '2.5 hours')
+    """
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 1 else "a second"
+    return f"{seconds / 3600:,.1f} hours" if seconds >= 3600 else f"{seconds / 60:.0f} minutes"
+
+
+def printable(name: str) -> str:
+    r"""``name`` in a form that can be written anywhere: characters that are not printable text are escaped.
+
+    File names may contain line ends, terminal commands, characters that reverse the text after them, and bytes that are
+    not UTF-8, which Python keeps as surrogates that cannot be encoded.
+
+    Example:
+        >>> print(printable("a\x1b[31m\nb\udcff é.jpg"))
+        a\x1b[31m\x0ab\xff é.jpg
+    """
+
+    def safe(letter: str) -> str:
+        code = ord(letter)
+        if 0xDC80 <= code <= 0xDCFF:
+            return f"\\x{code - 0xDC00:02x}"
+        if unicodedata.category(letter) in ("Cc", "Cs", "Zl", "Zp") or letter in _REORDERS:
+            return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+        return letter
+
+    return name if name.isascii() and name.isprintable() else "".join(map(safe, name))
+
+
+def shorten(names: Sequence[str], most: int = 5) -> str:
+    """The first few of ``names`` on one line.
+
+    Example:
+        >>> shorten(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:most])} and {len(names) - most:,} more"
 
 
 def check_choice(argument: str, value: object, choices: tuple[str, ...]) -> None:

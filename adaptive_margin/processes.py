@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import connection, process, spawn
-from types import FrameType, ModuleType, TracebackType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 GRACE = 60.0
@@ -49,7 +49,7 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-class Workers:
+class Workers(contextlib.AbstractContextManager["Workers"]):
     """Processes that do one task after another; none outlives the ``with`` block, nor this process.
 
     Each has a pipe of its own, and they share no lock. In the pools of the standard library a worker that is told to
@@ -74,12 +74,7 @@ class Workers:
         self._left: dict[Any, int] = {}  # tasks until another takes their place
         self._abandoned: list[process.BaseProcess] = []  # nobody waits for the answer to their last task
 
-    def __enter__(self) -> Workers:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         workers = [*self._abandoned, *(self._dismiss(pipe) for pipe in list(self._workers))]
         try:
             for each in workers if kind else ():
@@ -117,53 +112,47 @@ class Workers:
         ``every_second`` is called while this waits. If the caller stops before the end, workers finish their task and
         are not used again.
         """
-        todo = iter(enumerate(items))
+        if not self.jobs:
+            yield from _here(function, items)
+            return
+        todo, idle = enumerate(items), list(self._workers)
         at_work: dict[Any, int] = {}
+        finished: list[tuple[int, Any, Exception | None]] = []
         try:
-            yield from self._outcomes(function, todo, at_work, every_second) if self.jobs else _here(function, todo)
+            while True:
+                while len(at_work) < self.jobs and (following := next(todo, None)) is not None:
+                    number, item = following
+                    pipe = idle.pop() if idle else self._start()
+                    at_work[pipe] = number
+                    with contextlib.suppress(OSError):  # it has died, which is seen below
+                        pipe.send((function, item))
+                yield from finished  # only now: the caller may take its time
+                finished = []
+                if not at_work:
+                    return
+                ready: list[Any] = connection.wait(list(at_work), timeout=1.0)
+                if not ready:
+                    every_second()
+                for pipe in ready:
+                    number = at_work.pop(pipe)
+                    try:
+                        value, error, where = pipe.recv()
+                    except (EOFError, OSError):
+                        worker = self._dismiss(pipe)
+                        worker.join()
+                        died = ProcessDiedError(f"a process died (exit status {worker.exitcode})")
+                        finished.append((number, None, died))
+                        continue
+                    if error is not None:
+                        error.__cause__ = WorkerTraceback(where)
+                    if self.tasks_each and self._left[pipe] == 1:
+                        self._dismiss(pipe).join()
+                    else:
+                        self._left[pipe] -= 1
+                        idle.append(pipe)
+                    finished.append((number, value, error))
         finally:
             self._abandoned += [self._dismiss(pipe) for pipe in at_work if pipe in self._workers]
-
-    def _outcomes(
-        self,
-        function: Callable[..., Any],
-        todo: Iterator[tuple[int, tuple[Any, ...]]],
-        at_work: dict[Any, int],
-        every_second: Callable[[], object],
-    ) -> Iterator[tuple[int, Any, Exception | None]]:
-        idle = list(self._workers)
-        finished: list[tuple[int, Any, Exception | None]] = []
-        while True:
-            while len(at_work) < self.jobs and (following := next(todo, None)) is not None:
-                number, item = following
-                pipe = idle.pop() if idle else self._start()
-                at_work[pipe] = number
-                with contextlib.suppress(OSError):  # it has died, which is seen below
-                    pipe.send((function, item))
-            yield from finished  # only now: the caller may take its time
-            finished = []
-            if not at_work:
-                return
-            ready: list[Any] = connection.wait(list(at_work), timeout=1.0)
-            if not ready:
-                every_second()
-            for pipe in ready:
-                number = at_work.pop(pipe)
-                try:
-                    value, error, where = pipe.recv()
-                except (EOFError, OSError):
-                    worker = self._dismiss(pipe)
-                    worker.join()
-                    finished.append((number, None, ProcessDiedError(f"a process died (exit status {worker.exitcode})")))
-                    continue
-                if error is not None:
-                    error.__cause__ = WorkerTraceback(where)
-                if self.tasks_each and self._left[pipe] == 1:
-                    self._dismiss(pipe).join()
-                else:
-                    self._left[pipe] -= 1
-                    idle.append(pipe)
-                finished.append((number, value, error))
 
     def _start(self) -> Any:
         ours, theirs = multiprocessing.Pipe()
@@ -191,10 +180,10 @@ class Workers:
 
 
 def _here(
-    function: Callable[..., Any], todo: Iterable[tuple[int, tuple[Any, ...]]]
+    function: Callable[..., Any], items: Iterable[tuple[Any, ...]]
 ) -> Iterator[tuple[int, Any, Exception | None]]:
     """Outcomes of tasks that this process does itself."""
-    for number, item in todo:
+    for number, item in enumerate(items):
         try:
             outcome: tuple[Any, Exception | None] = (function(*item), None)
         except Exception as error:
@@ -219,18 +208,14 @@ def _work(tasks: Any, program: dict[str, Any], threads: int | None) -> None:
             function, item = tasks.recv()
         except EOFError:
             return
-        answer: tuple[Any, Exception | None, str] = (None, None, "")
+        ((_, value, error),) = _here(function, [item])
+        where = "" if error is None else "".join(traceback.format_exception(error))
         try:
-            answer = (function(*item), None, "")
-        except Exception as error:
-            where = traceback.format_exc()
-            try:
-                pickle.loads(pickle.dumps(error))
-                answer = (None, error, where)
-            except Exception:
-                answer = (None, RuntimeError(where), where)
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            error = RuntimeError(where)
         try:
-            tasks.send(answer)
+            tasks.send((value, error, where))
         except OSError:  # nobody waits for it any more
             return
 

@@ -22,8 +22,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from json_lines import add_lines, read_lines
+
 from adaptive_margin.dml.config import SMALL
-from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import Workers, ends_in_order
 

@@ -34,8 +34,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from json_lines import add_lines, read_lines
+
 from adaptive_margin.dml.config import SMALL, DMLConfig
-from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import problem, said_plainly
 from adaptive_margin.processes import Workers, ends_in_order
 

@@ -19,12 +19,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .._text import shorten
 from ..images._layout import Folders, checked_root, natural, relative, subfolders, wrong_layout
 from ..images.decode import read_image
 from ..images.errors import MISSING, ImageError, LabelFileError
 from ..images.image_list import strings
-from ..messages import check_choice, counted, problem
+from ..messages import check_choice, counted, problem, shorten
 from ._cells import landmark_box
 from .records import RecordBuilder
 from .report import BAD_ANNOTATION, NO_FACE, NOT_A_NUMBER, LoadedSplit, Tally, require_rows

@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from .._text import shorten
 from ..images._layout import Folders, checked_root, litter, natural, nested, relative, subfolders, wrong_layout
 from ..images.decode import IMAGE_SUFFIXES
 from ..images.errors import MISSING, LabelFileError, LayoutError
-from ..messages import check_choice, counted, problem
+from ..messages import check_choice, counted, problem, shorten
 from ._cells import check_every, label_lines
 from ._cells import number as parse_number
 from .records import RecordBuilder

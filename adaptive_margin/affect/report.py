@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._text import printable
 from ..images.decode import Progress, unreadable_rows
 from ..images.errors import MISSING, UNDECODABLE, UnreadableError, allowed, enforce
-from ..messages import problem
+from ..messages import printable, problem
 from .records import EXPRESSIONS, Records
 
 # Why rows are dropped, in the order of the checks: a row counts under the first reason that applies.

@@ -18,11 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from .._text import shorten
 from ..atomic import write_atomically
 from ..images.errors import LabelFileError
 from ..images.image_list import Integers
-from ..messages import check_choice, problem
+from ..messages import check_choice, problem, shorten
 from .records import Records
 
 FORMAT = 1

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from .._text import printable
-from ..messages import problem
+from ..messages import printable, problem
 from ..training.command_line import Positional, arg, check_output, read
 
 

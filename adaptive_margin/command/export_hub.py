@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .._text import printable
+from ..messages import printable
 from ..training.command_line import Positional, arg, check_output, read
 
 

@@ -10,9 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from .._text import printable
 from ..atomic import write_atomically
-from ..messages import problem, require_extra
+from ..messages import printable, problem, require_extra
 from ..training.command_line import Positional, arg, check_output, read
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Sequence
 
 from ..emotion.config import PRESETS, EmotionConfig, preset_for
@@ -37,7 +36,7 @@ def main(words: Sequence[str], prog: str) -> int:
     with World.from_environment(config.device) as world:
         announce(world.from_main(expected), yes, world)
         result = trainer.run(config, world=world)
-    if os.environ.get("RANK", "0") != "0":  # of torchrun's processes, one writes
+    if not world.is_main:  # of torchrun's processes, one writes
         return 0
     figures = result.result["test"]["figures"]
     for name in ("rmse", "sagr", "pcc", "ccc"):

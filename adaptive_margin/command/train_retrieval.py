@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from ..dml.config import PRESETS, SMALL, DMLConfig
-from ..messages import nearest
+from ..messages import nearest, problem
 from ..training.command_line import check_output, parse, refuse, said_yes
 
 DATA = {
@@ -54,11 +54,13 @@ def main(words: Sequence[str], prog: str) -> int:
     if config.out is not None:
         check_output("--out", config.out)
 
-    from ..dml import datasets, embedded, omniglot
-    from ..dml.recipe import required_root, train_and_print
-    from ..training.world import device_of
+    from ..dml import datasets, embedded, omniglot, trainer
+    from ..dml.results import said
+    from ..training.forecast import announce, forecast
+    from ..training.world import World, device_of
 
-    device_of(None if config.device == "auto" else config.device)  # before anything is fetched or decoded
+    device = None if config.device == "auto" else config.device
+    device_of(device)  # before anything is fetched or decoded
     if name in ("digits", "fonts"):
         data = embedded.digits() if name == "digits" else embedded.fonts()
     elif name == "folder":
@@ -70,7 +72,17 @@ def main(words: Sequence[str], prog: str) -> int:
         if config.download:
             datasets.download(name, root)
         data = getattr(datasets, f"load_{name}")(root)
-    result = train_and_print(config, data, yes=yes)
-    if os.environ.get("RANK", "0") == "0":  # of torchrun's processes, one writes
+    with World.from_environment(device) as world:
+        announce(world.from_main(lambda: forecast([trainer.work(config, data, world.size)])), yes, world)
+        result = trainer.run(config, data, world=world)
+    if world.is_main:
+        print(said(result))
         print(f"in {result['config']['out']}: result.json, scalars.csv, checkpoints")
     return 0
+
+
+def required_root(config: DMLConfig, layout: str) -> Path:
+    """The folder of the data set; if it is not given, a ``ValueError`` that shows the expected layout."""
+    if config.root is None:
+        raise ValueError(problem("--root", "the folder of the data set", "nothing", f"lay it out as\n{layout}"))
+    return config.root

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,8 @@ def small_features(channels: int = 1, width: int = 24) -> nn.Sequential:
 
 def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
     """The network without its classifier, the width of its features, and the source of its weights."""
-    network: Any
+    fetched: dict[str, Any]
+    fresh: dict[str, Any]
     if backbone == "vit-small":
         try:
             import timm
@@ -119,43 +121,33 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
             remedy = "pip install timm, or choose resnet50"
             raise ImportError(problem("backbone", "without timm one of torchvision's", backbone, remedy)) from error
         name = "vit_small_patch16_224"
-
-        def build(pretrained: bool) -> Any:
-            return timm.create_model(name, pretrained=pretrained, num_classes=0)
-
-        source, width = f"timm {name}", 384
+        build, source = partial(timm.create_model, name, num_classes=0), f"timm {name}"
+        fetched, fresh = {"pretrained": True}, {"pretrained": False}
     else:
         from torchvision import models
 
-        make = getattr(models, backbone)
-        enum = models.get_model_weights(backbone)
-        chosen = enum.IMAGENET1K_V1  # the initial weights of the published results
-        extra = {"aux_logits": False, "init_weights": True} if backbone == "googlenet" else {}
-
-        def build(pretrained: bool) -> Any:
-            if pretrained and backbone == "googlenet":  # torchvision builds the auxiliary heads, then drops them
-                return make(weights=chosen)
-            return make(weights=chosen if pretrained else None, **extra)
-
-        source, width = f"torchvision {backbone} {chosen.name}", 512 if backbone == "resnet18" else 2048
-        width = 1024 if backbone == "googlenet" else width
+        chosen = models.get_model_weights(backbone).IMAGENET1K_V1  # the initial weights of the published results
+        build, source = getattr(models, backbone), f"torchvision {backbone} {chosen.name}"
+        fetched, fresh = {"weights": chosen}, {"weights": None}
+        if backbone == "googlenet":  # for fetched weights torchvision builds the auxiliary heads, then drops them
+            fresh |= {"aux_logits": False, "init_weights": True}
     if weights == "torchvision":
         try:
-            network = build(True)
+            network = build(**fetched)
         except Exception as error:  # urllib, ssl, timm and huggingface each raise their own
             remedy = (
                 "pass --weights FILE with a state dict, or --weights none --no-freeze-batch-norm to train from scratch"
             )
             raise FetchError(f"weights {source} could not be fetched ({error}); {remedy}") from error
     else:
-        network = build(False)
+        network = build(**fresh)
         source = "none" if weights == "none" else _load(network, Path(weights), backbone)
     if backbone == "vit-small":
         convention = network.pretrained_cfg
-        return nn.Sequential(FromImageNet(convention["mean"], convention["std"]), network), width, source
+        return nn.Sequential(FromImageNet(convention["mean"], convention["std"]), network), 384, source
     if backbone == "googlenet":  # its published weights are for images of mean 0.5 and deviation 0.5; this makes them
         network.transform_input = True  # from ImageNet's normalisation, even if the weights come from a file
-    network.fc = nn.Identity()
+    width, network.fc = network.fc.in_features, nn.Identity()
     return network, width, source
 
 

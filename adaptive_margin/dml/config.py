@@ -32,7 +32,6 @@ OF_PROXIES = ("cosface", "arcface", "proxy-anchor", "soft-triple")
 Backbone = Literal["small", "resnet18", "resnet50", "googlenet", "vit-small"]
 ONLY_SIZE = {"small": 16, "vit-small": 224}
 """The only image size that these backbones accept, pixels."""
-LEAST_SIZE = {"googlenet": 15}
 MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", "faiss", "keep_embeddings")
 """Options that may change when a run resumes, or when its finished result is read again."""
 ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
@@ -182,9 +181,8 @@ class DMLConfig:
             only = ONLY_SIZE[self.backbone]
             remedy = f"pass --size {only} --resize {max(only, self.resize)}, or choose resnet18"
             raise ValueError(problem("size", f"{only} for the backbone {self.backbone}", self.size, remedy))
-        if self.size < LEAST_SIZE.get(self.backbone, 1):
-            least = LEAST_SIZE[self.backbone]
-            raise ValueError(problem("size", f"at least {least} for {self.backbone}", self.size, "224 is usual"))
+        if self.backbone == "googlenet" and self.size < 15:
+            raise ValueError(problem("size", "at least 15 for googlenet", self.size, "224 is usual"))
         if not 0 <= self.skip_unreadable < 1:
             remedy = "0 raises at the first, 0.01 leaves out up to one in a hundred"
             raise ValueError(problem("skip_unreadable", "in [0, 1)", self.skip_unreadable, remedy))

@@ -27,11 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .._text import printable
 from ..images._layout import Folders, checked_root, endings, identity, natural, said_endings, subfolders, wrong_layout
 from ..images.errors import FetchError, LabelFileError, LayoutError
 from ..images.image_list import Floats
-from ..messages import counted, problem
+from ..messages import counted, printable, problem
 from .labelled_images import LabelledImages
 
 CUB_COUNTS = {"train": (5_864, 100), "test": (5_924, 100)}

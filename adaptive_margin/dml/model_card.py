@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .._text import printable
+from ..messages import printable
 from ..training.model_card import UNDER_WAY, markdown_table
 from .config import DMLConfig
 from .labelled_images import ClassSplit, LabelledImages
@@ -69,17 +69,12 @@ def model_card(
                 figures += (
                     "\n\nThe weights were chosen by these figures, so they are better than they would be on others."
                 )
-    options = {each: getattr(config, each) for each in TRAINING}
+    options = markdown_table(["option", ""], ([f"`{each}`", getattr(config, each)] for each in TRAINING))
     parts = ([part, f"{of['classes']:,}", f"{of['images']:,}"] for part, of in split.describe(data).items())
     names = f"{config.backbone!r}, embedding_size={config.embedding_size}, channels={channels}"
     values = "from −1 to 1" if channels == 1 else "normalised as for ImageNet"
     sections = {
-        "Training": "\n\n".join(
-            [
-                markdown_table(["option", ""], ([f"`{each}`", value] for each, value in options.items())),
-                f"Weights before training: {printable(weights)}.",
-            ]
-        ),
+        "Training": f"{options}\n\nWeights before training: {printable(weights)}.",
         "Data": f"`{name}`, {len(data.labels):,} images.",
         "Split": f"{markdown_table(['part', 'classes', 'images'], parts)}\n\nNo class is in two parts.",
         "Figures": figures,

@@ -123,12 +123,8 @@ def _differences(rows: Sequence[Row], metrics: Sequence[str]) -> Markup:
             for (data, loss, arm, baseline), each in made
         ]
         if made:
-            text += table(
-                f"{named(metric)}, points. {caution(len(made))}",
-                head,
-                lines,
-                text=("arm", "against", "verdict"),
-            )
+            about = f"{named(metric)}, points. {caution(len(made))}"
+            text += table(about, head, lines, text=("arm", "against", "verdict"))
     if not text:
         raise Missing("No adaptive and fixed margin have two seeds in common.")
     return text
@@ -203,15 +199,10 @@ def _examples(content: dict[str, np.ndarray[Any, Any]]) -> Markup:
     if "pictures" not in content:
         text = "Without pictures: the run was made before they were kept beside its embeddings."
         return paragraph(text, "missing")
-    lines = Markup("")
+    lines, figure = Markup(""), Markup("<figure class='{0}'>{1}<figcaption>{0}</figcaption></figure>")
     for places, pictures in zip(content["examples"], content["pictures"], strict=True):
         classes = content["labels"][places]
         said = ["query", *("right" if label == classes[0] else "wrong" for label in classes[1:])]
-        drawn = (
-            Markup("<figure class='{}'>{}<figcaption>{}</figcaption></figure>").format(
-                word, picture(pixels, word), word
-            )
-            for word, pixels in zip(said, pictures, strict=True)
-        )
+        drawn = (figure.format(word, picture(pixels, word)) for word, pixels in zip(said, pictures, strict=True))
         lines += Markup("<div class='line'>{}</div>").format(Markup("").join(drawn))
     return lines

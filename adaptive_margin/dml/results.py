@@ -1,4 +1,4 @@
-"""The results of many runs as rows, from their folders or from a merged file."""
+"""A run's result in words, and the results of many as rows, from their folders or from a merged file."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import numpy as np
 
-from ..messages import problem
+from ..messages import counted, problem, shorten
 from ..metrics.comparison import Comparison, compared
 from ..stored import DamagedFileError, read_json
+from ..training.model_card import markdown_table
 from .config import ADAPTIVE_OPTIONS, MAY_CHANGE
 from .objectives import arm_of
 
@@ -252,22 +254,13 @@ def table(rows: Sequence[Row], metric: str) -> str:
             lines += [f"### {data}: {named(metric)}, test classes, per cent", ""]
             if began := weights_of(rows, data):
                 lines += [f"Weights before training: {began}.", ""]
-            lines += [*_markdown(*figures(rows, data, metric)), ""]
+            lines += [markdown_table(*figures(rows, data, metric)), ""]
     if made := compare(rows, standard_pairs(rows), metric):
         head = ["data", "loss", "arm", "against", "difference", "n", "verdict", "Holm's p"]
-        said = [[*pair, str(each), str(each.n), each.verdict, f"{each.p:.2g}"] for pair, each in made]
-        lines += [
-            f"Paired differences of {named(metric)}, by seed:",
-            "",
-            *_markdown(head, said),
-            "",
-            caution(len(made)),
-        ]
+        cells = [[*pair, str(each), str(each.n), each.verdict, f"{each.p:.2g}"] for pair, each in made]
+        lines += [f"Paired differences of {named(metric)}, by seed:", "", markdown_table(head, cells), ""]
+        lines.append(caution(len(made)))
     return "\n".join(lines)
-
-
-def _markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines)]
 
 
 def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
@@ -319,3 +312,36 @@ def named(metric: str) -> str:
     """
     part, _, name = metric.rpartition("/")
     return f"{part} {NAMES.get(name, name.replace('recall_at_', 'Recall@'))}".strip()
+
+
+def said(result: Mapping[str, Any]) -> str:
+    """A result in words, with the selection of the network and its initial weights.
+
+    Example:
+        >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}
+        >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected, "weights": "none"}))
+        chosen by validation Recall@1 (0.500 after step 40), classes used for neither training nor test
+        weights before training: none
+        test classes, per cent: Recall@1 25.0
+    """
+    networks = result.get("folds", [result])
+    selected = networks[0]["selected"]
+    how = {
+        "validation": "classes used for neither training nor test",
+        "test": "THE TEST ITSELF: compare only with papers that did the same",
+    }.get(selected["by"].split("/")[0], "nothing was chosen")
+    if "folds" in result:
+        score = "" if selected["score"] is None else f" ({mean(each['selected']['score'] for each in networks):.3f})"
+        lines = [f"{len(networks)} folds, each chosen by {named(selected['by'])}{score}, {how}"]
+    else:
+        score = "" if selected["score"] is None else f"{selected['score']:.3f} "
+        lines = [f"chosen by {named(selected['by'])} ({score}after step {selected['step']}), {how}"]
+    if unreadable := networks[0].get("data", {}).get("unreadable"):
+        lines.append(f"{counted(len(unreadable), 'unreadable image')} left out: {shorten(unreadable)}")
+    if weights := networks[0].get("weights"):
+        lines.append(f"weights before training: {weights}")
+    for key, what in (("test", "test classes"), ("test_concatenated", "concatenated embeddings of all folds")):
+        if result.get(key):
+            figures = ", ".join(f"{named(name)} {100 * value:.1f}" for name, value in result[key].items())
+            lines.append(f"{what}, per cent: {figures}")
+    return "\n".join(lines)

@@ -17,11 +17,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .._text import printable
 from ..images.cache import ImageCache
 from ..images.image_list import Bytes, ImageList, Integers
 from ..images.pixels import read_ahead
-from ..messages import problem
+from ..messages import printable, problem
 from ..metrics import RetrievalMetrics
 from ..stored import DamagedFileError, misfit, read_arrays, write_arrays, write_json
 from ..training import (
@@ -97,27 +96,23 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
     out = config.out or default_folder(config, data)
     config = replace(config, data=identity, out=out)
     _metrics(config)  # report missing packages now, not after an epoch
+    parts = networks(config, data, out)
     if config.folds == 0:
-        split = split_classes(data, validation=config.validation, seed=config.seed)
-        return run_split(config, data, split, out, world=world)
+        return run_split(config, data, parts[out], out, world=world)
     find(config, out)  # another run in this folder is an error now, not after the last fold
     results = []
-    for fold in range(config.folds):
-        split = fold_classes(data, fold, folds=config.folds)
-        place = out / fold_name(fold, config.folds)
+    for place, split in parts.items():
         part = replace(config, folds=0, out=place, keep_embeddings=True)
         results.append(run_split(part, data, split, place, world=world))
     if not world.is_main:
         return {}
     result: dict[str, Any] = {"test": None, "folds": results, "config": results[0]["config"] | {"folds": config.folds}}
     if config.measure:
-        together = torch.cat(
-            [load_embeddings(out / fold_name(fold, config.folds))[0] for fold in range(config.folds)], dim=1
-        )
-        _, labels = load_embeddings(out / fold_name(0, config.folds))
+        embeddings, labels = zip(*map(load_embeddings, parts), strict=True)
+        together = torch.cat(embeddings, dim=1)
         names = results[0]["test"]
         result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
-        result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels)
+        result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels[0])
     write_json(out / "result.json", result, indent=1)
     return result
 
@@ -134,9 +129,12 @@ def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", name)
 
 
-def fold_name(fold: int, folds: int) -> str:
-    """Folder of a fold's network; it depends on the number of folds, which changes the division of the classes."""
-    return f"fold-{fold}-of-{folds}"
+def networks(config: DMLConfig, data: LabelledImages, out: Path) -> dict[Path, ClassSplit]:
+    """Folder and split of each network of a run. Those of folds have their number, which changes the division."""
+    if config.folds == 0:
+        return {out: split_classes(data, validation=config.validation, seed=config.seed)}
+    splits = (fold_classes(data, fold, folds=config.folds) for fold in range(config.folds))
+    return {out / f"fold-{fold}-of-{config.folds}": split for fold, split in enumerate(splits)}
 
 
 def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
@@ -296,7 +294,7 @@ class DMLJob(Parts):
         if not len(self.split[part]):
             return {}
         embeddings, labels = self.embed(part)
-        metrics = RetrievalMetrics(self.config.ks, search="faiss" if self.config.faiss else "tiled")
+        metrics = _metrics(replace(self.config, clustering=False))
         return {f"{part}/{name}": value for name, value in metrics(embeddings, labels).items()}
 
     @torch.no_grad()
@@ -352,12 +350,10 @@ class DMLJob(Parts):
 
     def _optimizers(self) -> tuple[torch.optim.Optimizer, torch.optim.Optimizer | None]:
         config = self.config
-        head = list(self.network.embedding.parameters())
-        known = {id(parameter) for parameter in head}
-        body = [parameter for parameter in self.own if id(parameter) not in known]
+        body = [parameter for parameter in self.network.features.parameters() if parameter.requires_grad]
         groups: list[dict[str, Any]] = [
             {"params": body, "lr": config.learning_rate * config.backbone_rate},
-            {"params": head, "lr": config.learning_rate},
+            {"params": list(self.network.embedding.parameters()), "lr": config.learning_rate},
         ]
         separate = config.loss_optimizer == "sgd" and self.shared
         if self.shared and not separate:
@@ -388,16 +384,10 @@ class DMLJob(Parts):
 
 def work(config: DMLConfig, data: LabelledImages, processes: int = 1) -> Work:
     """What is left of a run, for :func:`~adaptive_margin.training.forecast.forecast`; its pixels are noise."""
-    folds = range(config.folds) or (None,)
-    first = (
-        fold_classes(data, 0, folds=config.folds)
-        if config.folds
-        else split_classes(data, validation=config.validation, seed=config.seed)
-    )
-    out = config.out or default_folder(config, data)
-    places = [out if fold is None else out / fold_name(fold, config.folds) for fold in folds]
+    parts = networks(config, data, config.out or default_folder(config, data))
+    first = next(iter(parts.values()))
     steps = config.epochs * (config.steps_per_epoch or max(1, len(first.train) // config.batch))
-    left = [n for place in places if (n := steps - steps_done(place)) > 0]
+    left = [n for place in parts if (n := steps - steps_done(place)) > 0]
 
     def job() -> DMLJob:
         images = data.pixels
@@ -453,8 +443,11 @@ def save_embeddings(folder: Path, embeddings: Tensor, labels: Tensor, rows: Inte
     Embeddings ``(N, D)`` and labels ``(N,)`` belong to ``rows`` of the data set, of which ``images`` has all pixels.
     """
     half = embeddings.half().cpu()
-    queries, nearest = examples(half.float())
-    shown = np.concatenate([queries[:, None], nearest], axis=1)  # (Q, 1 + K)
+    queries = torch.from_numpy(np.random.default_rng(0).permutation(len(half))[:8])  # the same for every network
+    similarity = half[queries].float() @ half.float().T
+    similarity[torch.arange(len(queries)), queries] = -torch.inf
+    nearest = similarity.topk(min(6, len(half) - 1), dim=1).indices
+    shown = torch.cat([queries[:, None], nearest], dim=1).numpy()  # (Q, 1 + K)
     pictures = [[small(images[rows[place]]) for place in line] for line in shown]
     kept = {"embeddings": half.numpy(), "labels": labels.cpu().numpy(), "rows": rows}
     write_arrays(folder / "embeddings.npz", kept | {"examples": shown, "pictures": np.array(pictures, dtype=np.uint8)})
@@ -486,17 +479,6 @@ def read_embeddings(folder: Path) -> dict[str, np.ndarray[Any, Any]]:
     if not good:
         raise DamagedFileError(path, "does not hold the embeddings of a run", remedy)
     return found
-
-
-def examples(embeddings: Tensor, queries: int = 8, nearest: int = 6) -> tuple[Integers, Integers]:
-    """Positions of some queries, the same for every network on one data set, ``(Q,)``, and of the images nearest to
-    each, ``(Q, K)``; embeddings ``(N, D)`` of unit norm.
-    """
-    chosen = torch.from_numpy(np.random.default_rng(0).permutation(len(embeddings))[:queries])
-    similarity = embeddings[chosen] @ embeddings.T
-    similarity[torch.arange(len(chosen)), chosen] = -torch.inf
-    found = similarity.topk(min(nearest, len(embeddings) - 1), dim=1).indices
-    return chosen.numpy(), found.numpy()
 
 
 def small(pixels: Bytes) -> Bytes:

@@ -23,7 +23,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .._text import shorten
 from ..affect import (
     CachedBatches,
     LoadedSplit,
@@ -47,6 +46,7 @@ from ..faces import FacesDataset
 from ..images.cache import ImageCache
 from ..images.errors import UnwritableError
 from ..images.image_list import Bytes, Integers
+from ..messages import shorten
 from ..training.world import World
 from .config import EmotionConfig
 

@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .._text import printable
-from ..messages import counted
+from ..messages import counted, printable
 from ..metrics.comparison import signed
 from ..stored import DamagedFileError, read_json
 from ..training.model_card import markdown_table

@@ -12,10 +12,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .._text import shorten
 from ..atomic import write_atomically
 from ..images.transforms import IMAGENET_MEAN, IMAGENET_STD
-from ..messages import problem
+from ..messages import problem, shorten
 from ..stored import DamagedFileError, read_tensors, tensors
 from ..training.checkpoints import CheckpointError, Checkpoints
 from ..training.config_files import ConfigError, read_options

@@ -28,7 +28,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from .._text import printable, shorten
 from ..atomic import write_atomically
 from ..choices import DetectorName
 from ..images._layout import VIDEO_SUFFIXES, endings, identity, litter, said_endings
@@ -36,7 +35,7 @@ from ..images.decode import IMAGE_SUFFIXES, read_image
 from ..images.errors import ImageError
 from ..images.transforms import centre_square, normalise, resize_shorter
 from ..images.video import Timeline, decode, opencv, timeline
-from ..messages import counted, pip_install, problem
+from ..messages import counted, pip_install, printable, problem, shorten
 from ..metrics.comparison import signed
 from .detect import Box, Detector, Found, enlarged, face_detector
 from .model_file import Preprocessing, network_of, read_network
@@ -444,7 +443,7 @@ def predict(
 
     Sources are named relative to the folder; those of several inputs relative to the folder that holds them all.
     Names in the table can always be written, and a spreadsheet does not read them as formulas: names that are not valid
-    text are escaped by :func:`~adaptive_margin._text.printable`, and ``=a.jpg`` becomes ``./=a.jpg``, the same
+    text are escaped by :func:`~adaptive_margin.messages.printable`, and ``=a.jpg`` becomes ``./=a.jpg``, the same
     file.
 
     Videos are written as VP9 in ``.mp4``, which browsers play; where OpenCV lacks it, as MPEG-4 Part 2, which they do

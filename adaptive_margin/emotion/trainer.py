@@ -13,11 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .._text import shorten
 from ..affect import Batch, CachedBatches, LeakError, Split
 from ..affect.batches import hands_of
 from ..images.errors import LabelFileError
-from ..messages import problem
+from ..messages import problem, shorten
 from ..metrics import AffectMetrics, affect_breakdown
 from ..stored import DamagedFileError, read_json
 from ..training.forecast import Work, size_of, steps_done

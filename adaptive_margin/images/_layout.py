@@ -9,8 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from .._text import printable
-from ..messages import problem
+from ..messages import printable, problem
 from .decode import IMAGE_SUFFIXES
 from .errors import LayoutError
 

@@ -8,8 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .._text import printable
-from ..messages import problem
+from ..messages import printable, problem
 from .image_list import Strings
 
 MISSING = "missing file"

@@ -129,8 +129,7 @@ def curves(
             axes.set_xscale("log")
             axes.set_xticks(at, [f"{each:g}" for each in at])
             axes.minorticks_off()
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
+        axes.set(xlabel=x, ylabel=y)
         axes.margins(x=0.02)
         if len(series) > 1:  # below: it hides no line, however many there are
             columns = 4 if sum(len(name) for name, _, _ in series) < 40 else 2
@@ -154,8 +153,7 @@ def plane(title: str, truth: Floats, prediction: Floats, colour: str, alt: str) 
         axes.scatter(truth[:, 0], truth[:, 1], s=7, color=INK, alpha=0.22, linewidths=0, label="label")
         axes.scatter(prediction[:, 0], prediction[:, 1], s=9, color=colour, alpha=0.55, linewidths=0, label="predicted")
         _square(axes, max(1.05, float(np.abs(prediction).max(initial=0)) * 1.05))
-        axes.set_xlabel("valence")
-        axes.set_ylabel("arousal")
+        axes.set(xlabel="valence", ylabel="arousal")
         axes.legend(loc="upper right", handletextpad=0.2, borderpad=0.1, markerscale=2)
     return chart.svg
 
@@ -168,17 +166,13 @@ def against(title: str, truth: Floats, prediction: Floats, label: str, colour: s
         axes.plot([-reach, reach], [-reach, reach], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.scatter(truth, prediction, s=9, color=colour, alpha=0.5, linewidths=0)
         _square(axes, reach)
-        axes.set_xlabel(f"{label}, labelled")
-        axes.set_ylabel("predicted")
+        axes.set(xlabel=f"{label}, labelled", ylabel="predicted")
     return chart.svg
 
 
 def _square(axes: Any, reach: float) -> None:
-    axes.set_xlim(-reach, reach)
-    axes.set_ylim(-reach, reach)
-    axes.set_aspect("equal")
-    axes.set_xticks([-1, -0.5, 0, 0.5, 1])
-    axes.set_yticks([-1, -0.5, 0, 0.5, 1])
+    ticks, ends = [-1, -0.5, 0, 0.5, 1], (-reach, reach)
+    axes.set(xlim=ends, ylim=ends, aspect="equal", xticks=ticks, yticks=ticks)
 
 
 def map_by_group(title: str, points: Floats, group: NDArray[np.int64], alt: str) -> Markup:
@@ -209,10 +203,8 @@ def map_by_intensity(title: str, points: Floats, intensity: Floats, alt: str) ->
 
 
 def _bare(axes: Any) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def feature_map(features: NDArray[np.float16], most: int = 800, seed: int = 0) -> tuple[Floats, NDArray[np.int64]]:

@@ -46,8 +46,7 @@ def _distances(found: Suggestion) -> Markup:
         for name, colour in (("within", charts.PALETTE[0]), ("between", charts.BASELINE)):
             shares = 100 * np.asarray(found.histogram[name])
             chart.axes.stairs(shares, edges, fill=True, alpha=0.45, color=colour, label=f"{name} classes")
-        chart.axes.set_xlabel("distance")
-        chart.axes.set_ylabel("% of pairs")
+        chart.axes.set(xlabel="distance", ylabel="% of pairs")
         chart.axes.legend()
     return chart.svg
 
@@ -60,8 +59,6 @@ def _active(found: Suggestion, loss: LossMargins) -> Markup:
             chart.axes.scatter(loss.margins[rule], 100 * share, color=colour, label=rule, zorder=3)
         if found.present is not None and found.present.loss == loss.loss:
             chart.axes.axvline(found.present.margin, color=charts.BASELINE, linestyle="--", label="in use")
-        chart.axes.set_xlabel(f"{loss.attribute} ({loss.unit})")
-        chart.axes.set_ylabel(f"% of {kind} active")
-        chart.axes.set_ylim(-4, 104)
+        chart.axes.set(xlabel=f"{loss.attribute} ({loss.unit})", ylabel=f"% of {kind} active", ylim=(-4, 104))
         chart.figure.legend(loc="outside lower center", ncols=4, handletextpad=0.1, columnspacing=1)
     return chart.svg

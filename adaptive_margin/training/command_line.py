@@ -14,14 +14,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
-from ..messages import nearest, problem
+from ..messages import nearest, problem, require_extra
 from ..processes import ends_with_reader
-from .config_files import ConfigError, from_yaml, missing_extra, to_yaml
+from .config_files import ConfigError, from_yaml, to_yaml
 
-try:
-    import tyro
-except ImportError as error:
-    raise ImportError(missing_extra("a command line", "tyro")) from error
+require_extra("a command line", "train", "tyro")
+import tyro  # noqa: E402 - its absence is said above
+
 try:
     from tyro._errors import on_parse_error
 except ImportError:  # another version, whose own words are printed: a box of several lines

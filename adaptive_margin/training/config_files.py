@@ -9,18 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from ..messages import nearest, pip_install
+from ..messages import nearest, require_extra
 
 C = TypeVar("C")
 
 
 class ConfigError(ValueError):
     """An option is unknown, or its value has the wrong type; the message names the option and the expected type."""
-
-
-def missing_extra(what: str, package: str) -> str:
-    """The message where a package of the extra ``train`` is not installed."""
-    return f"{what} needs {package}: {pip_install('train')}"
 
 
 def to_yaml(config: Any) -> str:
@@ -193,8 +188,7 @@ def _wrong(where: str, expected: str, value: Any) -> ConfigError:
 
 
 def _yaml() -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError(missing_extra("reading and writing config files", "PyYAML")) from error
+    require_extra("reading and writing config files", "train", "yaml")
+    import yaml
+
     return yaml

@@ -8,7 +8,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..messages import counted, problem
-from .loop import Job
+from ..messages import counted, duration, problem
+from .loop import Job, tensors_of
 from .world import World
 
 DAY = 24 * 3600.0
@@ -54,15 +54,11 @@ class Forecast:
             2 runs, 100,000 iterations: about 2.5 hours on this device (by timed iterations, without evaluations); disk:
             1.0 GiB, and 192 KiB a decoded picture
         """
-        took, large = self.seconds, self.disk >= 2**30 / 10
-        long = f"{took / 3600:,.1f} hours" if took >= 3600 else f"{took / 60:.0f} minutes"
-        if took < 90:
-            long = f"{took:.0f} s" if took >= 1 else "a second"
-        written = f"{self.disk / 2**30:,.1f} GiB" if large else f"{max(1, self.disk >> 20)} MiB"
+        written = f"{self.disk / 2**30:,.1f} GiB" if self.disk >= 2**30 / 10 else f"{max(1, self.disk >> 20)} MiB"
         cached = f", and {self.picture / 2**10:.0f} KiB a decoded picture" if self.picture else ""
         return (
-            f"{counted(self.runs, 'run')}, {counted(self.iterations, 'iteration')}: about {long} on this device "
-            f"({self.measured}); disk: {written if self.disk else 'figures, no checkpoints'}{cached}"
+            f"{counted(self.runs, 'run')}, {counted(self.iterations, 'iteration')}: about {duration(self.seconds)} "
+            f"on this device ({self.measured}); disk: {written if self.disk else 'figures, no checkpoints'}{cached}"
         )
 
 
@@ -173,8 +169,4 @@ def size_of(state: Any) -> int:
         >>> size_of({"net": {"weight": torch.ones(2, 3)}, "step": 4, "more": [torch.ones(2)]})
         32
     """
-    if isinstance(state, torch.Tensor):
-        return state.numel() * state.element_size()
-    if isinstance(state, Mapping):
-        return sum(map(size_of, state.values()))
-    return sum(map(size_of, state)) if isinstance(state, (list, tuple)) else 0
+    return sum(tensor.nbytes for _, tensor in tensors_of(state))

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from types import FrameType
@@ -323,8 +323,9 @@ class _Run:
 
         Otherwise only the loss of the next step would show it, when the checkpoint is already affected.
         """
-        where = first_not_finite(self.job.state_dict()) if self.world.is_main else None
-        where = self.world.broadcast_object(where)
+        state = self.job.state_dict() if self.world.is_main else {}
+        bad = (place for place, tensor in tensors_of(state) if not tensor.isfinite().all())
+        where = self.world.broadcast_object(next(bad, None))
         if where is not None:
             raise NonFiniteError(self.done, where, self.advice())
 
@@ -338,7 +339,7 @@ class _Run:
 
     def log(self) -> dict[str, float]:
         means = self.window.means()
-        self.window.clear()
+        self.window.seen = {}
         self.folder.log(self.done, means, seconds=self.seconds)
         return means
 
@@ -380,22 +381,18 @@ class _Run:
         return Summary(steps=self.done, resumed_from=self.resumed_from, **self.kept())
 
 
-def first_not_finite(state: Any, where: str = "") -> str | None:
-    """The place of the first tensor in a state that contains NaN or infinity; None if all are finite.
+def tensors_of(state: Any, where: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Place and tensor of every tensor in a state, at any depth.
 
     Example:
-        >>> first_not_finite({"net": {"weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])}, "scaler": None})
-        'net.bias'
+        >>> [place for place, _ in tensors_of({"net": {"weight": torch.ones(2)}, "step": 4, "more": [torch.ones(2)]})]
+        ['net.weight', 'more.0']
     """
     if isinstance(state, Tensor):
-        return None if state.isfinite().all() else where
-    inner: Iterable[tuple[Any, Any]] = ()
-    if isinstance(state, Mapping):
-        inner = state.items()
-    elif isinstance(state, (list, tuple)):
-        inner = enumerate(state)
-    places = (first_not_finite(value, f"{where}.{name}" if where else str(name)) for name, value in inner)
-    return next((place for place in places if place is not None), None)
+        yield where, state
+    elif isinstance(state, (Mapping, list, tuple)):
+        for name, value in state.items() if isinstance(state, Mapping) else enumerate(state):
+            yield from tensors_of(value, f"{where}.{name}" if where else str(name))
 
 
 class _Window:
@@ -427,9 +424,6 @@ class _Window:
 
     def means(self) -> dict[str, float]:
         return {name: sum(value for _, value in seen) / len(seen) for name, seen in self.fetched().items()}
-
-    def clear(self) -> None:
-        self.seen = {}
 
     def load_state_dict(self, state: Any) -> None:
         if isinstance(state, list):  # as older checkpoints have it: names, their sums, and of how many numbers

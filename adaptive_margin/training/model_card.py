@@ -78,9 +78,7 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str
     Example:
         >>> print(markdown_table(["part", "pictures"], [["train", 12]]))
         | part | pictures |
-        |---|---|
+        | --- | --- |
         | train | 12 |
     """
-    lines = [" | ".join(map(str, row)) for row in (head, *rows)]
-    lines.insert(1, "|".join(["---"] * len(head)))
-    return "\n".join(f"| {line} |" if number != 1 else f"|{line}|" for number, line in enumerate(lines))
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *rows))

@@ -85,21 +85,18 @@ def backward_and_step(
         expected = "an optimiser of the parameters before and after gather"
         raise ValueError(problem("optimizer", expected, got, "pass all of its parameters, and no others"))
 
+    scaler = scaler or GradScaler(enabled=False)
     for each in optimizers:
         each.zero_grad(set_to_none=True)
-    (scaler.scale(loss) if scaler else loss).backward()  # type: ignore[no-untyped-call]
+    scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
     world.sum_gradients(before)
     world.average_gradients(after)
     active = [o for o in optimizers if any(p.grad is not None for group in o.param_groups for p in group["params"])]
-    if scaler:  # it refuses an optimiser whose parameters the loss knows nothing of
-        for each in active:
-            scaler.unscale_(each)
+    for each in active:  # the scaler refuses an optimiser whose parameters the loss knows nothing of
+        scaler.unscale_(each)
     norm = nn.utils.clip_grad_norm_([*before, *after], clip_norm) if clip_norm is not None else None
     for each in active:
-        if scaler:
-            scaler.step(each)
-        else:
-            each.step()
-    if scaler and active:
+        scaler.step(each)
+    if active:
         scaler.update()
     return norm

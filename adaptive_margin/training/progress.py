@@ -6,15 +6,16 @@ import errno
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
+from ..messages import duration
 from .world import World
 
 
-class Progress:
+class Progress(AbstractContextManager["Progress"]):
     """Steps done, rate, time left, share of time spent waiting for data, and the last losses; on standard error.
 
     If the terminal is gone, or nobody reads the pipe, the output stops but not the run.
@@ -65,7 +66,7 @@ class Progress:
         elif now - self._spoke >= self.every:
             self._spoke = now
             rate = (done - self.initial) / (now - self._started)
-            left = _words((self.total - done) / rate) if rate > 0 else "unknown time"
+            left = duration((self.total - done) / rate) if rate > 0 else "unknown time"
             self.write(f"step {done:,} of {self.total:,}, {rate:.3g} steps/s, {left} left, {state}")
 
     def write(self, text: str) -> None:
@@ -94,23 +95,5 @@ class Progress:
                 raise
             self.shown, self._bar = False, None
 
-    def __enter__(self) -> Progress:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _words(seconds: float) -> str:
-    """A duration in readable form.
-
-    Example:
-        >>> _words(42), _words(150), _words(9000)
-        ('42 s', '2 min 30 s', '2 h 30 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 import torch
 
 from ..atomic import FULL, DiskSpaceError, remove_temporaries, temporaries, write_atomically
+from ..messages import require_extra
 from ..stored import DamagedFileError, read_json, write_json
 from .checkpoints import Checkpoints
-from .config_files import ConfigError, flat, missing_extra, plain, read_options, to_yaml
+from .config_files import ConfigError, flat, plain, read_options, to_yaml
 from .world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
@@ -52,7 +53,7 @@ class Curve(NamedTuple):
     seconds: list[float]
 
 
-class RunFolder:
+class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
     """The folder for a run's configuration, environment, curves and checkpoints; only the main rank writes.
 
     ===================  ==============================================================================================
@@ -197,7 +198,7 @@ class RunFolder:
                 stacklevel=2,
             )
             os.replace(curves, before)
-        self._write_count(len(kept))  # before they are fewer
+        write_json(self.path / COUNT, {"rows": len(kept)})  # before they are fewer
         if found or curves.exists():
             text = "".join([",".join(COLUMNS) + "\n", *(_row(*row) for row in kept)])
             write_atomically(curves, text.encode())
@@ -220,9 +221,6 @@ class RunFolder:
         if damaged := damaged or _lacking(len(found), rows, step):
             warnings.warn(f"{curves} {damaged}; the rest of the run is intact", stacklevel=2)
 
-    def _write_count(self, rows: int) -> None:
-        write_json(self.path / COUNT, {"rows": rows})
-
     def _set_aside(self, path: Path, why: str) -> None:
         """Warns that a file is damaged and keeps it under another name."""
         kept = path.with_name(f"{path.name}.damaged")
@@ -234,7 +232,7 @@ class RunFolder:
         if self._file is not None:
             os.fsync(self._file.fileno())
             self._board.flush()
-            self._write_count(self.rows)
+            write_json(self.path / COUNT, {"rows": self.rows})
 
     def write(self, name: str, text: str) -> None:
         """Writes a small file of the run, such as a report on its data, atomically."""
@@ -260,9 +258,6 @@ class RunFolder:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
-
-    def __enter__(self) -> RunFolder:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -328,10 +323,9 @@ class RunFolder:
 
     def _open(self, step: int) -> io.FileIO:
         if self._file is None:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ImportError(missing_extra("logging", "TensorBoard")) from error
+            require_extra("logging", "train", "tensorboard")
+            from torch.utils.tensorboard import SummaryWriter
+
             path = self.path / CURVES
             if not path.exists():
                 write_atomically(path, (",".join(COLUMNS) + "\n").encode())

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -33,7 +34,7 @@ class MainProcessError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class World:
+class World(AbstractContextManager["World"]):
     """The processes of one run. As a context manager it leaves the process group at the end, if it joined the group
     itself.
 
@@ -88,9 +89,6 @@ class World:
     def is_main(self) -> bool:
         """Whether this is the process that writes files and prints output."""
         return self.rank == 0
-
-    def __enter__(self) -> World:
-        return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         if self.joined and dist.is_initialized():

@@ -26,9 +26,11 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from adaptive_margin.json_lines import add_lines, read_lines
 from adaptive_margin.messages import counted
 from adaptive_margin.processes import Workers, ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from json_lines import add_lines, read_lines  # in the folder above
 
 RESULTS = Path(__file__).parent / "results" / "names.jsonl"
 

@@ -21,8 +21,7 @@ from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.datasets import load_class_folders
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.labelled_images import split_classes
-from adaptive_margin.dml.recipe import said
-from adaptive_margin.dml.results import read_result, row_of
+from adaptive_margin.dml.results import read_result, row_of, said
 from adaptive_margin.dml.trainer import DMLJob, default_folder, load_embeddings, run
 from adaptive_margin.images.errors import UnreadableError
 from adaptive_margin.stored import DamagedFileError

@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from adaptive_margin.command.train_retrieval import required_root
 from adaptive_margin.dml.backbones import build_network
 from adaptive_margin.dml.batches import ClassBatches, Pixels
 from adaptive_margin.dml.competitors import AutoMarginLoss
@@ -21,7 +22,6 @@ from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.labelled_images import LabelledImages, fold_classes, split_classes
 from adaptive_margin.dml.objectives import build_objective
 from adaptive_margin.dml.omniglot import omniglot
-from adaptive_margin.dml.recipe import required_root
 from adaptive_margin.dml.report import chosen_metrics, write_report
 from adaptive_margin.dml.results import read_runs
 from adaptive_margin.dml.trainer import load_images, run
@@ -329,7 +329,7 @@ CASES = [
     follow(ORIGINAL, lambda folder: letters(folder, {CHARACTER: b"no picture"}), letters),
     follow(ORIGINAL, lambda folder: letters(folder, {CHARACTER: drawing(5, 5, side=28)}), letters),
     follow(ORIGINAL, lambda folder: letters(folder, {CHARACTER: drawing(0, 0)}), letters),
-    # recipe.py, trainer.py
+    # train_retrieval.py, trainer.py
     follow(
         "lay it out as\nCUB/",
         lambda: required_root(SMALL, "CUB/"),

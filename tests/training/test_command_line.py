@@ -209,7 +209,7 @@ import adaptive_margin.training as training
 try:
     training.to_yaml({})
 except ImportError as error:
-    assert "needs PyYAML: pip install -e '" in str(error) and "[train]'" in str(error), error
+    assert "needs yaml: pip install -e '" in str(error) and "[train]'" in str(error), error
 else:
     raise SystemExit("no error")
 try:

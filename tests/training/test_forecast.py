@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from adaptive_margin.command import main
-from adaptive_margin.dml import recipe
+from adaptive_margin.dml import trainer as retrieval
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.trainer import work
@@ -118,8 +118,7 @@ def test_results_are_the_same_with_and_without(
     with_it = left_by(words, tmp_path / "with")
     assert capsys.readouterr().err.startswith("1 run, 6 iterations: about ")
     nothing = Forecast(runs=0, iterations=0, seconds=0.0)
-    for place in ("adaptive_margin.training.forecast.forecast", "adaptive_margin.dml.recipe.forecast"):
-        monkeypatch.setattr(place, lambda works: nothing)
+    monkeypatch.setattr("adaptive_margin.training.forecast.forecast", lambda works: nothing)
     without = left_by(words, tmp_path / "without")
     assert "1 run, 6 iterations" not in capsys.readouterr().err
     assert with_it == without
@@ -148,7 +147,7 @@ def test_more_than_a_day_is_refused_before_anything_is_written(
         raise Started
 
     monkeypatch.setattr(trainer, "run", start)
-    monkeypatch.setattr(recipe, "run", start)
+    monkeypatch.setattr(retrieval, "run", start)
     with pytest.raises(Started):
         main([*given, "--yes"])
 

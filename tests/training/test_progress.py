@@ -32,8 +32,8 @@ def test_lines_now_and_then(clock: Clock, capsys: pytest.CaptureFixture[str]) ->
         progress.write("done")
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
-        "step 2,500 of 10,000, 50 steps/s, 2 min 30 s left, waiting for data 24%, loss 0.03333",
-        "step 4,000 of 10,000, 50 steps/s, 2 min 0 s left, waiting for data 25%, loss 0.01667",
+        "step 2,500 of 10,000, 50 steps/s, 2 minutes left, waiting for data 24%, loss 0.03333",
+        "step 4,000 of 10,000, 50 steps/s, 2 minutes left, waiting for data 25%, loss 0.01667",
         "done",
     ]
 

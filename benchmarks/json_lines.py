@@ -22,15 +22,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def add_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:
-    """Adds objects at the end of a file, on lines of their own even if the last one was cut off.
-
-    Example:
-        >>> import tempfile
-        >>> path = Path(tempfile.mkdtemp(), "rows.jsonl")
-        >>> add_lines(path, [{"seed": 0}]); add_lines(path, [{"seed": 1}])
-        >>> read_lines(path)
-        [{'seed': 0}, {'seed': 1}]
-    """
+    """Adds objects at the end of a file, on lines of their own even if the last one was cut off."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+b") as file:
         end = file.seek(0, os.SEEK_END)
