@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import struct
@@ -45,6 +46,17 @@ class DamagedFileError(ValueError):
 
     def __str__(self) -> str:
         return f"{self.path} {self.why}; {self.remedy}"
+
+
+def without_nan(value: Any) -> Any:
+    """Plain values, with None in place of NaN and infinity, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:

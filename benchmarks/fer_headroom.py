@@ -86,7 +86,6 @@ from fer_people import WITHOUT_LEAKAGE, base_of, ccc, finished, train_and_keep, 
 from numpy.typing import NDArray
 
 from adaptive_margin.emotion.data import EmotionData, Part
-from adaptive_margin.emotion.headroom import check_people
 from adaptive_margin.emotion.runs import over_seeds
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.stored import read_arrays, read_json
@@ -128,7 +127,7 @@ def divided(part: Part, *, share: float = 0.25, seed: int = 0) -> tuple[dict[str
     Raises:
         ValueError: unknown people, a share out of range, or nobody with two pictures.
     """
-    check_people(part.people, part.identity, "headroom")
+    part.check_people("headroom")
     if not 0 < share <= 0.5:
         raise ValueError(problem("share", "above 0 and at most 0.5", share, "0.25 tests a quarter of the people"))
     draw = np.random.default_rng(seed)

@@ -46,7 +46,7 @@ from ..faces import FacesDataset
 from ..images.cache import ImageCache
 from ..images.errors import UnwritableError
 from ..images.image_list import Bytes, Integers
-from ..messages import shorten
+from ..messages import problem, shorten
 from ..training.world import World
 from .config import EmotionConfig
 
@@ -105,6 +105,15 @@ class Part:
     def batches(self, **options: Any) -> CachedBatches:
         """Batches of this part; see :class:`~adaptive_margin.affect.CachedBatches`."""
         return CachedBatches(self.images, self.labels, slots=self.slots, **options)
+
+    def check_people(self, needed: str) -> None:
+        """Raises a ``ValueError`` unless it is known who is in every picture; ``needed`` says what for."""
+        unknown = int((self.people < 0).sum())
+        if self.identity == "picture" or unknown:
+            anonymous = self.identity == "picture"
+            got = "a data set that does not identify people" if anonymous else f"{unknown} rows without one"
+            remedy = "use faces, afew-va, aff-wild or aff-wild2, or leave it out"
+            raise ValueError(problem(f"people, for {needed},", "known for every row", got, remedy))
 
     def take(self, rows: Integers) -> Part:
         """Some of the rows."""

@@ -6,7 +6,6 @@ features and a few small pictures for the report.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from ..messages import problem
 from ..metrics import AffectMetrics, IdentityLeakage, affect_intervals, identity_leakage
 from ..metrics.affect import FIGURES
 from ..metrics.identity_leakage import PROBE, RETRIEVAL
-from ..stored import misfit, read_arrays, read_json, write_arrays, write_json
+from ..stored import misfit, read_arrays, read_json, without_nan, write_arrays, write_json
 from ..training.world import World
 from .nets import LABELS, EmotionNet
 
@@ -370,7 +369,7 @@ def write_result(
         "leakage": {name: one.to_dict() for name, one in leakage.items() if one is not None},
         **(extra or {}),
     }
-    write_json(Path(folder) / "result.json", _without_nan(result), indent=1)
+    write_json(Path(folder) / "result.json", without_nan(result), indent=1)
     return result
 
 
@@ -440,17 +439,6 @@ def small_picture(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """A picture resized to a square of :data:`SIDE` pixels, from its middle."""
     image = Image.fromarray(np.ascontiguousarray(picture)).convert("RGB")
     return np.asarray(ImageOps.fit(image, (SIDE, SIDE), Image.Resampling.LANCZOS))
-
-
-def _without_nan(value: Any) -> Any:
-    """Replaces NaN, which JSON lacks: an undefined figure is null."""
-    if isinstance(value, Mapping):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_result(folder: str | Path) -> dict[str, Any]:

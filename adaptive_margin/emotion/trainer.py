@@ -31,7 +31,6 @@ from .config import AdamConfig, EmotionConfig
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
 from .evaluation import Evaluation, evaluate, evaluating, write_predictions, write_result
-from .headroom import check_people
 from .model_card import facts, facts_of, model_card, python_loading
 from .model_file import Preprocessing, description, network_of, read_network, save_model, versions
 from .nets import EmotionNet, build_encoder, check_size, emotion_net
@@ -228,7 +227,7 @@ class EmotionJob(Parts):
         net = self.iteration.net
         norm = net.person_norm
         assert norm is not None
-        check_people(part.people, part.identity, "person_norm")
+        part.check_people("person_norm")
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         with evaluating(net), torch.inference_mode():
             for batch in self.evaluation_batches(part):
@@ -333,7 +332,7 @@ def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:
         raise ValueError(problem("processes", "1, as a person's pictures are normalised together", world.size, remedy))
     if not needed:
         return None
-    check_people(part.people, part.identity, needed[0])
+    part.check_people(needed[0])
     _, codes = np.unique(part.people, return_inverse=True)
     if config.shuffle_people:
         codes = np.random.default_rng(config.seed).permutation(codes)

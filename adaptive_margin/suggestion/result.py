@@ -11,6 +11,7 @@ from typing import Any
 from ..messages import counted
 from ..metrics.comparison import signed
 from ..metrics.thresholds import ThresholdConsistency
+from ..stored import without_nan
 
 WIDTH = 110
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -190,16 +191,8 @@ class Suggestion:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; NaN and infinity become ``None``."""
-
-        def plain(value: Any) -> Any:
-            if isinstance(value, Mapping):
-                return {str(key): plain(each) for key, each in value.items()}
-            if isinstance(value, list | tuple):
-                return [plain(each) for each in value]
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        plained: dict[str, Any] = plain(asdict(self))
-        return plained
+        plain: dict[str, Any] = without_nan(asdict(self))
+        return plain
 
     @property
     def lead(self) -> str:
