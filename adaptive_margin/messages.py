@@ -215,6 +215,6 @@ def pip_install(extras: str) -> str:
 
 def _is_there(module: str) -> bool:
     try:
-        return find_spec(module) is not None
+        return sys.modules.get(module) is not None or find_spec(module) is not None
     except ImportError:
         return False
