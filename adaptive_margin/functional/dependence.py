@@ -248,15 +248,8 @@ def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, se
     def mean_of(x: Tensor, rows: Tensor) -> Tensor:  # of one number per row, over the pairs of each segment
         return group_sums(x[rows], segment, segments) / entries
 
-    products = torch.cat(
-        [
-            (first[i].double() * second[j].double()).sum(1)
-            for i, j in zip(
-                torch.split(a, 2**14), torch.split(n, 2**14), strict=True
-            )  # P·D numbers are never held at once
-        ]
-        or [first.new_zeros(0, dtype=torch.float64)]
-    )
+    parts = zip(torch.split(a, 2**14), torch.split(n, 2**14), strict=True)  # P·D numbers are never held at once
+    products = torch.cat([(first[i].double() * second[j].double()).sum(1) for i, j in parts])
     mean, other_mean = mean_of(first.double().sum(1), a), mean_of(second.double().sum(1), n)
     covariance = group_sums(products, segment, segments) / entries - mean * other_mean
     variance = mean_of((first.double() ** 2).sum(1), a) - mean**2
