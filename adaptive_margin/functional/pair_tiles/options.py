@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 Distance = Literal["squared_l2", "l2", "cosine", "dot"]
