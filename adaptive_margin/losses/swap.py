@@ -30,13 +30,6 @@ Value = float | Tensor
 UNIT = "pass a number in the unit of the loss or miner"
 
 
-def _itself(attribute: str) -> Callable[[nn.Module, Value], dict[str, Value]]:
-    def attributes(module: nn.Module, value: Value) -> dict[str, Value]:
-        return {attribute: value}
-
-    return attributes
-
-
 def _circle(module: nn.Module, m: Value) -> dict[str, Value]:
     """Circle loss derives its two optima and its two boundaries from m in its constructor."""
     return {"m": m, "op": 1 + m, "on": -m, "delta_p": 1 - m, "delta_n": m}
@@ -133,7 +126,7 @@ class Swap:
 
     def values(self, module: nn.Module, value: Value) -> dict[str, Value]:
         """Every attribute that changes with the margin."""
-        return (self.attributes or _itself(self.attribute))(module, value)
+        return self.attributes(module, value) if self.attributes else {self.attribute: value}
 
     def scale_of(self, module: nn.Module) -> Scale:
         """The unit of this module's margin, given its distance."""
