@@ -291,11 +291,7 @@ def zipped_partners(index: Tensor, ref_index: Tensor) -> tuple[Tensor, Tensor]:
 def unit_rows(g: Tensor) -> Tensor:
     """Rows centred over their features and scaled to length 1: the dot product of two is their correlation.
 
-    Args:
-        g: shape ``(B, D)``.
-
-    Returns:
-        Shape ``(B, D)``; zero rows where a row is constant.
+    A constant row becomes zeros.
 
     Example:
         >>> unit_rows(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
@@ -343,17 +339,7 @@ def class_alignments(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor,
     r""":func:`centred_kernel_alignment` of each class against the rest of the reference set.
 
     The Gram matrix of the rest is that of all rows minus that of the class: O(N·D²) per class, and nothing waits for
-    the device.
-
-    Args:
-        g: rows of :math:`g`, shape ``(B, D)``.
-        index: the class of each row, int64 of shape ``(B,)``, in ``[0, classes)``.
-        ref_g: rows of the reference set, shape ``(R, D)``; the batch itself where there is no other.
-        ref_index: their classes, shape ``(R,)``.
-        classes: C.
-
-    Returns:
-        :math:`\eta_c`, shape ``(C,)``; 0 for a class without rows, without a rest, or where either is constant.
+    the device. Arguments and result are those of :func:`class_correlations`.
 
     Example:
         >>> g, index = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 1, 0])

@@ -63,13 +63,7 @@ def confidence_term(n: int | Tensor, k: int | float | Tensor, confidence: float 
 
 
 def harmonic_mean(k: Tensor) -> Tensor:
-    """The neighbourhood size of a batch, whose Δ is the mean of the samples' Δ.
-
-    Args:
-        k: neighbourhood sizes, at least 1, any shape but empty.
-
-    Returns:
-        A 0-dim tensor, float64.
+    """The neighbourhood size of a batch, whose Δ is the mean of the samples' Δ: 0-dim, float64.
 
     Example:
         >>> harmonic_mean(torch.tensor([1, 3]))

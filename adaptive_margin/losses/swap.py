@@ -452,13 +452,8 @@ def check_margin_fits(margin: Margin, value: Value, dtype: torch.dtype) -> None:
     """Raises a ``ValueError`` that names the margin where it is not finite in the dtype that a host computes in.
 
     Embeddings are finite by then, so nothing else could have made it so. Nothing waits for a device.
-
-    Args:
-        margin: a constant one is looked at in its own unit, too: degrees have smaller radians.
-        value: in the host's unit.
-        dtype: of the host's batch.
     """
-    if isinstance(margin, ConstantMargin):
+    if isinstance(margin, ConstantMargin):  # in its own unit, too: degrees have smaller radians
         check_fits("margin", margin.value, dtype, UNIT)
     if not isinstance(value, Tensor):
         check_fits("margin", value, dtype, UNIT)
