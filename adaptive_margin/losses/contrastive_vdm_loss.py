@@ -291,15 +291,13 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         labels, ref_labels = batch.labels, batch.ref_labels
         a1, p, a2, n = lmu.convert_to_pairs(batch.indices, labels, ref_labels)
         if self.ignore_label is not None:
-            kept = (labels[a1] != self.ignore_label) & (ref_labels[p] != self.ignore_label)
-            a1, p = a1[kept], p[kept]
-            kept = (labels[a2] != self.ignore_label) & (ref_labels[n] != self.ignore_label)
-            a2, n = a2[kept], n[kept]
+            valid, ref_valid = labels != self.ignore_label, ref_labels != self.ignore_label
+            inside, across = valid[a1] & ref_valid[p], valid[a2] & ref_valid[n]
+            a1, p, a2, n = a1[inside], p[inside], a2[across], n[across]
         if self.compact_label is not None:
-            kept = (labels[a1] == self.compact_label) & (ref_labels[p] == self.compact_label)
-            a1, p = a1[kept], p[kept]
-            kept = (labels[a2] == self.compact_label) != (ref_labels[n] == self.compact_label)
-            a2, n = a2[kept], n[kept]
+            compact, ref_compact = labels == self.compact_label, ref_labels == self.compact_label
+            inside, across = compact[a1] & ref_compact[p], compact[a2] != ref_compact[n]
+            a1, p, a2, n = a1[inside], p[inside], a2[across], n[across]
         return a1, p, a2, n
 
     # --- what both share ----------------------------------------------------------------------------------------------
