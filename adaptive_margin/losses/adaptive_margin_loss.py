@@ -176,10 +176,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     def _margin_of(self, batch: Batch, seen: Batch, each_row: bool = False) -> tuple[Batch, Value]:
         """The margin in the loss's unit, and the batch; if there is a margin for each pair, with the pairs as indices.
 
-        Args:
-            batch: what the loss is called with.
-            seen: the same as its distance sees it.
-            each_row: leaves margins per anchor as they are, one for each row.
+        ``each_row`` leaves margins per anchor as they are, one for each row.
         """
         if not self.margin.needs_batch:
             return batch, self._in_host_unit(self.margin.value, seen if each_row else batch)

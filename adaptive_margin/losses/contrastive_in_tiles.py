@@ -77,16 +77,10 @@ def uses_tiles(pair_memory: PairMemory, why_not: str) -> bool:
 def host_in_tiles(batch: Batch, seen: Batch, margin: Value) -> dict[str, Any]:
     """What replaces methods of the host's ``ContrastiveLoss`` for one call, so that it runs in tiles.
 
-    Args:
-        batch: what the loss is called with; a hook of the loss can change that.
-        seen: the same as its distance sees it.
-        margin: in the loss's unit, one number or one for each row.
+    ``margin`` is in the loss's unit, one number or one for each row. A hook of the loss can change the batch.
     """
     loss: Any = batch.host
-    return {
-        "compute_loss": partial(_compute_loss, batch, seen, margin),
-        "reducer": partial(_reduce, loss.reducer),
-    }
+    return {"compute_loss": partial(_compute_loss, batch, seen, margin), "reducer": partial(_reduce, loss.reducer)}
 
 
 def _compute_loss(

@@ -198,11 +198,8 @@ class Transparent(TakesMargin):
     def _in_host_unit(self, alpha: Value, batch: Batch, groups: Batch | None = None, chosen: bool = False) -> Value:
         """The margin in the unit of the wrapped module, recorded.
 
-        Args:
-            alpha: in its own unit.
-            batch: what the module is called with.
-            groups: the same with the labels that the margin saw, if they are others.
-            chosen: the caller lists the pairs or triplets.
+        ``groups`` is the batch with the labels that the margin saw, if they are others; ``chosen`` says that the caller
+        lists the pairs or triplets.
         """
         row, of = self.exchange, groups or batch
         value = in_host_unit(
