@@ -26,6 +26,20 @@ def check_matrix(argument: str, x: Tensor) -> None:
         raise TypeError(problem(argument, expected, x.dtype, f"use {argument}.float() to compute in float32"))
 
 
+def check_columns(argument: str, x: Tensor, ndims: tuple[int, ...] = (1, 2), empty: bool = False) -> None:
+    """Raises unless ``x`` is real, of shape ``(N,)`` or ``(N, L)`` as ``ndims`` say; without rows only if ``empty``."""
+    if not isinstance(x, Tensor):
+        raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))
+    if x.is_complex():
+        raise TypeError(problem(argument, "real numbers", x.dtype, "pass real and imaginary part as columns"))
+    if x.ndim not in ndims or 0 in x.shape[int(empty) :]:
+        shapes = " or ".join(("(N,)", "(N, L)")[ndim - 1] for ndim in ndims)
+        expected = f"of shape {shapes}{'' if empty else ', not empty'}"
+        rows = "pass one row per sample and one column per label"
+        remedy = "pass at least one number" if x.ndim in ndims else rows
+        raise ValueError(problem(argument, expected, f"shape {tuple(x.shape)}", remedy))
+
+
 def check_number(argument: str, value: object, expected: str, remedy: str) -> float:
     """Raises a ``TypeError`` unless ``value`` is one real number; returns it as a float."""
     try:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..messages import problem
-from .checks import check_finite
+from .checks import check_columns, check_finite
 
 
 def root_mean_square_error(target: Tensor, prediction: Tensor, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -171,15 +171,8 @@ def _pair(
     target: Tensor, prediction: Tensor, dtype: torch.dtype | None
 ) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]]:
     """Both sides, checked, in the dtype for the computation; and a function to the dtype of the result."""
-    for argument, x in (("target", target), ("prediction", prediction)):
-        if not isinstance(x, Tensor):
-            raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))
-        if x.is_complex():
-            raise TypeError(problem(argument, "real", x.dtype, "pass real labels and predictions"))
-        if x.ndim not in (1, 2) or x.numel() == 0:
-            remedy = "pass one row per sample and one column per label"
-            got = f"shape {tuple(x.shape)}"
-            raise ValueError(problem(argument, "of shape (N,) or (N, L), not empty", got, remedy))
+    check_columns("target", target)
+    check_columns("prediction", prediction)
     if target.shape != prediction.shape:
         expected = f"of target's shape {tuple(target.shape)}"
         remedy = "one prediction per label; squeeze a (N, 1) output"

@@ -220,14 +220,16 @@ def _class_moments(x: Tensor, index: Tensor, classes: int) -> Moments:
     return columns, squares, counts
 
 
-def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, segment: Tensor, segments: int) -> Tensor:
-    """:func:`zipped_correlation` of the rows ``first[a]`` and ``second[n]`` of each segment of a list of pairs.
+def segment_correlations(
+    g: Tensor, ref_g: Tensor, anchors: Tensor, negatives: Tensor, segment: Tensor, segments: int
+) -> Tensor:
+    """:func:`zipped_correlation` of the rows ``g[anchors]`` and ``ref_g[negatives]`` of each segment of the pairs.
 
     Args:
-        first: rows of g, shape ``(B, D)``.
-        second: rows of g, shape ``(R, D)``.
-        a: indices into ``first``, int64 of shape ``(P,)``.
-        n: indices into ``second``, int64 of shape ``(P,)``.
+        g: shape ``(B, D)``.
+        ref_g: shape ``(R, D)``.
+        anchors: int64 of shape ``(P,)``.
+        negatives: int64 of shape ``(P,)``.
         segment: the segment of each pair, int64 of shape ``(P,)``, in ``[0, segments)``.
         segments: S.
 
@@ -239,30 +241,23 @@ def segment_correlations(first: Tensor, second: Tensor, a: Tensor, n: Tensor, se
         >>> segment_correlations(g, g, torch.tensor([0]), torch.tensor([1]), torch.tensor([0]), 1)
         tensor([-1.])
     """
-    features = first.shape[1]
-    centre = torch.cat([first.detach().flatten(), second.detach().flatten()]).mean()
-    first, second = first - centre, second - centre
+    features = g.shape[1]
+    centre = torch.cat([g.detach().flatten(), ref_g.detach().flatten()]).mean()
+    g, ref_g = g - centre, ref_g - centre
     pairs = group_sums(torch.ones_like(segment, dtype=torch.float64), segment, segments)
     entries = pairs.clamp(min=1) * features
 
     def mean_of(x: Tensor, rows: Tensor) -> Tensor:  # of one number per row, over the pairs of each segment
         return group_sums(x[rows], segment, segments) / entries
 
-    products = torch.cat(
-        [
-            (first[i].double() * second[j].double()).sum(1)
-            for i, j in zip(
-                torch.split(a, 2**14), torch.split(n, 2**14), strict=True
-            )  # P·D numbers are never held at once
-        ]
-        or [first.new_zeros(0, dtype=torch.float64)]
-    )
-    mean, other_mean = mean_of(first.double().sum(1), a), mean_of(second.double().sum(1), n)
+    parts = zip(torch.split(anchors, 2**14), torch.split(negatives, 2**14), strict=True)  # P·D numbers are never held
+    products = torch.cat([(g[a].double() * ref_g[n].double()).sum(1) for a, n in parts])
+    mean, other_mean = mean_of(g.double().sum(1), anchors), mean_of(ref_g.double().sum(1), negatives)
     covariance = group_sums(products, segment, segments) / entries - mean * other_mean
-    variance = mean_of((first.double() ** 2).sum(1), a) - mean**2
-    other_variance = mean_of((second.double() ** 2).sum(1), n) - other_mean**2
-    eta = _correlation(covariance, variance, other_variance, first.dtype)
-    return torch.where(pairs > 0, eta, 0.0).to(first.dtype)
+    variance = mean_of((g.double() ** 2).sum(1), anchors) - mean**2
+    other_variance = mean_of((ref_g.double() ** 2).sum(1), negatives) - other_mean**2
+    eta = _correlation(covariance, variance, other_variance, g.dtype)
+    return torch.where(pairs > 0, eta, 0.0).to(g.dtype)
 
 
 def zipped_partners(index: Tensor, ref_index: Tensor) -> tuple[Tensor, Tensor]:
@@ -296,11 +291,7 @@ def zipped_partners(index: Tensor, ref_index: Tensor) -> tuple[Tensor, Tensor]:
 def unit_rows(g: Tensor) -> Tensor:
     """Rows centred over their features and scaled to length 1: the dot product of two is their correlation.
 
-    Args:
-        g: shape ``(B, D)``.
-
-    Returns:
-        Shape ``(B, D)``; zero rows where a row is constant.
+    A constant row becomes zeros.
 
     Example:
         >>> unit_rows(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
@@ -348,17 +339,7 @@ def class_alignments(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor,
     r""":func:`centred_kernel_alignment` of each class against the rest of the reference set.
 
     The Gram matrix of the rest is that of all rows minus that of the class: O(N·D²) per class, and nothing waits for
-    the device.
-
-    Args:
-        g: rows of :math:`g`, shape ``(B, D)``.
-        index: the class of each row, int64 of shape ``(B,)``, in ``[0, classes)``.
-        ref_g: rows of the reference set, shape ``(R, D)``; the batch itself where there is no other.
-        ref_index: their classes, shape ``(R,)``.
-        classes: C.
-
-    Returns:
-        :math:`\eta_c`, shape ``(C,)``; 0 for a class without rows, without a rest, or where either is constant.
+    the device. Arguments and result are those of :func:`class_correlations`.
 
     Example:
         >>> g, index = torch.rand(6, 4), torch.tensor([0, 1, 0, 1, 1, 0])

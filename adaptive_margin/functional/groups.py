@@ -18,12 +18,6 @@ def group_index(labels: Tensor) -> Tensor:
     Like ``torch.unique(labels, return_inverse=True)[1]``, but the shape of the output does not depend on the data, so
     it neither waits for the device nor breaks a compiled graph.
 
-    Args:
-        labels: integers, shape ``(B,)``.
-
-    Returns:
-        int64 of shape ``(B,)``, in ``[0, number of labels)``.
-
     Example:
         >>> group_index(torch.tensor([7, -1, 7, 40]))
         tensor([1, 0, 1, 2])
@@ -85,14 +79,9 @@ def group_sums(x: Tensor, index: Tensor, groups: int, dtype: torch.dtype = torch
 
 
 def class_sizes(index: Tensor, ref_index: Tensor) -> Tensor:
-    """How many rows of a reference set share the label of each row.
+    """How many rows of a reference set share the label of each row, int64; 0 for a label that is not in it.
 
-    Args:
-        index: labels of the rows, numbered from 0 over rows and reference together, int64, shape ``(B,)``.
-        ref_index: those of the reference set, shape ``(R,)``.
-
-    Returns:
-        int64, shape ``(B,)``; 0 for a label that is not in the reference set.
+    Labels are numbered from 0 over rows ``(B,)`` and references ``(R,)`` together.
 
     Example:
         >>> class_sizes(torch.tensor([0, 1, 2]), torch.tensor([0, 0, 1]))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..messages import problem
-from .checks import at_least_float32, check_finite, check_matrix, check_number, check_values
+from .checks import at_least_float32, check_columns, check_finite, check_matrix, check_number, check_values
 
 
 def check_label_distance(scale: float, attraction: float = 1.0, slack: float = 0.0) -> None:
@@ -32,13 +32,7 @@ def check_continuous_labels(argument: str, labels: Tensor, rows: int, of: str = 
 
 def _columns(argument: str, labels: Tensor) -> Tensor:
     """Labels as a matrix ``(N, L)``, in a dtype whose differences are exact or at least float32."""
-    remedy = "pass one number per row, or a row of several"
-    if not isinstance(labels, Tensor):
-        raise TypeError(problem(argument, "a torch.Tensor", type(labels).__name__, "convert it with torch.as_tensor"))
-    if labels.ndim not in (1, 2) or labels.shape[1:] == (0,):
-        raise ValueError(problem(argument, "of shape (N,) or (N, L)", tuple(labels.shape), remedy))
-    if labels.is_complex():
-        raise TypeError(problem(argument, "real numbers", labels.dtype, "pass its real and imaginary part as columns"))
+    check_columns(argument, labels, empty=True)
     check_values(argument, labels)
     if labels.is_floating_point():
         check_finite(argument, labels)

@@ -63,13 +63,7 @@ def confidence_term(n: int | Tensor, k: int | float | Tensor, confidence: float 
 
 
 def harmonic_mean(k: Tensor) -> Tensor:
-    """The neighbourhood size of a batch, whose Δ is the mean of the samples' Δ.
-
-    Args:
-        k: neighbourhood sizes, at least 1, any shape but empty.
-
-    Returns:
-        A 0-dim tensor, float64.
+    """The neighbourhood size of a batch, whose Δ is the mean of the samples' Δ: 0-dim, float64.
 
     Example:
         >>> harmonic_mean(torch.tensor([1, 3]))
@@ -241,12 +235,20 @@ def neighbourhood_sizes(
     ``rows`` are those of ``x`` whose size is wanted; None for all.
     """
     n, itself = len(y), y is x
-    largest = n - 1 if itself else n
+    largest = n - itself
     sizes = torch.ones(len(x) if rows is None else len(rows), dtype=torch.int64, device=x.device)
     if largest < 1 or len(sizes) == 0:
         return sizes
-    if significant in PURE and not is_blind(x):
-        return _sizes_on_host(x, index, y, ref_index, confidence, significant, rows, sizes)
+    if significant in PURE and not is_blind(x):  # one comparison for the bound, and no distances but those it needs
+        groups = np.bincount(ref_index.numpy())
+        most = int(groups.max()) - itself  # own labels that a neighbourhood can hold
+        required = required_counts(significant, largest, most, n, np.count_nonzero(groups), confidence)
+        if itself and len(required) == 0:
+            return sizes.fill_(n - 1)
+        for tile in own_neighbours(x, index, y, ref_index, len(required), rows):
+            neighbours = np.maximum(n - tile.left_out.numpy(), 1)
+            sizes[tile.rows] = torch.from_numpy(first_reached(tile.own.numpy(), required, neighbours))
+        return sizes
     k = torch.arange(1, largest + 1, device=x.device)
     labels = (ref_index if itself else group_index(ref_index)).amax() + 1
     found = []
@@ -256,29 +258,6 @@ def neighbourhood_sizes(
         passed = significant(share, k.to(x.dtype), n, labels, confidence) | (k >= everybody)  # all if there is none
         found.append(passed.to(torch.uint8).argmax(1) + 1)
     return torch.cat(found)
-
-
-def _sizes_on_host(
-    x: Tensor,
-    index: Tensor,
-    y: Tensor,
-    ref_index: Tensor,
-    confidence: float,
-    significant: Significant,
-    rows: Tensor | None,
-    sizes: Tensor,
-) -> Tensor:
-    """The same with one comparison for the bound, and no distances beyond those that it needs."""
-    n, itself = len(y), y is x
-    groups = np.bincount(ref_index.numpy())
-    most = int(groups.max()) - itself  # own labels that a neighbourhood can hold
-    required = required_counts(significant, n - itself, most, n, np.count_nonzero(groups), confidence)
-    if itself and len(required) == 0:
-        return sizes.fill_(n - 1)
-    for tile in own_neighbours(x, index, y, ref_index, len(required), rows):
-        neighbours = np.maximum(n - tile.left_out.numpy(), 1)
-        sizes[tile.rows] = torch.from_numpy(first_reached(tile.own.numpy(), required, neighbours))
-    return sizes
 
 
 def first_reached(own: Array, required: Array, neighbours: Array) -> Array:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..messages import problem
-from .checks import check_finite
+from .checks import check_columns, check_finite
 
 
 def otsu_threshold(values: Tensor, *, bins: int | None = None) -> Tensor:
@@ -79,14 +79,7 @@ def otsu_thresholds(values: Tensor, *, bins: int | None = None) -> Tensor:
 
 def sample_columns(argument: str, values: Tensor, ndim: int) -> Tensor:
     """``values`` as a checked floating-point matrix with one sample per column, for the computation of thresholds."""
-    if not isinstance(values, Tensor):
-        raise TypeError(problem(argument, "a torch.Tensor", type(values).__name__, "convert it with torch.as_tensor"))
-    if values.is_complex():
-        raise TypeError(problem(argument, "real", values.dtype, f"pass {argument}.abs() for magnitudes"))
-    if values.ndim != ndim or values.numel() == 0:
-        expected = "(N,)" if ndim == 1 else "(N, L)"
-        remedy = "pass at least one number" if ndim == 1 else "pass one row per sample and one column per label"
-        raise ValueError(problem(argument, f"of shape {expected}, not empty", f"shape {tuple(values.shape)}", remedy))
+    check_columns(argument, values, (ndim,))
     x = values.detach()
     x = x if x.is_floating_point() else x.to(torch.get_default_dtype())
     check_finite(argument, x)

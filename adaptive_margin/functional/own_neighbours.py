@@ -57,12 +57,7 @@ class Side(NamedTuple):
 def evenly_spaced(index: Tensor, number: int) -> Tensor | None:
     """At least ``number`` rows, evenly spaced in the order of their groups, so that each group has its share.
 
-    Args:
-        index: the group of each row, shape ``(B,)``.
-        number: how many rows.
-
-    Returns:
-        Indices of rows, fewer than ``2 * number``; None, for all rows, if there are fewer than that.
+    Fewer than ``2 * number`` of them; None, for all rows, if there are fewer than that.
 
     Example:
         >>> evenly_spaced(torch.tensor([0, 1, 0, 1, 0, 1, 0, 1]), 4)

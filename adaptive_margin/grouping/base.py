@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pytorch_metric_learning.utils.module_with_records import ModuleWithRecords
 from torch import Tensor
 
-from ..functional.checks import check_number, is_blind, largest_magnitude
+from ..functional.checks import check_columns, check_number, is_blind, largest_magnitude
 from ..functional.otsu import wide
 from ..messages import problem
 
@@ -215,11 +215,7 @@ def _label_matrix(av: Labels) -> Tensor:
             raise TypeError(problem("av", "numeric", got, "pass one row of numbers per sample"))
         native = array.dtype.kind == "f" and array.dtype.itemsize <= 8
         av = torch.from_numpy(array.astype(array.dtype.newbyteorder("=") if native else np.float64))
-    if av.is_complex():
-        raise TypeError(problem("av", "real", av.dtype, "pass real and imaginary part as two columns"))
-    if av.ndim not in (1, 2) or (av.ndim == 2 and av.shape[1] == 0):
-        remedy = "pass one row per sample and one column per label"
-        raise ValueError(problem("av", "of shape (B,) or (B, L) with L >= 1", f"shape {tuple(av.shape)}", remedy))
+    check_columns("av", av, empty=True)
     y = av.detach()
     y = y if y.is_floating_point() else wide(y)
     largest = largest_magnitude("av", y)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..margins import Margin
 from ..margins.base import IndicesTuple
-from ..messages import check_choice, problem
+from ..messages import check_choice
 from .batch import Batch
 from .contrastive_in_tiles import (
     CHOICES,
@@ -176,10 +176,7 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
     def _margin_of(self, batch: Batch, seen: Batch, each_row: bool = False) -> tuple[Batch, Value]:
         """The margin in the loss's unit, and the batch; if there is a margin for each pair, with the pairs as indices.
 
-        Args:
-            batch: what the loss is called with.
-            seen: the same as its distance sees it.
-            each_row: leaves margins per anchor as they are, one for each row.
+        ``each_row`` leaves margins per anchor as they are, one for each row.
         """
         if not self.margin.needs_batch:
             return batch, self._in_host_unit(self.margin.value, seen if each_row else batch)
@@ -204,12 +201,6 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         if hasattr(self.loss, "triplets_per_anchor"):  # the host's converter samples 100 an anchor unless told
             return lmu.convert_to_triplets(batch.indices, batch.labels, ref_labels, self.loss.triplets_per_anchor)
         return lmu.convert_to_pairs(batch.indices, batch.labels, ref_labels)
-
-    def _check_granularity(self, margin: Margin) -> None:
-        if margin.granularity != "batch" and not self.exchange.elementwise:
-            able = ", ".join(name for name, row in LOSSES.items() if row.elementwise)
-            remedy = f"{self.exchange.host} has one margin a batch; one an anchor or a pair goes into {able}"
-            raise ValueError(problem("margin.granularity", "'batch'", f"{margin.granularity!r}", remedy))
 
     @property
     def _admitted_as(self) -> Any:

@@ -12,8 +12,8 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from torch import Tensor
 
 from ..functional.checks import is_transforming
-from ..functional.pair_tiles import pair_hinge_means, terms_of
-from ..functional.pair_tiles.options import Distance, Options, PairTerms
+from ..functional.pair_tiles import pair_hinge_means
+from ..functional.pair_tiles.options import Distance
 from ..margins import Margin
 from ..messages import problem
 from .batch import Batch
@@ -74,44 +74,13 @@ def uses_tiles(pair_memory: PairMemory, why_not: str) -> bool:
     return pair_memory != "pairs" and not why_not
 
 
-def vdm_terms(
-    distance: Any, seen: Batch, alpha: Tensor, second_moment: bool, only_first: bool, ignore: int | None, counts: bool
-) -> PairTerms:
-    """The terms of the paper's loss, of rows as the distance sees them and groups as their labels.
-
-    A cosine similarity s stands for D² = 2 - 2s: half of it is within 1 - s, and half the margin.
-    """
-    name = distance_in_tiles(distance)
-    assert name is not None
-    similarity = name == "dot"
-    options = Options(
-        distance=name,
-        pos_margin=1.0 if similarity else 0.0,
-        second_moment=second_moment,
-        only_first=only_first,
-        ignore_label=ignore,
-        counts=counts,
-    )
-    margin = 1 - alpha / 2 if similarity else alpha
-    terms = terms_of(seen.embeddings, seen.ref_emb, margin, seen.labels, seen.ref_labels, options)
-    if not similarity:
-        return terms
-    return PairTerms(2 * terms.attraction, 2 * terms.repulsion, 4 * terms.second_moment, terms.counts)
-
-
 def host_in_tiles(batch: Batch, seen: Batch, margin: Value) -> dict[str, Any]:
     """What replaces methods of the host's ``ContrastiveLoss`` for one call, so that it runs in tiles.
 
-    Args:
-        batch: what the loss is called with; a hook of the loss can change that.
-        seen: the same as its distance sees it.
-        margin: in the loss's unit, one number or one for each row.
+    ``margin`` is in the loss's unit, one number or one for each row. A hook of the loss can change the batch.
     """
     loss: Any = batch.host
-    return {
-        "compute_loss": partial(_compute_loss, batch, seen, margin),
-        "reducer": partial(_reduce, loss.reducer),
-    }
+    return {"compute_loss": partial(_compute_loss, batch, seen, margin), "reducer": partial(_reduce, loss.reducer)}
 
 
 def _compute_loss(

@@ -15,7 +15,8 @@ from torch import Tensor
 from ..choices import Regularizer
 from ..functional.checks import at_least_float32, check_number, is_blind, is_transforming
 from ..functional.contrastive import FISHER_PENALTY, check_options, multiplier_step, regularization
-from ..functional.pair_tiles.options import PairTerms
+from ..functional.pair_tiles import terms_of
+from ..functional.pair_tiles.options import Options, PairTerms
 from ..functional.pair_tiles.rows import ties_of_pairs
 from ..margins import Margin
 from ..margins.base import IndicesTuple
@@ -29,7 +30,6 @@ from .contrastive_in_tiles import (
     distance_in_tiles,
     tell_statistics,
     uses_tiles,
-    vdm_terms,
     why_not_tiled,
 )
 from .gradient_guard import GradientGuard
@@ -229,16 +229,22 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         kept = None if unseen else self._kept(batch)
         alpha = self._margin_of(seen, None, kept)
         all_count = self.ignore_label is None or not (unseen or kept)
-        ref_groups = None if batch.itself else self._groups(batch.ref_labels)
-        terms = vdm_terms(
-            self.distance,
-            seen.changed(labels=self._groups(batch.labels), ref_labels=ref_groups),
-            alpha,
+        distance = distance_in_tiles(self.distance)
+        assert distance is not None
+        similarity = distance == "dot"  # s stands for D² = 2 - 2s: half of it is within 1 - s, and half the margin
+        options = Options(
+            distance,
+            pos_margin=1.0 if similarity else 0.0,
             second_moment=self.regularizer != "none",
             only_first=self.compact_label is not None,
-            ignore=None if all_count else self.ignore_label if self.compact_label is None else -1,
+            ignore_label=None if all_count else self.ignore_label if self.compact_label is None else -1,
             counts=self.collect_stats or self.regularizer != "none",
         )
+        margin = 1 - alpha / 2 if similarity else alpha
+        groups = self._groups(batch.labels), None if batch.itself else self._groups(batch.ref_labels)
+        terms = terms_of(seen.embeddings, seen.ref_emb, margin, *groups, options)
+        if similarity:
+            terms = PairTerms(2 * terms.attraction, 2 * terms.repulsion, 4 * terms.second_moment, terms.counts)
         return self._loss_dict(
             terms, already_reduced(terms.attraction), already_reduced(self.repulsion * terms.repulsion)
         )
@@ -285,15 +291,13 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         labels, ref_labels = batch.labels, batch.ref_labels
         a1, p, a2, n = lmu.convert_to_pairs(batch.indices, labels, ref_labels)
         if self.ignore_label is not None:
-            kept = (labels[a1] != self.ignore_label) & (ref_labels[p] != self.ignore_label)
-            a1, p = a1[kept], p[kept]
-            kept = (labels[a2] != self.ignore_label) & (ref_labels[n] != self.ignore_label)
-            a2, n = a2[kept], n[kept]
+            valid, ref_valid = labels != self.ignore_label, ref_labels != self.ignore_label
+            inside, across = valid[a1] & ref_valid[p], valid[a2] & ref_valid[n]
+            a1, p, a2, n = a1[inside], p[inside], a2[across], n[across]
         if self.compact_label is not None:
-            kept = (labels[a1] == self.compact_label) & (ref_labels[p] == self.compact_label)
-            a1, p = a1[kept], p[kept]
-            kept = (labels[a2] == self.compact_label) != (ref_labels[n] == self.compact_label)
-            a2, n = a2[kept], n[kept]
+            compact, ref_compact = labels == self.compact_label, ref_labels == self.compact_label
+            inside, across = compact[a1] & ref_compact[p], compact[a2] != ref_compact[n]
+            a1, p, a2, n = a1[inside], p[inside], a2[across], n[across]
         return a1, p, a2, n
 
     # --- what both share ----------------------------------------------------------------------------------------------

@@ -30,13 +30,6 @@ Value = float | Tensor
 UNIT = "pass a number in the unit of the loss or miner"
 
 
-def _itself(attribute: str) -> Callable[[nn.Module, Value], dict[str, Value]]:
-    def attributes(module: nn.Module, value: Value) -> dict[str, Value]:
-        return {attribute: value}
-
-    return attributes
-
-
 def _circle(module: nn.Module, m: Value) -> dict[str, Value]:
     """Circle loss derives its two optima and its two boundaries from m in its constructor."""
     return {"m": m, "op": 1 + m, "on": -m, "delta_p": 1 - m, "delta_n": m}
@@ -133,7 +126,7 @@ class Swap:
 
     def values(self, module: nn.Module, value: Value) -> dict[str, Value]:
         """Every attribute that changes with the margin."""
-        return (self.attributes or _itself(self.attribute))(module, value)
+        return self.attributes(module, value) if self.attributes else {self.attribute: value}
 
     def scale_of(self, module: nn.Module) -> Scale:
         """The unit of this module's margin, given its distance."""
@@ -149,81 +142,51 @@ class Swap:
         return "distance"
 
 
-def evidence_units(role: Literal["gap", "threshold"], scale: Scale) -> Units:
-    """The default units of a margin that starts at its floor and waits for evidence.
-
-    A threshold alone pushes pairs apart. A margin that follows the embeddings would already be satisfied as a
-    threshold, so it is added to the loss's own. It is also added if the margin is in cosines or angles, which have
-    their own scale. For a gap between distances the root turns the squared distance into a distance. Otherwise the
-    number is used as in the paper.
-    """
-    if role == "threshold" or scale in ("cosine", "angle"):
-        return "offset"
-    return "sqrt" if scale == "distance" else "replace"
+def _by_host(*rows: Swap) -> dict[str, Swap]:
+    return {row.host: row for row in rows}
 
 
-LOSSES = {
-    row.host: row
-    for row in (
-        Swap("ContrastiveLoss", "neg_margin", "threshold", "distance", geometry.threshold, elementwise=True),
-        Swap(
-            "TripletMarginLoss",
-            "margin",
-            "gap",
-            "distance",
-            geometry.gap_of_all_triplets,
-            geometry_of_chosen=geometry.gap_of_chosen_triplets,
-            elementwise=True,
-            check=_check_triplet,
-        ),
-        Swap("MarginLoss", "margin", "gap", "distance", geometry.either_side, elementwise=True),
-        Swap("LiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
-        Swap("GeneralizedLiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
-        Swap(
-            "SignalToNoiseRatioContrastiveLoss",
-            "neg_margin",
-            "threshold",
-            "ratio",
-            geometry.threshold,
-            elementwise=True,
-        ),
-        Swap("CosFaceLoss", "margin", "gap", "cosine", geometry.cosine_gap),
-        Swap("ArcFaceLoss", "margin", "gap", "angle", geometry.quarter_angle),
-        Swap("SubCenterArcFaceLoss", "margin", "gap", "angle", geometry.quarter_angle),
-        Swap("SoftTripleLoss", "margin", "gap", "cosine", geometry.cosine_gap),
-        Swap("ProxyAnchorLoss", "margin", "gap", "cosine", geometry.half_cosine_gap),
-        Swap("MultiSimilarityLoss", "base", "threshold", "similarity", geometry.threshold, relaxes=False),
-        Swap("CircleLoss", "m", "gap", "cosine", geometry.circle, attributes=_circle),
-        Swap("TupletMarginLoss", "margin", "gap", "angle", geometry.quarter_angle),
-        Swap("RankedListLoss", "margin", "gap", "distance", geometry.ranked_list, attributes=_ranked_list),
-        Swap(
-            "ThresholdConsistentMarginLoss",
-            "margin_minus",
-            "threshold",
-            "similarity",
-            geometry.threshold,
-            check=_check_threshold_consistent,
-        ),
-        Swap(
-            "ManifoldLoss",
-            "margin",
-            "gap",
-            "cosine",
-            geometry.cosine_gap,
-            check=_check_manifold,
-            draws=_random_classes,
-        ),
-    )
-}
+LOSSES = _by_host(
+    Swap("ContrastiveLoss", "neg_margin", "threshold", "distance", geometry.threshold, elementwise=True),
+    Swap(
+        "TripletMarginLoss",
+        "margin",
+        "gap",
+        "distance",
+        geometry.gap_of_all_triplets,
+        geometry_of_chosen=geometry.gap_of_chosen_triplets,
+        elementwise=True,
+        check=_check_triplet,
+    ),
+    Swap("MarginLoss", "margin", "gap", "distance", geometry.either_side, elementwise=True),
+    Swap("LiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
+    Swap("GeneralizedLiftedStructureLoss", "neg_margin", "threshold", "distance", geometry.threshold),
+    Swap("SignalToNoiseRatioContrastiveLoss", "neg_margin", "threshold", "ratio", geometry.threshold, elementwise=True),
+    Swap("CosFaceLoss", "margin", "gap", "cosine", geometry.cosine_gap),
+    Swap("ArcFaceLoss", "margin", "gap", "angle", geometry.quarter_angle),
+    Swap("SubCenterArcFaceLoss", "margin", "gap", "angle", geometry.quarter_angle),
+    Swap("SoftTripleLoss", "margin", "gap", "cosine", geometry.cosine_gap),
+    Swap("ProxyAnchorLoss", "margin", "gap", "cosine", geometry.half_cosine_gap),
+    Swap("MultiSimilarityLoss", "base", "threshold", "similarity", geometry.threshold, relaxes=False),
+    Swap("CircleLoss", "m", "gap", "cosine", geometry.circle, attributes=_circle),
+    Swap("TupletMarginLoss", "margin", "gap", "angle", geometry.quarter_angle),
+    Swap("RankedListLoss", "margin", "gap", "distance", geometry.ranked_list, attributes=_ranked_list),
+    Swap(
+        "ThresholdConsistentMarginLoss",
+        "margin_minus",
+        "threshold",
+        "similarity",
+        geometry.threshold,
+        check=_check_threshold_consistent,
+    ),
+    Swap("ManifoldLoss", "margin", "gap", "cosine", geometry.cosine_gap, check=_check_manifold, draws=_random_classes),
+)
 
-MINERS = {
-    row.host: row
-    for row in (
-        Swap("TripletMarginMiner", "margin", "gap", "distance", geometry.gap_of_all_triplets),
-        Swap("PairMarginMiner", "neg_margin", "threshold", "distance", geometry.threshold),
-        Swap("MultiSimilarityMiner", "epsilon", "gap", "similarity", geometry.gap_of_all_triplets),
-    )
-}
+MINERS = _by_host(
+    Swap("TripletMarginMiner", "margin", "gap", "distance", geometry.gap_of_all_triplets),
+    Swap("PairMarginMiner", "neg_margin", "threshold", "distance", geometry.threshold),
+    Swap("MultiSimilarityMiner", "epsilon", "gap", "similarity", geometry.gap_of_all_triplets),
+)
 
 _INTEGER = "its margin is an integer that multiplies the angle and fixes a polynomial when it is built"
 _INSIDE = "it holds losses: wrap each of them instead, as in {0}(AdaptiveMarginLoss(…))"
@@ -293,7 +256,7 @@ def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Mo
     if units is None:
         if margin.unit == "own":
             return "replace"
-        units = "geometry" if margin.may_lead and not why_no_geometry(swap, module) else _evidence_units(swap, module)
+        units = "geometry" if margin.may_lead and not why_no_geometry(swap, module) else evidence_units(swap, module)
     check_choice("units", units, ("geometry", "replace", "sqrt", "offset"))
     scale = swap.scale_of(module)
     if units == "geometry" and (why := why_no_geometry(swap, module)):
@@ -333,23 +296,31 @@ def why_no_geometry(swap: Swap, module: nn.Module) -> str:
     return ""
 
 
-def _evidence_units(swap: Swap, module: nn.Module) -> Units:
+def evidence_units(swap: Swap, module: nn.Module) -> Units:
+    """The default units of a margin that starts at its floor and waits for evidence.
+
+    A threshold alone pushes pairs apart. A margin that follows the embeddings would already be satisfied as a
+    threshold, so it is added to the loss's own. It is also added if the margin is in cosines or angles, which have
+    their own scale. For a gap between distances the root turns the squared distance into a distance. Otherwise the
+    number is used as in the paper.
+    """
     scale = swap.scale_of(module)
     if scale == "power of a distance":
         got = f"none, for LpDistance(power={module.distance.power})"  # type: ignore[union-attr]
         remedy = "use a power of 1 or 2, or say what the number means there"
         raise ValueError(problem("units", "given where a loss is on neither distances nor their squares", got, remedy))
-    return evidence_units(swap.role, scale)
+    if swap.role == "threshold" or scale in ("cosine", "angle"):
+        return "offset"
+    return "sqrt" if scale == "distance" else "replace"
 
 
 def _units_for_two_labels(units: Units | None, margin: Margin, swap: Swap, module: nn.Module) -> Units:
     """What :func:`in_host_unit` does for two labels; for more it follows :func:`resolve_units`."""
     resolved = resolve_units(units, margin, swap, module)
-    scale = swap.scale_of(module)
-    if units is not None or resolved != "geometry" or scale == "power of a distance":
+    if units is not None or resolved != "geometry" or swap.scale_of(module) == "power of a distance":
         return resolved
     two = torch.arange(2, device="cpu")  # not where a caller builds modules without values
-    return resolved if margin.leads(two) else evidence_units(swap.role, scale)
+    return resolved if margin.leads(two) else evidence_units(swap, module)
 
 
 def _own_margin(swap: Swap, module: nn.Module) -> tuple[float, float | None]:
@@ -422,7 +393,7 @@ def in_host_unit(
         leads = margin.leads(labels, ref_labels)
     if leads is True:
         return translate(alpha, resolved, margin, swap, module, chosen)
-    waiting = translate(alpha, _evidence_units(swap, module), margin, swap, module)
+    waiting = translate(alpha, evidence_units(swap, module), margin, swap, module)
     if leads is False:
         return waiting
     leading = translate(alpha, resolved, margin, swap, module, chosen)  # reading the labels would wait for the device
@@ -481,13 +452,8 @@ def check_margin_fits(margin: Margin, value: Value, dtype: torch.dtype) -> None:
     """Raises a ``ValueError`` that names the margin where it is not finite in the dtype that a host computes in.
 
     Embeddings are finite by then, so nothing else could have made it so. Nothing waits for a device.
-
-    Args:
-        margin: a constant one is looked at in its own unit, too: degrees have smaller radians.
-        value: in the host's unit.
-        dtype: of the host's batch.
     """
-    if isinstance(margin, ConstantMargin):
+    if isinstance(margin, ConstantMargin):  # in its own unit, too: degrees have smaller radians
         check_fits("margin", margin.value, dtype, UNIT)
     if not isinstance(value, Tensor):
         check_fits("margin", value, dtype, UNIT)

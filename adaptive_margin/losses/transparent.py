@@ -14,6 +14,7 @@ from ..margins.statistics import HasStatistics, not_recorded
 from ..messages import problem
 from .batch import Batch
 from .swap import (
+    LOSSES,
     Swap,
     Units,
     Value,
@@ -189,15 +190,16 @@ class Transparent(TakesMargin):
 
     def _check_granularity(self, margin: Margin) -> None:
         """Raises a ``ValueError`` unless the wrapped module can take as many margins as this one gives."""
+        if margin.granularity != "batch" and not self.exchange.elementwise:
+            able = ", ".join(name for name, row in LOSSES.items() if row.elementwise)
+            remedy = f"{self.exchange.host} has one margin a batch; one an anchor or a pair goes into {able}"
+            raise ValueError(problem("margin.granularity", "'batch'", f"{margin.granularity!r}", remedy))
 
     def _in_host_unit(self, alpha: Value, batch: Batch, groups: Batch | None = None, chosen: bool = False) -> Value:
         """The margin in the unit of the wrapped module, recorded.
 
-        Args:
-            alpha: in its own unit.
-            batch: what the module is called with.
-            groups: the same with the labels that the margin saw, if they are others.
-            chosen: the caller lists the pairs or triplets.
+        ``groups`` is the batch with the labels that the margin saw, if they are others; ``chosen`` says that the caller
+        lists the pairs or triplets.
         """
         row, of = self.exchange, groups or batch
         value = in_host_unit(

@@ -79,29 +79,16 @@ class GaussianCorrelation(Dependence):
         tensor(1.)
     """
 
-    def forward(self, strong: Tensor, weak: Tensor) -> Tensor:
-        """Every strong row with every weak row."""
-        return row_correlation(strong, weak)
-
-    def zipped(self, first: Tensor, second: Tensor) -> Tensor:
-        """Row i with row i."""
-        return zipped_correlation(first, second)
-
-    def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
-        """All classes from one pass over the rows."""
-        return class_correlations(g, index, ref_g, ref_index, classes)
+    forward = staticmethod(row_correlation)
+    zipped = staticmethod(zipped_correlation)
+    of_classes = staticmethod(class_correlations)
+    of_pairs = staticmethod(segment_correlations)
 
     def of_zipped_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
-        """Likewise: rows without a partner are a segment of their own."""
+        """All classes from one pass over the rows: those without a partner are a segment of their own."""
         partner, there = zipped_partners(index, ref_index)
         rows = torch.arange(len(index), device=index.device)
         return segment_correlations(g, ref_g, rows, partner, torch.where(there, index, classes), classes + 1)[:classes]
-
-    def of_pairs(
-        self, g: Tensor, ref_g: Tensor, anchors: Tensor, negatives: Tensor, segment: Tensor, segments: int
-    ) -> Tensor:
-        """All segments from one pass over the pairs."""
-        return segment_correlations(g, ref_g, anchors, negatives, segment, segments)
 
 
 class CentredKernelAlignment(Dependence):
@@ -115,17 +102,9 @@ class CentredKernelAlignment(Dependence):
         tensor(1.)
     """
 
-    def forward(self, strong: Tensor, weak: Tensor) -> Tensor:
-        """Features are the shared axis."""
-        return centred_kernel_alignment(strong, weak)
-
-    def zipped(self, first: Tensor, second: Tensor) -> Tensor:
-        """Rows are the shared axis."""
-        return zipped_kernel_alignment(first, second)
-
-    def of_classes(self, g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tensor, classes: int) -> Tensor:
-        """The rest of a class is everything except the class."""
-        return class_alignments(g, index, ref_g, ref_index, classes)
+    forward = staticmethod(centred_kernel_alignment)
+    zipped = staticmethod(zipped_kernel_alignment)
+    of_classes = staticmethod(class_alignments)
 
 
 class Independence(Dependence):

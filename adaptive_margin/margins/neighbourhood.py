@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -90,17 +90,22 @@ class NeighbourhoodRule:
         more = {} if rows is None else {"rows": rows}
         return harmonic_mean(self.sizes(x, index, y, ref_index, confidence, **more))
 
+    _has_small: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        """Whether :meth:`mean_size_of_small` is of the class that has its :meth:`sizes` and :meth:`mean_size`, too."""
+        super().__init_subclass__()
+        rule = next(each for each in cls.__mro__ if "mean_size_of_small" in vars(each))
+        cls._has_small = cls.sizes is rule.sizes and cls.mean_size is rule.mean_size
+
     @property
     def suits_small(self) -> bool:
         """Whether :meth:`mean_size_of_small` is known to be :meth:`mean_size`."""
-        return self._computes_like(NeighbourhoodRule) and self.significant in PURE
+        return self._has_small and (type(self).sizes is not NeighbourhoodRule.sizes or self.significant in PURE)
 
     def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """:meth:`mean_size` of a small batch, in numpy."""
         return len(batch.index) / float((1 / batch.sizes(self.significant, confidence)).sum())
-
-    def _computes_like(self, rule: type[NeighbourhoodRule]) -> bool:
-        return type(self).sizes is rule.sizes and type(self).mean_size is NeighbourhoodRule.mean_size
 
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
         r""":math:`\Delta(N, K)`, the shape of ``k``, in units of a squared distance."""
@@ -221,11 +226,6 @@ class RemainingRule(SampledRule):
         missing = impurities(x, index, y, ref_index, rows).double().square() / _hoeffding_scale(n, confidence)
         return 1 / (missing + 1 / max(n - 1, 1))
 
-    @property
-    def suits_small(self) -> bool:
-        """Unless a subclass changes how K is computed."""
-        return self._computes_like(RemainingRule)
-
     def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """K of the batch."""
         n, impurity = len(batch.index), batch.impurities()
@@ -261,11 +261,6 @@ class AttainableRule(NeighbourhoodRule):
         share = class_sizes(index, ref_index).double() / max(n, 1)
         sizes = _hoeffding_scale(n, confidence) / (1 - share).square()
         return sizes if rows is None else sizes[rows]
-
-    @property
-    def suits_small(self) -> bool:
-        """Unless a subclass changes how K is computed."""
-        return self._computes_like(AttainableRule)
 
     def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """K of the batch."""
@@ -305,8 +300,7 @@ class AutoRule(NeighbourhoodRule):
     @property
     def suits_small(self) -> bool:
         """If both rules do."""
-        own = type(self).sizes is AutoRule.sizes and type(self).mean_size is AutoRule.mean_size
-        return own and self.few.suits_small and self.many.suits_small
+        return self._has_small and self.few.suits_small and self.many.suits_small
 
     def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """K of the batch, likewise."""

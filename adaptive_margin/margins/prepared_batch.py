@@ -80,15 +80,7 @@ def prepare(
 ) -> PreparedBatch | SmallBatch:
     """A batch from the arguments of a margin, or an error that names one of them.
 
-    Args:
-        embeddings: shape ``(B, D)``.
-        labels: integers, shape ``(B,)``.
-        indices_tuple: triplets or pairs, or None.
-        ref_emb: shape ``(R, D)``, or None.
-        ref_labels: shape ``(R,)``, or None.
-        detach: whether the margin has no gradient.
-        bandwidth: of the Gaussian.
-        small: whether a batch for which numpy is faster may be prepared for numpy.
+    ``detach`` if the margin has no gradient, ``small`` if a batch for which numpy is faster may be prepared for it.
     """
     if labels is None:
         remedy = "the margin compares groups; for continuous targets make some with OtsuGrouper"

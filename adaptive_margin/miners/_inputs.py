@@ -5,24 +5,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..functional.checks import check_finite, check_labels, check_matrix, check_same_features
+from ..functional.checks import check_finite
+from ..functional.labelled_sets import check_sets
 from ..messages import problem
 
 
 def check_mining(embeddings: Tensor, labels: Tensor, ref_emb: Tensor | None, ref_labels: Tensor | None) -> None:
     """Raises a TypeError or a ValueError that names the argument, before the host gets it."""
-    check_matrix("embeddings", embeddings)
-    check_finite("embeddings", embeddings)
-    check_labels("labels", labels, len(embeddings))
     if (ref_emb is None) != (ref_labels is None):
         remedy = "the labels of the references say which of them are positives"
         raise ValueError(problem("ref_emb, ref_labels", "given together or not at all", "only one of them", remedy))
-    if ref_emb is None or ref_labels is None:
-        return
-    check_matrix("ref_emb", ref_emb)
-    check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-    check_finite("ref_emb", ref_emb)
-    check_labels("ref_labels", ref_labels, len(ref_emb), "ref_emb")
+    check_sets(embeddings, labels, ref_emb, ref_labels)
+    check_finite("embeddings", embeddings)
+    if ref_emb is not None:
+        check_finite("ref_emb", ref_emb)
 
 
 def in_single_precision(embeddings: Tensor, ref_emb: Tensor) -> tuple[Tensor, Tensor]:

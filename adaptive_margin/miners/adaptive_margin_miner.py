@@ -12,7 +12,6 @@ from ..losses.batch import Batch
 from ..losses.swap import MINERS, Swap, Units, Value, exchanged
 from ..losses.transparent import Transparent
 from ..margins import Margin
-from ..messages import problem
 
 COUNTS = {"num_pos_pairs", "num_neg_pairs", "num_triplets"}
 """Statistics that every miner of the host records."""
@@ -94,8 +93,3 @@ class AdaptiveMarginMiner(Transparent, BaseMiner, wraps="miner", base=BaseMiner,
         for name in COUNTS & vars(miner).keys():
             setattr(self, name, getattr(miner, name))
         return output
-
-    def _check_granularity(self, margin: Margin) -> None:
-        if margin.granularity != "batch":
-            remedy = "a miner has one margin per batch; AdaptiveMarginLoss takes one per anchor or per pair"
-            raise ValueError(problem("margin.granularity", "'batch'", f"{margin.granularity!r}", remedy))

@@ -90,7 +90,7 @@ def test_what_has_no_margin_is_refused(miner: object) -> None:
 
 @pytest.mark.parametrize("granularity", ["anchor", "pair"])
 def test_one_margin_a_batch_is_all_that_a_miner_takes(granularity: Any) -> None:
-    message = f"margin.granularity must be 'batch', got '{granularity}'; .*; AdaptiveMarginLoss takes one"
+    message = f"margin.granularity must be 'batch', got '{granularity}'; TripletMarginMiner .* a pair goes into"
     with pytest.raises(ValueError, match=message):
         AdaptiveMarginMiner(miners.TripletMarginMiner(), AdaptiveMargin(granularity=granularity))
 

@@ -202,9 +202,9 @@ CASES = [
         lambda: float(F.sign_agreement(torch.as_tensor([1.0, 2.0]), torch.as_tensor([1.0, -2.0]))) == 0.5,
     ),
     follow(
-        "pass real labels and predictions",
-        lambda: F.sign_agreement(AFFECT, AFFECT.to(torch.complex64)),
-        lambda: finite(F.sign_agreement(AFFECT, AFFECT.to(torch.complex64).real)),
+        "pass real and imaginary part as columns",
+        lambda: F.sign_agreement(AFFECT, torch.complex(AFFECT[:, 0], AFFECT[:, 1])),
+        lambda: finite(F.sign_agreement(AFFECT, torch.view_as_real(torch.complex(AFFECT[:, 0], AFFECT[:, 1])))),
     ),
     follow(
         "pass one row per sample and one column per label",
@@ -332,9 +332,9 @@ CASES = [
         lambda: float(F.otsu_threshold(torch.as_tensor([0.0, 1.0, 5.0]))) == 3.0,
     ),
     follow(
-        "pass values.abs() for magnitudes",
+        "pass real and imaginary part as columns",
         lambda: F.otsu_threshold(torch.complex(AFFECT[:, 0], AFFECT[:, 1])),
-        lambda: finite(F.otsu_threshold(torch.complex(AFFECT[:, 0], AFFECT[:, 1]).abs())),
+        lambda: finite(F.otsu_thresholds(torch.view_as_real(torch.complex(AFFECT[:, 0], AFFECT[:, 1])))),
     ),
     follow(
         "pass at least one number",
@@ -381,7 +381,7 @@ CASES = [
         lambda: OtsuGrouper()([[0.9, 0.2], [-0.3, 0.1]]).shape == (2,),
     ),
     follow(
-        "pass real and imaginary part as two columns",
+        "pass real and imaginary part as columns",
         lambda: OtsuGrouper()(torch.complex(AFFECT[:, 0], AFFECT[:, 1])),
         lambda: OtsuGrouper()(torch.view_as_real(torch.complex(AFFECT[:, 0], AFFECT[:, 1]))).shape == (5,),
     ),
@@ -465,7 +465,7 @@ CASES = [
     ),
     # label_distance.py
     follow(
-        "pass one number per row, or a row of several",
+        "pass one row per sample and one column per label",
         lambda: F.label_distance_margin(torch.zeros(2, 2, 2)),
         lambda: F.label_distance_margin(torch.zeros(2)).shape == (2, 2),
         lambda: F.label_distance_margin(torch.zeros(2, 3)).shape == (2, 2),
@@ -476,7 +476,7 @@ CASES = [
         lambda: F.label_distance_margin(torch.as_tensor([0.0, 1.0])).shape == (2, 2),
     ),
     follow(
-        "pass its real and imaginary part as columns",
+        "pass real and imaginary part as columns",
         lambda: F.label_distance_margin(torch.zeros(2, dtype=torch.complex64)),
         lambda: F.label_distance_margin(torch.view_as_real(torch.zeros(2, dtype=torch.complex64))).shape == (2, 2),
     ),

@@ -405,7 +405,7 @@ CASES = [
         lambda: mined(TiledBatchHardMiner(), X, Y),
     ),
     follow(
-        "AdaptiveMarginLoss takes one per anchor or per pair",
+        "one an anchor or a pair goes into ContrastiveLoss, TripletMarginLoss, MarginLoss, SignalToNoiseRatio",
         lambda: AdaptiveMarginMiner(miners.TripletMarginMiner(), AdaptiveMargin(granularity="anchor")),
         lambda: mined(AdaptiveMarginMiner(miners.TripletMarginMiner(), AdaptiveMargin())),
         lambda: ok(ours(TRIPLET, AdaptiveMargin(granularity="anchor"))),

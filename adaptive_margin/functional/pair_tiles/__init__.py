@@ -16,15 +16,8 @@ import torch
 from torch import Tensor
 
 from ...messages import check_choice, problem
-from ..checks import (
-    at_least_float32,
-    check_finite,
-    check_fits,
-    check_labels,
-    check_matrix,
-    check_same_features,
-    is_blind,
-)
+from ..checks import at_least_float32, check_finite, check_fits, is_blind
+from ..labelled_sets import check_sets
 from .autograd import PairTermsFunction
 from .options import UNIT, Distance, Options, PairTerms
 from .rows import check_squares, rows_of
@@ -97,14 +90,9 @@ def pair_terms(
         check_choice("distance", distance, ("squared_l2", "l2", "cosine"))
     if not math.isfinite(pos_margin):
         raise ValueError(problem("pos_margin", "finite", pos_margin, "stock losses use 0 for distances"))
-    check_matrix("embeddings", embeddings)
-    check_labels("labels", labels, len(embeddings))
+    references = check_sets(embeddings, labels, ref_emb, ref_labels)
     if ref_emb is not None:
-        check_matrix("ref_emb", ref_emb)
-        check_same_features("ref_emb", ref_emb, "embeddings", embeddings)
-        if ref_labels is None:
-            raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
-        check_labels("ref_labels", ref_labels, len(ref_emb), of="ref_emb")
+        ref_emb, ref_labels = references
     options = Options(distance, float(pos_margin), over_active, second_moment, only_first, ignore_label, counts=counts)
     return terms_of(embeddings, ref_emb, margin, labels, ref_labels, options)
 

@@ -28,8 +28,11 @@ class PairTermsFunction(torch.autograd.Function):
         ref_labels: Tensor | None,
         options: Options,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        measure = _compiled_measure if torch.compiler.is_compiling() else measure_pairs
-        attraction, repulsion, second_moment, counts, *gradients = measure(x, y, margin, labels, ref_labels, options)
+        if torch.compiler.is_compiling():
+            found = _measure_op(x, y, margin, labels, ref_labels, *options)
+        else:
+            found = measure_pairs(x, y, margin, labels, ref_labels, options)
+        attraction, repulsion, second_moment, counts, *gradients = found
         for gradient in gradients if options.gradient_limit < math.inf and not is_blind(x) else ():
             _check_gradient(gradient, options.gradient_limit)
         ctx.save_for_backward(*gradients)
@@ -89,13 +92,6 @@ def _combine(weights: Sequence[Tensor | None], gradients: Sequence[Tensor]) -> T
     return result
 
 
-def _compiled_measure(
-    x: Tensor, y: Tensor | None, margin: Tensor, labels: Tensor | None, ref_labels: Tensor | None, options: Options
-) -> list[Tensor]:
-    """:func:`measure_pairs` as one operator, opaque to ``torch.compile``."""
-    return list(_measure_op(x, y, margin, labels, ref_labels, *options))
-
-
 @torch.library.custom_op(
     "adaptive_margin::pair_terms",
     mutates_args=(),
@@ -106,6 +102,7 @@ def _compiled_measure(
 def _measure_op(
     x: Tensor, y: Tensor | None, margin: Tensor, labels: Tensor | None, ref_labels: Tensor | None, *options: Any
 ) -> list[Tensor]:
+    """:func:`measure_pairs` as one operator, opaque to ``torch.compile``."""
     return measure_pairs(x, y, margin, labels, ref_labels, Options(*options))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import torch
@@ -45,24 +45,17 @@ def side_of(labels: Tensor, ignore_label: int | None, look: bool) -> Side:
         if not bool(kept.all()):
             groups, order = groups[kept], order[kept]
     values, counts = torch.unique_consecutive(groups, return_counts=True)
-    return Side(order, groups, values.tolist(), _starts(counts.tolist()))
+    return Side(order, groups, values.tolist(), [*accumulate(counts.tolist(), initial=0)])
 
 
 def side_of_sizes(sizes: Sequence[int], device: torch.device) -> Side:
     """Rows that are already sorted, in groups of these sizes."""
-    starts = _starts(sizes)
+    starts = [*accumulate(sizes, initial=0)]
     places = torch.arange(starts[-1], device=device)
     groups = torch.zeros_like(places)
     for start in starts[1:-1]:
         groups += places >= start
     return Side(None, groups, list(range(len(sizes))), starts)
-
-
-def _starts(counts: Sequence[int]) -> list[int]:
-    starts = [0]
-    for count in counts:
-        starts.append(starts[-1] + count)
-    return starts
 
 
 class Tile(NamedTuple):

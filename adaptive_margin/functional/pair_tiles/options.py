@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
-import torch
 from torch import Tensor
 
 Distance = Literal["squared_l2", "l2", "cosine", "dot"]
@@ -51,30 +50,6 @@ class Options(NamedTuple):
         """A copy with some options changed: ``_replace``, which torch 2.6 does not compile."""
         values = [changes.get(name, value) for name, value in zip(Options._fields, self, strict=True)]
         return Options(*values)  # type: ignore[arg-type]
-
-
-def count_pairs(sizes: Tensor, ref_sizes: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """The numbers of pairs inside groups and across groups.
-
-    Args:
-        sizes: rows in each group, integers of shape ``(G,)``.
-        ref_sizes: rows of a reference set in each group; a pair then takes one row from either set.
-
-    Returns:
-        Two 0-dim int64 tensors: pairs inside a group (without a reference set: unordered, no row with itself) and pairs
-        across groups. Exact up to 2³¹ rows: 65,536 rows already have more pairs than int32 holds.
-
-    Example:
-        >>> count_pairs(torch.tensor([32768, 32768], dtype=torch.int32))
-        (tensor(1073709056), tensor(1073741824))
-    """
-    sizes = sizes.to(torch.int64)
-    if ref_sizes is None:
-        inside = (sizes * (sizes - 1) // 2).sum()
-        return inside, sizes.sum() * (sizes.sum() - 1) // 2 - inside
-    ref_sizes = ref_sizes.to(torch.int64)
-    inside = (sizes * ref_sizes).sum()
-    return inside, sizes.sum() * ref_sizes.sum() - inside
 
 
 UNIT = "pass a number in the unit of the distance"
