@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -95,7 +95,7 @@ class NeighbourhoodRule:
     def __init_subclass__(cls) -> None:
         """Whether :meth:`mean_size_of_small` is of the class that has its :meth:`sizes` and :meth:`mean_size`, too."""
         super().__init_subclass__()
-        rule = next(each for each in cls.__mro__ if "mean_size_of_small" in vars(each))
+        rule: Any = next(each for each in cls.__mro__ if "mean_size_of_small" in vars(each))
         cls._has_small = cls.sizes is rule.sizes and cls.mean_size is rule.mean_size
 
     @property
