@@ -111,6 +111,7 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
     parsed()
 
 import torch
+from threadpoolctl import threadpool_limits  # of scikit-learn, which the host requires
 from tqdm import tqdm
 
 from adaptive_margin.emotion.data import DATA_OPTIONS, EmotionData, check_root, load_data
@@ -268,8 +269,9 @@ def train_all(configs: Mapping[tuple[str, int], EmotionConfig], jobs: int) -> di
                 for number, done, error in workers.outcomes(train_one, items, every_second=refresh):
                     which = todo[number]
                     open_ones.remove(which)
-                    if isinstance(done, Measurement):  # here, while the next run trains
-                        done = logged(configs[which], done)
+                    if isinstance(done, Measurement):  # here, while the next run trains; the workers have the cores
+                        with threadpool_limits(1):
+                            done = logged(configs[which], done)
                     if said := outcome(done if isinstance(done, str) else None, error):
                         failed[which] = said
                         bar.write(f"{'/'.join(map(str, which))}: {said}")
