@@ -13,12 +13,9 @@ such.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +23,9 @@ from typing import Any
 
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent, ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from limited import resident, run_limited  # in the folder above
 
 CASES = {
     "batch-hard, tiled": lambda: tiled.TiledBatchHardMiner(),
@@ -55,19 +55,11 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
 import torch
 from pytorch_metric_learning import miners as stock
 
-import adaptive_margin
 from adaptive_margin import miners as tiled
+from adaptive_margin.training import World, environment
 from adaptive_margin.training.world import device_of
 
-GIB = 2**30
-
-
-def resident(pid: int | str, field: str) -> int:
-    """A field of /proc/PID/status in bytes: VmRSS, or its high-water mark VmHWM."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/{pid}/status")
+LIMITS = {"time": "more than {0.limit_minutes:g} min", "memory": "more than {0.limit_gib:g} GiB"}
 
 
 def measure(case: str, batch: int, features: int, device: str) -> dict[str, object]:
@@ -82,7 +74,7 @@ def measure(case: str, batch: int, features: int, device: str) -> dict[str, obje
         before = torch.cuda.memory_allocated()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = resident("self", "VmRSS")
+        before = resident("VmRSS")
     times: list[float] = []
     cpu_times: list[float] = []  # of all threads: other work on the machine does not lengthen it
     began = time.perf_counter()
@@ -93,7 +85,7 @@ def measure(case: str, batch: int, features: int, device: str) -> dict[str, obje
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         cpu_times.append(time.process_time() - cpu_start)
-    peak = torch.cuda.max_memory_allocated() if cuda else resident("self", "VmHWM")
+    peak = torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")
     return {
         "milliseconds": round(1000 * statistics.median(times[1:]), 2),
         "cpu_milliseconds": round(1000 * statistics.median(cpu_times[1:]), 2),
@@ -104,46 +96,19 @@ def measure(case: str, batch: int, features: int, device: str) -> dict[str, obje
 
 
 def in_its_own_process(case: str, batch: int, arguments: argparse.Namespace) -> dict[str, object]:
-    command = [sys.executable, __file__, "--measure", case, "--batches", str(batch)]
-    command += ["--features", str(arguments.features), "--device", arguments.device]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    began = time.monotonic()
-    try:
-        while child.poll() is None:
-            time.sleep(0.1)
-            try:
-                used = resident(child.pid, "VmRSS")
-            except (OSError, RuntimeError):  # it has just ended
-                continue
-            late = time.monotonic() - began > 60 * arguments.limit_minutes
-            if late or used > GIB * arguments.limit_gib:
-                why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
-                return {"stopped": why}
-    finally:
-        child.kill()  # unless it has ended
-        child.wait()
-    output = child.communicate()[0]
-    return json.loads(output.splitlines()[-1]) if child.returncode == 0 else {"stopped": f"exit {child.returncode}"}
+    command = [__file__, "--measure", case, "--batches", batch]
+    command += ["--features", arguments.features, "--device", arguments.device]
+    ended = run_limited(command, gib=arguments.limit_gib, minutes=arguments.limit_minutes)
+    return ended.result or {"stopped": LIMITS.get(ended.stopped, ended.stopped).format(arguments)}
 
 
 def about(arguments: argparse.Namespace) -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    ).stdout.strip()
+    load = round(os.getloadavg()[0], 1)
     return {
-        "command": " ".join(["python", "benchmarks/miners/run.py", *sys.argv[1:]]),
+        **environment(World(device=device_of(arguments.device))),
         "features": arguments.features,
         "images_a_class": 4,
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{os.cpu_count()} CPU cores",
-        "threads": torch.get_num_threads(),
-        "load_average_before": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "versions": {
-            "adaptive-margin": adaptive_margin.__version__,
-            "torch": torch.__version__,
-            "pytorch-metric-learning": importlib.metadata.version("pytorch-metric-learning"),
-        },
-        "commit": commit,
+        "load_average_before": load,
     }
 
 

@@ -13,11 +13,8 @@ the allocator), minus its value with only the embeddings loaded. A case that exc
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -26,6 +23,9 @@ from typing import Any
 
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent, ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from limited import GIB, resident, run_limited  # in the folder above
 
 KS = (1, 10, 100, 1000)
 
@@ -113,10 +113,10 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
 
 import torch
 
-import adaptive_margin
+from adaptive_margin.training import World, environment
 from adaptive_margin.training.world import device_of
 
-GIB = 2**30
+LIMITS = {"time": "more than {0.limit_minutes:g} min", "memory": "more than {0.limit_gib:g} GiB"}
 
 
 def embeddings(rows: int, features: int, classes: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -132,14 +132,6 @@ def embeddings(rows: int, features: int, classes: int, device: str) -> tuple[tor
     return x.to(device), labels.to(device)
 
 
-def resident(pid: int | str, field: str) -> int:
-    """A field of /proc/PID/status in bytes: VmRSS, or its high-water mark VmHWM."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/{pid}/status")
-
-
 def measure(arguments: argparse.Namespace) -> dict[str, object]:
     """One case, in this process."""
     x, labels = embeddings(arguments.rows, arguments.features, arguments.classes, arguments.device)
@@ -150,13 +142,13 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
         before = torch.cuda.memory_allocated()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = resident("self", "VmRSS")
+        before = resident("VmRSS")
     began, cpu_began = time.perf_counter(), time.process_time()
     figures = CASES[arguments.measure](x, labels)
     if cuda:
         torch.cuda.synchronize()
     seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-    peak = torch.cuda.max_memory_allocated() if cuda else resident("self", "VmHWM")
+    peak = torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")
     return {
         "seconds": round(seconds, 2),
         "cpu_seconds": round(cpu_seconds, 2),  # of all threads: other work on the machine does not lengthen it
@@ -166,52 +158,17 @@ def measure(arguments: argparse.Namespace) -> dict[str, object]:
 
 
 def in_its_own_process(case: str, arguments: argparse.Namespace) -> dict[str, object]:
-    command = [sys.executable, __file__, "--measure", case, "--device", arguments.device]
+    command = [__file__, "--measure", case, "--device", arguments.device]
     for size in ("rows", "features", "classes"):
-        command += [f"--{size}", str(getattr(arguments, size))]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    began = time.monotonic()
-    try:
-        while child.poll() is None:
-            time.sleep(0.5)
-            try:
-                used = resident(child.pid, "VmRSS")
-            except (OSError, RuntimeError):  # it has just ended
-                continue
-            late = time.monotonic() - began > 60 * arguments.limit_minutes
-            if late or used > GIB * arguments.limit_gib:
-                why = f"more than {arguments.limit_minutes:g} min" if late else f"more than {arguments.limit_gib:g} GiB"
-                return {"stopped": why}
-    finally:
-        child.kill()  # unless it has ended
-        child.wait()
-    output = child.communicate()[0]
-    return json.loads(output.splitlines()[-1]) if child.returncode == 0 else {"stopped": f"exit {child.returncode}"}
+        command += [f"--{size}", getattr(arguments, size)]
+    ended = run_limited(command, gib=arguments.limit_gib, minutes=arguments.limit_minutes)
+    return ended.result or {"stopped": LIMITS.get(ended.stopped, ended.stopped).format(arguments)}
 
 
 def about(arguments: argparse.Namespace) -> dict[str, object]:
-    packages = {"adaptive-margin": adaptive_margin.__version__}
-    for package in ("torch", "pytorch-metric-learning", "faiss-cpu", "scikit-learn", "numpy"):
-        try:
-            packages[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            packages[package] = "not installed"
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    ).stdout.strip()
-    return {
-        "command": " ".join(["python", "benchmarks/retrieval/run.py", *sys.argv[1:]]),
-        "rows": arguments.rows,
-        "features": arguments.features,
-        "classes": arguments.classes,
-        "ks": KS,
-        "device": torch.cuda.get_device_name() if arguments.device == "cuda" else f"{os.cpu_count()} CPU cores",
-        "threads": torch.get_num_threads(),
-        "load_average_before": round(os.getloadavg()[0], 1),
-        "python": platform.python_version(),
-        "versions": packages,
-        "commit": commit,
-    }
+    sizes = {name: getattr(arguments, name) for name in ("rows", "features", "classes")}
+    load = round(os.getloadavg()[0], 1)
+    return {**environment(World(device=device_of(arguments.device))), **sizes, "ks": KS, "load_average_before": load}
 
 
 SAID = {

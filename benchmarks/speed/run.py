@@ -36,6 +36,9 @@ from pathlib import Path
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent, ends_in_order
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from limited import resident, run_limited  # in the folder above
+
 SIZES = [2**power for power in range(7, 17)]
 LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
 CASES: dict[str, Callable[[], Loss]] = {
@@ -88,7 +91,7 @@ from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLo
 from adaptive_margin.training.world import device_of
 
 FEATURES, MARGIN = 128, 1.0
-MIB, GIB = 2**20, 2**30
+MIB = 2**20
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Key = tuple[str, str, int]
@@ -121,14 +124,6 @@ def batch(n: int, layout: str, device: str) -> tuple[Tensor, Tensor]:
     return x.to(device).requires_grad_(), LAYOUTS[layout](n).to(device)
 
 
-def resident(pid: int | str, field: str) -> int:
-    """A field of /proc/PID/status in bytes: VmRSS, or its high-water mark VmHWM."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"no {field} in /proc/{pid}/status")
-
-
 def step(loss: Loss, x: Tensor, labels: Tensor) -> None:
     x.grad = None
     loss(x, labels).backward()
@@ -148,11 +143,11 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
         before = torch.cuda.memory_allocated()
     else:
         Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-        before = resident("self", "VmRSS")
+        before = resident("VmRSS")
     wall_began, cpu_began = time.perf_counter(), time.process_time()
     step(loss, x, labels)
     first, first_cpu = time.perf_counter() - wall_began, time.process_time() - cpu_began
-    peak = torch.cuda.max_memory_allocated() if x.is_cuda else resident("self", "VmHWM")
+    peak = torch.cuda.max_memory_allocated() if x.is_cuda else resident("VmHWM")
     if first > 10:
         return {"milliseconds": 1e3 * first, "cpu_ms": 1e3 * first_cpu, "peak_mib": (peak - before) / MIB, "calls": 1}
     step(loss, x, labels)
@@ -171,29 +166,16 @@ def measure(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def in_its_own_process(case: str, layout: str, rows: int, arguments: argparse.Namespace) -> dict[str, object]:
-    command = [sys.executable, __file__, "--measure", case, "--layout", layout, "--rows", str(rows)]
-    command += ["--device", arguments.device, "--threads", str(arguments.threads), "--seconds", str(arguments.seconds)]
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    began = time.monotonic()
-    try:
-        while child.poll() is None:
-            time.sleep(0.05)
-            try:
-                used = resident(child.pid, "VmRSS")
-            except (OSError, RuntimeError):  # it has just ended
-                continue
-            late = time.monotonic() - began > 60 * arguments.limit_minutes
-            if late or used > GIB * arguments.limit_gib:
-                return {"status": f"over {arguments.limit_minutes:g} min" if late else "out of memory"}
-    finally:
-        child.kill()  # unless it has ended
-        child.wait()
-    output, errors = child.communicate()
-    if child.returncode == 0:
-        return {"status": "ok", **json.loads(output.splitlines()[-1])}
-    last = errors.strip().splitlines()[-1] if errors.strip() else f"exit {child.returncode}"
-    out_of_memory = any(words in errors for words in ("out of memory", "allocate memory", "MemoryError", "INT_MAX"))
-    return {"status": "out of memory" if out_of_memory else last[:120]}
+    command = [__file__, "--measure", case, "--layout", layout, "--rows", rows]
+    command += ["--device", arguments.device, "--threads", arguments.threads, "--seconds", arguments.seconds]
+    ended = run_limited(command, gib=arguments.limit_gib, minutes=arguments.limit_minutes)
+    if ended.result:
+        return {"status": "ok", **ended.result}
+    if ended.stopped == "time":
+        return {"status": f"over {arguments.limit_minutes:g} min"}
+    words = ("out of memory", "allocate memory", "MemoryError", "INT_MAX")
+    out_of_memory = ended.stopped == "memory" or any(each in ended.errors for each in words)
+    return {"status": "out of memory" if out_of_memory else ended.stopped[:120]}
 
 
 def merged(outcomes: list[dict[str, object]]) -> dict[str, object]:

@@ -1,0 +1,61 @@
+"""A case of a benchmark in a process of its own, which is stopped if it needs too much memory or time."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+GIB = 2**30
+
+
+class Ended(NamedTuple):
+    """How a case ended.
+
+    Attributes:
+        result: what it printed last, as JSON; empty if it did not end by itself, or failed.
+        stopped: why there is no result: ``"memory"`` or ``"time"`` if it was stopped, else its last words.
+        errors: all that it wrote to standard error.
+    """
+
+    result: dict[str, Any]
+    stopped: str = ""
+    errors: str = ""
+
+
+def run_limited(command: Sequence[object], *, gib: float, minutes: float) -> Ended:
+    """Runs ``python COMMAND``; nothing of it is left when this ends, however it ends."""
+    child = subprocess.Popen(
+        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    end = time.monotonic() + 60 * minutes
+    try:
+        while True:
+            try:
+                output, errors = child.communicate(timeout=0.1)
+                break
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > end:
+                    return Ended({}, "time")
+                with contextlib.suppress(OSError, RuntimeError):  # it has just ended
+                    if resident("VmRSS", child.pid) > GIB * gib:
+                        return Ended({}, "memory")
+    finally:
+        child.kill()  # unless it has ended
+        child.wait()
+    if child.returncode == 0:
+        return Ended(json.loads(output.splitlines()[-1]), errors=errors)
+    return Ended({}, (errors.strip().splitlines() or [f"exit {child.returncode}"])[-1], errors)
+
+
+def resident(field: str, pid: int | str = "self") -> int:
+    """A field of /proc/PID/status in bytes: ``VmRSS``, or its high-water mark ``VmHWM``."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError(f"no {field} in /proc/{pid}/status")
