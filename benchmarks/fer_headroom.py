@@ -82,7 +82,7 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
 
 import numpy as np
 from fer_caf import expect
-from fer_people import WITHOUT_LEAKAGE, base_of, ccc, finished, train_and_keep, train_here, without_folders
+from fer_people import base_of, ccc, finished, train_and_keep, train_here, without_folders
 from numpy.typing import NDArray
 
 from adaptive_margin.emotion.data import EmotionData, Part
@@ -186,7 +186,7 @@ def train_one(config: EmotionConfig, seed: int, kind: str) -> str:
         tested = whole.train.take(test)
         return dataclasses.replace(whole, train=whole.train.take(training[kind]), test=tested), tested
 
-    return train_and_keep(config, parts, lambda job, part: {"alone": job.evaluation(part, **WITHOUT_LEAKAGE)})
+    return train_and_keep(config, parts, lambda job, part: {"alone": job.evaluation(part)})
 
 
 def ccc_of(folder: str, corrected: bool = False) -> float:

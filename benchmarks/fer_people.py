@@ -27,7 +27,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,7 +124,8 @@ READINGS = {
 """What of a stranger a network may look at, and how the tables say it."""
 CENTRED = {"by_4": "none, centred by 4 pictures of a person", "by_person": "none, centred by all pictures of a person"}
 IN_THE_TABLE = ("alone", "by_4", "by_person")
-WITHOUT_LEAKAGE: dict[str, Any] = {"people": None, "resamples": 1, "keep_features": 1}
+LEAKAGE = ("alone", "by_person")
+"""Readings whose identity leakage is measured."""
 COLUMNS = {
     "ccc": "CCC",
     "map_at_r": "identity, MAP@R",
@@ -185,16 +186,17 @@ def train_one(config: EmotionConfig, stage: str) -> str:
         if config.person_norm:
             found["by_person"] = job.evaluation_by_person(part, resamples=1)
             for pictures in (2, 4, 8):
-                found[f"by_{pictures}"] = job.evaluation_by_person(part, pictures, **WITHOUT_LEAKAGE)
+                found[f"by_{pictures}"] = job.evaluation_by_person(part, pictures)
         return found
 
-    return train_and_keep(config, parts, read)
+    return train_and_keep(config, parts, read, LEAKAGE)
 
 
 def train_and_keep(
     config: EmotionConfig,
     parts: Callable[[EmotionData], tuple[EmotionData, Part]],
     read: Callable[[EmotionJob, Part], Mapping[str, Evaluation]],
+    leakage_of: Collection[str] = (),
 ) -> str:
     """Trains one network and keeps its predictions in its folder. Returns what went wrong, or nothing.
 
@@ -202,6 +204,7 @@ def train_and_keep(
         config: its options.
         parts: what to train on, and the part to evaluate, from the data of the options.
         read: the evaluations of that part by name.
+        leakage_of: those whose identity leakage is measured.
     """
     try:
         data, part = parts(shared_data(data_key(config)))
@@ -221,7 +224,8 @@ def train_and_keep(
     for name, one in found.items():
         columns = {"truth": one.truth, "prediction": one.prediction, "person": part.people[one.row]}
         write_arrays(folder / f"{name}.npz", columns)
-    leakage = {name: one.leakage.to_dict() for name, one in found.items() if one.leakage is not None}
+    measured = {name: one.leakage for name, one in found.items() if name in leakage_of}
+    leakage = {name: one.to_dict() for name, one in measured.items() if one is not None}
     about = {"config": config.plain(), "environment": where, "cpu_seconds": round(cpu, 1)}
     write_json(folder / "run.json", about | {"readings": list(found), "leakage": leakage})
     return ""
