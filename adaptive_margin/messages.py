@@ -1,7 +1,7 @@
 """The sentence of every error of this library, and checks that need no PyTorch, for command lines that answer at once.
 
-Every message names the argument, the expected value, the value it got and the remedy. File names in it may contain
-anything, and there may be many.
+Every message names the argument, the expected value, the value it got and the remedy. File names in it may have
+any characters, and be many.
 """
 
 from __future__ import annotations

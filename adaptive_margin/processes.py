@@ -260,10 +260,11 @@ def ends_with_reader() -> Iterator[None]:
         try:
             yield
         finally:
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as in a program without a console
+                sys.stdout.flush()
     except BrokenPipeError:
         try:
-            print(flush=True)
+            print(flush=True)  # shows whether it was this pipe
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for Python's own flush at the end
             raise SystemExit(128 + 13) from None  # SIGPIPE, which not every system has

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adaptive_margin.messages import is_problem, problem
-from adaptive_margin.processes import ProcessDiedError, Workers
+from adaptive_margin.processes import ProcessDiedError, Workers, ends_in_order
 from tests.training.processes import needs_processes
 
 pytestmark = needs_processes
@@ -166,6 +166,12 @@ def test_errors_are_outcomes_without_workers_too() -> None:
 
 def pid() -> int:
     return os.getpid()
+
+
+def test_a_program_without_an_output_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    with ends_in_order():
+        pass
 
 
 def test_workers_are_kept_for_as_many_tasks_as_they_may_have() -> None:

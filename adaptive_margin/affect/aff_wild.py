@@ -304,8 +304,8 @@ def could_be_off(
 
     Label files hold no times. Here a line's time is what it would be if annotators' tools had sampled the whole video
     evenly, and its frame the one shown then. ``order`` has the frame of each line, ``None`` where line k is frame k;
-    ``seconds`` says when each of the ``numbers`` is shown, ``duration`` when the last one disappears. What comes back
-    is how many lines would belong to another frame, and by at most how many numbers and seconds.
+    ``seconds`` says when each of the ``numbers`` is shown, ``duration`` when the last one disappears. Returns
+    how many lines would belong to another frame, and by at most how many numbers and seconds.
 
     Example:
         >>> could_be_off(4, None, [1, 2, 3, 4], [0.0, 1.0, 2.0, 3.0], 4.0)
@@ -392,19 +392,21 @@ class _Work:
         if wrong:
             then = "what is left of it is used" if have else "it is extracted again" if path else ""
             tally.note(f"video {video}: {extracted / wrong[0]} and {len(wrong) - 1:,} other files are damaged; {then}")
+        if have is None and path is None:
+            damage = ", and its extraction is damaged" if wrong else ""
+            tally.drop(MISSING, f"{video}: no video of that name{damage}", lines)
+            return
         found: dict[int, Box] | None = None
         damaged: dict[int, str] = {}
         if boxes_folder is not None:
             found, damaged = _boxes_of(boxes_folder, None if have is None else extracted, listings)
         if have is not None:
             seen = have
-        elif path is None:
-            damage = ", and its extraction is damaged" if wrong else ""
-            tally.drop(MISSING, f"{video}: no video of that name{damage}", lines)
-            return
         elif survey is not None:
+            assert path is not None  # or it was dropped
             seen = surveyed(path, decode=survey)
         else:
+            assert path is not None
             try:
                 seen = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
             except OSError as error:

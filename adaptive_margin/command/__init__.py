@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         SystemExit: with code 2, after one line about an option or a file that has to be changed; with code 1, after one
-            about something that could not be done; with code 143, after SIGTERM.
+            about something that could not be done; with code 143, after SIGTERM; with code 141, when nobody reads what
+            it prints.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else "--help"

@@ -130,7 +130,7 @@ def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
 
 
 def networks(config: DMLConfig, data: LabelledImages, out: Path) -> dict[Path, ClassSplit]:
-    """Folder and split of each network of a run. Those of folds have their number, which changes the division."""
+    """Folder and split of each network of a run. A fold's folder names their number, which changes the division."""
     if config.folds == 0:
         return {out: split_classes(data, validation=config.validation, seed=config.seed)}
     splits = (fold_classes(data, fold, folds=config.folds) for fold in range(config.folds))

@@ -34,7 +34,7 @@ RATIO_RIDGE = 1e-3
 
 
 class Objective(Protocol):
-    """The two halves of an adversarial method; some are the same for several."""
+    """The two halves of an adversarial method; the defaults are shared by several."""
 
     outputs: int = 16
     """How many numbers its critic gives for a sample."""

@@ -349,17 +349,23 @@ def write_evaluation(
     Raises:
         ValueError: ``extra`` has a key that is used here.
     """
-    _check_keys(extra)
+    result = _result(test, seen, extra)
     shown: dict[str, Any] = {"pictures": pictures, "video": video, "video_pictures": video_pictures}
     write_predictions(folder, test, **shown, keep_features=keep_features)
-    return write_result(folder, test, seen=seen, extra=extra)
+    write_json(Path(folder) / "result.json", without_nan(result), indent=1)
+    return result
 
 
 def write_result(
     folder: str | Path, test: Evaluation, *, seen: Evaluation | None = None, extra: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Writes the ``result.json`` of :func:`write_evaluation`, without pictures; returns its content."""
-    _check_keys(extra)
+    result = _result(test, seen, extra)
+    write_json(Path(folder) / "result.json", without_nan(result), indent=1)
+    return result
+
+
+def _result(test: Evaluation, seen: Evaluation | None, extra: Mapping[str, Any] | None) -> dict[str, Any]:
     leakage = {"unseen": test.leakage, "seen": None if seen is None else seen.leakage}
     result: dict[str, Any] = {
         "format": FORMAT,
@@ -367,18 +373,10 @@ def write_result(
         "test": test.to_dict(),
         **({} if seen is None else {"seen": seen.to_dict()}),
         "leakage": {name: one.to_dict() for name, one in leakage.items() if one is not None},
-        **(extra or {}),
     }
-    write_json(Path(folder) / "result.json", without_nan(result), indent=1)
-    return result
-
-
-def _check_keys(extra: Mapping[str, Any] | None) -> None:
-    """Raises if ``extra`` has a key that a result has of its own."""
-    own = ("format", "labels", "test", "seen", "leakage")
-    for key in extra or {}:
-        if key in own:
-            raise ValueError(problem("extra", f"without {', '.join(own)}", f"the key {key!r}", "rename it"))
+    if taken := result.keys() & (extra or {}).keys():
+        raise ValueError(problem("extra", f"without {', '.join(result)}", f"the key {min(taken)!r}", "rename it"))
+    return result | dict(extra or {})
 
 
 def write_predictions(

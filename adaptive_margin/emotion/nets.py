@@ -234,8 +234,8 @@ class PersonNorm(nn.Module):
         x - \mu_p \quad\text{or}\quad \frac{x - \mu_p}{\sqrt{s_p^2 + \epsilon}}, \qquad
         \mu_p = \frac{n \hat\mu_p + k \mu}{n + k}, \qquad s_p^2 = \frac{n \hat s_p^2 + k s^2}{n + k}
 
-    Where people are not known, :math:`\mu` and :math:`s^2` alone. In evaluation both are those of training, as batch
-    norm remembers them.
+    Where people are not known: in training the mean and the variance of the batch, in evaluation :math:`\mu` and
+    :math:`s^2`. In evaluation these are always those of training, as batch norm remembers them.
 
     Source: normalisation by speaker in speech recognition, with the shrinkage of an empirical Bayes estimate.
 

@@ -292,7 +292,7 @@ def term_class(name: str) -> type[Term] | None:
         return TERMS.get(name)
     spec = importlib.util.spec_from_file_location(Path(file).stem, file) if Path(file).is_file() else None
     if spec is None or spec.loader is None:
-        got = f"{file}, which {'does not end in .py' if Path(file).is_file() else 'does not exist'}"
+        got = f"{file}, which {'does not end in .py' if Path(file).is_file() else 'is no existing file'}"
         remedy = "pass FILE.py:CLASS, with a path from where you are"
         raise ValueError(problem("term", "a Python file and a class in it", got, remedy))
     module = importlib.util.module_from_spec(spec)

@@ -296,8 +296,8 @@ def trial(config: EmotionConfig, processes: int = 1) -> EmotionJob:
 
 
 def works(configs: Iterable[EmotionConfig], *, keeps: bool = True, processes: int = 1) -> list[Work]:
-    """What is left of some runs, for :func:`~adaptive_margin.training.forecast.forecast`: a kind for all with equal
-    :data:`COST`.
+    """What is left of some runs, for :func:`~adaptive_margin.training.forecast.forecast`: one kind for all
+    runs with the same :data:`COST`.
 
     Args:
         configs: the runs.
@@ -499,8 +499,8 @@ def train_network(
 ) -> tuple[Summary, EmotionNet, Measurement]:
     """The part of :func:`run` that needs device and data. The rest is its measurement, which one process calls.
 
-    ``model.pt`` and ``evaluation.npz`` are written. A run without its measurement is not finished: :func:`run` with the
-    same options evaluates it again.
+    ``model.pt`` and ``evaluation.npz`` are written, and the folder is free for other processes again. A run without its
+    measurement is not finished: :func:`run` with the same options evaluates it again.
     """
     check_size(config.encoder, config.size)
     if data is None:
@@ -546,7 +546,8 @@ def train_network(
             by_person=job.evaluation_by_person(data.test) if config.person_norm else None,
             extra={"seed": config.seed, "independent": data.independent, "seconds": summary.seconds},
         )
-        if world.is_main:
+
+        def keep() -> None:
             save_model(folder.path / "model.pt", net, job.preprocessing, config=config.plain())
             shown: dict[str, Any] = {"pictures": data.test.picture}
             if config.dataset == "faces":  # single pictures: a video is drawn, of somebody in no part
@@ -559,4 +560,6 @@ def train_network(
                     person_effect=config.person_effect,
                 )
             write_predictions(folder.path, measurement.test, **shown)
+
+        world.from_main(keep)
     return summary, net, measurement

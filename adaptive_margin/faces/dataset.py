@@ -187,7 +187,7 @@ class FacesDataset:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(folder / f"faces-{key}-{zlib.crc32(drawn.data):08x}.npy", data.getvalue())
         except OSError as error:
-            warnings.warn(f"drawn faces are not kept in {folder}: {error}", stacklevel=3)
+            warnings.warn(f"drawn faces are not kept in {folder}: {error}", stacklevel=4)
         return drawn
 
     @functools.cached_property

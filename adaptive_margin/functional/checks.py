@@ -31,12 +31,15 @@ def check_columns(argument: str, x: Tensor, ndims: tuple[int, ...] = (1, 2), emp
     if not isinstance(x, Tensor):
         raise TypeError(problem(argument, "a torch.Tensor", type(x).__name__, "convert it with torch.as_tensor"))
     if x.is_complex():
-        raise TypeError(problem(argument, "real numbers", x.dtype, "pass real and imaginary part as columns"))
+        remedy = f"pass {argument}.abs() for magnitudes"
+        if 2 in ndims:
+            remedy = "pass real and imaginary part as columns"
+        raise TypeError(problem(argument, "real numbers", x.dtype, remedy))
     if x.ndim not in ndims or 0 in x.shape[int(empty) :]:
         shapes = " or ".join(("(N,)", "(N, L)")[ndim - 1] for ndim in ndims)
-        expected = f"of shape {shapes}{'' if empty else ', not empty'}"
-        rows = "pass one row per sample and one column per label"
-        remedy = "pass at least one number" if x.ndim in ndims else rows
+        expected = f"of shape {shapes}{' with L >= 1' if empty else ', not empty'}"
+        columns = "pass one row per sample and one column per label"
+        remedy = "pass at least one number" if x.ndim == 1 in ndims else columns
         raise ValueError(problem(argument, expected, f"shape {tuple(x.shape)}", remedy))
 
 

@@ -250,7 +250,8 @@ def segment_correlations(
     def mean_of(x: Tensor, rows: Tensor) -> Tensor:  # of one number per row, over the pairs of each segment
         return group_sums(x[rows], segment, segments) / entries
 
-    parts = zip(torch.split(anchors, 2**14), torch.split(negatives, 2**14), strict=True)  # P·D numbers are never held
+    # in parts: P·D numbers are never held at once
+    parts = zip(torch.split(anchors, 2**14), torch.split(negatives, 2**14), strict=True)
     products = torch.cat([(g[a].double() * ref_g[n].double()).sum(1) for a, n in parts])
     mean, other_mean = mean_of(g.double().sum(1), anchors), mean_of(ref_g.double().sum(1), negatives)
     covariance = group_sums(products, segment, segments) / entries - mean * other_mean

@@ -323,7 +323,7 @@ def extract(
 def read_extraction(
     folder: Path, *, video: Path | None, boxes_changed: int, context: float | None, every: int
 ) -> tuple[Extraction | None, list[str]]:
-    """The extraction in ``folder``, and names of its files that differ from what was written; missing frames do not.
+    """The extraction in ``folder``, and names of its files that differ from what was written, but for missing frames.
 
     ``None`` if there is none, or one of another video or with other options, or if ``frames.json`` is damaged. Every
     file is read: a zeroed or half-zeroed JPEG can still decode to some picture, so no decoder would notice.

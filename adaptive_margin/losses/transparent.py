@@ -192,7 +192,8 @@ class Transparent(TakesMargin):
         """Raises a ``ValueError`` unless the wrapped module can take as many margins as this one gives."""
         if margin.granularity != "batch" and not self.exchange.elementwise:
             able = ", ".join(name for name, row in LOSSES.items() if row.elementwise)
-            remedy = f"{self.exchange.host} has one margin a batch; one an anchor or a pair goes into {able}"
+            host = self.exchange.host
+            remedy = f"{host} has one margin a batch; one an anchor or a pair goes into AdaptiveMarginLoss of {able}"
             raise ValueError(problem("margin.granularity", "'batch'", f"{margin.granularity!r}", remedy))
 
     def _in_host_unit(self, alpha: Value, batch: Batch, groups: Batch | None = None, chosen: bool = False) -> Value:

@@ -91,9 +91,10 @@ class NeighbourhoodRule:
         return harmonic_mean(self.sizes(x, index, y, ref_index, confidence, **more))
 
     _has_small: ClassVar[bool] = False
+    """Whether :meth:`mean_size_of_small` is of the class that has :meth:`sizes` and :meth:`mean_size`, too."""
 
     def __init_subclass__(cls) -> None:
-        """Whether :meth:`mean_size_of_small` is of the class that has its :meth:`sizes` and :meth:`mean_size`, too."""
+        """Looks whether a subclass has its own."""
         super().__init_subclass__()
         rule: Any = next(each for each in cls.__mro__ if "mean_size_of_small" in vars(each))
         cls._has_small = cls.sizes is rule.sizes and cls.mean_size is rule.mean_size

@@ -325,17 +325,17 @@ def affect_intervals(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """:func:`bootstrap_interval`, 95%, of all four figures at once from the sums of each group: fast for many rows.
+    """95% intervals of all four figures at once, as :func:`bootstrap_interval` gives them: fast for many rows.
 
-    The figures of a resample follow from how many rows it has and their sums of y, ŷ, y², ŷ², yŷ and equal signs.
-    The draws are those of :func:`bootstrap_interval` with the same seed, and so is the result, up to rounding.
+    The figures of a resample follow from how many rows each group has and its sums of y, ŷ, y², ŷ², yŷ and equal
+    signs. The draws are those of :func:`bootstrap_interval` with the same seed, and so is the result, up to rounding.
 
     Args:
         target: labels, shape ``(N, L)``.
         prediction: same shape.
         groups: group of each row, to draw whole groups.
-        resamples: their number.
-        seed: of the draws.
+        resamples: number of resamples.
+        seed: random seed of the draws.
 
     Returns:
         RMSE, SAGR, PCC and CCC (rows) of each label and of their mean (last column), shape ``(4, L + 1)``.

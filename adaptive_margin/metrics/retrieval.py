@@ -10,7 +10,6 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pytorch_metric_learning.utils.inference import FaissKMeans
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -262,6 +261,8 @@ class RetrievalMetrics:
         elif self.clustering == "kmeans":
             clusters = kmeans(x, classes, seed=self.seed, tile_entries=self.tile_entries)
         elif self.clustering == "faiss":
+            from pytorch_metric_learning.utils.inference import FaissKMeans  # which imports faiss, if it is installed
+
             clusters = FaissKMeans(niter=20, seed=self.seed)(x.float(), classes)
         else:
             from sklearn.cluster import KMeans  # pytorch-metric-learning requires scikit-learn

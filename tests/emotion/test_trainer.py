@@ -175,6 +175,19 @@ def test_a_run_is_measured_in_another_process_as_in_its_own(options: dict[str, A
     )
 
 
+def test_the_main_process_alone_keeps_a_network_and_others_hear_of_its_errors(tmp_path: Path) -> None:
+    kept = []
+
+    class Watched(World):
+        def from_main(self, function: Any) -> Any:
+            kept.append(function)
+
+    train_network(tiny(device="cpu", output=str(tmp_path)), data=None, world=Watched(device=torch.device("cpu")))
+    assert not {"model.pt", "evaluation.npz"} & {path.name for path in tmp_path.iterdir()}
+    kept[-1]()
+    assert {"model.pt", "evaluation.npz"} <= {path.name for path in tmp_path.iterdir()}
+
+
 def test_a_run_that_was_not_measured_is_measured_by_the_same_options(tmp_path: Path) -> None:
     config = tiny(device="cpu", output=str(tmp_path))
     with World(device=torch.device("cpu")) as world:

@@ -264,6 +264,7 @@ def test_kept_pictures_are_those_that_were_drawn(tmp_path: Path, monkeypatch: py
 
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.warns(UserWarning, match="not kept"):
+    with pytest.warns(UserWarning, match="not kept") as said:
         images = FacesDataset(4, 1, size=32, cache=tmp_path / "file").images
+    assert said[0].filename == __file__
     assert len(images) == 4

@@ -403,6 +403,13 @@ def test_errors_name_what_is_wrong(change: dict[str, object], error: type[Except
         pair_terms(**given_)  # type: ignore[arg-type]
 
 
+def test_the_rows_themselves_as_references_have_labels_of_their_own() -> None:
+    x, labels = torch.tensor([[0.0], [1.0], [1.5]]), torch.tensor([0, 0, 1])
+    with pytest.raises(ValueError, match="ref_labels must be given with ref_emb"):
+        pair_terms(x, labels, 1.0, ref_emb=x)
+    assert pair_terms(x, labels, 1.0, ref_emb=x, ref_labels=labels, counts=True).counts[0] == 5  # and each with itself
+
+
 @given(
     st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
     st.integers(-20, 18),

@@ -370,7 +370,7 @@ def test_a_subclass_needs_one_method():
         ),
         (torch.tensor([0.1, torch.inf]), ValueError, "av must be finite"),
         (np.array([0.1, -np.inf]), ValueError, "av must be finite"),
-        (torch.ones(2, 3, 4), ValueError, r"av must be of shape \(N,\) or \(N, L\), got shape \(2, 3, 4\)"),
+        (torch.ones(2, 3, 4), ValueError, r"av must be of shape \(N,\) or \(N, L\) with L >= 1, got shape \(2, 3, 4\)"),
         (torch.tensor(1.0), ValueError, r"av must be of shape .* got shape \(\); pass one row per sample"),
         (torch.ones(3, 0), ValueError, r"av must be of shape .* got shape \(3, 0\)"),
         ([[1.0, 2.0], [3.0]], ValueError, "got rows of unequal length; pass as many labels for each sample"),

@@ -457,7 +457,7 @@ def test_hosts_with_one_margin_a_batch_say_so(host: Host, granularity: Any) -> N
         return
     message = (
         f"margin.granularity must be 'batch', got '{granularity}'; {host.name} has one margin a batch; "
-        "one an anchor or a pair goes into ContrastiveLoss, TripletMarginLoss, MarginLoss"
+        "one an anchor or a pair goes into AdaptiveMarginLoss of ContrastiveLoss, TripletMarginLoss, MarginLoss"
     )
     with pytest.raises(ValueError, match=message):
         AdaptiveMarginLoss(host.build(), AdaptiveMargin(granularity=granularity))

@@ -1,4 +1,5 @@
 import math
+import subprocess
 import sys
 
 import numpy as np
@@ -642,3 +643,8 @@ def test_cuda_equals_the_cpu():
     assert metrics(x.cuda(), labels.cuda()) == pytest.approx(metrics(x, labels), abs=1e-6)
     ties = whole_numbers(300, 3)
     assert torch.equal(nearest_neighbours(ties.cuda(), k=50)[1].cpu(), nearest_neighbours(ties, k=50)[1])
+
+
+def test_faiss_is_imported_by_those_who_ask_for_it() -> None:
+    code = "import sys, adaptive_margin.metrics; print('faiss' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

@@ -332,8 +332,13 @@ CASES = [
         lambda: float(F.otsu_threshold(torch.as_tensor([0.0, 1.0, 5.0]))) == 3.0,
     ),
     follow(
-        "pass real and imaginary part as columns",
+        "pass values.abs() for magnitudes",
         lambda: F.otsu_threshold(torch.complex(AFFECT[:, 0], AFFECT[:, 1])),
+        lambda: finite(F.otsu_threshold(torch.complex(AFFECT[:, 0], AFFECT[:, 1]).abs())),
+    ),
+    follow(
+        "pass real and imaginary part as columns",
+        lambda: F.otsu_thresholds(torch.complex(AFFECT[:, :1], AFFECT[:, 1:])),
         lambda: finite(F.otsu_thresholds(torch.view_as_real(torch.complex(AFFECT[:, 0], AFFECT[:, 1])))),
     ),
     follow(

@@ -237,7 +237,7 @@ CASES = [
         lambda: ok(ours(TRIPLET, host_options={"swap": False}), ref_emb=REF, ref_labels=REF_Y),
     ),
     follow(
-        "one an anchor or a pair goes into ContrastiveLoss, TripletMarginLoss, MarginLoss, SignalToNoiseRatio",
+        "one an anchor or a pair goes into AdaptiveMarginLoss of ContrastiveLoss, TripletMarginLoss, MarginLoss",
         lambda: ours(losses.CircleLoss, AdaptiveMargin(granularity="anchor")),
         lambda: ok(ours(losses.CircleLoss, AdaptiveMargin(granularity="batch"))),
         *(
@@ -405,7 +405,7 @@ CASES = [
         lambda: mined(TiledBatchHardMiner(), X, Y),
     ),
     follow(
-        "one an anchor or a pair goes into ContrastiveLoss, TripletMarginLoss, MarginLoss, SignalToNoiseRatio",
+        "one an anchor or a pair goes into AdaptiveMarginLoss of ContrastiveLoss, TripletMarginLoss, MarginLoss",
         lambda: AdaptiveMarginMiner(miners.TripletMarginMiner(), AdaptiveMargin(granularity="anchor")),
         lambda: mined(AdaptiveMarginMiner(miners.TripletMarginMiner(), AdaptiveMargin())),
         lambda: ok(ours(TRIPLET, AdaptiveMargin(granularity="anchor"))),

@@ -90,9 +90,9 @@ def pair_terms(
         check_choice("distance", distance, ("squared_l2", "l2", "cosine"))
     if not math.isfinite(pos_margin):
         raise ValueError(problem("pos_margin", "finite", pos_margin, "stock losses use 0 for distances"))
-    references = check_sets(embeddings, labels, ref_emb, ref_labels)
-    if ref_emb is not None:
-        ref_emb, ref_labels = references
+    if ref_emb is not None and ref_labels is None:  # also if it is the embeddings themselves
+        raise ValueError(problem("ref_labels", "given with ref_emb", "None", "pass the labels of ref_emb"))
+    check_sets(embeddings, labels, ref_emb, ref_labels)
     options = Options(distance, float(pos_margin), over_active, second_moment, only_first, ignore_label, counts=counts)
     return terms_of(embeddings, ref_emb, margin, labels, ref_labels, options)
 
