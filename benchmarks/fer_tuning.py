@@ -15,7 +15,6 @@ import argparse
 import csv
 import dataclasses
 import json
-import platform
 import statistics
 import sys
 from pathlib import Path
@@ -71,10 +70,10 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
 if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
     parsed()
 
-import torch
 from fer_caf import expect, train_all
 
 from adaptive_margin.metrics.comparison import signed
+from adaptive_margin.training import World, environment
 from adaptive_margin.training.forecast import announce
 
 
@@ -131,7 +130,7 @@ def main(argv: list[str] | None = None) -> int:
     ]
     document = {
         "what": "validation people only; test people were not looked at",
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+        "environment": environment(World()),
         "config": {name: value for name, value in BASE.plain().items() if name not in ("output", "cache")},
         "runs": runs,
     }
