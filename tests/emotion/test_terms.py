@@ -385,7 +385,7 @@ def test_a_term_of_ones_own_is_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("{0}/none.py:Mine", "which does not exist"),
+        ("{0}/none.py:Mine", "which is no existing file"),
         ("{0}/mine.txt:Mine", "which does not end in .py"),
         ("{0}/mine.py:Other", "Other, which is something else"),
         ("{0}/mine.py:Missing", "Missing, which the file does not have"),

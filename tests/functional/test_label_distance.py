@@ -131,7 +131,7 @@ def test_wrong_types_are_named() -> None:
         label_distance_margin(y, 1.0, [0.0])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="labels must be real numbers, got torch"):
         label_distance_margin(y.to(torch.complex64))
-    with pytest.raises(ValueError, match=r"labels must be of shape \(N,\) or \(N, L\), got shape \(3, 0\)"):
+    with pytest.raises(ValueError, match=r"labels must be of shape \(N,\) or \(N, L\) with L >= 1, got shape \(3, 0\)"):
         label_distance_margin(torch.zeros(3, 0))
     with pytest.raises(TypeError, match="scale must be a number, got '2'"):
         label_distance_margin(y, "2")  # type: ignore[arg-type]
