@@ -87,6 +87,22 @@ def test_a_figure_that_is_not_in_its_file_is_named(block: str, says: list[str], 
     assert "<!--" not in figures.on_page_markdown(text)
 
 
+@pytest.mark.parametrize(
+    ("quoted", "says"),
+    [
+        ("CCC +0.5 [0.1, 0.9] and 0.7", []),
+        ("CCC 0.5 [0.1, 0.7] of 0.9", ["page.md: 0.5 [0.1, 0.7] is not in COMMAND"]),
+        ("CCC 0.9 [−0.1, 0.5]", ["page.md: -0.1 is not in COMMAND", "page.md: 0.9 [-0.1, 0.5] is not in COMMAND"]),
+        ("| arm | CCC |\n| --- | --- |\n| a | 0.5 [0.1, 0.9] |", []),
+        ("| arm | CCC |\n| --- | --- |\n| a | 0.7 |", ["page.md: no command prints | a | 0.7 |"]),
+    ],
+)
+def test_intervals_and_rows_are_compared_whole(monkeypatch: pytest.MonkeyPatch, quoted: str, says: list[str]) -> None:
+    table = "| arm | CCC |\n| --- | --- |\n| a | 0.5 [0.1, 0.9] |\n| b | 0.7 |\n"
+    monkeypatch.setattr(figures, "printed", lambda command: table)
+    assert figures.wrong("page.md", f"<!-- figures: COMMAND -->\n{quoted}\n") == says
+
+
 def test_a_build_fails_with_the_figures_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = pytest.importorskip("mkdocs.exceptions")
     monkeypatch.setattr(figures, "check", lambda: ["page.md: 1.2 is not in result.json"])

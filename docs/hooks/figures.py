@@ -7,6 +7,9 @@ A comment stands before what it is about, the block up to the next empty line:
 - ``<!-- table: SOURCE -->``: each line that the source prints is on the page as it is, and each row of a table in the
   block is printed. Tables of results are compared like this, since a wrong number may be another one of its file.
 
+Two things are compared whole without a mark of their own: a figure with its interval, ``0.1 [0.0, 0.2]``, where a
+command prints it, and every row of a table whose header a command of its page prints.
+
 A source is a command of this repository that prints (``benchmarks/dml_grid.py --print``), or a result file in JSON,
 whose numbers count as they are, as ``ms`` for seconds and the reverse, and as ``%``, rounded as on the page.
 Several are separated by ``;``. The README is checked with the pages, and ``tests/test_quoted_figures.py`` runs the same
@@ -15,6 +18,7 @@ checks without a build.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -31,6 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MARK = re.compile(r"^[ \t]*<!-- (figures|table): (.+?) -->[ \t]*\n(?:[ \t]*\n)?", re.M)
 NUMBER = r"(?:\d{1,3}(?:,\d{3})+|\d+)"
 FIGURE = re.compile(rf"(?<![\w.])[+-]?{NUMBER}(?:\.\d+|(?= (?:s|ms|MiB|GiB|passed|failed|skipped)\b))")
+INTERVAL = re.compile(rf"[+-]?{NUMBER}(?:\.\d+)? \[[+-]?{NUMBER}(?:\.\d+)?, [+-]?{NUMBER}(?:\.\d+)?\]")
 CELL = re.compile(rf"(?<=\|) *({NUMBER}) *(?=\|)")
 SCALES = (1.0, 1e3, 1e2, 1e-3)
 TABLES = {
@@ -98,10 +103,18 @@ def of_file(path: str) -> frozenset[float]:
     return frozenset(scale * each for line in lines for each in numbers(json.loads(line)) for scale in SCALES)
 
 
+def is_file(source: str) -> bool:
+    """Whether a source is a result file; else it is a command."""
+    return source.split()[0].endswith((".json", ".jsonl"))
+
+
 def is_in(figure: str, source: str) -> bool:
-    """Whether a source has a figure."""
-    if not source.split()[0].endswith((".json", ".jsonl")):
-        return figure.lstrip("+") in {each.lstrip("+") for each in FIGURE.findall(printed(source))}
+    """Whether a source has a figure; a file has the three numbers of an interval in places of their own."""
+    if not is_file(source):
+        kind = INTERVAL if "[" in figure else FIGURE
+        return figure.lstrip("+") in {each.lstrip("+") for each in kind.findall(printed(source))}
+    if "[" in figure:
+        return all(is_in(each, source) for each in FIGURE.findall(figure))
     value, digits = float(figure.replace(",", "")), len(figure.partition(".")[2])
     return any(round(each, digits) == value for each in of_file(source))
 
@@ -135,23 +148,38 @@ def unlike(page: str, text: str, sources: list[str]) -> list[str]:
 
 def unprinted(page: str, block: str, sources: list[str]) -> list[str]:
     """The rows of a block's table that none of its commands prints."""
-    try:
-        lines = {line.strip() for source in sources for line in printed(source).splitlines()}
-    except SourceError:  # which is said elsewhere
-        return []
+    lines = every_line(sources)
     rows = [line.strip() for line in plain(block).splitlines() if line.lstrip().startswith("|")]
-    return [f"{page}: {'; '.join(sources)} does not print {row}" for row in rows if row not in lines]
+    return [f"{page}: {'; '.join(sources)} does not print {row}" for row in rows if lines and row not in lines]
+
+
+def added(page: str, text: str, sources: list[str]) -> list[str]:
+    """The rows that are not printed of a table whose header is."""
+    lines = every_line(sources)
+    tables = [found[0].splitlines() for found in re.finditer(r"(?:^[ \t]*\|.*\n?)+", plain(text), re.M)]
+    rows = [row.strip() for header, *rows in tables if header.strip() in lines for row in rows]
+    return [f"{page}: no command prints {row}" for row in rows if row not in lines]
+
+
+def every_line(commands: list[str]) -> set[str]:
+    """All lines that commands print; those of a command that cannot print are missed elsewhere."""
+    found: set[str] = set()
+    for command in commands:
+        with contextlib.suppress(SourceError):
+            found.update(line.strip() for line in printed(command).splitlines())
+    return found
 
 
 def wrong(page: str, text: str) -> list[str]:
     """What a page quotes that its source does not have, one line each."""
     tables = [source for kind, sources, _ in marks(text) if kind == "table" for source in sources]
-    said = unlike(page, text, [*TABLES.get(page, ()), *tables])
+    quoted = [source for _, sources, _ in marks(text) for source in sources if not is_file(source)]
+    said = unlike(page, text, [*TABLES.get(page, ()), *tables]) + added(page, text, [*TABLES.get(page, ()), *quoted])
     for kind, sources, block in marks(text):
         if kind == "table":
             said += unprinted(page, block, sources)
             continue
-        figures = [*FIGURE.findall(plain(block)), *CELL.findall(plain(block))]
+        figures = [each for kind in (FIGURE, CELL, INTERVAL) for each in kind.findall(plain(block))]
         if not figures:
             said.append(f"{page}: no figure after the mark of {'; '.join(sources)}")
         try:
@@ -173,7 +201,7 @@ def check() -> list[str]:
     texts = {path: path.read_text(encoding="utf-8") for path in pages()}
     sources = {source for text in texts.values() for _, found, _ in marks(text) for source in found}
     sources |= {command for commands in TABLES.values() for command in commands}
-    commands = sorted(each for each in sources if not each.split()[0].endswith((".json", ".jsonl")))
+    commands = sorted(each for each in sources if not is_file(each))
     with ThreadPoolExecutor(2) as pool:
         for each in [pool.submit(printed, command) for command in commands]:
             each.exception()  # said by the pages that quote it
