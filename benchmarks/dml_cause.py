@@ -24,6 +24,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from script import Parser, write_results
+
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
@@ -34,7 +36,7 @@ STEPS = (1, 10, 20, 40, 80, 160, 240)
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="training steps at which to measure")
     parser.add_argument("--losses", nargs="+", help="only these losses")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -55,6 +57,7 @@ from adaptive_margin.dml.embedded import fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.trainer import DMLJob
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.command_line import check_output
 from adaptive_margin.training.forecast import Work, announce, forecast
 
 
@@ -172,17 +175,18 @@ def tables(document: dict[str, Any]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main(argv: list[str] | None = None) -> int:
     """Measures, writes and prints."""
     options = parsed(argv)
     if options.print:
         print(tables(json.loads(options.out.read_text(encoding="utf-8"))))
         return 0
+    check_output("--out", options.out, file=True)
     torch.set_num_threads(1)
     wanted = [(loss, more) for loss, more in ARMS if options.losses is None or loss in options.losses]
     left = [Work(job=partial(job_of, *arm), iterations=max(options.steps)) for arm in wanted]
-    with said_plainly():
-        announce(forecast(left), options.yes)
+    announce(forecast(left), options.yes)
     rows = [row for loss, more in wanted for row in training(loss, more, tuple(options.steps))]
     here = environment(World())
     document = {
@@ -191,9 +195,8 @@ def main(argv: list[str] | None = None) -> int:
         "made to order": [_rounded(row) for row in made_to_order()],
         "training": [_rounded(row) for row in rows],
     }
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(tables(document))
+    write_results(options.out, document, ensure_ascii=False)
     return 0
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from json_lines import add_lines, read_lines
+from script import Parser
 
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.messages import said_plainly
@@ -68,13 +69,15 @@ QUESTIONS: dict[str, dict[str, list[Arm]]] = {
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
     parser.add_argument("--losses", nargs="+", choices=[loss for part in QUESTIONS.values() for loss in part])
     parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
     parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
-    return parser.parse_args(argv)
+    asked = parser.parse_args(argv)
+    parser.at_least_one(asked, "jobs")
+    return asked
 
 
 if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
@@ -421,6 +424,7 @@ def _cell(scores: dict[int, list[float]], seeds: set[int]) -> str:
 
 
 @ends_in_order()
+@said_plainly()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     options = parsed(argv)
@@ -429,8 +433,7 @@ def main(argv: list[str] | None = None) -> int:
         print(table(rows))
         return 0
     todo = [t for t in trials() if t.key not in rows and t.loss in (options.losses or [t.loss])]
-    with said_plainly():
-        announce(forecast(works(todo), jobs=options.jobs, threads=1), options.yes)
+    announce(forecast(works(todo), jobs=options.jobs, threads=1), options.yes)
     found = environment(World())
     unwritten = [{name: found[name] for name in ("versions", "device", "commit", "started")}]  # goes with the first row
     with Workers(options.jobs) as workers:

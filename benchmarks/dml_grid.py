@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from json_lines import add_lines, read_lines
+from script import Parser
 
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.messages import problem, said_plainly
@@ -61,7 +62,7 @@ SETTINGS = (  # in the order of rounds
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--omniglot", type=Path, help="folder of Omniglot's archives")
     parser.add_argument("--rounds", type=int, default=min(6, len(SETTINGS)), help=f"from 1 to {len(SETTINGS)}")
     parser.add_argument("--jobs", type=int, default=1, help="networks at a time, one thread each")
@@ -75,8 +76,7 @@ def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if not 1 <= options.rounds <= len(SETTINGS):
         parser.error(f"--rounds must be from 1 to {len(SETTINGS)}, got {options.rounds}")
-    if options.jobs < 1:
-        parser.error(f"--jobs must be at least 1, got {options.jobs}")
+    parser.at_least_one(options, "jobs")
     return options
 
 
@@ -329,6 +329,7 @@ def works(runs: list[Run], network: str, root: Path | None) -> Iterator[Work]:
 
 
 @ends_in_order()
+@said_plainly()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     options = parsed(argv)
@@ -343,9 +344,8 @@ def main(argv: list[str] | None = None) -> int:
             draw(cells, options.figure)
         return 0
     results = Results(place)
-    with said_plainly():
-        kinds = works(left(options.rounds, results), options.network, options.omniglot)
-        announce(forecast(kinds, jobs=options.jobs, threads=1), options.yes)
+    kinds = works(left(options.rounds, results), options.network, options.omniglot)
+    announce(forecast(kinds, jobs=options.jobs, threads=1), options.yes)
     with Workers(options.jobs, tasks_each=60) as workers:  # memory grows
         began, done = time.monotonic(), 0
         for stage in stages(options.rounds, results):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from adaptive_margin.messages import problem
+from adaptive_margin.training.command_line import read, refuse
+
+C = TypeVar("C")
 
 BASELINE = "none"
 FACES_SEED = 1000
@@ -66,9 +69,11 @@ def with_own(terms: Sequence[str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def check_counts(asked: Any) -> None:
-    """``--seeds`` and ``--jobs`` are at least 1, or left out."""
+def read_asked(kind: type[C], prog: str, argv: Sequence[str] | None, description: str | None) -> C:
+    """The options of a benchmark, with ``--seeds`` and ``--jobs`` that are at least 1, or left out."""
+    asked = read(kind, prog=prog, argv=argv, description=description)
     for name in ("seeds", "jobs"):
         number = getattr(asked, name)
         if number is not None and number < 1:
-            raise ValueError(problem(f"--{name}", "at least 1", number, "leave it out for the default"))
+            refuse(problem(f"--{name}", "at least 1", number, "leave it out for the default"))
+    return asked

@@ -32,12 +32,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from fer_arms import ARMS, BASELINE, CRITIC_ARMS, FACES_SEED, PAPER_ARMS, QUICK_ARMS, check_counts, with_own
+from fer_arms import ARMS, BASELINE, CRITIC_ARMS, FACES_SEED, PAPER_ARMS, QUICK_ARMS, read_asked, with_own
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.processes import ProcessDiedError, Workers, ends_in_order
-from adaptive_margin.training.command_line import check_output, read, refuse
+from adaptive_margin.training.command_line import check_output, refuse
 from adaptive_margin.training.config_files import ConfigError, from_yaml, read_options, to_yaml
 
 OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
@@ -92,8 +92,8 @@ class Asked:
 
 
 def parsed(argv: Sequence[str] | None = None) -> Asked:
-    """The options as they are given."""
-    asked = read(Asked, prog="fer_caf.py", argv=argv, description=__doc__)
+    """The options, with defaults that need no PyTorch."""
+    asked = read_asked(Asked, "fer_caf.py", argv, __doc__)
     try:
         owned = [name for name in asked.file if name in OWNED]
     except (ConfigError, OSError) as error:
@@ -102,9 +102,50 @@ def parsed(argv: Sequence[str] | None = None) -> Asked:
         expected = f"without {', '.join(sorted(OWNED))}, which the runs differ in"
         remedy = "leave out options of single runs; see --arms and --seeds"
         refuse(problem(str(asked.config), expected, " and ".join(owned), remedy))
-    with said_plainly():
-        check_counts(asked)
+    dataset = asked.dataset or asked.file.get("dataset", "faces")
+    preset = asked.preset or ("quick" if dataset == "faces" else "paper")
+    arms = QUICK_ARMS if preset == "quick" else CRITIC_ARMS if dataset == "faces" else PAPER_ARMS
+    arms = asked.arms or arms
+    asked = dataclasses.replace(
+        asked,
+        dataset=dataset,
+        preset=preset,
+        arms=arms if BASELINE in arms else (BASELINE, *arms),
+        seeds=asked.seeds or (3 if preset == "quick" else 5),
+        output=asked.output or Path("runs") / "fer_caf" / f"{dataset}-{preset}",
+    )
+    if asked.print is None:
+        with said_plainly():
+            config_of(asked, BASELINE, 0)
+            check_output("--output", asked.output)
     return asked
+
+
+def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
+    """The options of one run. Drawn faces are different people for each seed; AFEW-VA's seeds are its five folds.
+
+    The file changes the preset, flags change both.
+    """
+    flags = {
+        "dataset": asked.dataset,
+        "root": asked.root,
+        "device": asked.device,
+        "encoder": asked.backbone,
+        "iterations": asked.iterations,
+        "batch_size": asked.batch_size,
+    }
+    flags = {name: value for name, value in flags.items() if value is not None}
+
+    def changed(preset: EmotionConfig) -> EmotionConfig:
+        if asked.config is None:
+            return dataclasses.replace(preset, **flags)
+        return from_yaml(EmotionConfig, asked.config, preset, flags)
+
+    base = changed(preset_for(asked.preset, changed(PRESETS[asked.preset])))
+    own = {"split_seed": FACES_SEED + seed} if asked.dataset == "faces" else {"fold": seed % 5}
+    output = str(asked.output / "runs" / arm / f"seed{seed}")
+    places = {"output": output, "cache": base.cache or str(asked.output / "cache")}
+    return dataclasses.replace(base, **ARMS[arm], seed=seed, **own, **places)
 
 
 if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
@@ -146,53 +187,16 @@ LOWER_IS_BETTER = ("rmse",)
 
 
 def options(argv: Sequence[str] | None = None) -> Asked:
-    """The requested options, with the defaults that follow from them."""
+    """The options, with arms of your own and the number of jobs."""
     asked = parsed(argv)
     try:
         own = with_own(asked.own)
     except (OSError, ValueError) as error:
         refuse(str(error))
-    dataset = asked.dataset or asked.file.get("dataset", "faces")
-    preset = asked.preset or ("quick" if dataset == "faces" else "paper")
-    device, quick = asked.device or asked.file.get("device"), preset == "quick"
+    device = asked.device or asked.file.get("device")
     on_gpu = torch.cuda.is_available() if device is None else device != "cpu"
-    arms = asked.arms or (QUICK_ARMS if quick else CRITIC_ARMS if dataset == "faces" else PAPER_ARMS)
-    return dataclasses.replace(
-        asked,
-        dataset=dataset,
-        preset=preset,
-        arms=(*(arms if BASELINE in arms else (BASELINE, *arms)), *own),
-        seeds=asked.seeds or (3 if quick else 5),
-        jobs=asked.jobs or (1 if on_gpu else min(2, os.cpu_count() or 1)),
-        output=asked.output or Path("runs") / "fer_caf" / f"{dataset}-{preset}",
-    )
-
-
-def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
-    """The options of one run. Drawn faces are different people for each seed; AFEW-VA's seeds are its five folds.
-
-    The file changes the preset, flags change both.
-    """
-    flags = {
-        "dataset": asked.dataset,
-        "root": asked.root,
-        "device": asked.device,
-        "encoder": asked.backbone,
-        "iterations": asked.iterations,
-        "batch_size": asked.batch_size,
-    }
-    flags = {name: value for name, value in flags.items() if value is not None}
-
-    def changed(preset: EmotionConfig) -> EmotionConfig:
-        if asked.config is None:
-            return dataclasses.replace(preset, **flags)
-        return from_yaml(EmotionConfig, asked.config, preset, flags)
-
-    base = changed(preset_for(asked.preset, changed(PRESETS[asked.preset])))
-    own = {"split_seed": FACES_SEED + seed} if asked.dataset == "faces" else {"fold": seed % 5}
-    output = str(asked.output / "runs" / arm / f"seed{seed}")
-    places = {"output": output, "cache": base.cache or str(asked.output / "cache")}
-    return dataclasses.replace(base, **ARMS[arm], seed=seed, **own, **places)
+    jobs = asked.jobs or (1 if on_gpu else min(2, os.cpu_count() or 1))
+    return dataclasses.replace(asked, arms=(*asked.arms, *own), jobs=jobs)
 
 
 @functools.lru_cache(maxsize=1)
@@ -435,20 +439,19 @@ def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, 
 
 
 @ends_in_order()
+@said_plainly()
 def main(argv: Sequence[str] | None = None) -> int:
     asked = options(argv)
     if asked.print:
         print("\n".join(markdown(json.loads(asked.print.read_text(encoding="utf-8")))))
         return 0
     began = time.perf_counter()
-    with said_plainly():
-        configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(asked.seeds) for arm in asked.arms}
-        one = next(iter(configs.values()))
-        device_of(one.device, int(os.environ.get("LOCAL_RANK", "0")))
-        check_output("--output", asked.output)
-        if one.pretrained is not None:  # mismatches are reported before images are decoded
-            build_encoder(one.encoder, one.pretrained)
-        check_page(asked.output / "report.html")  # before hours of training
+    configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(asked.seeds) for arm in asked.arms}
+    one = next(iter(configs.values()))
+    device_of(one.device, int(os.environ.get("LOCAL_RANK", "0")))
+    if one.pretrained is not None:  # mismatches are reported before images are decoded
+        build_encoder(one.encoder, one.pretrained)
+    check_page(asked.output / "report.html")  # before hours of training
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with World.from_environment(one.device) as world, said_plainly():
             if world.is_main:
@@ -459,11 +462,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 1 if failed else 0
         return finish(asked, configs, failed, began)
     print(f"{announced(asked, configs)}, {asked.jobs} at a time")
-    with said_plainly():
-        announce(expect(configs, asked.jobs), asked.yes)
-        if asked.dataset != "faces":
-            print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
-            print("\n".join(load_data(one).reports))
+    announce(expect(configs, asked.jobs), asked.yes)
+    if asked.dataset != "faces":
+        print(f"reading {one.dataset} in {one.root}; images are decoded once, into {one.cache}")
+        print("\n".join(load_data(one).reports))
     return finish(asked, configs, train_all(configs, asked.jobs), began)
 
 

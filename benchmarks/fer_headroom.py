@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_arms import FACES_SEED, check_counts
+from fer_arms import FACES_SEED, read_asked
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
 from adaptive_margin.messages import counted, problem, said_plainly
 from adaptive_margin.processes import ends_in_order
-from adaptive_margin.training.command_line import check_output, read
+from adaptive_margin.training.command_line import check_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,9 @@ class Asked:
 
 def parsed(argv: Sequence[str] | None = None) -> Asked:
     """The options."""
-    asked = read(Asked, prog="fer_headroom.py", argv=argv, description=__doc__)
+    asked = read_asked(Asked, "fer_headroom.py", argv, __doc__)
     with said_plainly():
-        check_counts(asked)
+        check_output("--output", asked.output)
     return asked
 
 
@@ -82,7 +82,7 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
 
 import numpy as np
 from fer_caf import expect
-from fer_people import base_of, ccc, finished, train_and_keep, train_here, without_folders
+from fer_people import base_of, ccc, finished, options_of, provenance, train_and_keep, train_here
 from numpy.typing import NDArray
 
 from adaptive_margin.emotion.data import EmotionData, Part
@@ -245,6 +245,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
 
 
 @ends_in_order()
+@said_plainly()
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is missing, then writes and prints all figures."""
     asked = parsed(argv)
@@ -255,27 +256,24 @@ def main(argv: Sequence[str] | None = None) -> int:
             draw(content, asked.figure)
         return 0
     effects = asked.effects if asked.dataset == "faces" else (1.0,)
-    with said_plainly():
-        check_output("--output", asked.output)
-        configs = {
-            (effect, seed, kind): config_of(asked, effect, seed, kind)
-            for effect in effects
-            for seed in range(asked.seeds)
-            for kind in TRAINED
-        }
+    configs = {
+        (effect, seed, kind): config_of(asked, effect, seed, kind)
+        for effect in effects
+        for seed in range(asked.seeds)
+        for kind in TRAINED
+    }
     todo = {which: config for which, config in configs.items() if not finished(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
-    with said_plainly():
-        announce(expect(todo, asked.jobs, keeps=False), asked.yes)
+    announce(expect(todo, asked.jobs, keeps=False), asked.yes)
     failed = train_here({which: (config, *which[1:]) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")
     if failed:
         return 1
-    first = next(iter(configs.values()))
+    documents = {which: read_json(Path(config.output) / "run.json") for which, config in configs.items()}
     content = {
-        "environment": without_folders(read_json(Path(first.output) / "run.json")["environment"]),
-        "config": {name: value for name, value in first.plain().items() if name not in ("output", "cache", "root")},
+        **provenance(documents.values()),
+        "config": options_of(next(iter(configs.values()))),
         "effects": [
             {
                 "person_effect": effect,
@@ -283,11 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     {"seed": seed}
                     | {kind: ccc_of(configs[effect, seed, kind].output) for kind in TRAINED}
                     | {"recentred": ccc_of(configs[effect, seed, "held out"].output, corrected=True)}
-                    | {
-                        "cpu_seconds": read_json(Path(configs[effect, seed, "held out"].output) / "run.json")[
-                            "cpu_seconds"
-                        ]
-                    }
+                    | {"cpu_seconds": documents[effect, seed, "held out"]["cpu_seconds"]}
                     for seed in range(asked.seeds)
                 ],
             }

@@ -27,17 +27,17 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fer_arms import ARMS, BASELINE, FACES_SEED, PEOPLE_ARMS, check_counts, with_own
+from fer_arms import ARMS, BASELINE, FACES_SEED, PEOPLE_ARMS, read_asked, with_own
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.messages import counted, is_expected, said_plainly
 from adaptive_margin.processes import ends_in_order
-from adaptive_margin.training.command_line import check_output, read
+from adaptive_margin.training.command_line import check_output
 
 CONTROLS = ("none-together", "none-together-8", "none-twice")
 EVERY_ARM = (*(arm for arm in PEOPLE_ARMS if arm not in CONTROLS), "label-distance")
@@ -85,9 +85,9 @@ def parsed(argv: Sequence[str] | None = None) -> Asked:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in ("choose", "test"):
         words = ["--stage", *words]
-    asked = read(Asked, prog="fer_people.py", argv=words, description=__doc__)
+    asked = read_asked(Asked, "fer_people.py", words, __doc__)
     with said_plainly():
-        check_counts(asked)
+        check_output("--output", asked.output)
     return asked
 
 
@@ -246,12 +246,13 @@ def train_here(
 
 
 def finished(config: EmotionConfig) -> dict[str, Any]:
-    """What a run with these options has left; empty if it has not ended."""
+    """What a run with these options has left; empty if it has not ended. Its folder can have been moved."""
     folder = Path(config.output)
     try:
         document = read_json(folder / "run.json")
         defaults, wanted = (json.loads(json.dumps(one.plain())) for one in (EmotionConfig(), config))
-        same = {**defaults, **document["config"]} == wanted  # options that are newer than the run had their default
+        was = {**defaults, **document["config"]}  # options that are newer than the run had their default
+        same = all(was[name] == wanted.get(name) for name in was if name not in ("output", "cache"))
         whole = all((folder / f"{name}.npz").is_file() for name in document["readings"])
         return document if same and whole else {}
     except (OSError, ValueError, KeyError):
@@ -343,16 +344,30 @@ def content_of(asked: Asked, configs: Mapping[tuple[str, int], EmotionConfig]) -
     for row in others:
         pairs = [(predictions[row, seed], predictions[BASELINE, seed]) for seed in sorted(rows[row].keys() & base)]
         differences[row]["ccc_by_people"] = by_people(pairs, same_people=asked.dataset != "faces")
-    first = next(iter(done.values()))
-    options = {name: value for name, value in first["config"].items() if name not in ("output", "cache", "root")}
+    options = {arm: options_of(configs[arm, 0]) for arm in arms_of(asked)}
     return {
         "stage": asked.stage,
         "people": "validation" if asked.stage == "choose" else "test",
-        "environment": without_folders(first["environment"] | {"command": environment(World())["command"]}),
-        "commits": sorted({document["environment"]["commit"] for document in done.values()}),
-        "config": options,
+        **provenance(done.values()),
+        "config": options[BASELINE],
+        "options": {arm: {n: v for n, v in own.items() if v != options[BASELINE][n]} for arm, own in options.items()},
         "arms": {row: [{"seed": seed} | one for seed, one in seeds.items()] for row, seeds in rows.items()},
         "differences": differences,
+    }
+
+
+def options_of(config: EmotionConfig) -> dict[str, Any]:
+    """The options of a run, as JSON has them, but for its places."""
+    plain: dict[str, Any] = json.loads(json.dumps(config.plain()))
+    return {name: value for name, value in plain.items() if name not in ("output", "cache", "root")}
+
+
+def provenance(documents: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Where figures of several runs come from: the environment of the first, today's command, the commits of all."""
+    found = [document["environment"] for document in documents]
+    return {
+        "environment": without_folders(found[0] | {"command": environment(World())["command"]}),
+        "commits": sorted({each["commit"] for each in found}),
     }
 
 
@@ -435,6 +450,7 @@ def by_number_of_pictures(arms: Mapping[str, Any]) -> list[str]:
 
 
 @ends_in_order()
+@said_plainly()
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is missing, then writes and prints all figures."""
     asked = parsed(argv)
@@ -442,14 +458,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(table(json.loads(asked.print.read_text(encoding="utf-8"))))
         return 0
     seeds = asked.seeds or (3 if asked.stage == "choose" else 5)
-    with said_plainly():
-        asked = dataclasses.replace(asked, arms=(*asked.arms, *with_own(asked.own)), own=())
-        check_output("--output", asked.output)
-        configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}
+    asked = dataclasses.replace(asked, arms=(*asked.arms, *with_own(asked.own)), own=())
+    configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(seeds) for arm in arms_of(asked)}
     todo = {which: config for which, config in configs.items() if not finished(config)}
     print(f"{counted(len(todo), 'run')} to train, {asked.jobs} at a time, into {asked.output}", flush=True)
-    with said_plainly():
-        announce(expect(todo, asked.jobs, keeps=False), asked.yes)
+    announce(expect(todo, asked.jobs, keeps=False), asked.yes)
     failed = train_here({which: (config, asked.stage) for which, config in todo.items()}, asked.jobs, train_one)
     for which, message in failed.items():
         print(f"failed: {which}: {message}")

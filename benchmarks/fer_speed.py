@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from script import Parser, write_results
 
 from adaptive_margin.emotion.config import PAPER
 from adaptive_margin.messages import said_plainly
@@ -25,7 +26,7 @@ from adaptive_margin.processes import ends_in_order
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--encoder", default=PAPER.encoder)
     parser.add_argument("--batch-size", type=int, default=PAPER.batch_size)
     parser.add_argument("--size", type=int, default=PAPER.size, help="side of the images, pixels")
@@ -44,6 +45,7 @@ from adaptive_margin.emotion.critics import build_critic, build_grouper
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.steps import Iteration, Optimizers, StepOptions
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.command_line import check_output
 from adaptive_margin.training.world import device_of
 
 
@@ -71,10 +73,12 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     asked = parsed()
-    with said_plainly():
-        device = device_of(asked.device)
+    if asked.json:
+        check_output("--json", asked.json, file=True)
+    device = device_of(asked.device)
     asked.device = asked.device or device.type
     images = torch.randn(asked.batch_size, 3, asked.size, asked.size, device=device)
     angle = torch.rand(asked.batch_size, device=device) * 6.28
@@ -115,8 +119,7 @@ def main() -> None:
             "seconds": times,
             "ratios": {n: m / medians["plain"] for n, m in medians.items()},
         }
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps(content, indent=1) + "\n")
+        write_results(asked.json, content)
 
 
 if __name__ == "__main__":

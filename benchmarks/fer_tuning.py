@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from script import Parser
+
 from adaptive_margin.emotion.config import QUICK, AdamConfig, EmotionConfig
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
@@ -54,16 +56,15 @@ FIGURES = ("ccc", "rmse")
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/fer_tuning"), help="folder of the runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     parser.add_argument("--only", nargs="+", choices=VARIANTS, default=list(VARIANTS), metavar="VARIANT")
     parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
-    parser.add_argument("--print", action="store_true")
+    parser.add_argument("--print", action="store_true", help="print the committed table; trains nothing")
     asked = parser.parse_args(argv)
-    if asked.seeds < 1 or asked.jobs < 1:
-        parser.error(f"--seeds and --jobs must be at least 1, got {asked.seeds} and {asked.jobs}")
+    parser.at_least_one(asked, "seeds", "jobs")
     return asked
 
 
@@ -109,6 +110,7 @@ def table(runs: list[dict[str, Any]]) -> str:
 
 
 @ends_in_order()
+@said_plainly()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing, then writes and prints all results."""
     asked = parsed(argv)
@@ -120,8 +122,7 @@ def main(argv: list[str] | None = None) -> int:
         for seed in range(asked.seeds)
         for variant in dict.fromkeys((BASELINE, *asked.only))
     }
-    with said_plainly():
-        announce(expect(configs, asked.jobs), asked.yes)
+    announce(expect(configs, asked.jobs), asked.yes)
     failed = train_all(configs, asked.jobs)
     runs = [
         {"variant": variant, "seed": seed, **validation(config)}

@@ -285,6 +285,7 @@ def write_numbers(output: Path, rows: Sequence[Row], **more: Any) -> None:
 
 
 @ends_in_order()
+@said_plainly()
 def main(argv: Sequence[str] | None = None) -> int:
     """Trains, measures, prints and draws; returns the exit status."""
     options = parsed(argv)

@@ -24,17 +24,49 @@ MAIN = {name: text for name, text in TEXTS.items() if 'if __name__ == "__main__"
 SCRIPTS = [
     name
     for name, text in MAIN.items()
-    if any(reads in text for reads in ("ArgumentParser(", "command_line import", "adaptive_margin.command import"))
+    if any(
+        reads in text
+        for reads in ("Parser(", "command_line import", "fer_arms import", "adaptive_margin.command import")
+    )
 ]
-COMMANDS = [[name] for name in SCRIPTS] + [["-m", "adaptive_margin", "train-faces"], ["-m", "adaptive_margin"]]
+BENCHMARKS = [name for name in SCRIPTS if name.startswith("benchmarks/")]
+COMMANDS = [[name] for name in BENCHMARKS] + [["-m", "adaptive_margin", "train-faces"], ["-m", "adaptive_margin"]]
+
+RESULTS = "benchmarks/fer_caf/results"
+PRINTING = {  # one of each kind: files as values of --print, of --out, and rows
+    "benchmarks/data/run.py": ["--print"],
+    "benchmarks/faces/run.py": ["--print", "benchmarks/faces/results/faces.json"],
+    "benchmarks/fer_caf.py": ["--print", f"{RESULTS}/faces-quick.json"],
+    "benchmarks/fer_headroom.py": ["--print", f"{RESULTS}/headroom.json"],
+    "benchmarks/fer_people.py": ["--print", f"{RESULTS}/people-choose.json"],
+    "benchmarks/hosts/run.py": ["--print", "benchmarks/hosts/results/2.9.0-installed.json"],
+    "benchmarks/miners/run.py": ["--print"],
+    "benchmarks/retrieval/run.py": ["--print", "benchmarks/retrieval/results/retrieval.json"],
+    "benchmarks/speed/run.py": ["--print"],
+    "benchmarks/speed/small.py": ["--print"],
+}
 
 
 def started(words: list[str], *path: Path, **options: Any) -> subprocess.Popen[str]:
     """A command of this repository, whose output is not held back."""
     places = [*map(str, path), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *words], cwd=ROOT, env=found, **pipes, **options)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": found, **options}
+    return subprocess.Popen([sys.executable, *words], cwd=ROOT, **options)
+
+
+def ended_without_reader(words: list[str]) -> tuple[int, str]:
+    """The status of a command whose reader is gone before it writes, and what it said; output is held back as usual."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    held = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    held["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    try:
+        process = started(words, env=held, stdout=writing)
+    finally:
+        os.close(writing)
+    said = process.communicate(timeout=120)[1]
+    return process.returncode, said
 
 
 def test_the_scripts_are_found() -> None:
@@ -56,29 +88,58 @@ def test_help_and_mistakes_are_answered_without_pytorch(script: str, option: str
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[-1])
 def test_help_ends_with_its_reader(words: list[str]) -> None:
-    """As in ``--help | head -1``."""
-    process = started([*words, "--help"])
-    assert process.stdout is not None
-    assert process.stdout.readline().startswith("usage: ")
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait(120) in (0, 141)
+    """As in ``--help | true``."""
+    assert ended_without_reader([*words, "--help"]) == (141, "")
 
 
-def test_a_table_ends_with_its_reader() -> None:
-    process = started(["benchmarks/text/run.py", "--print"])
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert process.stderr.read() == ""
-    assert process.wait(120) == 141
+@pytest.mark.parametrize("script", PRINTING)
+def test_a_table_ends_with_its_reader(script: str) -> None:
+    """As in ``--print | true``."""
+    assert ended_without_reader([script, *PRINTING[script]]) == (141, "")
 
 
-@pytest.mark.parametrize("script", [name for name in SCRIPTS if name.startswith("benchmarks/")])
+@pytest.mark.parametrize("script", PRINTING)
+def test_a_table_without_its_file_is_one_line(script: str, tmp_path: Path) -> None:
+    nowhere = str(tmp_path / "nowhere.json")
+    words = ["--print", "--out", nowhere] if PRINTING[script] == ["--print"] else ["--print", nowhere]
+    process = started([script, *words])
+    printed, said = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert printed == ""
+    assert said.startswith("error: ")
+    assert len(said.splitlines()) == 1
+    assert nowhere.removesuffix(".json") in said
+
+
+@pytest.mark.parametrize("script", BENCHMARKS)
 def test_a_benchmark_ends_in_order(script: str) -> None:
     """SIGTERM and a reader that is gone are the affair of one decorator, or of the command."""
     assert "\n@ends_in_order(" in MAIN[script] or "adaptive_margin.command import main" in MAIN[script]
+
+
+def process_of_a_case(parent: int) -> Path:
+    """Its folder of /proc, once it is there."""
+    children = Path(f"/proc/{parent}/task/{parent}/children")
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        for each in children.read_text().split():
+            if "--measure" in Path(f"/proc/{each}/cmdline").read_text():
+                return Path("/proc") / each
+        time.sleep(0.1)
+    raise AssertionError("no process measures a case")
+
+
+@needs_processes
+@pytest.mark.parametrize("script", ["miners", "retrieval", "speed"])
+def test_the_process_of_a_case_ends_with_a_benchmark_that_is_killed(script: str, tmp_path: Path) -> None:
+    process = started([f"benchmarks/{script}/run.py", "--out", str(tmp_path / "result.json")])
+    child = process_of_a_case(process.pid)
+    process.kill()
+    process.wait()
+    end = time.monotonic() + 30
+    while child.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not child.exists()
 
 
 @needs_processes
@@ -93,12 +154,8 @@ def test_a_benchmark_that_is_told_to_stop_says_what_is_kept(
     process = started([*words, *more], preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     assert process.stdout is not None
     assert process.stdout.readline()  # it is at work
-    if "faces" not in words[0]:  # so is the process of a case
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while "--measure" not in "".join(
-            Path(f"/proc/{each}/cmdline").read_text() for each in children.read_text().split()
-        ):
-            time.sleep(0.1)
+    if "faces" not in words[0]:
+        process_of_a_case(process.pid)  # so is this
         time.sleep(0.5)
     process.send_signal(number)
     assert process.communicate(timeout=60)[1].splitlines()[-1] == "stopped; nothing is written"

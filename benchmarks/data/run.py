@@ -34,10 +34,13 @@ from typing import Any
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
+
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--side", type=int, default=425, help="side of the JPEG files, pixels")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -45,7 +48,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", help="cuda if available")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
-    parser.add_argument("--out", default=str(Path(__file__).parent / "results" / "cpu.json"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cpu.json")
     parser.add_argument("--print", action="store_true", help="print the table of --out, in Markdown")
     return parser.parse_args()
 
@@ -125,14 +128,14 @@ def table(result: dict[str, Any]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     options = parsed()
     if options.print:
         print(table(json.loads(Path(options.out).read_text(encoding="utf-8"))))
         return
-    with said_plainly():
-        options.device = options.device or device_of().type
-        device_of(options.device)
+    options.device = options.device or device_of().type
+    device_of(options.device)
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         root = Path(name)
@@ -202,9 +205,7 @@ def main() -> None:
                 "pillow": PIL.__version__,
             },
         }
-        out = Path(options.out)
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(result, indent=1) + "\n")
+        write_results(options.out, result)
 
 
 def commit() -> str:

@@ -14,17 +14,22 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
 
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--print", action="store_true", help="print the table of the committed results")
     return parser.parse_args()
 
@@ -133,6 +138,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     if parsed().print:
         print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
@@ -167,8 +173,7 @@ def main() -> None:
     versions = {"opencv": cv2.__version__, "scikit-image": skimage.__version__, "python": platform.python_version()}
     counts = {kind: len(pictures) for kind, pictures in made.items()}
     result = {"rows": rows, "pictures": counts, "people": PEOPLE, "seed": SEED, "versions": versions}
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=1, default=int) + "\n")
+    write_results(RESULTS, result, default=int)
     print(table(result))
 
 

@@ -10,7 +10,6 @@ With ``--out FILE`` the numbers are also written as JSON, with versions, process
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -24,7 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from adaptive_margin.faces import FacesDataset, draw_faces, face_geometry, sample_identities
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
 
 Array = NDArray[np.float64]
 
@@ -212,8 +215,9 @@ def tables(result: dict[str, Any]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("what", nargs="?", choices=("all", "speed", "identity"), default="all")
     parser.add_argument("--n", type=int, default=1024, help="pictures of 96 px per call (speed)")
     parser.add_argument("--repeats", type=int, default=5, help="calls per size (speed)")
@@ -249,8 +253,7 @@ def main() -> None:
                 f"{row['reader']:<32}{row['fitted on']:<14}{row['tested on']:<15}" + "".join(f"{c:>14}" for c in cells)
             )
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        write_results(args.out, result)
 
 
 if __name__ == "__main__":

@@ -10,15 +10,20 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
 
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--print", action="store_true", help="print the table of the committed results")
     return parser.parse_args()
 
@@ -76,10 +81,11 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     if not parsed().print:
         sizes = {"people": PEOPLE, "feelings": FEELINGS, "batch": BATCH, "seed": SEED}
-        RESULTS.write_text(json.dumps({**environment(World()), **sizes, "rows": measured()}, indent=1) + "\n")
+        write_results(RESULTS, {**environment(World()), **sizes, "rows": measured()})
     print(table(json.loads(RESULTS.read_text(encoding="utf-8"))["rows"]))
 
 

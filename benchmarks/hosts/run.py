@@ -15,7 +15,6 @@ Prints counts and the tests that pass unchanged but not wrapped; writes them to 
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import platform
@@ -30,7 +29,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
 
 HERE = Path(__file__).parent
 OUTCOMES = ("passed", "failed", "skipped")
@@ -109,9 +112,10 @@ def table(reports: list[dict[str, Any]]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     """Runs the tests and reports."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--checkout", type=Path, help="a clone of the host's repository")
     parser.add_argument("--installed", action="store_true", help="test the installed release instead of the checkout")
     parser.add_argument("--dtypes", default="float32,float64")
@@ -145,7 +149,6 @@ def main() -> None:
         for test in names:
             print(f"{mode}: {test}: {results['stock'][test]} as it is, {results[mode].get(test)} here")
     output = arguments.output or HERE / "results" / f"{host}{'-installed' if arguments.installed else '-snapshot'}.json"
-    output.parent.mkdir(parents=True, exist_ok=True)
     versions = {package: version(package) for package in ("torch", "numpy", "pytest", "adaptive-margin")}
     report = {
         "host": host,
@@ -156,8 +159,8 @@ def main() -> None:
         "counts": counts,
         "differs": differs,
     }
-    output.write_text(json.dumps(report, indent=1) + "\n")
-    print(f"pytorch-metric-learning {host}; written to {output}")
+    print(f"pytorch-metric-learning {host}")
+    write_results(output, report)
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from typing import Any
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent, ends_in_order
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from limited import resident, run_limited  # in the folder above
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from limited import resident, run_limited
+from script import Parser, write_results
 
 CASES = {
     "batch-hard, tiled": lambda: tiled.TiledBatchHardMiner(),
@@ -37,26 +38,25 @@ CASES = {
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, Path(__file__).parent / "results" / "miners.json")
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 1024, 4096, 8192, 32768])
     parser.add_argument("--features", type=int, default=128)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--limit-gib", type=float, default=8.0, help="stop a case whose process needs more memory")
     parser.add_argument("--limit-minutes", type=float, default=5.0)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "miners.json")
-    parser.add_argument("--print", action="store_true", help="print the table of --out, in Markdown")
     parser.add_argument("--measure", choices=list(CASES), help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
-if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
-    parsed()
+if __name__ == "__main__" and parsed().measure:  # help and mistakes are answered before PyTorch is loaded
+    end_with_parent()
 
 import torch
 from pytorch_metric_learning import miners as stock
 
 from adaptive_margin import miners as tiled
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.command_line import check_output
 from adaptive_margin.training.world import device_of
 
 LIMITS = {"time": "more than {0.limit_minutes:g} min", "memory": "more than {0.limit_gib:g} GiB"}
@@ -132,21 +132,21 @@ def cell(row: dict[str, Any]) -> str:
 
 def main() -> None:
     arguments = parsed()
-    if arguments.print:
-        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["cases"]))
-        return
     if arguments.measure:
-        end_with_parent()
         print(json.dumps(measure(arguments.measure, arguments.batches[0], arguments.features, arguments.device)))
         return
     compare(arguments)
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def compare(arguments: argparse.Namespace) -> None:
     """Runs and writes all cases."""
-    with said_plainly():
-        device_of(arguments.device)
+    if arguments.print:
+        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["cases"]))
+        return
+    check_output("--out", arguments.out, file=True)
+    device_of(arguments.device)
     cases: list[dict[str, object]] = []
     for batch in arguments.batches:
         for case in CASES:
@@ -159,9 +159,7 @@ def compare(arguments: argparse.Namespace) -> None:
                 f"{outcome['mib_above_embeddings']:8.1f} MiB"
             )
             print(f"{batch:6} {case:26} {numbers}", flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({**about(arguments), "cases": cases}, indent=1) + "\n")
-    print(f"written to {arguments.out}")
+    write_results(arguments.out, {**about(arguments), "cases": cases})
 
 
 if __name__ == "__main__":

@@ -24,8 +24,9 @@ from typing import Any
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import end_with_parent, ends_in_order
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from limited import GIB, resident, run_limited  # in the folder above
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from limited import GIB, resident, run_limited
+from script import Parser, write_results
 
 KS = (1, 10, 100, 1000)
 
@@ -89,7 +90,7 @@ DEFAULT = [name for name in CASES if not name.endswith("clusters")]
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--rows", type=int, default=60502)
     parser.add_argument("--features", type=int, default=512)
     parser.add_argument("--classes", type=int, default=11316)
@@ -108,12 +109,13 @@ def parsed() -> argparse.Namespace:
     return arguments
 
 
-if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
-    parsed()
+if __name__ == "__main__" and parsed().measure:  # help and mistakes are answered before PyTorch is loaded
+    end_with_parent()
 
 import torch
 
 from adaptive_margin.training import World, environment
+from adaptive_margin.training.command_line import check_output
 from adaptive_margin.training.world import device_of
 
 LIMITS = {"time": "more than {0.limit_minutes:g} min", "memory": "more than {0.limit_gib:g} GiB"}
@@ -208,22 +210,22 @@ def table(cases: dict[str, Any]) -> str:
 
 def main() -> None:
     arguments = parsed()
-    if arguments.print:
-        files = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.print]
-        print(table({name: case for file in files for name, case in file["cases"].items()}))
-        return
     if arguments.measure:
-        end_with_parent()
         print(json.dumps(measure(arguments)))
         return
     compare(arguments)
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def compare(arguments: argparse.Namespace) -> None:
     """Runs and writes all cases."""
-    with said_plainly():
-        device_of(arguments.device)
+    if arguments.print:
+        files = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.print]
+        print(table({name: case for file in files for name, case in file["cases"].items()}))
+        return
+    check_output("--out", arguments.out, file=True)
+    device_of(arguments.device)
     result = {**about(arguments), "cases": {}}
     for case in arguments.cases:
         outcome = in_its_own_process(case, arguments)
@@ -234,9 +236,7 @@ def compare(arguments: argparse.Namespace) -> None:
         figures = ", ".join(f"{name} {value:.4f}" for name, value in outcome["figures"].items())
         took = f"{outcome['seconds']:8.1f} s {outcome['cpu_seconds']:8.1f} CPU s"
         print(f"{case:22} {took} {outcome['gib_above_embeddings']:7.3f} GiB  {figures}", flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"written to {arguments.out}")
+    write_results(arguments.out, result)
 
 
 if __name__ == "__main__":

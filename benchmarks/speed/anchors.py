@@ -13,20 +13,23 @@ import argparse
 import json
 import math
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
 
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, Path(__file__).parent / "results" / "anchors.json")
     parser.add_argument("--rows", type=int, default=4096)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "anchors.json")
-    parser.add_argument("--print", action="store_true", help="measure nothing")
     return parser.parse_args()
 
 
@@ -39,6 +42,7 @@ from torch.nn.functional import normalize
 
 from adaptive_margin import AdaptiveMargin
 from adaptive_margin.margins import ChernoffRule, HoeffdingRule, RemainingRule
+from adaptive_margin.training.command_line import check_output
 
 RULES = {"hoeffding": HoeffdingRule, "chernoff": ChernoffRule, "remaining": RemainingRule}
 FEATURES, SPREADS = 128, (0.0, 0.5, 2.0)
@@ -91,16 +95,18 @@ def table(found: list[dict[str, Any]]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     arguments = parsed()
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["rules"]))
         return
+    check_output("--out", arguments.out, file=True)
     torch.set_num_threads(arguments.threads)
     found = [errors(name, layout, arguments.rows) for name in RULES for layout in LAYOUTS]
     print(table(found))
     content = {"rules": found, "rows": arguments.rows, **about(arguments.threads)}
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_results(arguments.out, content)
 
 
 if __name__ == "__main__":

@@ -9,20 +9,24 @@ walk outwards until the labels are evidence. The script checks that it gives the
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
 
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "margin.json")
     return parser.parse_args()
@@ -39,6 +43,7 @@ from torchvision.models import resnet18
 
 from adaptive_margin import AdaptiveMargin
 from adaptive_margin import functional as F
+from adaptive_margin.training.command_line import check_output
 
 CONFIDENCE = 0.05
 
@@ -94,8 +99,10 @@ def training_step(rows: int) -> Callable[[], None]:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     arguments = parsed()
+    check_output("--out", arguments.out, file=True)
     torch.set_num_threads(arguments.threads)
     margin, sizes = AdaptiveMargin(), {}
     for n in (128, 256, 1024):
@@ -111,8 +118,7 @@ def main() -> None:
     share = sizes[128]["margin_ms"] / step
     print(f"ResNet18 step of 128 images: {step:.0f} ms; the margin is {100 * share:.3f}% of it")
     result = {"sizes": sizes, "resnet18_step_ms": step, "margin_share_of_step": share, **about(arguments.threads)}
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n")
+    write_results(arguments.out, result)
 
 
 if __name__ == "__main__":

@@ -12,20 +12,23 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
 
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__, Path(__file__).parent / "results" / "rules.json")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "rules.json")
-    parser.add_argument("--print", action="store_true", help="measure nothing")
     return parser.parse_args()
 
 
@@ -40,6 +43,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from adaptive_margin import AdaptiveMargin, ContrastiveVDMLoss
+from adaptive_margin.training.command_line import check_output
 
 SIZES, FEATURES, EACH = (128, 1024, 4096), 128, 4
 RULES = ("remaining", "attainable", "hoeffding", "chernoff")
@@ -76,11 +80,13 @@ def table(milliseconds: dict[str, dict[str, float]]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     arguments = parsed()
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["milliseconds"]))
         return
+    check_output("--out", arguments.out, file=True)
     torch.set_num_threads(arguments.threads)
     squared = distances.LpDistance(power=2)
     found: dict[str, dict[str, float]] = {}
@@ -92,8 +98,7 @@ def main() -> None:
         times[TILES] = milliseconds(step(ContrastiveVDMLoss(margin=0.5), x, labels), calls)
         found[str(rows)] = times
     print(table(found))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"milliseconds": found, **about(arguments.threads)}, indent=1) + "\n")
+    write_results(arguments.out, {"milliseconds": found, **about(arguments.threads)})
 
 
 if __name__ == "__main__":

@@ -33,11 +33,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from adaptive_margin.messages import said_plainly
+from adaptive_margin.messages import problem, said_plainly
 from adaptive_margin.processes import end_with_parent, ends_in_order
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from limited import resident, run_limited  # in the folder above
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from limited import resident, run_limited
+from script import Parser
 
 SIZES = [2**power for power in range(7, 17)]
 LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
@@ -56,7 +57,7 @@ OURS = [name for name in CASES if "VDM" in name or "Adaptive" in name]
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--quick", action="store_true", help="sizes up to 2048")
     parser.add_argument("--layouts", nargs="+", choices=list(LAYOUTS), default=list(LAYOUTS))
@@ -79,8 +80,8 @@ def parsed() -> argparse.Namespace:
     return parser.parse_args()
 
 
-if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
-    parsed()
+if __name__ == "__main__" and parsed().measure:  # help and mistakes are answered before PyTorch is loaded
+    end_with_parent()
 
 import torch
 from pytorch_metric_learning import distances, losses
@@ -308,25 +309,25 @@ def _cell(row: dict[str, object], key: str) -> str:
 def main() -> None:
     arguments = parsed()
     if arguments.measure:
-        end_with_parent()
         print(json.dumps(measure(arguments)))
         return
     compare(arguments)
 
 
 @ends_in_order("the sizes before this one are in the CSV")
+@said_plainly()
 def compare(arguments: argparse.Namespace) -> None:
     """Runs and writes all cases."""
     sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]
     cases = arguments.cases or list(CASES)
     results = read(arguments.out)
     if arguments.print or arguments.summary:
-        rows = in_order(results)
+        if not (rows := in_order(results)):
+            raise ValueError(problem("--out", "CSV and JSON of results", arguments.out, "leave out --print to measure"))
         chosen = tables([row for row in rows if row["n"] in sizes]) if arguments.print else []
         print("\n".join([*chosen, *(summary(rows) if arguments.summary else [])]))
         return
-    with said_plainly():
-        device_of(arguments.device)
+    device_of(arguments.device)
     facts = about(arguments.threads, arguments.device)
     for layout in arguments.layouts:
         for n in sizes:

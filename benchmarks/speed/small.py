@@ -14,16 +14,21 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from script import Parser, write_results
 
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each layout")
@@ -41,6 +46,7 @@ from run import LAYOUTS, MARGIN, about, batch, squared_l2, step
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
 from adaptive_margin.functional.small_batch import SmallBatch
+from adaptive_margin.training.command_line import check_output
 
 CASES = {
     "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
@@ -85,11 +91,13 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 
 
 @ends_in_order("nothing is written")
+@said_plainly()
 def main() -> None:
     arguments = parsed()
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["shares"]))
         return
+    check_output("--out", arguments.out, file=True)
     torch.set_num_threads(arguments.threads)
     shares: dict[str, dict[str, Any]] = {}
     for layout in LAYOUTS:
@@ -101,7 +109,7 @@ def main() -> None:
         shares[layout]["milliseconds of the host's"] = stock
     print(table(shares))
     content = {"shares": shares, "rows": arguments.rows, **about(arguments.threads)}
-    arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_results(arguments.out, content)
 
 
 if __name__ == "__main__":

@@ -26,22 +26,25 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from adaptive_margin.messages import counted
+from adaptive_margin.messages import counted, problem, said_plainly
 from adaptive_margin.processes import Workers, ends_in_order
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from json_lines import add_lines, read_lines  # in the folder above
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
+from json_lines import add_lines, read_lines
+from script import Parser
 
 RESULTS = Path(__file__).parent / "results" / "names.jsonl"
 
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="models at a time, one thread each")
     parser.add_argument("--results", type=Path, default=RESULTS, help="file of rows to continue")
     parser.add_argument("--print", action="store_true", help="print the tables in Markdown; runs nothing")
-    return parser.parse_args(argv)
+    asked = parser.parse_args(argv)
+    parser.at_least_one(asked, "jobs")
+    return asked
 
 
 if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded
@@ -203,11 +206,15 @@ def table(rows: dict[str, Row]) -> str:
 
 
 @ends_in_order()
+@said_plainly()
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     options = parsed(argv)
     rows = read(options.results)
     if options.print:
+        if not rows:
+            remedy = "leave out --print to train them"
+            raise ValueError(problem("--results", "a file of rows", options.results, remedy))
         print(table(rows))
         return 0
     from adaptive_margin.training import World, environment

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import shutil
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,6 +48,7 @@ def test_arms_are_chosen_on_validation_people_and_tested_on_others(
     run = next(tmp_path.rglob("person-norm/seed0"))
     every = [read_arrays(run / f"{name}.npz")["prediction"] for name in ("alone", "by_2", "by_person")]
     assert all(not np.array_equal(one, two) for one, two in itertools.combinations(every, 2))
+    assert content["options"]["person-norm"] == {"person_norm": True, "per_person": 8}  # what differs
     both = "person-norm, by all pictures of a person"
     low, high = content["differences"][both]["ccc_by_people"]
     assert low <= high
@@ -57,8 +59,8 @@ def test_arms_are_chosen_on_validation_people_and_tested_on_others(
         "| person-norm, by 4 pictures of a person | plain regression, centred by 4 pictures of a person | " in printed
     )
 
-    asked: Any = people.read(people.Asked, prog="", argv=["--stage", "test", *given], description="")
-    chosen: Any = people.read(people.Asked, prog="", argv=["--stage", "choose", *given], description="")
+    asked: Any = people.parsed(["test", *given])
+    chosen: Any = people.parsed(["choose", *given])
     assert people.arms_of(asked)[4:6] == ("person-norm", "person-norm-shuffled")
     one, two = people.config_of(chosen, "none", 0), people.config_of(asked, "none", 0)
     assert one.split_seed != two.split_seed  # other people
@@ -73,6 +75,9 @@ def test_arms_are_chosen_on_validation_people_and_tested_on_others(
     assert people.main(["choose", *given]) == 0  # nothing is trained again
     assert "0 runs to train" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("run.json")} == runs
+    shutil.copytree(tmp_path, tmp_path / "moved")
+    assert people.main(["choose", *given[:-1], str(tmp_path / "moved")]) == 0
+    assert "0 runs to train" in capsys.readouterr().out
 
 
 def test_an_arm_of_ones_own_is_one_file(
@@ -127,7 +132,9 @@ def test_what_failed_leaves_the_other_figures(
     assert "| `grl` (1 seed) |" in printed
     assert "shuffled people |" not in printed  # one seed has no interval
     broken = {}
-    assert people.main(["test", *given, "--output", str(tmp_path / "other")]) == 1
+    assert people.main(["test", *given, "--output", str(tmp_path / "other")]) == 1  # not one run is left
+    assert "failed: ('none', 0): no memory" in capsys.readouterr().out
+    assert not (tmp_path / "other" / "test.json").exists()
 
 
 def test_predictions_are_centred_as_features_are(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +167,7 @@ def test_afew_va_is_chosen_and_tested_on_different_people(monkeypatch: pytest.Mo
     given = ["--dataset", "afew-va", "--root", "x"]
     folds = {}
     for stage in ("choose", "test"):
-        asked = people.read(people.Asked, prog="", argv=["--stage", stage, *given], description="")
+        asked = people.parsed(["--stage", stage, *given])
         folds[stage] = {people.config_of(asked, "none", seed).fold for seed in range(8)}
     assert folds == {"choose": {4}, "test": {0, 1, 2, 3}}
 
@@ -173,7 +180,7 @@ def test_headroom_is_measured_for_each_setting_of_the_dial(
     assert headroom.main(given) == 0
     content = json.loads((tmp_path / "headroom.json").read_text())
     assert [row["person_effect"] for row in content["effects"]] == [0, 2]
-    asked: Any = headroom.read(headroom.Asked, prog="", argv=given, description="")
+    asked: Any = headroom.parsed(given)
     for row in content["effects"]:
         folders = [headroom.config_of(asked, row["person_effect"], 0, kind).output for kind in headroom.TRAINED]
         held_out, shared = (read_arrays(Path(folder) / "alone.npz") for folder in folders)

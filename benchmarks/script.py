@@ -1,0 +1,44 @@
+"""What scripts of benchmarks do alike: they read options before PyTorch is loaded, and write a file of results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from adaptive_margin.processes import ends_with_reader
+
+
+class Parser(argparse.ArgumentParser):
+    """Options whose help begins with the script's docstring.
+
+    Args:
+        description: the docstring.
+        results: what ``--out`` is by default; its table is printed by ``--print``. None: the script has neither option.
+    """
+
+    def __init__(self, description: str | None, results: Path | None = None) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+        if results is not None:
+            self.add_argument("--out", type=Path, default=results, help="file of results, JSON")
+            self.add_argument("--print", action="store_true", help="print the table of --out; measures nothing")
+
+    def parse_known_args(self, *given: Any, **more: Any) -> Any:
+        """Also ends well where nobody reads the help to its end."""
+        with ends_with_reader():
+            return super().parse_known_args(*given, **more)
+
+    def at_least_one(self, given: argparse.Namespace, *names: str) -> None:
+        """Ends with an error if one of these numbers is below 1."""
+        for name in names:
+            if (number := getattr(given, name)) < 1:
+                self.error(f"--{name} must be at least 1, got {number}")
+
+
+def write_results(path: Path, content: Mapping[str, Any], **options: Any) -> None:
+    """Writes a file of results, in a folder that is made if need be, and says where."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1, **options) + "\n", encoding="utf-8")
+    print(f"written to {path}")
