@@ -21,9 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -65,6 +63,7 @@ from torch.utils.data import DataLoader
 from adaptive_margin.affect import CachedBatches, FaceImages, Records
 from adaptive_margin.affect.records import RecordBuilder
 from adaptive_margin.images.cache import ImageCache
+from adaptive_margin.training import World, environment
 from adaptive_margin.training.world import device_of
 
 CPU_SECONDS: dict[str, float] = {}
@@ -187,8 +186,8 @@ def main() -> None:
         for name, ratio in ratios.items():
             print(f"{name}: {ratio:.1f} times")
         result = {
-            "command": " ".join(["python", "benchmarks/data/run.py", *sys.argv[1:]]),
-            "commit": commit(),
+            "environment": environment(World(device=device_of(options.device))),
+            "pillow": PIL.__version__,
             "config": {key: value for key, value in vars(options).items() if key not in ("out", "folder")},
             "images_per_second": found,
             "median": median,
@@ -196,37 +195,9 @@ def main() -> None:
             "cpu_seconds_per_image": CPU_SECONDS,
             "build_images_per_second": build,
             "bytes": {"files": bytes_of_files, "cache": cache.bytes_on_disk},
-            "device": device(options.device),
             "load_average": list(os.getloadavg()),
-            "versions": {
-                "python": platform.python_version(),
-                "torch": torch.__version__,
-                "numpy": np.__version__,
-                "pillow": PIL.__version__,
-            },
         }
         write_results(options.out, result)
-
-
-def commit() -> str:
-    """The commit measured, marked if files had changed."""
-    here = Path(__file__).parent
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, check=False
-    )
-    return run.stdout.strip() or "unknown"
-
-
-def device(name: str) -> str:
-    """The device that it ran on."""
-    if name.startswith("cuda"):
-        return torch.cuda.get_device_name()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        model = platform.processor() or platform.machine()
-    return f"{model}, {os.cpu_count()} processors"
 
 
 if __name__ == "__main__":

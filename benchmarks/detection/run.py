@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
@@ -45,6 +44,7 @@ from torchvision.ops import box_iou
 
 from adaptive_margin.emotion.detect import face_detector
 from adaptive_margin.faces import draw_faces, face_geometry, sample_identities, sample_labels
+from adaptive_margin.training import World, environment
 
 PEOPLE, SIDE, SEED = 120, 192, 5
 RESULTS = Path(__file__).parent / "results" / "detectors.json"
@@ -170,9 +170,14 @@ def main() -> None:
         print(row, flush=True)
     import skimage
 
-    versions = {"opencv": cv2.__version__, "scikit-image": skimage.__version__, "python": platform.python_version()}
-    counts = {kind: len(pictures) for kind, pictures in made.items()}
-    result = {"rows": rows, "pictures": counts, "people": PEOPLE, "seed": SEED, "versions": versions}
+    result = {
+        "environment": environment(World()),
+        "versions": {"opencv": cv2.__version__, "scikit-image": skimage.__version__},
+        "rows": rows,
+        "pictures": {kind: len(pictures) for kind, pictures in made.items()},
+        "people": PEOPLE,
+        "seed": SEED,
+    }
     write_results(RESULTS, result, default=int)
     print(table(result))
 

@@ -5,15 +5,13 @@
     python benchmarks/faces/run.py --print benchmarks/faces/results/faces.json      # its tables in docs/faces.md
     python benchmarks/faces/run.py identity    # how well a linear reader does on people it knows and on strangers
 
-With ``--out FILE`` the numbers are also written as JSON, with versions, processor and load of the machine.
+With ``--out FILE`` the numbers are also written as JSON, with versions, processor, commit and load of the machine.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -174,24 +172,6 @@ def identity_table(seeds: int, n_people: int, n_images: int) -> tuple[list[dict[
 # -- main -------------------------------------------------------------------------------------------------------------
 
 
-def machine() -> dict[str, Any]:
-    """The machine and versions that a number depends on."""
-    model = platform.processor()
-    if Path("/proc/cpuinfo").exists():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg() if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "commit": commit.stdout.strip() or None,
-        "command": " ".join(["python", "benchmarks/faces/run.py", *sys.argv[1:]]),
-    }
-
-
 TESTED = {"this person": "this person", "seen people": "the same people", "unseen people": "strangers"}
 
 
@@ -230,8 +210,10 @@ def main() -> None:
     if args.print:
         print(tables(json.loads(args.print.read_text(encoding="utf-8"))))
         return
-    result: dict[str, Any] = {"machine": machine()}
-    print(f"{result['machine']['processor']}, load {result['machine']['load_average']}")
+    from adaptive_margin.training import World, environment  # with PyTorch, which --print does not need
+
+    result: dict[str, Any] = {"environment": environment(World()), "load_average": list(os.getloadavg())}
+    print(f"{result['environment']['device']}, load {result['load_average']}")
     if args.what in ("all", "speed"):
         result["speed"] = speed(args.n, args.repeats)
         print("\npictures per second, one process, one thread (median and best of the calls)")
