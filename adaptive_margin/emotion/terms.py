@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -284,7 +285,7 @@ def term_class(name: str) -> type[Term] | None:
             file of yours, which is run.
 
     Raises:
-        ValueError: another name, or no such class in the file.
+        ValueError: another name, no such class in the file, or one with another constructor.
     """
     file, _, kind = name.rpartition(":")
     if not file:
@@ -306,6 +307,11 @@ def term_class(name: str) -> type[Term] | None:
         got = f"{kind}, which {'the file does not have' if found is None else 'is something else'}"
         remedy = "derive it from adaptive_margin.emotion.terms.Term"
         raise ValueError(problem(f"term {name}", "the name of a Term in the file", got, remedy))
+    try:
+        inspect.signature(found).bind(1, 1, 1.0)
+    except TypeError as error:
+        remedy = "give its __init__ these three arguments, as examples/own_arm.py has them"
+        raise ValueError(problem(f"term {name}", "built by (features, people, weight)", error, remedy)) from error
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -325,6 +326,17 @@ def test_batches_hold_several_pictures_of_a_person_and_a_control_deals_people_an
     assert people_of(tiny(), data.train, World()) is None
 
 
+def test_features_that_are_centred_by_person_want_several_pictures_of_each() -> None:
+    data = load_data(tiny())
+    count = len(np.unique(data.train.people))
+    with pytest.warns(UserWarning, match=f"holds hardly two pictures of one of {count} people; pass --per-person 8"):
+        people_of(tiny(critic="none", person_norm=True, batch_size=count), data.train, World())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        people_of(tiny(critic="none", person_norm=True, batch_size=count, per_person=count), data.train, World())
+        people_of(tiny(critic="none", person_norm=True, batch_size=2 * count), data.train, World())
+
+
 def test_a_term_has_as_many_people_as_training() -> None:
     config = tiny(critic="none", term="uniform-id")
     data = load_data(config)
@@ -390,6 +402,7 @@ def test_a_term_of_ones_own_is_a_file(tmp_path: Path) -> None:
         ("{0}/mine.py:Other", "Other, which is something else"),
         ("{0}/mine.py:Missing", "Missing, which the file does not have"),
         ("{0}/wrong.py:Mine", "SyntaxError"),
+        ("{0}/other.py:Mine", r"must be built by \(features, people, weight\), got too many positional arguments"),
         ("mine", "one of 'none', 'grl'"),
     ],
 )
@@ -397,5 +410,8 @@ def test_a_term_that_is_none(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "mine.py").write_text(OWN)
     (tmp_path / "mine.txt").write_text(OWN)
     (tmp_path / "wrong.py").write_text("class Mine(:")
+    (tmp_path / "other.py").write_text(
+        "from adaptive_margin.emotion.terms import Term\nclass Mine(Term):\n    def __init__(self, features): pass"
+    )
     with pytest.raises(ValueError, match=message):
         build_term(name.format(tmp_path), FEATURES, COUNT)

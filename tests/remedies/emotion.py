@@ -253,6 +253,7 @@ def arms(folder: Path) -> int:
 
 
 OWN = "from adaptive_margin.emotion.terms import LabelDistance, ReversedIdentity as Mine\n"
+OWN_OTHERWISE = "from adaptive_margin.emotion.terms import Term\nclass Mine(Term):\n    def __init__(self): ...\n"
 
 
 def own_term(folder: Path, name: str = "Mine", file: str = "own.py", text: str = OWN) -> bool:
@@ -267,6 +268,11 @@ CASES = [
         "pass FILE.py:CLASS, with a path from where you are",
         lambda folder: own_term(folder, file="other.py"),
         lambda folder: own_term(folder),
+    ),
+    follow(
+        "give its __init__ these three arguments, as examples/own_arm.py has them",
+        lambda folder: own_term(folder, text=OWN_OTHERWISE),
+        lambda folder: own_term(folder / "again"),
     ),
     follow(
         "mend the file: python FILE.py",

@@ -45,6 +45,13 @@ def spoilt(folder: Path) -> None:
     read_embeddings(folder / "a.npz")
 
 
+def endless(folder: Path) -> None:
+    """A file that says of itself that it is too large for any memory."""
+    with (folder / "a.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**48, 8)})
+    read_embeddings(folder / "a.npy")
+
+
 CASES = [
     follow("choose a number in that range", lambda: suggested(batches=0), lambda: suggested(batches=1)),
     follow(
@@ -127,4 +134,5 @@ CASES = [
         lambda folder: stored(folder, labels=np.array(["a"] * 12 + ["b"] * 12)),
     ),
     follow("save arrays or tensors of numbers again, without other objects", spoilt, stored),
+    follow("pass fewer rows, or save the file again if this is not its size", endless, stored),
 ]
