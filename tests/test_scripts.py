@@ -117,6 +117,37 @@ def test_a_benchmark_ends_in_order(script: str) -> None:
     assert "\n@ends_in_order(" in MAIN[script] or "adaptive_margin.command import main" in MAIN[script]
 
 
+UNWRITABLE = {  # what else these need to begin
+    "benchmarks/data/run.py": [],
+    "benchmarks/dml_cause.py": [],
+    "benchmarks/faces/run.py": [],
+    "benchmarks/fer_caf.py": [],
+    "benchmarks/fer_headroom.py": [],
+    "benchmarks/fer_people.py": ["test"],
+    "benchmarks/fer_speed.py": [],
+    "benchmarks/hosts/run.py": ["--checkout", "."],
+    "benchmarks/miners/run.py": [],
+    "benchmarks/retrieval/run.py": [],
+    "benchmarks/speed/anchors.py": [],
+    "benchmarks/speed/margin.py": [],
+    "benchmarks/speed/rules.py": [],
+    "benchmarks/speed/run.py": [],
+    "benchmarks/speed/small.py": [],
+}
+
+
+@pytest.mark.parametrize("script", UNWRITABLE)
+def test_results_that_cannot_be_written_are_said_before_anything_is_measured(script: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    option = next(name for name in ("--output", "--json", "--out") if f'"{name}"' in TEXTS[script])
+    process = started([script, *UNWRITABLE[script], option, str(tmp_path / "file" / "result.json")])
+    printed, said = process.communicate(timeout=120)
+    assert (process.returncode, printed) == (2, "")
+    assert said.startswith(f"error: {option} must be ")
+    assert len(said.splitlines()) == 1
+    assert f"got the file {tmp_path / 'file'}" in said
+
+
 def process_of_a_case(parent: int) -> Path:
     """Its folder of /proc, once it is there."""
     children = Path(f"/proc/{parent}/task/{parent}/children")

@@ -31,6 +31,7 @@ from typing import Any
 
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+from adaptive_margin.training.command_line import check_output
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
 from script import Parser, write_results
@@ -130,6 +131,8 @@ def main() -> None:
         return
     if arguments.checkout is None:
         parser.error("--checkout must be a clone of the host's repository, got nothing")
+    if arguments.output is not None:
+        check_output("--output", arguments.output, file=True)
     source = (arguments.checkout / "src/pytorch_metric_learning/__init__.py").read_text()
     host = version("pytorch-metric-learning") if arguments.installed else re.findall(r"\"(.+)\"", source)[0]
     with tempfile.TemporaryDirectory() as name:

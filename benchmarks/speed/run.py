@@ -89,6 +89,7 @@ from torch import Tensor
 
 import adaptive_margin
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
+from adaptive_margin.training.command_line import check_output
 from adaptive_margin.training.world import device_of
 
 FEATURES, MARGIN = 128, 1.0
@@ -327,6 +328,7 @@ def compare(arguments: argparse.Namespace) -> None:
         chosen = tables([row for row in rows if row["n"] in sizes]) if arguments.print else []
         print("\n".join([*chosen, *(summary(rows) if arguments.summary else [])]))
         return
+    check_output("--out", arguments.out.with_suffix(".csv"), file=True)
     device_of(arguments.device)
     facts = about(arguments.threads, arguments.device)
     for layout in arguments.layouts:
