@@ -28,17 +28,20 @@ class WorkerTraceback(Exception):
     """The cause of an error that a worker raised: where it was raised, in words."""
 
 
-def end_with_parent() -> None:
+def end_with_parent(number: int | None = None) -> None:
     """Ends this process when its parent is gone, however the parent died: the first thing that a worker does.
 
     The worker looks for its parent twice a second and gets a SIGTERM. A run in :func:`adaptive_margin.training.train`
     then finishes its step and saves; anything else ends at once. It works for processes of :mod:`multiprocessing` and
     for others, such as those of :mod:`subprocess`.
+
+    Args:
+        number: the parent's process ID, from itself: it may be gone before this is called. None takes today's parent.
     """
-    parent, number = multiprocessing.parent_process(), os.getppid()
+    parent, expected = multiprocessing.parent_process(), number or os.getppid()
 
     def watch() -> None:
-        while os.getppid() == number and (parent is None or parent.is_alive()):
+        while os.getppid() == expected and (parent is None or parent.is_alive()):
             time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
         end = time.monotonic() + GRACE

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -11,7 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from adaptive_margin.processes import end_with_parent
+
 GIB = 2**30
+PARENT = "ADAPTIVE_MARGIN_BENCHMARK"
+"""The variable in which a case finds the process ID of its benchmark, which may be killed while the case starts."""
 
 
 class Ended(NamedTuple):
@@ -31,7 +36,11 @@ class Ended(NamedTuple):
 def run_limited(command: Sequence[object], *, gib: float, minutes: float) -> Ended:
     """Runs ``python COMMAND``; nothing of it is left when this ends, however it ends."""
     child = subprocess.Popen(
-        [sys.executable, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, *map(str, command)],
+        env={**os.environ, PARENT: str(os.getpid())},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     end = time.monotonic() + 60 * minutes
     try:
@@ -51,6 +60,11 @@ def run_limited(command: Sequence[object], *, gib: float, minutes: float) -> End
     if child.returncode == 0:
         return Ended(json.loads(output.splitlines()[-1]), errors=errors)
     return Ended({}, (errors.strip().splitlines() or [f"exit {child.returncode}"])[-1], errors)
+
+
+def end_with_benchmark() -> None:
+    """Ends this process of a case when its benchmark is gone: the first thing that it does."""
+    end_with_parent(int(os.environ.get(PARENT, "0")) or None)
 
 
 def resident(field: str, pid: int | str = "self") -> int:

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_margin.messages import said_plainly
-from adaptive_margin.processes import end_with_parent, ends_in_order
+from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from limited import GIB, resident, run_limited
+from limited import GIB, end_with_benchmark, resident, run_limited
 from script import Parser, write_results
 
 KS = (1, 10, 100, 1000)
@@ -110,7 +110,7 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__" and parsed().measure:  # help and mistakes are answered before PyTorch is loaded
-    end_with_parent()
+    end_with_benchmark()
 
 import torch
 

@@ -34,10 +34,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from adaptive_margin.messages import problem, said_plainly
-from adaptive_margin.processes import end_with_parent, ends_in_order
+from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from limited import resident, run_limited
+from limited import end_with_benchmark, resident, run_limited
 from script import Parser
 
 SIZES = [2**power for power in range(7, 17)]
@@ -81,7 +81,7 @@ def parsed() -> argparse.Namespace:
 
 
 if __name__ == "__main__" and parsed().measure:  # help and mistakes are answered before PyTorch is loaded
-    end_with_parent()
+    end_with_benchmark()
 
 import torch
 from pytorch_metric_learning import distances, losses

@@ -33,6 +33,7 @@ SHORT += ["--classes", "2", "--per-class", "2", "--epochs", "1", "--steps-per-ep
 
 def recipe(monkeypatch: pytest.MonkeyPatch, name: str, *options: object) -> None:
     monkeypatch.setattr(sys, "argv", [name, *map(str, options)])
+    monkeypatch.syspath_prepend(str(BENCHMARKS))  # as Python does for a script
     try:
         runpy.run_path(str(BENCHMARKS / name), run_name="__main__")
     except SystemExit as end:
@@ -135,4 +136,4 @@ def test_what_the_margin_answers_to(
     assert pure["delta_chernoff"] > 1 > spread["delta_chernoff"]
     printed = capsys.readouterr().out
     recipe(monkeypatch, "dml_cause.py", "--print", *options[-2:])
-    assert capsys.readouterr().out == printed
+    assert printed == capsys.readouterr().out + f"written to {tmp_path / 'cause.json'}\n"
