@@ -299,15 +299,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with said_plainly():
             announce(expected(options.seeds, options.steps, options.jobs), options.yes)
         output.mkdir(parents=True, exist_ok=True)
-        if old := [output / name for name in FILES if (output / name).exists()]:
-            print(f"Overwriting the results of an earlier run in {output}/.")
-        for path in old:
-            path.unlink()  # an interrupted run must not leave another run's picture beside its own numbers
+        if any((output / name).exists() for name in FILES):
+            print(f"The results of an earlier run in {output}/ are overwritten at the end.")
         began = time.perf_counter()
         best = train_all(options.seeds, options.steps, options.jobs, rows)
     except KeyboardInterrupt:
         print(f"\nStopped after {len(rows)} network{'s' * (len(rows) != 1)}.", end=" ")
         if rows:
+            (output / FILES[1]).unlink(missing_ok=True)  # another run's picture does not stay beside these numbers
             write_numbers(output, rows, complete=False)
         print(f"Wrote their numbers to {output / FILES[0]}." if rows else "Nothing was written.")
         return 130

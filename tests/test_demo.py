@@ -115,7 +115,7 @@ def test_the_whole_demo(demo, tmp_path):
         **{"cwd": ROOT, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 300},
     )
     assert run.returncode == 0, run.stderr
-    assert "Overwriting" not in run.stdout
+    assert "earlier run" not in run.stdout
     assert all(f"\n{loss} " in run.stdout for loss in demo.SQUARED)
     assert "Pixels, without any network: MAP@R 1." in run.stdout
     assert "Untuned, the adaptive margin is in MAP@R better" in run.stdout
@@ -163,7 +163,7 @@ def test_an_interrupted_run_keeps_what_is_finished(demo, tmp_path, capsys, monke
     (tmp_path / "demo.png").write_text("of an earlier run")
     assert demo.main(["--seeds", "2", "--steps", "1", "--output", str(tmp_path)]) == 130
     printed = capsys.readouterr().out
-    assert "Overwriting the results of an earlier run" in printed
+    assert "The results of an earlier run" in printed
     assert "Stopped after 1 network." in printed
     assert str(tmp_path / "results.json") in printed
     document = json.loads((tmp_path / "results.json").read_text())

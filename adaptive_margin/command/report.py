@@ -40,7 +40,8 @@ def main(words: Sequence[str], prog: str) -> int:
     page = options.output or options.folder / "report.html"
     if not options.folder.is_dir():
         raise ValueError(problem("DIR", "a folder of runs", options.folder, "pass the --output of a run"))
-    check_output("--output", page, file=True)
+    if not options.print:
+        check_output("--output", page, file=True)
     trainers = _trainers(options.folder)
     if "retrieval" in trainers:
         from ..dml.report import METRICS, chosen_metrics, write_report

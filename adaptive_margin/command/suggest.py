@@ -60,6 +60,8 @@ def main(words: Sequence[str], prog: str) -> int:
         check_output("--html", options.html, file=True)
     if options.json is not None and not only_json:
         check_output("--json", options.json, file=True)
+        if options.html is not None and options.json.resolve() == options.html.resolve():
+            raise ValueError(problem("--json and --html", "two files", options.json, "pass another name for one"))
         if not options.overwrite:
             _check_figures(options.json)
 
@@ -70,7 +72,7 @@ def main(words: Sequence[str], prog: str) -> int:
         from ..reports._page import check_page
         from ..suggestion.page import write_suggestion
 
-        check_page(options.html, options.overwrite)
+        check_page(options.html, options.overwrite, flag="--html")
     found = suggest(
         *read_embeddings(options.embeddings, options.labels),
         loss=options.loss,

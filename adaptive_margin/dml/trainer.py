@@ -40,7 +40,7 @@ from ..training.forecast import Work, size_of, steps_done
 from ..training.loop import Parts
 from ..training.model_card import write_card
 from ..training.optimisation import backward_and_step
-from ..training.run_folder import check_same_run
+from ..training.run_folder import RunFolderError, check_same_run
 from ..training.world import device_of
 from .backbones import EmbeddingNet, build_network
 from .batches import ClassBatches, Pixels
@@ -141,10 +141,10 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
     """The result in a folder, if there is one.
 
     Raises:
-        RunFolderError: it belongs to another configuration or another data set.
+        RunFolderError: it belongs to another configuration or another data set, or is a file of something else.
 
     Warns:
-        UserWarning: it is damaged, and the run is finished again.
+        UserWarning: it is damaged, and the run is resumed.
     """
     done = out / "result.json"
     if not done.exists():
@@ -152,7 +152,10 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
     try:
         found = read_result(out)
     except DamagedFileError as error:
-        warnings.warn(f"{done} {error.why}; the run is finished again", stacklevel=3)
+        if config.folds and not any(out.glob("fold-*")):  # of other runs the run folder says so
+            remedy = "choose another folder, or move the file away"
+            raise RunFolderError(f"{done} {error.why}, and no run is in its folder: {remedy}") from error
+        warnings.warn(f"{done} {error.why}; the run is resumed and its result written again", stacklevel=3)
         return None
     check_same_run(out, found["config"], plain(config), MAY_CHANGE)
     return found

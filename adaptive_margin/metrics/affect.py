@@ -399,6 +399,8 @@ def _checked(
     if y.shape != p.shape or y.ndim not in (1, 2):
         got = f"shapes {tuple(y.shape)} and {tuple(p.shape)}"
         raise ValueError(problem("target and prediction", "of one shape, (N,) or (N, L)", got, "one row per sample"))
+    for argument, x in (("target", y), ("prediction", p)):
+        check_finite(argument, x)
     if not 0 < confidence < 1:
         raise ValueError(problem("confidence", "between 0 and 1", confidence, "0.95 is usual"))
     if resamples < 1:

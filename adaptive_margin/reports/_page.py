@@ -46,7 +46,7 @@ class Section:
             return cls(id, title, missing=f"It could not be made: {type(error).__name__}: {error}.")
 
 
-def check_page(path: Path, overwrite: bool = False) -> None:
+def check_page(path: Path, overwrite: bool = False, *, flag: str = "--output") -> None:
     """Raises a ``ValueError`` if a report would replace a file that is not a report, unless ``overwrite`` is set."""
     if path.is_dir():
         raise ValueError(problem("output", "a file", f"the folder {path}", "pass the name of a file in it"))
@@ -56,7 +56,7 @@ def check_page(path: Path, overwrite: bool = False) -> None:
         head = file.read(2**12)
     older = b"<title>Metric learning on " in head or (b"<title>" in head and b":root { --page: " in head)
     if GENERATOR.encode() not in head and not older:
-        remedy = "pass another --output, or --overwrite (overwrite=True) to replace it"
+        remedy = f"pass another {flag}, or --overwrite (overwrite=True) to replace it"
         raise ValueError(problem("output", "a file that does not exist yet, or an earlier report", path, remedy))
 
 

@@ -146,7 +146,7 @@ def test_whatever_is_damaged_or_gone_is_named(tmp_path: Path) -> None:
     content, embedded = place.read_text(), (tmp_path / "embeddings.npz").read_bytes()
 
     place.write_text(content.replace('"recall_at_1": 0.', '"recall_at_1": 0.9', 1))
-    with pytest.warns(UserWarning, match=r"result.json is damaged: .*; the run is finished again"):
+    with pytest.warns(UserWarning, match=r"result.json is damaged: .*; the run is resumed"):
         again = run(config, digits())
     assert again["test"] == result["test"] == read_result(tmp_path)["test"]
 
@@ -351,3 +351,11 @@ def test_checkpoints_have_a_card_that_says_how_to_load_them(tmp_path: Path, monk
         scope: dict[str, Any] = {"images": torch.zeros(2, 1, 16, 16)}
         exec(code[1].replace("CHECKPOINT.pt", file.name), scope)
         assert scope["embeddings"].shape[0] == 2
+
+
+def test_folds_replace_no_file_of_others(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text('{"mine": "three weeks of work"}')
+    with pytest.raises(RunFolderError, match="no run is in its folder: choose another folder, or move the file away"):
+        run(replace(few(tmp_path, "contrastive"), epochs=1, folds=2, classes=8), digits())
+    assert "three weeks" in (tmp_path / "result.json").read_text()
+    assert len(list(tmp_path.iterdir())) == 1

@@ -496,6 +496,8 @@ def test_metric_of_any_shape():
     ("options", "message"),
     [
         ({"confidence": 1.0}, "confidence must be between 0 and 1, got 1.0"),
+        ({"prediction": torch.tensor([1.0, 2, torch.nan, 4, 5])}, "prediction must be finite"),
+        ({"target": torch.tensor([1.0, 2, 3, 4, torch.inf])}, "target must be finite"),
         ({"resamples": 0}, "resamples must be at least 1"),
         ({"groups": [1, 2]}, r"groups must be one for each of 5 rows, got shape \(2,\)"),
         ({"groups": [1] * 5}, "groups must be two or more to draw from, got 1"),
@@ -507,6 +509,12 @@ def test_bad_options_of_the_bootstrap(options, message):
     arguments = {"target": torch.ones(5), "prediction": torch.ones(5), **options}
     with pytest.raises(ValueError, match=message):
         bootstrap_interval(F.pearson_correlation, **arguments)
+
+
+def test_intervals_of_a_prediction_that_is_no_number_are_none() -> None:
+    y = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=r"prediction must be finite.*\(7, 0\)"):
+        affect_intervals(y, y.index_put((torch.tensor(7), torch.tensor(0)), torch.tensor(torch.nan)))
 
 
 def _all_figures(y: torch.Tensor, p: torch.Tensor) -> torch.Tensor:

@@ -91,6 +91,11 @@ CASES = [
         lambda folder: command(folder, "--json", str(folder / "a.npz"), "--overwrite"),
     ),
     follow(
+        "pass another name for one",
+        lambda folder: command(folder, "--json", str(folder / "b"), "--html", str(folder / "b")),
+        lambda folder: command(folder, "--json", str(folder / "c.json"), "--html", str(folder / "c.html")),
+    ),
+    follow(
         "store one row per sample, and name it 'embeddings' if there are several",
         lambda folder: stored(folder, embeddings=None, one=X, two=X),
         lambda folder: stored(folder, other=X),

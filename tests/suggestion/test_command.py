@@ -39,6 +39,16 @@ def test_terminal_page_and_json(file: Path, capsys: pytest.CaptureFixture[str]) 
     assert main([*words, "--html", str(page), "--json", str(figures)]) == 0  # earlier ones give way
 
 
+def test_one_name_for_two_files_is_refused(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    both = str(file.with_name("new.html"))
+    with pytest.raises(SystemExit, match="2"):
+        main(["suggest", str(file), "--json", both, "--html", both])
+    assert "--json and --html must be two files" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["suggest", str(file), "--html", str(file)])
+    assert "pass another --html, or --overwrite" in capsys.readouterr().err
+
+
 def test_json_on_standard_output_is_nothing_but_json(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     page = file.with_name("page.html")
     assert main(["suggest", str(file), "--json", "-", "--html", str(page)]) == 0
