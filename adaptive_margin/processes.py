@@ -36,7 +36,8 @@ def end_with_parent(number: int | None = None) -> None:
     for others, such as those of :mod:`subprocess`.
 
     Args:
-        number: the parent's process ID, from itself: it may be gone before this is called. None takes today's parent.
+        number: the parent's process ID, as the parent passed it on: it may be gone before this is called. By default it
+            is that of the present parent.
     """
     parent, expected = multiprocessing.parent_process(), number or os.getppid()
 

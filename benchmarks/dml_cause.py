@@ -36,12 +36,10 @@ STEPS = (1, 10, 20, 40, 80, 160, 240)
 
 def parsed(argv: list[str] | None = None) -> argparse.Namespace:
     """The options."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, RESULTS)
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="training steps at which to measure")
     parser.add_argument("--losses", nargs="+", help="only these losses")
-    parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--yes", action="store_true", help="start although it will take more than a day")
-    parser.add_argument("--print", action="store_true", help="print the tables of the existing file")
     return parser.parse_args(argv)
 
 

@@ -104,8 +104,7 @@ def parsed(argv: Sequence[str] | None = None) -> Asked:
         refuse(problem(str(asked.config), expected, " and ".join(owned), remedy))
     dataset = asked.dataset or asked.file.get("dataset", "faces")
     preset = asked.preset or ("quick" if dataset == "faces" else "paper")
-    arms = QUICK_ARMS if preset == "quick" else CRITIC_ARMS if dataset == "faces" else PAPER_ARMS
-    arms = asked.arms or arms
+    arms = asked.arms or (QUICK_ARMS if preset == "quick" else CRITIC_ARMS if dataset == "faces" else PAPER_ARMS)
     asked = dataclasses.replace(
         asked,
         dataset=dataset,

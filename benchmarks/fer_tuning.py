@@ -72,6 +72,7 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
     parsed()
 
 from fer_caf import expect, train_all
+from fer_people import options_of
 
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.training import World, environment
@@ -132,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     document = {
         "what": "validation people only; test people were not looked at",
         "environment": environment(World()),
-        "config": {name: value for name, value in BASE.plain().items() if name not in ("output", "cache")},
+        "config": options_of(BASE),
         "runs": runs,
     }
     file = asked.out / "tuning.json"

@@ -24,12 +24,14 @@ class Ended(NamedTuple):
 
     Attributes:
         result: what it printed last, as JSON; empty if it did not end by itself, or failed.
-        stopped: why there is no result: ``"memory"`` or ``"time"`` if it was stopped, else its last words.
+        stopped: ``"memory"`` or ``"time"`` if it went beyond that limit; else empty.
+        why: why there is no result, in words: the limit, or what it said last.
         errors: all that it wrote to standard error.
     """
 
     result: dict[str, Any]
     stopped: str = ""
+    why: str = ""
     errors: str = ""
 
 
@@ -50,16 +52,16 @@ def run_limited(command: Sequence[object], *, gib: float, minutes: float) -> End
                 break
             except subprocess.TimeoutExpired:
                 if time.monotonic() > end:
-                    return Ended({}, "time")
+                    return Ended({}, "time", f"more than {minutes:g} min")
                 with contextlib.suppress(OSError, RuntimeError):  # it has just ended
                     if resident("VmRSS", child.pid) > GIB * gib:
-                        return Ended({}, "memory")
+                        return Ended({}, "memory", f"more than {gib:g} GiB")
     finally:
         child.kill()  # unless it has ended
         child.wait()
     if child.returncode == 0:
         return Ended(json.loads(output.splitlines()[-1]), errors=errors)
-    return Ended({}, (errors.strip().splitlines() or [f"exit {child.returncode}"])[-1], errors)
+    return Ended({}, why=(errors.strip().splitlines() or [f"exit {child.returncode}"])[-1], errors=errors)
 
 
 def end_with_benchmark() -> None:

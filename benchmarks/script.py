@@ -16,14 +16,14 @@ class Parser(argparse.ArgumentParser):
 
     Args:
         description: the docstring.
-        results: what ``--out`` is by default; its table is printed by ``--print``. None: the script has neither option.
+        results: what ``--out`` is by default; ``--print`` prints its tables. None: it has neither option.
     """
 
     def __init__(self, description: str | None, results: Path | None = None) -> None:
         super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
         if results is not None:
             self.add_argument("--out", type=Path, default=results, help="file of results, JSON")
-            self.add_argument("--print", action="store_true", help="print the table of --out; measures nothing")
+            self.add_argument("--print", action="store_true", help="print the tables of --out; measures nothing")
 
     def parse_known_args(self, *given: Any, **more: Any) -> Any:
         """Also ends well where nobody reads the help to its end."""

@@ -296,11 +296,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     output: Path = options.output
     rows: list[Row] = []
     try:
-        with said_plainly():
-            announce(expected(options.seeds, options.steps, options.jobs), options.yes)
+        announce(expected(options.seeds, options.steps, options.jobs), options.yes)
         output.mkdir(parents=True, exist_ok=True)
         if any((output / name).exists() for name in FILES):
-            print(f"The results of an earlier run in {output}/ are overwritten at the end.")
+            print(f"The results of an earlier run in {output}/ are replaced when this one ends.")
         began = time.perf_counter()
         best = train_all(options.seeds, options.steps, options.jobs, rows)
     except KeyboardInterrupt:

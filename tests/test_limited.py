@@ -27,14 +27,14 @@ def is_left(path: Path) -> bool:
 
 def test_the_result_is_the_last_line(limited: ModuleType) -> None:
     code = "import sys; print('x' * 10**6); print('{\"ms\": 1.5}'); print('aside', file=sys.stderr)"
-    assert limited.run_limited(["-c", code], gib=1, minutes=1) == ({"ms": 1.5}, "", "aside\n")
+    assert limited.run_limited(["-c", code], gib=1, minutes=1) == ({"ms": 1.5}, "", "", "aside\n")
 
 
 def test_a_case_that_fails_is_its_last_words(limited: ModuleType) -> None:
     ended = limited.run_limited(["-c", "raise MemoryError('too large')"], gib=1, minutes=1)
-    assert (ended.result, ended.stopped) == ({}, "MemoryError: too large")
+    assert (ended.result, ended.stopped, ended.why) == ({}, "", "MemoryError: too large")
     assert "Traceback" in ended.errors
-    assert limited.run_limited(["-c", "raise SystemExit(3)"], gib=1, minutes=1).stopped == "exit 3"
+    assert limited.run_limited(["-c", "raise SystemExit(3)"], gib=1, minutes=1).why == "exit 3"
 
 
 @pytest.mark.parametrize("why", ["time", "memory"])
@@ -42,7 +42,9 @@ def test_a_case_beyond_a_limit_is_stopped(limited: ModuleType, why: str, tmp_pat
     limits = {"gib": 1e-4, "minutes": 1} if why == "memory" else {"gib": 8, "minutes": 2 / 60}
     if why == "memory" and not Path("/proc/self/status").exists():
         pytest.skip("needs /proc")
-    assert limited.run_limited(["-c", SLEEPS, tmp_path / "pid"], **limits).stopped == why
+    ended = limited.run_limited(["-c", SLEEPS, tmp_path / "pid"], **limits)
+    assert ended.stopped == why
+    assert ended.why == {"time": "more than 0.0333333 min", "memory": "more than 0.0001 GiB"}[why]
     assert not is_left(tmp_path / "pid")
 
 

@@ -335,7 +335,7 @@ def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:
     part.check_people(needed[0])
     people, codes = np.unique(part.people, return_inverse=True)
     if config.person_norm and not config.per_person and config.batch_size <= len(people):
-        holds = f"a batch of {config.batch_size} holds hardly two pictures of one of {len(people)} people"
+        holds = f"a batch of {config.batch_size} rarely holds two pictures of the same of {len(people)} people"
         warnings.warn(f"person_norm without per_person: {holds}; pass --per-person 8 (per_person=8)", stacklevel=2)
     if config.shuffle_people:
         codes = np.random.default_rng(config.seed).permutation(codes)

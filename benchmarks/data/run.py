@@ -38,7 +38,7 @@ from script import Parser, write_results
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, Path(__file__).parent / "results" / "cpu.json")
     parser.add_argument("--images", type=int, default=1024)
     parser.add_argument("--side", type=int, default=425, help="side of the JPEG files, pixels")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -46,8 +46,6 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", help="cuda if available")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--folder", help="where to put files and cache (default: a temporary folder)")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cpu.json")
-    parser.add_argument("--print", action="store_true", help="print the table of --out, in Markdown")
     return parser.parse_args()
 
 
@@ -132,11 +130,11 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     options = parsed()
     if options.print:
-        print(table(json.loads(Path(options.out).read_text(encoding="utf-8"))))
+        print(table(json.loads(options.out.read_text(encoding="utf-8"))))
         return
     check_output("--out", options.out, file=True)
-    options.device = options.device or device_of().type
-    device_of(options.device)
+    device = device_of(options.device)
+    options.device = options.device or device.type
 
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         root = Path(name)
@@ -188,7 +186,7 @@ def main() -> None:
         for name, ratio in ratios.items():
             print(f"{name}: {ratio:.1f} times")
         result = {
-            "environment": environment(World(device=device_of(options.device))),
+            "environment": environment(World(device=device)),
             "pillow": PIL.__version__,
             "config": {key: value for key, value in vars(options).items() if key not in ("out", "folder")},
             "images_per_second": found,

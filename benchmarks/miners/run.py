@@ -59,8 +59,6 @@ from adaptive_margin.training import World, environment
 from adaptive_margin.training.command_line import check_output
 from adaptive_margin.training.world import device_of
 
-LIMITS = {"time": "more than {0.limit_minutes:g} min", "memory": "more than {0.limit_gib:g} GiB"}
-
 
 def measure(case: str, batch: int, features: int, device: str) -> dict[str, object]:
     """One case, in this process."""
@@ -99,7 +97,7 @@ def in_its_own_process(case: str, batch: int, arguments: argparse.Namespace) -> 
     command = [__file__, "--measure", case, "--batches", batch]
     command += ["--features", arguments.features, "--device", arguments.device]
     ended = run_limited(command, gib=arguments.limit_gib, minutes=arguments.limit_minutes)
-    return ended.result or {"stopped": LIMITS.get(ended.stopped, ended.stopped).format(arguments)}
+    return ended.result or {"stopped": ended.why}
 
 
 def about(arguments: argparse.Namespace) -> dict[str, object]:

@@ -118,8 +118,6 @@ from adaptive_margin.training import World, environment
 from adaptive_margin.training.command_line import check_output
 from adaptive_margin.training.world import device_of
 
-LIMITS = {"time": "more than {0.limit_minutes:g} min", "memory": "more than {0.limit_gib:g} GiB"}
-
 
 def embeddings(rows: int, features: int, classes: int, device: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Unit rows around one centre per class, made in blocks so that making them adds no peak of memory."""
@@ -164,7 +162,7 @@ def in_its_own_process(case: str, arguments: argparse.Namespace) -> dict[str, ob
     for size in ("rows", "features", "classes"):
         command += [f"--{size}", getattr(arguments, size)]
     ended = run_limited(command, gib=arguments.limit_gib, minutes=arguments.limit_minutes)
-    return ended.result or {"stopped": LIMITS.get(ended.stopped, ended.stopped).format(arguments)}
+    return ended.result or {"stopped": ended.why}
 
 
 def about(arguments: argparse.Namespace) -> dict[str, object]:

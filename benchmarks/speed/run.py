@@ -177,7 +177,7 @@ def in_its_own_process(case: str, layout: str, rows: int, arguments: argparse.Na
         return {"status": f"over {arguments.limit_minutes:g} min"}
     words = ("out of memory", "allocate memory", "MemoryError", "INT_MAX")
     out_of_memory = ended.stopped == "memory" or any(each in ended.errors for each in words)
-    return {"status": "out of memory" if out_of_memory else ended.stopped[:120]}
+    return {"status": "out of memory" if out_of_memory else ended.why[:120]}
 
 
 def merged(outcomes: list[dict[str, object]]) -> dict[str, object]:

@@ -28,12 +28,10 @@ from script import Parser, write_results
 
 def parsed() -> argparse.Namespace:
     """The options."""
-    parser = Parser(__doc__)
+    parser = Parser(__doc__, Path(__file__).parent / "results" / "small.json")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--rows", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=15.0, help="for each layout")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "small.json")
-    parser.add_argument("--print", action="store_true", help="measure nothing")
     return parser.parse_args()
 
 

@@ -329,7 +329,9 @@ def test_batches_hold_several_pictures_of_a_person_and_a_control_deals_people_an
 def test_features_that_are_centred_by_person_want_several_pictures_of_each() -> None:
     data = load_data(tiny())
     count = len(np.unique(data.train.people))
-    with pytest.warns(UserWarning, match=f"holds hardly two pictures of one of {count} people; pass --per-person 8"):
+    with pytest.warns(
+        UserWarning, match=f"rarely holds two pictures of the same of {count} people; pass --per-person 8"
+    ):
         people_of(tiny(critic="none", person_norm=True, batch_size=count), data.train, World())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
