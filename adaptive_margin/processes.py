@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from multiprocessing import connection, process, spawn
+from multiprocessing import connection, process, resource_tracker, spawn
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
@@ -162,25 +162,35 @@ class Workers(contextlib.AbstractContextManager["Workers"]):
         ours, theirs = multiprocessing.Pipe()
         program = {name: each for name, each in spawn.get_preparation_data("").items() if name.startswith("init_main")}
         worker = multiprocessing.get_context("spawn").Process(target=_work, args=(theirs, program, self.threads))
-        main, on_interrupt = sys.modules["__main__"], signal.getsignal(signal.SIGINT)
-        heeds = on_interrupt is not None and threading.current_thread() is threading.main_thread()
-        if heeds:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
-        sys.modules["__main__"] = ModuleType("__main__")  # the worker imports the program when it watches
-        try:
-            worker.start()
-        finally:
-            sys.modules["__main__"] = main
-            if heeds:
-                signal.signal(signal.SIGINT, on_interrupt)
-        theirs.close()  # so that ours ends with the worker
-        self._workers[ours], self._left[ours] = worker, self.tasks_each or 0
+        main = sys.modules["__main__"]
+        with _ctrl_c_waits():
+            sys.modules["__main__"] = ModuleType("__main__")  # the worker imports the program when it watches
+            try:
+                worker.start()
+            finally:
+                sys.modules["__main__"] = main
+            theirs.close()  # so that ours ends with the worker
+            self._workers[ours], self._left[ours] = worker, self.tasks_each or 0
         return ours
 
     def _dismiss(self, pipe: Any) -> process.BaseProcess:
         pipe.close()  # tells the worker to end after its task
         del self._left[pipe]
         return self._workers.pop(pipe)
+
+
+@contextlib.contextmanager
+def _ctrl_c_waits() -> Iterator[None]:
+    """Holds Ctrl-C back, here and in a process that is started meanwhile; here it is heard at the end of the block."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    resource_tracker.ensure_running()  # which would let Ctrl-C through if the first process had to start it
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _here(
@@ -197,6 +207,9 @@ def _here(
 
 def _work(tasks: Any, program: dict[str, Any], threads: int | None) -> None:
     end_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # held back until now
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     here: Any = process.current_process()
     here._inheriting = True  # a program without `if __name__ == "__main__"` is an error, not a chain of processes
     try:

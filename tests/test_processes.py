@@ -168,6 +168,37 @@ def pid() -> int:
     return os.getpid()
 
 
+INTERRUPTED = """
+import os, signal
+from multiprocessing.context import SpawnProcess
+from adaptive_margin.processes import Workers
+
+def start(self, begin=SpawnProcess.start):
+    os.kill(os.getpid(), signal.SIGINT)
+    begin(self)
+
+if __name__ == "__main__":
+    SpawnProcess.start = start
+    try:
+        with Workers(1) as workers:
+            print(list(workers.results(pow, [(2, 3)])))
+    except KeyboardInterrupt:
+        print("heard")
+"""
+
+
+def test_ctrl_c_while_a_worker_is_started_is_heard(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(INTERRUPTED)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    assert (done.stdout, done.stderr, done.returncode) == ("heard\n", "", 0)
+
+
 def test_a_program_without_an_output_ends_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     with ends_in_order():
