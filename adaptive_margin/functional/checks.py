@@ -59,7 +59,7 @@ def check_values(argument: str, x: Tensor) -> None:
     """Raises unless ``x`` has values that can be computed with: dense ones, on a device that stores them."""
     if x.layout != torch.strided:
         raise TypeError(problem(argument, "dense", x.layout, f"convert it with {argument}.to_dense()"))
-    if x.device.type == "meta":
+    if x.is_meta:
         raise ValueError(problem(argument, "on a device with values", "meta", "make the batch on the CPU or a GPU"))
 
 
@@ -72,7 +72,7 @@ def check_fits(argument: str, value: float, dtype: torch.dtype, remedy: str) -> 
 
 def is_blind(x: Tensor) -> bool:
     """Whether reading the values of ``x`` would wait for a device, or break a compiled graph or a transformation."""
-    return x.device.type != "cpu" or torch.compiler.is_compiling() or is_transforming()
+    return torch.compiler.is_compiling() or not x.is_cpu or torch._C._are_functorch_transforms_active()
 
 
 def is_transforming() -> bool:

@@ -72,13 +72,17 @@ def common_scale(*largest: Tensor) -> Tensor:
     """
     scale = largest[0] if len(largest) == 1 else torch.stack(largest).amax()
     if not is_blind(scale):  # reading is free here, and faster
-        number = scale.item()
-        divisor = power_of_two(number) if number >= torch.finfo(scale.dtype).tiny else number
-        return scale.new_full((), divisor or 1.0)
+        return scale.new_full((), divisor_for(scale.item(), scale.dtype))
     integers, exponent_bits = (torch.int32, 0x7F800000) if scale.dtype == torch.float32 else (torch.int64, 0x7FF << 52)
     power = (scale.view(integers) & exponent_bits).view(scale.dtype)  # its bits without the fraction
     scale = torch.where(power > 0, power, scale)  # below the smallest normal number there is no exponent to keep
     return torch.where(scale > 0, scale, 1.0)
+
+
+def divisor_for(largest: float, dtype: torch.dtype) -> float:
+    """:func:`common_scale` of a number that was read from a tensor of ``dtype``."""
+    divisor = power_of_two(largest) if largest >= torch.finfo(dtype).tiny else largest
+    return divisor or 1.0
 
 
 def power_of_two(number: float) -> float:

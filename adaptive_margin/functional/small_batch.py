@@ -8,12 +8,14 @@ of the general path, up to the rounding of its sums.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import at_least_float32, is_blind, largest_magnitude
-from .dependence import Array, Bandwidth, common_scale, correlations_of_moments
+from .checks import at_least_float32, check_finite, is_blind
+from .dependence import Array, Bandwidth, correlations_of_moments, divisor_for
 from .neighbourhood import Significant, first_reached, required_counts
 from .own_neighbours import rounding_of, sort_by_distance
 
@@ -43,8 +45,12 @@ class SmallBatch:
         ordered = given[order]
         first = np.ones(len(order), dtype=np.bool_)
         np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-        self.scale = common_scale(largest_magnitude("embeddings", x)).item()
-        self.x = x.numpy()[order] / self.scale  # (B, D), class by class
+        rows = x.numpy()
+        largest = float(max(np.maximum.reduce(rows, axis=None), -np.minimum.reduce(rows, axis=None)))
+        if not math.isfinite(largest):
+            check_finite("embeddings", x)
+        self.scale = divisor_for(largest, x.dtype)
+        self.x = rows[order] / self.scale  # (B, D), class by class
         self.index = first.cumsum() - 1  # (B,)
         self.starts = first.nonzero()[0]  # (C,)
         self.counts = np.bincount(self.index)  # (C,)
@@ -57,9 +63,9 @@ class SmallBatch:
         """The share of each class, shape ``(C,)``."""
         return self.counts / len(self.index)
 
-    def scalar(self, number: float) -> Tensor:
-        """A number as a 0-dim tensor of the embeddings' dtype."""
-        return torch.tensor(number, dtype=self.dtype)
+    def as_tensor(self, value: float | Tensor) -> Tensor:
+        """A margin of this batch, a number, as a 0-dim tensor."""
+        return torch.as_tensor(value, dtype=self.dtype)
 
     @staticmethod
     def suits(x: Tensor) -> bool:

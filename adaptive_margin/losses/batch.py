@@ -279,7 +279,7 @@ def host_dtype(host: nn.Module, dtype: torch.dtype) -> torch.dtype:
     left to the host). The host skips its cast only under CUDA autocast, whatever the device of the batch. Also,
     ``cdist``, which its L_p distances use, does not support bfloat16.
     """
-    weight = next(host.parameters(), None) if hasattr(host, "cast_types") else None
+    weight = next(host.parameters(), None) if hasattr(type(host), "cast_types") else None
     if weight is not None and not torch.is_autocast_enabled() and not HALF.isdisjoint((dtype, weight.dtype)):
         return weight.dtype
     if dtype == torch.bfloat16 and isinstance(host.distance, LpDistance):

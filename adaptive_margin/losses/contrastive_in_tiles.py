@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from numbers import Real
+from operator import add
 from typing import Any, Literal
 
 from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
@@ -12,8 +13,8 @@ from pytorch_metric_learning.reducers import AvgNonZeroReducer, MultipleReducers
 from torch import Tensor
 
 from ..functional.checks import is_transforming
-from ..functional.pair_tiles import pair_hinge_means
-from ..functional.pair_tiles.options import Distance
+from ..functional.pair_tiles import terms_of
+from ..functional.pair_tiles.options import Distance, Options
 from ..margins import Margin
 from ..messages import problem
 from .batch import Batch
@@ -103,10 +104,11 @@ def _compute_loss(
     assert distance is not None
     x, ref_x = seen.embeddings, seen.ref_emb
     ref_labels = None if ref_x is None else ref_labels
-    means = pair_hinge_means(x, labels, float(loss.pos_margin), margin, distance, ref_emb=ref_x, ref_labels=ref_labels)
+    options = Options(distance, float(loss.pos_margin), over_active=True, counts=False)
+    terms = terms_of(x, ref_x, margin, labels, ref_labels, options)
     return {
         name: already_reduced(mean.to(embeddings.dtype))
-        for name, mean in zip(("pos_loss", "neg_loss"), means, strict=True)
+        for name, mean in (("pos_loss", terms.attraction), ("neg_loss", terms.repulsion))
     }
 
 
@@ -148,5 +150,4 @@ def _sum(reducer: MultipleReducers, loss_dict: dict[str, Any], embeddings: Tenso
     losses = [part["losses"] for part in loss_dict.values() if part["reduction_type"] == "already_reduced"]
     if len(losses) < len(loss_dict) or not all(isinstance(loss, Tensor) and loss.ndim == 0 for loss in losses):
         return None
-    total: Tensor = sum(loss.to(embeddings.dtype) for loss in losses)
-    return total
+    return reduce(add, (loss.to(embeddings.dtype) for loss in losses)) if losses else None

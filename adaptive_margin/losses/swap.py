@@ -137,9 +137,8 @@ class Swap:
             return "similarity"
         if isinstance(distance, SNRDistance):
             return "ratio"
-        if isinstance(distance, LpDistance) and distance.power != 1:
-            return "squared distance" if distance.power == 2 else "power of a distance"
-        return "distance"
+        power = distance.power if isinstance(distance, LpDistance) else 1
+        return "distance" if power == 1 else "squared distance" if power == 2 else "power of a distance"
 
 
 def _by_host(*rows: Swap) -> dict[str, Swap]:
@@ -467,7 +466,7 @@ def casts(host: nn.Module, x: Tensor) -> dict[str, Any]:
     The host assigns ``W.data`` in each call. With several threads torch can then wait for itself: the assignment holds
     the interpreter and waits for the weight's lock, another thread holds that lock and waits for the interpreter.
     """
-    if not hasattr(host, "cast_types"):
+    if not hasattr(type(host), "cast_types"):
         return {}
     own = [value for value in vars(host).values() if isinstance(value, Tensor) and value.is_floating_point()]
     done = all((tensor.dtype, tensor.device) == (x.dtype, x.device) for tensor in (*host.parameters(), *own))

@@ -42,6 +42,10 @@ NEIGHBOURHOODS: dict[str, type[NeighbourhoodRule]] = {
 }
 
 
+Value = float | Tensor
+"""Of a small batch a number, which is quicker to compute with."""
+
+
 class AdaptiveMargin(Margin):
     r"""A margin computed from the batch: mutual information between groups plus a confidence term.
 
@@ -170,7 +174,7 @@ class AdaptiveMargin(Margin):
             mi = self._mi(batch)
             delta = self._delta(batch)
             self._record(mi=mi, delta=delta)
-            return mi + delta
+            return batch.as_tensor(mi + delta)
 
     @property
     def may_lead(self) -> bool:  # type: ignore[override]
@@ -186,12 +190,12 @@ class AdaptiveMargin(Margin):
         plain = self.pairing == "all" and self.granularity == "batch" and type(self.dependence) is GaussianCorrelation
         return plain and self.neighbourhood.suits_small
 
-    def _mi(self, batch: PreparedBatch | SmallBatch) -> Tensor:
+    def _mi(self, batch: PreparedBatch | SmallBatch) -> Value:
         """MI of the batch (the mean over its rows), of each anchor, or of each pair."""
         if isinstance(batch, SmallBatch):
             etas = batch.correlations(self.bandwidth)
-            self._record(eta=batch.scalar(float(etas @ batch.weights)))
-            return batch.scalar(float(information_of(etas, self.max_mi, batch.dtype) @ batch.weights))
+            self._record(eta=float(etas @ batch.weights))
+            return float(information_of(etas, self.max_mi, batch.dtype) @ batch.weights)
         eta = self._eta(batch)
         self._record(eta=eta)
         mi = mutual_information(eta, self.max_mi)
@@ -210,19 +214,20 @@ class AdaptiveMargin(Margin):
         segment = batch.index[anchors]
         return self.dependence.of_pairs(batch.g, batch.ref_g, anchors, negatives, segment, batch.classes)[batch.index]
 
-    def _delta(self, batch: PreparedBatch | SmallBatch) -> Tensor:
+    def _delta(self, batch: PreparedBatch | SmallBatch) -> Value:
         """Δ of the batch, of each anchor, or of the anchor of each pair."""
         rule, c = self.neighbourhood, self.confidence
         if isinstance(batch, SmallBatch):
-            n, k = len(batch.index), batch.scalar(rule.mean_size_of_small(batch, c))
-        else:
-            n, sets = len(batch.y), (batch.x, batch.index, batch.y, batch.ref_index)
-            k = rule.mean_size(*sets, c) if self.granularity == "batch" else rule.sizes(*sets, c)
-            k = k.to(batch.g.dtype)
-            if self.granularity == "pair":
-                k = k[batch.anchors()]
+            size = rule.mean_size_of_small(batch, c)
+            self._record(k=size)
+            return rule.delta_of_small(len(batch.index), size, c)
+        sets = batch.x, batch.index, batch.y, batch.ref_index
+        k = rule.mean_size(*sets, c) if self.granularity == "batch" else rule.sizes(*sets, c)
+        k = k.to(batch.g.dtype)
+        if self.granularity == "pair":
+            k = k[batch.anchors()]
         self._record(k=k)
-        return rule.delta(n, k, c).to(k.dtype)
+        return rule.delta(len(batch.y), k, c).to(k.dtype)
 
     def _nothing(self, batch: PreparedBatch | SmallBatch) -> Tensor:
         """The margin of no samples, or of samples without a reference: zero."""
@@ -231,13 +236,13 @@ class AdaptiveMargin(Margin):
         shape = {"batch": (), "anchor": (len(batch.x),), "pair": (pairs,)}[self.granularity]
         return batch.x.new_zeros(shape)
 
-    def _record(self, **values: Tensor) -> None:
+    def _record(self, **values: Value) -> None:
         """Records means over the values that the granularity gives, NaN of none; for K the harmonic mean."""
         if not self.collect_stats:
             return
         with torch.no_grad():
             for name, x in values.items():
-                mean = harmonic_mean(x) if name == "k" else x.mean()
+                mean = x if not isinstance(x, Tensor) else harmonic_mean(x) if name == "k" else x.mean()
                 setattr(self, name, float(mean))
         self.alpha = self.mi + self.delta
 

@@ -112,6 +112,12 @@ class NeighbourhoodRule:
         r""":math:`\Delta(N, K)`, the shape of ``k``, in units of a squared distance."""
         return confidence_term(n, k, confidence)
 
+    def delta_of_small(self, n: int, k: float, confidence: float) -> float:
+        """:meth:`delta` of one number."""
+        if type(self).delta is NeighbourhoodRule.delta:
+            return _hoeffding_scale(n, confidence) / k
+        return float(self.delta(n, torch.tensor(k, dtype=torch.float64), confidence))
+
     may_lead: bool = False
     """Whether its margin is large from the start, for some labels at least, so that it can take a loss's own place."""
 

@@ -52,6 +52,10 @@ class PreparedBatch:
         both = self.index if self.y is self.x else torch.cat([self.index, self.ref_index])
         return max(1, group_slots(both, len(self.x) + len(self.y)))
 
+    def as_tensor(self, value: float | Tensor) -> Tensor:
+        """A margin of this batch, a tensor already."""
+        return torch.as_tensor(value)
+
     def anchors(self) -> Tensor:
         """The anchor of each (anchor, negative) pair: of the index tuple's, or of all pairs of different labels."""
         return self._different().nonzero()[:, 0] if self.pairs is None else self.pairs[0]

@@ -64,11 +64,13 @@ def measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Opt
         same.mul_((labels == 0)[:, None])
     if valid is not None:
         same.mul_(valid[:, None]).mul_(valid)
-    partners = same.sum(1)
-    together = wide(partners.sum())  # including each row with itself
-    rows_in = len(x) if valid is None else wide(valid.sum())
-    members = wide(same.diagonal().sum()) if options.only_first else rows_in
-    inside = together - members
+    inside: Number = 0.0
+    if options.counts or not options.over_active:
+        partners = same.sum(1)
+        together = wide(partners.sum())  # including each row with itself
+        rows_in = len(x) if valid is None else wide(valid.sum())
+        members = wide(same.diagonal().sum()) if options.only_first else rows_in
+        inside = together - members
     if closed_form:
         _, scale = mean_of(0.0, inside)
         # The sum over ordered pairs is 2 · sum of n |x_i - mean of the group|², the gradient 4n times that difference.
