@@ -13,8 +13,8 @@ import numpy as np
 
 from ..images._layout import tree
 from ..images.decode import Progress, unreadable_rows
-from ..images.errors import LayoutError, UnreadableError, allowed
-from ..messages import problem
+from ..images.errors import LayoutError, UnreadableError
+from ..messages import allowed, problem
 from . import LOADERS, afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced
 from ._derived import refuse_derived_copy
 from ._known import Finding, compare_splits, compare_with_known

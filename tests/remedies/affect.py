@@ -40,8 +40,8 @@ from adaptive_margin.affect.report import LoadedSplit
 from adaptive_margin.command import main
 from adaptive_margin.images.cache import ImageCache
 from adaptive_margin.images.decode import check_decoder, read_image, square_box
-from adaptive_margin.images.errors import allowed
 from adaptive_margin.images.transforms import centre_crops, crop_flip, normalise, paper_transform
+from adaptive_margin.messages import allowed
 
 from ..affect.export import (
     export_afew_va,
