@@ -14,11 +14,12 @@ import numpy as np
 from ..images._layout import tree
 from ..images.decode import Progress, unreadable_rows
 from ..images.errors import LayoutError, UnreadableError
-from ..messages import allowed, problem
+from ..messages import allowed, counted, problem
 from . import LOADERS, afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced
 from ._derived import refuse_derived_copy
 from ._known import Finding, compare_splits, compare_with_known
 from .report import UNREADABLE, LoadedSplit, SplitReport
+from .splits import training_splits
 
 SAMPLE = 2000
 
@@ -157,9 +158,14 @@ def check(
                 fatal.append(f"{name}: no row can be used, {dict(loaded.report.dropped)}")
             elif bad > limit:
                 fatal.append(
-                    f"{name}: {bad:,} rows unreadable, {limit:,} allowed: "
-                    f"restore the files, or train with skip_unreadable={bad} or more"
+                    f"{name}: {counted(bad, 'row')} unreadable, {limit:,} allowed: "
+                    f"restore the files, or train with --skip-unreadable {bad} (skip_unreadable={bad}) or more"
                 )
+            elif split in ("train", "all"):
+                try:
+                    training_splits(loaded.records)
+                except ValueError as error:
+                    fatal.append(f"{name}: {error}")
         if {"train", "validation"} <= set(parts) and release.startswith("affectnet"):
             findings[release] = compare_splits(parts["train"], parts["validation"])
     return CheckReport(str(root), tuple(releases), tuple(reports), decoded, findings, tuple(fatal))

@@ -29,19 +29,16 @@ from ..affect import (
     Records,
     Split,
     check_apart,
-    group_folds,
-    group_holdout,
     load_afew_va,
     load_aff_wild,
     load_aff_wild2,
     load_affectnet_2017,
     load_affectnet_reduced,
-    stratified_holdout,
 )
 from ..affect.aff_wild2 import edition_labels
 from ..affect.affectnet_reduced import index_name
 from ..affect.records import codes
-from ..affect.splits import units_of
+from ..affect.splits import training_splits, units_of
 from ..faces import FacesDataset
 from ..images.cache import ImageCache
 from ..images.errors import UnwritableError
@@ -149,7 +146,8 @@ def check_root(config: EmotionConfig) -> None:
     Aff-Wild is left to that function: reading its labels extracts frames.
     """
     if config.dataset not in ("faces", "aff-wild"):
-        _load(config, "all" if config.dataset == "afew-va" else "train")
+        loaded = _load(config, "all" if config.dataset == "afew-va" else "train")
+        training_splits(loaded.records, fold=config.fold, seed=config.split_seed)
 
 
 def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
@@ -161,27 +159,19 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     """
     if config.dataset == "faces":
         return _faces(config)
-    world, seed = world or World(), config.split_seed
+    world = world or World()
     if config.dataset in ("affectnet", "affectnet-reduced", "aff-wild2"):
         loaded, tested = (_load(config, split) for split in ("train", "validation"))
         (cache, report), (test_cache, test_report) = _cache(loaded, config, world), _cache(tested, config, world)
-        if config.dataset == "aff-wild2":
-            val_split = group_holdout(cache.records, 0.1, seed=seed, unit="identity")
-        else:
-            val_split = stratified_holdout(cache.records, 0.02, seed=seed)
+        _, val_split = training_splits(cache.records, seed=config.split_seed)
         return _of_two(cache, test_cache, val_split, (report, test_report))
     cache, report = _cache(_load(config, "all" if config.dataset == "afew-va" else "train"), config, world)
-    if config.dataset == "afew-va":
-        unit, tested_part, split = "identity", f"fold{config.fold}", group_folds(cache.records, 5, seed=seed)
-    else:
-        unit, tested_part = "video", "test"
-        split = group_holdout(cache.records, 0.2, seed=seed, unit=unit)
-    rest, test = split.train_test(cache.records, tested_part)
-    inner = cache.records.subset(rest)
-    val_split = group_holdout(inner, 0.1, seed=seed, unit=unit)
-    within = val_split.rows(inner)
+    split, val_split = training_splits(cache.records, fold=config.fold, seed=config.split_seed)
+    assert split is not None
+    rest, test = split.train_test(cache.records, f"fold{config.fold}" if config.dataset == "afew-va" else "test")
+    within = val_split.rows(cache.records.subset(rest))
     parts = {"train": rest[within["train"]], "val": rest[within["test"]], "test": test}
-    check_apart(cache.records, parts, unit)
+    check_apart(cache.records, parts, split.unit)
     everything = _part(cache)
     return EmotionData(
         **{name: everything.take(rows) for name, rows in parts.items()},
