@@ -36,12 +36,11 @@ from ..affect import (
     load_affectnet_reduced,
 )
 from ..affect.aff_wild2 import edition_labels
-from ..affect.affectnet_reduced import index_name
 from ..affect.records import codes
 from ..affect.splits import training_splits, units_of
 from ..faces import FacesDataset
 from ..images.cache import ImageCache
-from ..images.errors import UnwritableError
+from ..images.errors import LayoutError
 from ..images.image_list import Bytes, Integers
 from ..messages import problem, shorten
 from ..training.world import World
@@ -223,10 +222,10 @@ def _cache_folder(config: EmotionConfig) -> Path:
 
 
 def _load(config: EmotionConfig, split: str) -> LoadedSplit:
-    """One split of the data set, from its own loader.
+    """One split of the data set, from its own loader. Nothing is written to the root.
 
-    Frames of Aff-Wild are extracted to a folder in the cache. If the root has frames, those are used, unless one is
-    missing and cannot be written there.
+    Frames of Aff-Wild are extracted to a folder in the cache, unless the root has them all; so is the index of the
+    reduced AffectNet.
     """
     root = str(config.root)
     chosen = {name: value for name in ("expressions", "crop") if (value := getattr(config, name)) is not None}
@@ -234,7 +233,7 @@ def _load(config: EmotionConfig, split: str) -> LoadedSplit:
     if config.dataset == "affectnet":
         return load_affectnet_2017(root, **options)
     if config.dataset == "affectnet-reduced":
-        return load_affectnet_reduced(root, index_dir=_index_folder(config, split), **options)
+        return load_affectnet_reduced(root, index_dir=_index_folder(config), **options)
     if config.dataset == "afew-va":
         return load_afew_va(root, same_actor=config.same_actor, **options)
     options["every"] = config.every
@@ -243,16 +242,14 @@ def _load(config: EmotionConfig, split: str) -> LoadedSplit:
         labels = None if edition is None else edition_labels(root, edition, split)
         return load_aff_wild2(root, annotations=labels, **options)
     if Path(root, "extracted_frames").is_dir():
-        with contextlib.suppress(UnwritableError):
-            return load_aff_wild(root, **options)
+        with contextlib.suppress(FileNotFoundError, LayoutError):
+            return load_aff_wild(root, extract=False, **options)
     return load_aff_wild(root, frames_dir=_cache_folder(config) / "extracted_frames", **options)
 
 
-def _index_folder(config: EmotionConfig, split: str) -> Path | None:
-    """The loader's own folder if the root is writable and has an index; else a folder in the cache for this root."""
+def _index_folder(config: EmotionConfig) -> Path:
+    """A folder in the cache for this root."""
     root = Path(str(config.root)).resolve()
-    if (root / index_name(split)).is_file() and os.access(root, os.W_OK):
-        return None
     return _cache_folder(config) / f"affectnet-reduced-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
 
 

@@ -3,13 +3,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from adaptive_margin.affect import LoadedSplit, load_affectnet_2017, load_affectnet_reduced
+from adaptive_margin.affect import LoadedSplit, load_aff_wild, load_affectnet_2017, load_affectnet_reduced
 from adaptive_margin.affect._known import (
     AFFECTNET_TRAIN,
     AFFECTNET_VALIDATION,
@@ -75,6 +76,35 @@ def test_aff_wild_is_checked_without_writing(tmp_path):
         "(skip_unreadable=33) or more",
     )
     assert check(tmp_path, decode=None, skip_unreadable=33).fatal == ()
+
+
+def test_aff_wild_is_checked_after_its_videos_were_deleted(tmp_path):
+    pytest.importorskip("cv2", reason="videos need OpenCV")
+    from .export import export_aff_wild
+
+    root, frames = tmp_path / "root", tmp_path / "cache" / "extracted_frames"
+    export_aff_wild(root, samples(40, videos=4))
+    load_aff_wild(root, frames_dir=frames)
+    shutil.rmtree(next(path for path in root.rglob("videos")))
+    assert main([str(root)]) == 1
+    assert "--frames-dir" in check(root).fatal[0]
+    assert main([str(root), "--frames-dir", str(frames)]) == 0
+    shutil.copytree(frames, root / "extracted_frames")
+    found = check(root)
+    assert (found.fatal, found.reports[0].rows_used) == ((), 40)
+    assert found.decoded == {"aff-wild, train": (40, 40)}
+
+
+def test_aff_wild_is_checked_by_every_nth_frame_if_only_those_are_left(tmp_path):
+    pytest.importorskip("cv2", reason="videos need OpenCV")
+    from .export import export_aff_wild
+
+    export_aff_wild(tmp_path, samples(40, videos=4))
+    load_aff_wild(tmp_path, every=5)
+    assert check(tmp_path).reports[0].rows_used == 40  # the videos are there
+    shutil.rmtree(next(path for path in tmp_path.rglob("videos")))
+    found = check(tmp_path)
+    assert (found.fatal, found.reports[0].rows_used) == ((), 8)
 
 
 def test_a_sound_root_can_be_trained_on(tmp_path):
