@@ -427,7 +427,7 @@ CASES = [
     follow(
         "pass the folder of a data set",
         lambda folder: detect(folder / "none"),
-        lambda folder: checked(folder) and detect(folder / "AffectNet") == ["affectnet-2017"],
+        lambda folder: checked(folder) and detect(folder / "whole") == ["affectnet-2017"],
     ),
     follow(
         "pass the folder of a data set",
