@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import json
+import math
 import sys
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
@@ -149,6 +150,27 @@ def check_count(argument: str, count: object, low: int, high: int | None = None)
         expected = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(problem(argument, expected, int(count), "choose a number in that range"))
     return int(count)
+
+
+def allowed(skip_unreadable: int | float, rows: int) -> int:
+    """How many unreadable rows of ``rows`` are allowed: a number, or a share of them rounded down.
+
+    Raises:
+        TypeError: not a number, or a bool.
+        ValueError: negative, or a share above 1.
+
+    Example:
+        >>> allowed(0, 1000), allowed(3, 1000), allowed(0.01, 1000)
+        (0, 3, 10)
+    """
+    expected = "a number of rows (int) or a share of them (float from 0 to 1)"
+    remedy = "0 raises at the first, 5 skips up to five, 0.01 up to one in a hundred"
+    if isinstance(skip_unreadable, bool) or not isinstance(skip_unreadable, int | float):
+        raise TypeError(problem("skip_unreadable", expected, repr(skip_unreadable), remedy))
+    share = isinstance(skip_unreadable, float)
+    if not 0 <= skip_unreadable <= (1 if share else math.inf):  # NaN fails too
+        raise ValueError(problem("skip_unreadable", expected, skip_unreadable, remedy))
+    return math.floor(skip_unreadable * rows) if share else int(skip_unreadable)
 
 
 def nearest(name: str, known: Collection[str], prefix: str = "", otherwise: str = "") -> str:

@@ -34,7 +34,7 @@ from typing import Any, Literal, TypeVar
 
 from fer_arms import ARMS, BASELINE, CRITIC_ARMS, FACES_SEED, PAPER_ARMS, QUICK_ARMS, read_asked, with_own
 
-from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
+from adaptive_margin.emotion.config import PRESETS, USED_WITH, DatasetName, EmotionConfig, idle, preset_for
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.processes import ProcessDiedError, Workers, ends_in_order
 from adaptive_margin.training.command_line import check_output, refuse
@@ -123,7 +123,8 @@ def parsed(argv: Sequence[str] | None = None) -> Asked:
 def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
     """The options of one run. Drawn faces are different people for each seed; AFEW-VA's seeds are its five folds.
 
-    The file changes the preset, flags change both.
+    The file changes the preset, flags change both. Of the file, an arm leaves out what only other arms use, such as the
+    weight of a term.
     """
     flags = {
         "dataset": asked.dataset,
@@ -133,18 +134,19 @@ def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
         "iterations": asked.iterations,
         "batch_size": asked.batch_size,
     }
-    flags = {name: value for name, value in flags.items() if value is not None}
+    flags = {name: value for name, value in flags.items() if value is not None} | ARMS[arm]
 
     def changed(preset: EmotionConfig) -> EmotionConfig:
         if asked.config is None:
             return dataclasses.replace(preset, **flags)
-        return from_yaml(EmotionConfig, asked.config, preset, flags)
+        waiting = [name for name in idle({**preset.plain(), **asked.file, **flags}) if OWNED & USED_WITH[name].keys()]
+        return from_yaml(EmotionConfig, asked.config, preset, {name: getattr(preset, name) for name in waiting} | flags)
 
     base = changed(preset_for(asked.preset, changed(PRESETS[asked.preset])))
-    own = {"split_seed": FACES_SEED + seed} if asked.dataset == "faces" else {"fold": seed % 5}
+    own = {"faces": {"split_seed": FACES_SEED + seed}, "afew-va": {"fold": seed % 5}}.get(asked.dataset, {})
     output = str(asked.output / "runs" / arm / f"seed{seed}")
     places = {"output": output, "cache": base.cache or str(asked.output / "cache")}
-    return dataclasses.replace(base, **ARMS[arm], seed=seed, **own, **places)
+    return dataclasses.replace(base, seed=seed, **own, **places)
 
 
 if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded

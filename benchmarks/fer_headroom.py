@@ -33,7 +33,7 @@ from fer_arms import FACES_SEED, read_asked
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
 from adaptive_margin.messages import counted, problem, said_plainly
 from adaptive_margin.processes import ends_in_order
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +72,8 @@ class Asked:
 def parsed(argv: Sequence[str] | None = None) -> Asked:
     """The options."""
     asked = read_asked(Asked, "fer_headroom.py", argv, __doc__)
+    if asked.dataset != "faces" and asked.effects != Asked.effects:
+        refuse(problem("--effects", f"left out for {asked.dataset}", asked.effects, "only faces are drawn"))
     with said_plainly():
         check_output("--output", asked.output)
     return asked

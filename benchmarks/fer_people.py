@@ -164,9 +164,11 @@ def lasting(config: EmotionConfig, iterations: int) -> EmotionConfig:
 def config_of(asked: Asked, arm: str, seed: int) -> EmotionConfig:
     """The options of one run. AFEW-VA is chosen on one of its five folds and tested on the others."""
     base = base_of(asked)
-    own: dict[str, Any] = {"fold": 4 if asked.stage == "choose" else seed % 4}
-    if asked.dataset == "faces":
-        own = {"split_seed": FIRST_SEED[asked.stage] + seed, "person_effect": asked.person_effect}
+    own: dict[str, Any] = {"person_effect": asked.person_effect}
+    if asked.dataset == "afew-va":
+        own["fold"] = 4 if asked.stage == "choose" else seed % 4
+    elif asked.dataset == "faces":
+        own["split_seed"] = FIRST_SEED[asked.stage] + seed
     if arm == "none-twice":
         base = lasting(base, 2 * base.iterations)
     folder = asked.output / f"{asked.dataset}-{asked.preset}-{asked.person_effect:g}"

@@ -104,7 +104,7 @@ def _checked_layout(base: Path, crop: str, extracted: Path | None = None) -> Lay
     if layout is None:
         missing = "annotations/train/valence/ and annotations/train/arousal/"
     elif layout.videos is None and not (extracted is not None and extracted.is_dir()):
-        missing = "videos/train/"
+        missing = "videos/train/ (or frames extracted from them; check: --frames-dir, training: --cache)"
     elif layout.boxes is None and crop == "box":
         missing = "bboxes/train/ (crop='none' takes whole frames)"
     else:
@@ -218,6 +218,7 @@ def load_aff_wild(
     crop: str = "box",
     frames_dir: str | os.PathLike[str] | None = None,
     every: int = 1,
+    extract: bool = True,
     skip_unreadable: int | float = 0,
     progress: Progress | None = None,
 ) -> LoadedSplit:
@@ -234,6 +235,7 @@ def load_aff_wild(
         crop: ``"box"`` for the faces, ``"none"`` for whole frames.
         frames_dir: folder for extracted frames; by default ``extracted_frames`` in ``root``.
         every: keep only frames 1, 1 + every, 1 + 2·every …, because neighbouring frames hardly differ.
+        extract: extract what is missing or damaged; otherwise nothing is written.
         skip_unreadable: how many label lines may belong to a missing or undecodable video, lack their other label
             file, or have a damaged box file: a number, or a share of the lines. Damaged frames of a video that
             otherwise decodes, and refused videos, are counted and named but not limited.
@@ -248,6 +250,7 @@ def load_aff_wild(
         ImportError: videos must be read and OpenCV is not installed.
         UnreadableError: more lines are unreadable than allowed.
         UnwritableError: frames are missing and their folder cannot be written.
+        FileNotFoundError: frames are missing and ``extract`` is off.
         OSError: the disk is full.
         ValueError: an unknown option, or no usable frame.
     """
@@ -257,9 +260,11 @@ def load_aff_wild(
     check_choice("crop", crop, ("box", "none"))
     check_every(every)
     base = checked_root(root, "Aff-Wild", LAYOUT)
-    kind = ("faces" if crop == "box" else "frames") + (f"-every{every}" if every > 1 else "")
+    kind = _KINDS[crop] + (f"-every{every}" if every > 1 else "")
     frames = (Path(frames_dir) if frames_dir is not None else base / "extracted_frames") / kind
     layout = _checked_layout(base, crop, frames)
+    if not extract:
+        return require_rows(_Work(layout, frames, crop, every, extract=False).read(skip_unreadable, progress))
     try:
         frames.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -268,6 +273,7 @@ def load_aff_wild(
         return require_rows(_Work(layout, frames, crop, every).read(skip_unreadable, progress))
 
 
+_KINDS = {"box": "faces", "none": "frames"}
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -286,15 +292,25 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def survey_aff_wild(root: Path, *, decode: bool, crop: str = "box") -> LoadedSplit:
+def survey_aff_wild(
+    root: Path, *, decode: bool, crop: str = "box", frames_dir: str | os.PathLike[str] | None = None
+) -> LoadedSplit:
     """What :func:`load_aff_wild` would find, without writing frames: for the check command.
 
     Files of the records need not exist. ``decode`` reads the videos to number their frames; otherwise the numbers in
-    their containers are trusted.
+    their containers are trusted. Without videos the frames that were extracted from them are read, all of them or
+    every Nth.
     """
     base = checked_root(root, "Aff-Wild", LAYOUT)
-    layout = _checked_layout(base, crop)
-    return _Work(layout, base / "extracted_frames" / "faces", crop, survey=decode).read(1.0)
+    folder = Path(frames_dir) if frames_dir is not None else base / "extracted_frames"
+    found = {1: folder / _KINDS[crop]}
+    for path in folder.glob(f"{_KINDS[crop]}-every*"):
+        if (number := path.name.rpartition("-every")[2]).isdecimal():
+            found[int(number)] = path
+    every = next((number for number in sorted(found) if found[number].is_dir()), 1)
+    layout = _checked_layout(base, crop, found[every])
+    every = every if layout.videos is None else 1
+    return _Work(layout, found[every], crop, every, survey=decode).read(1.0)
 
 
 def could_be_off(
@@ -338,6 +354,7 @@ class _Work:
     crop: str
     every: int = 1
     survey: bool | None = None  # whether to decode for numbering, where frames are not extracted
+    extract: bool = True  # whether to extract frames, unless it is a survey
 
     def __post_init__(self) -> None:
         self.tally, self.listings = Tally(NAME, "train"), Folders()
@@ -407,6 +424,8 @@ class _Work:
             seen = surveyed(path, decode=survey)
         else:
             assert path is not None
+            if not self.extract:
+                raise FileNotFoundError(errno.ENOENT, "frames are not all there", str(extracted))
             try:
                 seen = extract(path, extracted, boxes=found, boxes_changed=changed, context=CONTEXT, every=every)
             except OSError as error:

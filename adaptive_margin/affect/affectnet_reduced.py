@@ -82,7 +82,7 @@ def load_affectnet_reduced(
         expressions: the codes to keep; by default 0 to 7.
         skip_unreadable: how many rows may lack their image or one of their annotations, or have a damaged one: a
             number, or a share of the rows.
-        index_dir: folder of the index, if not ``root``.
+        index_dir: folder of the index, if not ``root``; an index in ``root`` that is intact is used, too.
         progress: called with (annotations read, total) while the index is built.
 
     Returns:
@@ -106,7 +106,7 @@ def load_affectnet_reduced(
     tally, rows, listings = Tally(NAME, split), RecordBuilder(NAME, base), Folders()
     annotations = first_nested(part, "annotations")
     assert annotations is not None  # find_part looked
-    index = _Index(annotations, Path(index_dir) if index_dir is not None else base, split)
+    index = _Index(annotations, base if index_dir is None else Path(index_dir), split, base)
     prefix = relative(images, base)
     for name, *texts, trouble in index.rows(tally, progress):
         tally.read()
@@ -154,11 +154,11 @@ def read_landmarks(record: Record) -> npt.NDArray[np.float32]:
 
 
 class _Index:
-    """The labels of one part in one file, built once and checked each time it is read."""
+    """The labels of one part in one file, built once and checked each time it is read; perhaps already in ``base``."""
 
-    def __init__(self, annotations: Path, folder: Path, split: str) -> None:
+    def __init__(self, annotations: Path, folder: Path, split: str, base: Path) -> None:
         self.annotations, self.split = annotations, split
-        self.path = folder / index_name(split)
+        self.path, self.there = folder / index_name(split), base / index_name(split)
         self.present = {name for name in os.listdir(annotations) if not litter(name)}
         found = {match[1] for name in self.present if (match := re.fullmatch(r"(.+)_(exp|val|aro)\.npy", name))}
         self.names = sorted(found, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
@@ -167,10 +167,13 @@ class _Index:
 
     def rows(self, tally: Tally, progress: Progress | None) -> list[list[str]]:
         """Identifier, expression, valence and arousal as text, and what is wrong or "", of every row, by number."""
-        rows, why = self._read()
-        if rows is not None:
-            return rows
-        rows = []
+        why = ""
+        for path in dict.fromkeys((self.path, self.there)):
+            found, trouble = self._read(path)
+            if found is not None:
+                return found
+            why = why or trouble
+        rows: list[list[str]] = []
         for name in self.names:
             rows.append(self._annotation(name))
             if progress is not None:
@@ -199,10 +202,10 @@ class _Index:
             trouble = trouble or why
         return [*cells, trouble]
 
-    def _read(self) -> tuple[list[list[str]] | None, str]:
+    def _read(self, path: Path) -> tuple[list[list[str]] | None, str]:
         """The index, or ``None`` and why it cannot be used ("" if there is none)."""
         try:
-            text = self.path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             return None, ""
         except (OSError, UnicodeDecodeError) as error:

@@ -163,7 +163,7 @@ class CachedBatches:
         if not 0 <= rank < world_size:
             raise ValueError(problem("rank", f"from 0 to {world_size - 1}", rank, "pass torch.distributed.get_rank()"))
         if drop_last and len(where) < batch_size:
-            remedy = "keep the last batch or make batches smaller"
+            remedy = "keep the last batch, or make batches smaller (training: --batch-size)"
             raise ValueError(problem("batch_size", f"at most {len(where)} with drop_last", batch_size, remedy))
         if per_person and (people is None or len(people) != len(where)):
             got = "none" if people is None else f"{len(people)}"

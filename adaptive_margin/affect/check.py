@@ -13,12 +13,13 @@ import numpy as np
 
 from ..images._layout import tree
 from ..images.decode import Progress, unreadable_rows
-from ..images.errors import LayoutError, UnreadableError, allowed
-from ..messages import problem
+from ..images.errors import LayoutError, UnreadableError
+from ..messages import allowed, counted, problem
 from . import LOADERS, afew_va, aff_wild, aff_wild2, affectnet, affectnet_reduced
 from ._derived import refuse_derived_copy
 from ._known import Finding, compare_splits, compare_with_known
 from .report import UNREADABLE, LoadedSplit, SplitReport
+from .splits import training_splits
 
 SAMPLE = 2000
 
@@ -101,6 +102,7 @@ def check(
     skip_unreadable: int | float = 0,
     workers: int = 1,
     index_dir: str | Path | None = None,
+    frames_dir: str | Path | None = None,
     progress: Progress | None = None,
 ) -> CheckReport:
     """Reads all label files of a root and some or all of its images.
@@ -114,6 +116,7 @@ def check(
         skip_unreadable: number of unreadable rows per split that a run would allow; more are fatal.
         workers: decoding threads.
         index_dir: folder of the reduced release's index, if not ``root``.
+        frames_dir: folder of Aff-Wild's extracted frames, if not ``extracted_frames`` in ``root``.
         progress: called with (images decoded, total) for each split.
 
     Returns:
@@ -141,7 +144,7 @@ def check(
                 continue
             name = f"{release}, {split}"
             try:
-                loaded = _load(path, release, split, decode, index_dir)
+                loaded = _load(path, release, split, decode, index_dir, frames_dir)
             except (ValueError, UnreadableError, ImportError, OSError) as error:  # wrong layouts are ValueErrors
                 fatal.append(f"{name}: {error}")
                 continue
@@ -157,17 +160,29 @@ def check(
                 fatal.append(f"{name}: no row can be used, {dict(loaded.report.dropped)}")
             elif bad > limit:
                 fatal.append(
-                    f"{name}: {bad:,} rows unreadable, {limit:,} allowed: "
-                    f"restore the files, or train with skip_unreadable={bad} or more"
+                    f"{name}: {counted(bad, 'row')} unreadable, {limit:,} allowed: "
+                    f"restore the files, or train with --skip-unreadable {bad} (skip_unreadable={bad}) or more"
                 )
+            elif split in ("train", "all"):
+                try:
+                    training_splits(loaded.records)
+                except ValueError as error:
+                    fatal.append(f"{name}: {error}")
         if {"train", "validation"} <= set(parts) and release.startswith("affectnet"):
             findings[release] = compare_splits(parts["train"], parts["validation"])
     return CheckReport(str(root), tuple(releases), tuple(reports), decoded, findings, tuple(fatal))
 
 
-def _load(root: Path, release: str, split: str, decode: int | None, index_dir: str | Path | None) -> LoadedSplit:
+def _load(
+    root: Path,
+    release: str,
+    split: str,
+    decode: int | None,
+    index_dir: str | Path | None,
+    frames_dir: str | Path | None,
+) -> LoadedSplit:
     if release == aff_wild.NAME:  # its loader would extract every frame
-        return aff_wild.survey_aff_wild(root, decode=decode is None)
+        return aff_wild.survey_aff_wild(root, decode=decode is None, frames_dir=frames_dir)
     options = {"index_dir": index_dir} if release == affectnet_reduced.NAME else {}
     return LOADERS[release](root, split, skip_unreadable=1.0, **options)
 

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..images.decode import Progress, unreadable_rows
-from ..images.errors import MISSING, UNDECODABLE, UnreadableError, allowed, enforce
-from ..messages import printable, problem
+from ..images.errors import MISSING, UNDECODABLE, UnreadableError, enforce
+from ..messages import allowed, printable, problem
 from .records import EXPRESSIONS, Records
 
 # Why rows are dropped, in the order of the checks: a row counts under the first reason that applies.

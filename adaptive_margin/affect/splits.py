@@ -21,7 +21,7 @@ import numpy as np
 from ..atomic import write_atomically
 from ..images.errors import LabelFileError
 from ..images.image_list import Integers
-from ..messages import check_choice, problem, shorten
+from ..messages import check_choice, counted, problem, shorten
 from .records import Records
 
 FORMAT = 1
@@ -299,6 +299,46 @@ def group_holdout(records: Records, share: float = 0.2, *, seed: int = 0, unit: 
         held = [min(names, key=lambda name: (sizes[name], name))]
     protocol = f"hold-out of {share:g} of the rows by {_independence(records, unit)}"
     return _split(records, protocol, unit, seed, {"train": set(names) - set(held), "test": held})
+
+
+LEAST = {
+    "affectnet-2017": "at least 26 pictures, of which 2% are the validation part",
+    "affectnet-reduced": "at least 26 pictures, of which 2% are the validation part",
+    "afew-va": "clips of at least five actors, one for each fold",
+    "aff-wild": "at least three videos, one for each part",
+    "aff-wild2": "at least two source videos, one of them for validation",
+}
+"""What :func:`training_splits` needs of a data set."""
+
+
+def training_splits(records: Records, *, fold: int = 0, seed: int = 0) -> tuple[Split | None, Split]:
+    """How the trainer of valence and arousal divides a data set.
+
+    Args:
+        records: the rows of its only list, or of its training list.
+        fold: of AFEW-VA, which is the test part.
+        seed: of the draws.
+
+    Returns:
+        The split into test and rest, None where the test part is published; and the split of the rest.
+
+    Raises:
+        ValueError: too few units.
+    """
+    try:
+        if records.dataset.startswith("affectnet"):
+            return None, stratified_holdout(records, 0.02, seed=seed)
+        if records.dataset == "aff-wild2":
+            return None, group_holdout(records, 0.1, seed=seed, unit="identity")
+        folds = records.dataset == "afew-va"
+        split = group_folds(records, 5, seed=seed) if folds else group_holdout(records, 0.2, seed=seed)
+        rest, _ = split.train_test(records, f"fold{fold}" if folds else "test")
+        return split, group_holdout(records.subset(rest), 0.1, seed=seed, unit=split.unit)
+    except ValueError as error:
+        kind = records.identity_kind or "picture"
+        got = counted(len(set(records.identity if records.identity_kind else records.path)), kind)
+        remedy = "unpack the rest of the data set"
+        raise ValueError(problem(f"usable rows of {records.dataset}", LEAST[records.dataset], got, remedy)) from error
 
 
 def frame_split(records: Records, share: float = 0.2, *, seed: int = 0) -> Split:

@@ -23,6 +23,8 @@ class Check:
         skip_unreadable: unreadable rows to allow in a split: 5, or 0.01 for one in a hundred.
         workers: decoding threads.
         index_dir: where to keep the index of AffectNet's reduced release; by default in the root.
+        frames_dir: Aff-Wild's extracted frames, used if its videos are gone; by default extracted_frames in the root.
+            Training puts them into extracted_frames in its cache.
         json: also write the report to this file.
         strict: also fail if a known figure differs.
     """
@@ -32,6 +34,7 @@ class Check:
     skip_unreadable: Annotated[int | float, arg(metavar="N|SHARE")] = 0
     workers: int = 1
     index_dir: Annotated[Path | None, arg(metavar="DIR")] = None
+    frames_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     json: Annotated[Path | None, arg(metavar="FILE")] = None
     strict: bool = False
 
@@ -61,6 +64,7 @@ def main(words: Sequence[str], prog: str) -> int:
         skip_unreadable=options.skip_unreadable,
         workers=options.workers,
         index_dir=options.index_dir,
+        frames_dir=options.frames_dir,
         progress=_progress if sys.stderr.isatty() else None,
     )
     print("\n".join(map(printable, str(report).splitlines())))

@@ -23,14 +23,13 @@ def main(words: Sequence[str], prog: str) -> int:
     config = parse(EmotionConfig, PRESETS, argv=rest, prog=prog, description=about, preset_for=preset_for)
     check_output("--output", config.output)
 
-    from ..emotion import data, nets, trainer
+    from ..emotion import data, trainer
     from ..training.forecast import Forecast, announce, forecast
     from ..training.world import World
 
     def expected() -> Forecast:
-        data.check_root(config)  # a wrong root is said at once, as are weights that do not fit
-        if config.pretrained is not None:
-            nets.build_encoder(config.encoder, config.pretrained)
+        trainer.check_before(config, world.size)  # a wrong folder or root is said at once
+        data.check_root(config)
         return forecast(trainer.works([config], processes=world.size))
 
     with World.from_environment(config.device) as world:

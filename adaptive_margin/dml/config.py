@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..choices import NeighbourhoodName, Precision
-from ..messages import problem
+from ..messages import allowed, problem
 
 LossName = Literal[
     "margin",
@@ -92,8 +92,8 @@ class DMLConfig:
         select: which network is measured: that of the best evaluation on ``validation`` or ``test``, or the ``last``.
         score: the metric that ``select`` compares.
         evaluate_every: epochs between evaluations.
-        skip_unreadable: share of the images that may be missing or damaged; they are left out of every part and listed
-            in the result.
+        skip_unreadable: number of images that may be missing or damaged, or share of them (5, or 0.01 for one in a
+            hundred); they are left out of every part and listed in the result.
         ks: the values of k for Recall@k.
         clustering: compute NMI and AMI at the end.
         faiss: search and cluster with faiss, if installed.
@@ -151,7 +151,7 @@ class DMLConfig:
     select: Literal["validation", "test", "last"] = "validation"
     score: str = "mean_average_precision_at_r"
     evaluate_every: int = 1
-    skip_unreadable: float = 0.0
+    skip_unreadable: int | float = 0.0
     ks: tuple[int, ...] = (1, 2, 4, 8)
     clustering: bool = True
     faiss: bool = False
@@ -183,9 +183,7 @@ class DMLConfig:
             raise ValueError(problem("size", f"{only} for the backbone {self.backbone}", self.size, remedy))
         if self.backbone == "googlenet" and self.size < 15:
             raise ValueError(problem("size", "at least 15 for googlenet", self.size, "224 is usual"))
-        if not 0 <= self.skip_unreadable < 1:
-            remedy = "0 raises at the first, 0.01 leaves out up to one in a hundred"
-            raise ValueError(problem("skip_unreadable", "in [0, 1)", self.skip_unreadable, remedy))
+        allowed(self.skip_unreadable, 0)
         if not 0 <= self.validation < 1:
             raise ValueError(problem("validation", "a share below 1", self.validation, "0 holds nothing out"))
         if self.select == "validation" and self.validation == 0 and self.folds == 0:

@@ -105,7 +105,7 @@ def _is_row(row: Mapping[str, Any]) -> bool:
 def row_of(result: Mapping[str, Any], folder: Path) -> Row:
     """The row of one run's result."""
     config = result["config"]
-    parts = folder.parts[-4:]
+    parts = folder.absolute().parts[-4:]  # "." has none
     in_grid = len(parts) == 4 and parts[3] == f"seed-{config['seed']}" and parts[1] == config["loss"]
     first = result["folds"][0] if "folds" in result else result
     curves = {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..choices import CriticName, GroupingName, MarginName, Order, Precision, Regularizer, TermName, WeakBatchNorm
-from ..messages import check_choice, problem
+from ..messages import allowed, check_choice, problem
 
 DatasetName = Literal["faces", "affectnet", "affectnet-reduced", "afew-va", "aff-wild", "aff-wild2"]
 DATASETS = get_args(DatasetName)
@@ -20,17 +21,38 @@ CROPS = {
     "afew-va": ("landmarks", "none"),
     "aff-wild": ("box", "none"),
 }
-LOADER_OPTIONS = {
-    "expressions": ("affectnet", "affectnet-reduced"),
-    "crop": tuple(CROPS),
-    "every": ("aff-wild", "aff-wild2"),
-    "same_actor": ("afew-va",),
-    "annotations": ("aff-wild2",),
+USED_WITH: dict[str, dict[str, tuple[str, ...]]] = {
+    "expressions": {"dataset": ("affectnet", "affectnet-reduced")},
+    "crop": {"dataset": tuple(CROPS)},
+    "every": {"dataset": ("aff-wild", "aff-wild2")},
+    "same_actor": {"dataset": ("afew-va",)},
+    "fold": {"dataset": ("afew-va",)},
+    "annotations": {"dataset": ("aff-wild2",)},
+    "skip_unreadable": {"dataset": tuple(name for name in DATASETS if name != "faces")},
+    "people": {"dataset": ("faces",)},
+    "images_per_person": {"dataset": ("faces",)},
+    "person_effect": {"dataset": ("faces",)},
+    "disturb": {"dataset": ("faces",)},
+    "margin": {"critic": ("caf", "none")},
+    "constant": {"margin": ("constant",)},
+    "repulsion": {"critic": ("caf", "none")},
+    "regularizer": {"critic": ("caf", "none")},
+    "penalty": {"critic": ("fisher", "none"), "regularizer": ("fisher",)},
+    "critic_normalize": {"critic": ("caf", "sphere", "gramnet", "none")},
+    "term_weight": {"term": tuple(name for name in get_args(TermName) if name != "none")},
+    "term_warm_up": {"term": tuple(name for name in get_args(TermName) if name != "none")},
+    "weak_batch_norm": {"order": ("paper",)},
+    "adversarial_adam": {"order": ("paper",)},
 }
-"""Options that only some data sets have, with these data sets."""
+"""Options that have an effect only with some values of another one (of any of several), and with which.
+
+``critic="none"``, the baseline, may have the options of the critic with which it is compared.
+"""
 USE_PEOPLE = ("cross_person", "person_norm", "per_person")
 TERMS_OF_PEOPLE: tuple[TermName, ...] = ("grl", "uniform-id", "elim")
 """What uses who is who: options, and terms of the loss."""
+WITHOUT_PEOPLE = ("affectnet", "affectnet-reduced")
+"""Data sets that do not say who is in a picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +86,8 @@ class EmotionConfig:
         root: folder of the data set, in the layout of its documentation page.
         cache: folder for decoded images, Aff-Wild's frames and the index of the reduced AffectNet; by default ``cache``
             beside the run's folder.
-        skip_unreadable: share of the images that may be missing or damaged.
+        skip_unreadable: number of images that may be missing or damaged, or share of them: 5, or 0.01 for one in a
+            hundred.
         resize: side to which faces are resized, pixels.
         size: side of the crop that the network sees, pixels.
         split_seed: decides who is in training, validation and test. Use the same for all runs that you compare.
@@ -137,7 +160,7 @@ class EmotionConfig:
     dataset: DatasetName = "faces"
     root: str | None = None
     cache: str | None = None
-    skip_unreadable: float = 0.001
+    skip_unreadable: int | float = 0.001
     resize: int = 256
     size: int = 224
     split_seed: int = 0
@@ -214,6 +237,11 @@ class EmotionConfig:
         if self.dataset != "faces" and self.root is None:
             remedy = "pass the folder that holds the data set; only the data set faces needs none"
             raise ValueError(problem("root", f"given for {self.dataset}", "nothing", remedy))
+        if self.dataset == "faces" and self.root is not None:
+            names = ", ".join(name for name in DATASETS if name != "faces")
+            remedy = f"pass --dataset (dataset=), too, one of {names}; or leave it out"
+            raise ValueError(problem("root", "left out for faces, which are drawn", repr(self.root), remedy))
+        _check_used(self)
         _check_loader_options(self)
         if not 0 < self.size <= self.resize:
             remedy = "the paper resizes to 256 and crops 224"
@@ -231,7 +259,8 @@ class EmotionConfig:
             from ..faces.identity import check_effect
 
             check_effect(self.person_effect)
-        for name in ("dropout", "leaky_slope", "critic_dropout", "skip_unreadable"):
+        allowed(self.skip_unreadable, 0)
+        for name in ("dropout", "leaky_slope", "critic_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(problem(name, "in [0, 1)", getattr(self, name), "leave it out for the default"))
         if self.cross_person and self.critic != "caf":
@@ -244,6 +273,12 @@ class EmotionConfig:
             expected = "off where no option uses people"
             remedy = f"leave it out, or pass {', '.join(USE_PEOPLE)} or a term that does: {', '.join(TERMS_OF_PEOPLE)}"
             raise ValueError(problem("shuffle_people", expected, "on", remedy))
+        if self.dataset in WITHOUT_PEOPLE and (uses := self.uses_people):
+            expected, remedy = (
+                "one that identifies people",
+                "use faces, afew-va, aff-wild or aff-wild2, or leave it out",
+            )
+            raise ValueError(problem(f"dataset, for {uses[0]},", expected, self.dataset, remedy))
         if self.per_person and self.batch_size % self.per_person:
             remedy = "a batch holds whole groups of a person's pictures"
             expected = f"a multiple of per_person ({self.per_person})"
@@ -285,13 +320,30 @@ def _choices() -> dict[str, tuple[str, ...]]:
     return {name: get_args(hint) for name, hint in hints.items() if get_origin(hint) is Literal}
 
 
-def _check_loader_options(config: EmotionConfig) -> None:
-    """Rejects options of another data set's loader, which would be silently ignored."""
-    for name, datasets in LOADER_OPTIONS.items():
+def idle(options: Mapping[str, Any]) -> list[str]:
+    """The options that have no effect beside the others: see :data:`USED_WITH`."""
+
+    def used(name: str) -> bool:
+        uses = ((str(options[other]), values) for other, values in USED_WITH[name].items())
+        return any(value in values or ":" in value for value, values in uses)  # FILE.py:CLASS is a term, too
+
+    return [name for name in USED_WITH if not used(name)]
+
+
+def _check_used(config: EmotionConfig) -> None:
+    """Rejects what would be silently ignored: options without effect that have neither their default nor a preset's."""
+    for name in idle(vars(config)):
         value = getattr(config, name)
-        if value != getattr(EmotionConfig, name) and config.dataset not in datasets:
-            remedy = f"it is an option of {', '.join(datasets)}: leave it out"
-            raise ValueError(problem(name, f"left at its default for {config.dataset}", repr(value), remedy))
+        if value != getattr(EmotionConfig, name) and value not in [getattr(each, name) for each in PRESETS.values()]:
+            here = " and ".join(f"{other} {getattr(config, other)}" for other in USED_WITH[name])
+            uses = {other: [each for each in values if each != "none"] for other, values in USED_WITH[name].items()}
+            where = " or ".join(f"{other} {', '.join(values)}" for other, values in uses.items())
+            remedy = f"leave it out: it has an effect only with {where}"
+            raise ValueError(problem(name, f"left at its default with {here}", repr(value), remedy))
+
+
+def _check_loader_options(config: EmotionConfig) -> None:
+    """Rejects values that the data set's loader does not know."""
     if config.crop is not None:
         check_choice(f"crop of {config.dataset}", config.crop, CROPS[config.dataset])
     if config.expressions is not None and not (config.expressions and set(config.expressions) <= set(range(11))):

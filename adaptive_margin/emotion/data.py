@@ -29,22 +29,18 @@ from ..affect import (
     Records,
     Split,
     check_apart,
-    group_folds,
-    group_holdout,
     load_afew_va,
     load_aff_wild,
     load_aff_wild2,
     load_affectnet_2017,
     load_affectnet_reduced,
-    stratified_holdout,
 )
 from ..affect.aff_wild2 import edition_labels
-from ..affect.affectnet_reduced import index_name
 from ..affect.records import codes
-from ..affect.splits import units_of
+from ..affect.splits import training_splits, units_of
 from ..faces import FacesDataset
 from ..images.cache import ImageCache
-from ..images.errors import UnwritableError
+from ..images.errors import LayoutError
 from ..images.image_list import Bytes, Integers
 from ..messages import problem, shorten
 from ..training.world import World
@@ -149,7 +145,8 @@ def check_root(config: EmotionConfig) -> None:
     Aff-Wild is left to that function: reading its labels extracts frames.
     """
     if config.dataset not in ("faces", "aff-wild"):
-        _load(config, "all" if config.dataset == "afew-va" else "train")
+        loaded = _load(config, "all" if config.dataset == "afew-va" else "train")
+        training_splits(loaded.records, fold=config.fold, seed=config.split_seed)
 
 
 def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
@@ -161,27 +158,19 @@ def load_data(config: EmotionConfig, world: World | None = None) -> EmotionData:
     """
     if config.dataset == "faces":
         return _faces(config)
-    world, seed = world or World(), config.split_seed
+    world = world or World()
     if config.dataset in ("affectnet", "affectnet-reduced", "aff-wild2"):
         loaded, tested = (_load(config, split) for split in ("train", "validation"))
         (cache, report), (test_cache, test_report) = _cache(loaded, config, world), _cache(tested, config, world)
-        if config.dataset == "aff-wild2":
-            val_split = group_holdout(cache.records, 0.1, seed=seed, unit="identity")
-        else:
-            val_split = stratified_holdout(cache.records, 0.02, seed=seed)
+        _, val_split = training_splits(cache.records, seed=config.split_seed)
         return _of_two(cache, test_cache, val_split, (report, test_report))
     cache, report = _cache(_load(config, "all" if config.dataset == "afew-va" else "train"), config, world)
-    if config.dataset == "afew-va":
-        unit, tested_part, split = "identity", f"fold{config.fold}", group_folds(cache.records, 5, seed=seed)
-    else:
-        unit, tested_part = "video", "test"
-        split = group_holdout(cache.records, 0.2, seed=seed, unit=unit)
-    rest, test = split.train_test(cache.records, tested_part)
-    inner = cache.records.subset(rest)
-    val_split = group_holdout(inner, 0.1, seed=seed, unit=unit)
-    within = val_split.rows(inner)
+    split, val_split = training_splits(cache.records, fold=config.fold, seed=config.split_seed)
+    assert split is not None
+    rest, test = split.train_test(cache.records, f"fold{config.fold}" if config.dataset == "afew-va" else "test")
+    within = val_split.rows(cache.records.subset(rest))
     parts = {"train": rest[within["train"]], "val": rest[within["test"]], "test": test}
-    check_apart(cache.records, parts, unit)
+    check_apart(cache.records, parts, split.unit)
     everything = _part(cache)
     return EmotionData(
         **{name: everything.take(rows) for name, rows in parts.items()},
@@ -233,10 +222,10 @@ def _cache_folder(config: EmotionConfig) -> Path:
 
 
 def _load(config: EmotionConfig, split: str) -> LoadedSplit:
-    """One split of the data set, from its own loader.
+    """One split of the data set, from its own loader. Nothing is written to the root.
 
-    Frames of Aff-Wild are extracted to a folder in the cache. If the root has frames, those are used, unless one is
-    missing and cannot be written there.
+    Frames of Aff-Wild are extracted to a folder in the cache, unless the root has them all; so is the index of the
+    reduced AffectNet.
     """
     root = str(config.root)
     chosen = {name: value for name in ("expressions", "crop") if (value := getattr(config, name)) is not None}
@@ -244,7 +233,7 @@ def _load(config: EmotionConfig, split: str) -> LoadedSplit:
     if config.dataset == "affectnet":
         return load_affectnet_2017(root, **options)
     if config.dataset == "affectnet-reduced":
-        return load_affectnet_reduced(root, index_dir=_index_folder(config, split), **options)
+        return load_affectnet_reduced(root, index_dir=_index_folder(config), **options)
     if config.dataset == "afew-va":
         return load_afew_va(root, same_actor=config.same_actor, **options)
     options["every"] = config.every
@@ -253,16 +242,14 @@ def _load(config: EmotionConfig, split: str) -> LoadedSplit:
         labels = None if edition is None else edition_labels(root, edition, split)
         return load_aff_wild2(root, annotations=labels, **options)
     if Path(root, "extracted_frames").is_dir():
-        with contextlib.suppress(UnwritableError):
-            return load_aff_wild(root, **options)
+        with contextlib.suppress(FileNotFoundError, LayoutError):
+            return load_aff_wild(root, extract=False, **options)
     return load_aff_wild(root, frames_dir=_cache_folder(config) / "extracted_frames", **options)
 
 
-def _index_folder(config: EmotionConfig, split: str) -> Path | None:
-    """The loader's own folder if the root is writable and has an index; else a folder in the cache for this root."""
+def _index_folder(config: EmotionConfig) -> Path:
+    """A folder in the cache for this root."""
     root = Path(str(config.root)).resolve()
-    if (root / index_name(split)).is_file() and os.access(root, os.W_OK):
-        return None
     return _cache_folder(config) / f"affectnet-reduced-{hashlib.sha256(os.fsencode(root)).hexdigest()[:16]}"
 
 

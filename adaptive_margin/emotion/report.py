@@ -29,6 +29,7 @@ from .runs import (
     Arm,
     Measured,
     Run,
+    apart,
     collapsed,
     differences,
     figure,
@@ -37,6 +38,7 @@ from .runs import (
     leakage_difference,
     measured,
     over_seeds,
+    pairs,
     plural,
     read_runs,
 )
@@ -55,7 +57,7 @@ class Story:
     main: Arm  # shown in detail: CAF with the adaptive margin, if there is one
     colours: Mapping[str, str]  # of each arm
     dataset: str  # as the runs' configs name it
-    problems: list[str] = field(default_factory=list)  # descriptions of data that could not be read
+    problems: list[str] = field(default_factory=list)  # what could not be read or compared
 
     @property
     def identity(self) -> str:
@@ -68,7 +70,8 @@ class Story:
         """The test part, in words."""
         kinds = plural(self.identity)
         shared = any(run.result.get("independent") == "nothing" for arm in self.arms for run in arm.runs)
-        return f"{kinds} of which some were seen in training" if shared else f"{kinds} not seen in training"
+        whom = "whom" if self.identity in ("person", "actor") else "which"
+        return f"{kinds}, some of {whom} were seen in training" if shared else f"{kinds} not seen in training"
 
     @property
     def shown(self) -> list[Arm]:
@@ -115,8 +118,8 @@ def write_report(
     story = tell(*read_runs(folder, leave_out))
     parts: list[tuple[str, str, Callable[[Story], str]]] = [
         ("figures", f"Figures on {story.unseen}", _figures),
-        ("breakdown", f"For which {plural(story.identity)} and which emotions", _breakdown),
-        ("leakage", "What features say about who it is", _leakage),
+        ("breakdown", f"Which {plural(story.identity)} and which emotions are predicted well", _breakdown),
+        ("leakage", "What the features say about who it is", _leakage),
         ("training", "Training", _training),
         ("margin", "The margin over training", _margin),
         ("video", "Over the frames of a video", _video),
@@ -142,9 +145,23 @@ def tell(arms: list[Arm], problems: list[str]) -> Story:
     for arm in arms:
         if arm is not main:
             colours[arm.name] = charts.BASELINE if arm is baseline else next(hues)
+    if baseline is not None:
+        problems = problems + _not_compared(others, baseline)
     configs = [run.config for arm in arms for run in arm.runs]
     dataset = next((str(config["dataset"]) for config in configs if config.get("dataset")), "")
     return Story(arms, baseline, main, colours, dataset, problems)
+
+
+def _not_compared(arms: Sequence[Arm], baseline: Arm) -> list[str]:
+    """A sentence for each run that has a partner of the same seed, but none on the same data."""
+    found = []
+    for arm in arms:
+        for run in arm.runs:
+            whys = [apart(one, two) for one, two in pairs(arm, baseline) if one is run]
+            if whys and all(whys):
+                what = f"{arm.title}, seed {run.seed}, is not compared with {baseline.title}"
+                found.append(f"{what}, because their data differ ({whys[0]})")
+    return found
 
 
 def _title(story: Story) -> str:
@@ -163,7 +180,8 @@ def _lead(story: Story) -> str:
         return f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen} ({_n(own.n, 'seed')})."
     gap, base = story.gaps[story.main.name], measured(story.baseline, "ccc", "mean")
     if gap is None or base is None:
-        return f"{story.main.title} reaches a mean CCC of {own.mean:.3f}; there is no baseline with the same seed."
+        text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f}"
+        return f"{text}; there is no baseline with the same seed and data."
     text = f"{story.main.title} reaches a mean CCC of {own.mean:.3f} on {story.unseen}, "
     text += f"{story.baseline.title} {base.mean:.3f}: paired difference {signed(gap.mean, 3)}"
     if math.isnan(gap.low):
@@ -225,17 +243,17 @@ def _figures(story: Story) -> Markup:
             marks = published.impossible(theirs) if quoted.dataset == "AffectNet" else []
             flagged = flagged or bool(marks)
             rows.append(_quoted(theirs, f"published: {theirs.method}, {theirs.backbone}", marks, beside_ours=True))
-    head = ["arm", "seeds", "valence", "arousal", "mean", "less baseline", *LABELS * len(REST)]
+    head = ["arm", "seeds", "valence", "arousal", "mean", "minus baseline", *LABELS * len(REST)]
     groups = column_groups([("", 2), ("CCC", 4), *((name.upper(), 2) for name in REST)])
     caption = (
-        f"Measured here on {DATASETS.get(story.dataset, story.dataset) or 'this data set'}, and what "
+        f"Our figures on {DATASETS.get(story.dataset, story.dataset) or 'this data set'}, and those that "
         f"{published.SOURCE} print in {quoted.name} for {quoted.dataset}. Mean over seeds; below it the 95% interval."
     )
     same = DATASETS.get(story.dataset, "").startswith(quoted.dataset)
     said = [
         f"Rows in italics are quoted as published, measured by their authors on {quoted.dataset}"
         + (", with their own split and choice of epoch: compare with care." if same else ": not comparable with ours."),
-        "Intervals of ours are Student's t over seeds."
+        "Our intervals are Student's t over seeds."
         if first is not None and first.n > 1
         else f"With one seed, intervals are a bootstrap of the one run by {first.by if first else 'sample'}: they "
         "do not include the variation between seeds.",
@@ -309,19 +327,19 @@ def _breakdown(story: Story) -> Markup:
             found = [each for each in read if each.get("breakdown")]
             if found:
                 cells = [_cell(over_seeds(inside(each, *path) for each in found)) for path in BREAKDOWN.values()]
-                name = f"{arm.title}, by all pictures of a {kind}" if several else ""
+                name = f"{arm.title}, by all pictures of the {kind}" if several else ""
                 rows.append(story.row(arm, cells, name))
     if not rows:
-        raise Missing("No run has a breakdown: the runs are older than it.")
-    groups = column_groups([("", 1), ("CCC", 3), (f"error a {kind}", 2), ("slope", 2), ("identity", 1)])
+        raise Missing("No run has a breakdown: the runs are older than this table.")
+    groups = column_groups([("", 1), ("CCC", 3), (f"error per {kind}", 2), ("slope", 2), ("identity", 1)])
     caption = f"Tested on {story.unseen}. Mean over seeds; below it the 95% interval."
     return table(caption, ["arm", "all", *list(BREAKDOWN)[1:]], rows, groups) + notes(
         [
-            "Strong emotions lie at Otsu's threshold of the radius √(valence² + arousal²) or beyond.",
-            f"The error of a {kind} is the mean distance of predictions from labels; the worst tenth are the {kinds} "
-            "for whom it is largest. A slope of labels on predictions of 1 is calibrated.",
-            f"Identity: MAP@R of what the regressor gets. By all pictures: features are normalised by those of the "
-            f"same {kind}, without labels.",
+            "An emotion is strong if its radius √(valence² + arousal²) reaches Otsu's threshold.",
+            f"The error per {kind} is the mean distance between predictions and labels; the worst tenth are the "
+            f"{kinds} with the largest errors. The slope is that of labels on predictions: 1 means calibrated.",
+            f"Identity: MAP@R of the features that the regressor gets. “By all pictures” means that features are "
+            f"normalised by those of the same {kind}, without using labels.",
         ]
     )
 
@@ -330,7 +348,7 @@ def _leakage(story: Story) -> Markup:
     every = [run.result for arm in story.arms for run in arm.runs]
     sides = [side for side in ("unseen", "seen") if any(inside(result, "leakage", side) for result in every)]
     if not sides:
-        raise Missing("No run measured identity leakage: it needs data that say who is on each picture.")
+        raise Missing("No run measured identity leakage: that needs data that say who is in each picture.")
 
     def over(arm: Arm, side: str, key: str) -> Measured | None:
         values = [of for run in arm.runs if inside(of := inside(run.result, "leakage", side), key) is not None]
@@ -355,15 +373,16 @@ def _leakage(story: Story) -> Markup:
     ]
     rows.append(row("by chance", [*(None if each is None else f"{each.mean:.3f}" for each in chance), ""], "aside"))
     kind, kinds = story.identity, plural(story.identity)
-    head = ["arm", *list(keys.values()) * len(sides), f"MAP@R minus baseline's ({sides[0]})"]
-    caption = f"How well {kinds} can be told apart by the encoder's features. Lower says less about who it is."
+    head = ["arm", *list(keys.values()) * len(sides), f"MAP@R minus baseline ({sides[0]})"]
+    caption = f"How well {kinds} can be told apart by the encoder's features. Lower figures say less about who it is."
     groups = column_groups([("", 1), *((f"{side} {kinds}", 3) for side in sides), ("", 1)])
     return table(caption, head, rows, groups) + notes(
         [
             f"Recall@1 and MAP@R: whether a picture's nearest neighbours by cosine are of the same {kind}. Linear "
-            f"probe: a logistic regression on half of each {kind}'s pictures names the {kind} on the other half.",
-            f"More {kinds} are harder to tell apart: compare arms with each other and with chance, not seen with "
-            "unseen.",
+            f"probe: how often a logistic regression, fitted on half of each {kind}'s pictures, names the {kind} "
+            "correctly on the other half.",
+            f"The more {kinds}, the harder they are to tell apart: compare arms with each other and with chance, not "
+            f"seen {kinds} with unseen ones.",
             "A critic that makes an encoder person-independent lowers these figures below the baseline's without "
             "lowering CCC.",
         ]
@@ -388,7 +407,7 @@ def _bound(story: Story) -> Markup:
     head = ["arm and label", "RMSE²", "(1 − PCC²) · Var", "holds in"]
     verdict = "It holds for every run here." if holds else "It does not hold everywhere: a figure here is wrong."
     text = paragraph(
-        "No predictions are nearer to the labels than the best line through them: RMSE² ≥ (1 − PCC²) · Var(label). "
+        "No predictions can be nearer to the labels than the best line through them: RMSE² ≥ (1 − PCC²) · Var(label). "
         + verdict
     )
     text += table("Both sides of the bound. Mean over runs.", head, rows)
@@ -399,7 +418,7 @@ def _bound(story: Story) -> Markup:
         text += notes(
             [
                 f"Of the published rows on AffectNet, these break it on the usual 3,999 validation labels (standard "
-                f"deviation {sd['valence']} and {sd['arousal']}), with every figure allowed an error of 0.005: {bad}. "
+                f"deviation {sd['valence']} and {sd['arousal']}), even if every figure may be off by 0.005: {bad}. "
                 "They may refer to other labels, or be averaged over batches; the paper does not say."
             ]
         )
@@ -465,7 +484,7 @@ def _margin(story: Story) -> Markup:
         if seeds := _seeds(arm, key):
             end = f"At the end: {_mean_at(seeds, -1):.3g}."
             made.append(charts.curves(title, [(arm.title, story.colours[arm.name], seeds)], y=y, alt=end))
-    return paragraph(f"{arm.title}; the paper's Figure 2. {alt}") + grid(made)
+    return paragraph(f"{arm.title}, as in the paper's Figure 2. {alt}") + grid(made)
 
 
 def _with_arrays(arm: Arm, *names: str) -> Run | None:
@@ -506,7 +525,7 @@ def _video(story: Story) -> Markup:
             strip += _face(pixels, f"{number}: labelled {_pair(truth[at])}, predicted {guess}", number)
         strip = Markup("<div class='strip'>{}</div>").format(strip)
     name = str(run.arrays.get("video_name", "")) or "one video"
-    return paragraph(f"Video “{name}”, seed {run.seed}; the paper's Figure 3.") + grid(made, "wide") + strip
+    return paragraph(f"Video “{name}”, seed {run.seed}, as in the paper's Figure 3.") + grid(made, "wide") + strip
 
 
 def _scatter(story: Story) -> Markup:
@@ -544,7 +563,9 @@ def _maps(story: Story) -> Markup:
         person, truth = run.arrays["person"][index], run.arrays["truth"][index].astype(float)
         n = len(np.unique(person[person >= 0]))
         if n > 1:
-            alt = f"t-SNE of {len(rows)} images of {n} {kinds}; {min(n, len(charts.GROUPS))} have a colour each."
+            alt = (
+                f"t-SNE of {len(rows)} images of {n} {kinds}; {min(n, len(charts.GROUPS))} have a colour of their own."
+            )
             made.append(charts.map_by_group(f"{arm.title}: by {kind}", places, person, alt))
         alt = f"t-SNE of {len(rows)} images, from neutral to intense."
         intensity = np.linalg.norm(truth, axis=1)
@@ -553,8 +574,8 @@ def _maps(story: Story) -> Markup:
         raise Missing("No run kept features of the encoder.")
     return grid(made, "pairs") + notes(
         [
-            f"t-SNE of features of {story.unseen}; at most {len(charts.GROUPS)} {kinds} have a colour, the "
-            f"others are faint. Islands of one colour in a map by {kind} are features that know who it is.",
+            f"t-SNE of features of {story.unseen}; at most {len(charts.GROUPS)} {kinds} have a colour; the "
+            f"others are faint. Islands of one colour in a map by {kind} mean that the features know who it is.",
             Markup(
                 "t-SNE keeps neighbours, not distances; the <a href='#leakage'>table of leakage</a> has the numbers."
             ),
@@ -567,7 +588,8 @@ def _pictures(story: Story) -> Markup:
     if run is None:
         raise Missing("No run kept pictures of its best and worst predictions.")
     text = paragraph(
-        f"{story.main.title}, seed {run.seed}. Under each picture: labelled and predicted valence, arousal."
+        f"{story.main.title}, seed {run.seed}. Below each picture: valence and arousal as labelled, and below them as "
+        "predicted."
     )
     for name, title in (("best", "Nearest to their labels"), ("worst", "Farthest from their labels")):
         faces = Markup("")

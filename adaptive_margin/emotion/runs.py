@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -20,12 +21,20 @@ from ..metrics import bootstrap_interval
 from ..metrics.affect import FIGURES
 from ..metrics.comparison import compared, student_interval
 from ..stored import read_json
-from ..training.config_files import read_options
+from ..training.config_files import plain, read_options
 from ..training.run_folder import Curve, read_scalars
+from .config import EmotionConfig
+from .data import DATA_OPTIONS
 from .evaluation import read_predictions, read_result
 
 ORDER = ("none", "fisher", "sphere", "gramnet", "caf")
 MARGINS = get_args(MarginName)
+SAME = tuple(name for name in DATA_OPTIONS if name not in ("root", "cache", "skip_unreadable", "resize", "crop"))
+"""The options of the data in which two runs must agree to be compared: who is in which part, and in which pictures."""
+DEFAULTS = plain(EmotionConfig())
+"""Of options that are newer than a run."""
+OF_RUNS = ("environment.json", "scalars.csv", "evaluation.npz")
+"""Files that only the folder of a run has."""
 _SEED = re.compile(r"seed[-_]?(\d+)")
 
 
@@ -87,7 +96,7 @@ def collapsed(run: Run) -> str:
     if spread[0] < 1e-4:
         return "predicts one constant for all images"
     if len(spread) > 1 and spread[1] < 1e-3 * spread[0]:
-        return "predicts points of one line: valence follows from arousal"
+        return "predicts points on one line: valence follows from arousal"
     return ""
 
 
@@ -158,20 +167,41 @@ def measured(arm: Arm, name: str, label: str) -> Measured | None:
 
 
 def difference(arm: Arm, baseline: Arm, name: str = "ccc") -> Measured | None:
-    """An arm's figure minus the baseline's, of both labels, paired: by seed, or by person for one common seed."""
+    """An arm's figure minus the baseline's, of both labels, paired: by seed, or by person for one common seed.
+
+    Runs that were not tested on the same data are not compared: see :func:`apart`.
+    """
     gaps = _gaps(arm, baseline, lambda run: figure(run.result, name, "mean"))
-    found = over_seeds(gaps.values())
+    found = over_seeds(gap for gap, *_ in gaps)
     if found is None or found.n > 1:
         return found
-    one, two = (next(run for run in each.runs if run.seed in gaps) for each in (arm, baseline))
-    low, high, by = _paired_bootstrap(one, two, name)
+    low, high, by = next(_paired_bootstrap(one, two, name) for gap, one, two in gaps if math.isfinite(gap))
     return found._replace(low=low, high=high, by=by)
 
 
-def _gaps(arm: Arm, baseline: Arm, value: Callable[[Run], float | None]) -> dict[int, float]:
-    """Seed → how much more the arm has than the baseline, where both have it."""
-    ours, theirs = ({run.seed: v for run in each.runs if (v := value(run)) is not None} for each in (arm, baseline))
-    return {seed: ours[seed] - theirs[seed] for seed in ours if seed in theirs}
+def pairs(arm: Arm, baseline: Arm) -> list[tuple[Run, Run]]:
+    """Runs of an arm and of the baseline with the same seed."""
+    return [(one, two) for one in arm.runs for two in baseline.runs if one.seed == two.seed]
+
+
+def apart(one: Run, two: Run) -> str:
+    """How the data differ on which two runs were trained and tested, as far as is known; empty if they do not."""
+    if one.config and two.config:
+        ours, theirs = ({name: run.config.get(name, DEFAULTS[name]) for name in SAME} for run in (one, two))
+        if differing := [f"{name}: {ours[name]} and {theirs[name]}" for name in SAME if ours[name] != theirs[name]]:
+            return ", ".join(differing)
+    rows = [inside(run.result, "test", "rows") for run in (one, two)]
+    if None not in rows and rows[0] != rows[1]:
+        return f"{rows[0]} and {rows[1]} test images"
+    known = one.arrays and two.arrays
+    same = not known or all(np.array_equal(one.arrays[name], two.arrays[name]) for name in ("row", "truth"))
+    return "" if same else "other test images"
+
+
+def _gaps(arm: Arm, baseline: Arm, value: Callable[[Run], float | None]) -> list[tuple[float, Run, Run]]:
+    """How much more the arm has than the baseline, for each pair of runs on the same data that have it."""
+    both = [(value(one), value(two), one, two) for one, two in pairs(arm, baseline) if not apart(one, two)]
+    return [(ours - theirs, one, two) for ours, theirs, one, two in both if ours is not None and theirs is not None]
 
 
 def differences(arms: Sequence[Arm], baseline: Arm, name: str = "ccc") -> dict[str, Measured | None]:
@@ -179,10 +209,11 @@ def differences(arms: Sequence[Arm], baseline: Arm, name: str = "ccc") -> dict[s
 
     See :func:`~adaptive_margin.metrics.compared`.
     """
-    every = {arm.name: _gaps(arm, baseline, lambda run: figure(run.result, name, "mean")) for arm in arms}
+    found = {arm.name: _gaps(arm, baseline, lambda run: figure(run.result, name, "mean")) for arm in arms}
+    every = {arm: dict(enumerate(gap for gap, *_ in gaps)) for arm, gaps in found.items()}
     several = {arm: gaps for arm, gaps in every.items() if len(gaps) > 1}
-    found = zip(several, compared((gaps, dict.fromkeys(gaps, 0.0)) for gaps in several.values()), strict=True)
-    corrected = {arm: Measured(each.mean, each.low, each.high, each.n, "seed") for arm, each in found}
+    each_one = zip(several, compared((gaps, dict.fromkeys(gaps, 0.0)) for gaps in several.values()), strict=True)
+    corrected = {arm: Measured(each.mean, each.low, each.high, each.n, "seed") for arm, each in each_one}
     return {arm.name: corrected.get(arm.name) or difference(arm, baseline, name) for arm in arms}
 
 
@@ -194,14 +225,14 @@ def map_at_r(run: Run, side: str = "unseen") -> float | None:
 
 def leakage_difference(arm: Arm, baseline: Arm, side: str = "unseen") -> Measured | None:
     """An arm's MAP@R minus the baseline's, seed by seed: the one leakage figure that changes."""
-    return over_seeds(_gaps(arm, baseline, lambda run: map_at_r(run, side)).values())
+    return over_seeds(gap for gap, *_ in _gaps(arm, baseline, lambda run: map_at_r(run, side)))
 
 
 def _paired_bootstrap(one: Run, two: Run, name: str) -> tuple[float, float, str]:
     """95% interval of the difference of two runs on the same rows, drawn by identity if known."""
     a, b = one.arrays, two.arrays
     nothing = (math.nan, math.nan, "seed")
-    if not a or not b or not np.array_equal(a["row"], b["row"]) or not np.array_equal(a["truth"], b["truth"]):
+    if not a or not b:
         return nothing
     known = bool((a["person"] >= 0).all()) and len(np.unique(a["person"])) > 1
     groups = a["person"] if known else np.arange(len(a["row"]))
@@ -236,10 +267,12 @@ def read_runs(folder: str | Path, leave_out: Collection[str | Path] = ()) -> tup
     places = sorted(
         {p.parent for name in wanted for depth in ("", "*/", "*/*/", "*/*/*/") for p in root.glob(depth + name)}
     )
-    whole = [place for place in places if not any(other != place and other in place.parents for other in places[1:])]
+    runs_there = {place for place in places if any((place / name).exists() for name in OF_RUNS)}
+    places = [p for p in places if not runs_there.intersection(p.parents)]  # not the copies that a run folder holds
+    above = {folder for place in places for folder in place.parents}
+    places = [p for p in places if p in runs_there or p not in above]  # a folder of runs may have its own summary
     ignored = {Path(place).resolve() for place in leave_out}
-    whole = [place for place in whole if place.resolve() not in ignored]
-    places = [p for p in whole if p != root] or whole  # a folder of runs may have its own summary
+    places = [place for place in places if place.resolve() not in ignored]
     if not places:
         expected = "a run, or runs as ARM/seedN, with config.yaml or result.json"
         raise ValueError(problem("folder", f"one that holds {expected}", root, "pass the --output of a run"))
@@ -257,27 +290,28 @@ def _rank(arm: Arm) -> tuple[int, int, int, str]:
 
 def _read(place: Path, problems: list[str]) -> Run:
     """Reads one run, each part separately: a damaged or missing part does not affect the others."""
+    named = Path(os.path.abspath(place))  # "." has no name
 
     def attempt(name: str, read: Callable[[], Any]) -> Any:
         try:
             return read() if (place / name).exists() else {}
         except Exception as error:  # a report lists everything that it could not read
-            problems.append(f"{place.parent.name}/{place.name}/{name} cannot be read: {str(error).splitlines()[0]}")
+            problems.append(f"{named.parent.name}/{named.name}/{name} cannot be read: {str(error).splitlines()[0]}")
             return {}
 
     config = attempt("config.yaml", lambda: read_options(place / "config.yaml"))
     parts = {
         "environment": attempt("environment.json", lambda: read_json(place / "environment.json")),
-        "curves": attempt("scalars.csv", lambda: _curves(place, problems)),
+        "curves": attempt("scalars.csv", lambda: _curves(named, problems)),
         "result": attempt("result.json", lambda: read_result(place)),
         "arrays": attempt("evaluation.npz", lambda: read_predictions(place)),
     }
     if (place / "config.yaml").exists() and type(config.get("seed", 0)) is not int:
-        problems.append(f"{place.parent.name}/{place.name}/config.yaml: seed is not a whole number: {config['seed']!r}")
+        problems.append(f"{named.parent.name}/{named.name}/config.yaml: seed is not a whole number: {config['seed']!r}")
         config = {name: value for name, value in config.items() if name != "seed"}
-    seed_of, result = _SEED.fullmatch(place.name), parts["result"]
+    seed_of, result = _SEED.fullmatch(named.name), parts["result"]
     seed = int(seed_of[1]) if seed_of else int(config.get("seed") or result.get("seed") or 0)
-    arm = str(result.get("arm") or (place.parent.name if seed_of else place.name))
+    arm = str(result.get("arm") or (named.parent.name if seed_of else named.name))
     return Run(folder=place, arm=arm, seed=seed, config=config, **parts)
 
 

@@ -57,7 +57,8 @@ class StepOptions:
         correlation_weight: ε of L_AV, the weight of PCC and CCC.
         weak_batch_norm: the statistics by which line 7 of ``paper_step`` normalises weak images, if the encoder has
             batch norm. ``"weak"``: those of the weak images, as the algorithm literally says; they also update the
-            running statistics, which evaluation then uses for all images. ``"whole"``: those of the whole batch, which
+            running statistics, which evaluation then uses for all images; a single weak image, which has no statistics,
+            is normalised as with ``"running"``. ``"whole"``: those of the whole batch, which
             was encoded for line 5 with the same weights and need not be encoded again. ``"running"``: the running
             statistics, without updating them.
         precision: precision of the networks; losses are computed in float32.
@@ -222,7 +223,7 @@ class Iteration:
         if self.options.weak_batch_norm == "whole":
             return self.world.gather(critic(features), len(weak))[weak]
         here = weak[self.world.shard(len(weak))]  # (b,)
-        if self.options.weak_batch_norm == "running":
+        if self.options.weak_batch_norm == "running" or int(weak.sum()) == 1:  # one image has no statistics
             with stored_statistics(self.net.encoder):
                 return self.world.gather(critic(self.net.encoder(images[here])))
         return self.world.gather(critic(self.net.encoder(images[here])))

@@ -19,12 +19,13 @@ from ..images.errors import LabelFileError
 from ..messages import problem, shorten
 from ..metrics import AffectMetrics, affect_breakdown
 from ..stored import DamagedFileError, read_json
+from ..training.checkpoints import Checkpoints
 from ..training.forecast import Work, size_of, steps_done
 from ..training.loop import Parts, Summary, best_state, check_length, train
 from ..training.model_card import CARD, UNDER_WAY, write_card
 from ..training.optimisation import gradient_scaler
 from ..training.randomness import seed_everything
-from ..training.run_folder import RunFolder, RunFolderError
+from ..training.run_folder import RunFolder, RunFolderError, check_folder
 from ..training.world import World, device_of, synchronise_batch_norm
 from ._drawn_video import evaluate_drawn_video
 from .config import AdamConfig, EmotionConfig
@@ -54,6 +55,23 @@ OUTCOMES = ("model.pt", "result.json", "evaluation.npz", CARD)
 
 OUTCOME_OPTIONS = ("iterations", "keep", "evaluate_every")
 """The options in ``MAY_CHANGE`` on which the results depend."""
+
+
+def check_before(config: EmotionConfig, processes: int = 1) -> None:
+    """Raises what a run of these options would, as far as it can be told without its data; changes nothing.
+
+    Raises:
+        RunFolderError: the folder holds something else than this run, or a longer one.
+        ValueError: the encoder does not accept pictures of ``config.size``, its weights do not fit, or several
+            processes cannot use an option.
+    """
+    check_size(config.encoder, config.size)
+    check_processes(config, processes)
+    if check_folder(config.output, config, MAY_CHANGE, OUTCOMES):
+        done = Checkpoints(Path(config.output) / "checkpoints").files()[-1][0]
+        check_length(Path(config.output), done, config.iterations, "iterations")
+    if config.pretrained is not None:
+        build_encoder(config.encoder, config.pretrained)
 
 
 class EmotionJob(Parts):
@@ -326,10 +344,7 @@ def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:
         ValueError: an option needs people that the data set does not identify, or several processes cannot use it.
     """
     needed = config.uses_people
-    term = term_class(config.term)
-    if world.size > 1 and (config.person_norm or (term is not None and term.needs_whole_batch)):
-        remedy = "train person_norm and elim with one process"
-        raise ValueError(problem("processes", "1, as a person's pictures are normalised together", world.size, remedy))
+    check_processes(config, world.size)
     if not needed:
         return None
     part.check_people(needed[0])
@@ -340,6 +355,14 @@ def people_of(config: EmotionConfig, part: Part, world: World) -> Tensor | None:
     if config.shuffle_people:
         codes = np.random.default_rng(config.seed).permutation(codes)
     return torch.from_numpy(codes.astype(np.int64))
+
+
+def check_processes(config: EmotionConfig, processes: int) -> None:
+    """Raises a ``ValueError`` if several processes cannot use an option."""
+    term = term_class(config.term)
+    if processes > 1 and (config.person_norm or (term is not None and term.needs_whole_batch)):
+        remedy = "train person_norm and elim with one process"
+        raise ValueError(problem("processes", "1, as a person's pictures are normalised together", processes, remedy))
 
 
 def adam(module: torch.nn.Module, config: AdamConfig) -> torch.optim.Adam:
@@ -507,13 +530,12 @@ def train_network(
     """
     check_size(config.encoder, config.size)
     if data is None:
-        if config.pretrained is not None:  # report mismatches before images are decoded
-            build_encoder(config.encoder, config.pretrained)
+        world.from_main(partial(check_before, config, world.size))  # before images are decoded
         data = load_data(config, world)
     job = EmotionJob(config, data, world)
 
     def check(folder: RunFolder) -> None:
-        check_length(folder, folder.checkpoints.files()[-1][0], config.iterations, "iterations")
+        check_length(folder.path, folder.checkpoints.files()[-1][0], config.iterations, "iterations")
         check_same_data(folder, data)
 
     allowed: dict[str, Any] = {"may_change": MAY_CHANGE, "outcomes": OUTCOMES, "outcome_options": OUTCOME_OPTIONS}

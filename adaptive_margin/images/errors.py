@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import errno
-import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..messages import printable, problem
+from ..messages import allowed, printable
 from .image_list import Strings
 
 MISSING = "missing file"
@@ -83,27 +82,6 @@ class UnwritableError(OSError):
     def __init__(self, folder: Path, error: OSError) -> None:
         remedy = "pass frames_dir=, a folder that you can write to (training: --cache)"
         super().__init__(error.errno, f"{error.strerror}: frames cannot be stored in {folder}; {remedy}")
-
-
-def allowed(skip_unreadable: int | float, rows: int) -> int:
-    """How many unreadable rows of ``rows`` are allowed: a number, or a share of them rounded down.
-
-    Raises:
-        TypeError: not a number, or a bool.
-        ValueError: negative, or a share above 1.
-
-    Example:
-        >>> allowed(0, 1000), allowed(3, 1000), allowed(0.01, 1000)
-        (0, 3, 10)
-    """
-    expected = "a number of rows (int) or a share of them (float from 0 to 1)"
-    remedy = "0 raises at the first, 5 skips up to five, 0.01 up to one in a hundred"
-    if isinstance(skip_unreadable, bool) or not isinstance(skip_unreadable, int | float):
-        raise TypeError(problem("skip_unreadable", expected, repr(skip_unreadable), remedy))
-    share = isinstance(skip_unreadable, float)
-    if not 0 <= skip_unreadable <= (1 if share else math.inf):  # NaN fails too
-        raise ValueError(problem("skip_unreadable", expected, skip_unreadable, remedy))
-    return math.floor(skip_unreadable * rows) if share else int(skip_unreadable)
 
 
 def enforce(found: Mapping[int, str], names: Strings, skip_unreadable: int | float, what: str) -> None:

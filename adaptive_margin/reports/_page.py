@@ -72,7 +72,7 @@ def write_page(
     """Writes a report, atomically; call :func:`check_page` before any work is done.
 
     Its folder is created if necessary. The lead is the main result in a sentence or two; facts are names and values
-    below it, of which those without a value are left out; problems describe data that could not be read.
+    below it, of which those without a value are left out; problems describe data that could not be read or compared.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -155,7 +155,7 @@ def parse(
 
     def after(preset: C) -> C:
         try:
-            base = preset if start.config is None else from_yaml(config_type, start.config, preset)
+            base = preset if start.config is None else from_yaml(config_type, start.config, preset, check=False)
         except (ValueError, OSError, ImportError) as error:
             refuse(str(error))
         return read(config_type, argv=rest, prog=name, description=intro, default=base)

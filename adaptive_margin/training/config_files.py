@@ -40,7 +40,12 @@ def to_yaml(config: Any) -> str:
 
 
 def from_yaml(
-    config_type: type[C], path: str | Path, base: C | None = None, changes: Mapping[str, Any] | None = None
+    config_type: type[C],
+    path: str | Path,
+    base: C | None = None,
+    changes: Mapping[str, Any] | None = None,
+    *,
+    check: bool = True,
 ) -> C:
     """Reads a configuration.
 
@@ -49,6 +54,7 @@ def from_yaml(
         path: the file: a mapping of options to values; options of an inner dataclass form a nested mapping.
         base: source of the options that are not in the file; None means the defaults of the class.
         changes: options, as plain values, that take precedence over those of the file.
+        check: whether the class checks the options together. Not if others are still to come.
 
     Raises:
         ConfigError: an unknown option, with the closest known ones; a value of the wrong type; a missing option without
@@ -57,9 +63,14 @@ def from_yaml(
     """
     content = read_options(path)
     try:
-        return typing.cast(C, _build(config_type, {**content, **(changes or {})}, "", base))
+        options = _options_of(config_type, {**content, **(changes or {})}, "", base)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+    if check:
+        return config_type(**options)
+    unchecked = object.__new__(config_type)
+    vars(unchecked).update(options)
+    return unchecked
 
 
 def read_options(path: str | Path) -> dict[str, Any]:
@@ -118,7 +129,7 @@ def _build(hint: Any, value: Any, where: str, base: Any = None) -> Any:
     """The value converted to the type, or an error that names its place."""
     kind, inner = typing.get_origin(hint) or hint, typing.get_args(hint)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        return _build_dataclass(hint, value, where, base if isinstance(base, hint) else None)
+        return hint(**_options_of(hint, value, where, base if isinstance(base, hint) else None))
     if hint is Any:
         return value
     if kind in (Union, types.UnionType):
@@ -154,7 +165,8 @@ def _build_union(hint: Any, value: Any, where: str, base: Any) -> Any:
     if value is None and type(None) in choices:
         return None
     errors = []
-    for choice in sorted(choices, key=lambda each: not (isinstance(each, type) and isinstance(base, each))):
+    likely = lambda each: (type(value) is not each, not (isinstance(each, type) and isinstance(base, each)))  # noqa: E731
+    for choice in sorted(choices, key=likely):
         if choice is not type(None):
             try:
                 return _build(choice, value, where, base)
@@ -163,7 +175,8 @@ def _build_union(hint: Any, value: Any, where: str, base: Any) -> Any:
     raise errors[0] if len(errors) == 1 else _wrong(where, f"of type {hint}", value)
 
 
-def _build_dataclass(kind: type[Any], value: Any, where: str, base: Any) -> Any:
+def _options_of(kind: Any, value: Any, where: str, base: Any) -> dict[str, Any]:
+    """The options of a dataclass, converted to their types."""
     if not isinstance(value, dict):
         raise _wrong(where or "the file", "a mapping of options to values", value)
     hints = typing.get_type_hints(kind)
@@ -180,7 +193,7 @@ def _build_dataclass(kind: type[Any], value: Any, where: str, base: Any) -> Any:
             options[name] = getattr(base, name)
         elif each.default is dataclasses.MISSING and each.default_factory is dataclasses.MISSING:
             raise ConfigError(f"option {prefix}{name} is missing; it has no default")
-    return kind(**options)
+    return options
 
 
 def _wrong(where: str, expected: str, value: Any) -> ConfigError:

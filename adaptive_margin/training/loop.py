@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
@@ -169,7 +170,7 @@ def train(
             raise ValueError(problem(name, "at least 1", number, "count steps"))
     run = _Run(job, steps, folder, world, score, higher_is_better, _Window(frozenset(may_be_undefined)))
     run.resume()
-    check_length(folder, run.done, steps)
+    check_length(folder.path, run.done, steps)
     if run.done == steps:
         folder.check_curves(run.done, run.rows)
         if world.is_main:
@@ -216,7 +217,7 @@ def train(
     return run.summary()
 
 
-def check_length(folder: RunFolder, done: int, steps: int, name: str = "steps") -> None:
+def check_length(folder: Path, done: int, steps: int, name: str = "steps") -> None:
     """Raises if a run is already longer than requested: its result would be mistaken for that of a shorter one.
 
     Raises:
@@ -224,7 +225,7 @@ def check_length(folder: RunFolder, done: int, steps: int, name: str = "steps") 
     """
     if done > steps:
         remedy = "ask for as many, or choose another folder"
-        raise RunFolderError(problem(name, f"at least the {done:,} that {folder.path} has", steps, remedy))
+        raise RunFolderError(problem(name, f"at least the {done:,} that {folder} has", steps, remedy))
 
 
 def best_state(folder: RunFolder, summary: Summary, *, world: World, remedy: str) -> dict[str, Any]:

@@ -290,36 +290,9 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
 
     def _check(self) -> None:
         """Raises unless the folder is empty or holds a run that can be resumed with these options; changes nothing."""
-        if not self.path.exists():
-            return
-        if not (self.path / "config.yaml").exists():
-            own = {LOCK, *(path.name for path in temporaries(self.path))}
-            names = {entry.name for entry in self.path.iterdir()} - own
-            if names:
-                found = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
-                raise RunFolderError(
-                    f"{self.path} holds other files ({found}) and no run: choose another folder, or empty it"
-                )
-            return
-        if not self._resume:
-            raise RunFolderError(f"{self.path} already holds a run: resume it, or choose another folder")
-        try:
-            was = plain(read_options(self.path / "config.yaml"))
-        except (ConfigError, TypeError) as error:
-            remedy = "restore it from a backup, or choose another folder"
-            raise RunFolderError(
-                f"{self.path} holds a run whose config.yaml cannot be read ({error}): {remedy}"
-            ) from None
-        check_same_run(self.path, was, self._config, self._may_change)
-        if self.checkpoints.files():
-            if self._check_more is not None:
-                self._check_more(self)
-        elif results := [name for name in self._outcomes if (self.path / name).exists()]:
-            raise RunFolderError(
-                f"{self.path} holds a finished run ({', '.join(results)}) whose checkpoints are gone: "
-                f"restore {self.checkpoints.folder}, choose another folder, or remove {' and '.join(results)} to train "
-                "from the beginning"
-            )
+        resumes = check_folder(self.path, self._config, self._may_change, self._outcomes, resume=self._resume)
+        if resumes and self._check_more is not None:
+            self._check_more(self)
 
     def _open(self, step: int) -> io.FileIO:
         if self._file is None:
@@ -333,6 +306,51 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
             self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - kept open between rows
             self._board = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         return self._file
+
+
+def check_folder(
+    path: str | Path,
+    config: Any,
+    may_change: Collection[str] = (),
+    outcomes: Collection[str] = (),
+    *,
+    resume: bool = True,
+) -> bool:
+    """Whether a run with these options would resume from a checkpoint; changes nothing.
+
+    The arguments are those of :class:`RunFolder`, which raises the same. Call this before anything that takes long.
+
+    Raises:
+        RunFolderError: see there.
+    """
+    path = Path(path)
+    if not path.exists():
+        return False
+    if not (path / "config.yaml").exists():
+        own = {LOCK, *(each.name for each in temporaries(path))}
+        names = {entry.name for entry in path.iterdir()} - own
+        if names:
+            found = ", ".join(sorted(names)[:5]) + (", ..." if len(names) > 5 else "")
+            raise RunFolderError(f"{path} holds other files ({found}) and no run: choose another folder, or empty it")
+        return False
+    if not resume:
+        raise RunFolderError(f"{path} already holds a run: resume it, or choose another folder")
+    try:
+        was = plain(read_options(path / "config.yaml"))
+    except (ConfigError, TypeError) as error:
+        remedy = "restore it from a backup, or choose another folder"
+        raise RunFolderError(f"{path} holds a run whose config.yaml cannot be read ({error}): {remedy}") from None
+    check_same_run(path, was, plain(config), may_change)
+    checkpoints = Checkpoints(path / "checkpoints")
+    if checkpoints.files():
+        return True
+    if results := [name for name in outcomes if (path / name).exists()]:
+        raise RunFolderError(
+            f"{path} holds a finished run ({', '.join(results)}) whose checkpoints are gone: "
+            f"restore {checkpoints.folder}, choose another folder, or remove {' and '.join(results)} to train "
+            "from the beginning"
+        )
+    return False
 
 
 def check_same_run(

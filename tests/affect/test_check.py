@@ -2,13 +2,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from adaptive_margin.affect import LoadedSplit, load_affectnet_2017, load_affectnet_reduced
+from adaptive_margin.affect import LoadedSplit, load_aff_wild, load_affectnet_2017, load_affectnet_reduced
 from adaptive_margin.affect._known import (
     AFFECTNET_TRAIN,
     AFFECTNET_VALIDATION,
@@ -23,6 +25,8 @@ from adaptive_margin.affect.check import check, detect
 from adaptive_margin.affect.records import RecordBuilder
 from adaptive_margin.affect.report import Tally
 from adaptive_margin.command import main as command
+from adaptive_margin.emotion.config import EmotionConfig
+from adaptive_margin.emotion.data import check_root, load_data
 from adaptive_margin.images.errors import LayoutError
 
 from .export import (
@@ -39,7 +43,7 @@ def main(words):
     return command(["check", *words])
 
 
-BOTH = [*samples(6), *samples(4, split="validation", start=40)]
+BOTH = [*samples(30), *samples(4, split="validation", start=40)]
 
 
 def test_each_release_is_recognised(tmp_path):
@@ -68,9 +72,39 @@ def test_aff_wild_is_checked_without_writing(tmp_path):
     assert sorted(path for path in tmp_path.rglob("*")) == before
     assert expected.differences(full.reports[0]) == []
     assert full.fatal == (
-        "aff-wild, train: 33 rows unreadable, 0 allowed: restore the files, or train with skip_unreadable=33 or more",
+        "aff-wild, train: 33 rows unreadable, 0 allowed: restore the files, or train with --skip-unreadable 33 "
+        "(skip_unreadable=33) or more",
     )
     assert check(tmp_path, decode=None, skip_unreadable=33).fatal == ()
+
+
+def test_aff_wild_is_checked_after_its_videos_were_deleted(tmp_path):
+    pytest.importorskip("cv2", reason="videos need OpenCV")
+    from .export import export_aff_wild
+
+    root, frames = tmp_path / "root", tmp_path / "cache" / "extracted_frames"
+    export_aff_wild(root, samples(40, videos=4))
+    load_aff_wild(root, frames_dir=frames)
+    shutil.rmtree(next(path for path in root.rglob("videos")))
+    assert main([str(root)]) == 1
+    assert "--frames-dir" in check(root).fatal[0]
+    assert main([str(root), "--frames-dir", str(frames)]) == 0
+    shutil.copytree(frames, root / "extracted_frames")
+    found = check(root)
+    assert (found.fatal, found.reports[0].rows_used) == ((), 40)
+    assert found.decoded == {"aff-wild, train": (40, 40)}
+
+
+def test_aff_wild_is_checked_by_every_nth_frame_if_only_those_are_left(tmp_path):
+    pytest.importorskip("cv2", reason="videos need OpenCV")
+    from .export import export_aff_wild
+
+    export_aff_wild(tmp_path, samples(40, videos=4))
+    load_aff_wild(tmp_path, every=5)
+    assert check(tmp_path).reports[0].rows_used == 40  # the videos are there
+    shutil.rmtree(next(path for path in tmp_path.rglob("videos")))
+    found = check(tmp_path)
+    assert (found.fatal, found.reports[0].rows_used) == ((), 8)
 
 
 def test_a_sound_root_can_be_trained_on(tmp_path):
@@ -78,8 +112,8 @@ def test_a_sound_root_can_be_trained_on(tmp_path):
     report = check(tmp_path)
     assert report.releases == ("affectnet-2017",)
     assert report.fatal == ()
-    assert [(one.split, one.rows_used) for one in report.reports] == [("train", 6), ("validation", 4)]
-    assert report.decoded == {"affectnet-2017, train": (6, 6), "affectnet-2017, validation": (4, 4)}
+    assert [(one.split, one.rows_used) for one in report.reports] == [("train", 30), ("validation", 4)]
+    assert report.decoded == {"affectnet-2017, train": (30, 30), "affectnet-2017, validation": (4, 4)}
     assert report.differences > 10  # ten faces are not AffectNet
     shared = {finding.what: finding for finding in report.findings["affectnet-2017"]}
     assert shared["pictures in both train and validation"].agrees
@@ -106,15 +140,15 @@ def test_the_command_line(tmp_path, capsys):
     where = tmp_path / "report.json"
     assert main([str(tmp_path / "data"), "--json", str(where), "--decode", "all", "--workers", "2"]) == 0
     out = capsys.readouterr().out
-    assert "affectnet-reduced, train: 6 rows read, 6 used" in out
-    assert "DIFFERS   rows: 6 (known: 287,651)" in out
+    assert "affectnet-reduced, train: 30 rows read, 30 used" in out
+    assert "DIFFERS   rows: 30 (known: 287,651)" in out
     plain = json.loads(where.read_text())
     assert plain["releases"] == ["affectnet-reduced"]
-    assert plain["reports"][0]["rows_used"] == 6
+    assert plain["reports"][0]["rows_used"] == 30
     assert main([str(tmp_path / "data"), "--strict"]) == 1
     next((tmp_path / "data" / "train_set" / "images").iterdir()).unlink()
     assert main([str(tmp_path / "data"), "--decode", "none"]) == 1
-    assert "FATAL: affectnet-reduced, train: 1 rows unreadable" in capsys.readouterr().out
+    assert "FATAL: affectnet-reduced, train: 1 row unreadable" in capsys.readouterr().out
     assert main([str(tmp_path / "data"), "--skip-unreadable", "0.2"]) == 0
     assert main([str(tmp_path / "data"), "--skip-unreadable", "1"]) == 0
 
@@ -148,8 +182,66 @@ def test_what_is_no_release_is_fatal(tmp_path, capsys):
     assert "96x96 pixel version" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("release", "few", "enough", "message"),
+    [
+        (
+            "affectnet",
+            25,
+            26,
+            "affectnet-2017, train: usable rows of affectnet-2017 must be at least 26 .* 25 pictures;",
+        ),
+        ("affectnet-reduced", 25, 26, "usable rows of affectnet-reduced must be at least 26 pictures"),
+        (
+            "afew-va",
+            4,
+            5,
+            "usable rows of afew-va must be clips of at least five actors, .* got 4 actors; unpack the rest",
+        ),
+        ("aff-wild", 2, 3, "usable rows of aff-wild must be at least three videos, .* got 2 videos"),
+        ("aff-wild2", 1, 2, "usable rows of aff-wild2 must be at least two source videos, .* got 1 source video"),
+    ],
+)
+def test_a_root_that_is_too_small_to_be_divided_is_fatal_as_in_training(tmp_path, release, few, enough, message):
+    write = {
+        "affectnet": export_affectnet_2017,
+        "affectnet-reduced": export_affectnet_reduced,
+        "afew-va": export_afew_va,
+        "aff-wild2": export_aff_wild2,
+    }
+    if release == "aff-wild":
+        pytest.importorskip("cv2", reason="videos need OpenCV")
+        from .export import export_aff_wild
+
+        write["aff-wild"] = export_aff_wild
+    for units, fatal in ((few, True), (enough, False)):
+        root = tmp_path / str(units)
+        options = {} if release.startswith("affectnet") else {"videos": units, "people": units}
+        faces = samples(26 if options else units, **options)
+        if release in ("affectnet", "affectnet-reduced", "aff-wild2"):
+            faces += samples(4, split="validation", start=40, **({"videos": 1, "people": 1} if options else {}))
+        write[release](root, faces)
+        found = check(root)
+        config = EmotionConfig(
+            dataset=release, root=str(root), encoder="small", resize=32, size=28, cache=str(tmp_path / f"cache{units}")
+        )
+        if fatal:
+            (said,) = found.fatal
+            assert re.search(message, said)
+            with pytest.raises(ValueError, match=message.rpartition("train: ")[2]):
+                load_data(config)
+            if release != "aff-wild":
+                with pytest.raises(ValueError, match=message.rpartition("train: ")[2]):
+                    check_root(config)
+        else:
+            assert found.fatal == ()
+            check_root(config)
+            data = load_data(config)
+            assert all(map(len, (data.train, data.val, data.test)))
+
+
 def test_a_part_that_is_not_there_is_fatal(tmp_path):
-    export_affectnet_2017(tmp_path, samples(4))
+    export_affectnet_2017(tmp_path, samples(26))
     report = check(tmp_path)
     assert len(report.reports) == 1
     assert len(report.fatal) == 1

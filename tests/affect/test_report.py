@@ -12,7 +12,8 @@ from adaptive_margin.affect import LoadedSplit
 from adaptive_margin.affect.records import RecordBuilder
 from adaptive_margin.affect.report import SENTINEL, LabelSummary, Tally
 from adaptive_margin.images._layout import Folders, nested, tree
-from adaptive_margin.images.errors import MISSING, ImageError, UnreadableError, allowed
+from adaptive_margin.images.errors import MISSING, ImageError, UnreadableError
+from adaptive_margin.messages import allowed
 
 LABELS = [(0.0, 0.5), (0.8, 0.8), (-1.2, 0.0), (0.3, -0.4)]
 

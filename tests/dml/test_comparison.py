@@ -322,6 +322,14 @@ def test_results_of_other_trainers_are_left_out(tmp_path: Path) -> None:
     assert len(read_runs(tmp_path)) == 1
 
 
+def test_an_arm_of_a_grid_is_called_alike_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = tmp_path / "cub" / "margin" / "mine" / "seed-0"
+    finished(place, ROTH2020)
+    for folder in (tmp_path, place.parent, place):
+        monkeypatch.chdir(folder)
+        assert [row["arm"] for row in read_runs(Path("."))] == ["mine"]
+
+
 def test_two_grids_are_not_mixed(tmp_path: Path) -> None:
     for name, config in (("a", ROTH2020), ("b", WU2017)):
         finished(tmp_path / name / "cub" / "margin" / "default" / "seed-0", config)

@@ -107,3 +107,11 @@ def test_a_size_that_the_backbone_cannot_take(backbone: str, size: int, right: i
         replace(base, size=size)
     if backbone != "vit-small":  # which needs timm
         build_network(backbone, weights="none")(torch.zeros(2, 3, right, right))
+
+
+@pytest.mark.parametrize("given", ["3", "0.01", "0"])
+def test_unreadable_images_are_a_number_or_a_share(given: str) -> None:
+    found = parse(DMLConfig, {"same": SMALL}, argv=["--skip-unreadable", given]).skip_unreadable
+    assert repr(found) == given
+    with pytest.raises(ValueError, match="skip_unreadable must be a number of rows"):
+        replace(SMALL, skip_unreadable=1.5)

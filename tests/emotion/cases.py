@@ -35,7 +35,8 @@ TINY = dataclasses.replace(
 
 
 def tiny(**options: Any) -> EmotionConfig:
-    return dataclasses.replace(TINY, **options)
+    drawn = {} if options.get("dataset", "faces") == "faces" else {"people": 240, "images_per_person": 30}
+    return dataclasses.replace(TINY, **(drawn | options))
 
 
 def plain_encoder() -> Encoder:

@@ -10,7 +10,17 @@ from typing import Any
 import pytest
 import torch
 
-from adaptive_margin.emotion.config import FACES, PAPER, PRESETS, QUICK, RELEASED, AdamConfig, EmotionConfig, preset_for
+from adaptive_margin.emotion.config import (
+    DATASETS,
+    FACES,
+    PAPER,
+    PRESETS,
+    QUICK,
+    RELEASED,
+    AdamConfig,
+    EmotionConfig,
+    preset_for,
+)
 from adaptive_margin.emotion.nets import build_encoder, check_size
 from adaptive_margin.emotion.trainer import run
 from adaptive_margin.training.command_line import from_yaml, parse, to_yaml
@@ -56,12 +66,19 @@ def test_embedded_presets_need_no_root() -> None:
         ({"leaky_slope": 1.0}, r"leaky_slope must be in \[0, 1\)"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\)"),
         ({"adversarial_weight": -1.0}, "adversarial_weight must be at least 0"),
-        ({"fold": 5}, "fold must be from 0 to 4"),
-        ({"crop": "none"}, "crop must be left at its default for faces, got 'none'; it is an option of affectnet"),
-        ({"expressions": (1,)}, "expressions must be left at its default for faces"),
-        ({"dataset": "aff-wild2", "root": "x", "crop": "box"}, "crop must be left at its default for aff-wild2"),
+        (
+            {"root": "x"},
+            r"root must be left out for faces, .* got 'x'; pass --dataset \(dataset=\), too, one of affectnet",
+        ),
+        ({"dataset": "afew-va", "root": "x", "fold": 5}, "fold must be from 0 to 4"),
+        (
+            {"crop": "none"},
+            "crop must be left at its default with dataset faces, got 'none'; .* only with dataset affectnet, afew-va",
+        ),
+        ({"expressions": (1,)}, "expressions must be left at its default with dataset faces"),
+        ({"dataset": "aff-wild2", "root": "x", "crop": "box"}, "crop must be left at its default with dataset aff-wi"),
         ({"dataset": "afew-va", "root": "x", "crop": "box"}, "crop of afew-va must be"),
-        ({"dataset": "affectnet", "root": "x", "annotations": "6th"}, "annotations must be left .*option of aff-wild2"),
+        ({"dataset": "affectnet", "root": "x", "annotations": "6th"}, "annotations must be left .*dataset aff-wild2$"),
         ({"dataset": "aff-wild", "root": "x", "same_actor": (("a", "b"),)}, "same_actor must be left at its default"),
         ({"dataset": "affectnet", "root": "x", "expressions": ()}, "expressions must be codes from 0 to 10"),
         ({"dataset": "affectnet", "root": "x", "expressions": (11,)}, "expressions must be codes from 0 to 10"),
@@ -74,23 +91,34 @@ def test_embedded_presets_need_no_root() -> None:
         ({"clip_norm": 0.0}, "clip_norm must be above 0, or None, got 0.0"),
         ({"clip_norm": -1.0}, "clip_norm must be above 0, or None"),
         ({"clip_norm": float("nan")}, "clip_norm must be above 0, or None"),
-        ({"penalty": 0.0}, "penalty must be above 0, or None"),
+        ({"penalty": 0.0, "critic": "fisher"}, "penalty must be above 0, or None"),
         ({"max_radius": -0.5}, "max_radius must be above 0, or None"),
         ({"lr_decay": 0.0}, "lr_decay must be above 0"),
         ({"lr_decay": -0.8}, "lr_decay must be above 0"),
         (
             {"dataset": "afew-va", "root": "x", "every": 5},
-            "every must be left at its default.*option of aff-wild, aff-wild2",
+            "every must be left at its default.*only with dataset aff-wild, aff-wild2$",
         ),
-        ({"dataset": "affectnet", "root": "x", "every": 5}, "every must be left at its default for affectnet, got 5"),
+        ({"dataset": "affectnet", "root": "x", "every": 5}, "every must be left .* dataset affectnet, got 5"),
         ({"dataset": "aff-wild", "root": "x", "every": 0}, "every must be at least 1"),
         ({"images_per_person": 0}, "images_per_person must be at least 1"),
         ({"people": 2}, "people must be at least 3"),
-        ({"constant": -0.1}, "constant must be at least 0"),
+        ({"margin": "constant", "constant": -0.1}, "constant must be at least 0"),
         ({"repulsion": float("nan")}, "repulsion must be at least 0"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"split_seed": -1}, "split_seed must be at least 0"),
         ({"person_scale": True}, "person_norm, with person_scale, must be on, got off"),
+        ({"skip_unreadable": 0.01}, "skip_unreadable must be left at its default with dataset faces"),
+        ({"dataset": "afew-va", "root": "x", "skip_unreadable": 1.5}, "skip_unreadable must be a number of rows"),
+        ({"dataset": "afew-va", "root": "x", "skip_unreadable": -1}, "skip_unreadable must be a number of rows"),
+        (
+            {"dataset": "affectnet", "root": "x", "per_person": 2},
+            "dataset, for per_person, must be one that identifies",
+        ),
+        (
+            {"dataset": "affectnet-reduced", "root": "x", "term": "elim"},
+            "dataset, for term elim, must be one that iden",
+        ),
         ({"shuffle_people": True}, "shuffle_people must be off where no option uses people, got on"),
         ({"shuffle_people": True, "term": "label-distance"}, "shuffle_people must be off where no option uses people"),
     ],
@@ -98,6 +126,69 @@ def test_embedded_presets_need_no_root() -> None:
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(PAPER, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "with_"),
+    [
+        ({"fold": 1}, {"dataset": "afew-va"}),
+        ({"people": 300}, {"dataset": "faces"}),
+        ({"images_per_person": 7}, {"dataset": "faces"}),
+        ({"person_effect": 2.0}, {"dataset": "faces"}),
+        ({"margin": "linear", "critic": "fisher"}, {"critic": "caf"}),
+        ({"constant": 0.3}, {"margin": "constant"}),
+        ({"repulsion": 0.5, "critic": "gramnet"}, {"critic": "caf"}),
+        ({"regularizer": "chi2", "critic": "fisher"}, {"critic": "caf"}),
+        ({"penalty": 0.5}, {"regularizer": "fisher"}),
+        ({"penalty": 0.5}, {"critic": "fisher"}),
+        ({"critic_normalize": True, "critic": "fisher"}, {"critic": "sphere"}),
+        ({"term_weight": 0.5}, {"term": "grl"}),
+        ({"term_warm_up": 5}, {"term": "label-distance"}),
+        ({"weak_batch_norm": "whole", "order": "joint"}, {"order": "paper"}),
+        ({"adversarial_adam": AdamConfig(lr=0.5), "order": "joint"}, {"order": "paper"}),
+    ],
+)
+def test_an_option_without_effect_is_refused(options: dict[str, Any], with_: dict[str, str]) -> None:
+    name, (other, value) = next(iter(options)), next(iter(with_.items()))
+    elsewhere = {"dataset": "aff-wild", "root": "x"} if with_ == {"dataset": "faces"} else {}
+    with pytest.raises(ValueError, match=rf"{name} must be left .* an effect only with .*{other} [\w, -]*{value}"):
+        EmotionConfig(**(options | elsewhere))
+    places = {"root": "x"} if with_ == {"dataset": "afew-va"} else {}
+    assert getattr(EmotionConfig(**(options | with_ | places)), name) == options[name]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("critic", ["none", "caf", "fisher"])
+def test_a_preset_goes_with_every_data_set_and_critic(preset: str, dataset: str, critic: str, tmp_path: Path) -> None:
+    root = None if dataset == "faces" else "x"
+    config = dataclasses.replace(PRESETS[preset], dataset=dataset, root=root, critic=critic, order="joint")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert from_yaml(EmotionConfig, tmp_path / "config.yaml", QUICK) == config
+
+
+def test_a_file_and_flags_are_checked_together(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    for text, words in (
+        ("every: 5\n", ["--dataset", "aff-wild", "--root", "x"]),
+        ("dataset: afew-va", ["--root", "x"]),
+    ):
+        file.write_text(text)
+        with pytest.raises(SystemExit):
+            parse(EmotionConfig, PRESETS, argv=["--config", str(file)])
+        assert parse(EmotionConfig, PRESETS, argv=["--config", str(file), *words]).root == "x"
+
+
+@pytest.mark.parametrize("given", ["3", "0.01", "1", "1.0", "0"])
+def test_unreadable_images_are_a_number_or_a_share_on_command_lines_and_in_files(given: str, tmp_path: Path) -> None:
+    known = ["--dataset", "afew-va", "--root", "x"]
+    by_flag = parse(EmotionConfig, PRESETS, argv=[*known, "--skip-unreadable", given])
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"skip_unreadable: {given}\n")  # without a data set the option would have no effect
+    by_file = parse(EmotionConfig, PRESETS, argv=[*known, "--config", str(file)])
+    file.write_text(to_yaml(by_flag))
+    for found in (by_flag, by_file, from_yaml(EmotionConfig, file)):
+        assert repr(found.skip_unreadable) == given
 
 
 def test_loader_options_come_from_flags_and_files(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from adaptive_margin.images.errors import LayoutError
 from adaptive_margin.training.world import World
 
 from ..affect import export as exports
-from ..affect.faces import forbid_writing, number_of, samples
+from ..affect.faces import number_of, samples
 from .cases import tiny
 
 
@@ -180,26 +180,35 @@ def test_a_wrong_root_is_answered_with_the_layout_expected(tmp_path: Path) -> No
         load_data(_config(tmp_path, "afew-va"))
 
 
-def test_frames_and_index_lie_in_the_cache_unless_they_are_in_the_root(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def _held(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_frames_are_extracted_into_the_cache_unless_the_root_has_them(tmp_path: Path) -> None:
     pytest.importorskip("cv2", reason="videos need OpenCV")
     root, cache = tmp_path / "root", tmp_path / "cache"
     exports.export_aff_wild(root, samples(24, videos=8, people=8))
-    before = sorted(root.rglob("*"))
-    load_data(_config(tmp_path, "aff-wild"))
-    assert sorted(root.rglob("*")) == before
-    assert len(list((cache / "extracted_frames" / "faces").glob("*/*.jpg"))) == 24
-    (root / "extracted_frames").mkdir()
-    forbid_writing(monkeypatch, root)  # a frame that is missing cannot be written there
-    assert len(load_data(_config(tmp_path, "aff-wild")).train)
-    monkeypatch.undo()
+
+    def extracted(**options: object) -> dict[str, int]:
+        """How many frames the cache has after training on the root, by their kind; nothing changes in the root."""
+        before = _held(root)
+        data = load_data(_config(tmp_path, "aff-wild", **options))
+        assert len(data.train) + len(data.val) + len(data.test) == 24 // int(str(options.get("every", 1)))
+        assert _held(root) == before
+        return {path.name: len(list(path.glob("*/*.jpg"))) for path in (cache / "extracted_frames").glob("faces*")}
+
+    assert extracted() == {"faces": 24}
+    shutil.move(cache / "extracted_frames", root / "extracted_frames")
     shutil.rmtree(cache)
-    load_data(_config(tmp_path, "aff-wild"))
-    assert len(list((root / "extracted_frames" / "faces").glob("*/*.jpg"))) == 24
+    assert extracted() == {}
+    assert extracted(every=3) == {"faces-every3": 8}
+    next((root / "extracted_frames" / "faces").glob("*/*.jpg")).write_bytes(b"damaged")
+    assert extracted() == {"faces": 24, "faces-every3": 8}
+    shutil.rmtree(next(path for path in root.rglob("videos")))
+    assert extracted(every=3)["faces-every3"] == 8
 
 
-def test_the_index_lies_in_the_cache_unless_it_is_in_the_root(tmp_path: Path) -> None:
+def test_the_index_lies_in_the_cache_unless_the_root_has_it(tmp_path: Path) -> None:
     root, cache = tmp_path / "root", tmp_path / "cache"
     exports.export_affectnet_reduced(root, samples(60) + samples(10, split="validation", start=60))
     before = sorted(root.rglob("*"))
@@ -210,5 +219,13 @@ def test_the_index_lies_in_the_cache_unless_it_is_in_the_root(tmp_path: Path) ->
     assert "no index could be kept" not in "".join(data.reports)
     for path in indexes:
         path.rename(root / path.name)
+    before = _held(root)
     load_data(_config(tmp_path, "affectnet-reduced"))
     assert not list(cache.glob("affectnet-reduced-*/*.csv"))
+    assert _held(root) == before
+    stale = next(root.glob("adaptive_margin_index_*.csv"))
+    stale.write_text("of another folder")
+    before = _held(root)
+    load_data(_config(tmp_path, "affectnet-reduced"))
+    assert [path.name for path in cache.glob("affectnet-reduced-*/*.csv")] == [stale.name]
+    assert _held(root) == before

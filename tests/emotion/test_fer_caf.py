@@ -162,10 +162,11 @@ def test_processes_of_torchrun_train_one_run_after_the_other(tmp_path: Path) -> 
 
 
 def test_a_root_that_is_no_data_set_is_said(tmp_path: Path) -> None:
-    said, error = (wrong := start(tmp_path, "--dataset", "afew-va", "--root", str(tmp_path))).communicate(timeout=200)
-    assert wrong.returncode == 2, said
-    assert error.startswith("error: ")
-    assert str(tmp_path) in error
+    words = ["--dataset", "afew-va", "--root", str(tmp_path), "--output", str(tmp_path / "out")]
+    wrong = subprocess.run([sys.executable, str(SCRIPT), *words], capture_output=True, text=True, timeout=200)
+    assert wrong.returncode == 2, wrong.stdout
+    assert wrong.stderr.startswith("error: ")
+    assert str(tmp_path) in wrong.stderr
 
 
 @pytest.fixture
@@ -224,11 +225,26 @@ def test_the_file_changes_the_preset_and_flags_change_both(fer_caf: ModuleType, 
     file.write_text(f"dataset: afew-va\nroot: {tmp_path}\n")
     found = config()
     assert (found.dataset, found.root, found.fold, found.encoder) == ("afew-va", str(tmp_path), 2, "resnet18")
-    assert config("--dataset", "faces").people == QUICK.people
     file.write_text("dataset: afew-va\n")
     assert config("--root", "elsewhere").root == "elsewhere"
     file.write_text("root: here\n")
     assert config("--dataset", "affectnet").root == "here"
+
+
+def test_an_arm_leaves_out_what_the_file_has_for_other_arms(fer_caf: ModuleType, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("term_weight: 0.5\nconstant: 0.3\nrepulsion: 0.7\n")
+    asked = fer_caf.options(["--config", str(file), "--arms", "caf-constant", "fisher", "grl"])
+    found = {arm: fer_caf.config_of(asked, arm, 0) for arm in asked.arms}
+    assert {arm: (one.term_weight, one.constant, one.repulsion) for arm, one in found.items()} == {
+        "none": (1.0, 0.2, 0.7),  # the baseline has the critic's options
+        "caf-constant": (1.0, 0.3, 0.7),
+        "fisher": (1.0, 0.2, 1.0),
+        "grl": (0.5, 0.2, 0.7),
+    }
+    file.write_text("every: 5\n")
+    with pytest.raises(SystemExit):
+        fer_caf.options(["--config", str(file)])
 
 
 def test_the_paper_preset_follows_backbone_and_data_set(fer_caf: ModuleType, tmp_path: Path) -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import ttest_1samp
 
+from adaptive_margin.emotion.config import EmotionConfig
+from adaptive_margin.emotion.evaluation import read_result
+from adaptive_margin.emotion.report import _lead, tell
 from adaptive_margin.emotion.runs import (
     Arm,
     Run,
@@ -20,6 +26,7 @@ from adaptive_margin.emotion.runs import (
     over_seeds,
     read_runs,
 )
+from adaptive_margin.stored import write_json
 
 from .runs import ablation, damage, write_run
 
@@ -92,6 +99,93 @@ def test_one_seed_is_compared_person_by_person(tmp_path: Path) -> None:
     other = arms[0].runs[0]
     unlike = Run(folder=other.folder, arm="none", seed=0, result=other.result, arrays={})
     assert math.isnan(difference(arms[1], Arm("none", (unlike,))).low)
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> list[Arm]:
+    return read_runs(ablation(tmp_path_factory.mktemp("three"), seeds=3))[0]
+
+
+def _changed(arm: Arm, seeds: Sequence[int], **options: object) -> Arm:
+    """The arm whose runs with these seeds had other options."""
+    runs = [dataclasses.replace(run, config={**run.config, **options}) for run in arm.runs]
+    return Arm(arm.name, tuple(new if old.seed in seeds else old for old, new in zip(arm.runs, runs, strict=True)))
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("split_seed", 7), ("dataset", "afew-va"), ("fold", 1), ("people", 99), ("disturb", False), ("every", 5)],
+)
+def test_runs_on_other_data_are_not_compared_and_named(three: list[Arm], option: str, value: object) -> None:
+    baseline, caf, constant = three
+    some, all_ = (_changed(caf, seeds, **{option: value}) for seeds in ([1], [0, 1, 2]))
+    gaps = [difference(Arm("caf", (run,)), baseline).mean for run in caf.runs]
+    found = differences([some, constant], baseline)
+    assert (found["caf"].n, found["caf-constant"].n) == (2, 3)
+    assert found["caf"].mean == pytest.approx((gaps[0] + gaps[2]) / 2)
+    assert tell([baseline, some, constant], []).problems == [
+        "caf, seed 1, is not compared with no critic, because their data differ "
+        f"({option}: {value} and {EmotionConfig().plain()[option]})"
+    ]
+    assert differences([all_], baseline) == {"caf": None}
+    assert "there is no baseline with the same seed and data" in _lead(tell([baseline, all_], []))
+
+
+def test_places_and_preprocessing_of_the_same_data_may_differ(three: list[Arm]) -> None:
+    baseline, caf, _ = three
+    other = _changed(caf, [1], root="elsewhere", cache="there", resize=300, crop="none")
+    assert difference(other, baseline).n == 3
+    assert tell([baseline, other], []).problems == []
+
+
+@pytest.mark.parametrize("name", ["row", "truth"])
+def test_without_options_predictions_say_whether_the_data_are_the_same(three: list[Arm], name: str) -> None:
+    baseline, caf, _ = three
+    first, *rest = (dataclasses.replace(run, config={}) for run in caf.runs)
+    assert difference(Arm("caf", (first, *rest)), baseline).n == 3
+    arrays = {**first.arrays, name: first.arrays[name][::-1]}
+    other = Arm("caf", (dataclasses.replace(first, arrays=arrays), *rest))
+    assert difference(other, baseline).n == 2
+    (said,) = tell([baseline, other], []).problems
+    assert said.endswith("seed 0, is not compared with no critic, because their data differ (other test images)")
+
+
+@pytest.mark.parametrize("below", ["", "runs", "runs/caf/seed0"])
+def test_copies_in_a_run_folder_are_no_runs(tmp_path: Path, below: str) -> None:
+    place = write_run(tmp_path, "caf", 0, critic="caf")
+    write_run(tmp_path, "caf", 1, critic="caf")
+    write_run(tmp_path, "aa", 0, critic="caf")  # the first of all
+    for run in (place, tmp_path / "runs" / "aa" / "seed0"):
+        for name in ("backup", "checkpoints"):
+            shutil.copytree(run, run.parent.with_name("copy"))
+            shutil.move(run.parent.with_name("copy"), run / name)
+    arms, problems = read_runs(tmp_path / below)
+    found = sorted((arm.name, run.seed, run.folder) for arm in arms for run in arm.runs)
+    every = [("aa", 0), ("caf", 0), ("caf", 1)]
+    wanted = every if below in ("", "runs") else [("caf", 0)]
+    assert found == [(arm, seed, tmp_path / "runs" / arm / f"seed{seed}") for arm, seed in wanted]
+    assert problems == []
+
+
+def test_a_folder_of_runs_may_have_files_of_its_own(tmp_path: Path) -> None:
+    folder = ablation(tmp_path, seeds=1)
+    for place in (folder, folder / "runs", folder / "runs" / "caf"):
+        (place / "config.yaml").write_text("critic: caf\n")
+    assert [arm.name for arm in read_runs(folder)[0]] == ["none", "caf", "caf-constant"]
+
+
+def test_a_run_is_called_by_its_folder_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = write_run(tmp_path, "caf", 3, critic="caf")
+    write_json(place / "result.json", {name: value for name, value in read_result(place).items() if name != "arm"})
+    damage(place)
+    monkeypatch.chdir(place)
+    (arm,), problems = read_runs(".")
+    assert (arm.name, arm.runs[0].seed) == ("caf", 3)
+    assert problems
+    assert all(text.startswith("caf/seed3/") for text in problems)
+    monkeypatch.chdir(place.rename(tmp_path / "alone"))
+    (arm,), _ = read_runs(".")
+    assert arm.name == "alone"
 
 
 def test_damaged_parts_are_named_and_the_rest_is_read(tmp_path: Path) -> None:

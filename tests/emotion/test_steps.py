@@ -302,3 +302,12 @@ def test_frozen_and_stored_statistics_leave_no_trace() -> None:
     assert [parameter.requires_grad for parameter in net.parameters()] == [True] * 5 + [False]
     assert net[1].training
     assert all(torch.equal(value, before[name]) for name, value in state(net).items())
+
+
+@pytest.mark.parametrize("encoder", ["small", "resnet18"])  # of resnet18's last features one pixel is left
+def test_a_single_weak_image_is_normalised_by_the_running_statistics(encoder: str) -> None:
+    images, _ = faces(4)
+    labels = torch.tensor([[0.6, 0.6], [0.6, 0.5], [-0.6, 0.6], [0.0, 0.0]], dtype=torch.float64)
+    found = [iteration(encoder=encoder, weak_batch_norm=how).paper_step(images, labels) for how in ("weak", "running")]
+    assert found[0]["strong"] == 0.75
+    assert found[0] == found[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +12,9 @@ import torch
 
 from adaptive_margin.command import main
 from adaptive_margin.emotion import data, trainer
-from adaptive_margin.emotion.config import EmotionConfig
+from adaptive_margin.emotion.config import QUICK, EmotionConfig
 from adaptive_margin.messages import problem
-from adaptive_margin.training import World
+from adaptive_margin.training import Checkpoints, World, to_yaml
 from adaptive_margin.training.checkpoints import CheckpointError
 
 
@@ -107,6 +109,39 @@ def test_weights_that_do_not_fit_are_said_before_anything_is_loaded(
     (tmp_path / "broken.pt").write_text("not weights")
     assert code_of([*words, str(tmp_path / "broken.pt")]) == 2
     assert "error: pretrained must be weights of small, got another kind of file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        ("notes", "holds other files (notes.txt) and no run"),
+        ("options", "holds a run with another configuration:\n  seed: 5 there, 0 now"),
+        ("longer", "iterations must be at least the 900 that"),
+        ("finished", "holds a finished run (result.json) whose checkpoints are gone"),
+    ],
+)
+def test_a_folder_of_something_else_is_said_before_anything_is_read(
+    held: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def early(*_: Any, **__: Any) -> None:
+        raise AssertionError("something was read or timed before the folder was looked at")
+
+    for module, name in ((data, "check_root"), (trainer, "works"), (trainer, "load_data")):
+        monkeypatch.setattr(module, name, early)
+    run = tmp_path / "run"
+    config = dataclasses.replace(QUICK, output=str(run), device="cpu", seed=5 if held == "options" else 0)
+    run.mkdir()
+    (run / ("notes.txt" if held == "notes" else "config.yaml")).write_text(to_yaml(config))
+    if held == "longer":
+        Checkpoints(run / "checkpoints").save(900, {})
+    if held == "finished":
+        (run / "result.json").write_text("{}")
+    before = sorted(run.rglob("*"))
+    assert code_of(["--preset", "quick", "--output", str(run), "--device", "cpu"]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match=re.escape(message)):
+        trainer.run(dataclasses.replace(config, seed=0))
+    assert sorted(run.rglob("*")) == before
 
 
 def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,11 +37,12 @@ from adaptive_margin.affect.batches import CachedBatches
 from adaptive_margin.affect.check import check, detect
 from adaptive_margin.affect.records import RecordBuilder, Records
 from adaptive_margin.affect.report import LoadedSplit
+from adaptive_margin.affect.splits import training_splits
 from adaptive_margin.command import main
 from adaptive_margin.images.cache import ImageCache
 from adaptive_margin.images.decode import check_decoder, read_image, square_box
-from adaptive_margin.images.errors import allowed
 from adaptive_margin.images.transforms import centre_crops, crop_flip, normalise, paper_transform
+from adaptive_margin.messages import allowed
 
 from ..affect.export import (
     export_afew_va,
@@ -260,8 +261,9 @@ def picture(folder: Path, most: int | None = None) -> bool:
 
 
 def checked(folder: Path, *words: str) -> bool:
-    affectnet(folder)
-    return main(["check", str(folder / "AffectNet"), "--decode", "1", *words]) == 0
+    if not (folder / "whole").exists():
+        export_affectnet_2017(folder / "whole", [*samples(26), *samples(2, split="validation", start=30)])
+    return main(["check", str(folder / "whole"), "--decode", "1", *words]) == 0
 
 
 def exported(export: Any, folder: Path, faces: Any) -> bool:
@@ -389,6 +391,11 @@ CASES = [
         lambda folder: listed(folder, LIST, "v0/first.jpg"),
         lambda folder: listed(folder, LIST, "v0/00002.jpg"),
     ),
+    follow(
+        "unpack the rest of the data set",
+        lambda: training_splits(dataclasses.replace(people([3, 3, 3, 3]), dataset="afew-va")),
+        lambda: training_splits(dataclasses.replace(people([3, 3, 3, 3, 3]), dataset="afew-va")),
+    ),
     # batches.py
     follow(
         "cache decoded bytes and normalise in the batch",
@@ -410,7 +417,7 @@ CASES = [
         *(lambda rank=rank: batches(rank=rank, world_size=2) for rank in (0, 1)),
     ),
     follow(
-        "keep the last batch or make batches smaller",
+        "keep the last batch, or make batches smaller (training: --batch-size)",
         lambda: batches(batch_size=8, drop_last=True),
         lambda: batches(batch_size=8, drop_last=False),
         lambda: batches(batch_size=6, drop_last=True),
@@ -420,7 +427,7 @@ CASES = [
     follow(
         "pass the folder of a data set",
         lambda folder: detect(folder / "none"),
-        lambda folder: checked(folder) and detect(folder / "AffectNet") == ["affectnet-2017"],
+        lambda folder: checked(folder) and detect(folder / "whole") == ["affectnet-2017"],
     ),
     follow(
         "pass the folder of a data set",

@@ -32,7 +32,6 @@ from ..dml.test_comparison import finished
 from ..dml.test_omniglot import ONE, SMALL1, SMALL2, TWO, drawing, packed
 from .following import follow
 
-SHARE = "0 raises at the first, 0.01 leaves out up to one in a hundred"
 ORIGINAL = "get the original archive"
 CHARACTER = f"{SMALL1}/Balinese/character01/0067_02.png"
 SHARED = f"{SMALL1}/Greek/character01/0072_02.png"
@@ -182,12 +181,6 @@ CASES = [
         "224 is usual",
         lambda: config(backbone="googlenet", size=8),
         lambda: config(backbone="googlenet", size=224),
-    ),
-    follow(
-        SHARE,
-        lambda: config(skip_unreadable=1),
-        lambda: config(skip_unreadable=0),
-        lambda: config(skip_unreadable=0.01),
     ),
     follow("0 holds nothing out", lambda: config(validation=1), lambda: config(validation=0, select="last")),
     follow(

@@ -19,7 +19,7 @@ import torchvision
 from PIL import Image
 
 from adaptive_margin import ConstantMargin
-from adaptive_margin.emotion.config import AdamConfig, EmotionConfig
+from adaptive_margin.emotion.config import DATASETS, AdamConfig, EmotionConfig
 from adaptive_margin.emotion.critics import Critic, CrossPersonObjective, FisherObjective, SphereObjective
 from adaptive_margin.emotion.data import Part, load_data
 from adaptive_margin.emotion.detect import face_detector
@@ -298,7 +298,13 @@ CASES = [
         lambda: config(dataset="faces"),
     ),
     follow(
-        "it is an option of aff-wild, aff-wild2: leave it out",
+        "pass --dataset (dataset=), too, one of affectnet, affectnet-reduced, afew-va, aff-wild, aff-wild2; or",
+        lambda folder: config(root=str(folder)),
+        *(lambda folder, name=name: config(root=str(folder), dataset=name) for name in DATASETS if name != "faces"),
+        lambda: config(),
+    ),
+    follow(
+        "leave it out: it has an effect only with dataset aff-wild, aff-wild2",
         lambda: config(every=5),
         lambda: config(),
         lambda folder: config(every=5, dataset="aff-wild", root=str(folder)),
@@ -324,8 +330,8 @@ CASES = [
     follow("leave it out for None", lambda: config(clip_norm=0), lambda: EmotionConfig().clip_norm is None),
     follow(
         "AFEW-VA is reported over five folds",
-        lambda: config(fold=5),
-        *(lambda fold=fold: config(fold=fold) for fold in range(5)),
+        lambda: config(fold=5, dataset="afew-va", root="x"),
+        *(lambda fold=fold: config(fold=fold, dataset="afew-va", root="x") for fold in range(5)),
     ),
     # critics.py
     follow(
@@ -548,6 +554,16 @@ CASES = [
         lambda: people_of(config_of(term="elim"), strangers(), World()),
         lambda: len(people_of(config_of(term="elim"), load_data(config_of()).train, World())) == 60,
         lambda: people_of(config_of(), strangers(), World()) is None,
+    ),
+    follow(
+        "use faces, afew-va, aff-wild or aff-wild2, or leave it out",
+        lambda: config(dataset="affectnet", root="x", per_person=4),
+        lambda: config(dataset="faces", per_person=4),
+        *(
+            lambda name=name: config(dataset=name, root="x", per_person=4)
+            for name in ("afew-va", "aff-wild", "aff-wild2")
+        ),
+        lambda: config(dataset="affectnet", root="x"),
     ),
     follow(
         "pass person_norm, too, or leave person_scale out",
