@@ -59,9 +59,12 @@ def is_expected(error: BaseException) -> bool:
     whose own words name a file.
     """
     of_files = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-    read_only = isinstance(error, OSError) and error.errno == errno.EROFS  # has no class of its own
+    other = isinstance(error, OSError) and error.errno in (
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+    )  # have no class of their own
     own = type(error).__module__.startswith("adaptive_margin.")
-    return own or read_only or isinstance(error, of_files) or is_problem(error)
+    return own or other or isinstance(error, of_files) or is_problem(error)
 
 
 @contextlib.contextmanager

@@ -239,3 +239,13 @@ finally:
 """
     ended = subprocess.run([sys.executable, "-c", code], timeout=100, capture_output=True, text=True, env=os.environ)
     assert (ended.returncode, ended.stdout) == (143, "cleaned up\n")
+
+
+@pytest.mark.parametrize("words", [["check"], ["report"], ["suggest"], ["check", ".", "--json"], ["export-hub", "."]])
+def test_a_name_that_is_too_long_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "a" * 300 + ".npz"])
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "File name too long" in line
