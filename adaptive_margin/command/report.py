@@ -22,7 +22,7 @@ class Report:
     Attributes:
         folder: a run folder, a folder of them, or a folder with a merged grid.json.
         output: the file to write, by default report.html in the folder; an earlier report is replaced.
-        overwrite: replace a file there that is no earlier report.
+        overwrite: replace a file there that is no earlier report; of the runs' own files none.
         print: print the tables and write nothing (retrieval).
         metrics: test figures that get tables (retrieval), such as recall_at_8.
     """
@@ -42,6 +42,10 @@ def main(words: Sequence[str], prog: str) -> int:
         raise ValueError(problem("DIR", "a folder of runs", options.folder, "pass the --output of a run"))
     if not options.print:
         check_output("--output", page, file=True)
+        of_runs = page.suffix.lower() not in (".html", ".htm") and options.folder.resolve() in page.resolve().parents
+        if options.overwrite and of_runs and page.exists():
+            expected = "a new file, or one that ends in .html, in a folder of runs"
+            raise ValueError(problem("--output", expected, page, "pass the name of a new file"))
     trainers = _trainers(options.folder)
     if "retrieval" in trainers:
         from ..dml.report import METRICS, chosen_metrics, write_report

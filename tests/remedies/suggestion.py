@@ -40,6 +40,12 @@ def command(folder: Path, *words: str) -> bool:
     return main(["suggest", str(folder / "a.npz"), *words]) == 0
 
 
+def notes(folder: Path) -> Path:
+    """A file of somebody else."""
+    (folder / "notes.json").write_text("[]")
+    return folder / "notes.json"
+
+
 def spoilt(folder: Path) -> None:
     (folder / "a.npz").write_bytes(b"no archive")
     read_embeddings(folder / "a.npz")
@@ -86,9 +92,9 @@ CASES = [
     ),
     follow(
         "pass another, or --overwrite to replace it",
-        lambda folder: command(folder, "--json", str(folder / "a.npz")),
+        lambda folder: command(folder, "--json", str(notes(folder))),
         lambda folder: command(folder, "--json", str(folder / "b.json")),
-        lambda folder: command(folder, "--json", str(folder / "a.npz"), "--overwrite"),
+        lambda folder: command(folder, "--json", str(folder / "notes.json"), "--overwrite"),
     ),
     follow(
         "pass another name for one",
