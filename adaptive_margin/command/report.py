@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..messages import problem
+from ..messages import printable, problem
 from ..training.command_line import Positional, arg, check_output, read
 
 
@@ -51,7 +51,10 @@ def main(words: Sequence[str], prog: str) -> int:
         from ..dml.report import METRICS, chosen_metrics, write_report
         from ..dml.results import read_runs, table
 
-        rows = read_runs(options.folder)
+        problems: list[str] = []
+        rows = read_runs(options.folder, problems)
+        for said in problems:
+            print(printable(said), file=sys.stderr)
         metrics = chosen_metrics(rows, options.metrics) if options.metrics else METRICS
         for metric in metrics:
             print(table(rows, metric))
@@ -80,8 +83,10 @@ def _trainers(folder: Path) -> set[str]:
     for name in ("config.yaml", "result.json"):
         for file in folder.rglob(name):
             try:
-                options = read_options(file) if name == "config.yaml" else read_json(file).get("config", {})
+                options = read_options(file) if name == "config.yaml" else read_json(file).get("config")
             except ValueError:  # damaged: the report says so
+                continue
+            if not isinstance(options, Mapping):  # of another program
                 continue
             found |= {trainer for trainer, option in (("retrieval", "loss"), ("faces", "critic")) if option in options}
     return found

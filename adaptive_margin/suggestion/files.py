@@ -133,6 +133,8 @@ def _read(path: Path, want_labels: bool) -> tuple[Array | None, Array | None]:
             raise
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
         remedy = "save arrays or tensors of numbers again, without other objects"
+        if ending == ".csv":
+            remedy = "leave out columns of text other than the labels, and rows that are cut off"
         if isinstance(error, MemoryError):  # the size that a damaged file gives can be any number
             remedy = "pass fewer rows, or save the file again if this is not its size"
         raise ValueError(problem(path.name, f"a readable {ending} file", f"an error ({why})", remedy)) from error

@@ -58,6 +58,11 @@ def endless(folder: Path) -> None:
     read_embeddings(folder / "a.npy")
 
 
+def table(folder: Path, text: str) -> bool:
+    (folder / "a.csv").write_text(text)
+    return len(read_embeddings(folder / "a.csv")[1]) == 2
+
+
 CASES = [
     follow("choose a number in that range", lambda: suggested(batches=0), lambda: suggested(batches=1)),
     follow(
@@ -145,5 +150,15 @@ CASES = [
         lambda folder: stored(folder, labels=np.array(["a"] * 12 + ["b"] * 12)),
     ),
     follow("save arrays or tensors of numbers again, without other objects", spoilt, stored),
+    follow(
+        "leave out columns of text other than the labels, and rows that are cut off",
+        lambda folder: table(folder, "a,b,name,label\n1,2,x,0\n3,4,y,1\n"),
+        lambda folder: table(folder, "a,b,label\n1,2,0\n3,4,1\n"),
+    ),
+    follow(
+        "leave out columns of text other than the labels, and rows that are cut off",
+        lambda folder: table(folder, "a,b,label\n1,2,0\n3,4,1\n5"),
+        lambda folder: table(folder, "a,b,label\n1,2,0\n3,4,1\n"),
+    ),
     follow("pass fewer rows, or save the file again if this is not its size", endless, stored),
 ]
