@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..messages import is_problem, problem
+from ..messages import is_problem, problem, refuse_broken
 
 Array = NDArray[Any]
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".csv", ".parquet", ".txt")
@@ -233,6 +233,7 @@ def _parquet(path: Path) -> tuple[Array | None, Array | None]:
         pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
         lengths_of = import_module("pyarrow.compute").list_value_length
     except ImportError as error:
+        refuse_broken("pyarrow", error)
         raise ImportError("a .parquet file needs pyarrow: pip install pyarrow, or save an .npz file") from error
     read = pq.read_table(path)
     names = [name.lower() for name in read.column_names]
