@@ -226,6 +226,9 @@ def test_no_command_replaces_what_it_reads(tmp_path: Path, capsys: pytest.Captur
     ):
         assert code_of([*words, "--overwrite"]) == 2
         assert expected in capsys.readouterr().err
+    for flag in ("--output", "--page"):  # the option that was given is named
+        assert code_of(["report", str(run), flag, str(x)]) == 2
+        assert f"error: {flag} must be a file that does not exist yet, or an earlier report" in capsys.readouterr().err
     assert x.read_bytes() == before
     assert "critic: caf" in (run / "config.yaml").read_text()
 

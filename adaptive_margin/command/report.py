@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..messages import printable, problem
+from ..messages import printable, problem, require_extra
 from ..training.command_line import Positional, arg, check_output, read
 
 
@@ -41,11 +41,16 @@ def main(words: Sequence[str], prog: str) -> int:
     if not options.folder.is_dir():
         raise ValueError(problem("DIR", "a folder of runs", options.folder, "pass the --output of a run"))
     if not options.print:
-        check_output("--output", page, file=True)
+        flag = "--page" if any(word.partition("=")[0] == "--page" for word in words) else "--output"
+        check_output(flag, page, file=True)
         of_runs = page.suffix.lower() not in (".html", ".htm") and options.folder.resolve() in page.resolve().parents
         if options.overwrite and of_runs and page.exists():
             expected = "a new file, or one that ends in .html, in a folder of runs"
-            raise ValueError(problem("--output", expected, page, "pass the name of a new file"))
+            raise ValueError(problem(flag, expected, page, "pass the name of a new file"))
+        require_extra("adaptive-margin report", "train", "PIL", "jinja2")
+        from ..reports._page import check_page
+
+        check_page(page, options.overwrite, flag=flag)
     trainers = _trainers(options.folder)
     if "retrieval" in trainers:
         from ..dml.report import METRICS, chosen_metrics, write_report

@@ -59,7 +59,7 @@ def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS, *, 
     Raises:
         ValueError: there are no finished runs, or the file is there and no report.
     """
-    check_page(page, overwrite)
+    check_page(page, overwrite, flag="page")
     problems: list[str] = []
     rows = read_runs(folder, problems)
     sets = list(dict.fromkeys(row["data"] for row in rows if row["test"]))

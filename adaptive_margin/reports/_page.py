@@ -56,7 +56,7 @@ def is_page(content: bytes) -> bool:
 def check_page(path: Path, overwrite: bool = False, *, flag: str = "--output") -> None:
     """Raises a ``ValueError`` if a report would replace a file that is not a report, unless ``overwrite`` is set.
 
-    ``flag`` is the option that names the file.
+    ``flag`` is the option, or the argument, that names the file.
     """
     if path.is_dir():
         raise ValueError(problem(flag, "a file", f"the folder {path}", "pass the name of a file in it"))

@@ -264,7 +264,7 @@ def test_only_an_earlier_report_is_replaced(tmp_path: Path, capsys: pytest.Captu
         path.write_text(text.replace(GENERATOR, ""))  # as older ones are
         assert main(asked) == 0
         assert GENERATOR in path.read_text()
-    with pytest.raises(ValueError, match="--output must be a file, got the folder"):
+    with pytest.raises(ValueError, match="output must be a file, got the folder"):
         write_report(place, tmp_path)
 
 
