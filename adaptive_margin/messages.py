@@ -12,6 +12,7 @@ import errno
 import json
 import math
 import sys
+import traceback
 import unicodedata
 from collections.abc import Collection, Iterator, Sequence
 from importlib.util import find_spec
@@ -27,6 +28,13 @@ class Problem(str):
     __slots__ = ()
 
 
+class BrokenPackageError(ImportError):
+    """A package is installed, but cannot be imported; the message has the package's own error."""
+
+    def __init__(self, package: str, error: BaseException) -> None:
+        super().__init__(f"{package} is installed, but cannot be imported: {error}")
+
+
 def problem(argument: str, expected: str, got: object, remedy: str) -> Problem:
     """The sentence of every error of this library.
 
@@ -40,7 +48,8 @@ def problem(argument: str, expected: str, got: object, remedy: str) -> Problem:
 def is_problem(error: BaseException) -> bool:
     """Whether an error was worded here, so that the caller can act on it, and is not a bug in the program.
 
-    Those are ValueErrors with a sentence of :func:`problem`, and ImportErrors that say what to install.
+    Those are ValueErrors with a sentence of :func:`problem`, and ImportErrors that say what to
+    install, or which installed package is broken.
 
     Example:
         >>> is_problem(ValueError(problem("margin", "a scalar", "shape (3,)", "pass one number")))
@@ -49,7 +58,7 @@ def is_problem(error: BaseException) -> bool:
         False
     """
     if isinstance(error, ImportError):
-        return "pip install" in str(error)
+        return isinstance(error, BrokenPackageError) or "pip install" in str(error)
     return isinstance(error, ValueError) and any(isinstance(part, Problem) for part in error.args)
 
 
@@ -60,21 +69,27 @@ def is_expected(error: BaseException) -> bool:
     whose own words name a file.
     """
     of_files = (FileExistsError, FileNotFoundError, IsADirectoryError, NotADirectoryError, PermissionError)
-    read_only = isinstance(error, OSError) and error.errno == errno.EROFS  # has no class of its own
+    other = isinstance(error, OSError) and error.errno in (
+        errno.EROFS,
+        errno.ENAMETOOLONG,
+    )  # have no class of their own
     own = type(error).__module__.startswith("adaptive_margin.")
-    return own or read_only or isinstance(error, of_files) or is_problem(error)
+    return own or other or isinstance(error, of_files) or is_problem(error)
 
 
 @contextlib.contextmanager
 def said_plainly() -> Iterator[None]:
     """Ends the program after an expected error and prints only its message: with code 2 if the command has to be
-    changed (an option, a folder, a missing package), with code 1 if something could not be done.
+    changed (an option, a folder, a missing package), with code 1 if something could not be done. So does a package that
+    is installed and cannot be imported.
     """
     try:
         yield
-    except Exception as error:
-        if not is_expected(error):
+    except Exception as caught:
+        package = _importing(caught)
+        if not is_expected(caught) and not package:
             raise
+        error = BrokenPackageError(package, caught) if package else caught
         lines = f"error: {error}".splitlines()  # with names of files, which may hold a terminal's commands
         print("\n".join(map(printable, lines)), file=sys.stderr)
         raise SystemExit(2 if isinstance(error, (ValueError, ImportError)) else 1) from None
@@ -198,6 +213,12 @@ def require_extra(package: str, extra: str, *modules: str) -> None:
         raise ImportError(f"{package} needs {', '.join(missing)}: {pip_install(extra)}")
 
 
+def refuse_broken(module: str, error: ImportError) -> None:
+    """Raises a :class:`BrokenPackageError` if a module could not be imported although it is there."""
+    if _is_there(module):
+        raise BrokenPackageError(module, error) from error
+
+
 def pip_install(extras: str) -> str:
     """The command that installs extras of this library from where the library itself came from.
 
@@ -233,6 +254,16 @@ def pip_install(extras: str) -> str:
     if by_pip:
         return f"pip install 'adaptive-margin[{extras}]'"
     return f"in the folder of its source, pip install '.[{extras}]'"
+
+
+def _importing(error: BaseException) -> str:
+    """The installed package that raised an error while it was imported; empty if none did."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        installed = {"site-packages", "dist-packages"} & set(Path(frame.f_code.co_filename).parts)
+        if frame.f_code.co_name == "<module>" and installed and package != "adaptive_margin":
+            return package
+    return ""
 
 
 def _is_there(module: str) -> bool:

@@ -55,7 +55,7 @@ from adaptive_margin.dml.embedded import fonts
 from adaptive_margin.dml.labelled_images import split_classes
 from adaptive_margin.dml.trainer import DMLJob
 from adaptive_margin.training import World, environment
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 from adaptive_margin.training.forecast import Work, announce, forecast
 
 
@@ -180,7 +180,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.print:
         print(tables(json.loads(options.out.read_text(encoding="utf-8"))))
         return 0
-    check_output("--out", options.out, file=True)
+    check_output("--out", options.out, file=True, replaces=json_with("made to order", "training"))
     torch.set_num_threads(1)
     wanted = [(loss, more) for loss, more in ARMS if options.losses is None or loss in options.losses]
     left = [Work(job=partial(job_of, *arm), iterations=max(options.steps)) for arm in wanted]

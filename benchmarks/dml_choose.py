@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from json_lines import add_lines, read_lines
+from json_lines import add_lines, check_lines, read_lines
 from script import Parser
 
 from adaptive_margin.dml.config import SMALL
@@ -428,6 +428,8 @@ def _cell(scores: dict[int, list[float]], seeds: set[int]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     options = parsed(argv)
+    if not options.print:
+        check_lines("--results", options.results)
     rows = read(options.results)
     if options.print:
         print(table(rows))

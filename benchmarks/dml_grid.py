@@ -34,12 +34,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from json_lines import add_lines, read_lines
-from script import Parser
+from json_lines import add_lines, check_lines, read_lines
+from script import Parser, is_figure
 
 from adaptive_margin.dml.config import SMALL, DMLConfig
 from adaptive_margin.messages import problem, said_plainly
 from adaptive_margin.processes import Workers, ends_in_order
+from adaptive_margin.training.command_line import check_output
 
 RESULTS = Path(__file__).parent / "dml" / "results"
 FILES = {"small": "grid.jsonl", "pretrained": "grid-pretrained.jsonl"}
@@ -341,8 +342,10 @@ def main(argv: list[str] | None = None) -> int:
         cells = [cell for name, file in places.items() for cell in measured_cells(Results(file), name)]
         print(report(cells))
         if options.figure:
+            check_output("--figure", options.figure, file=True, replaces=is_figure)
             draw(cells, options.figure)
         return 0
+    check_lines("--results", place)
     results = Results(place)
     kinds = works(left(options.rounds, results), options.network, options.omniglot)
     announce(forecast(kinds, jobs=options.jobs, threads=1), options.yes)

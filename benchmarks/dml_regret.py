@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from script import write_figure
 
 from adaptive_margin.dml.results import named
 from adaptive_margin.metrics.comparison import Comparison, compared, signed, student_interval
@@ -191,5 +192,4 @@ def draw(cells: Sequence[Measured], path: Path) -> None:
         )
     handles.append(plt.Line2D([], [], color="black", linewidth=2, label="mean of the cells"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    write_figure(figure, path)

@@ -37,7 +37,7 @@ from fer_arms import ARMS, BASELINE, CRITIC_ARMS, FACES_SEED, PAPER_ARMS, QUICK_
 from adaptive_margin.emotion.config import PRESETS, USED_WITH, DatasetName, EmotionConfig, idle, preset_for
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
 from adaptive_margin.processes import ProcessDiedError, Workers, ends_in_order
-from adaptive_margin.training.command_line import check_output, refuse
+from adaptive_margin.training.command_line import check_output, json_with, refuse
 from adaptive_margin.training.config_files import ConfigError, from_yaml, read_options, to_yaml
 
 OWNED = {"output", "seed", "split_seed", "fold"}.union(*ARMS.values())
@@ -91,6 +91,10 @@ class Asked:
         return {} if self.config is None else read_options(self.config)
 
 
+HEAD = "mean ± standard deviation over seeds"
+"""How a table begins."""
+
+
 def parsed(argv: Sequence[str] | None = None) -> Asked:
     """The options, with defaults that need no PyTorch."""
     asked = read_asked(Asked, "fer_caf.py", argv, __doc__)
@@ -117,6 +121,11 @@ def parsed(argv: Sequence[str] | None = None) -> Asked:
         with said_plainly():
             config_of(asked, BASELINE, 0)
             check_output("--output", asked.output)
+            for flag, path in (("--output", asked.output / "results.json"), ("--results", asked.results)):
+                if path is not None:
+                    check_output(flag, path, file=True, replaces=json_with("preset", "arms", "failed"))
+            table = asked.output / "table.txt"
+            check_output("--output", table, file=True, replaces=lambda text: text.startswith(HEAD.encode()))
     return asked
 
 
@@ -175,7 +184,7 @@ from adaptive_margin.emotion.runs import (
 )
 from adaptive_margin.emotion.trainer import Measurement, run, train_network, works
 from adaptive_margin.metrics.comparison import signed
-from adaptive_margin.reports._page import check_page
+from adaptive_margin.reports._page import is_page
 from adaptive_margin.training import NonFiniteError, RunFolderError, World, write_atomically
 from adaptive_margin.training.forecast import Forecast, announce, forecast, steps_done
 from adaptive_margin.training.world import device_of
@@ -327,7 +336,7 @@ def table(arms: Sequence[Arm]) -> str:
     baseline = next((arm for arm in arms if arm.name == BASELINE), None)
     width = max(len(arm.name) for arm in arms) + 2
     kinds = plural(next((identity_of(one.result) for arm in arms for one in arm.runs if one.result), "person"))
-    lines = [f"mean ± standard deviation over seeds, {kinds} never seen in training", ""]
+    lines = [f"{HEAD}, {kinds} never seen in training", ""]
     head = [f"{title} {label[0].upper()}" for title in FIGURES.values() for label in ("valence", "arousal")]
     lines.append(" " * width + "".join(f"{column:>15}" for column in head) + "  seeds")
     for arm in arms:
@@ -452,7 +461,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     device_of(one.device, int(os.environ.get("LOCAL_RANK", "0")))
     if one.pretrained is not None:  # mismatches are reported before images are decoded
         build_encoder(one.encoder, one.pretrained)
-    check_page(asked.output / "report.html")  # before hours of training
+    check_output("--output", asked.output / "report.html", file=True, replaces=is_page)  # before hours of training
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         with World.from_environment(one.device) as world, said_plainly():
             if world.is_main:

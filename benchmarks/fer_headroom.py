@@ -29,11 +29,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fer_arms import FACES_SEED, read_asked
+from script import is_figure, write_figure, write_results
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
 from adaptive_margin.messages import counted, problem, said_plainly
 from adaptive_margin.processes import ends_in_order
-from adaptive_margin.training.command_line import check_output, refuse
+from adaptive_margin.training.command_line import check_output, json_with, refuse
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,11 @@ def parsed(argv: Sequence[str] | None = None) -> Asked:
         refuse(problem("--effects", f"left out for {asked.dataset}", asked.effects, "only faces are drawn"))
     with said_plainly():
         check_output("--output", asked.output)
+        for flag, path in (("--output", asked.output / "headroom.json"), ("--results", asked.results)):
+            if path is not None and asked.print is None:
+                check_output(flag, path, file=True, replaces=json_with("config", "effects"))
+        if asked.figure is not None:
+            check_output("--figure", asked.figure, file=True, replaces=is_figure)
     return asked
 
 
@@ -91,7 +97,6 @@ from adaptive_margin.emotion.data import EmotionData, Part
 from adaptive_margin.emotion.runs import over_seeds
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.stored import read_arrays, read_json
-from adaptive_margin.training import write_atomically
 from adaptive_margin.training.forecast import announce
 
 Floats = NDArray[np.float64]
@@ -242,7 +247,7 @@ def draw(content: Mapping[str, Any], path: Path) -> None:
     axes.set_ylabel("gain in CCC over held-out people")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
+    write_figure(figure, path)
     plt.close(figure)
 
 
@@ -290,10 +295,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for effect in effects
         ],
     }
-    text = json.dumps(content, indent=1) + "\n"
     for path in [asked.output / "headroom.json", *([asked.results] if asked.results else [])]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        write_results(path, content)
     print(table(content))
     return 0
 

@@ -33,11 +33,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fer_arms import ARMS, BASELINE, FACES_SEED, PEOPLE_ARMS, read_asked, with_own
+from script import write_results
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
 from adaptive_margin.messages import counted, is_expected, said_plainly
 from adaptive_margin.processes import ends_in_order
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 
 CONTROLS = ("none-together", "none-together-8", "none-twice")
 EVERY_ARM = (*(arm for arm in PEOPLE_ARMS if arm not in CONTROLS), "label-distance")
@@ -88,6 +89,9 @@ def parsed(argv: Sequence[str] | None = None) -> Asked:
     asked = read_asked(Asked, "fer_people.py", words, __doc__)
     with said_plainly():
         check_output("--output", asked.output)
+        for flag, path in (("--output", asked.output / f"{asked.stage}.json"), ("--results", asked.results)):
+            if path is not None and asked.print is None:
+                check_output(flag, path, file=True, replaces=json_with("stage", "arms"))
     return asked
 
 
@@ -106,7 +110,7 @@ from adaptive_margin.functional import concordance_correlation
 from adaptive_margin.metrics import affect_breakdown, bootstrap_interval, compared
 from adaptive_margin.metrics.comparison import signed
 from adaptive_margin.stored import read_arrays, read_json, write_arrays, write_json
-from adaptive_margin.training import World, write_atomically
+from adaptive_margin.training import World
 from adaptive_margin.training.forecast import announce
 from adaptive_margin.training.run_folder import environment
 
@@ -471,10 +475,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not any(map(finished, configs.values())):
         return 1
     content = content_of(asked, configs)
-    text = json.dumps(content, indent=1) + "\n"
     for path in [asked.output / f"{asked.stage}.json", *([asked.results] if asked.results else [])]:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, text.encode())
+        write_results(path, content)
     print(table(content))
     return 1 if failed else 0
 

@@ -45,7 +45,7 @@ from adaptive_margin.emotion.critics import build_critic, build_grouper
 from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.emotion.steps import Iteration, Optimizers, StepOptions
 from adaptive_margin.training import World, environment
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 from adaptive_margin.training.world import device_of
 
 
@@ -77,7 +77,7 @@ def seconds(work: Callable[[], Any], device: torch.device) -> float:
 def main() -> None:
     asked = parsed()
     if asked.json:
-        check_output("--json", asked.json, file=True)
+        check_output("--json", asked.json, file=True, replaces=json_with("weak_share", "ratios"))
     device = device_of(asked.device)
     asked.device = asked.device or device.type
     images = torch.randn(asked.batch_size, 3, asked.size, asked.size, device=device)

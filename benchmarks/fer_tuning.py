@@ -20,11 +20,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from script import Parser
+from script import Parser, write_results
 
 from adaptive_margin.emotion.config import QUICK, AdamConfig, EmotionConfig
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
+from adaptive_margin.training.command_line import check_output, json_with
 
 RESULTS = Path(__file__).parent / "fer_caf" / "results" / "tuning.json"
 BASE = dataclasses.replace(
@@ -118,6 +119,9 @@ def main(argv: list[str] | None = None) -> int:
     if asked.print:
         print(table(json.loads(RESULTS.read_text(encoding="utf-8"))["runs"]))
         return 0
+    file = asked.out / "tuning.json"
+    check_output("--out", asked.out)
+    check_output("--out", file, file=True, replaces=json_with("what", "runs"))
     configs = {
         (variant, seed): config_of(variant, seed, asked.out)
         for seed in range(asked.seeds)
@@ -136,9 +140,8 @@ def main(argv: list[str] | None = None) -> int:
         "config": options_of(BASE),
         "runs": runs,
     }
-    file = asked.out / "tuning.json"
-    file.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{table(runs)}\n\nin {file}")
+    print(f"{table(runs)}\n")
+    write_results(file, document, ensure_ascii=False)
     return 1 if failed else 0
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from adaptive_margin.messages import problem
+from adaptive_margin.training.command_line import check_output
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -19,6 +23,15 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except ValueError:
             print(f"{path}, line {number}: not JSON, so this run is repeated", file=sys.stderr)
     return found
+
+
+def check_lines(flag: str, path: Path) -> None:
+    """Raises a ``ValueError`` if lines cannot be added to a file, or if its first line is none of ours."""
+    check_output(flag, path, file=True)
+    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+        if (first := file.readline(2**20)) and not first.startswith("{"):
+            remedy = "pass another, or move that file"
+            raise ValueError(problem(flag, "a file with a JSON object a line", path, remedy))
 
 
 def add_lines(path: Path, objects: Iterable[Mapping[str, Any]]) -> None:

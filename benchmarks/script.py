@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from adaptive_margin.atomic import write_atomically
 from adaptive_margin.processes import ends_with_reader
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Parser(argparse.ArgumentParser):
@@ -40,5 +45,18 @@ class Parser(argparse.ArgumentParser):
 def write_results(path: Path, content: Mapping[str, Any], **options: Any) -> None:
     """Writes a file of results, in a folder that is made if need be, and says where."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1, **options) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps(content, indent=1, **options) + "\n").encode())
     print(f"written to {path}")
+
+
+def is_figure(content: bytes) -> bool:
+    """Whether this is a figure of :func:`write_figure`."""
+    return b"matplotlib" in content.lower()
+
+
+def write_figure(figure: Figure, path: Path) -> None:
+    """Writes a figure of matplotlib, as its ending says, in a folder that is made if need be."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:] or "png", dpi=130)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, drawn.getvalue())

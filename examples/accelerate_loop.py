@@ -1,8 +1,8 @@
 """Hugging Face Accelerate: one margin for all processes, and its statistics in Accelerate's trackers.
 
-What is to be gathered are embeddings and labels, before the loss: ``DistributedLossWrapper`` does it, and its gradients
-are right for what ``accelerator.prepare`` averages. ``accelerator.gather`` does not do: it passes no gradient on.
-Without gathering each process has the margin of its own rows, and no pairs with those of the others.
+Gather embeddings and labels before computing the loss. ``DistributedLossWrapper`` does this, and its gradients are
+right where ``accelerator.prepare`` averages them. ``accelerator.gather`` is no substitute: it passes no gradient on.
+Without gathering, each process has the margin of its own rows, and no pairs with those of the others.
 
     accelerate launch --num_processes 2 --cpu examples/accelerate_loop.py    # as python examples/accelerate_loop.py
 """
@@ -39,7 +39,7 @@ def main(epochs: int = 4, out: str | Path = "runs/accelerate") -> tuple[Tensor, 
     recorder = MarginRecorder()
     for _ in range(epochs):
         for x, y in loader:
-            value = gathered(network(x), y)  # times the number of processes
+            value = gathered(network(x), y)  # multiplied by the number of processes
             optimizer.zero_grad()
             accelerator.backward(value)
             optimizer.step()

@@ -19,6 +19,9 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
     parser.add_argument("--steps", type=int, default=400, help="training steps of each loss")
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
+    for name, least, most in (("samples", 40, 20_000), ("steps", 1, 10**6), ("seeds", 1, 10**4)):
+        if not least <= getattr(options, name) <= most:
+            parser.error(f"--{name} must be from {least} to {most}, got {getattr(options, name)}")
 
 import torch
 from pytorch_metric_learning import losses

@@ -43,7 +43,7 @@ def main(epochs: int = 4, gather: bool = True) -> tuple[Tensor, list[float]]:
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
         for x, y in loader:
-            value = gathered(network(x), y)  # times the number of processes, over which DDP averages gradients
+            value = gathered(network(x), y)  # multiplied by the number of processes: DDP averages gradients
             optimizer.zero_grad()
             value.backward()
             optimizer.step()

@@ -94,4 +94,7 @@ def main(folder: Path, size: int = 112) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("faces"))
-    main(parser.parse_args().folder)
+    options = parser.parse_args()
+    if options.folder.exists() and not options.folder.is_dir():
+        parser.error(f"FOLDER must be a folder, got the file {options.folder}")
+    main(options.folder)

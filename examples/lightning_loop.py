@@ -1,7 +1,7 @@
 """Lightning: one margin for all processes, and its statistics in Lightning's loggers.
 
-What is to be gathered are embeddings and labels, before the loss: ``DistributedLossWrapper`` does it, and its gradients
-are right for the strategy ``ddp``, which averages them. Without it each process has its own rows' margin and pairs.
+Gather embeddings and labels before computing the loss. ``DistributedLossWrapper`` does this, and its gradients are
+right for the strategy ``ddp``, which averages them. Without it, each process has the margin and pairs of its own rows.
 
     python examples/lightning_loop.py 2    # processes; the same weights as with 1
 """
@@ -9,7 +9,6 @@ are right for the strategy ``ddp``, which averages them. Without it each process
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import lightning
 import torch
@@ -34,7 +33,7 @@ class Embedder(lightning.LightningModule):  # noqa: D101
             self.loss = DistributedLossWrapper(self.loss)
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:  # noqa: D102
-        value: Tensor = self.loss(self.network(batch[0]), batch[1])  # times the number of processes
+        value: Tensor = self.loss(self.network(batch[0]), batch[1])  # multiplied by the number of processes
         self.log_dict({"loss": value / self.trainer.world_size, **self.recorder(self.loss)})
         return value
 
@@ -42,7 +41,7 @@ class Embedder(lightning.LightningModule):  # noqa: D101
         return torch.optim.SGD(self.parameters(), lr=0.5)
 
 
-def main(epochs: int = 4, devices: int = 1, out: str | Path = "runs/lightning") -> tuple[Tensor, list[float]]:
+def main(epochs: int = 4, devices: int = 1, out: str = "runs/lightning") -> tuple[Tensor, list[float]]:
     """Returns the trained weights, and the margin of each step as this process saw it."""
     torch.manual_seed(0)
     labels = torch.randint(8, (640,))
@@ -56,4 +55,5 @@ def main(epochs: int = 4, devices: int = 1, out: str | Path = "runs/lightning") 
 
 
 if __name__ == "__main__":
-    main(devices=int(sys.argv[1]) if len(sys.argv) > 1 else 1)
+    given = "".join(sys.argv[1:]) or "1"
+    main(devices=int(given)) if given in {"1", "2", "4", "8"} else sys.exit("processes must be 1, 2, 4 or 8")

@@ -22,7 +22,13 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("runs/margin_curve"))
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    for name, least, most in (("steps", 1, 10**5), ("seeds", 1, 10**3)):
+        if not least <= getattr(options, name) <= most:
+            parser.error(f"--{name} must be from {least} to {most}, got {getattr(options, name)}")
+    if options.out.exists() and not options.out.is_dir():
+        parser.error(f"--out must be a folder, got the file {options.out}")
+    return options
 
 
 if __name__ == "__main__":  # help and mistakes are answered before PyTorch is loaded

@@ -26,6 +26,9 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--classes", type=int, default=64, help="half of them are for training; at least 32")
     options = parser.parse_args()
+    for name, least, most in (("steps", 1, 10**6), ("seeds", 1, 10**4), ("classes", 32, 2048)):
+        if not least <= getattr(options, name) <= most:
+            parser.error(f"--{name} must be from {least} to {most}, got {getattr(options, name)}")
 
 import torch
 from torch import Tensor, nn

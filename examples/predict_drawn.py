@@ -14,12 +14,15 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output", nargs="?", type=Path, default=Path("predict.png"))
     options = parser.parse_args()
+    if options.output.is_dir() or not options.output.parent.is_dir():
+        parser.error(f"output must be a file in a folder that exists, got {options.output}")
 
 import numpy as np
 from PIL import Image
 
 from adaptive_margin.emotion.predict import Predictor, annotated, followed, load_predictor
 from adaptive_margin.faces import draw_faces, draw_video, sample_identities
+from adaptive_margin.messages import said_plainly
 
 HEIGHT, SIDE = 256, 112
 
@@ -44,6 +47,7 @@ def last_frame(predictor: Predictor) -> Image.Image:
     return Image.fromarray(annotated(video.images[-1], before, trails, warning=predictor.warning))
 
 
+@said_plainly()
 def main(checkpoint: Path, output: Path) -> None:
     """Writes both side by side."""
     predictor = load_predictor(checkpoint)

@@ -38,6 +38,9 @@ if __name__ == "__main__":  # help and mistakes are answered before PyTorch is l
     parser.add_argument("--steps", type=int, default=50, help="training steps with each loss")
     parser.add_argument("--losses", nargs="+", choices=list(LOSSES), default=None)
     options = parser.parse_args()
+    for name, least, most in (("steps", 1, 10**4),):
+        if not least <= getattr(options, name) <= most:
+            parser.error(f"--{name} must be from {least} to {most}, got {getattr(options, name)}")
 
 import torch
 from babel import Locale

@@ -1,8 +1,8 @@
 """The Trainer of Hugging Face Transformers: one margin for all processes, and its statistics in its logs.
 
-What is to be gathered are embeddings and labels, before the loss: ``DistributedLossWrapper`` does it, and its gradients
-are right for what the trainer averages. Without it each process has the margin of its own rows; so has each part of a
-batch with ``gradient_accumulation_steps``. The ``loss`` in the logs is times the number of processes.
+Gather embeddings and labels before computing the loss. ``DistributedLossWrapper`` does this, and its gradients are
+right for the trainer, which averages them. Without it, each process has the margin of its own rows. So does each part
+of a batch with ``gradient_accumulation_steps``. The logged ``loss`` is multiplied by the number of processes.
 
     torchrun --nproc-per-node 2 examples/transformers_trainer.py    # as python examples/transformers_trainer.py
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -169,9 +170,9 @@ def test_export_replaces_no_file_unasked_and_never_its_checkpoint(
     before, mine = model.read_bytes(), tmp_path / "mine.onnx"
     mine.write_bytes(b"mine")
     for output, words, expected in (
-        (mine, [], "output must be a file that does not exist yet, got .*; pass another --output, or --overwrite"),
-        (model, [], "output must be a file other than the checkpoint"),
-        (model, ["--overwrite"], "output must be a file other than the checkpoint"),
+        (mine, [], "--output must be a file that does not exist yet, got .*; pass another --output, or --overwrite"),
+        (model, [], "--output must be a file other than those that are read"),
+        (model, ["--overwrite"], "--output must be a file other than those that are read"),
         (tmp_path, [], "--output must be a file, got the folder .*; pass the name of a file in it"),
     ):
         assert code_of(["export-onnx", "--checkpoint", str(model), "--output", str(output), *words]) == 2
@@ -184,6 +185,72 @@ def test_export_replaces_no_file_unasked_and_never_its_checkpoint(
     card = (tmp_path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert 'onnxruntime.InferenceSession("mine.onnx")' in card
     assert described(tmp_path / "MODEL_CARD.md") == "mine.onnx"
+
+
+def test_export_replaces_no_file_of_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_model(tmp_path / "runs" / "run" / "model.pt", emotion_net("small"), Preprocessing(resize=48, size=40))
+    run = tmp_path / "runs" / "run"
+    for name in ("result.json", "checkpoints/step-1.pt"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_bytes(b"a run's")
+    (tmp_path / "link.onnx").symlink_to(run / "model.pt")
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    monkeypatch.setattr("adaptive_margin.emotion.export_onnx.export_onnx", pytest.fail)
+    for checkpoint in (run, tmp_path / "runs", run / "model.pt"):
+        for output in files:
+            words = ["--checkpoint", str(checkpoint), "--output", str(output), "--overwrite"]
+            assert code_of(["export-onnx", *words]) == 2
+            assert "--output must be a file other than those that are read" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_no_command_replaces_what_it_reads(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, x = tmp_path / "run", tmp_path / "x.npz"
+    run.mkdir()
+    (run / "config.yaml").write_text(to_yaml({"critic": "caf", "seed": 0}))
+    np.savez(x, embeddings=np.eye(4), labels=np.array([0, 0, 1, 1]))
+    before = x.read_bytes()
+    for words, expected in (
+        (["suggest", str(x), "--html", str(x)], "--html must be a file other than those that are read"),
+        (["suggest", str(x), "--json", str(x)], "--json must be a file other than those that are read"),
+        (
+            ["report", str(run), "--output", str(run / "config.yaml")],
+            "--output must be a new file, or one that ends in",
+        ),
+        (
+            ["check", str(tmp_path), "--json", str(x)],
+            "--json must be a file that does not exist yet, or an earlier one",
+        ),
+    ):
+        assert code_of([*words, "--overwrite"]) == 2
+        assert expected in capsys.readouterr().err
+    for flag in ("--output", "--page"):  # the option that was given is named
+        assert code_of(["report", str(run), flag, str(x)]) == 2
+        assert f"error: {flag} must be a file that does not exist yet, or an earlier report" in capsys.readouterr().err
+    assert x.read_bytes() == before
+    assert "critic: caf" in (run / "config.yaml").read_text()
+
+
+def test_check_replaces_no_file_of_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").mkdir()
+    mine, deep = tmp_path / "mine.json", tmp_path / "a" / "b" / "report.json"
+    mine.write_text('{"root": "mine"}')
+    words = ["check", str(tmp_path / "data"), "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr("adaptive_margin.affect.check.check", pytest.fail)  # it is said before anything is read
+        for place in (mine, os.devnull):
+            assert code_of([*words, str(place)]) == 2
+        assert "got the device /dev/null" in capsys.readouterr().err
+    assert mine.read_text() == '{"root": "mine"}'
+    assert code_of([*words, str(mine), "--overwrite"]) == 1
+    assert code_of([*words, str(mine)]) == 1  # the earlier report
+    assert code_of([*words, str(deep)]) == 1
+    assert [path.name for path in deep.parent.iterdir()] == ["report.json"]
+    assert set(json.loads(deep.read_text())) == set(json.loads(mine.read_text())) >= {"root", "fatal"}
 
 
 def test_report_and_check_say_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -239,3 +306,13 @@ finally:
 """
     ended = subprocess.run([sys.executable, "-c", code], timeout=100, capture_output=True, text=True, env=os.environ)
     assert (ended.returncode, ended.stdout) == (143, "cleaned up\n")
+
+
+@pytest.mark.parametrize("words", [["check"], ["report"], ["suggest"], ["check", ".", "--json"], ["export-hub", "."]])
+def test_a_name_that_is_too_long_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "a" * 300 + ".npz"])
+    assert caught.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert "File name too long" in line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import runpy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +165,55 @@ def test_a_loss_with_weights_in_lightning(tmp_path: Path) -> None:
     again = Model.load_from_checkpoint(tmp_path / "model.ckpt")
     assert again.loss.margin.epoch == 2
     assert torch.equal(again.loss.W, model.loss.W)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1000000000"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("continuous_targets", ["--samples", "--steps", "--seeds"]),
+        ("embedding_triplets", ["--triplets", "--steps", "--seeds"]),
+        ("margin_curve", ["--steps", "--seeds"]),
+        ("open_metric_learning", ["--classes", "--steps", "--seeds"]),
+        ("plain_torch_loop", ["--classes", "--steps", "--seeds"]),
+        ("sentence_transformers_text", ["--steps"]),
+    ],
+)
+def test_numbers_out_of_range_are_said_at_once(
+    name: str, options: list[str], number: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in options:
+        monkeypatch.setattr(sys, "argv", [name, option, number])
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+        last = capsys.readouterr().err.splitlines()[-1]
+        assert re.fullmatch(rf".*: error: {option} must be from \d+ to \d+, got {number}", last)
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "says"),
+    [
+        ("margin_curve", ["--out", "file"], "--out must be a folder"),
+        ("draw_faces", ["file"], "FOLDER must be a folder"),
+        ("predict_drawn", ["run", "none/a.png"], "output must be a file in a folder that exists"),
+        ("predict_drawn", ["none"], "which does not exist"),
+        pytest.param("lightning_loop", ["0"], "processes must be 1, 2, 4 or 8", marks=pytest.mark.hosts),
+    ],
+)
+def test_other_mistakes_are_one_line(
+    name: str,
+    words: list[str],
+    says: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if name == "lightning_loop":
+        pytest.importorskip("lightning")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    assert says in capsys.readouterr().err + str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"

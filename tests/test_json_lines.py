@@ -32,6 +32,21 @@ def test_a_line_that_was_cut_off_spoils_no_other(
     assert path.read_bytes().startswith(whole)
 
 
+def test_lines_are_added_to_no_file_of_others(lines: ModuleType, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "rows.jsonl"
+    lines.check_lines("--results", path)
+    lines.add_lines(path, [{"seed": 0}])
+    lines.check_lines("--results", path)
+    for content in (b"notes\n", b"\x89PNG\r\n"):
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=r"--results must be a file with a JSON object a line, got .*; pass another"
+        ):
+            lines.check_lines("--results", path)
+    with pytest.raises(ValueError, match="--results must be in a folder, got the file"):
+        lines.check_lines("--results", path / "rows.jsonl")
+
+
 def test_nothing_is_added_to_a_whole_file(lines: ModuleType, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     lines.add_lines(path, [{"name": "Σ"}])

@@ -140,6 +140,35 @@ def test_results_that_cannot_be_written_are_said_before_anything_is_measured(scr
     assert f"got the file {tmp_path / 'file'}" in said
 
 
+OVERWRITING = {  # one of each kind of file that would be replaced, or added to, and what else is needed to begin
+    "benchmarks/data/run.py": ["--out"],
+    "benchmarks/dml_choose.py": ["--results"],
+    "benchmarks/dml_grid.py": ["--print", "--figure"],
+    "benchmarks/fer_people.py": ["test", "--results"],
+    "benchmarks/speed/run.py": ["--out"],
+}
+
+
+@pytest.mark.parametrize("script", OVERWRITING)
+def test_no_file_of_others_is_replaced(script: str, tmp_path: Path) -> None:
+    mine = tmp_path / "mine.csv"
+    mine.write_text("notes")
+    process = started([script, *OVERWRITING[script], str(mine)])
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 2
+    assert said.startswith(f"error: {OVERWRITING[script][-1]} must be a file ")
+    assert said.endswith(f"got {mine}; pass another, or move that file\n")
+    assert mine.read_text() == "notes"
+
+
+@pytest.mark.parametrize("script", [name for name in BENCHMARKS if "add_argument" in TEXTS[name]])
+def test_files_are_written_whole(script: str) -> None:
+    """By ``write_results``, ``write_figure``, ``add_lines`` or ``write_atomically``."""
+    for line in TEXTS[script].splitlines():
+        written = any(word in line for word in (".write_text(", ".savefig(", 'open("w"'))
+        assert not written or "/proc/self" in line, line
+
+
 def process_of_a_case(parent: int) -> Path:
     """Its folder of /proc, once it is there."""
     children = Path(f"/proc/{parent}/task/{parent}/children")

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+from ..atomic import write_atomically
 from ..messages import printable, problem
-from ..training.command_line import Positional, arg, check_output, read
+from ..training.command_line import Positional, arg, check_output, json_with, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Check:
         frames_dir: Aff-Wild's extracted frames, used if its videos are gone; by default extracted_frames in the root.
             Training puts them into extracted_frames in its cache.
         json: also write the report to this file.
+        overwrite: replace a file at --json that is no earlier report; none in ROOT.
         strict: also fail if a known figure differs.
     """
 
@@ -36,6 +38,7 @@ class Check:
     index_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     frames_dir: Annotated[Path | None, arg(metavar="DIR")] = None
     json: Annotated[Path | None, arg(metavar="FILE")] = None
+    overwrite: bool = False
     strict: bool = False
 
     def __post_init__(self) -> None:
@@ -51,10 +54,13 @@ def main(words: Sequence[str], prog: str) -> int:
         differs).
     """
     options = read(Check, argv=words, prog=prog)
-    if options.json is not None:
-        check_output("--json", options.json, file=True)
     if not options.root.is_dir():
         raise ValueError(problem("ROOT", "a folder", options.root, "pass the folder of a data set"))
+    if options.json is not None:
+        earlier = json_with("root", "releases", "reports", "fatal")
+        in_root = options.root.resolve() in options.json.resolve().parents  # where other files are data
+        overwrite = None if in_root else options.overwrite
+        check_output("--json", options.json, file=True, replaces=earlier, overwrite=overwrite)
 
     from ..affect.check import check
 
@@ -69,9 +75,10 @@ def main(words: Sequence[str], prog: str) -> int:
     )
     print("\n".join(map(printable, str(report).splitlines())))
     if options.json is not None:
-        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False)
-        options.json.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-        print(f"wrote {options.json}")
+        text = json.dumps(report.to_dict(), indent=2, ensure_ascii=False) + "\n"
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.json, text.encode("utf-8", "backslashreplace"))
+        print(f"wrote {printable(str(options.json))}")
     return 1 if report.fatal or (options.strict and report.differences) else 0
 
 

@@ -22,7 +22,7 @@ class ExportOnnx:
         checkpoint: a trained network: model.pt, its run folder, one of its checkpoints, or a folder for a hub.
         output: the file to write, such as model.onnx.
         tolerance: largest difference allowed.
-        overwrite: replace an existing file.
+        overwrite: replace an existing file; of the files of a network none.
     """
 
     checkpoint: Annotated[Path, arg(metavar="FILE")]
@@ -34,27 +34,29 @@ class ExportOnnx:
 def main(words: Sequence[str], prog: str) -> int:
     """Writes the file with these options; returns 0."""
     options = read(ExportOnnx, argv=words, prog=prog)
-    output, checkpoint = options.output, options.checkpoint
-    check_output("--output", output, file=True)
-    sources = [path for path in (checkpoint, checkpoint / "model.pt") if path.exists()]
-    if output.exists() and any(map(output.samefile, sources)):
-        raise ValueError(problem("output", "a file other than the checkpoint", output, "pass another --output"))
+    output = options.output
+    check_output("--output", output, file=True, reads=[options.checkpoint])
     if os.path.lexists(output) and not options.overwrite:
         remedy = "pass another --output, or --overwrite to replace it"
-        raise ValueError(problem("output", "a file that does not exist yet", output, remedy))
+        raise ValueError(problem("--output", "a file that does not exist yet", output, remedy))
 
     from ..emotion.export_onnx import export_onnx
+    from ..emotion.hub_folder import is_hub_folder
     from ..emotion.model_card import facts_of, model_card, onnx_loading
-    from ..emotion.model_file import network_of, read_network
+    from ..emotion.model_file import is_run, network_of, read_network
     from ..training.model_card import write_card
 
-    source = read_network(checkpoint)
+    source = read_network(options.checkpoint)
+    run = source.options.parent
+    places = (run, run / "checkpoints") if is_run(run) or is_hub_folder(run) else ()
+    own = (path for place in places for path in place.glob("*") if path.suffix != ".onnx")
+    check_output("--output", output, file=True, reads=[source.path, *own])
     net, preprocessing = network_of(source)
-    worst = export_onnx(net, preprocessing, output, tolerance=options.tolerance)
     size = preprocessing.size
+    text = model_card(net, preprocessing, facts_of(source), onnx_loading(output.name, net, size))
+    worst = export_onnx(net, preprocessing, output, tolerance=options.tolerance)
     print(f"wrote {output}: images (batch, 3, {size}, {size}) to valence and arousal (batch, 2)")
     print(f"largest difference from PyTorch: {worst:.2g}")
-    text = model_card(net, preprocessing, facts_of(source), onnx_loading(output.name, net, size))
     if card := write_card(output.parent, output.name, text):
         print(f"wrote {card}")
     return 0

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..messages import problem
+from ..messages import printable, problem, require_extra
 from ..training.command_line import Positional, arg, check_output, read
 
 
@@ -22,7 +22,7 @@ class Report:
     Attributes:
         folder: a run folder, a folder of them, or a folder with a merged grid.json.
         output: the file to write, by default report.html in the folder; an earlier report is replaced.
-        overwrite: replace a file there that is no earlier report.
+        overwrite: replace a file there that is no earlier report; of the runs' own files none.
         print: print the tables and write nothing (retrieval).
         metrics: test figures that get tables (retrieval), such as recall_at_8.
     """
@@ -41,13 +41,25 @@ def main(words: Sequence[str], prog: str) -> int:
     if not options.folder.is_dir():
         raise ValueError(problem("DIR", "a folder of runs", options.folder, "pass the --output of a run"))
     if not options.print:
-        check_output("--output", page, file=True)
+        flag = "--page" if any(word.partition("=")[0] == "--page" for word in words) else "--output"
+        check_output(flag, page, file=True)
+        of_runs = page.suffix.lower() not in (".html", ".htm") and options.folder.resolve() in page.resolve().parents
+        if options.overwrite and of_runs and page.exists():
+            expected = "a new file, or one that ends in .html, in a folder of runs"
+            raise ValueError(problem(flag, expected, page, "pass the name of a new file"))
+        require_extra("adaptive-margin report", "train", "PIL", "jinja2")
+        from ..reports._page import check_page
+
+        check_page(page, options.overwrite, flag=flag)
     trainers = _trainers(options.folder)
     if "retrieval" in trainers:
         from ..dml.report import METRICS, chosen_metrics, write_report
         from ..dml.results import read_runs, table
 
-        rows = read_runs(options.folder)
+        problems: list[str] = []
+        rows = read_runs(options.folder, problems)
+        for said in problems:
+            print(printable(said), file=sys.stderr)
         metrics = chosen_metrics(rows, options.metrics) if options.metrics else METRICS
         for metric in metrics:
             print(table(rows, metric))
@@ -76,8 +88,10 @@ def _trainers(folder: Path) -> set[str]:
     for name in ("config.yaml", "result.json"):
         for file in folder.rglob(name):
             try:
-                options = read_options(file) if name == "config.yaml" else read_json(file).get("config", {})
+                options = read_options(file) if name == "config.yaml" else read_json(file).get("config")
             except ValueError:  # damaged: the report says so
+                continue
+            if not isinstance(options, Mapping):  # of another program
                 continue
             found |= {trainer for trainer, option in (("retrieval", "loss"), ("faces", "critic")) if option in options}
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Annotated
 
 from ..atomic import write_atomically
 from ..messages import printable, problem, require_extra
-from ..training.command_line import Positional, arg, check_output, read
+from ..training.command_line import Positional, arg, check_output, json_with, read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +55,15 @@ def main(words: Sequence[str], prog: str) -> int:
     """Measures embeddings with these options; returns 0."""
     options = read(Suggest, argv=words, prog=prog)
     only_json = options.json == Path("-")
+    inputs = [path for path in (options.embeddings, options.labels) if path is not None]
     if options.html is not None:
-        check_output("--html", options.html, file=True)
+        check_output("--html", options.html, file=True, reads=inputs)
     if options.json is not None and not only_json:
-        check_output("--json", options.json, file=True)
+        earlier = json_with("rows", "strategies", "losses")
+        overwrite = options.overwrite
+        check_output("--json", options.json, file=True, reads=inputs, replaces=earlier, overwrite=overwrite)
         if options.html is not None and options.json.resolve() == options.html.resolve():
             raise ValueError(problem("--json and --html", "two files", options.json, "pass another name for one"))
-        if not options.overwrite:
-            _check_figures(options.json)
 
     from ..suggestion import read_embeddings, suggest
 
@@ -92,16 +92,3 @@ def main(words: Sequence[str], prog: str) -> int:
         write_suggestion(found, options.html, options.embeddings.name)
         print(f"wrote {printable(str(options.html))}", file=sys.stderr if only_json else None)
     return 0
-
-
-def _check_figures(path: Path) -> None:
-    """Raises a ``ValueError`` if figures would replace a file that has none."""
-    if not os.path.lexists(path):
-        return
-    try:
-        earlier = {"rows", "strategies", "losses"} <= set(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        earlier = False
-    if not earlier:
-        remedy = "pass another, or --overwrite to replace it"
-        raise ValueError(problem("--json", "a file that does not exist yet, or earlier figures", path, remedy))

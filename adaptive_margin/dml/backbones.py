@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from ..images.errors import FetchError
 from ..images.transforms import FromImageNet
-from ..messages import problem
+from ..messages import problem, refuse_broken
 from ..stored import read_tensors
 from .config import Backbone
 
@@ -118,6 +118,7 @@ def _published(backbone: Backbone, weights: str) -> tuple[nn.Module, int, str]:
         try:
             import timm
         except ImportError as error:
+            refuse_broken("timm", error)
             remedy = "pip install timm, or choose resnet50"
             raise ImportError(problem("backbone", "without timm one of torchvision's", backbone, remedy)) from error
         name = "vit_small_patch16_224"

@@ -59,13 +59,13 @@ def write_report(folder: Path, page: Path, metrics: Sequence[str] = METRICS, *, 
     Raises:
         ValueError: there are no finished runs, or the file is there and no report.
     """
-    check_page(page, overwrite)
-    rows = read_runs(folder)
+    check_page(page, overwrite, flag="page")
+    problems: list[str] = []
+    rows = read_runs(folder, problems)
     sets = list(dict.fromkeys(row["data"] for row in rows if row["test"]))
     if not sets:
         remedy = "finish one without --no-measure first"
         raise ValueError(problem("the folder", "one with runs that measured the test", folder, remedy))
-    problems: list[str] = []
     parts = [
         Section.of(f"figures-{i}", f"Unseen classes: {data}", _figures, rows, data, metrics)
         for i, data in enumerate(sets)

@@ -25,7 +25,7 @@ NAMES = {"r_precision": "R-Precision", "mean_average_precision_at_r": "MAP@R"}
 CURVES = ("margin", "mi", "delta", "k", "beta", "loss")
 
 
-def read_runs(folder: Path) -> list[Row]:
+def read_runs(folder: Path, problems: list[str] | None = None) -> list[Row]:
     """One row per finished run in ``folder``, or the rows of its merged ``grid.json``.
 
     A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, initial ``weights``,
@@ -34,13 +34,18 @@ def read_runs(folder: Path) -> list[Row]:
     elsewhere it follows from the configuration, and ``options`` has the other options that two arms must share to be
     compared. Options in which runs of one loss on one data set differ are part of the names of their arms.
 
+    A ``result.json`` of another program is passed over, with a line in ``problems``.
+
     Raises:
         DamagedFileError: a result is not what was written, or has something else in place of a figure.
         ValueError: there are neither runs nor a grid; or two runs with the same arm and seed have different
             configurations.
     """
     places = sorted(file.parent for file in folder.rglob("result.json"))
-    read = [(place, read_json(place / "result.json", AGAIN)) for place in places]
+    foreign = [place for place in places if _is_foreign(place / "result.json")]
+    if problems is not None:
+        problems += [f"{place / 'result.json'} is not from this library: left out" for place in foreign]
+    read = [(place, read_json(place / "result.json", AGAIN)) for place in places if place not in foreign]
     whole = [  # neither one fold of a run, nor a run of another trainer, which can also be in ``runs``
         (place, result)
         for place, result in read
@@ -61,6 +66,15 @@ def read_runs(folder: Path) -> list[Row]:
     if not isinstance(content, list) or not all(isinstance(row, dict) and _is_row(row) for row in content):
         raise DamagedFileError(merged, "holds something other than the rows of runs", "merge it again")
     return [{name: value for name, value in row.items() if name != "folder"} for row in content]  # of the writer's disk
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether a ``result.json`` is whole, and neither of this trainer nor of the one for faces."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):  # damaged
+        return False
+    return not isinstance(content, dict) or ("format" not in content and not isinstance(content.get("config"), dict))
 
 
 def read_result(folder: Path) -> dict[str, Any]:

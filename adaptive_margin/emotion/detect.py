@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..choices import DetectorName
-from ..messages import check_choice, pip_install, problem
+from ..messages import check_choice, pip_install, problem, refuse_broken
 from ._mtcnn import Mtcnn, fitted, weights
 
 Box = tuple[float, float, float, float]
@@ -74,6 +74,7 @@ def face_detector(name: DetectorName = "auto", min_face: int | None = None) -> D
     try:
         import cv2
     except ImportError as error:
+        refuse_broken("cv2", error)
         raise NoDetectorError(f"no face detector: OpenCV is not installed; {REMEDY}") from error
     files = weights() if name != "haar" else None
     if name == "mtcnn" and files is None:

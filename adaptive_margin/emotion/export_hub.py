@@ -63,8 +63,8 @@ def export_hub(
         "versions": known["versions"],
         "facts": {name: known[name] for name in ("rows", "independent", "result", "step")},
     }
-    write_hub_folder(folder, about, net.state_dict())
     text = HEADER + "\n" + model_card(net, preprocessing, known, python_loading("FOLDER"))
+    write_hub_folder(folder, about, net.state_dict())
     card = write_card(folder, WEIGHTS, text, README)
     return (folder / WEIGHTS, folder / CONFIG, *([card] if card else []))
 

@@ -234,6 +234,8 @@ def _licence(licence: str, config: Mapping[str, Any]) -> str:
 def _drawn_how(config: Mapping[str, Any]) -> str:
     if config.get("dataset") != "faces":
         return ""
+    if not {"people", "images_per_person"} <= set(config):
+        return " The file does not say how many, and how they were drawn."
     turned = "with turned heads, changing light, blur and occlusion" if config.get("disturb") else "undisturbed"
     effect = config.get("person_effect", 1.0)
     return (

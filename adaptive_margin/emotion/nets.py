@@ -23,7 +23,7 @@ from torch.nn.functional import avg_pool2d
 from torchvision import models as torchvision_models
 
 from ..images.transforms import FromImageNet
-from ..messages import problem
+from ..messages import problem, refuse_broken
 from ..stored import DamagedFileError, read_tensors
 
 LABELS = ("valence", "arousal")
@@ -454,6 +454,7 @@ def _timm(name: str) -> Any:
     try:
         import timm  # type: ignore[import-not-found,unused-ignore]
     except ImportError as error:
+        refuse_broken("timm", error)
         raise ImportError(f"encoder 'timm:{name}' needs timm: pip install timm") from error
     if name not in timm.list_models():
         near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.5)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import itertools
 import json
@@ -32,7 +33,7 @@ from ..atomic import write_atomically
 from ..choices import DetectorName
 from ..images._layout import VIDEO_SUFFIXES, endings, identity, litter, said_endings
 from ..images.decode import IMAGE_SUFFIXES, read_image
-from ..images.errors import ImageError
+from ..images.errors import UNDECODABLE, UNREADABLE, ImageError
 from ..images.transforms import centre_square, normalise, resize_shorter
 from ..images.video import Timeline, decode, opencv, timeline
 from ..messages import counted, pip_install, printable, problem, shorten
@@ -56,6 +57,10 @@ LEAST = 256  # smaller pictures are enlarged before anything is written on them
 
 Bytes = NDArray[np.uint8]
 Key = tuple[Path, int | None]  # a picture, or a frame of a video
+
+UNREACHABLE = {errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENOENT, errno.ELOOP}
+"""System errors that concern one file, so that the others can still be predicted."""
+LONGEST = 255  # bytes of a file's name
 
 
 @dataclass(frozen=True)
@@ -439,7 +444,7 @@ def predict(
     with the results drawn in, under the name from :func:`output_names`. EXIF orientation is applied; every mode that
     Pillow reads is converted to RGB. Unreadable files, and frames of a video that do not decode, are named, skipped and
     counted; frames are numbered by their time stamps (:mod:`~adaptive_margin.images.video`), so the numbers of the
-    others do not change.
+    others do not change. Any other error is raised when what was read before it has been written.
 
     Sources are named relative to the folder; those of several inputs relative to the folder that holds them all.
     Names in the table can always be written, and a spreadsheet does not read them as formulas: names that are not valid
@@ -459,10 +464,11 @@ def predict(
         output: folder, created if necessary.
         annotate: write pictures and videos too.
         as_json: write ``predictions.json`` too.
-        overwrite: replace existing files; a link itself is replaced, not its target.
+        overwrite: replace existing files; a link itself is replaced, not its target. A ``predictions.json`` of an
+            earlier run is replaced, too.
         batch_size: pictures, or frames of a video, whose faces go through the network at once.
         same_person: all sources show one person.
-        tell: called with a line for each skipped file, and for each video with skipped frames.
+        tell: called with a line for each skipped file or folder, and for each video with skipped frames.
 
     Returns:
         What was read, found and skipped. After Ctrl-C, the results so far.
@@ -480,45 +486,60 @@ def predict(
         predictor.norm()
     output = Path(output)
     passed_over: Counter[str] = Counter()
-    files = _named([source] if isinstance(source, (str, Path)) else source, output, passed_over)
+    files = _named([source] if isinstance(source, (str, Path)) else source, output, passed_over, tell)
     targets = output_names(list(files))
     outcome = Outcome(output / "predictions.csv", passed_over=dict(passed_over), warning=predictor.warning)
-    as_list = [output / "predictions.json"] if as_json else []
-    written = [outcome.table, *as_list, *(output / target for target in targets.values() if annotate)]
+    as_list = output / "predictions.json"
+    as_json = as_json or os.path.lexists(as_list)  # an earlier one would not belong to the new table
+    written = [
+        outcome.table,
+        *([as_list] if as_json else []),
+        *(output / target for target in targets.values() if annotate),
+    ]
     _check_targets(output, written, files.values(), overwrite)
     codec = CODECS[0]
     if annotate:
         codec = _codec(next((target for target in written if target.suffix == ".mp4"), None), tell)
     output.mkdir(parents=True, exist_ok=True)
-    with _created(outcome.table, "x", newline="", encoding="utf-8") as table:
+    outcome.table.unlink(missing_ok=True)  # a link is replaced, not followed
+    with open(outcome.table, "x", newline="", encoding="utf-8") as table:
         run = _Run(predictor, outcome, table, codec, batch_size, tell)
-        if same_person:
-            look = _FirstLook(predictor, Outcome(outcome.table), io.StringIO(), codec, batch_size, tell)
-            look.read_all(files, {})
-            if look.outcome.interrupted:
-                files = {name: path for name, path in files.items() if path in look.whole}
-                outcome.unreadable |= look.outcome.unreadable
-            outcome.interrupted = look.outcome.interrupted
-            run.known, run.tell = look.normalised(), lambda line: None  # the first look said it all
-            outcome.of_person = len(look.features)
-            outcome.in_company = sum(len(faces) > 1 for faces in run.known.values())
-        run.rows.writerow(run.columns)
-        run.read_all(files, {name: output / targets[name] for name in files if annotate})
-    for place in as_list:
-        place.unlink(missing_ok=True)  # a link is replaced, not followed
-        write_atomically(place, (json.dumps(run.listed, indent=1, ensure_ascii=False) + "\n").encode())
+        try:
+            if same_person:
+                look = _FirstLook(predictor, Outcome(outcome.table), io.StringIO(), codec, batch_size, tell)
+                look.read_all(files, {})
+                if look.outcome.interrupted or look.error:
+                    files = {name: path for name, path in files.items() if path in look.whole}
+                    outcome.unreadable |= look.outcome.unreadable
+                outcome.interrupted = look.outcome.interrupted
+                run.known, run.tell = look.normalised(), lambda line: None  # the first look said it all
+                outcome.of_person = len(look.features)
+                outcome.in_company = sum(len(faces) > 1 for faces in run.known.values())
+                run.error = look.error
+            run.rows.writerow(run.columns)
+            run.read_all(files, {name: output / targets[name] for name in files if annotate})
+        finally:
+            if as_json:
+                write_atomically(as_list, (json.dumps(run.listed, indent=1, ensure_ascii=False) + "\n").encode())
+    if run.error:
+        tell(f"stopped by an error: what was found before it is in {printable(str(outcome.table))}")
+        raise run.error
     return outcome
 
 
-def _named(sources: Sequence[str | Path], output: Path, passed_over: Counter[str]) -> dict[str, Path]:
+def _named(
+    sources: Sequence[str | Path], output: Path, passed_over: Counter[str], tell: Callable[[str], None]
+) -> dict[str, Path]:
     """Each file of the sources under its name: relative to a folder, or to the one that holds all sources."""
     given = [Path(source) for source in sources]
     if not given:
         raise ValueError(problem("source", "one or more", "none", "pass an image, a video, or a folder of them"))
-    found: dict[tuple[int, int], Path] = {}
+    found: dict[object, Path] = {}
     for each in given:
-        for path in find_files(each, output, passed_over):
-            found.setdefault(identity(path), path)
+        for path in find_files(each, output, passed_over, tell):
+            first = found.setdefault(_identity(path), path)
+            if os.path.abspath(first) != os.path.abspath(path):
+                tell(printable(f"{path}: the same file as {first}, read once"))
     around = [each if each.is_dir() else each.parent for each in given]
     if len(given) == 1:
         return {path.relative_to(around[0]).as_posix(): path for path in found.values()}
@@ -526,21 +547,24 @@ def _named(sources: Sequence[str | Path], output: Path, passed_over: Counter[str
     return {Path(os.path.relpath(path, root)).as_posix(): path for path in found.values()}
 
 
+def _identity(path: Path) -> object:
+    """What all names of a file share; the name itself if the file cannot be reached."""
+    try:
+        return identity(path)
+    except OSError:
+        return path
+
+
 def _said(numbers: Sequence[int]) -> str:
     some = shorten([f"{number:,}" for number in numbers], most=10)
     return f"frame {some}" if len(numbers) == 1 else f"{len(numbers):,} frames ({some})"
-
-
-def _created(path: Path, mode: str, **options: Any) -> IO[Any]:
-    """A new file that replaces an existing one; a link is replaced, not followed."""
-    path.unlink(missing_ok=True)
-    return open(path, mode, **options)
 
 
 def output_names(names: Sequence[str]) -> dict[str, str]:
     """The output name of each file, relative to its source: ``.jpg`` stays, other pictures become ``.png``, videos
     ``.mp4``. If two would get the same name, the one that already has it keeps it, and the others keep their old
     extension in front of the new one. Names that differ only in case count as the same, as they do on some disks.
+    A name that is too long for a disk is cut.
 
     Example:
         >>> output_names(["a.bmp", "a.png", "b.tiff", "v.avi", "v.mov"])
@@ -555,23 +579,35 @@ def output_names(names: Sequence[str]) -> dict[str, str]:
     asked = Counter(target.casefold() for target in plain.values())
     taken: set[str] = set()
     found: dict[str, str] = {}
+
+    def fitting(name: str, end: str) -> str:
+        while len(os.fsencode(Path(name).name + end)) > LONGEST:
+            name = name[:-1]
+        return name + end
+
     for name in sorted(names, key=lambda name: plain[name] != name):  # those that keep their own name first
-        target = plain[name]
+        target = fitting(plain[name].removesuffix(ending[name]), ending[name])
         if asked[target.casefold()] > 1 and target != name:
-            target = name + ending[name]
+            target = fitting(name, ending[name])
         number = 1
         while target.casefold() in taken:
             number += 1
-            target = f"{name}-{number}{ending[name]}"
+            target = fitting(name, f"-{number}{ending[name]}")
         taken.add(target.casefold())
         found[name] = target
     return {name: found[name] for name in names}
 
 
-def find_files(source: Path, output: Path, passed_over: Counter[str] | None = None) -> Iterator[Path]:
+def find_files(
+    source: Path,
+    output: Path,
+    passed_over: Counter[str] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Iterator[Path]:
     """The images and videos in a file or folder, recognised by extension and sorted by name; ``output`` is left out.
 
-    ``passed_over`` counts the folder's other files by extension. A ``ValueError`` says that there are none.
+    ``passed_over`` counts the folder's other files by extension; ``tell`` is called with a line for each folder that is
+    left out, because it is a link or cannot be read. A ``ValueError`` says that there are no images or videos.
     """
     if source.is_file():
         yield source
@@ -583,13 +619,23 @@ def find_files(source: Path, output: Path, passed_over: Counter[str] | None = No
     around = source.resolve()
     if inside == around:
         raise ValueError(problem("output", "a folder other than the source", output, "pass --output DIR"))
+
+    def unreadable(error: OSError) -> None:
+        tell(printable(f"{error.filename}: the folder cannot be read ({error.strerror}), skipped"))
+
+    paths: list[Path] = []
+    for place, folders, names in os.walk(source, onerror=unreadable):
+        folders[:] = [name for name in folders if not litter(name)]
+        for link in filter(Path.is_symlink, (Path(place, name) for name in sorted(folders))):
+            tell(printable(f"{link}: a link to a folder, skipped (pass the folder itself, too)"))
+        paths += (Path(place, name) for name in names if not litter(name))
     found = []
     others: list[str] = []
-    for path in sorted(source.rglob("*")):
-        if any(litter(part) for part in path.relative_to(source).parts) or not path.is_file():
+    for path in sorted(paths):
+        if os.path.exists(path) and not os.path.isfile(path):  # a device, a socket
             continue
-        if around in inside.parents and inside in path.resolve().parents:  # an output above the source holds it all
-            continue
+        if around in inside.parents and inside in Path(os.path.realpath(path)).parents:
+            continue  # but not where the output is above the source, and holds it all
         if path.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES):
             found.append(path)
         else:
@@ -610,7 +656,7 @@ def _check_targets(output: Path, targets: Sequence[Path], sources: Iterable[Path
     """Raises if a target is one of the sources, under any name, is behind a link that leads out of the output folder,
     or exists and may not be replaced.
     """
-    never = {identity(path) for path in sources}
+    never = {_identity(path) for path in sources}
     around = output.resolve()
     there = []
     for target in targets:
@@ -629,6 +675,17 @@ def _check_targets(output: Path, targets: Sequence[Path], sources: Iterable[Path
         raise ValueError(problem("output", "a folder without files named like the results", got, remedy))
 
 
+@contextlib.contextmanager
+def _of_one_file(path: Path) -> Iterator[None]:
+    """Raises system errors that concern one file as :class:`~adaptive_margin.images.ImageError`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in UNREACHABLE:
+            raise
+        raise ImageError(path, UNREADABLE, error.strerror or str(error)) from error
+
+
 @dataclass
 class _Run:
     """The files of a prediction run: pictures wait until a batch is full, a video has batches of its own frames."""
@@ -643,6 +700,7 @@ class _Run:
     waiting: list[tuple[Path, str, Path | None, Bytes]] = field(default_factory=list)
     listed: list[dict[str, Any]] = field(default_factory=list)
     whole: set[Path] = field(default_factory=set)  # the files that were read to their end
+    error: Exception | None = None  # that ended it, to be raised when everything else is written
 
     def __post_init__(self) -> None:
         self.rows = csv.writer(self.table)
@@ -654,13 +712,18 @@ class _Run:
         return COLUMNS if self.known is None else (*COLUMNS[:after], *PERSON, *COLUMNS[after:])
 
     def read_all(self, files: Mapping[str, Path], targets: Mapping[str, Path]) -> None:
-        """All files, up to Ctrl-C."""
+        """All files, up to Ctrl-C or an error."""
         try:
-            for name, path in files.items():
-                self.read(path, printable(name), targets.get(name))
+            try:
+                for name, path in files.items():
+                    self.read(path, printable(name), targets.get(name))
+            except Exception as error:
+                self.error = self.error or error
             self.flush()
         except KeyboardInterrupt:
             self.outcome.interrupted = True
+        except Exception as error:
+            self.error = self.error or error
 
     def rate(self, keys: Sequence[Key], pictures: Sequence[Bytes]) -> list[list[Face]]:
         """The faces of each picture."""
@@ -674,9 +737,13 @@ class _Run:
         try:
             if path.suffix.lower() in VIDEO_SUFFIXES:
                 self.flush()  # rows keep the order of the files
+                with _of_one_file(path), open(path, "rb"):  # OpenCV does not say why it reads nothing
+                    pass
                 self._video(path, name, target)
             else:
-                self.waiting.append((path, name, target, np.asarray(read_image(path, exif=True))))
+                with _of_one_file(path):
+                    picture = np.asarray(read_image(path, exif=True))
+                self.waiting.append((path, name, target, picture))
         except ImageError as error:
             outcome.unreadable[name] = printable(f"{error.reason}: {error.detail}")
             self.tell(f"{name}: {error.reason} ({printable(error.detail)}), skipped")
@@ -704,8 +771,9 @@ class _Run:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 kind = "JPEG" if target.suffix == ".jpg" else "PNG"
                 drawn = annotated(picture, faces, warning=self.predictor.warning)
-                with _created(target, "xb") as file:
-                    Image.fromarray(drawn).save(file, kind, quality=92)
+                content = io.BytesIO()
+                Image.fromarray(drawn).save(content, kind, quality=92)
+                write_atomically(target, content.getvalue())
 
     def _write(self, name: str, faces: Sequence[Face], frame: int | None = None, second: float | None = None) -> None:
         """The rows of a picture or a frame."""
@@ -744,7 +812,7 @@ class _Run:
                         corner = free_corner(picture.shape, faces)
                     film.show(annotated(picture, faces, trails, corner, self.predictor.warning))
         if not times.numbers:
-            raise ImageError(path, "undecodable", "no frame of it can be decoded")
+            raise ImageError(path, UNDECODABLE, "no frame of it can be decoded")
         if times.lost:
             self.outcome.lost[name] = times.lost
         self.whole.add(path)

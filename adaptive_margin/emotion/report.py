@@ -114,7 +114,7 @@ def write_report(
         ValueError: no run is there, or the file is there and no report.
     """
     path = Path(folder) / "report.html" if output is None else Path(output)
-    check_page(path, overwrite)
+    check_page(path, overwrite, flag="output")
     story = tell(*read_runs(folder, leave_out))
     parts: list[tuple[str, str, Callable[[Story], str]]] = [
         ("figures", f"Figures on {story.unseen}", _figures),

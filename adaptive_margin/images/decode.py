@@ -53,12 +53,28 @@ def check_decoder() -> None:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """``image`` converted to RGB from any mode; an alpha channel is dropped, 16-bit grey is scaled to 8."""
+    """``image`` converted to RGB from any mode; an alpha channel is dropped, 16-bit grey is scaled to 8.
+
+    Grey of 32 bits does not say what white is: the least of 255, 65,535 and, for floats, 1 that no value exceeds.
+
+    Raises:
+        ValueError: values of 32 bits that are negative, larger than 65,535 or not finite.
+    """
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I;16") or image.mode == "I":
-        grey = np.asarray(image).astype(np.int64)  # Pillow's own conversion clips at 255
-        return Image.fromarray((grey >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):  # Pillow's own conversion clips at 255
+        grey = np.asarray(image)
+        low, high = grey.min(), grey.max()
+        white = next((most for most in (1, 255, 65535) if high <= most and (most > 1 or image.mode == "F")), None)
+        if white is None or not low >= 0:
+            got, remedy = f"from {low:g} to {high:g}", "save it with 8 or 16 bits"
+            raise ValueError(
+                problem("a grey picture of more than 8 bits", "of values from 0 to 1, 255 or 65,535", got, remedy)
+            )
+        eight = grey.astype(np.int64) >> 8 if white == 65535 else np.rint(grey * (255 / white))
+        return Image.fromarray(eight.astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
@@ -92,10 +108,9 @@ def read_image(path: Path, box: Box | None = None, stretch: float = 1.0, exif: b
                 remedy, size = "raise PIL.Image.MAX_IMAGE_PIXELS if it can be trusted", f"{image.width}x{image.height}"
                 raise ValueError(problem("the picture", f"of at most {most:,} pixels", size, remedy))
             image.load()
-            turned = _turned(image) if exif else image
+            result = to_rgb(_turned(image) if exif else image)  # of the whole: a part does not show what white is
             if box is not None:
-                turned = turned.crop(_inside(box, turned.size))
-            result = to_rgb(turned)
+                result = result.crop(_inside(box, result.size))
             if result is image:  # the with statement is about to close it
                 result = image.copy()
     except FileNotFoundError as error:

@@ -12,6 +12,7 @@ from .image_list import Strings
 
 MISSING = "missing file"
 UNDECODABLE = "undecodable"
+UNREADABLE = "unreadable"
 """The reasons of an :class:`ImageError`."""
 
 
@@ -50,11 +51,11 @@ class FetchError(RuntimeError):
 
 
 class ImageError(RuntimeError):
-    """One image is missing or cannot be decoded.
+    """One image is missing, or cannot be read or decoded.
 
     Attributes:
         path: the file.
-        reason: ``"missing file"`` or ``"undecodable"``.
+        reason: ``"missing file"``, ``"undecodable"``, or in predictions ``"unreadable"`` (permissions, a disk error).
     """
 
     def __init__(self, path: Path, reason: str, detail: str) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..messages import pip_install
+from ..messages import pip_install, refuse_broken
 from ..stored import DamagedFileError, read_json, write_json
 from ._layout import VIDEO_SUFFIXES, Folders
 from .image_list import Box
@@ -41,6 +41,7 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
+        refuse_broken("cv2", error)
         raise ImportError(f"reading videos needs OpenCV: {pip_install('fer')}") from error
     return cv2
 

@@ -116,9 +116,9 @@ class _TextLoss(nn.Module):
         if not self._admits(loss):
             return AdaptiveMarginLoss(loss, margin, units)  # its own errors for what has no margin
         if margin is not None or units is not None:
-            name = "margin" if margin is not None else "units"
+            name, value = ("margin", margin) if margin is not None else ("units", units)
             expected = f"left out where loss is {type(loss).__name__}, which has its own"
-            raise ValueError(problem(name, expected, repr(margin or units), f"pass {name} to that loss instead"))
+            raise ValueError(problem(name, expected, repr(value), f"pass {name} to that loss instead"))
         return loss
 
     def _gathered(self, x: Tensor) -> Tensor:

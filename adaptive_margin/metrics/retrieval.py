@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 from ..functional.checks import at_least_float32, check_finite, check_labels, check_matrix, largest_magnitude
 from ..functional.dependence import common_scale
 from ..functional.neighbours import TILE_ENTRIES, Metric, check_search, neighbour_tiles
-from ..messages import pip_install, problem
+from ..messages import pip_install, problem, refuse_broken
 from .clustering import adjusted_mutual_information, kmeans, normalized_mutual_information
 
 Search = Literal["tiled", "faiss"]
@@ -310,6 +310,7 @@ def _faiss() -> ModuleType:
     try:
         import faiss
     except ImportError as error:
+        refuse_broken("faiss", error)
         remedy = f"{pip_install('eval')}, or use search='tiled' and clustering='kmeans'"
         raise ImportError(
             problem("faiss", "installed when it is asked for", "no module of that name", remedy)

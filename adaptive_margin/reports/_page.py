@@ -46,18 +46,27 @@ class Section:
             return cls(id, title, missing=f"It could not be made: {type(error).__name__}: {error}.")
 
 
+def is_page(content: bytes) -> bool:
+    """Whether a file that begins like this is a report."""
+    head = content[: 2**12]
+    older = b"<title>Metric learning on " in head or (b"<title>" in head and b":root { --page: " in head)
+    return GENERATOR.encode() in head or older
+
+
 def check_page(path: Path, overwrite: bool = False, *, flag: str = "--output") -> None:
-    """Raises a ``ValueError`` if a report would replace a file that is not a report, unless ``overwrite`` is set."""
+    """Raises a ``ValueError`` if a report would replace a file that is not a report, unless ``overwrite`` is set.
+
+    ``flag`` is the option, or the argument, that names the file.
+    """
     if path.is_dir():
-        raise ValueError(problem("output", "a file", f"the folder {path}", "pass the name of a file in it"))
+        raise ValueError(problem(flag, "a file", f"the folder {path}", "pass the name of a file in it"))
     if not os.path.lexists(path) or overwrite:
         return
     with open(path, "rb") as file:
-        head = file.read(2**12)
-    older = b"<title>Metric learning on " in head or (b"<title>" in head and b":root { --page: " in head)
-    if GENERATOR.encode() not in head and not older:
+        ours = is_page(file.read(2**12))
+    if not ours:
         remedy = f"pass another {flag}, or --overwrite (overwrite=True) to replace it"
-        raise ValueError(problem("output", "a file that does not exist yet, or an earlier report", path, remedy))
+        raise ValueError(problem(flag, "a file that does not exist yet, or an earlier report", path, remedy))
 
 
 def write_page(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..messages import is_problem, problem
+from ..messages import is_problem, problem, refuse_broken
 
 Array = NDArray[Any]
 ENDINGS = (".npy", ".npz", ".pt", ".pth", ".csv", ".parquet", ".txt")
@@ -133,6 +133,8 @@ def _read(path: Path, want_labels: bool) -> tuple[Array | None, Array | None]:
             raise
         why = (str(error) or type(error).__name__).splitlines()[0][:200]
         remedy = "save arrays or tensors of numbers again, without other objects"
+        if ending == ".csv":
+            remedy = "leave out columns of text other than the labels, and rows that are cut off"
         if isinstance(error, MemoryError):  # the size that a damaged file gives can be any number
             remedy = "pass fewer rows, or save the file again if this is not its size"
         raise ValueError(problem(path.name, f"a readable {ending} file", f"an error ({why})", remedy)) from error
@@ -231,6 +233,7 @@ def _parquet(path: Path) -> tuple[Array | None, Array | None]:
         pa, pq = import_module("pyarrow"), import_module("pyarrow.parquet")
         lengths_of = import_module("pyarrow.compute").list_value_length
     except ImportError as error:
+        refuse_broken("pyarrow", error)
         raise ImportError("a .parquet file needs pyarrow: pip install pyarrow, or save an .npz file") from error
     read = pq.read_table(path)
     names = [name.lower() for name in read.column_names]

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from textwrap import wrap
 from typing import Any
 
-from ..messages import counted
+from ..messages import check_choice, counted
 from ..metrics.comparison import signed
 from ..metrics.thresholds import ThresholdConsistency
 from ..stored import without_nan
@@ -182,12 +182,26 @@ class Suggestion:
     histogram: Mapping[str, Sequence[float]] = field(repr=False)
 
     def margin_for(self, loss: str, strategy: str | None = None) -> float:
-        """The margin to give to a loss's constructor; by default that of the rule that ``AdaptiveMarginLoss`` has."""
+        """The margin to give to a loss's constructor.
+
+        Args:
+            loss: its name in pytorch-metric-learning.
+            strategy: a rule, or ``"default"`` for the loss's own margin; by default the rule that
+                ``AdaptiveMarginLoss`` has.
+
+        Raises:
+            ValueError: a loss or a strategy that was not measured; the message names those that were.
+        """
         of = self._of(loss)
-        return of.margins[strategy or of.rule]
+        if strategy is None:
+            return of.margins[of.rule]
+        check_choice("strategy", strategy, tuple(of.margins))
+        return of.margins[strategy]
 
     def _of(self, loss: str) -> LossMargins:
-        return next(each for each in self.losses if each.loss == loss)
+        known = {each.loss: each for each in self.losses}
+        check_choice("loss", loss, tuple(known))
+        return known[loss]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON; NaN and infinity become ``None``."""

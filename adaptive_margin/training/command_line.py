@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
@@ -32,6 +33,7 @@ __all__ = [
     "arg",
     "check_output",
     "from_yaml",
+    "json_with",
     "parse",
     "read",
     "refuse",
@@ -41,6 +43,8 @@ __all__ = [
 C = TypeVar("C")
 Positional, arg = tyro.conf.Positional, tyro.conf.arg
 """Annotations of a dataclass field: an argument without a flag, or another name or alias."""
+MOST = 2**26
+"""Bytes that are read of a file that may be replaced; no larger file is an earlier one."""
 KINDS = {"INT": "a whole number", "FLOAT": "a number", "PATH": "a path", "STR": "text"}
 """tyro's names for the types of options, and ours."""
 
@@ -182,11 +186,30 @@ def refuse(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def check_output(flag: str, path: str | Path, *, file: bool = False) -> None:
+def check_output(
+    flag: str,
+    path: str | Path,
+    *,
+    file: bool = False,
+    reads: Iterable[Path] = (),
+    replaces: Callable[[bytes], bool] | None = None,
+    overwrite: bool | None = None,
+) -> None:
     """Raises unless a folder (a file, with ``file``) can be made there; makes nothing.
 
+    Args:
+        flag: name of the option.
+        path: its value.
+        file: whether it is a file.
+        reads: files that the command reads, none of which may be replaced.
+        replaces: whether a file with this content is an earlier one of the same kind, which may be replaced; without
+            it, any file may be.
+        overwrite: value of the option ``--overwrite``, which allows to replace any file; None if there is no such
+            option.
+
     Raises:
-        ValueError: a file is in the way of the folder, or a folder in that of the file; or writing is not allowed.
+        ValueError: a file is in the way of the folder, or a folder or a device in that of the file; writing is not
+            allowed; or a file of another kind, or one that is read, would be replaced.
 
     Example:
         >>> check_output("--output", __file__)
@@ -196,6 +219,10 @@ def check_output(flag: str, path: str | Path, *, file: bool = False) -> None:
     path = Path(path)
     if file and path.is_dir():
         raise ValueError(problem(flag, "a file", f"the folder {path}", "pass the name of a file in it"))
+    if file and path.exists() and not path.is_file():
+        raise ValueError(problem(flag, "a file", f"the device {path}", "pass the name of a file"))
+    if path.exists() and any(each.exists() and path.samefile(each) for each in reads):
+        raise ValueError(problem(flag, "a file other than those that are read", path, "pass the name of a new file"))
     folder = path.parent if file else path
     there = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
     if not there.is_dir():
@@ -204,6 +231,31 @@ def check_output(flag: str, path: str | Path, *, file: bool = False) -> None:
         raise ValueError(
             problem(flag, "in a folder that you can write to", there, "pass another, or change permissions")
         )
+    if replaces is not None and not overwrite and path.is_file():
+        with open(path, "rb") as earlier:
+            ours = replaces(earlier.read(MOST))
+        if not ours:
+            remedy = "move that file" if overwrite is None else "--overwrite to replace it"
+            expected = "a file that does not exist yet, or an earlier one of this command"
+            raise ValueError(problem(flag, expected, path, f"pass another, or {remedy}"))
+
+
+def json_with(*names: str) -> Callable[[bytes], bool]:
+    """Whether the content of a file is a JSON object with these names: for :func:`check_output`.
+
+    Example:
+        >>> json_with("rows", "seed")(b'{"rows": [], "seed": 0, "more": 1}'), json_with("rows")(b"rows")
+        (True, False)
+    """
+
+    def has(content: bytes) -> bool:
+        try:
+            found = json.loads(content)
+        except ValueError:
+            return False
+        return isinstance(found, dict) and set(names) <= set(found)
+
+    return has
 
 
 @contextlib.contextmanager

@@ -53,7 +53,8 @@ def write_card(folder: Path, of: str, text: str, name: str = CARD) -> Path | Non
         path = folder / f"{of}.{name}"
     if described(path) not in ("", of):
         kept = f"{path} was changed, or not written by adaptive-margin: it is kept, and no card of {of} is written"
-        warnings.warn(f"{kept}; to have one, move that file and give the same command again", stacklevel=2)
+        again = "move that file and give the same command again, an export with --overwrite"
+        warnings.warn(f"{kept}; to have one, {again}", stacklevel=2)
         return None
     write_atomically(path, (text + seal).encode())
     return path

@@ -62,7 +62,7 @@ from adaptive_margin.affect import CachedBatches, FaceImages, Records
 from adaptive_margin.affect.records import RecordBuilder
 from adaptive_margin.images.cache import ImageCache
 from adaptive_margin.training import World, environment
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 from adaptive_margin.training.world import device_of
 
 CPU_SECONDS: dict[str, float] = {}
@@ -132,7 +132,7 @@ def main() -> None:
     if options.print:
         print(table(json.loads(options.out.read_text(encoding="utf-8"))))
         return
-    check_output("--out", options.out, file=True)
+    check_output("--out", options.out, file=True, replaces=json_with("images_per_second", "ratios"))
     device = device_of(options.device)
     options.device = options.device or device.type
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from adaptive_margin.faces import FacesDataset, draw_faces, face_geometry, sample_identities
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
 from script import Parser, write_results
@@ -214,7 +214,11 @@ def main() -> None:
     from adaptive_margin.training import World, environment  # with PyTorch, which --print does not need
 
     if args.out:
-        check_output("--out", args.out, file=True)
+
+        def earlier(content: bytes) -> bool:
+            return json_with("speed")(content) or json_with("identity")(content)
+
+        check_output("--out", args.out, file=True, replaces=earlier)
 
     result: dict[str, Any] = {"environment": environment(World()), "load_average": list(os.getloadavg())}
     print(f"{result['environment']['device']}, load {result['load_average']}")

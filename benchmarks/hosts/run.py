@@ -31,7 +31,7 @@ from typing import Any
 
 from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
 from script import Parser, write_results
@@ -132,7 +132,7 @@ def main() -> None:
     if arguments.checkout is None:
         parser.error("--checkout must be a clone of the host's repository, got nothing")
     if arguments.output is not None:
-        check_output("--output", arguments.output, file=True)
+        check_output("--output", arguments.output, file=True, replaces=json_with("host", "counts"))
     source = (arguments.checkout / "src/pytorch_metric_learning/__init__.py").read_text()
     host = version("pytorch-metric-learning") if arguments.installed else re.findall(r"\"(.+)\"", source)[0]
     with tempfile.TemporaryDirectory() as name:

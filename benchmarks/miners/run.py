@@ -56,7 +56,7 @@ from pytorch_metric_learning import miners as stock
 
 from adaptive_margin import miners as tiled
 from adaptive_margin.training import World, environment
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 from adaptive_margin.training.world import device_of
 
 
@@ -143,7 +143,7 @@ def compare(arguments: argparse.Namespace) -> None:
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["cases"]))
         return
-    check_output("--out", arguments.out, file=True)
+    check_output("--out", arguments.out, file=True, replaces=json_with("features", "cases"))
     device_of(arguments.device)
     cases: list[dict[str, object]] = []
     for batch in arguments.batches:

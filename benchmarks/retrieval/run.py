@@ -115,7 +115,7 @@ if __name__ == "__main__" and parsed().measure:  # help and mistakes are answere
 import torch
 
 from adaptive_margin.training import World, environment
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 from adaptive_margin.training.world import device_of
 
 
@@ -222,7 +222,7 @@ def compare(arguments: argparse.Namespace) -> None:
         files = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.print]
         print(table({name: case for file in files for name, case in file["cases"].items()}))
         return
-    check_output("--out", arguments.out, file=True)
+    check_output("--out", arguments.out, file=True, replaces=json_with("ks", "cases"))
     device_of(arguments.device)
     result = {**about(arguments), "cases": {}}
     for case in arguments.cases:

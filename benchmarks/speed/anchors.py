@@ -42,7 +42,7 @@ from torch.nn.functional import normalize
 
 from adaptive_margin import AdaptiveMargin
 from adaptive_margin.margins import ChernoffRule, HoeffdingRule, RemainingRule
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 
 RULES = {"hoeffding": HoeffdingRule, "chernoff": ChernoffRule, "remaining": RemainingRule}
 FEATURES, SPREADS = 128, (0.0, 0.5, 2.0)
@@ -101,7 +101,7 @@ def main() -> None:
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["rules"]))
         return
-    check_output("--out", arguments.out, file=True)
+    check_output("--out", arguments.out, file=True, replaces=json_with("rules"))
     torch.set_num_threads(arguments.threads)
     found = [errors(name, layout, arguments.rows) for name in RULES for layout in LAYOUTS]
     print(table(found))

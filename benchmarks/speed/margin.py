@@ -43,7 +43,7 @@ from torchvision.models import resnet18
 
 from adaptive_margin import AdaptiveMargin
 from adaptive_margin import functional as F
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 
 CONFIDENCE = 0.05
 
@@ -102,7 +102,7 @@ def training_step(rows: int) -> Callable[[], None]:
 @said_plainly()
 def main() -> None:
     arguments = parsed()
-    check_output("--out", arguments.out, file=True)
+    check_output("--out", arguments.out, file=True, replaces=json_with("resnet18_step_ms"))
     torch.set_num_threads(arguments.threads)
     margin, sizes = AdaptiveMargin(), {}
     for n in (128, 256, 1024):

@@ -43,7 +43,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from adaptive_margin import AdaptiveMargin, ContrastiveVDMLoss
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 
 SIZES, FEATURES, EACH = (128, 1024, 4096), 128, 4
 RULES = ("remaining", "attainable", "hoeffding", "chernoff")
@@ -86,7 +86,7 @@ def main() -> None:
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["milliseconds"]))
         return
-    check_output("--out", arguments.out, file=True)
+    check_output("--out", arguments.out, file=True, replaces=json_with("milliseconds"))
     torch.set_num_threads(arguments.threads)
     squared = distances.LpDistance(power=2)
     found: dict[str, dict[str, float]] = {}

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -38,7 +39,7 @@ from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
 from limited import end_with_benchmark, resident, run_limited
-from script import Parser
+from script import Parser, is_figure, write_figure
 
 SIZES = [2**power for power in range(7, 17)]
 LAYOUTS = {"two groups": lambda n: torch.arange(n) % 2, "4 a class": lambda n: torch.arange(n) // 4}
@@ -89,6 +90,7 @@ from torch import Tensor
 
 import adaptive_margin
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
+from adaptive_margin.atomic import write_atomically
 from adaptive_margin.training.command_line import check_output
 from adaptive_margin.training.world import device_of
 
@@ -254,7 +256,7 @@ def plot(results: list[dict[str, object]], path: Path, title: str) -> None:
     figure.legend(handles, labels, loc="lower center", ncol=3, frameon=False, fontsize=9)
     figure.suptitle(f"{title}\n× last size before running out of memory or time", fontsize=10)
     figure.tight_layout(rect=(0, 0.08, 1, 0.98))
-    figure.savefig(path, dpi=130)
+    write_figure(figure, path)
     plt.close(figure)
 
 
@@ -321,6 +323,11 @@ def compare(arguments: argparse.Namespace) -> None:
     """Runs and writes all cases."""
     sizes = [n for n in sorted(arguments.sizes) if n <= 2048 or not arguments.quick]
     cases = arguments.cases or list(CASES)
+    if not (arguments.print or arguments.summary):
+        names = ",".join(LEADING[:3]).encode()
+        table, figure = (arguments.out.with_suffix(suffix) for suffix in (".csv", ".png"))
+        check_output("--out", table, file=True, replaces=lambda content: content.startswith(names))
+        check_output("--out", figure, file=True, replaces=is_figure)
     results = read(arguments.out)
     if arguments.print or arguments.summary:
         if not (rows := in_order(results)):
@@ -328,7 +335,6 @@ def compare(arguments: argparse.Namespace) -> None:
         chosen = tables([row for row in rows if row["n"] in sizes]) if arguments.print else []
         print("\n".join([*chosen, *(summary(rows) if arguments.summary else [])]))
         return
-    check_output("--out", arguments.out.with_suffix(".csv"), file=True)
     device_of(arguments.device)
     facts = about(arguments.threads, arguments.device)
     for layout in arguments.layouts:
@@ -387,11 +393,12 @@ def write(results: dict[Key, dict[str, object]], out: Path) -> None:
     rows = in_order(results)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     columns.sort(key=[*LEADING, *columns].index)
-    with out.with_suffix(".csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: f"{v:.5g}" if isinstance(v, float) and math.isfinite(v) else v for k, v in row.items()})
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: f"{v:.5g}" if isinstance(v, float) and math.isfinite(v) else v for k, v in row.items()})
+    write_atomically(out.with_suffix(".csv"), text.getvalue().encode())
 
 
 LEADING = ["case", "layout", "n", "status", "milliseconds", "cpu_ms", "peak_mib", "calls", "load", "note"]

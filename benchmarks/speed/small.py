@@ -44,7 +44,7 @@ from run import LAYOUTS, MARGIN, about, batch, squared_l2, step
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ContrastiveVDMLoss
 from adaptive_margin.functional.small_batch import SmallBatch
-from adaptive_margin.training.command_line import check_output
+from adaptive_margin.training.command_line import check_output, json_with
 
 CASES = {
     "PML Contrastive, squared L2": lambda: losses.ContrastiveLoss(neg_margin=MARGIN, distance=squared_l2()),
@@ -95,7 +95,7 @@ def main() -> None:
     if arguments.print:
         print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["shares"]))
         return
-    check_output("--out", arguments.out, file=True)
+    check_output("--out", arguments.out, file=True, replaces=json_with("shares"))
     torch.set_num_threads(arguments.threads)
     shares: dict[str, dict[str, Any]] = {}
     for layout in LAYOUTS:

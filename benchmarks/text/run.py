@@ -30,7 +30,7 @@ from adaptive_margin.messages import counted, problem, said_plainly
 from adaptive_margin.processes import Workers, ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from json_lines import add_lines, read_lines
+from json_lines import add_lines, check_lines, read_lines
 from script import Parser
 
 RESULTS = Path(__file__).parent / "results" / "names.jsonl"
@@ -210,6 +210,8 @@ def table(rows: dict[str, Row]) -> str:
 def main(argv: list[str] | None = None) -> int:
     """Runs what is missing."""
     options = parsed(argv)
+    if not options.print:
+        check_lines("--results", options.results)
     rows = read(options.results)
     if options.print:
         if not rows:

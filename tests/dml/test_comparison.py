@@ -186,6 +186,22 @@ def test_a_crafted_result_is_named(tmp_path: Path, change: dict[str, Any], confi
         read_runs(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"config": null}', '{"config": ["loss"]}', '{"config": "loss"}'])
+def test_a_result_of_another_program_is_passed_over(
+    tmp_path: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    finished(tmp_path / "run", ROTH2020)
+    foreign = tmp_path / "theirs" / "result.json"
+    foreign.parent.mkdir()
+    foreign.write_text(content)
+    assert main(["report", str(tmp_path)]) == 0
+    assert f"{foreign} is not from this library: left out" in capsys.readouterr().err
+    assert f"{foreign} is not from this library: left out" in (tmp_path / "report.html").read_text()
+    (tmp_path / "run" / "result.json").unlink()  # of neither trainer, then
+    assert main(["report", str(tmp_path), "--overwrite"]) == 0
+    assert "theirs/result.json cannot be read" in (tmp_path / "report.html").read_text()
+
+
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     crafted(tmp_path / "run", {}, {})
     path = tmp_path / "run" / "result.json"

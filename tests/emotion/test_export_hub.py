@@ -143,6 +143,33 @@ def test_files_of_others_are_kept(run: Path, tmp_path: Path) -> None:
     assert same(run, clone)
 
 
+def test_a_checkpoint_far_from_its_run(tmp_path: Path) -> None:
+    """It knows its data set, and no other option; nothing is written before the card can be."""
+    net = trained()
+    model = {**description(net, HOW), "dataset": "faces"}
+    path = Checkpoints(tmp_path / "far").save(3, {"job": {"net": net.state_dict(), "model": model}})
+    export_hub(path, tmp_path / "hub")
+    card = (tmp_path / "hub" / "README.md").read_text(encoding="utf-8")
+    assert "The file does not say how many" in card
+    assert "after step 3" in card
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("adaptive_margin.emotion.export_hub.model_card", lambda *given: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            export_hub(path, tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_kept_card_is_written_as_its_warning_says(run: Path, tmp_path: Path) -> None:
+    hub = tmp_path / "hub"
+    hub.mkdir()
+    (hub / "README.md").write_text("mine")
+    with pytest.warns(UserWarning, match="move that file and give the same command again, an export with --overwrite"):
+        export_hub(run, hub)
+    (hub / "README.md").rename(tmp_path / "mine.md")
+    export_hub(run, hub, overwrite=True)
+    assert described(hub / "README.md") == "model.safetensors"
+
+
 def test_an_earlier_export_is_replaced_when_asked(run: Path, tmp_path: Path) -> None:
     export_hub(run, tmp_path / "hub")
     net = trained()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import csv
+import errno
 import json
 import os
 import shutil
@@ -10,7 +12,7 @@ import struct
 import subprocess
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from adaptive_margin.command import main
+from adaptive_margin.emotion import predict as predict_module
 from adaptive_margin.emotion.model_file import Preprocessing, save_model
 from adaptive_margin.emotion.nets import EmotionNet, emotion_net
 from adaptive_margin.emotion.predict import (
@@ -181,6 +184,147 @@ def test_interrupted(folder: Path, tmp_path: Path) -> None:
     assert outcome.interrupted
     assert len(rows_of(tmp_path / "out")) == 2
     assert "interrupted" in summary(outcome)
+
+
+@pytest.fixture
+def without_permission(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Forbids reading a file, to root as well, who may read everything."""
+    original, forbidden = builtins.open, set()
+
+    def guarded(file: Any, *rest: Any, **options: Any) -> Any:
+        if str(file) in forbidden:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(file))
+        return original(file, *rest, **options)
+
+    monkeypatch.setattr(builtins, "open", guarded)
+    return lambda path: forbidden.add(str(path))
+
+
+@pytest.mark.parametrize("same_person", [False, True])
+def test_one_file_that_may_not_be_read_is_one_file(
+    tmp_path: Path, same_person: bool, without_permission: Callable[[Path], None]
+) -> None:
+    pytest.importorskip("cv2")
+    place = tmp_path / "in"
+    album(place, 3)
+    without_permission(place / "1.png")
+    without_permission(video(place / "film.avi"))
+    told: list[str] = []
+    predictor = Predictor(person_net(), HOW)
+    outcome = predict(place, predictor, tmp_path / "out", same_person=same_person, tell=told.append)
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["0.png", "2.png"]
+    assert told == [f"{name}: unreadable (Permission denied), skipped" for name in ("1.png", "film.avi")]
+    assert "2 unreadable, skipped" in summary(outcome)
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="no file here that cannot be read")
+def test_a_failing_disk_is_one_file(tmp_path: Path) -> None:
+    album(tmp_path / "in", 2)
+    (tmp_path / "in" / "1.jpg").symlink_to("/proc/self/mem")  # reading its first byte is an EIO
+    outcome = predict(tmp_path / "in", Predictor(NET, HOW), tmp_path / "out", tell=lambda line: None)
+    assert outcome.unreadable == {"1.jpg": "unreadable: Input/output error"}
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["0.png", "1.png"]
+
+
+@pytest.mark.parametrize("same_person", [False, True])
+def test_what_was_read_before_an_error_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, same_person: bool
+) -> None:
+    album(tmp_path / "in", 4)
+    original = predict_module.read_image
+
+    def few_files(path: Path, **options: Any) -> Image.Image:
+        if path.name == "2.png":
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return original(path, **options)
+
+    monkeypatch.setattr(predict_module, "read_image", few_files)
+    told: list[str] = []
+    options = {"same_person": same_person, "as_json": True, "tell": told.append}
+    with pytest.raises(OSError, match="Too many open files"):
+        predict(tmp_path / "in", Predictor(person_net(), HOW), tmp_path / "out", **options)
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["0.png", "1.png"]
+    assert len(json.loads((tmp_path / "out" / "predictions.json").read_text())) == 2
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.png")) == ["0.png", "1.png"]
+    assert told == [f"stopped by an error: what was found before it is in {tmp_path / 'out' / 'predictions.csv'}"]
+
+
+def test_ctrl_c_leaves_no_part_of_a_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    album(tmp_path / "in", 2)
+    original = Image.Image.save
+
+    def slow(image: Image.Image, file: Any, *rest: Any, **options: Any) -> None:
+        original(image, file, *rest, **options)
+        file.truncate(100)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", slow)
+    outcome = predict(tmp_path / "in", Predictor(NET, HOW), tmp_path / "out")
+    assert outcome.interrupted
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.csv"]
+
+
+def test_links_in_a_folder_are_read_or_said(tmp_path: Path) -> None:
+    album(tmp_path / "in", 2)
+    album(tmp_path / "elsewhere", 1)
+    links = {"3.png": "0.png", "folder": "../elsewhere", "nowhere.png": "none.png", "loop.png": "loop.png"}
+    links["other.png"] = "../elsewhere/0.png"
+    for name, target in links.items():
+        (tmp_path / "in" / name).symlink_to(target)
+    told: list[str] = []
+    place = tmp_path / "in"
+    outcome = predict(place, Predictor(NET, HOW), tmp_path / "out", tell=told.append)
+    assert [row["source"] for row in rows_of(tmp_path / "out")] == ["0.png", "1.png", "other.png"]
+    assert sorted(outcome.unreadable) == ["loop.png", "nowhere.png"]
+    assert told.pop(2).startswith("loop.png: undecodable (")
+    assert told == [
+        f"{place / 'folder'}: a link to a folder, skipped (pass the folder itself, too)",
+        f"{place / '3.png'}: the same file as {place / '0.png'}, read once",
+        "nowhere.png: missing file (no such file), skipped",
+    ]
+    assert predict([place, place / "folder"], Predictor(NET, HOW), tmp_path / "again").pictures == 3
+
+
+def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    album(tmp_path / "in", 1)
+    album(tmp_path / "in" / "closed", 1)
+    original = os.scandir
+
+    def guarded(path: Any) -> Any:
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return original(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    told: list[str] = []
+    assert predict(tmp_path / "in", Predictor(NET, HOW), tmp_path / "out", tell=told.append).pictures == 1
+    assert told == [f"{tmp_path / 'in' / 'closed'}: the folder cannot be read (Permission denied), skipped"]
+
+
+def test_no_earlier_json_stays_beside_a_new_table(tmp_path: Path) -> None:
+    album(tmp_path / "in", 2)
+    out = tmp_path / "out"
+    predict(tmp_path / "in", Predictor(NET, HOW), out, as_json=True)
+    (tmp_path / "in" / "1.png").unlink()
+    predict(tmp_path / "in", Predictor(NET, HOW), out, overwrite=True)
+    assert [row["source"] for row in json.loads((out / "predictions.json").read_text())] == ["0.png"]
+    for path in out.iterdir():
+        if path.suffix != ".json":
+            path.unlink()
+    with pytest.raises(ValueError, match=r"without files named like the results, got one with .*predictions\.json"):
+        predict(tmp_path / "in", Predictor(NET, HOW), out)
+
+
+def test_long_names_are_cut(tmp_path: Path) -> None:
+    """A name of 255 bytes that gets another ending, or a number, would be longer than a disk takes."""
+    (tmp_path / "in").mkdir()
+    for name in ("a" * 250 + ".jpeg", "a" * 250 + ".webp", "ä" * 125 + "aa.im", "ä" * 125 + ".webp"):
+        Image.fromarray(picture()).save(tmp_path / "in" / name, "PNG")
+    outcome = predict(tmp_path / "in", Predictor(NET, HOW), tmp_path / "out")
+    assert outcome.pictures == 4
+    written = [path.name for path in (tmp_path / "out").glob("*.png")]
+    assert len(written) == 4
+    assert all(len(os.fsencode(name)) <= 255 for name in written)
 
 
 def test_a_face_is_missing(folder: Path, tmp_path: Path) -> None:

@@ -38,6 +38,33 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
         assert np.abs(found - grey.astype(int)).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "white"),
+    [
+        ("a.tif", np.float32, 1),
+        ("a.tif", np.float32, 255),
+        ("a.pfm", np.float32, 1),
+        ("a.tif", np.int32, 255),
+        ("a.tif", np.int32, 65535),
+    ],
+)
+def test_grey_of_32_bits_is_not_read_as_black(tmp_path, name, kind, white):
+    path = saved(tmp_path / name, grey := (np.arange(64 * 64).reshape(64, 64) / 4095 * white).astype(kind))
+    found = np.asarray(read_image(path)).astype(int)
+    assert np.abs(found - grey[..., None] / white * 255).max() <= 1.01
+    part = np.asarray(read_image(path, (0, 0, 64, 4)))  # dark, and read as in the whole
+    assert np.array_equal(part, found[:4])
+
+
+@pytest.mark.parametrize("wrong", [-1.0, 1e6, np.nan, np.inf, -(2**31)])
+def test_grey_whose_white_nobody_knows_is_refused(tmp_path, wrong):
+    grey = np.full((8, 8), 0.5, dtype=np.float32)
+    grey[3, 3] = wrong
+    path = saved(tmp_path / "a.tif", grey.astype(np.int32) if wrong == -(2**31) else grey)
+    with pytest.raises(ImageError, match=r"of values from 0 to 1, 255 or 65,535, got from .*; save it with 8 or 16"):
+        read_image(path)
+
+
 def test_alpha_is_left_out_not_painted_over():
     image = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
     assert to_rgb(image).getpixel((0, 0)) == (10, 20, 30)

@@ -335,6 +335,8 @@ def test_wrong_use_is_named() -> None:
     for host in (losses.CosFaceLoss(3, WIDTH), losses.ManifoldLoss(WIDTH, K=3)):
         with pytest.raises(ValueError, match=f"got {type(host).__name__}; class weights and proxies"):
             AdaptivePairLoss(Known(), host)
+    with pytest.raises(ValueError, match=r"margin must be left out .* its own, got 0\.0; pass margin"):
+        AdaptivePairLoss(Known(), ContrastiveVDMLoss(), margin=0.0)
     with pytest.raises(ValueError, match="margin must be left out where loss is ContrastiveVDMLoss"):
         AdaptivePairLoss(Known(), ContrastiveVDMLoss(), 0.3)
     with pytest.raises(ValueError, match="units must be left out where loss is AdaptiveMarginLoss"):

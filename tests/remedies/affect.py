@@ -297,6 +297,14 @@ def written(folder: Path, old: str = "", new: str = "") -> bool:
     return Split.read(path) == split
 
 
+def deep(folder: Path, kind: type) -> bool:
+    """A picture of these numbers: no float says which of them is white."""
+    Image.fromarray((np.arange(64 * 64).reshape(64, 64) % 256 - (kind == np.float32)).astype(kind)).save(
+        folder / "a.tif"
+    )
+    return read_image(folder / "a.tif").size == (64, 64)
+
+
 def grey(folder: Path, rgb: bool) -> bool:
     path = folder / "grey.png"
     Image.fromarray(numbered(3)).convert("L").save(path)
@@ -623,6 +631,12 @@ CASES = [
         "draw len(images) of them",
         lambda: crop_flip(BYTES, centre_crops(3, 32, 24), 24),
         lambda: crop_flip(BYTES, centre_crops(len(BYTES), 32, 24), 24).shape == (2, 3, 24, 24),
+    ),
+    follow(
+        "save it with 8 or 16 bits",
+        lambda folder: deep(folder, np.float32),
+        lambda folder: deep(folder, np.uint8),
+        lambda folder: deep(folder, np.uint16),
     ),
     follow("open it with read_image", lambda folder: grey(folder, rgb=False), lambda folder: grey(folder, rgb=True)),
     follow(

@@ -40,6 +40,12 @@ def command(folder: Path, *words: str) -> bool:
     return main(["suggest", str(folder / "a.npz"), *words]) == 0
 
 
+def notes(folder: Path) -> Path:
+    """A file of somebody else."""
+    (folder / "notes.json").write_text("[]")
+    return folder / "notes.json"
+
+
 def spoilt(folder: Path) -> None:
     (folder / "a.npz").write_bytes(b"no archive")
     read_embeddings(folder / "a.npz")
@@ -50,6 +56,11 @@ def endless(folder: Path) -> None:
     with (folder / "a.npy").open("wb") as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": (2**48, 8)})
     read_embeddings(folder / "a.npy")
+
+
+def table(folder: Path, text: str) -> bool:
+    (folder / "a.csv").write_text(text)
+    return len(read_embeddings(folder / "a.csv")[1]) == 2
 
 
 CASES = [
@@ -86,9 +97,9 @@ CASES = [
     ),
     follow(
         "pass another, or --overwrite to replace it",
-        lambda folder: command(folder, "--json", str(folder / "a.npz")),
+        lambda folder: command(folder, "--json", str(notes(folder))),
         lambda folder: command(folder, "--json", str(folder / "b.json")),
-        lambda folder: command(folder, "--json", str(folder / "a.npz"), "--overwrite"),
+        lambda folder: command(folder, "--json", str(folder / "notes.json"), "--overwrite"),
     ),
     follow(
         "pass another name for one",
@@ -139,5 +150,15 @@ CASES = [
         lambda folder: stored(folder, labels=np.array(["a"] * 12 + ["b"] * 12)),
     ),
     follow("save arrays or tensors of numbers again, without other objects", spoilt, stored),
+    follow(
+        "leave out columns of text other than the labels, and rows that are cut off",
+        lambda folder: table(folder, "a,b,name,label\n1,2,x,0\n3,4,y,1\n"),
+        lambda folder: table(folder, "a,b,label\n1,2,0\n3,4,1\n"),
+    ),
+    follow(
+        "leave out columns of text other than the labels, and rows that are cut off",
+        lambda folder: table(folder, "a,b,label\n1,2,0\n3,4,1\n5"),
+        lambda folder: table(folder, "a,b,label\n1,2,0\n3,4,1\n"),
+    ),
     follow("pass fewer rows, or save the file again if this is not its size", endless, stored),
 ]

@@ -21,7 +21,7 @@ from adaptive_margin.emotion.nets import emotion_net
 from adaptive_margin.reports._page import check_page
 from adaptive_margin.training import Checkpoints, RunFolder, World, backward_and_step, seed_everything, train
 from adaptive_margin.training.checkpoints import check_plain
-from adaptive_margin.training.command_line import check_output, parse, read
+from adaptive_margin.training.command_line import check_output, json_with, parse, read
 from adaptive_margin.training.forecast import Forecast, announce
 from adaptive_margin.training.optimisation import autocast
 from adaptive_margin.training.world import GlobalBatchNorm, synchronise_batch_norm
@@ -159,6 +159,11 @@ def faces_run(folder: Path) -> Path:
     (folder / "run").mkdir(exist_ok=True)
     (folder / "run" / "config.yaml").write_text("critic: caf\nseed: 0\n")
     return folder / "run"
+
+
+def report(folder: Path, output: str, *words: str) -> bool:
+    run = faces_run(folder)
+    return main(["report", str(run), "--output", str(run / output), *words]) == 0
 
 
 CASES = [
@@ -308,7 +313,26 @@ CASES = [
         lambda folder: check_output("--output", folder / "another") is None,
         lambda folder: writable(folder, True),
     ),
+    follow(
+        "pass the name of a file",
+        lambda folder: check_output("--json", os.devnull, file=True),
+        lambda folder: check_output("--json", folder / "a.json", file=True) is None,
+    ),
+    follow(
+        "pass another, or move that file",
+        lambda folder: check_output("--out", occupied(folder), file=True, replaces=json_with("rows")),
+        lambda folder: check_output("--out", folder / "another", file=True, replaces=json_with("rows")) is None,
+        lambda folder: [
+            occupied(folder).rename(folder / "moved"),
+            check_output("--out", folder / "notes.txt", file=True, replaces=json_with("rows")),
+        ],
+    ),
     # command/
+    follow(
+        "pass the name of a new file",
+        lambda folder: report(folder, "config.yaml", "--overwrite"),
+        lambda folder: report(folder, "page"),
+    ),
     follow(
         "pass the --output of a run",
         lambda folder: main(["report", str(folder / "none")]),
@@ -325,8 +349,8 @@ CASES = [
         lambda folder: main(["check", str(folder), "--workers", "2"]) == 1,  # this folder is no data set
     ),
     follow(
-        "pass another --output",
-        lambda folder: export(folder, "model.pt"),
+        "pass the name of a new file",
+        lambda folder: export(folder, "model.pt", "--overwrite"),
         lambda folder: export(folder, "model.onnx"),
     ),
     follow(

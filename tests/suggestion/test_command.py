@@ -45,7 +45,7 @@ def test_one_name_for_two_files_is_refused(file: Path, capsys: pytest.CaptureFix
         main(["suggest", str(file), "--json", both, "--html", both])
     assert "--json and --html must be two files" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
-        main(["suggest", str(file), "--html", str(file)])
+        main(["suggest", str(file), "--html", str(file.with_name("x.npy"))])
     assert "pass another --html, or --overwrite" in capsys.readouterr().err
 
 
@@ -68,7 +68,10 @@ def test_json_replaces_no_file_of_others(
     monkeypatch.setattr("adaptive_margin.suggestion.suggest", pytest.fail)  # it is said before anything is measured
     with pytest.raises(SystemExit):
         main(["suggest", str(file), "--json", str(path)])
-    assert "--json must be a file that does not exist yet, or earlier figures, got" in capsys.readouterr().err
+    assert (
+        "--json must be a file that does not exist yet, or an earlier one of this command, got"
+        in capsys.readouterr().err
+    )
     assert path.read_bytes() == kept
     monkeypatch.undo()
     assert main(["suggest", str(file), "--json", str(path), "--overwrite"]) == 0

@@ -83,6 +83,14 @@ def test_the_marked_rule_is_that_of_the_wrapper() -> None:
     assert two.margin_for("ContrastiveLoss") == pytest.approx(loss.current_margin, rel=1e-5)
 
 
+def test_a_margin_that_was_not_measured_is_named() -> None:
+    with pytest.raises(ValueError, match=r"loss must be one of .*'TripletMarginLoss'.*, got 'TripletLoss'"):
+        WHOLE.margin_for("TripletLoss")
+    with pytest.raises(ValueError, match=r"strategy must be one of 'default', .*'remaining'.*, got 'auto'"):
+        WHOLE.margin_for("ContrastiveLoss", "auto")
+    assert WHOLE.margin_for("ContrastiveLoss", "default") == of(WHOLE, "ContrastiveLoss").margins["default"]
+
+
 def share(losses_of_terms: Tensor) -> float:
     return float((losses_of_terms > 0).double().mean())
 
