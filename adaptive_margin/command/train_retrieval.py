@@ -77,7 +77,9 @@ def main(words: Sequence[str], prog: str) -> int:
         result = trainer.run(config, data, world=world)
     if world.is_main:
         print(said(result))
-        print(f"in {result['config']['out']}: result.json, scalars.csv, checkpoints")
+        of_networks = "scalars.csv, checkpoints"
+        where = f"; in its folders fold-*: {of_networks}" if "folds" in result else f", {of_networks}"
+        print(f"in {result['config']['out']}: result.json{where}")
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
@@ -40,7 +41,7 @@ from ..training.forecast import Work, size_of, steps_done
 from ..training.loop import Parts
 from ..training.model_card import write_card
 from ..training.optimisation import backward_and_step
-from ..training.run_folder import RunFolderError, check_same_run
+from ..training.run_folder import RunFolderError, check_same_run, locked
 from ..training.world import device_of
 from .backbones import EmbeddingNet, build_network
 from .batches import ClassBatches, Pixels
@@ -100,20 +101,27 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
     if config.folds == 0:
         return run_split(config, data, parts[out], out, world=world)
     find(config, out)  # another run in this folder is an error now, not after the last fold
-    results = []
-    for place, split in parts.items():
-        part = replace(config, folds=0, out=place, keep_embeddings=True)
-        results.append(run_split(part, data, split, place, world=world))
-    if not world.is_main:
-        return {}
-    result: dict[str, Any] = {"test": None, "folds": results, "config": results[0]["config"] | {"folds": config.folds}}
-    if config.measure:
-        embeddings, labels = zip(*map(load_embeddings, parts), strict=True)
-        together = torch.cat(embeddings, dim=1)
-        names = results[0]["test"]
-        result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
-        result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels[0])
-    write_json(out / "result.json", result, indent=1)
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out) or contextlib.nullcontext())
+
+        world.from_main(claim)
+        results = []
+        for number, (place, split) in enumerate(parts.items()):
+            part = replace(config, folds=0, out=place, keep_embeddings=True)
+            results.append(run_split(part, data, split, place, world=world, fold=number))
+        if not world.is_main:
+            return {}
+        result: dict[str, Any] = {"test": None, "folds": results, "config": plain(config)}
+        if config.measure:
+            embeddings, labels = zip(*map(load_embeddings, parts), strict=True)
+            together = torch.cat(embeddings, dim=1)
+            names = results[0]["test"]
+            result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
+            result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels[0])
+        write_json(out / "result.json", result, indent=1)
     return result
 
 
@@ -161,8 +169,10 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
     return found
 
 
-def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: Path, *, world: World) -> dict[str, Any]:
-    """One network of :func:`run`, on a given split."""
+def run_split(
+    config: DMLConfig, data: LabelledImages, split: ClassSplit, out: Path, *, world: World, fold: int | None = None
+) -> dict[str, Any]:
+    """One network of :func:`run`, on a given split; ``fold`` is its number if it is one of several of the run."""
     found = find(config, out)
     if found is not None:
         if world.is_main:
@@ -219,6 +229,8 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
             "training_seconds": round(summary.seconds, 2),
             "environment": environment(world),
         }
+        if fold is not None:
+            result["fold"] = fold  # by which a report knows that this is not a run of its own
         folder.write_json("result.json", result)
         write_own_card(folder, job, images.shape[3], result)
     return result

@@ -266,7 +266,7 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
         """Checks that the folder is ours, and writes the configuration and the environment."""
         self._check()  # nothing is written or removed before that
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path)
+        self._lock = locked(self.path)
         self._check()  # another process may have been here meanwhile
         remove_temporaries(self.path)
         there = self.path / "config.yaml"
@@ -457,7 +457,7 @@ def environment(world: World) -> dict[str, Any]:
     }
 
 
-def _locked(folder: Path) -> io.FileIO | None:
+def locked(folder: Path) -> io.FileIO | None:
     """Locks out other processes until it is closed or this process ends; None if the system has no such locks.
 
     Raises:
