@@ -24,7 +24,7 @@ from ..atomic import FULL, DiskSpaceError, remove_temporaries, temporaries, writ
 from ..messages import require_extra
 from ..stored import DamagedFileError, read_json, write_json
 from .checkpoints import Checkpoints
-from .config_files import ConfigError, flat, plain, read_options, to_yaml
+from .config_files import ENVIRONMENT, ConfigError, flat, plain, read_options, to_yaml
 from .world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
@@ -276,7 +276,7 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
                 for path in (self.path / name for name in self._outcomes):
                     if path.exists():
                         os.replace(path, path.with_name(f"{path.name}.before"))
-        history = self.path / "environment.json"
+        history = self.path / ENVIRONMENT
         here = environment(self.world)
         if history.exists():
             try:

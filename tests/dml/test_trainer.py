@@ -234,6 +234,16 @@ def test_folds_are_averaged_and_concatenated(tmp_path: Path) -> None:
     assert run(config, digits()) == json.loads(json.dumps(result))
 
 
+def test_the_configuration_of_a_run_starts_another_on_other_data(tmp_path: Path) -> None:
+    one, other = tmp_path / "digits", tmp_path / "fonts"
+    options = ["--loss", "contrastive", "--epochs", "1", "--steps-per-epoch", "1", "--no-measure"]
+    assert main(["train-retrieval", "digits", *options, "--out", str(one)]) == 0
+    assert main(["train-retrieval", "fonts", "--config", str(one / "config.yaml"), "--out", str(other)]) == 0
+    results = [read_result(place) for place in (one, other)]
+    assert [result["data"]["name"] for result in results] == ["digits", "fonts"]
+    assert [result["config"]["classes"] for result in results] == [16, 16]
+
+
 def test_the_command_says_where_folds_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = "--folds 2 --classes 4 --per-class 4 --epochs 1 --steps-per-epoch 1 --select last --no-measure"
     assert main(["train-retrieval", "digits", *options.split(), "--out", str(tmp_path / "run")]) == 0

@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from adaptive_margin.command import main
 from adaptive_margin.command.train_retrieval import required_root
 from adaptive_margin.dml.backbones import build_network
 from adaptive_margin.dml.batches import ClassBatches, Pixels
@@ -32,6 +33,7 @@ from ..dml.test_comparison import finished
 from ..dml.test_omniglot import ONE, SMALL1, SMALL2, TWO, drawing, packed
 from .following import follow
 
+FEW = ["--loss", "contrastive", "--epochs", "1", "--steps-per-epoch", "1", "--no-measure"]
 SHARE = "0 raises at the first, 0.01 leaves out up to one in a hundred"
 ORIGINAL = "get the original archive"
 CHARACTER = f"{SMALL1}/Balinese/character01/0067_02.png"
@@ -189,7 +191,6 @@ CASES = [
         lambda: config(skip_unreadable=0),
         lambda: config(skip_unreadable=0.01),
     ),
-    follow("0 holds nothing out", lambda: config(validation=1), lambda: config(validation=0, select="last")),
     follow(
         "hold classes out with --validation, or --select last; --select test flatters results",
         lambda: config(validation=0),
@@ -211,7 +212,13 @@ CASES = [
         lambda: config(weights="none", freeze_batch_norm=False),
     ),
     follow(
-        "pass --margin adaptive too, or leave it out",
+        "pass more --epochs, or leave it out",
+        lambda: config(halve_at=(7,), epochs=5),
+        lambda: config(halve_at=(7,), epochs=8),
+        lambda: config(epochs=5),
+    ),
+    follow(
+        "pass --margin adaptive, or leave it out",
         lambda: config(granularity="anchor"),
         lambda: config(granularity="anchor", margin="adaptive"),
         lambda: config(),
@@ -226,18 +233,6 @@ CASES = [
         lambda: config(loss="triplet", learn_beta=True),
         lambda: config(loss="triplet"),
         lambda: config(loss="margin", learn_beta=True),
-    ),
-    follow(
-        "each fold validates on its own classes: leave one of the two out",
-        lambda: config(folds=4, validation=0.37),
-        lambda: config(folds=4),
-        lambda: config(validation=0.37),
-    ),
-    follow(
-        "pass --schedule constant, or leave it out",
-        lambda: config(schedule="cosine", halve_at=(7,)),
-        lambda: config(schedule="constant", halve_at=(7,)),
-        lambda: config(schedule="cosine"),
     ),
     # labelled_images.py
     follow(
@@ -330,6 +325,11 @@ CASES = [
     follow(ORIGINAL, lambda folder: letters(folder, {CHARACTER: drawing(5, 5, side=28)}), letters),
     follow(ORIGINAL, lambda folder: letters(folder, {CHARACTER: drawing(0, 0)}), letters),
     # train_retrieval.py, trainer.py
+    follow(
+        "leave it out",
+        lambda folder: main(["train-retrieval", "digits", "--root", str(folder), *FEW, "--out", str(folder / "run")]),
+        lambda folder: main(["train-retrieval", "digits", *FEW, "--out", str(folder / "run")]) == 0,
+    ),
     follow(
         "lay it out as\nCUB/",
         lambda: required_root(SMALL, "CUB/"),
