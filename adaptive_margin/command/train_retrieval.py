@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,8 +56,9 @@ def main(words: Sequence[str], prog: str) -> int:
         data = omniglot.omniglot(required_root(config, omniglot.OMNIGLOT_LAYOUT))
     else:
         root = required_root(config, getattr(datasets, f"{name.upper()}_LAYOUT"))
-        if config.download:
-            datasets.download(name, root)
+        if config.download and not datasets.download(name, root) and os.environ.get("RANK", "0") == "0":
+            what = f"nothing is downloaded, as {root} is not empty: what is in it is used"
+            print(f"{what}; a new folder as --root gets a download", file=sys.stderr)
         data = getattr(datasets, f"load_{name}")(root)
     with World.from_environment(device) as world:
         announce(world.from_main(lambda: forecast([trainer.work(config, data, world.size)])), yes, world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -169,13 +170,13 @@ def _refuse_collisions(rows: Sequence[Row], results: Sequence[Mapping[str, Any]]
 
 
 def by_seed(rows: Iterable[Row], data: str, loss: str, arm: str, metric: str) -> dict[int, float]:
-    """One test figure of an arm by seed, in per cent."""
+    """One test figure of an arm by seed, in per cent; seeds for which it is undefined are left out."""
     return {
         row["seed"]: 100 * row["test"][metric]
         for row in rows
         if row["test"] is not None
         and (row["data"], row["loss"], row["arm"]) == (data, loss, arm)
-        and metric in row["test"]
+        and math.isfinite(row["test"].get(metric, math.nan))
     }
 
 

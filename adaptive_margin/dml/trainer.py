@@ -8,7 +8,7 @@ import itertools
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,7 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
         with World.from_environment(None if config.device == "auto" else config.device) as joined:
             return run(config, data, world=joined)
     identity = f"{data.name} {data.fingerprint}"
+    unreadable: dict[int, str] = {}
     if config.skip_unreadable:  # a run does not resume if different images are readable
         unreadable = load_images(data, config)[1]
         if unreadable:
@@ -97,7 +98,7 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
     out = config.out or default_folder(config, data)
     config = replace(config, data=identity, out=out)
     _metrics(config)  # report missing packages now, not after an epoch
-    parts = networks(config, data, out)
+    parts = networks(config, data, out, unreadable)
     if config.folds == 0:
         return run_split(config, data, parts[out], out, world=world)
     find(config, out)  # another run in this folder is an error now, not after the last fold
@@ -137,12 +138,32 @@ def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", name)
 
 
-def networks(config: DMLConfig, data: LabelledImages, out: Path) -> dict[Path, ClassSplit]:
-    """Folder and split of each network of a run. A fold's folder names their number, which changes the division."""
-    if config.folds == 0:
-        return {out: split_classes(data, validation=config.validation, seed=config.seed)}
-    splits = (fold_classes(data, fold, folds=config.folds) for fold in range(config.folds))
-    return {out / f"fold-{fold}-of-{config.folds}": split for fold, split in enumerate(splits)}
+def networks(
+    config: DMLConfig, data: LabelledImages, out: Path, unreadable: Iterable[int] = ()
+) -> dict[Path, ClassSplit]:
+    """Folder and split of each network of a run. A fold's folder names their number, which changes the division.
+
+    Raises:
+        ValueError: a division that the data set does not allow, or a part that would be evaluated without figures.
+    """
+    found = {out: split_classes(data, validation=config.validation, seed=config.seed)} if config.folds == 0 else {}
+    for fold in range(config.folds):
+        found[out / f"fold-{fold}-of-{config.folds}"] = fold_classes(data, fold, folds=config.folds)
+    for split in found.values():
+        check_pairs(config, data, split.without(unreadable))
+    return found
+
+
+def check_pairs(config: DMLConfig, data: LabelledImages, split: ClassSplit) -> None:
+    """Raises unless each part that is evaluated has two images of some class: without, its figures are undefined."""
+    uses: dict[Part, tuple[bool, str]] = {
+        "test": (config.measure or config.select == "test", "--no-measure --select last"),
+        "validation": (len(split.validation) > 0, "--validation 0 --folds 0 --select last"),
+    }
+    for part, (used, flags) in uses.items():
+        if used and np.bincount(data.labels[split[part]]).max(initial=0) < 2:
+            expected, remedy = "two or more of some class", f"add some, or pass {flags}"
+            raise ValueError(problem(f"images of {part} classes", expected, "one of each", remedy))
 
 
 def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from adaptive_margin.command import main
 from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.report import write_report
-from adaptive_margin.dml.results import compare, read_runs, standard_pairs, table
+from adaptive_margin.dml.results import by_seed, compare, read_runs, standard_pairs, table
 from adaptive_margin.dml.trainer import load_embeddings, run
 from adaptive_margin.metrics.comparison import compared, holm, paired
 from adaptive_margin.stored import DamagedFileError, read_arrays, write_arrays, write_json
@@ -50,6 +51,20 @@ def test_verdicts_and_pairing() -> None:
     assert paired(base, base).verdict == "identical"
     with pytest.raises(ValueError, match="two seeds in common, got 1"):
         paired({0: 1.0}, base)
+
+
+def test_an_undefined_figure_is_no_difference(tmp_path: Path) -> None:
+    base = {0: 50.0, 1: 40.0, 2: 60.0}
+    for spoilt in (math.nan, math.inf):
+        for pair in (({**base, 1: spoilt}, base), (base, {**base, 1: spoilt})):
+            with pytest.raises(
+                ValueError, match=r"arm, baseline must be finite, got .* of seed 1; leave that seed out"
+            ):
+                paired(*pair)
+    for seed, figure in enumerate((0.5, math.nan, 0.25)):
+        finished(tmp_path / str(seed), replace(ROTH2020, seed=seed), figure)
+    (arm,) = {row["arm"] for row in read_runs(tmp_path)}
+    assert by_seed(read_runs(tmp_path), "cub", "margin", arm, "recall_at_1") == {0: 50.0, 2: 25.0}
 
 
 def test_verdicts_follow_the_corrected_interval() -> None:

@@ -234,6 +234,32 @@ def test_folds_are_averaged_and_concatenated(tmp_path: Path) -> None:
     assert run(config, digits()) == json.loads(json.dumps(result))
 
 
+def test_classes_of_one_image_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_ins.folders(tmp_path / "in", classes=8, each=1)
+    options = [
+        "--backbone",
+        "resnet18",
+        "--weights",
+        "none",
+        "--no-freeze-batch-norm",
+        "--resize",
+        "32",
+        "--size",
+        "32",
+    ]
+    options += ["--classes", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as end:
+        main(["train-retrieval", "folder", "--root", str(tmp_path / "in"), *options])
+    assert end.value.code == 2
+    said_there = (
+        "images of test classes must be two of one class at least, or none can be found, got at most one of each"
+    )
+    assert capsys.readouterr().err == f"error: {said_there}; add some, or pass --no-measure --select last\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
 def test_the_configuration_of_a_run_starts_another_on_other_data(tmp_path: Path) -> None:
     one, other = tmp_path / "digits", tmp_path / "fonts"
     options = ["--loss", "contrastive", "--epochs", "1", "--steps-per-epoch", "1", "--no-measure"]

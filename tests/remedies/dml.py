@@ -144,6 +144,16 @@ def trained(folder: Path, data: str | None = None) -> bool:
     return "test" in run(replace(SMALL, out=folder / "run", data=data, **few), digits())
 
 
+def of_pairs(folder: Path, train: int = 4, test: int = 4, **options: Any) -> bool:
+    """A run on noise: eight classes for training, four for the test, each with so many images."""
+    labels = np.repeat(np.arange(12), [train] * 8 + [test] * 4)
+    noise = np.random.default_rng(0).integers(0, 256, (len(labels), 20, 20, 1), dtype=np.uint8)
+    data = LabelledImages("noise", labels, tuple("abcdefghijkl"), frozenset({8, 9, 10, 11}), pixels=noise)
+    few = {"loss": "contrastive", "classes": 2, "per_class": 2, "epochs": 1, "steps_per_epoch": 1, "clustering": False}
+    result = run(replace(SMALL, out=folder / "run", **few | options), data)
+    return result["test"] is None or result["test"]["recall_at_1"] >= 0
+
+
 def done(folder: Path, name: str = "one", measured: bool = True, **options: Any) -> Path:
     """The folder of runs, with one that is finished."""
     finished(folder / name, replace(SMALL, loss="contrastive", **options))
@@ -271,6 +281,11 @@ CASES = [
         lambda: paired({0: 0.5}, {0: 0.4}),
         lambda: paired({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.4}).n == 2,
     ),
+    follow(
+        "leave that seed out",
+        lambda: paired({0: 0.5, 1: 0.6, 2: float("nan")}, {0: 0.4, 1: 0.4, 2: 0.1}),
+        lambda: paired({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.4, 2: 0.1}).n == 2,
+    ),
     follow("pass the steps of an epoch", lambda: AutoMarginLoss(0), lambda: AutoMarginLoss(10).epoch == 10),
     follow(
         "leave it out: it has no margin to compare",
@@ -336,6 +351,18 @@ CASES = [
         lambda folder: required_root(replace(SMALL, root=folder), "CUB/") == folder,
     ),
     follow("leave it out", lambda folder: trained(folder, "another data set"), trained),
+    follow(
+        "add some, or pass --no-measure --select last",
+        lambda folder: of_pairs(folder, test=1),
+        lambda folder: of_pairs(folder, test=2),
+        lambda folder: of_pairs(folder / "more", test=1, measure=False, select="last"),
+    ),
+    follow(
+        "add some, or pass --validation 0 --folds 0 --select last",
+        lambda folder: of_pairs(folder, train=1, folds=2),
+        lambda folder: of_pairs(folder, train=2, folds=2),
+        lambda folder: of_pairs(folder / "more", train=1, validation=0.0, folds=0, select="last"),
+    ),
     follow("use one of the loaders", lambda folder: files(folder, loader=False), files),
     follow(
         "pass --no-crop-to-box, or a copy with its boxes",
