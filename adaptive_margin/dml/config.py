@@ -234,6 +234,7 @@ class DMLConfig:
             remedy = "only the margin loss has boundaries: leave it out"
             raise ValueError(problem("learn_beta", f"False or 'auto' for {self.loss}", True, remedy))
         learns = self.loss in OF_PROXIES or (self.loss == "margin" and self.learn_beta is not False)
+        to_learn = "--learn-beta True" if self.loss == "margin" else "--loss proxy-anchor"
         unseen = self.select == "last" and self.validation == 0 and self.folds == 0
         for idle, names, where, remedy in (
             (self.margin != "adaptive", ADAPTIVE_OPTIONS, "without the adaptive margin", "pass --margin adaptive"),
@@ -242,7 +243,7 @@ class DMLConfig:
             (self.granularity == "pair", ("dependence",), "for margins of pairs", "pass --granularity anchor"),
             (self.loss != "margin", ("beta",), f"for {self.loss}", "pass --loss margin"),
             (self.loss not in SAMPLED, SAMPLING_OPTIONS, f"for {self.loss}", "pass --loss margin"),
-            (not learns, ("loss_rate", "loss_optimizer"), f"for {self.loss}", "pass --loss proxy-anchor"),
+            (not learns, ("loss_rate",), f"for {self.loss}", f"pass {to_learn}"),
             (self.augment == "crop", ("area",), "for crops of fixed size", "pass --augment resized-crop"),
             (self.optimizer != "adam", ("adam_epsilon",), f"for {self.optimizer}", "pass --optimizer adam"),
             (self.schedule == "cosine", ("halve_at",), "for the cosine schedule", "pass --schedule constant"),

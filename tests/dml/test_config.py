@@ -36,7 +36,7 @@ IDLE: list[tuple[dict[str, Any], str, dict[str, Any]]] = [  # which does nothing
     ({"nonzero_loss_cutoff": 1.0, "loss": "contrastive"}, "for contrastive", {"loss": "margin"}),
     ({"triplets_per_anchor": 3, "loss": "triplet"}, "for triplet", {"loss": "margin"}),
     ({"loss_rate": 0.7, "loss": "vdm"}, "for vdm", {"loss": "proxy-anchor"}),
-    ({"loss_rate": 0.7, "learn_beta": False}, "for margin", {"loss": "proxy-anchor"}),
+    ({"loss_rate": 0.7, "learn_beta": False}, "for margin", {"learn_beta": True}),
     ({"area": 0.5, "augment": "crop"}, "for crops of fixed size", {"augment": "resized-crop"}),
     ({"adam_epsilon": 0.1, "optimizer": "rmsprop"}, "for rmsprop", {"optimizer": "adam"}),
     ({"halve_at": (3,), "schedule": "cosine"}, "for the cosine schedule", {"schedule": "constant"}),
