@@ -16,7 +16,6 @@ The same without a network, for constructed embeddings. Takes four minutes on on
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.messages import said_plainly
@@ -178,7 +177,7 @@ def main(argv: list[str] | None = None) -> int:
     """Measures, writes and prints."""
     options = parsed(argv)
     if options.print:
-        print(tables(json.loads(options.out.read_text(encoding="utf-8"))))
+        print_results(options.out, lambda: tables(read_results(options.out)))
         return 0
     check_output("--out", options.out, file=True, replaces=json_with("made to order", "training"))
     torch.set_num_threads(1)

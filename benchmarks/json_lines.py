@@ -19,9 +19,9 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     found = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else (), 1):
         try:
-            found.append(json.loads(line))
-        except ValueError:
-            print(f"{path}, line {number}: not JSON, so this run is repeated", file=sys.stderr)
+            found.append(dict(json.loads(line)))
+        except (ValueError, TypeError):
+            print(f"{path}, line {number}: not a JSON object, so this run is repeated", file=sys.stderr)
     return found
 
 

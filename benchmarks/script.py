@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adaptive_margin.atomic import write_atomically
+from adaptive_margin.messages import problem
 from adaptive_margin.processes import ends_with_reader
 
 if TYPE_CHECKING:
@@ -40,6 +41,21 @@ class Parser(argparse.ArgumentParser):
         for name in names:
             if (number := getattr(given, name)) < 1:
                 self.error(f"--{name} must be at least 1, got {number}")
+
+
+def print_results(path: object, tables: Callable[[], str]) -> None:
+    """Prints the tables of a file of results; one that this script has not written to its end is said in one line."""
+    try:
+        text = tables()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON, or something is missing in it
+        expected, got = "results that this script has written and finished", f"others ({type(error).__name__}: {error})"
+        raise ValueError(problem(str(path), expected, got, "pass another file, or measure again")) from error
+    print(text)
+
+
+def read_results(path: Path) -> Any:
+    """What :func:`write_results` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def write_results(path: Path, content: Mapping[str, Any], **options: Any) -> None:

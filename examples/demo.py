@@ -29,7 +29,7 @@ from statistics import mean
 from typing import Any
 
 from adaptive_margin.dml.config import SMALL
-from adaptive_margin.messages import said_plainly
+from adaptive_margin.messages import problem, said_plainly
 from adaptive_margin.processes import Workers, ends_in_order
 
 TUNING_SEED = 100
@@ -80,6 +80,8 @@ SQUARED = {  # a constant in the unit that the adaptive margin has: a squared di
 METRICS = {"mean_average_precision_at_r": "MAP@R", "recall_at_1": "Recall@1"}
 ARMS = {"own": "the loss's own constant", "best": "best of eight constants", "adaptive": "adaptive, untuned"}
 FILES = ("results.json", "demo.png")
+UNFINISHED = "unfinished.json"
+"""Numbers of a run that was stopped; those of an earlier run stay beside them."""
 Row = dict[str, Any]
 
 
@@ -276,12 +278,22 @@ def draw(outcome: Outcome, path: Path) -> None:
     plt.close(figure)
 
 
-def write_numbers(output: Path, rows: Sequence[Row], **more: Any) -> None:
-    """``results.json``: every network, and what it was made with."""
+def write_numbers(path: Path, rows: Sequence[Row], **more: Any) -> None:
+    """Writes every network, and what it was made with."""
     found = environment(World())
     facts = {name: found[name] for name in ("command", "versions", "device", "commit")}
     rows = sorted(rows, key=lambda row: (row["part"], row["loss"], row["seed"], str(row["margin"])))
-    (output / FILES[0]).write_text(json.dumps({**facts, **more, "rows": rows}) + "\n", encoding="utf-8")
+    path.write_text(json.dumps({**facts, **more, "rows": rows}) + "\n", encoding="utf-8")
+
+
+def read_numbers(path: Path) -> str:
+    """The tables of the file that a finished run wrote."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return said(Outcome(found["rows"], found["best"]), found["pixels"])
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        expected, remedy = f"the {FILES[0]} of a demo that has finished", "run the demo to its end, and pass that file"
+        raise ValueError(problem("--print", expected, path, remedy)) from error
 
 
 @ends_in_order()
@@ -290,8 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains, measures, prints and draws; returns the exit status."""
     options = parsed(argv)
     if options.print:
-        found = json.loads(options.print.read_text(encoding="utf-8"))
-        print(said(Outcome(found["rows"], found["best"]), found["pixels"]))
+        print(read_numbers(options.print))
         return 0
     output: Path = options.output
     rows: list[Row] = []
@@ -305,14 +316,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nStopped after {len(rows)} network{'s' * (len(rows) != 1)}.", end=" ")
         if rows:
-            (output / FILES[1]).unlink(missing_ok=True)  # another run's picture does not stay beside these numbers
-            write_numbers(output, rows, complete=False)
-        print(f"Wrote their numbers to {output / FILES[0]}." if rows else "Nothing was written.")
+            write_numbers(output / UNFINISHED, rows, complete=False)
+        print(f"Wrote their numbers to {output / UNFINISHED}." if rows else "Nothing was written.")
         return 130
     outcome, untrained = Outcome(rows, best), pixels()
     print(f"\n{said(outcome, untrained)}\n")
     seconds = round(time.perf_counter() - began, 1)
-    write_numbers(output, rows, complete=True, seconds=seconds, jobs=options.jobs, best=best, pixels=untrained)
+    write_numbers(
+        output / FILES[0], rows, complete=True, seconds=seconds, jobs=options.jobs, best=best, pixels=untrained
+    )
+    (output / UNFINISHED).unlink(missing_ok=True)
     draw(outcome, output / FILES[1])
     print(f"{seconds:.0f} s. Wrote {output}/: {FILES[0]} (every number, versions), {FILES[1]} (margins and regrets).")
     return 0

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,34 @@ def test_help_and_version_of_the_whole(capsys: pytest.CaptureFixture[str]) -> No
     assert all(command in said for command in COMMANDS)
     assert code_of(["--version"]) == 0
     assert __version__ in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "own"),
+    [(["train-faces", "--preset", "quick"], {"output": "runs/emotion"}), (["train-retrieval", "digits"], {})],
+    ids=["faces", "retrieval"],
+)
+def test_the_configuration_of_a_run_starts_another(
+    words: list[str], own: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a folder of its own; that of a file elsewhere is meant, and so is one that is asked for."""
+    kind = import_module(f"adaptive_margin.command.{words[0].replace('-', '_')}")
+    seen = []
+
+    def stop(flag: str, path: object) -> None:
+        seen.append(str(path))
+        raise SystemExit(77)
+
+    monkeypatch.setattr(kind, "check_output", stop)
+    option = "output" if own else "out"
+    file = tmp_path / "config.yaml"
+    file.write_text(f"seed: 5\n{option}: {tmp_path}\n" + ("" if own else "data: other 123\n"))
+    assert code_of([*words, "--config", str(file)]) == 77
+    write_json(tmp_path / "environment.json", {})  # as in the folder of a run
+    assert code_of([*words, "--config", str(file), f"--{option}", "elsewhere"]) == 77
+    if own:
+        assert code_of([*words, "--config", str(file)]) == 77
+    assert seen == [str(tmp_path), "elsewhere", *own.values()]
 
 
 ANSWERED = [["--help"], ["tran"], ["predict", "--help"], ["report", "x", "--colour"], ["check", "--help"]]

@@ -110,6 +110,7 @@ def test_the_picture_where_the_own_constant_is_the_best(demo, tmp_path):
 @pytest.mark.slow
 def test_the_whole_demo(demo, tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--seeds", "2", "--steps", "1"]
+    (tmp_path / "unfinished.json").write_text("of an earlier run")
     run = subprocess.run(
         [*command, "--jobs", "2", "--output", str(tmp_path)],
         **{"cwd": ROOT, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 300},
@@ -121,6 +122,7 @@ def test_the_whole_demo(demo, tmp_path):
     assert "Untuned, the adaptive margin is in MAP@R better" in run.stdout
     assert f"Wrote {tmp_path}" in run.stdout
     assert "networks: 100%" in run.stderr
+    assert not (tmp_path / "unfinished.json").exists()
     assert (tmp_path / "demo.png").stat().st_size > 10_000
     document = json.loads((tmp_path / "results.json").read_text())
     assert document["complete"]
@@ -160,16 +162,34 @@ def test_an_interrupted_run_keeps_what_is_finished(demo, tmp_path, capsys, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "train_all", interrupted)
-    (tmp_path / "demo.png").write_text("of an earlier run")
+    for name in ("demo.png", "results.json"):
+        (tmp_path / name).write_text("of an earlier run")
     assert demo.main(["--seeds", "2", "--steps", "1", "--output", str(tmp_path)]) == 130
     printed = capsys.readouterr().out
     assert "The results of an earlier run" in printed
-    assert "Stopped after 1 network." in printed
-    assert str(tmp_path / "results.json") in printed
-    document = json.loads((tmp_path / "results.json").read_text())
+    assert f"Stopped after 1 network. Wrote their numbers to {tmp_path / 'unfinished.json'}." in printed
+    document = json.loads((tmp_path / "unfinished.json").read_text())
     assert not document["complete"]
     assert len(document["rows"]) == 1
-    assert not (tmp_path / "demo.png").exists()
+    for name in ("demo.png", "results.json"):
+        assert (tmp_path / name).read_text() == "of an earlier run"
+    with pytest.raises(SystemExit) as end:
+        demo.main(["--print", str(tmp_path / "unfinished.json")])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --print must be the results.json of a demo that has finished, got ")
+    assert said.endswith("unfinished.json; run the demo to its end, and pass that file\n")
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[]", "{}", '{"rows": {}, "best": [], "pixels": 1}', "\ud800"])
+def test_a_file_of_something_else_is_not_printed(demo, tmp_path, capsys, content):
+    (tmp_path / "other.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises(SystemExit) as end:
+        demo.main(["--print", str(tmp_path / "other.json")])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --print must be the results.json")
+    assert said.count("\n") == 1
 
 
 def test_more_than_a_day_touches_nothing(demo, tmp_path, capsys):
@@ -181,19 +201,50 @@ def test_more_than_a_day_touches_nothing(demo, tmp_path, capsys):
     assert (tmp_path / "demo.png").exists()
 
 
+ENDS_WITH_PARENT = """
+import os, runpy, sys
+from adaptive_margin.processes import end_with_parent
+end_with_parent(int(os.environ["PARENT"]))
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def started(output, **options):
+    """A demo that would take days, in a session of its own, which gets signals as from a terminal. Workers included, it
+    ends with the process that starts it, so a test that is killed leaves nothing behind."""
+    words = ["--seeds", "2", "--steps", "100000", "--jobs", "1", "--yes", "--output", str(output)]
+    return subprocess.Popen(
+        [sys.executable, "-u", "-c", ENDS_WITH_PARENT, str(ROOT / "examples" / "demo.py"), *words],
+        cwd=ROOT,
+        env={**ENVIRONMENT, "PARENT": str(os.getpid())},
+        start_new_session=True,
+        **options,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="kills a process")
+def test_it_ends_with_a_test_that_is_killed(tmp_path):
+    code = f"from tests.test_demo import started; print(started({str(tmp_path)!r}).pid, flush=True); input()"
+    test = subprocess.Popen(
+        [sys.executable, "-c", code],
+        **{"cwd": ROOT, "env": ENVIRONMENT, "stdin": subprocess.PIPE, "stdout": subprocess.PIPE},
+    )
+    assert int(test.stdout.readline())
+    test.kill()
+    test.communicate(timeout=120)  # until the demo is gone too: it holds the same pipe
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal to a process group")
 @pytest.mark.parametrize("after", [0.0, 8.0], ids=["while workers start", "while they train"])
 def test_ctrl_c_ends_it_without_a_traceback(tmp_path, after):
-    command = [sys.executable, "-u", str(ROOT / "examples" / "demo.py"), "--seeds", "2", "--steps", "100000"]
-    demo = subprocess.Popen(
-        [*command, "--jobs", "1", "--yes", "--output", str(tmp_path)],
-        cwd=ROOT,
-        env=ENVIRONMENT,
+    demo = started(
+        tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # a group of its own, which gets the signal as a terminal would send it
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests may run where it is ignored
     )
     stderr = demo.stderr.readline()

@@ -28,7 +28,7 @@ def test_a_line_that_was_cut_off_spoils_no_other(
     path.write_bytes(whole + b'{"seed":1,"sco')
     lines.add_lines(path, [{"seed": 2}])
     assert lines.read_lines(path) == [{"head": True}, {"seed": 0}, {"seed": 2}]
-    assert "rows.jsonl, line 3: not JSON, so this run is repeated" in capsys.readouterr().err
+    assert "rows.jsonl, line 3: not a JSON object, so this run is repeated" in capsys.readouterr().err
     assert path.read_bytes().startswith(whole)
 
 
@@ -45,6 +45,14 @@ def test_lines_are_added_to_no_file_of_others(lines: ModuleType, tmp_path: Path)
             lines.check_lines("--results", path)
     with pytest.raises(ValueError, match="--results must be in a folder, got the file"):
         lines.check_lines("--results", path / "rows.jsonl")
+
+
+def test_a_line_of_something_else_is_named(
+    lines: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('5\n{"seed": 0}\n["loss"]\n')
+    assert lines.read_lines(tmp_path / "rows.jsonl") == [{"seed": 0}]
+    assert capsys.readouterr().err.count("not a JSON object, so this run is repeated") == 2
 
 
 def test_nothing_is_added_to_a_whole_file(lines: ModuleType, tmp_path: Path) -> None:

@@ -106,6 +106,19 @@ def test_a_table_without_its_file_is_one_line(script: str, tmp_path: Path) -> No
     assert nowhere.removesuffix(".json") in said
 
 
+@pytest.mark.parametrize("content", ["cut of", '{"cases": [{}]}'])
+@pytest.mark.parametrize("script", ["benchmarks/hosts/run.py", "benchmarks/miners/run.py"])
+def test_a_table_of_something_else_is_one_line(script: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    words = ["--print", "--out", str(path)] if PRINTING[script] == ["--print"] else ["--print", str(path)]
+    printed, said = (process := started([script, *words])).communicate(timeout=120)
+    assert (process.returncode, printed) == (2, "")
+    assert said.startswith(f"error: {path} must be results that this script has written and finished, got others (")
+    assert said.endswith("; pass another file, or measure again\n")
+    assert len(said.splitlines()) == 1
+
+
 @pytest.mark.parametrize("script", BENCHMARKS)
 def test_a_benchmark_ends_in_order(script: str) -> None:
     """SIGTERM and a reader that is gone are the affair of one decorator, or of the command."""

@@ -20,7 +20,9 @@ def main(words: Sequence[str], prog: str) -> int:
         refuse("say what to train; --preset quick takes a few seconds, on drawn faces")
     rest, yes = said_yes(words)
     about = DESCRIPTION + YES
-    config = parse(EmotionConfig, PRESETS, argv=rest, prog=prog, description=about, preset_for=preset_for)
+    config = parse(
+        EmotionConfig, PRESETS, argv=rest, prog=prog, description=about, preset_for=preset_for, of_a_run=["output"]
+    )
     check_output("--output", config.output)
 
     from ..emotion import data, trainer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -36,6 +37,24 @@ MAY_CHANGE = ("root", "out", "cache", "download", "device", "checkpoint_every", 
 """Options that may change when a run resumes, or when its finished result is read again."""
 ADAPTIVE_OPTIONS = ("neighbourhood", "granularity", "units", "confidence", "max_mi", "dependence")
 """Options of the adaptive margin only; runs with a fixed margin do not differ in them."""
+
+SAMPLED = ("margin", "triplet-distance", "contrastive-distance")
+"""Losses with distance-weighted sampling."""
+SAMPLING_OPTIONS = ("nonzero_loss_cutoff", "triplets_per_anchor")
+"""Options of that sampling only."""
+ALL_PRESETS: list[DMLConfig] = []
+"""What every command begins with, of any data set; filled below."""
+RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
+    ("at least 1", lambda x: x >= 1, ("classes", "per_class", "epochs", "steps_per_epoch", "embedding_size", "size")),
+    ("at least 1", lambda x: x >= 1, ("evaluate_every", "triplets_per_anchor", "halve_at", "ks")),
+    ("at least 0", lambda x: x >= 0, ("backbone_rate", "loss_rate", "weight_decay", "checkpoint_every", "seed")),
+    ("above 0", lambda x: x > 0, ("learning_rate", "adam_epsilon", "beta", "nonzero_loss_cutoff", "max_mi")),
+    ("from 0 to 1", lambda x: 0 <= x <= 1, ("flip",)),
+    ("above 0 and at most 1", lambda x: 0 < x <= 1, ("area", "confidence")),
+    ("at least 0 and below 1", lambda x: 0 <= x < 1, ("validation",)),
+    ("0, or at least 2", lambda x: x == 0 or x >= 2, ("folds",)),
+)
+"""What each number must be; those that are a tuple, each of them; None is allowed where it is a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,10 +185,12 @@ class DMLConfig:
     def __post_init__(self) -> None:
         if not isinstance(self.margin, str):  # 1 is 1.0
             object.__setattr__(self, "margin", float(self.margin))
-        positive = ("classes", "per_class", "epochs", "embedding_size", "size", "evaluate_every")
-        for name in positive:
-            if getattr(self, name) < 1:
-                raise ValueError(problem(name, "at least 1", getattr(self, name), "leave it out for the default"))
+        for expected, fits, names in RANGES:
+            for name in names:
+                value = getattr(self, name)
+                numbers = value if isinstance(value, tuple) else () if value is None else (value,)
+                if not all(math.isfinite(x) and fits(x) for x in numbers):
+                    raise ValueError(problem(name, expected, value, "leave it out for the default"))
         if self.classes < 2:
             raise ValueError(problem("classes", "at least 2", self.classes, "negatives come from other classes"))
         if self.per_class < 2 and self.loss not in OF_PROXIES:
@@ -184,15 +205,16 @@ class DMLConfig:
         if self.backbone == "googlenet" and self.size < 15:
             raise ValueError(problem("size", "at least 15 for googlenet", self.size, "224 is usual"))
         allowed(self.skip_unreadable, 0)
-        if not 0 <= self.validation < 1:
-            raise ValueError(problem("validation", "a share below 1", self.validation, "0 holds nothing out"))
         if self.select == "validation" and self.validation == 0 and self.folds == 0:
             remedy = "hold classes out with --validation, or --select last; --select test flatters results"
             raise ValueError(problem("select", "'test' or 'last' without validation classes", "'validation'", remedy))
+        if self.halve_at and max(self.halve_at) >= self.epochs and not self._is_of_a_preset("halve_at"):
+            expected = f"epochs before the last of {self.epochs}"
+            raise ValueError(problem("halve_at", expected, self.halve_at, "pass more --epochs, or leave it out"))
         if isinstance(self.margin, float) and not math.isfinite(self.margin):
             raise ValueError(problem("margin", "finite", self.margin, "'default' is the loss's own"))
-        if any(k < 1 for k in self.ks) or not self.ks:
-            raise ValueError(problem("ks", "numbers of neighbours, at least 1", self.ks, "1 2 4 8 is usual"))
+        if not self.ks or len(set(self.ks)) < len(self.ks):
+            raise ValueError(problem("ks", "different numbers of neighbours", self.ks, "1 2 4 8 is usual"))
         scores = (*(f"recall_at_{k}" for k in self.ks), "r_precision", "mean_average_precision_at_r")
         if self.score not in scores:
             raise ValueError(problem("score", f"one of {', '.join(scores)}", repr(self.score), "or change --ks"))
@@ -203,30 +225,40 @@ class DMLConfig:
 
     def _refuse_what_does_nothing(self) -> None:
         """Rejects options that have no effect, because the run would not be what its user expects."""
-        for name in ADAPTIVE_OPTIONS:
-            value, default = getattr(self, name), getattr(DMLConfig, name)
-            if self.margin != "adaptive" and value != default:
-                remedy = "pass --margin adaptive too, or leave it out"
-                raise ValueError(problem(name, f"{default!r} without the adaptive margin", repr(value), remedy))
         if self.units != "default" and self.loss == "vdm":
             expected = "'default' for vdm, whose margin is already a squared distance"
             raise ValueError(problem("units", expected, repr(self.units), "leave it out"))
         if self.learn_beta is True and self.loss != "margin":
             remedy = "only the margin loss has boundaries: leave it out"
             raise ValueError(problem("learn_beta", f"False or 'auto' for {self.loss}", True, remedy))
-        if self.folds and not self._is_of_a_preset("validation"):
-            remedy = "each fold validates on its own classes: leave one of the two out"
-            raise ValueError(problem("validation", "left alone with folds", self.validation, remedy))
-        if self.halve_at and self.schedule == "cosine" and not self._is_of_a_preset("halve_at"):
-            remedy = "pass --schedule constant, or leave it out"
-            raise ValueError(problem("halve_at", "empty with the cosine schedule", self.halve_at, remedy))
+        learns = self.loss in OF_PROXIES or (self.loss == "margin" and self.learn_beta is not False)
+        to_learn = "--learn-beta True" if self.loss == "margin" else "--loss proxy-anchor"
+        unseen = self.select == "last" and self.validation == 0 and self.folds == 0
+        for idle, names, where, remedy in (
+            (self.margin != "adaptive", ADAPTIVE_OPTIONS, "without the adaptive margin", "pass --margin adaptive"),
+            (self.neighbourhood == "released", ("confidence",), "for the rule released", "pass --neighbourhood auto"),
+            (self.dependence == "none", ("max_mi",), "without dependence", "pass --dependence gaussian"),
+            (self.granularity == "pair", ("dependence",), "for margins of pairs", "pass --granularity anchor"),
+            (self.loss != "margin", ("beta",), f"for {self.loss}", "pass --loss margin"),
+            (self.loss not in SAMPLED, SAMPLING_OPTIONS, f"for {self.loss}", "pass --loss margin"),
+            (not learns, ("loss_rate",), f"for {self.loss}", f"pass {to_learn}"),
+            (self.augment == "crop", ("area",), "for crops of fixed size", "pass --augment resized-crop"),
+            (self.optimizer != "adam", ("adam_epsilon",), f"for {self.optimizer}", "pass --optimizer adam"),
+            (self.schedule == "cosine", ("halve_at",), "for the cosine schedule", "pass --schedule constant"),
+            (self.folds > 0, ("validation",), "with folds, each with its own classes for it", "pass --folds 0"),
+            (self.folds > 0, ("keep_embeddings",), "with folds, which are concatenated", "pass --folds 0"),
+            (self.select == "last", ("score",), "for the last network", "pass --select validation"),
+            (unseen, ("evaluate_every",), "without validation classes", "pass --validation 0.2"),
+        ):
+            for name in names if idle else ():
+                if not self._is_of_a_preset(name):
+                    expected, got = f"left alone {where}, where it does nothing", repr(getattr(self, name))
+                    raise ValueError(problem(name, expected, got, f"{remedy}, or leave it out"))
 
     def _is_of_a_preset(self, name: str) -> bool:
         """Whether the value of an option need not come from the user, because it is the default or that of a preset."""
-        value = getattr(self, name)
-        if value == getattr(DMLConfig, name):
-            return True
-        return any(value == getattr(preset, name) for preset in (*PRESETS.values(), SMALL))
+        presets = ALL_PRESETS or [self]  # while these are made
+        return any(getattr(self, name) == getattr(preset, name) for preset in (DMLConfig, *presets))
 
     @property
     def batch(self) -> int:
@@ -318,3 +350,34 @@ SMALL = DMLConfig(
     channels_last=False,
 )
 PRESETS = {"roth2020": ROTH2020, "wu2017": WU2017, "realitycheck": REALITY_CHECK}
+DATA = {
+    "cub": "CUB-200-2011: 100 classes of birds for training, 100 others for the test",
+    "cars": "Cars196: 98 car models for training, 98 others for the test",
+    "sop": "Stanford Online Products: 11,318 products for training, 11,316 others for the test",
+    "folder": "your own images, a folder of class folders; the seed draws half of the classes for the test",
+    "omniglot": "handwriting: the characters of half of the alphabets for training, of the other half for the test",
+    "digits": "distorted digits in several orientations, no download: 32 classes for training, 18 for the test",
+    "fonts": "distorted characters of matplotlib's fonts, no download: 128 classes for training, 127 for the test",
+}
+"""The data sets of the command, with what they are."""
+
+
+def presets_of(name: str) -> Mapping[str, DMLConfig]:
+    """The options to begin with on a data set, by name; the first is the default."""
+    if name == "digits":
+        return {"small": replace(SMALL, classes=16, per_class=8)}
+    if name in ("omniglot", "fonts"):
+        return {"small": SMALL}
+    presets = dict(PRESETS)
+    # Musgrave et al. 2020 searched beta and its rate for each data set; the margins found: 0.0776 cars, 0.0518 sop
+    if name == "cars":
+        presets["realitycheck"] = replace(presets["realitycheck"], loss_rate=4.76e-5, beta=0.9598)
+    if name == "sop":
+        presets["roth2020"] = replace(presets["roth2020"], epochs=100, evaluate_every=5)  # as Roth et al. 2020
+        presets["wu2017"] = replace(presets["wu2017"], crop_to_box=False)  # there are no boxes
+        presets["realitycheck"] = replace(presets["realitycheck"], loss_rate=7.1e-5, beta=0.8424)
+        presets = {each: replace(preset, ks=(1, 10, 100, 1000)) for each, preset in presets.items()}
+    return presets
+
+
+ALL_PRESETS += [preset for name in DATA for preset in presets_of(name).values()]

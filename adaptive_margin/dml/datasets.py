@@ -170,8 +170,10 @@ DOWNLOADS = {
 """The host's class for each data set, and the layout that it downloads."""
 
 
-def download(name: str, root: str | os.PathLike[str]) -> None:
+def download(name: str, root: str | os.PathLike[str]) -> bool:
     """Downloads a data set into ``root`` as pytorch-metric-learning does; does nothing if files exist already.
+
+    Returns whether it was downloaded, by this process or by another in the meantime.
 
     If there are several processes, one downloads and the others wait. Until the download is complete, everything is in
     a folder beside ``root``. The remains of an interrupted download are never used as a data set, and the next call
@@ -190,14 +192,14 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
 
     path = Path(root)
     if _holds_files(path):
-        return
+        return False
     host: Any = getattr(datasets, DOWNLOADS[name][0])
     try:
         place = path.resolve()
         place.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(place.parent / f".{place.name}.lock"):
             if _holds_files(place):
-                return  # another process has fetched it meanwhile
+                return True  # another process has fetched it meanwhile
             mounted = place.is_mount()  # it can be neither replaced nor reached by a rename
             draft = (place if mounted else place.parent) / f".{place.name}.partial"
             shutil.rmtree(draft, ignore_errors=True)  # of an interrupted download
@@ -207,10 +209,11 @@ def download(name: str, root: str | os.PathLike[str]) -> None:
                 for entry in sorted(draft.iterdir()):
                     entry.rename(place / entry.name)
                 draft.rmdir()
-                return
+                return True
             if place.exists():
                 place.rmdir()
             draft.rename(place)
+        return True
     except Exception as error:  # urllib, ssl, tarfile, zipfile, and what a changed page unpacks to
         raise FetchError(
             f"{name} could not be downloaded from {host.DOWNLOAD_URL} ({type(error).__name__}: {error}).\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import re
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -30,9 +30,9 @@ def read_runs(folder: Path, problems: list[str] | None = None) -> list[Row]:
 
     A row has ``data``, ``loss``, ``arm``, ``seed``, ``margin``, ``units``, ``rule``, initial ``weights``,
     ``validation`` and ``step`` of the selected evaluation, ``selected_by``, ``test`` figures (None if they were not
-    measured), ``seconds`` and ``curves``; ``folder`` if there is one. In a grid the arm is the name of its folder;
-    elsewhere it follows from the configuration, and ``options`` has the other options that two arms must share to be
-    compared. Options in which runs of one loss on one data set differ are part of the names of their arms.
+    measured), ``seconds`` and ``curves``. A run also has its ``folder``, and ``options``: those beside the margin that
+    two arms must share to be compared. Its arm follows from its configuration, never from its folder's name. Options in
+    which runs of one loss on one data set differ are part of the names of their arms.
 
     A ``result.json`` of another program is passed over, with a line in ``problems``.
 
@@ -47,9 +47,7 @@ def read_runs(folder: Path, problems: list[str] | None = None) -> list[Row]:
         problems += [f"{place / 'result.json'} is not from this library: left out" for place in foreign]
     read = [(place, read_json(place / "result.json", AGAIN)) for place in places if place not in foreign]
     whole = [  # neither one fold of a run, nor a run of another trainer, which can also be in ``runs``
-        (place, result)
-        for place, result in read
-        if "loss" in result.get("config", {}) and not re.fullmatch(r"fold-\d+(-of-\d+)?", place.name)
+        (place, result) for place, result in read if "loss" in result.get("config", {}) and "fold" not in result
     ]
     runs = [(place, _checked(place, result)) for place, result in whole]
     if runs:
@@ -119,8 +117,6 @@ def _is_row(row: Mapping[str, Any]) -> bool:
 def row_of(result: Mapping[str, Any], folder: Path) -> Row:
     """The row of one run's result."""
     config = result["config"]
-    parts = folder.absolute().parts[-4:]  # "." has none
-    in_grid = len(parts) == 4 and parts[3] == f"seed-{config['seed']}" and parts[1] == config["loss"]
     first = result["folds"][0] if "folds" in result else result
     curves = {
         name: [float(f"{value:.3g}") for value in first["curves"][name]["values"][3::4]]  # at the ends of epochs
@@ -128,10 +124,10 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         if name in first["curves"]
     }
     scores = [each["selected"]["score"] for each in result.get("folds", [result])]
-    row = {
+    return {
         "data": first["data"]["name"],
         "loss": config["loss"],
-        "arm": parts[2] if in_grid else arm_of(config),
+        "arm": arm_of(config),
         "seed": config["seed"],
         "margin": config["margin"],
         "units": config["units"],
@@ -144,8 +140,8 @@ def row_of(result: Mapping[str, Any], folder: Path) -> Row:
         "seconds": first["seconds"],
         "curves": curves,
         "folder": str(folder),
+        "options": _options(result),
     }
-    return row if in_grid else {**row, "options": _options(result)}
 
 
 def _options(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,8 +159,7 @@ def _name_apart(rows: Iterable[Row]) -> None:
     """Adds the options in which runs of one data set and loss differ to the names of their arms."""
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        if "options" in row:
-            groups[row["data"], row["loss"]].append(row)
+        groups[row["data"], row["loss"]].append(row)
     named_already = ("neighbourhood", "granularity", "units")
     for group in groups.values():
         for name in dict.fromkeys(name for row in group for name in row["options"] if name not in named_already):
@@ -189,13 +184,13 @@ def _refuse_collisions(rows: Sequence[Row], results: Sequence[Mapping[str, Any]]
 
 
 def by_seed(rows: Iterable[Row], data: str, loss: str, arm: str, metric: str) -> dict[int, float]:
-    """One test figure of an arm by seed, in per cent."""
+    """One test figure of an arm by seed, in per cent; seeds for which it is undefined are left out."""
     return {
         row["seed"]: 100 * row["test"][metric]
         for row in rows
         if row["test"] is not None
         and (row["data"], row["loss"], row["arm"]) == (data, loss, arm)
-        and metric in row["test"]
+        and math.isfinite(row["test"].get(metric, math.nan))
     }
 
 
@@ -280,7 +275,7 @@ def table(rows: Sequence[Row], metric: str) -> str:
 def standard_pairs(rows: Sequence[Row]) -> list[tuple[str, str, str, str]]:
     """Every adaptive arm against every fixed margin with otherwise the same configuration.
 
-    In a grid the arms differ only as their names say: there, every arm is compared with the default and the tuned
+    In a grid.json the arms differ only as their names say: there, every arm is compared with the default and the tuned
     margin.
     """
     pairs = []
@@ -334,22 +329,22 @@ def said(result: Mapping[str, Any]) -> str:
     Example:
         >>> selected = {"by": "validation/recall_at_1", "step": 40, "score": 0.5}
         >>> print(said({"test": {"recall_at_1": 0.25}, "selected": selected, "weights": "none"}))
-        chosen by validation Recall@1 (0.500 after step 40), classes used for neither training nor test
+        chosen by validation Recall@1 (0.500 after step 40) on classes used for neither training nor test
         weights before training: none
         test classes, per cent: Recall@1 25.0
     """
     networks = result.get("folds", [result])
     selected = networks[0]["selected"]
-    how = {
-        "validation": "classes used for neither training nor test",
-        "test": "THE TEST ITSELF: compare only with papers that did the same",
-    }.get(selected["by"].split("/")[0], "nothing was chosen")
-    if "folds" in result:
-        score = "" if selected["score"] is None else f" ({mean(each['selected']['score'] for each in networks):.3f})"
-        lines = [f"{len(networks)} folds, each chosen by {named(selected['by'])}{score}, {how}"]
+    many = f"{len(networks)} folds, each " if "folds" in result else ""
+    if selected["score"] is None:
+        lines = [f"{many}measured after the last step ({selected['step']}); no figure chose it"]
     else:
-        score = "" if selected["score"] is None else f"{selected['score']:.3f} "
-        lines = [f"chosen by {named(selected['by'])} ({score}after step {selected['step']}), {how}"]
+        score = f"{mean(each['selected']['score'] for each in networks):.3f}"
+        when = "" if many else f" after step {selected['step']}"
+        on = "classes used for neither training nor test"
+        if selected["by"].startswith("test/"):
+            on = "THE TEST ITSELF: compare only with papers that did the same"
+        lines = [f"{many}chosen by {named(selected['by'])} ({score}{when}) on {on}"]
     if unreadable := networks[0].get("data", {}).get("unreadable"):
         lines.append(f"{counted(len(unreadable), 'unreadable image')} left out: {shorten(unreadable)}")
     if weights := networks[0].get("weights"):

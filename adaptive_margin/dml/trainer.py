@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import re
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ from ..training.forecast import Work, size_of, steps_done
 from ..training.loop import Parts
 from ..training.model_card import write_card
 from ..training.optimisation import backward_and_step
-from ..training.run_folder import RunFolderError, check_same_run
+from ..training.run_folder import RunFolderError, check_same_run, locked
 from ..training.world import device_of
 from .backbones import EmbeddingNet, build_network
 from .batches import ClassBatches, Pixels
@@ -86,6 +87,7 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
         with World.from_environment(None if config.device == "auto" else config.device) as joined:
             return run(config, data, world=joined)
     identity = f"{data.name} {data.fingerprint}"
+    unreadable: dict[int, str] = {}
     if config.skip_unreadable:  # a run does not resume if different images are readable
         unreadable = load_images(data, config)[1]
         if unreadable:
@@ -96,24 +98,31 @@ def run(config: DMLConfig, data: LabelledImages, *, world: World | None = None) 
     out = config.out or default_folder(config, data)
     config = replace(config, data=identity, out=out)
     _metrics(config)  # report missing packages now, not after an epoch
-    parts = networks(config, data, out)
+    parts = networks(config, data, out, unreadable)
     if config.folds == 0:
         return run_split(config, data, parts[out], out, world=world)
     find(config, out)  # another run in this folder is an error now, not after the last fold
-    results = []
-    for place, split in parts.items():
-        part = replace(config, folds=0, out=place, keep_embeddings=True)
-        results.append(run_split(part, data, split, place, world=world))
-    if not world.is_main:
-        return {}
-    result: dict[str, Any] = {"test": None, "folds": results, "config": results[0]["config"] | {"folds": config.folds}}
-    if config.measure:
-        embeddings, labels = zip(*map(load_embeddings, parts), strict=True)
-        together = torch.cat(embeddings, dim=1)
-        names = results[0]["test"]
-        result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
-        result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels[0])
-    write_json(out / "result.json", result, indent=1)
+    with contextlib.ExitStack() as held:
+
+        def claim() -> None:
+            out.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(out) or contextlib.nullcontext())
+
+        world.from_main(claim)
+        results = []
+        for number, (place, split) in enumerate(parts.items()):
+            part = replace(config, folds=0, out=place, keep_embeddings=True)
+            results.append(run_split(part, data, split, place, world=world, fold=number))
+        if not world.is_main:
+            return {}
+        result: dict[str, Any] = {"test": None, "folds": results, "config": plain(config)}
+        if config.measure:
+            embeddings, labels = zip(*map(load_embeddings, parts), strict=True)
+            together = torch.cat(embeddings, dim=1)
+            names = results[0]["test"]
+            result["test"] = {name: float(np.mean([each["test"][name] for each in results])) for name in names}
+            result["test_concatenated"] = _metrics(config)(nn.functional.normalize(together, dim=1), labels[0])
+        write_json(out / "result.json", result, indent=1)
     return result
 
 
@@ -129,12 +138,32 @@ def default_folder(config: DMLConfig, data: LabelledImages) -> Path:
     return Path("runs") / re.sub(r"[^\w.+-]+", "-", name)
 
 
-def networks(config: DMLConfig, data: LabelledImages, out: Path) -> dict[Path, ClassSplit]:
-    """Folder and split of each network of a run. A fold's folder names their number, which changes the division."""
-    if config.folds == 0:
-        return {out: split_classes(data, validation=config.validation, seed=config.seed)}
-    splits = (fold_classes(data, fold, folds=config.folds) for fold in range(config.folds))
-    return {out / f"fold-{fold}-of-{config.folds}": split for fold, split in enumerate(splits)}
+def networks(
+    config: DMLConfig, data: LabelledImages, out: Path, unreadable: Iterable[int] = ()
+) -> dict[Path, ClassSplit]:
+    """Folder and split of each network of a run. A fold's folder names their number, which changes the division.
+
+    Raises:
+        ValueError: a division that the data set does not allow, or a part that would be evaluated without figures.
+    """
+    found = {out: split_classes(data, validation=config.validation, seed=config.seed)} if config.folds == 0 else {}
+    for fold in range(config.folds):
+        found[out / f"fold-{fold}-of-{config.folds}"] = fold_classes(data, fold, folds=config.folds)
+    for split in found.values():
+        check_pairs(config, data, split.without(unreadable))
+    return found
+
+
+def check_pairs(config: DMLConfig, data: LabelledImages, split: ClassSplit) -> None:
+    """Raises unless each part that is evaluated has two images of some class: without, its figures are undefined."""
+    uses: dict[Part, tuple[bool, str]] = {
+        "test": (config.measure or config.select == "test", "--no-measure --select last"),
+        "validation": (len(split.validation) > 0, "--validation 0 --folds 0 --select last"),
+    }
+    for part, (used, flags) in uses.items():
+        if used and np.bincount(data.labels[split[part]]).max(initial=0) < 2:
+            expected, remedy = "two or more of some class", f"add some, or pass {flags}"
+            raise ValueError(problem(f"images of {part} classes", expected, "one of each", remedy))
 
 
 def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
@@ -161,8 +190,10 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
     return found
 
 
-def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: Path, *, world: World) -> dict[str, Any]:
-    """One network of :func:`run`, on a given split."""
+def run_split(
+    config: DMLConfig, data: LabelledImages, split: ClassSplit, out: Path, *, world: World, fold: int | None = None
+) -> dict[str, Any]:
+    """One network of :func:`run`, on a given split; ``fold`` is its number if it is one of several of the run."""
     found = find(config, out)
     if found is not None:
         if world.is_main:
@@ -219,6 +250,8 @@ def run_split(config: DMLConfig, data: LabelledImages, split: ClassSplit, out: P
             "training_seconds": round(summary.seconds, 2),
             "environment": environment(world),
         }
+        if fold is not None:
+            result["fold"] = fold  # by which a report knows that this is not a run of its own
         folder.write_json("result.json", result)
         write_own_card(folder, job, images.shape[3], result)
     return result

@@ -159,7 +159,9 @@ class FacesDataset:
 
     @functools.cached_property
     def images(self) -> NDArray[np.uint8]:
-        """All pictures, shape ``(n, size, size, 3)``; drawn on first use and kept, or read from ``cache``."""
+        """All pictures, shape ``(n, size, size, 3)``; drawn on first use and kept, or read from ``cache``, which does
+        not change with them.
+        """
         return self._draw() if self.cache is None else self._kept(Path(self.cache))
 
     def _draw(self) -> NDArray[np.uint8]:
@@ -177,7 +179,7 @@ class FacesDataset:
         key = hashlib.sha256(state.encode()).hexdigest()[:20]
         for path in sorted(folder.glob(f"faces-{key}-*.npy")):
             with contextlib.suppress(OSError, ValueError, EOFError):
-                pictures: NDArray[np.uint8] = np.load(path, mmap_mode="r")
+                pictures: NDArray[np.uint8] = np.load(path, mmap_mode="c")  # as drawn ones: yours to change
                 fits = pictures.shape == (len(self), self.size, self.size, 3)
                 if fits and path.stem.endswith(f"-{zlib.crc32(pictures.data):08x}"):
                     return pictures

@@ -98,7 +98,7 @@ def paired(arm: Mapping[int, float], baseline: Mapping[int, float], *, confidenc
         confidence: confidence of the interval.
 
     Raises:
-        ValueError: fewer than two seeds in common.
+        ValueError: fewer than two seeds in common, or a figure of one that is not finite.
 
     Example:
         >>> result = paired({0: 52.0, 1: 54.0, 2: 53.0}, {0: 50.0, 1: 51.0, 2: 52.0})
@@ -108,6 +108,10 @@ def paired(arm: Mapping[int, float], baseline: Mapping[int, float], *, confidenc
     seeds = sorted(arm.keys() & baseline.keys())
     if len(seeds) < 2:
         raise ValueError(problem("arm, baseline", "of two seeds in common", len(seeds), "train both arms with them"))
+    for seed in seeds:
+        if not (math.isfinite(arm[seed]) and math.isfinite(baseline[seed])):
+            got = f"{arm[seed]} and {baseline[seed]} of seed {seed}"
+            raise ValueError(problem("arm, baseline", "finite", got, "leave that seed out"))
     gaps = np.array([arm[seed] - baseline[seed] for seed in seeds])
     mean, low, high = student_interval(gaps, confidence)
     error = float(gaps.std(ddof=1) / math.sqrt(len(gaps)))

@@ -118,7 +118,7 @@ class RetrievalMetrics:
         check_search(torch.zeros(1, 1), None, distance, False, tile_entries)
         if "faiss" in (search, clustering):
             _faiss()
-        self.ks = tuple(ks)
+        self.ks = tuple(dict.fromkeys(ks))  # each once
         self.at_r = at_r
         self.distance: Metric = distance
         self.clustering = clustering

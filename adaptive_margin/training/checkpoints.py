@@ -53,7 +53,7 @@ class Checkpoints:
             raise ValueError(problem("keep", "at least 1", keep, "2 leave one to fall back to"))
         self.folder, self.keep = Path(folder), keep
 
-    def save(self, step: int, state: State) -> Path:
+    def save(self, step: int, state: State, best: int | None = None) -> Path:
         """Writes a checkpoint, then removes the oldest beyond ``keep``.
 
         Checkpoints of later steps are also removed: a run that resumes from here has abandoned them.
@@ -61,6 +61,7 @@ class Checkpoints:
         Args:
             step: steps done.
             state: dictionaries, lists and tuples of tensors, numbers, text and None.
+            best: step of the best checkpoint, which the state refers to; those of other steps are removed afterwards.
 
         Returns:
             The file.
@@ -75,6 +76,8 @@ class Checkpoints:
         for _, file in self.files():
             if file not in kept:
                 file.unlink(missing_ok=True)
+        if best is not None:
+            self._keep_best(best)
         return path
 
     def latest(self) -> tuple[int, State] | None:
@@ -100,10 +103,17 @@ class Checkpoints:
             )
         return None
 
-    def save_best(self, step: int, state: State, score: float) -> Path:
+    def save_best(self, step: int, state: State, score: float, before: int | None = None) -> Path:
         """Writes the checkpoint with the best score so far, replacing the previous one; errors as in :meth:`save`.
 
         The caller decides whether it is the best; the best score is part of the state that a resumed run restores.
+
+        Args:
+            step: steps done.
+            state: as in :meth:`save`.
+            score: its score.
+            before: step of the best checkpoint that the newest checkpoint refers to, which is kept until :meth:`save`
+                is told that this one has taken its place: a run that is killed between them still needs it.
 
         Raises:
             ValueError: the score is NaN.
@@ -112,22 +122,28 @@ class Checkpoints:
             remedy = "an undefined score cannot be the best: do not save it, or pass another score"
             raise ValueError(problem("score", "a number", score, remedy))
         path = self._write("best", step, {"step": step, "score": float(score), "state": state})
-        for _, file in self._found("best"):
-            if file != path:
-                file.unlink(missing_ok=True)
+        self._keep_best(step, before)
         return path
 
-    def best(self) -> tuple[int, State, float] | None:
-        """The best checkpoint: its step, state and score; None if there is none.
+    def _keep_best(self, *steps: int | None) -> None:
+        """Removes the best checkpoints of other steps, and all but the newest of each of these."""
+        kept = {step: file for step, file in self._found("best") if step in steps}
+        for _, file in self._found("best"):
+            if file not in kept.values():
+                file.unlink(missing_ok=True)
+
+    def best(self, step: int | None = None) -> tuple[int, State, float] | None:
+        """The best checkpoint, or that of a ``step``: its step, state and score; None if there is none.
 
         Raises:
             CheckpointError: it is damaged.
         """
         problems = []
-        for step, path in reversed(self._found("best")):  # two if a process was killed between writing and removing
-            content = _read(path, step)
+        found = [each for each in self._found("best") if step in (None, each[0])]
+        for done, path in reversed(found):  # two if a process was killed between writing and removing
+            content = _read(path, done)
             if isinstance(content, dict):
-                return step, content["state"], content["score"]
+                return done, content["state"], content["score"]
             problems.append(f"{path} {content}")
         if problems:
             raise CheckpointError(f"{'; '.join(problems)}: restore it from a backup, or use the newest checkpoint")

@@ -17,7 +17,7 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 
 from ..messages import nearest, problem, require_extra
 from ..processes import ends_with_reader
-from .config_files import ConfigError, from_yaml, to_yaml
+from .config_files import ENVIRONMENT, ConfigError, from_yaml, plain, to_yaml
 
 require_extra("a command line", "train", "tyro")
 import tyro  # noqa: E402 - its absence is said above
@@ -108,6 +108,7 @@ def parse(
     prog: str | None = None,
     description: str = "",
     preset_for: Callable[[str, C], C] | None = None,
+    of_a_run: Sequence[str] = (),
 ) -> C:
     """The configuration given by a command line.
 
@@ -124,6 +125,8 @@ def parse(
         preset_for: ``preset_for(name, config)``, for presets that depend on other options. It is called with the
             configuration that the unadjusted preset would give, and returns the preset that file and flags then
             override.
+        of_a_run: options, such as its folder, that are not taken from a file in the folder of a run: it starts another
+            run, and does not go on with that one.
 
     Raises:
         SystemExit: with code 2, after an error that names the wrong option or value and the closest known ones; with
@@ -158,8 +161,11 @@ def parse(
     )
 
     def after(preset: C) -> C:
+        file, changes = start.config, {}
+        if file is not None and (file.parent / ENVIRONMENT).exists():
+            changes = {name: plain(getattr(preset, name)) for name in of_a_run}
         try:
-            base = preset if start.config is None else from_yaml(config_type, start.config, preset, check=False)
+            base = preset if file is None else from_yaml(config_type, file, preset, changes, check=False)
         except (ValueError, OSError, ImportError) as error:
             refuse(str(error))
         return read(config_type, argv=rest, prog=name, description=intro, default=base)

@@ -12,6 +12,8 @@ from typing import Any, Literal, TypeVar, Union
 from ..messages import nearest, require_extra
 
 C = TypeVar("C")
+ENVIRONMENT = "environment.json"
+"""A file that the folder of every run has beside its ``config.yaml``."""
 
 
 class ConfigError(ValueError):

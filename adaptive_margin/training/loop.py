@@ -246,10 +246,10 @@ def best_state(folder: RunFolder, summary: Summary, *, world: World, remedy: str
         if summary.best_step is None:
             return "no evaluation had a score that is a number"
         try:
-            best = folder.checkpoints.best()
+            best = folder.checkpoints.best(summary.best_step)
         except CheckpointError as error:
             return str(error)
-        if best is not None and best[0] == summary.best_step:
+        if best is not None:
             return best[1]
         where = folder.checkpoints.folder
         return f"the checkpoint of the best evaluation, after step {summary.best_step:,}, is not in {where}"
@@ -286,6 +286,7 @@ class _Run:
     metrics: dict[str, float] = field(default_factory=dict)
     best: float | None = None
     best_step: int | None = None
+    best_saved: int | None = None  # the best step that the newest checkpoint refers to
     rows: int | None = None
 
     @property
@@ -306,6 +307,7 @@ class _Run:
         self.window.load_state_dict(state["window"])
         self.seconds_before, self.metrics = state["seconds"], state["metrics"]
         self.best, self.best_step = state["best"], state["best_step"]
+        self.best_saved = self.best_step
         self.rows = state.get("rows")  # which older ones do not say
         if self.world.rank < len(state["random"]):
             restore_random_states(state["random"][self.world.rank])
@@ -358,8 +360,9 @@ class _Run:
             better = not math.isnan(value) and (self.best is None or sign * value > sign * self.best)
             if better:
                 self.best, self.best_step = value, self.done
+            keep = self.folder.checkpoints.save_best
             self.world.from_main(
-                lambda: self.folder.checkpoints.save_best(self.done, self.job.state_dict(), value) if better else None
+                lambda: keep(self.done, self.job.state_dict(), value, self.best_saved) if better else None
             )
         return self.metrics
 
@@ -370,9 +373,10 @@ class _Run:
             self.folder.flush()
             state = {"job": self.job.state_dict(), "random": states, "window": self.window.fetched(), **self.kept()}
             state["rows"] = self.folder.rows
-            self.folder.checkpoints.save(self.done, state)
+            self.folder.checkpoints.save(self.done, state, self.best_step)
 
         self.world.from_main(write)
+        self.best_saved = self.best_step
 
     def kept(self) -> dict[str, Any]:
         """What checkpoint and summary have in common."""

@@ -24,7 +24,7 @@ from ..atomic import FULL, DiskSpaceError, remove_temporaries, temporaries, writ
 from ..messages import require_extra
 from ..stored import DamagedFileError, read_json, write_json
 from .checkpoints import Checkpoints
-from .config_files import ConfigError, flat, plain, read_options, to_yaml
+from .config_files import ENVIRONMENT, ConfigError, flat, plain, read_options, to_yaml
 from .world import World
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-metric-learning", "numpy", "scipy", "faiss-cpu", "faiss-gpu-cu12")
@@ -266,7 +266,7 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
         """Checks that the folder is ours, and writes the configuration and the environment."""
         self._check()  # nothing is written or removed before that
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = _locked(self.path)
+        self._lock = locked(self.path)
         self._check()  # another process may have been here meanwhile
         remove_temporaries(self.path)
         there = self.path / "config.yaml"
@@ -276,7 +276,7 @@ class RunFolder(contextlib.AbstractContextManager["RunFolder"]):
                 for path in (self.path / name for name in self._outcomes):
                     if path.exists():
                         os.replace(path, path.with_name(f"{path.name}.before"))
-        history = self.path / "environment.json"
+        history = self.path / ENVIRONMENT
         here = environment(self.world)
         if history.exists():
             try:
@@ -475,7 +475,7 @@ def environment(world: World) -> dict[str, Any]:
     }
 
 
-def _locked(folder: Path) -> io.FileIO | None:
+def locked(folder: Path) -> io.FileIO | None:
     """Locks out other processes until it is closed or this process ends; None if the system has no such locks.
 
     Raises:

@@ -19,7 +19,6 @@ the files and the cache equally: the sizes of both are reported.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -33,7 +32,7 @@ from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 
 def parsed() -> argparse.Namespace:
@@ -130,7 +129,7 @@ def table(result: dict[str, Any]) -> str:
 def main() -> None:
     options = parsed()
     if options.print:
-        print(table(json.loads(options.out.read_text(encoding="utf-8"))))
+        print_results(options.out, lambda: table(read_results(options.out)))
         return
     check_output("--out", options.out, file=True, replaces=json_with("images_per_second", "ratios"))
     device = device_of(options.device)

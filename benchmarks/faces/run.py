@@ -10,7 +10,6 @@ With ``--out FILE`` the numbers are also written as JSON, with versions, process
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -26,7 +25,7 @@ from adaptive_margin.processes import ends_in_order
 from adaptive_margin.training.command_line import check_output, json_with
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 Array = NDArray[np.float64]
 
@@ -209,7 +208,7 @@ def main() -> None:
     parser.add_argument("--print", type=Path, help="print the tables of this JSON file, in Markdown; measures nothing")
     args = parser.parse_args()
     if args.print:
-        print(tables(json.loads(args.print.read_text(encoding="utf-8"))))
+        print_results(args.print, lambda: tables(read_results(args.print)))
         return
     from adaptive_margin.training import World, environment  # with PyTorch, which --print does not need
 

@@ -15,7 +15,6 @@ Prints counts and the tests that pass unchanged but not wrapped; writes them to 
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import re
@@ -34,7 +33,7 @@ from adaptive_margin.processes import ends_in_order
 from adaptive_margin.training.command_line import check_output, json_with
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 HERE = Path(__file__).parent
 OUTCOMES = ("passed", "failed", "skipped")
@@ -127,7 +126,8 @@ def main() -> None:
     parser.add_argument("--print", type=Path, nargs="+", help="print the table of these files; tests nothing")
     arguments = parser.parse_args()
     if arguments.print:
-        print(table([json.loads(path.read_text(encoding="utf-8")) for path in arguments.print]))
+        names = " ".join(map(str, arguments.print))
+        print_results(names, lambda: table([read_results(path) for path in arguments.print]))
         return
     if arguments.checkout is None:
         parser.error("--checkout must be a clone of the host's repository, got nothing")

@@ -26,7 +26,7 @@ from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
 from limited import end_with_benchmark, resident, run_limited
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 CASES = {
     "batch-hard, tiled": lambda: tiled.TiledBatchHardMiner(),
@@ -141,7 +141,7 @@ def main() -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """Runs and writes all cases."""
     if arguments.print:
-        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["cases"]))
+        print_results(arguments.out, lambda: table(read_results(arguments.out)["cases"]))
         return
     check_output("--out", arguments.out, file=True, replaces=json_with("features", "cases"))
     device_of(arguments.device)

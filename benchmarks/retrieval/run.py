@@ -26,7 +26,7 @@ from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
 from limited import GIB, end_with_benchmark, resident, run_limited
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 KS = (1, 10, 100, 1000)
 
@@ -219,8 +219,12 @@ def main() -> None:
 def compare(arguments: argparse.Namespace) -> None:
     """Runs and writes all cases."""
     if arguments.print:
-        files = [json.loads(path.read_text(encoding="utf-8")) for path in arguments.print]
-        print(table({name: case for file in files for name, case in file["cases"].items()}))
+
+        def tables() -> str:
+            files = [read_results(path)["cases"] for path in arguments.print]
+            return table({name: case for cases in files for name, case in cases.items()})
+
+        print_results(" ".join(map(str, arguments.print)), tables)
         return
     check_output("--out", arguments.out, file=True, replaces=json_with("ks", "cases"))
     device_of(arguments.device)

@@ -10,7 +10,6 @@ the largest error over those and over five seeds, beside the largest standard er
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -22,7 +21,7 @@ from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 
 def parsed() -> argparse.Namespace:
@@ -99,7 +98,7 @@ def table(found: list[dict[str, Any]]) -> str:
 def main() -> None:
     arguments = parsed()
     if arguments.print:
-        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["rules"]))
+        print_results(arguments.out, lambda: table(read_results(arguments.out)["rules"]))
         return
     check_output("--out", arguments.out, file=True, replaces=json_with("rules"))
     torch.set_num_threads(arguments.threads)

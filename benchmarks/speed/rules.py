@@ -10,7 +10,6 @@ over calls in one process; ratios are within that process. Losses are forward an
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 
 def parsed() -> argparse.Namespace:
@@ -84,7 +83,7 @@ def table(milliseconds: dict[str, dict[str, float]]) -> str:
 def main() -> None:
     arguments = parsed()
     if arguments.print:
-        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["milliseconds"]))
+        print_results(arguments.out, lambda: table(read_results(arguments.out)["milliseconds"]))
         return
     check_output("--out", arguments.out, file=True, replaces=json_with("milliseconds"))
     torch.set_num_threads(arguments.threads)

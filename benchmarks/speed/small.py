@@ -11,7 +11,6 @@ distances.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -23,7 +22,7 @@ from adaptive_margin.messages import said_plainly
 from adaptive_margin.processes import ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
-from script import Parser, write_results
+from script import Parser, print_results, read_results, write_results
 
 
 def parsed() -> argparse.Namespace:
@@ -93,7 +92,7 @@ def table(found: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     arguments = parsed()
     if arguments.print:
-        print(table(json.loads(arguments.out.read_text(encoding="utf-8"))["shares"]))
+        print_results(arguments.out, lambda: table(read_results(arguments.out)["shares"]))
         return
     check_output("--out", arguments.out, file=True, replaces=json_with("shares"))
     torch.set_num_threads(arguments.threads)

@@ -31,7 +31,7 @@ from adaptive_margin.processes import Workers, ends_in_order
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # for modules in the folder above
 from json_lines import add_lines, check_lines, read_lines
-from script import Parser
+from script import Parser, print_results
 
 RESULTS = Path(__file__).parent / "results" / "names.jsonl"
 
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> int:
         if not rows:
             remedy = "leave out --print to train them"
             raise ValueError(problem("--results", "a file of rows", options.results, remedy))
-        print(table(rows))
+        print_results(options.results, lambda: table(rows))
         return 0
     from adaptive_margin.training import World, environment
     from adaptive_margin.training.forecast import Forecast, announce

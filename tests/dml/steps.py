@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from adaptive_margin.dml.config import SMALL, DMLConfig
+from adaptive_margin.dml.config import OF_PROXIES, SMALL, DMLConfig
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.trainer import DMLJob, run
 
@@ -23,7 +23,7 @@ def few(out: Path, loss: str = "margin") -> DMLConfig:
         neighbourhood="attainable" if loss == "proxy-anchor" else "auto",  # smooth: rounding tips no neighbour over
         learn_beta=loss == "margin",
         loss_optimizer="sgd" if loss == "margin" else "same",
-        loss_rate=0.01,
+        loss_rate=0.01 if loss in ("margin", *OF_PROXIES) else SMALL.loss_rate,
         classes=8,
         per_class=4,
         epochs=3,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from adaptive_margin.command import main
 from adaptive_margin.dml.config import ROTH2020, WU2017, DMLConfig
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.report import write_report
-from adaptive_margin.dml.results import compare, read_runs, standard_pairs, table
+from adaptive_margin.dml.results import by_seed, compare, read_runs, standard_pairs, table
 from adaptive_margin.dml.trainer import load_embeddings, run
 from adaptive_margin.metrics.comparison import compared, holm, paired
 from adaptive_margin.stored import DamagedFileError, read_arrays, write_arrays, write_json
@@ -50,6 +51,20 @@ def test_verdicts_and_pairing() -> None:
     assert paired(base, base).verdict == "identical"
     with pytest.raises(ValueError, match="two seeds in common, got 1"):
         paired({0: 1.0}, base)
+
+
+def test_an_undefined_figure_is_no_difference(tmp_path: Path) -> None:
+    base = {0: 50.0, 1: 40.0, 2: 60.0}
+    for spoilt in (math.nan, math.inf):
+        for pair in (({**base, 1: spoilt}, base), (base, {**base, 1: spoilt})):
+            with pytest.raises(
+                ValueError, match=r"arm, baseline must be finite, got .* of seed 1; leave that seed out"
+            ):
+                paired(*pair)
+    for seed, figure in enumerate((0.5, math.nan, 0.25)):
+        finished(tmp_path / str(seed), replace(ROTH2020, seed=seed), figure)
+    (arm,) = {row["arm"] for row in read_runs(tmp_path)}
+    assert by_seed(read_runs(tmp_path), "cub", "margin", arm, "recall_at_1") == {0: 50.0, 2: 25.0}
 
 
 def test_verdicts_follow_the_corrected_interval() -> None:
@@ -85,10 +100,9 @@ def test_holm_is_monotone_and_bounded() -> None:
 @pytest.fixture(scope="module")
 def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("grid")
-    for arm in ("default", "chernoff"):
+    for margin in ("default", "adaptive"):
         for seed in (0, 1):
-            config = few(out / "digits" / "contrastive" / arm / f"seed-{seed}", "contrastive")
-            margin = "default" if arm == "default" else "adaptive"
+            config = few(out / margin / f"seed-{seed}", "contrastive")
             run(replace(config, seed=seed, margin=margin, epochs=2), digits())
     return out
 
@@ -97,10 +111,10 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     rows = read_runs(grid)
     assert {(row["loss"], row["arm"], row["seed"]) for row in rows} == {
-        ("contrastive", arm, seed) for arm in ("default", "chernoff") for seed in (0, 1)
+        ("contrastive", arm, seed) for arm in ("default", "auto") for seed in (0, 1)
     }
     made = compare(rows, standard_pairs(rows), "recall_at_1")
-    assert [pair for pair, _ in made] == [("digits", "contrastive", "chernoff", "default")]
+    assert [pair for pair, _ in made] == [("digits", "contrastive", "auto", "default")]
     text = table(rows, "recall_at_1")
     assert "| contrastive | " in text
     assert "One comparison. Were there no difference" in text
@@ -109,11 +123,11 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
     assert done.returncode == 0, done.stderr
     written = page.read_text()
-    for wanted in ("Recall@1", "chernoff", "class='query'", "maps of the embeddings", "margin, in the loss"):
+    for wanted in ("Recall@1", "auto", "class='query'", "maps of the embeddings", "margin, in the loss"):
         assert wanted in written
     assert "http" not in written.replace("http://www.w3.org/", "")  # nothing is fetched
 
-    (place,) = grid.glob("*/*/default/seed-0")
+    place = grid / "default" / "seed-0"
     kept = read_arrays(place / "embeddings.npz")
     assert kept["pictures"].shape == (8, 7, 20, 20, 1)
     write_arrays(place / "embeddings.npz", {name: kept[name] for name in ("embeddings", "labels", "rows")})
@@ -338,20 +352,26 @@ def test_results_of_other_trainers_are_left_out(tmp_path: Path) -> None:
     assert len(read_runs(tmp_path)) == 1
 
 
-def test_an_arm_of_a_grid_is_called_alike_from_within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / "cub" / "margin" / "mine" / "seed-0"
-    finished(place, ROTH2020)
-    for folder in (tmp_path, place.parent, place):
-        monkeypatch.chdir(folder)
-        assert [row["arm"] for row in read_runs(Path("."))] == ["mine"]
+def test_the_options_of_a_run_decide_and_not_the_name_of_its_folder(tmp_path: Path) -> None:
+    for name, config in (("a", ROTH2020), ("b", replace(ROTH2020, epochs=20))):
+        for arm, margin in (("tuned", "default"), ("default", 0.5)):
+            for seed in (0, 1):
+                place = tmp_path / name / "cub" / "margin" / arm / f"seed-{seed}"
+                finished(place, replace(config, margin=margin, seed=seed))
+    finished(tmp_path / "cub" / "margin" / "fold-2", replace(ROTH2020, margin="adaptive"))
+    rows = read_runs(tmp_path)
+    fixed = [f"{arm}, learned beta, epochs {n}" for n in (150, 20) for arm in ("margin 0.5", "default")]
+    assert list(dict.fromkeys(row["arm"] for row in rows)) == [*fixed, "auto, learned beta, epochs 150"]
+    assert standard_pairs(rows) == [("cub", "margin", "auto, learned beta, epochs 150", arm) for arm in fixed[1::-1]]
 
 
-def test_two_grids_are_not_mixed(tmp_path: Path) -> None:
-    for name, config in (("a", ROTH2020), ("b", WU2017)):
-        finished(tmp_path / name / "cub" / "margin" / "default" / "seed-0", config)
-    with pytest.raises(ValueError, match=r"one run of cub, margin, default, seed 0, got two .*epochs: 150 there, 20"):
+def test_margins_of_one_name_are_not_mixed(tmp_path: Path) -> None:
+    for name, margin in (("a", 0.2), ("b", 0.2 + 1e-9)):
+        finished(tmp_path / name, replace(ROTH2020, margin=margin))
+    said = r"one run of cub, margin, margin 0.2, learned beta, seed 0, got two .*margin: 0.2 there, 0.200000001 here"
+    with pytest.raises(ValueError, match=said):
         read_runs(tmp_path)
-    (tmp_path / "b" / "cub" / "margin" / "default" / "seed-0" / "result.json").unlink()
+    (tmp_path / "b" / "result.json").unlink()
     assert len(read_runs(tmp_path)) == 1
 
 

@@ -154,7 +154,7 @@ def test_a_download_that_fails_says_what_to_do(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(FetchError, match=r"(?s)could not be downloaded.*no route to host.*unpack it in.*images\.txt"):
         download("cub", tmp_path / "new")
     stand_ins.cub(tmp_path)
-    download("cub", tmp_path)  # something is there: nothing to do
+    assert not download("cub", tmp_path)  # something is there: nothing to do
 
 
 def test_an_interrupted_download_begins_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,7 +172,7 @@ def test_an_interrupted_download_begins_again(tmp_path: Path, monkeypatch: pytes
         download("cub", root)
     assert list(root.iterdir()) == []
     monkeypatch.setattr(datasets.CUB, "download_and_remove", lambda self: stand_ins.cub(Path(self.root)))
-    download("cub", root)
+    assert download("cub", root)
     assert sorted(path.name for path in root.iterdir()) == ["CUB_200_2011"]
     assert len(load_cub(root, counts=None)) == 48
 
@@ -194,7 +194,7 @@ def test_a_download_into_a_mounted_folder(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Path, "rename", busy)
     monkeypatch.setattr(Path, "rmdir", busy)
     monkeypatch.setattr(datasets.CUB, "download_and_remove", lambda self: stand_ins.cub(Path(self.root)))
-    download("cub", root)
+    assert download("cub", root)
     assert sorted(path.name for path in root.iterdir()) == ["CUB_200_2011"]
     assert len(load_cub(root, counts=None)) == 48
 

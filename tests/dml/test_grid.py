@@ -73,7 +73,7 @@ def test_the_grid_goes_on_where_it_stopped(
         cut_off.write('{"loss":"contr')  # killed within a line
     pool.limit = 10_000
     assert grid.main(arguments) == 0
-    assert "not JSON, so this run is repeated" in capsys.readouterr().err
+    assert "not a JSON object, so this run is repeated" in capsys.readouterr().err
     trained = pool.done
     assert grid.main(arguments) == 0
     assert pool.done == trained  # nothing was trained again

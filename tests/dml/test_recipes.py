@@ -109,6 +109,18 @@ def test_what_goes_wrong_is_said_without_a_traceback(
     assert capsys.readouterr().err.startswith("error: root must be the folder of")
 
 
+def test_a_download_that_does_nothing_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(SystemExit) as end:
+        recipe(monkeypatch, "dml_cub.py", "--root", tmp_path, "--download", "--device", "cpu")
+    assert end.value.code == 2
+    said, error = capsys.readouterr().err.split("\n", 1)
+    assert said.startswith(f"nothing is downloaded, as {tmp_path} is not empty: what is in it is used; a new folder")
+    assert error.startswith("error: root must be the folder of CUB-200-2011")
+
+
 def test_weights_that_cannot_be_fetched_are_said_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

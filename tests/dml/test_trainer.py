@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import torch
 
+from adaptive_margin.command import main
+from adaptive_margin.dml import trainer
 from adaptive_margin.dml.config import SMALL
 from adaptive_margin.dml.datasets import load_class_folders
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.labelled_images import split_classes
-from adaptive_margin.dml.results import read_result, row_of, said
+from adaptive_margin.dml.results import read_result, read_runs, row_of, said
 from adaptive_margin.dml.trainer import DMLJob, default_folder, load_embeddings, run
 from adaptive_margin.images.errors import UnreadableError
 from adaptive_margin.stored import DamagedFileError
@@ -178,8 +180,9 @@ def test_without_validation_nothing_looks_at_the_test(tmp_path: Path, monkeypatc
     looked = []
     embed = DMLJob.embed
     monkeypatch.setattr(DMLJob, "embed", lambda self, part: (looked.append(part), embed(self, part))[1])
-    run(replace(few(tmp_path), select="last", validation=0.0, epochs=1, measure=False), digits())
+    result = run(replace(few(tmp_path), select="last", validation=0.0, epochs=1, measure=False), digits())
     assert looked == []
+    assert said(result).startswith("measured after the last step (4); no figure chose it\n")
 
 
 def test_another_number_of_folds_has_folders_of_its_own(tmp_path: Path) -> None:
@@ -225,6 +228,73 @@ def test_folds_are_averaged_and_concatenated(tmp_path: Path) -> None:
     assert len({json.dumps(fold["data"]) for fold in result["folds"]}) == 2
     assert "concatenated embeddings of all folds" in said(result)
     assert set(result["test_concatenated"]) == set(result["test"])
+    assert result["config"]["out"] == str(tmp_path)
+    assert result["config"]["folds"] == 2
+    assert [row["folder"] for row in read_runs(tmp_path)] == [str(tmp_path)]  # a fold is no run of its own
+    assert run(config, digits()) == json.loads(json.dumps(result))
+
+
+def test_classes_of_one_image_are_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stand_ins.folders(tmp_path / "in", classes=8, each=1)
+    options = [
+        "--backbone",
+        "resnet18",
+        "--weights",
+        "none",
+        "--no-freeze-batch-norm",
+        "--resize",
+        "32",
+        "--size",
+        "32",
+    ]
+    options += ["--classes", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    with pytest.raises(SystemExit) as end:
+        main(["train-retrieval", "folder", "--root", str(tmp_path / "in"), *options])
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        "error: images of test classes must be two or more of some class, got one of each; "
+        "add some, or pass --no-measure --select last\n"
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_the_configuration_of_a_run_starts_another_on_other_data(tmp_path: Path) -> None:
+    one, other = tmp_path / "digits", tmp_path / "fonts"
+    options = ["--loss", "contrastive", "--epochs", "1", "--steps-per-epoch", "1", "--no-measure"]
+    assert main(["train-retrieval", "digits", *options, "--out", str(one)]) == 0
+    assert main(["train-retrieval", "fonts", "--config", str(one / "config.yaml"), "--out", str(other)]) == 0
+    results = [read_result(place) for place in (one, other)]
+    assert [result["data"]["name"] for result in results] == ["digits", "fonts"]
+    assert [result["config"]["classes"] for result in results] == [16, 16]
+
+
+def test_the_command_says_where_folds_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = "--folds 2 --classes 4 --per-class 4 --epochs 1 --steps-per-epoch 1 --select last --no-measure"
+    assert main(["train-retrieval", "digits", *options.split(), "--out", str(tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("2 folds, each measured after the last step (1); no figure chose it\n")
+    assert printed.endswith(f"in {tmp_path / 'run'}: result.json; in its folders fold-*: scalars.csv, checkpoints\n")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="the system has no such locks")
+def test_a_folder_of_folds_belongs_to_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the first fold until the result is written."""
+    config = replace(few(tmp_path, "contrastive"), folds=2, epochs=1, classes=6, measure=False)
+    seen = []
+    write = trainer.write_json
+
+    def looked(path: Path, *content: Any, **options: Any) -> None:
+        code = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'ab'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+        other = subprocess.run([sys.executable, "-c", code, path.parent / ".lock"], capture_output=True, text=True)
+        seen.append(other.stderr.splitlines()[-1])
+        write(path, *content, **options)
+
+    monkeypatch.setattr(trainer, "write_json", looked)
+    run(config, digits())
+    (said_there,) = seen
+    assert said_there.startswith("BlockingIOError")
 
 
 def test_folds_without_a_test(tmp_path: Path) -> None:
@@ -234,7 +304,7 @@ def test_folds_without_a_test(tmp_path: Path) -> None:
     scores = [fold["selected"]["score"] for fold in result["folds"]]
     assert row_of(result, tmp_path)["validation"] == pytest.approx(np.mean(scores), abs=1e-5)
     how = f"validation MAP@R ({np.mean(scores):.3f})"
-    assert said(result).startswith(f"2 folds, each chosen by {how}, classes used for neither training nor test")
+    assert said(result).startswith(f"2 folds, each chosen by {how} on classes used for neither training nor test")
 
 
 def test_arms_of_a_seed_see_the_same_batches() -> None:

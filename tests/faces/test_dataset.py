@@ -262,6 +262,16 @@ def test_kept_pictures_are_those_that_were_drawn(tmp_path: Path, monkeypatch: py
     assert np.array_equal(FacesDataset(**data, cache=tmp_path).images, drawn)
 
 
+def test_kept_pictures_can_be_changed_as_drawn_ones_can(tmp_path: Path) -> None:
+    """The first time and later; what is kept does not change."""
+    found = [FacesDataset(4, 2, size=32, cache=tmp_path).images for _ in range(2)]
+    drawn = found[0].copy()
+    for images in found:
+        images[0] = 255 - images[0]
+        assert not np.array_equal(images, drawn)
+    assert np.array_equal(FacesDataset(4, 2, size=32, cache=tmp_path).images, drawn)
+
+
 def test_a_folder_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.warns(UserWarning, match="not kept") as said:

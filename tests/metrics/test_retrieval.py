@@ -648,3 +648,9 @@ def test_cuda_equals_the_cpu():
 def test_faiss_is_imported_by_those_who_ask_for_it() -> None:
     code = "import sys, adaptive_margin.metrics; print('faiss' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_k_that_is_given_twice_counts_once():
+    x, y = torch.tensor([[0.0], [1.0], [1.1], [3.0]]), torch.tensor([0, 0, 1, 1])
+    assert RetrievalMetrics(ks=(1, 2, 1))(x, y) == RetrievalMetrics(ks=(1, 2))(x, y)
+    assert RetrievalMetrics(ks=(2, 1, 2)).get_curr_metrics()[:2] == ["recall_at_2", "recall_at_1"]

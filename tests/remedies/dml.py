@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 import torch
 
+from adaptive_margin.command import main
 from adaptive_margin.command.train_retrieval import required_root
 from adaptive_margin.dml.backbones import build_network
 from adaptive_margin.dml.batches import ClassBatches, Pixels
@@ -32,6 +33,7 @@ from ..dml.test_comparison import finished
 from ..dml.test_omniglot import ONE, SMALL1, SMALL2, TWO, drawing, packed
 from .following import follow
 
+FEW = ["--loss", "contrastive", "--epochs", "1", "--steps-per-epoch", "1", "--no-measure"]
 ORIGINAL = "get the original archive"
 CHARACTER = f"{SMALL1}/Balinese/character01/0067_02.png"
 SHARED = f"{SMALL1}/Greek/character01/0072_02.png"
@@ -141,6 +143,16 @@ def trained(folder: Path, data: str | None = None) -> bool:
     return "test" in run(replace(SMALL, out=folder / "run", data=data, **few), digits())
 
 
+def of_pairs(folder: Path, train: int = 4, test: int = 4, **options: Any) -> bool:
+    """A run on noise: eight classes for training, four for the test, each with so many images."""
+    labels = np.repeat(np.arange(12), [train] * 8 + [test] * 4)
+    noise = np.random.default_rng(0).integers(0, 256, (len(labels), 20, 20, 1), dtype=np.uint8)
+    data = LabelledImages("noise", labels, tuple("abcdefghijkl"), frozenset({8, 9, 10, 11}), pixels=noise)
+    few = {"loss": "contrastive", "classes": 2, "per_class": 2, "epochs": 1, "steps_per_epoch": 1, "clustering": False}
+    result = run(replace(SMALL, out=folder / "run", **few | options), data)
+    return result["test"] is None or result["test"]["recall_at_1"] >= 0
+
+
 def done(folder: Path, name: str = "one", measured: bool = True, **options: Any) -> Path:
     """The folder of runs, with one that is finished."""
     finished(folder / name, replace(SMALL, loss="contrastive", **options))
@@ -155,9 +167,9 @@ def page(folder: Path) -> bool:
 
 
 def colliding(folder: Path) -> None:
-    """Two grids with the same cell, trained otherwise."""
-    done(folder, "one/cub/contrastive/default/seed-0", weight_decay=0.1)
-    read_runs(done(folder, "two/cub/contrastive/default/seed-0", weight_decay=0.2))
+    """Two margins that a table would call the same."""
+    done(folder, "one", margin=0.2)
+    read_runs(done(folder, "two", margin=0.2 + 1e-9))
 
 
 CASES = [
@@ -182,7 +194,6 @@ CASES = [
         lambda: config(backbone="googlenet", size=8),
         lambda: config(backbone="googlenet", size=224),
     ),
-    follow("0 holds nothing out", lambda: config(validation=1), lambda: config(validation=0, select="last")),
     follow(
         "hold classes out with --validation, or --select last; --select test flatters results",
         lambda: config(validation=0),
@@ -204,7 +215,13 @@ CASES = [
         lambda: config(weights="none", freeze_batch_norm=False),
     ),
     follow(
-        "pass --margin adaptive too, or leave it out",
+        "pass more --epochs, or leave it out",
+        lambda: config(halve_at=(7,), epochs=5),
+        lambda: config(halve_at=(7,), epochs=8),
+        lambda: config(epochs=5),
+    ),
+    follow(
+        "pass --margin adaptive, or leave it out",
         lambda: config(granularity="anchor"),
         lambda: config(granularity="anchor", margin="adaptive"),
         lambda: config(),
@@ -219,18 +236,6 @@ CASES = [
         lambda: config(loss="triplet", learn_beta=True),
         lambda: config(loss="triplet"),
         lambda: config(loss="margin", learn_beta=True),
-    ),
-    follow(
-        "each fold validates on its own classes: leave one of the two out",
-        lambda: config(folds=4, validation=0.37),
-        lambda: config(folds=4),
-        lambda: config(validation=0.37),
-    ),
-    follow(
-        "pass --schedule constant, or leave it out",
-        lambda: config(schedule="cosine", halve_at=(7,)),
-        lambda: config(schedule="constant", halve_at=(7,)),
-        lambda: config(schedule="cosine"),
     ),
     # labelled_images.py
     follow(
@@ -268,6 +273,11 @@ CASES = [
         "train both arms with them",
         lambda: paired({0: 0.5}, {0: 0.4}),
         lambda: paired({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.4}).n == 2,
+    ),
+    follow(
+        "leave that seed out",
+        lambda: paired({0: 0.5, 1: 0.6, 2: float("nan")}, {0: 0.4, 1: 0.4, 2: 0.1}),
+        lambda: paired({0: 0.5, 1: 0.6}, {0: 0.4, 1: 0.4, 2: 0.1}).n == 2,
     ),
     follow("pass the steps of an epoch", lambda: AutoMarginLoss(0), lambda: AutoMarginLoss(10).epoch == 10),
     follow(
@@ -324,11 +334,28 @@ CASES = [
     follow(ORIGINAL, lambda folder: letters(folder, {CHARACTER: drawing(0, 0)}), letters),
     # train_retrieval.py, trainer.py
     follow(
+        "leave it out",
+        lambda folder: main(["train-retrieval", "digits", "--root", str(folder), *FEW, "--out", str(folder / "run")]),
+        lambda folder: main(["train-retrieval", "digits", *FEW, "--out", str(folder / "run")]) == 0,
+    ),
+    follow(
         "lay it out as\nCUB/",
         lambda: required_root(SMALL, "CUB/"),
         lambda folder: required_root(replace(SMALL, root=folder), "CUB/") == folder,
     ),
     follow("leave it out", lambda folder: trained(folder, "another data set"), trained),
+    follow(
+        "add some, or pass --no-measure --select last",
+        lambda folder: of_pairs(folder, test=1),
+        lambda folder: of_pairs(folder, test=2),
+        lambda folder: of_pairs(folder / "more", test=1, measure=False, select="last"),
+    ),
+    follow(
+        "add some, or pass --validation 0 --folds 0 --select last",
+        lambda folder: of_pairs(folder, train=1, folds=2),
+        lambda folder: of_pairs(folder, train=2, folds=2),
+        lambda folder: of_pairs(folder / "more", train=1, validation=0.0, folds=0, select="last"),
+    ),
     follow("use one of the loaders", lambda folder: files(folder, loader=False), files),
     follow(
         "pass --no-crop-to-box, or a copy with its boxes",

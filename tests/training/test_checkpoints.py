@@ -124,6 +124,10 @@ def test_the_best(tmp_path: Path) -> None:
     step, found, score = checkpoints.best() or (0, {}, 0.0)
     assert (step, float(found["weight"][0]), score) == (6, 6.0, 0.75)
     assert [step for step, _ in checkpoints.files()] == [12]
+    checkpoints.save_best(8, state(8), 0.9, before=6)
+    assert [(checkpoints.best(step) or (0,))[0] for step in (None, 8, 6, 3)] == [8, 8, 6, 0]
+    checkpoints.save(8, state(8), best=6)  # the run went on from before step 8
+    assert [(checkpoints.best(step) or (0,))[0] for step in (None, 8, 6)] == [6, 0, 6]
     checkpoints.save_best(4, state(4), 0.8)  # the run went on from an earlier step
     step, _, score = checkpoints.best() or (0, {}, 0.0)
     assert (step, score) == (4, 0.8)

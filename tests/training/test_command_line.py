@@ -240,6 +240,20 @@ def test_a_preset_may_follow_from_what_is_asked_for(tmp_path: Path) -> None:
     assert steps("--config", str(file)) == 10
 
 
+def test_what_belongs_to_a_run_is_not_taken_from_its_folder(tmp_path: Path) -> None:
+    def root(*words: str) -> Path | None:
+        found = parse(Config, PRESETS, argv=["--config", str(file), *words], of_a_run=["root"])
+        assert found.steps == 3
+        return found.root
+
+    file = tmp_path / "config.yaml"
+    file.write_text("steps: 3\nroot: there\n")
+    assert root() == Path("there")
+    (tmp_path / "environment.json").write_text("{}")
+    assert root() == next(iter(PRESETS.values())).root
+    assert root("--root", "here") == Path("here")
+
+
 def test_changes_go_before_the_file(tmp_path: Path) -> None:
     file = tmp_path / "config.yaml"
     file.write_text("steps: -3\nclip: 2.0\n")

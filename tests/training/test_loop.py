@@ -23,6 +23,7 @@ from adaptive_margin.training import (
     RunFolder,
     RunFolderError,
     Stopped,
+    Summary,
     World,
     best_state,
     ignore_interrupts,
@@ -512,6 +513,40 @@ def test_the_lowest_score_can_be_the_best(tmp_path: Path) -> None:
     best = folder.checkpoints.best()
     assert best is not None
     assert (best[0], best[2]) == (summary.best_step, summary.best)
+
+
+class Scored(Toy):
+    """Its evaluations have given scores, by step."""
+
+    def __init__(self, scores: dict[int, float], **faults: Any) -> None:
+        super().__init__(World(), **faults)
+        self.scores, self.done = scores, 0
+
+    def step(self, step: int) -> Mapping[str, Any]:
+        self.done = step + 1
+        return super().step(step)
+
+    def evaluate(self) -> Mapping[str, float]:
+        return {"score": self.scores[self.done]}
+
+
+def run_scored(path: Path, scores: dict[int, float], kill: int = -1) -> tuple[Summary, dict[str, Any]]:
+    with RunFolder(path, {}, world=World()) as folder:
+        every = {"steps": 8, "checkpoint_every": 4, "evaluate_every": 2, "log_every": 2, "score": "score"}
+        summary = train(Scored(scores, kill=kill), folder=folder, world=World(), **every)
+        return summary, best_state(folder, summary, world=World(), remedy="do this")
+
+
+@needs_processes
+def test_the_best_is_there_until_a_checkpoint_refers_to_a_better_one(tmp_path: Path) -> None:
+    """Step 6 is better than step 4, but not in the run that goes on from there: on a GPU no two runs are the same."""
+    killed = start(run_scored, tmp_path, {2: 1.0, 4: 2.0, 6: 3.0}, 6)
+    assert finish(killed) == [-signal.SIGKILL]
+    summary, state = run_scored(tmp_path, {6: 0.0, 8: 0.0})
+    assert (summary.resumed_from, summary.best_step, summary.best) == (4, 4, 2.0)
+    assert state["schedule"]["last_epoch"] == 4
+    (best,) = (tmp_path / "checkpoints").glob("best-*")
+    assert best.name.startswith("best-000000004-")
 
 
 def test_workers_can_be_deaf_to_interrupts() -> None:
