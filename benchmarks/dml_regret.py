@@ -193,3 +193,4 @@ def draw(cells: Sequence[Measured], path: Path) -> None:
     handles.append(plt.Line2D([], [], color="black", linewidth=2, label="mean of the cells"))
     figure.legend(handles=handles, loc="outside right center", frameon=False, fontsize=9)
     write_figure(figure, path)
+    plt.close(figure)

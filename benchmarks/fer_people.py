@@ -35,7 +35,7 @@ from typing import Any, Literal
 from fer_arms import ARMS, BASELINE, FACES_SEED, PEOPLE_ARMS, read_asked, with_own
 from script import write_results
 
-from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, preset_for
+from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, idle, preset_for
 from adaptive_margin.messages import counted, is_expected, said_plainly
 from adaptive_margin.processes import ends_in_order
 from adaptive_margin.training.command_line import check_output, json_with
@@ -258,7 +258,7 @@ def finished(config: EmotionConfig) -> dict[str, Any]:
         document = read_json(folder / "run.json")
         defaults, wanted = (json.loads(json.dumps(one.plain())) for one in (EmotionConfig(), config))
         was = {**defaults, **document["config"]}  # options that are newer than the run had their default
-        same = all(was[name] == wanted.get(name) for name in was if name not in ("output", "cache"))
+        same = all(was[name] == wanted.get(name) for name in was if name not in ("output", "cache", *idle(wanted)))
         whole = all((folder / f"{name}.npz").is_file() for name in document["readings"])
         return document if same and whole else {}
     except (OSError, ValueError, KeyError):

@@ -55,5 +55,5 @@ def main(epochs: int = 4, devices: int = 1, out: str = "runs/lightning") -> tupl
 
 
 if __name__ == "__main__":
-    given = "".join(sys.argv[1:]) or "1"
+    given = sys.argv[1] if len(sys.argv) > 1 else "1"
     main(devices=int(given)) if given in {"1", "2", "4", "8"} else sys.exit("processes must be 1, 2, 4 or 8")

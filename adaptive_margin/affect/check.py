@@ -90,7 +90,9 @@ class CheckReport:
         if self.fatal:
             lines += [f"FATAL: {text}" for text in self.fatal]
         else:
-            differ = f", {self.differences} known figures differ" if self.differences else ""
+            differ = ""
+            if self.differences:
+                differ = f", {counted(self.differences, 'known figure')} differ{'s' if self.differences == 1 else ''}"
             lines.append(f"This root can be trained on{differ}.")
         return "\n".join(lines)
 

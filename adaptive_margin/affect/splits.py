@@ -338,7 +338,9 @@ def training_splits(records: Records, *, fold: int = 0, seed: int = 0) -> tuple[
         kind = records.identity_kind or "picture"
         got = counted(len(set(records.identity if records.identity_kind else records.path)), kind)
         remedy = "unpack the rest of the data set"
-        raise ValueError(problem(f"usable rows of {records.dataset}", LEAST[records.dataset], got, remedy)) from error
+        raise ValueError(
+            problem(f"what is usable of {records.dataset}", LEAST[records.dataset], got, remedy)
+        ) from error
 
 
 def frame_split(records: Records, share: float = 0.2, *, seed: int = 0) -> Split:

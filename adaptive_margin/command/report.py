@@ -43,13 +43,13 @@ def main(words: Sequence[str], prog: str) -> int:
     if not options.print:
         flag = "--page" if any(word.partition("=")[0] == "--page" for word in words) else "--output"
         check_output(flag, page, file=True)
+        require_extra("adaptive-margin report", "train", "PIL", "jinja2")
+        from ..reports._page import check_page, is_page
+
         of_runs = page.suffix.lower() not in (".html", ".htm") and options.folder.resolve() in page.resolve().parents
-        if options.overwrite and of_runs and page.exists():
+        if of_runs and page.exists() and not is_page(page.read_bytes()):
             expected = "a new file, or one that ends in .html, in a folder of runs"
             raise ValueError(problem(flag, expected, page, "pass the name of a new file"))
-        require_extra("adaptive-margin report", "train", "PIL", "jinja2")
-        from ..reports._page import check_page
-
         check_page(page, options.overwrite, flag=flag)
     trainers = _trainers(options.folder)
     if "retrieval" in trainers:

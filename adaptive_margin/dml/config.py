@@ -47,8 +47,9 @@ ALL_PRESETS: list[DMLConfig] = []
 RANGES: tuple[tuple[str, Callable[[float], bool], tuple[str, ...]], ...] = (
     ("at least 1", lambda x: x >= 1, ("classes", "per_class", "epochs", "steps_per_epoch", "embedding_size", "size")),
     ("at least 1", lambda x: x >= 1, ("evaluate_every", "triplets_per_anchor", "halve_at", "ks")),
-    ("at least 0", lambda x: x >= 0, ("backbone_rate", "loss_rate", "weight_decay", "checkpoint_every", "seed")),
-    ("above 0", lambda x: x > 0, ("learning_rate", "adam_epsilon", "beta", "nonzero_loss_cutoff", "max_mi")),
+    ("at least 0", lambda x: x >= 0, ("learning_rate", "backbone_rate", "loss_rate", "weight_decay")),
+    ("at least 0", lambda x: x >= 0, ("checkpoint_every", "seed")),
+    ("above 0", lambda x: x > 0, ("adam_epsilon", "beta", "nonzero_loss_cutoff", "max_mi")),
     ("from 0 to 1", lambda x: 0 <= x <= 1, ("flip",)),
     ("above 0 and at most 1", lambda x: 0 < x <= 1, ("area", "confidence")),
     ("at least 0 and below 1", lambda x: 0 <= x < 1, ("validation",)),
@@ -189,8 +190,10 @@ class DMLConfig:
             for name in names:
                 value = getattr(self, name)
                 numbers = value if isinstance(value, tuple) else () if value is None else (value,)
-                if not all(math.isfinite(x) and fits(x) for x in numbers):
-                    raise ValueError(problem(name, expected, value, "leave it out for the default"))
+                finite = all(map(math.isfinite, numbers))
+                if not finite or not all(map(fits, numbers)):
+                    remedy = f"leave it out for the default, {getattr(DMLConfig, name)}"
+                    raise ValueError(problem(name, expected if finite else f"finite, {expected}", value, remedy))
         if self.classes < 2:
             raise ValueError(problem("classes", "at least 2", self.classes, "negatives come from other classes"))
         if self.per_class < 2 and self.loss not in OF_PROXIES:
@@ -223,18 +226,12 @@ class DMLConfig:
             raise ValueError(problem("freeze_batch_norm", "False where weights are none", True, remedy))
         self._refuse_what_does_nothing()
 
-    def _refuse_what_does_nothing(self) -> None:
-        """Rejects options that have no effect, because the run would not be what its user expects."""
-        if self.units != "default" and self.loss == "vdm":
-            expected = "'default' for vdm, whose margin is already a squared distance"
-            raise ValueError(problem("units", expected, repr(self.units), "leave it out"))
-        if self.learn_beta is True and self.loss != "margin":
-            remedy = "only the margin loss has boundaries: leave it out"
-            raise ValueError(problem("learn_beta", f"False or 'auto' for {self.loss}", True, remedy))
+    def idle(self) -> list[tuple[str, str, str]]:
+        """The options that have no effect beside the others: each one's name, where that is so, and what changes it."""
         learns = self.loss in OF_PROXIES or (self.loss == "margin" and self.learn_beta is not False)
         to_learn = "--learn-beta True" if self.loss == "margin" else "--loss proxy-anchor"
         unseen = self.select == "last" and self.validation == 0 and self.folds == 0
-        for idle, names, where, remedy in (
+        table = (
             (self.margin != "adaptive", ADAPTIVE_OPTIONS, "without the adaptive margin", "pass --margin adaptive"),
             (self.neighbourhood == "released", ("confidence",), "for the rule released", "pass --neighbourhood auto"),
             (self.dependence == "none", ("max_mi",), "without dependence", "pass --dependence gaussian"),
@@ -249,11 +246,22 @@ class DMLConfig:
             (self.folds > 0, ("keep_embeddings",), "with folds, which are concatenated", "pass --folds 0"),
             (self.select == "last", ("score",), "for the last network", "pass --select validation"),
             (unseen, ("evaluate_every",), "without validation classes", "pass --validation 0.2"),
-        ):
-            for name in names if idle else ():
-                if not self._is_of_a_preset(name):
-                    expected, got = f"left alone {where}, where it does nothing", repr(getattr(self, name))
-                    raise ValueError(problem(name, expected, got, f"{remedy}, or leave it out"))
+        )
+        return [(name, where, remedy) for here, names, where, remedy in table if here for name in names]
+
+    def _refuse_what_does_nothing(self) -> None:
+        """Rejects options that have no effect, because the run would not be what its user expects."""
+        if self.units != "default" and self.loss == "vdm":
+            expected = "'default' for vdm, whose margin is already a squared distance"
+            raise ValueError(problem("units", expected, repr(self.units), "leave it out"))
+        if self.learn_beta is True and self.loss != "margin":
+            remedy = "only the margin loss has boundaries: leave it out"
+            raise ValueError(problem("learn_beta", f"False or 'auto' for {self.loss}", True, remedy))
+        for name, where, remedy in self.idle():
+            if not self._is_of_a_preset(name):
+                expected, got = f"left alone {where}, where it does nothing", repr(getattr(self, name))
+                default = getattr(DMLConfig, name)
+                raise ValueError(problem(name, expected, got, f"{remedy}, or leave it at its default, {default}"))
 
     def _is_of_a_preset(self, name: str) -> bool:
         """Whether the value of an option need not come from the user, because it is the default or that of a preset."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -47,7 +48,7 @@ def read_runs(folder: Path, problems: list[str] | None = None) -> list[Row]:
         problems += [f"{place / 'result.json'} is not from this library: left out" for place in foreign]
     read = [(place, read_json(place / "result.json", AGAIN)) for place in places if place not in foreign]
     whole = [  # neither one fold of a run, nor a run of another trainer, which can also be in ``runs``
-        (place, result) for place, result in read if "loss" in result.get("config", {}) and "fold" not in result
+        (place, result) for place, result in read if "loss" in result.get("config", {}) and not _is_fold(place, result)
     ]
     runs = [(place, _checked(place, result)) for place, result in whole]
     if runs:
@@ -64,6 +65,11 @@ def read_runs(folder: Path, problems: list[str] | None = None) -> list[Row]:
     if not isinstance(content, list) or not all(isinstance(row, dict) and _is_row(row) for row in content):
         raise DamagedFileError(merged, "holds something other than the rows of runs", "merge it again")
     return [{name: value for name, value in row.items() if name != "folder"} for row in content]  # of the writer's disk
+
+
+def _is_fold(place: Path, result: Mapping[str, Any]) -> bool:
+    """Whether a result is that of one fold of a run; older ones do not say so, and their folder's name does."""
+    return "fold" in result or re.fullmatch(r"fold-\d+-of-\d+", place.name) is not None
 
 
 def _is_foreign(path: Path) -> bool:

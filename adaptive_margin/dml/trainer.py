@@ -144,7 +144,8 @@ def networks(
     """Folder and split of each network of a run. A fold's folder names their number, which changes the division.
 
     Raises:
-        ValueError: a division that the data set does not allow, or a part that would be evaluated without figures.
+        ValueError: a division that the data set does not allow, fewer training classes than a batch has, or a part that
+            would be evaluated without figures.
     """
     found = {out: split_classes(data, validation=config.validation, seed=config.seed)} if config.folds == 0 else {}
     for fold in range(config.folds):
@@ -155,7 +156,12 @@ def networks(
 
 
 def check_pairs(config: DMLConfig, data: LabelledImages, split: ClassSplit) -> None:
-    """Raises unless each part that is evaluated has two images of some class: without, its figures are undefined."""
+    """Raises unless there are the classes of a batch, and two images of some class in each part that is evaluated:
+    without, its figures are undefined.
+    """
+    if config.classes > (most := len(np.unique(data.labels[split.train]))):
+        remedy = f"pass --classes {most}, or {'more --folds' if config.folds else 'hold out less'}"
+        raise ValueError(problem("classes", f"at most the {most} training classes", config.classes, remedy))
     uses: dict[Part, tuple[bool, str]] = {
         "test": (config.measure or config.select == "test", "--no-measure --select last"),
         "validation": (len(split.validation) > 0, "--validation 0 --folds 0 --select last"),
@@ -186,8 +192,13 @@ def find(config: DMLConfig, out: Path) -> dict[str, Any] | None:
             raise RunFolderError(f"{done} {error.why}, and no run is in its folder: {remedy}") from error
         warnings.warn(f"{done} {error.why}; the run is resumed and its result written again", stacklevel=3)
         return None
-    check_same_run(out, found["config"], plain(config), MAY_CHANGE)
+    check_same_run(out, found["config"], plain(config), _may_change(config))
     return found
+
+
+def _may_change(config: DMLConfig) -> tuple[str, ...]:
+    """Options in which a run that goes on may differ from what it was: also those without effect."""
+    return (*MAY_CHANGE, *(name for name, *_ in config.idle()))
 
 
 def run_split(
@@ -203,7 +214,7 @@ def run_split(
     images, unreadable = load_images(data, config)
     split = split.without(unreadable)
     job = DMLJob(config, data, images, split, world)
-    with RunFolder(out, config, world=world, may_change=MAY_CHANGE, outcomes=OUTCOMES) as folder:
+    with RunFolder(out, config, world=world, may_change=_may_change(config), outcomes=OUTCOMES) as folder:
         chosen_by = None if config.select == "last" else f"{config.select}/{config.score}"
         if world.is_main:
             write_own_card(folder, job, images.shape[3])

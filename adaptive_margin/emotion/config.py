@@ -28,7 +28,6 @@ USED_WITH: dict[str, dict[str, tuple[str, ...]]] = {
     "same_actor": {"dataset": ("afew-va",)},
     "fold": {"dataset": ("afew-va",)},
     "annotations": {"dataset": ("aff-wild2",)},
-    "skip_unreadable": {"dataset": tuple(name for name in DATASETS if name != "faces")},
     "people": {"dataset": ("faces",)},
     "images_per_person": {"dataset": ("faces",)},
     "person_effect": {"dataset": ("faces",)},
@@ -274,11 +273,9 @@ class EmotionConfig:
             remedy = f"leave it out, or pass {', '.join(USE_PEOPLE)} or a term that does: {', '.join(TERMS_OF_PEOPLE)}"
             raise ValueError(problem("shuffle_people", expected, "on", remedy))
         if self.dataset in WITHOUT_PEOPLE and (uses := self.uses_people):
-            expected, remedy = (
-                "one that identifies people",
-                "use faces, afew-va, aff-wild or aff-wild2, or leave it out",
-            )
-            raise ValueError(problem(f"dataset, for {uses[0]},", expected, self.dataset, remedy))
+            expected = f"one that identifies people, for {uses[0]}"
+            remedy = f"use faces, afew-va, aff-wild or aff-wild2, or leave {uses[0]} out"
+            raise ValueError(problem("dataset", expected, self.dataset, remedy))
         if self.per_person and self.batch_size % self.per_person:
             remedy = "a batch holds whole groups of a person's pictures"
             expected = f"a multiple of per_person ({self.per_person})"
@@ -338,8 +335,9 @@ def _check_used(config: EmotionConfig) -> None:
             here = " and ".join(f"{other} {getattr(config, other)}" for other in USED_WITH[name])
             uses = {other: [each for each in values if each != "none"] for other, values in USED_WITH[name].items()}
             where = " or ".join(f"{other} {', '.join(values)}" for other, values in uses.items())
-            remedy = f"leave it out: it has an effect only with {where}"
-            raise ValueError(problem(name, f"left at its default with {here}", repr(value), remedy))
+            remedy = f"leave it out, or give the default: it has an effect only with {where}"
+            default = getattr(EmotionConfig, name)
+            raise ValueError(problem(name, f"left at its default, {default!r}, with {here}", repr(value), remedy))
 
 
 def _check_loader_options(config: EmotionConfig) -> None:

@@ -627,7 +627,8 @@ def find_files(
     for place, folders, names in os.walk(source, onerror=unreadable):
         folders[:] = [name for name in folders if not litter(name)]
         for link in filter(Path.is_symlink, (Path(place, name) for name in sorted(folders))):
-            tell(printable(f"{link}: a link to a folder, skipped (pass the folder itself, too)"))
+            if around not in link.resolve().parents:  # what is inside is read anyway
+                tell(printable(f"{link}: a link to a folder, skipped (pass the folder itself, too)"))
         paths += (Path(place, name) for name in names if not litter(name))
     found = []
     others: list[str] = []

@@ -23,7 +23,7 @@ from ..metrics.comparison import compared, student_interval
 from ..stored import read_json
 from ..training.config_files import plain, read_options
 from ..training.run_folder import Curve, read_scalars
-from .config import EmotionConfig
+from .config import EmotionConfig, idle
 from .data import DATA_OPTIONS
 from .evaluation import read_predictions, read_result
 
@@ -187,8 +187,9 @@ def pairs(arm: Arm, baseline: Arm) -> list[tuple[Run, Run]]:
 def apart(one: Run, two: Run) -> str:
     """How the data differ on which two runs were trained and tested, as far as is known; empty if they do not."""
     if one.config and two.config:
-        ours, theirs = ({name: run.config.get(name, DEFAULTS[name]) for name in SAME} for run in (one, two))
-        if differing := [f"{name}: {ours[name]} and {theirs[name]}" for name in SAME if ours[name] != theirs[name]]:
+        ours, theirs = ({**DEFAULTS, **run.config} for run in (one, two))
+        used = [name for name in SAME if name not in idle(ours) or name not in idle(theirs)]
+        if differing := [f"{name}: {ours[name]} and {theirs[name]}" for name in used if ours[name] != theirs[name]]:
             return ", ".join(differing)
     rows = [inside(run.result, "test", "rows") for run in (one, two)]
     if None not in rows and rows[0] != rows[1]:

@@ -20,6 +20,7 @@ from ..messages import problem, shorten
 from ..metrics import AffectMetrics, affect_breakdown
 from ..stored import DamagedFileError, read_json
 from ..training.checkpoints import Checkpoints
+from ..training.config_files import flat
 from ..training.forecast import Work, size_of, steps_done
 from ..training.loop import Parts, Summary, best_state, check_length, train
 from ..training.model_card import CARD, UNDER_WAY, write_card
@@ -28,7 +29,7 @@ from ..training.randomness import seed_everything
 from ..training.run_folder import RunFolder, RunFolderError, check_folder
 from ..training.world import World, device_of, synchronise_batch_norm
 from ._drawn_video import evaluate_drawn_video
-from .config import AdamConfig, EmotionConfig
+from .config import AdamConfig, EmotionConfig, idle
 from .critics import build_critic, build_grouper
 from .data import EmotionData, Part, load_data
 from .evaluation import Evaluation, evaluate, evaluating, write_predictions, write_result
@@ -57,6 +58,12 @@ OUTCOME_OPTIONS = ("iterations", "keep", "evaluate_every")
 """The options in ``MAY_CHANGE`` on which the results depend."""
 
 
+def may_change(config: EmotionConfig) -> tuple[str, ...]:
+    """Options in which a run that goes on may differ from what it was: ``MAY_CHANGE``, and those without effect."""
+    without = idle(vars(config))
+    return (*MAY_CHANGE, *(name for name in flat(config.plain()) if name.partition(".")[0] in without))
+
+
 def check_before(config: EmotionConfig, processes: int = 1) -> None:
     """Raises what a run of these options would, as far as it can be told without its data; changes nothing.
 
@@ -67,7 +74,7 @@ def check_before(config: EmotionConfig, processes: int = 1) -> None:
     """
     check_size(config.encoder, config.size)
     check_processes(config, processes)
-    if check_folder(config.output, config, MAY_CHANGE, OUTCOMES):
+    if check_folder(config.output, config, may_change(config), OUTCOMES):
         done = Checkpoints(Path(config.output) / "checkpoints").files()[-1][0]
         check_length(Path(config.output), done, config.iterations, "iterations")
     if config.pretrained is not None:
@@ -538,7 +545,11 @@ def train_network(
         check_length(folder.path, folder.checkpoints.files()[-1][0], config.iterations, "iterations")
         check_same_data(folder, data)
 
-    allowed: dict[str, Any] = {"may_change": MAY_CHANGE, "outcomes": OUTCOMES, "outcome_options": OUTCOME_OPTIONS}
+    allowed: dict[str, Any] = {
+        "may_change": may_change(config),
+        "outcomes": OUTCOMES,
+        "outcome_options": OUTCOME_OPTIONS,
+    }
     with RunFolder(config.output, config, world=world, check=check, **allowed) as folder:
         for name, split in data.splits.items():
             if world.is_main:

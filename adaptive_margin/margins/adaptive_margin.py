@@ -220,7 +220,7 @@ class AdaptiveMargin(Margin):
         if isinstance(batch, SmallBatch):
             size = rule.mean_size_of_small(batch, c)
             self._record(k=size)
-            return rule.delta_of_small(len(batch.index), size, c)
+            return rule.delta_of_small(len(batch.index), size, c, batch.dtype)
         sets = batch.x, batch.index, batch.y, batch.ref_index
         k = rule.mean_size(*sets, c) if self.granularity == "batch" else rule.sizes(*sets, c)
         k = k.to(batch.g.dtype)

@@ -112,11 +112,11 @@ class NeighbourhoodRule:
         r""":math:`\Delta(N, K)`, the shape of ``k``, in units of a squared distance."""
         return confidence_term(n, k, confidence)
 
-    def delta_of_small(self, n: int, k: float, confidence: float) -> float:
-        """:meth:`delta` of one number."""
-        if type(self).delta is NeighbourhoodRule.delta:
+    def delta_of_small(self, n: int, k: float, confidence: float, dtype: torch.dtype) -> float | Tensor:
+        """:meth:`delta` of one number, without a tensor if it is not a caller's own."""
+        if getattr(self.delta, "__func__", None) is NeighbourhoodRule.delta:
             return _hoeffding_scale(n, confidence) / k
-        return float(self.delta(n, torch.tensor(k, dtype=torch.float64), confidence))
+        return self.delta(n, torch.tensor(k, dtype=dtype), confidence)
 
     may_lead: bool = False
     """Whether its margin is large from the start, for some labels at least, so that it can take a loss's own place."""

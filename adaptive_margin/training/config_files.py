@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -167,6 +168,8 @@ def _build_union(hint: Any, value: Any, where: str, base: Any) -> Any:
     if value is None and type(None) in choices:
         return None
     errors = []
+    if isinstance(value, str) and {int, float} <= set(choices) and re.fullmatch(r"[+-]?[0-9]+", value):
+        value = int(value)  # a count, also in quotes
     likely = lambda each: (type(value) is not each, not (isinstance(each, type) and isinstance(base, each)))  # noqa: E731
     for choice in sorted(choices, key=likely):
         if choice is not type(None):

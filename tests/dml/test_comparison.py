@@ -359,6 +359,7 @@ def test_the_options_of_a_run_decide_and_not_the_name_of_its_folder(tmp_path: Pa
                 place = tmp_path / name / "cub" / "margin" / arm / f"seed-{seed}"
                 finished(place, replace(config, margin=margin, seed=seed))
     finished(tmp_path / "cub" / "margin" / "fold-2", replace(ROTH2020, margin="adaptive"))
+    finished(tmp_path / "cub" / "fold-2-of-4", replace(ROTH2020, seed=9))  # of a run before folds said so
     rows = read_runs(tmp_path)
     fixed = [f"{arm}, learned beta, epochs {n}" for n in (150, 20) for arm in ("margin 0.5", "default")]
     assert list(dict.fromkeys(row["arm"] for row in rows)) == [*fixed, "auto, learned beta, epochs 150"]

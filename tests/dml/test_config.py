@@ -57,7 +57,8 @@ def test_an_option_that_does_nothing_is_refused(
     ((flag, value),) = remedy.items()
     with pytest.raises(ValueError, match=f"^{name} must be left alone .*{where}.*, where it does nothing") as said:
         replace(base, **options)
-    assert str(said.value).endswith(f"; pass --{flag.replace('_', '-')} {value}, or leave it out")
+    default = getattr(DMLConfig, name)
+    assert str(said.value).endswith(f"; pass --{flag.replace('_', '-')} {value}, or leave it at its default, {default}")
     replace(base, **options | remedy)
 
 
@@ -77,10 +78,9 @@ def test_what_a_loss_does_not_have_is_refused(preset: str, options: dict[str, An
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
-        ({"learning_rate": -1.0}, "above 0"),
-        ({"learning_rate": 0.0}, "above 0"),
-        ({"learning_rate": math.inf}, "above 0"),
-        ({"learning_rate": math.nan}, "above 0"),
+        ({"learning_rate": -1.0}, "at least 0"),
+        ({"learning_rate": math.inf}, "finite, at least 0"),
+        ({"learning_rate": math.nan}, "finite, at least 0"),
         ({"backbone_rate": -1.0}, "at least 0"),
         ({"loss_rate": -1.0}, "at least 0"),
         ({"weight_decay": -1.0}, "at least 0"),

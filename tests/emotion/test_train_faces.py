@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from adaptive_margin.emotion.config import QUICK, EmotionConfig
 from adaptive_margin.messages import problem
 from adaptive_margin.training import Checkpoints, World, to_yaml
 from adaptive_margin.training.checkpoints import CheckpointError
+from adaptive_margin.training.run_folder import RunFolderError
 
 
 def code_of(words: list[str]) -> int:
@@ -142,6 +144,16 @@ def test_a_folder_of_something_else_is_said_before_anything_is_read(
     with pytest.raises(ValueError, match=re.escape(message)):
         trainer.run(dataclasses.replace(config, seed=0))
     assert sorted(run.rglob("*")) == before
+
+
+def test_options_without_effect_do_not_make_another_run(tmp_path: Path) -> None:
+    config = dataclasses.replace(QUICK, output=str(tmp_path), critic="fisher", device="cpu")
+    older = {**config.plain(), "fold": 2, "term_weight": 0.3}
+    (tmp_path / "config.yaml").write_text(json.dumps(older))
+    trainer.check_before(config)
+    (tmp_path / "config.yaml").write_text(json.dumps({**older, "penalty": 2.0}))
+    with pytest.raises(RunFolderError, match=r"another configuration:\n  penalty: 2.0 there, None now\nchoose"):
+        trainer.check_before(config)
 
 
 def test_a_data_set_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -322,6 +322,26 @@ def test_own_dependence_can_learn():
     assert again.dependence.weight == 0.25
 
 
+@pytest.mark.parametrize("rows", [32, 512])
+def test_an_own_delta_may_learn_for_batches_of_any_size(rows: int) -> None:
+    class Weighted(RemainingRule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.ones(1, 1, requires_grad=True)
+
+        def delta(self, n, k, confidence):
+            return torch.nn.functional.linear(super().delta(n, k, confidence).reshape(1, 1), self.weight).reshape(())
+
+    x, y = torch.randn(rows, 4), torch.arange(rows) % 4
+    rule = Weighted()
+    alpha = AdaptiveMargin(neighbourhood=rule, dependence="none")(x, y)
+    assert_close(alpha, AdaptiveMargin(neighbourhood="remaining", dependence="none")(x, y))
+    alpha.backward()
+    assert_close(rule.weight.grad, alpha.detach().reshape(1, 1))
+    rule.delta = lambda n, k, confidence: k * 0 + 0.125
+    assert AdaptiveMargin(neighbourhood=rule, dependence="none")(x, y) == 0.125
+
+
 def test_own_rule():
     class Eighth(NeighbourhoodRule):
         def significant(self, share, k, n, labels, confidence):

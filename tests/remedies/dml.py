@@ -221,7 +221,7 @@ CASES = [
         lambda: config(epochs=5),
     ),
     follow(
-        "pass --margin adaptive, or leave it out",
+        "pass --margin adaptive, or leave it at its default, batch",
         lambda: config(granularity="anchor"),
         lambda: config(granularity="anchor", margin="adaptive"),
         lambda: config(),
@@ -344,6 +344,18 @@ CASES = [
         lambda folder: required_root(replace(SMALL, root=folder), "CUB/") == folder,
     ),
     follow("leave it out", lambda folder: trained(folder, "another data set"), trained),
+    follow(
+        "pass --classes 4, or hold out less",
+        lambda folder: of_pairs(folder, classes=5, validation=0.5),
+        lambda folder: of_pairs(folder, classes=4, validation=0.5),
+        lambda folder: of_pairs(folder / "more", classes=5, validation=0.25),
+    ),
+    follow(
+        "pass --classes 6, or more --folds",
+        lambda folder: of_pairs(folder, classes=7, folds=4),
+        lambda folder: of_pairs(folder, classes=6, folds=4),
+        lambda folder: of_pairs(folder / "more", classes=7, folds=8),
+    ),
     follow(
         "add some, or pass --no-measure --select last",
         lambda folder: of_pairs(folder, test=1),

@@ -304,9 +304,10 @@ CASES = [
         lambda: config(),
     ),
     follow(
-        "leave it out: it has an effect only with dataset aff-wild, aff-wild2",
+        "leave it out, or give the default: it has an effect only with dataset aff-wild, aff-wild2",
         lambda: config(every=5),
         lambda: config(),
+        lambda: config(every=1),
         lambda folder: config(every=5, dataset="aff-wild", root=str(folder)),
         lambda folder: config(every=5, dataset="aff-wild2", root=str(folder)),
     ),
@@ -556,7 +557,7 @@ CASES = [
         lambda: people_of(config_of(), strangers(), World()) is None,
     ),
     follow(
-        "use faces, afew-va, aff-wild or aff-wild2, or leave it out",
+        "use faces, afew-va, aff-wild or aff-wild2, or leave per_person out",
         lambda: config(dataset="affectnet", root="x", per_person=4),
         lambda: config(dataset="faces", per_person=4),
         *(

@@ -64,6 +64,17 @@ FULL = Config(
 )
 
 
+@pytest.mark.parametrize(("written", "number"), [("3", 3), ("'3'", 3), ("3.0", 3.0), ("'0.5'", 0.5), ("1e-2", 0.01)])
+def test_a_count_stays_a_count(written: str, number: float, tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Allowed:
+        bad: int | float = 0.001
+
+    (tmp_path / "config.yaml").write_text(f"bad: {written}")
+    found = from_yaml(Allowed, tmp_path / "config.yaml", Allowed()).bad
+    assert (found, type(found)) == (number, type(number))
+
+
 @pytest.mark.parametrize("config", [Config(), FULL, PRESETS["paper"]])
 def test_there_and_back(tmp_path: Path, config: Config) -> None:
     (tmp_path / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
