@@ -58,6 +58,7 @@ CASES = {
     ),
 }
 STOCK = next(iter(CASES))
+WARM_UP = 5  # calls of each turn that are not counted: the first are slower, after another loss
 
 
 def times(layout: str, rows: int, seconds: float) -> dict[tuple[str, bool], float]:
@@ -70,10 +71,11 @@ def times(layout: str, rows: int, seconds: float) -> dict[tuple[str, bool], floa
     while time.perf_counter() - began < seconds:
         for (name, numpy), each in found.items():
             SmallBatch.suits = suits if numpy else staticmethod(lambda x: False)
-            for _ in range(3):
+            for number in range(10):
                 start = time.perf_counter()
                 step(built[name], x, labels)
-                each.append(1e3 * (time.perf_counter() - start))
+                if number >= WARM_UP:
+                    each.append(1e3 * (time.perf_counter() - start))
     SmallBatch.suits = suits
     return {key: statistics.quantiles(each[3:], n=10)[0] for key, each in found.items()}
 
