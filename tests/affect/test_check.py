@@ -189,17 +189,17 @@ def test_what_is_no_release_is_fatal(tmp_path, capsys):
             "affectnet",
             25,
             26,
-            "affectnet-2017, train: usable rows of affectnet-2017 must be at least 26 .* 25 pictures;",
+            "affectnet-2017, train: what is usable of affectnet-2017 must be at least 26 .* 25 pictures;",
         ),
-        ("affectnet-reduced", 25, 26, "usable rows of affectnet-reduced must be at least 26 pictures"),
+        ("affectnet-reduced", 25, 26, "what is usable of affectnet-reduced must be at least 26 pictures"),
         (
             "afew-va",
             4,
             5,
-            "usable rows of afew-va must be clips of at least five actors, .* got 4 actors; unpack the rest",
+            "what is usable of afew-va must be clips of at least five actors, .* got 4 actors; unpack the rest",
         ),
-        ("aff-wild", 2, 3, "usable rows of aff-wild must be at least three videos, .* got 2 videos"),
-        ("aff-wild2", 1, 2, "usable rows of aff-wild2 must be at least two source videos, .* got 1 source video"),
+        ("aff-wild", 2, 3, "what is usable of aff-wild must be at least three videos, .* got 2 videos"),
+        ("aff-wild2", 1, 2, "what is usable of aff-wild2 must be at least two source videos, .* got 1 source video"),
     ],
 )
 def test_a_root_that_is_too_small_to_be_divided_is_fatal_as_in_training(tmp_path, release, few, enough, message):
