@@ -131,9 +131,9 @@ def test_runs_on_other_data_are_not_compared_and_named(three: list[Arm], option:
     assert "there is no baseline with the same seed and data" in _lead(tell([baseline, all_], []))
 
 
-def test_places_and_preprocessing_of_the_same_data_may_differ(three: list[Arm]) -> None:
+def test_places_preprocessing_and_options_without_effect_may_differ(three: list[Arm]) -> None:
     baseline, caf, _ = three
-    other = _changed(caf, [1], root="elsewhere", cache="there", resize=300, crop="none")
+    other = _changed(caf, [1], root="elsewhere", cache="there", resize=300, crop="none", fold=3, every=5)
     assert difference(other, baseline).n == 3
     assert tell([baseline, other], []).problems == []
 
