@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from fer_arms import ARMS, BASELINE, CRITIC_ARMS, FACES_SEED, PAPER_ARMS, QUICK_ARMS, read_asked, with_own
+from script import print_results, read_results
 
 from adaptive_margin.emotion.config import PRESETS, USED_WITH, DatasetName, EmotionConfig, idle, preset_for
 from adaptive_margin.messages import counted, is_expected, problem, said_plainly
@@ -453,7 +454,7 @@ def write_results(asked: Asked, arms: Sequence[Arm], failed: Mapping[tuple[str, 
 def main(argv: Sequence[str] | None = None) -> int:
     asked = options(argv)
     if asked.print:
-        print("\n".join(markdown(json.loads(asked.print.read_text(encoding="utf-8")))))
+        print_results(asked.print, lambda: "\n".join(markdown(read_results(asked.print))))
         return 0
     began = time.perf_counter()
     configs = {(arm, seed): config_of(asked, arm, seed) for seed in range(asked.seeds) for arm in asked.arms}

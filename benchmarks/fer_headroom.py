@@ -21,7 +21,6 @@ Only the training part of the data set's split is used. Finished runs are kept: 
 from __future__ import annotations
 
 import dataclasses
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fer_arms import FACES_SEED, read_asked
-from script import is_figure, write_figure, write_results
+from script import is_figure, print_results, read_results, write_figure, write_results
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig
 from adaptive_margin.messages import counted, problem, said_plainly
@@ -257,10 +256,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is missing, then writes and prints all figures."""
     asked = parsed(argv)
     if asked.print:
-        content = json.loads(asked.print.read_text(encoding="utf-8"))
-        print(table(content))
+        print_results(asked.print, lambda: table(read_results(asked.print)))
         if asked.figure:
-            draw(content, asked.figure)
+            draw(read_results(asked.print), asked.figure)
         return 0
     effects = asked.effects if asked.dataset == "faces" else (1.0,)
     configs = {

@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fer_arms import ARMS, BASELINE, FACES_SEED, PEOPLE_ARMS, read_asked, with_own
-from script import write_results
+from script import print_results, read_results, write_results
 
 from adaptive_margin.emotion.config import PRESETS, DatasetName, EmotionConfig, idle, preset_for
 from adaptive_margin.messages import counted, is_expected, said_plainly
@@ -461,7 +461,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains what is missing, then writes and prints all figures."""
     asked = parsed(argv)
     if asked.print:
-        print(table(json.loads(asked.print.read_text(encoding="utf-8"))))
+        print_results(asked.print, lambda: table(read_results(asked.print)))
         return 0
     seeds = asked.seeds or (3 if asked.stage == "choose" else 5)
     asked = dataclasses.replace(asked, arms=(*asked.arms, *with_own(asked.own)), own=())

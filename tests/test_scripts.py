@@ -107,7 +107,7 @@ def test_a_table_without_its_file_is_one_line(script: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", ["cut of", '{"cases": [{}]}'])
-@pytest.mark.parametrize("script", ["benchmarks/hosts/run.py", "benchmarks/miners/run.py"])
+@pytest.mark.parametrize("script", ["benchmarks/hosts/run.py", "benchmarks/miners/run.py", "benchmarks/fer_people.py"])
 def test_a_table_of_something_else_is_one_line(script: str, content: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(content)
