@@ -69,7 +69,8 @@ from adaptive_margin.dml.objectives import LOSSES
 from adaptive_margin.dml.trainer import DMLJob
 from adaptive_margin.metrics import RetrievalMetrics
 from adaptive_margin.metrics.comparison import Comparison, compared, signed
-from adaptive_margin.training import World, environment
+from adaptive_margin.training import World, environment, write_atomically
+from adaptive_margin.training.command_line import check_output, json_with
 from adaptive_margin.training.forecast import Forecast, Work, announce, forecast
 
 SQUARED = {  # a constant in the unit that the adaptive margin has: a squared distance of unit vectors
@@ -283,7 +284,7 @@ def write_numbers(path: Path, rows: Sequence[Row], **more: Any) -> None:
     found = environment(World())
     facts = {name: found[name] for name in ("command", "versions", "device", "commit")}
     rows = sorted(rows, key=lambda row: (row["part"], row["loss"], row["seed"], str(row["margin"])))
-    path.write_text(json.dumps({**facts, **more, "rows": rows}) + "\n", encoding="utf-8")
+    write_atomically(path, (json.dumps({**facts, **more, "rows": rows}) + "\n").encode())
 
 
 def read_numbers(path: Path) -> str:
@@ -305,6 +306,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(read_numbers(options.print))
         return 0
     output: Path = options.output
+    for name in (FILES[0], UNFINISHED):
+        check_output("--output", output / name, file=True, replaces=json_with("rows"))
     rows: list[Row] = []
     try:
         announce(expected(options.seeds, options.steps, options.jobs), options.yes)

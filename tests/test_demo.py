@@ -110,7 +110,7 @@ def test_the_picture_where_the_own_constant_is_the_best(demo, tmp_path):
 @pytest.mark.slow
 def test_the_whole_demo(demo, tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--seeds", "2", "--steps", "1"]
-    (tmp_path / "unfinished.json").write_text("of an earlier run")
+    (tmp_path / "unfinished.json").write_text('{"rows": []}')
     run = subprocess.run(
         [*command, "--jobs", "2", "--output", str(tmp_path)],
         **{"cwd": ROOT, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 300},
@@ -162,8 +162,9 @@ def test_an_interrupted_run_keeps_what_is_finished(demo, tmp_path, capsys, monke
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "train_all", interrupted)
-    for name in ("demo.png", "results.json"):
-        (tmp_path / name).write_text("of an earlier run")
+    earlier = {"demo.png": "of an earlier run", "results.json": '{"rows": []}'}
+    for name, content in earlier.items():
+        (tmp_path / name).write_text(content)
     assert demo.main(["--seeds", "2", "--steps", "1", "--output", str(tmp_path)]) == 130
     printed = capsys.readouterr().out
     assert "The results of an earlier run" in printed
@@ -171,14 +172,24 @@ def test_an_interrupted_run_keeps_what_is_finished(demo, tmp_path, capsys, monke
     document = json.loads((tmp_path / "unfinished.json").read_text())
     assert not document["complete"]
     assert len(document["rows"]) == 1
-    for name in ("demo.png", "results.json"):
-        assert (tmp_path / name).read_text() == "of an earlier run"
+    assert {name: (tmp_path / name).read_text() for name in earlier} == earlier
     with pytest.raises(SystemExit) as end:
         demo.main(["--print", str(tmp_path / "unfinished.json")])
     assert end.value.code == 2
     said = capsys.readouterr().err
     assert said.startswith("error: --print must be the results.json of a demo that has finished, got ")
     assert said.endswith("unfinished.json; run the demo to its end, and pass that file\n")
+
+
+@pytest.mark.parametrize("name", ["results.json", "unfinished.json"])
+def test_files_of_others_are_not_replaced(demo, tmp_path, capsys, name):
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(SystemExit) as end:
+        demo.main(["--output", str(tmp_path)])
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: --output must be a file that does not exist yet, or an earlier one of this command")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize("content", ["no JSON", "[]", "{}", '{"rows": {}, "best": [], "pixels": 1}', "\ud800"])

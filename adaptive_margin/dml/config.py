@@ -231,11 +231,12 @@ class DMLConfig:
         learns = self.loss in OF_PROXIES or (self.loss == "margin" and self.learn_beta is not False)
         to_learn = "--learn-beta True" if self.loss == "margin" else "--loss proxy-anchor"
         unseen = self.select == "last" and self.validation == 0 and self.folds == 0
+        of_rows = self.granularity == "pair" and self.dependence != "none"  # of single rows, both have one MI
         table = (
             (self.margin != "adaptive", ADAPTIVE_OPTIONS, "without the adaptive margin", "pass --margin adaptive"),
             (self.neighbourhood == "released", ("confidence",), "for the rule released", "pass --neighbourhood auto"),
             (self.dependence == "none", ("max_mi",), "without dependence", "pass --dependence gaussian"),
-            (self.granularity == "pair", ("dependence",), "for margins of pairs", "pass --granularity anchor"),
+            (of_rows, ("dependence",), "for margins of pairs", "pass --granularity anchor"),
             (self.loss != "margin", ("beta",), f"for {self.loss}", "pass --loss margin"),
             (self.loss not in SAMPLED, SAMPLING_OPTIONS, f"for {self.loss}", "pass --loss margin"),
             (not learns, ("loss_rate",), f"for {self.loss}", f"pass {to_learn}"),

@@ -151,11 +151,11 @@ def networks(
     for fold in range(config.folds):
         found[out / f"fold-{fold}-of-{config.folds}"] = fold_classes(data, fold, folds=config.folds)
     for split in found.values():
-        check_pairs(config, data, split.without(unreadable))
+        check_split(config, data, split.without(unreadable))
     return found
 
 
-def check_pairs(config: DMLConfig, data: LabelledImages, split: ClassSplit) -> None:
+def check_split(config: DMLConfig, data: LabelledImages, split: ClassSplit) -> None:
     """Raises unless there are the classes of a batch, and two images of some class in each part that is evaluated:
     without, its figures are undefined.
     """

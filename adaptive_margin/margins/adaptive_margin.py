@@ -42,10 +42,6 @@ NEIGHBOURHOODS: dict[str, type[NeighbourhoodRule]] = {
 }
 
 
-Value = float | Tensor
-"""Of a small batch a number, which is quicker to compute with."""
-
-
 class AdaptiveMargin(Margin):
     r"""A margin computed from the batch: mutual information between groups plus a confidence term.
 
@@ -87,7 +83,8 @@ class AdaptiveMargin(Margin):
         granularity: ``"batch"``: one margin; ``"anchor"``: :math:`\mathrm{MI}_{c(i)} + \Delta(N, K_i)` for each row;
             ``"pair"``: :math:`\mathrm{MI}_{ij} + \Delta(N, K_i)` for each (anchor, negative) pair, with
             :math:`\eta_{ij}` the correlation of the two rows of :math:`g`.
-        dependence: ``"gaussian"``, ``"alignment"``, ``"none"`` (:math:`\Delta` alone) or your own :class:`Dependence`.
+        dependence: ``"gaussian"``, ``"alignment"``, ``"none"`` (:math:`\Delta` alone) or, except for margins of pairs,
+            your own :class:`Dependence`.
         neighbourhood: ``"auto"`` (``"hoeffding"`` for two labels, ``"remaining"`` for more), ``"remaining"``,
             ``"attainable"`` (leads, does not relax, needs no distances), ``"hoeffding"``, ``"chernoff"`` (evidence from
             three samples on), ``"released"`` (the only one for which a group of two is evidence), or your own
@@ -147,6 +144,9 @@ class AdaptiveMargin(Margin):
         self.detach = detach
         self.granularity = granularity
         self.dependence: Dependence = _strategy("dependence", dependence, DEPENDENCES, Dependence)
+        if granularity == "pair" and type(self.dependence) not in DEPENDENCES.values():
+            expected, remedy = "'gaussian', 'alignment' or 'none' for margins of pairs", "pass granularity='anchor'"
+            raise ValueError(problem("dependence", expected, type(self.dependence).__name__, remedy))
         self.neighbourhood: NeighbourhoodRule = _strategy(
             "neighbourhood", neighbourhood, NEIGHBOURHOODS, NeighbourhoodRule
         )
@@ -190,7 +190,7 @@ class AdaptiveMargin(Margin):
         plain = self.pairing == "all" and self.granularity == "batch" and type(self.dependence) is GaussianCorrelation
         return plain and self.neighbourhood.suits_small
 
-    def _mi(self, batch: PreparedBatch | SmallBatch) -> Value:
+    def _mi(self, batch: PreparedBatch | SmallBatch) -> float | Tensor:
         """MI of the batch (the mean over its rows), of each anchor, or of each pair."""
         if isinstance(batch, SmallBatch):
             etas = batch.correlations(self.bandwidth)
@@ -204,7 +204,8 @@ class AdaptiveMargin(Margin):
     def _eta(self, batch: PreparedBatch) -> Tensor:
         """η of each row, of each pair for margins a pair, or of all pairs of an index tuple together."""
         if self.granularity == "pair":
-            return batch.pair_correlations()
+            eta = batch.pair_correlations()  # of single rows the alignment is its size, of which MI takes the square
+            return torch.zeros_like(eta) if isinstance(self.dependence, Independence) else eta
         if batch.pairs is None:
             of_classes = self.dependence.of_classes if self.pairing == "all" else self.dependence.of_zipped_classes
             return of_classes(batch.g, batch.index, batch.ref_g, batch.ref_index, batch.classes)[batch.index]
@@ -214,7 +215,7 @@ class AdaptiveMargin(Margin):
         segment = batch.index[anchors]
         return self.dependence.of_pairs(batch.g, batch.ref_g, anchors, negatives, segment, batch.classes)[batch.index]
 
-    def _delta(self, batch: PreparedBatch | SmallBatch) -> Value:
+    def _delta(self, batch: PreparedBatch | SmallBatch) -> float | Tensor:
         """Δ of the batch, of each anchor, or of the anchor of each pair."""
         rule, c = self.neighbourhood, self.confidence
         if isinstance(batch, SmallBatch):
@@ -236,7 +237,7 @@ class AdaptiveMargin(Margin):
         shape = {"batch": (), "anchor": (len(batch.x),), "pair": (pairs,)}[self.granularity]
         return batch.x.new_zeros(shape)
 
-    def _record(self, **values: Value) -> None:
+    def _record(self, **values: float | Tensor) -> None:
         """Records means over the values that the granularity gives, NaN of none; for K the harmonic mean."""
         if not self.collect_stats:
             return

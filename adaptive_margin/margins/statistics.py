@@ -39,7 +39,7 @@ class HasStatistics:
 
     def reset_stats(self) -> None:
         """The host's, with which each call begins: no statistic outlives the batch that it is of."""
-        if "_record_these_stats" in self.__dict__:  # the host looks for it in every module
+        if "_record_these_stats" in self.__dict__:  # the host's lookup is slow where it fails
             super().reset_stats()  # type: ignore[misc]
         self.forget()
 

@@ -31,7 +31,7 @@ IDLE: list[tuple[dict[str, Any], str, dict[str, Any]]] = [  # which does nothing
         {"neighbourhood": "auto"},
     ),
     ({"max_mi": 1.0, "margin": "adaptive", "dependence": "none"}, "without dependence", {"dependence": "gaussian"}),
-    ({"dependence": "none", "margin": "adaptive", "granularity": "pair"}, "of pairs", {"granularity": "anchor"}),
+    ({"dependence": "alignment", "margin": "adaptive", "granularity": "pair"}, "of pairs", {"granularity": "anchor"}),
     ({"beta": 0.7, "loss": "triplet"}, "for triplet", {"loss": "margin"}),
     ({"nonzero_loss_cutoff": 1.0, "loss": "contrastive"}, "for contrastive", {"loss": "margin"}),
     ({"triplets_per_anchor": 3, "loss": "triplet"}, "for triplet", {"loss": "margin"}),

@@ -15,19 +15,7 @@ from adaptive_margin.dml import datasets
 from . import stand_ins
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SHORT = [
-    "--backbone",
-    "resnet18",
-    "--weights",
-    "none",
-    "--no-freeze-batch-norm",
-    "--resize",
-    "32",
-    "--size",
-    "32",
-    "--embedding-size",
-    "8",
-]
+SHORT = [*stand_ins.TINY, "--embedding-size", "8"]
 SHORT += ["--classes", "2", "--per-class", "2", "--epochs", "1", "--steps-per-epoch", "2", "--device", "cpu"]
 
 

@@ -238,18 +238,7 @@ def test_classes_of_one_image_are_refused_before_anything_is_trained(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stand_ins.folders(tmp_path / "in", classes=8, each=1)
-    options = [
-        "--backbone",
-        "resnet18",
-        "--weights",
-        "none",
-        "--no-freeze-batch-norm",
-        "--resize",
-        "32",
-        "--size",
-        "32",
-    ]
-    options += ["--classes", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
+    options = [*stand_ins.TINY, "--classes", "2", "--device", "cpu", "--out", str(tmp_path / "run")]
     with pytest.raises(SystemExit) as end:
         main(["train-retrieval", "folder", "--root", str(tmp_path / "in"), *options])
     assert end.value.code == 2

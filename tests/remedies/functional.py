@@ -11,6 +11,7 @@ from torch import Tensor
 from adaptive_margin import (
     AdaptiveMargin,
     ConstantMargin,
+    Dependence,
     KMeansGrouper,
     LinearMargin,
     NeighbourhoodRule,
@@ -128,6 +129,11 @@ CASES = [
         "pass a number in the unit of the distance",
         lambda: pair_terms(X, Y, math.nan),
         lambda: finite(pair_terms(X, Y, 1.0).repulsion),
+    ),
+    follow(
+        "pass granularity='anchor'",
+        lambda: AdaptiveMargin(granularity="pair", dependence=Dependence()),
+        lambda: AdaptiveMargin(granularity="anchor", dependence=Dependence()),
     ),
     follow(
         "the paper's best constant is 0.2",
