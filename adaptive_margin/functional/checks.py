@@ -95,14 +95,20 @@ def check_finite(argument: str, x: Tensor) -> None:
     On CUDA and inside ``torch.compile`` a Python branch on data would stop the device or break the graph:
     there the same condition is a device-side assertion, which fails at the next synchronisation.
     """
-    largest_magnitude(argument, x)
+    largest_number(argument, x)
 
 
 def largest_magnitude(argument: str, x: Tensor) -> Tensor:
     """The largest absolute value of a finite ``x``, 0-dim, 0 if it is empty; raises like :func:`check_finite`."""
+    largest = largest_number(argument, x)
+    return largest if isinstance(largest, Tensor) else x.new_full((), largest)
+
+
+def largest_number(argument: str, x: Tensor) -> float | Tensor:
+    """:func:`largest_magnitude` as a Python number where reading it does not wait for a device."""
     check_values(argument, x)
     if x.numel() == 0:
-        return x.new_zeros(())
+        return 0.0
     low, high = torch.aminmax(x.detach())  # NaN and infinity propagate
     if is_blind(x):
         largest = torch.maximum(-low, high)
@@ -114,7 +120,7 @@ def largest_magnitude(argument: str, x: Tensor) -> Tensor:
         first = tuple(broken.nonzero()[0].tolist())
         got = f"{int(broken.sum())} NaN or infinite of {x.numel()} values, the first at {first}"
         raise ValueError(problem(argument, "finite", got, "look for a diverged network or a broken input"))
-    return high.new_full((), number)
+    return number
 
 
 TO_LABELS = "convert it with torch.as_tensor; turn names into numbers with np.unique(names, return_inverse=True)[1]"

@@ -194,34 +194,38 @@ def class_correlations(g: Tensor, index: Tensor, ref_g: Tensor, ref_index: Tenso
     return eta
 
 
-Moments = tuple[Any, Any, Any]
-"""For each class, in float64: column sums (C, D), sum of squares (C,) and number of rows (C,). Tensors or arrays."""
+Moments = tuple[Any, Any]
+"""Of each class, in float64: column sums (C, D); and the sum of squares and the number of rows (2, C). Tensors or
+arrays."""
 
 
 def correlations_of_moments(own: Moments, every: Moments, dtype: torch.dtype) -> Any:
     """η of each class against the rest, from the moments of both sets; ``dtype`` is that of the entries of g."""
-    columns, squares, rows = own
-    rest_columns, rest_squares, rest_rows = (x.sum(0) - x for x in every)
-    features = columns.shape[1]
-    entries, rest_entries = (count * features + (count == 0) for count in (rows, rest_rows))  # at least 1
-    mean, rest_mean = columns.sum(1) / entries, rest_columns.sum(1) / rest_entries
-    variance = _difference(squares / entries, mean * mean)
-    rest_variance = _difference(rest_squares / rest_entries, rest_mean * rest_mean)
-    covariance = (columns * rest_columns).sum(1) / entries * (features / rest_entries) - mean * rest_mean
+    rest = every[0].sum(0) - every[0], every[1].sum(1)[:, None] - every[1]
+    rows, mean, variance = _statistics(own)
+    rest_rows, rest_mean, rest_variance = _statistics(rest)
+    covariance = (own[0] * rest[0]).sum(1) / (rows * rest_rows * own[0].shape[1]) - mean * rest_mean
     return _correlation(covariance, variance, rest_variance, dtype)  # 0 where there are no rows
 
 
-def _difference(mean_square: Any, squared_mean: Any) -> Any:
-    """A variance as a difference; 0 if it is less than a few thousand times the rounding of its two terms."""
-    variance = mean_square - squared_mean
-    return variance * (variance > 2**13 * torch.finfo(torch.float64).eps * mean_square)
+def _statistics(moments: Moments) -> tuple[Any, Any, Any]:
+    """The number of rows of each class, at least 1, and mean and variance of its entries.
+
+    A variance that is less than a few thousand times the rounding of its two terms is 0.
+    """
+    columns, (squares, rows) = moments
+    rows = rows.clip(min=1)
+    entries = rows * columns.shape[1]
+    mean, mean_square = columns.sum(1) / entries, squares / entries
+    variance = mean_square - mean * mean
+    return rows, mean, variance * (variance > 2**13 * torch.finfo(torch.float64).eps * mean_square)
 
 
 def _class_moments(x: Tensor, index: Tensor, classes: int) -> Moments:
     parts = torch.split(x, rows_at_once(x))  # of a few rows: each is widened
     squares = torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=torch.float64) for part in parts]).square()
     columns, squares, counts = (group_sums(part, index, classes) for part in (x, squares, torch.ones_like(squares)))
-    return columns, squares, counts
+    return columns, torch.stack([squares, counts])
 
 
 def segment_correlations(

@@ -16,7 +16,7 @@ from ..messages import problem
 from .checks import check_number, is_blind
 from .groups import group_index
 from .labelled_sets import check_sets, labelled_sets
-from .own_neighbours import own_neighbours
+from .own_neighbours import counts_of, own_neighbours
 
 Array = NDArray[Any]
 
@@ -263,7 +263,7 @@ def neighbourhood_sizes(
 def first_reached(own: Array, required: Array, neighbours: Array) -> Array:
     """The first k at which the k nearest contain ``required[k - 1]`` own labels; lowers ``neighbours`` to it."""
     if len(required):
-        passed = own.cumsum(1, dtype=np.int32) >= required
+        passed = counts_of(own) >= required
         first = passed.argmax(1)
         np.minimum(neighbours, first + 1, out=neighbours, where=passed[np.arange(len(first)), first])
     return neighbours

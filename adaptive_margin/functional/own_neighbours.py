@@ -206,6 +206,12 @@ def sort_by_distance(
     return np.bincount(rows, minlength=len(d))
 
 
+def counts_of(own: Array) -> Array:
+    """How many of the 1, 2, … nearest neighbours have the row's label, int32, the shape of ``own``."""
+    counts: Array = torch.from_numpy(own).cumsum(1, dtype=torch.int32).numpy()  # numpy takes three times as long
+    return counts
+
+
 def rounding_of(x: Tensor) -> float:
     """The rounding error of a squared distance, relative to the two squared norms: of products and of their entries."""
     return ROUNDING * (0.5 + 6 / math.sqrt(x.shape[1])) * torch.finfo(x.dtype).eps

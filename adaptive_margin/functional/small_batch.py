@@ -17,7 +17,7 @@ from torch import Tensor
 from .checks import at_least_float32, check_finite, is_blind
 from .dependence import Array, Bandwidth, correlations_of_moments, divisor_for
 from .neighbourhood import Significant, first_reached, required_counts
-from .own_neighbours import rounding_of, sort_by_distance
+from .own_neighbours import counts_of, rounding_of, sort_by_distance
 
 MOST_ENTRIES = 2**16
 """Largest number of entries in the distance matrix and in the embeddings; beyond it torch's threads are faster."""
@@ -43,9 +43,10 @@ class SmallBatch:
         given = labels.numpy()
         order = given.argsort()
         ordered = given[order]
-        first = np.ones(len(order), dtype=np.bool_)
+        first = np.empty(len(order), dtype=np.bool_)
+        first[:1] = True
         np.not_equal(ordered[1:], ordered[:-1], out=first[1:])
-        rows = x.numpy()
+        rows = x.numpy(force=True)
         largest = float(max(np.maximum.reduce(rows, axis=None), -np.minimum.reduce(rows, axis=None)))
         if not math.isfinite(largest):
             check_finite("embeddings", x)
@@ -65,7 +66,7 @@ class SmallBatch:
 
     def as_tensor(self, value: float | Tensor) -> Tensor:
         """A margin of this batch, a number, as a 0-dim tensor."""
-        return torch.as_tensor(value, dtype=self.dtype)
+        return value if isinstance(value, Tensor) else torch.scalar_tensor(value, dtype=self.dtype)
 
     @staticmethod
     def suits(x: Tensor) -> bool:
@@ -87,9 +88,11 @@ class SmallBatch:
         np.exp(g, out=g)
         g -= _mean(g)
         g = g.astype(np.float64)
-        columns = np.add.reduceat(g, self.starts)
+        columns, sums = np.add.reduceat(g, self.starts), np.empty((2, len(self.counts)))
         g *= g
-        moments = columns, np.add.reduceat(np.add.reduce(g, axis=1), self.starts), self.counts
+        np.add.reduceat(np.add.reduce(g, axis=1), self.starts, out=sums[0])
+        sums[1] = self.counts
+        moments = columns, sums
         eta: Array = correlations_of_moments(moments, moments, torch.from_numpy(x).dtype)
         return eta
 
@@ -103,15 +106,16 @@ class SmallBatch:
     def impurities(self) -> Array:
         """:func:`~adaptive_margin.functional.neighbourhood_impurity` of the rows, class by class."""
         wanted = self.counts[self.index] - 1
-        own = self._own(max(1, int(wanted.max()))).cumsum(1)
+        own = counts_of(self._own(max(1, int(wanted.max()))))
         found = own[np.arange(len(wanted)), np.maximum(wanted, 1) - 1]
         return 1 - np.where(wanted > 0, found / np.maximum(wanted, 1), 1 / len(wanted))
 
     def _own(self, reach: int) -> Array:
         """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(B, reach)``."""
         x = torch.from_numpy(self.x - np.add.reduce(self.x) / self.x.dtype.type(len(self.x)))
-        d = torch.mm(-2 * x, x.T).numpy()  # numpy's matrix product uses threads of its own
-        squares = d.diagonal() / -2
+        d = torch.mm(x, x.T).numpy()  # numpy's matrix product uses threads of its own
+        squares = d.diagonal().copy()
+        d *= -2
         label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
         sort_by_distance(label, squares, rounding_of(x), reach, d, label, squares, np.arange(len(d)))
         return d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1

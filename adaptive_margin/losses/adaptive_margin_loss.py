@@ -138,12 +138,13 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         self._check_granularity(self.margin)  # a margin's own can have been changed
         guard = GradientGuard(self.exchange.host)
         given = embeddings, labels, indices_tuple, ref_emb, ref_labels
-        batch = Batch.checked(self.loss, guard, *given, check=self.exchange.check)
+        # gradients from tiles, which compute in float32, are finite there
+        batch = Batch.checked(self.loss, guard, *given, check=self.exchange.check, only_half=self._takes_tiles)
         if len(batch.embeddings) == 0:
             return self.loss.reducer(self.loss.zero_losses(), batch.embeddings, batch.labels)
-        seen = batch.seen()
-        tiled = self._takes_tiles(batch)
-        self.pair_path = "tiled" if tiled else "pairs"
+        tiled = guard.only_half
+        seen = batch.seen(once=tiled)
+        self.__dict__["pair_path"] = "tiled" if tiled else "pairs"  # the wrapper's own, without looking for it
         if self.collect_stats:
             self.in_tiles = float(tiled)
         batch, margin = self._margin_of(batch, seen, each_row=tiled)

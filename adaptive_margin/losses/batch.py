@@ -23,8 +23,9 @@ from ..functional.checks import (
     check_same_features,
     check_values,
     is_blind,
-    largest_magnitude,
+    largest_number,
 )
+from ..functional.normalised import normalised
 from ..margins.base import IndicesTuple
 from ..messages import problem
 from .gradient_guard import GradientGuard
@@ -62,6 +63,7 @@ class Batch:
         *arguments: Any,
         check: Check | None = None,
         own_dtype: bool = False,
+        only_half: Callable[[Batch], bool] | None = None,
     ) -> Batch:
         """A batch from the five arguments of a call, or an error that names one of them.
 
@@ -71,6 +73,8 @@ class Batch:
             arguments: embeddings, labels, index tuple, ref_emb, ref_labels.
             check: by default :func:`check_batch`.
             own_dtype: the host computes half precision in float32 by itself.
+            only_half: whether only a float16 gradient of this batch can fail to be finite; by default, as ``guard`` has
+                it.
         """
         embeddings, labels, indices, ref_emb, ref_labels = arguments
         for name, x in (("embeddings", embeddings), ("ref_emb", ref_emb)):
@@ -84,6 +88,8 @@ class Batch:
         (check or check_batch)(given, own_dtype)
         if isinstance(indices, (tuple, list)):  # torch 2.6 does not compile a union
             indices = placed(given)
+        if guard is not None and only_half is not None:
+            guard.only_half = only_half(given)
 
         def ready(x: Tensor) -> Tensor:
             watched = x if guard is None else guard.watch(x)
@@ -134,20 +140,21 @@ class Batch:
         labels, ref_labels = labels_from_indices(self.indices, len(self.embeddings), ref_rows)
         return self.changed(labels=labels, ref_labels=ref_labels)
 
-    def seen(self) -> Batch:
+    def seen(self, once: bool = False) -> Batch:
         """As the host's distance sees it: normalised if it normalises, in at least float32; its own reference as none.
 
-        A margin takes these rows.
+        A margin takes these rows. ``once`` if nobody asks for a second derivative, and lengths are Euclidean.
         """
         distance: Any = self.host.distance
+        normalise = normalised if once and distance.normalize_embeddings else distance.maybe_normalize
 
-        def normalised(x: Tensor) -> Tensor:
-            rows: Tensor = distance.maybe_normalize(at_least_float32(x))
+        def as_seen(x: Tensor) -> Tensor:
+            rows: Tensor = normalise(at_least_float32(x))
             return rows
 
         if self.itself:
-            return self.changed(embeddings=normalised(self.embeddings), ref_emb=None, ref_labels=None)
-        rows, ref_rows = _both(normalised, self.embeddings, self.ref_emb)
+            return self.changed(embeddings=as_seen(self.embeddings), ref_emb=None, ref_labels=None)
+        rows, ref_rows = _both(as_seen, self.embeddings, self.ref_emb)
         return self.changed(embeddings=rows, ref_emb=ref_rows)
 
 
@@ -253,16 +260,16 @@ def placed(batch: Batch) -> Any:
 def check_embeddings(argument: str, x: Tensor, host: nn.Module | None = None) -> None:
     """Raises unless this is a finite matrix whose norms fit the host's dtype: larger rows would become zero."""
     check_matrix(argument, x)
-    largest = largest_magnitude(argument, x)
-    if is_blind(x) or x.numel() == 0:
+    largest = largest_number(argument, x)
+    if isinstance(largest, Tensor) or x.numel() == 0:
         return
     dtype = torch.promote_types(x.dtype, torch.float32) if host is None else host_dtype(host, x.dtype)
     remedy = "scale the embeddings, or normalise them before the loss"
     if dtype != torch.float16:
         bound = math.sqrt(torch.finfo(dtype).max / (4 * x.shape[1]))
-        if largest.item() > bound:
+        if largest > bound:
             expected = f"below {bound:.1e} in magnitude, or squared distances overflow {dtype}"
-            raise ValueError(problem(argument, expected, f"{largest.item():.1e}", remedy))
+            raise ValueError(problem(argument, expected, f"{largest:.1e}", remedy))
     elif host is not None and host.distance.normalize_embeddings:  # type: ignore[union-attr]
         norms = x.detach().float().norm(dim=1)
         smallest, most = 2.0**-24, torch.finfo(dtype).max  # F.normalize divides by what float16 rounds to 0 or ∞

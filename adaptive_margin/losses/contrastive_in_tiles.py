@@ -98,7 +98,7 @@ def _compute_loss(
     loss: Any = given.host
     given_ref = given.embeddings if given.ref_emb is None else given.ref_emb
     if embeddings is not given.embeddings or ref_emb is not given_ref:
-        seen = Batch(loss, embeddings, labels, None, ref_emb, ref_labels).seen()
+        seen = Batch(loss, embeddings, labels, None, ref_emb, ref_labels).seen(once=True)
     tell_statistics(loss.distance, embeddings, ref_emb, seen)
     distance = distance_in_tiles(loss.distance)
     assert distance is not None
@@ -107,7 +107,7 @@ def _compute_loss(
     options = Options(distance, float(loss.pos_margin), over_active=True, counts=False)
     terms = terms_of(x, ref_x, margin, labels, ref_labels, options)
     return {
-        name: already_reduced(mean.to(embeddings.dtype))
+        name: already_reduced(mean if mean.dtype == embeddings.dtype else mean.to(embeddings.dtype))
         for name, mean in (("pos_loss", terms.attraction), ("neg_loss", terms.repulsion))
     }
 
@@ -150,4 +150,5 @@ def _sum(reducer: MultipleReducers, loss_dict: dict[str, Any], embeddings: Tenso
     losses = [part["losses"] for part in loss_dict.values() if part["reduction_type"] == "already_reduced"]
     if len(losses) < len(loss_dict) or not all(isinstance(loss, Tensor) and loss.ndim == 0 for loss in losses):
         return None
-    return reduce(add, (loss.to(embeddings.dtype) for loss in losses)) if losses else None
+    total: Tensor | None = reduce(add, losses) if losses else None
+    return total if total is None else total.to(embeddings.dtype)

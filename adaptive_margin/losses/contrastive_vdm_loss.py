@@ -222,7 +222,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
     # --- all pairs, in tiles ------------------------------------------------------------------------------------------
 
     def _from_tiles(self, batch: Batch) -> dict[str, Any]:
-        seen = batch.seen()
+        seen = batch.seen(once=True)
         assert batch.ref_emb is not None
         tell_statistics(self.distance, batch.embeddings, batch.ref_emb, seen)
         unseen = not self.margin.needs_batch and is_blind(batch.labels)  # nothing else has to wait for the device
@@ -245,9 +245,8 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         terms = terms_of(seen.embeddings, seen.ref_emb, margin, *groups, options)
         if similarity:
             terms = PairTerms(2 * terms.attraction, 2 * terms.repulsion, 4 * terms.second_moment, terms.counts)
-        return self._loss_dict(
-            terms, already_reduced(terms.attraction), already_reduced(self.repulsion * terms.repulsion)
-        )
+        repulsion = terms.repulsion if self.repulsion == 1 else self.repulsion * terms.repulsion
+        return self._loss_dict(terms, already_reduced(terms.attraction), already_reduced(repulsion))
 
     def _groups(self, labels: Tensor) -> Tensor:
         """Labels as tiles take them: with a compact label, 0 for it, 1 for the rest and -1 for ignored rows."""

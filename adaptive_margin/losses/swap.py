@@ -457,7 +457,8 @@ def check_margin_fits(margin: Margin, value: Value, dtype: torch.dtype) -> None:
     if not isinstance(value, Tensor):
         check_fits("margin", value, dtype, UNIT)
     elif value.numel() and not is_blind(value):
-        check_fits("margin", value.detach().abs().amax().item(), dtype, UNIT)
+        largest = value.item() if value.ndim == 0 else value.detach().abs().amax().item()
+        check_fits("margin", largest, dtype, UNIT)
 
 
 def casts(host: nn.Module, x: Tensor) -> dict[str, Any]:

@@ -194,8 +194,10 @@ class AdaptiveMargin(Margin):
         """MI of the batch (the mean over its rows), of each anchor, or of each pair."""
         if isinstance(batch, SmallBatch):
             etas = batch.correlations(self.bandwidth)
-            self._record(eta=float(etas @ batch.weights))
-            return float(information_of(etas, self.max_mi, batch.dtype) @ batch.weights)
+            share = batch.weights
+            if self.collect_stats:
+                self._record(eta=float(etas @ share))
+            return float(information_of(etas, self.max_mi, batch.dtype) @ share)
         eta = self._eta(batch)
         self._record(eta=eta)
         mi = mutual_information(eta, self.max_mi)

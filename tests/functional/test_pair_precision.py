@@ -12,7 +12,7 @@ from adaptive_margin.functional import pair_hinge_means, pair_terms, pair_tiles
 
 @pytest.fixture(params=[0, 256], ids=["tiles", "one-matrix"], autouse=True)
 def _small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair_tiles.measure, "SMALL", request.param)
+    monkeypatch.setattr(pair_tiles.small, "SMALL", request.param)
 
 
 def hinge_means(x: Tensor, labels: Tensor, margin: float, power: int) -> tuple[Tensor, Tensor]:

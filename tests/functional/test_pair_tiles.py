@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -41,7 +43,7 @@ TILES = {  # rows in one matrix, rows and entries of a tile, and whether looking
 @pytest.fixture(params=TILES)
 def _tiles(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     small, rows, entries, look = TILES[request.param]
-    monkeypatch.setattr(pair_tiles.measure, "SMALL", small)
+    monkeypatch.setattr(pair_tiles.small, "SMALL", small)
     monkeypatch.setitem(pair_tiles.layout.TILE_ROWS, "cpu", rows)
     monkeypatch.setitem(pair_tiles.layout.TILE_ENTRIES, "cpu", entries)
     if not look:
@@ -285,7 +287,7 @@ def test_tight_groups_far_apart_attract_and_never_repel(features: int) -> None:
 
 
 def test_tight_groups_keep_their_small_distances(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pair_tiles.measure, "SMALL", 0)
+    monkeypatch.setattr(pair_tiles.small, "SMALL", 0)
     labels = torch.arange(64) % 2
     x = (torch.randn(64, 8) * 1e-4 + 3.0 * labels[:, None]).float()
     exact = pair_terms(x.double(), labels, 2.0).attraction
@@ -567,3 +569,47 @@ def test_compiled_without_a_graph_break(rows: int) -> None:
     ours, expected = compiled(x, labels, margin), loss(x, labels, margin)
     assert_close(ours, expected)
     assert_close(torch.autograd.grad(ours, (x, margin)), torch.autograd.grad(expected, (x, margin)))
+
+
+@pytest.mark.parametrize("distance", ["l2", "squared_l2", "cosine"])
+def test_a_small_set_has_the_gradient_of_either_term_and_of_both(
+    distance: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is computed in the backward pass, where the weights of the terms are known."""
+    x = torch.randn(11, 3, dtype=torch.float64)
+    x[4] = x[1]  # a pair across groups at distance 0
+
+    def gradients() -> list[Tensor]:
+        leaf = x.clone().requires_grad_()
+        terms = pair_hinge_means(leaf, LABELS["few-a-class"], 0.2, 0.9, distance)
+        sums = terms[0], terms[1], 2 * terms[0] - 0.5 * terms[1]
+        return [torch.autograd.grad(each, leaf, retain_graph=True)[0] for each in (*sums, *sums)]
+
+    late = gradients()
+    for once, again in zip(late[:3], late[3:], strict=True):
+        assert torch.equal(once, again)
+    monkeypatch.setattr(pair_tiles.small, "SMALL", 0)
+    for found, expected in zip(late, gradients(), strict=True):
+        assert_close(found, expected)
+
+
+def test_a_small_set_is_freed_with_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cycle would keep all of its matrices until Python looks for garbage."""
+    measured = []
+
+    def watched(*arguments: Any) -> Any:
+        small = pair_tiles.small.small_pairs(*arguments)
+        measured.append(weakref.ref(small))
+        return small
+
+    monkeypatch.setattr(pair_tiles.autograd, "small_pairs", watched)
+    x = torch.randn(11, 3, requires_grad=True)
+    gc.disable()
+    try:
+        attraction, repulsion = pair_hinge_means(x, LABELS["few-a-class"], 0.2, 0.9)
+        (attraction + repulsion).backward()
+        assert measured[0]() is not None
+        del attraction, repulsion
+        assert measured[0]() is None
+    finally:
+        gc.enable()

@@ -53,7 +53,7 @@ def both_ways(build: Any, *args: torch.Tensor, **kwargs: Any) -> list[list[torch
 def test_value_and_gradient_are_the_hosts(
     monkeypatch: pytest.MonkeyPatch, distance: str, labels: str, granularity: Any, reference: bool, small: int
 ) -> None:
-    monkeypatch.setattr(pair_tiles.measure, "SMALL", small)
+    monkeypatch.setattr(pair_tiles.small, "SMALL", small)
     pos_margin = 0.95 if distance == "cosine" else 0.1
 
     def build(way: Any) -> AdaptiveMarginLoss:

@@ -1069,3 +1069,10 @@ def test_by_default_large_batches_are_sampled():
 def test_anchors_that_are_none(anchors):
     with pytest.raises(ValueError, match="anchors must be 'all' or at least 1, got"):
         RemainingRule(anchors=anchors)
+
+
+def test_a_view_with_a_pending_sign_is_read_as_it_is() -> None:
+    x = torch.randn(32, 8, dtype=torch.complex64).conj().imag
+    labels = torch.arange(32) % 4
+    assert x.is_neg()
+    assert torch.equal(AdaptiveMargin()(x, labels), AdaptiveMargin()(x.clone(), labels))

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...messages import check_choice, problem
 from ..checks import at_least_float32, check_finite, check_fits, is_blind
 from ..labelled_sets import check_sets
+from ..normalised import normalised
 from .autograd import PairTermsFunction
 from .options import UNIT, Distance, Options, PairTerms
 from .rows import check_squares, rows_of
@@ -142,18 +143,16 @@ def as_margin(margin: float | Tensor, x: Tensor) -> Tensor:
     margin = margin.to(x)
     if margin.ndim > 0 or is_blind(margin):
         check_finite("margin", margin)
-        return margin
-    as_margin(margin.item(), x)  # a number's check is quicker
+    else:  # a number's check is quicker
+        check_fits("margin", margin.item(), x.dtype, UNIT)
     return margin
 
 
 def _unit(argument: str, x: Tensor, labels: Tensor | None, ignore_label: int | None) -> Tensor:
     """Rows divided by their norms, as ``torch.nn.functional.normalize`` does."""
-    norms = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     if len(x) > 0:
         check_squares(argument, rows_of(x.detach(), x), labels, ignore_label)
-    unit: Tensor = x / norms.clamp(min=1e-12)
-    return unit
+    return normalised(x)
 
 
 def pair_hinge_means(

@@ -11,12 +11,17 @@ from torch import Tensor
 
 from ...messages import problem
 from ..checks import is_blind
+from ..once_only import once_only
 from .measure import measure_pairs, shapes_of
 from .options import SMALLER, Options
+from .small import small_pairs
 
 
 class PairTermsFunction(torch.autograd.Function):
-    """Terms whose gradients are computed in the same pass: backward only adds them up."""
+    """Terms whose gradients are computed in the same pass: backward only adds them up.
+
+    For a small set on a CPU, it is faster to compute their sum there.
+    """
 
     @staticmethod
     def forward(  # noqa: D102 - as autograd has it
@@ -28,9 +33,17 @@ class PairTermsFunction(torch.autograd.Function):
         ref_labels: Tensor | None,
         options: Options,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.small = None
         if torch.compiler.is_compiling():
             found = _measure_op(x, y, margin, labels, ref_labels, *options)
         else:
+            late = options.over_active and not options.margin_gradients and options.gradient_limit == math.inf
+            ctx.small = small = small_pairs(x, y, margin, labels, options) if late else None
+            if small is not None:
+                attraction, repulsion, second_moment, counts = small.values(x)
+                ctx.mark_non_differentiable(counts)
+                return attraction, repulsion, second_moment, counts
             found = measure_pairs(x, y, margin, labels, ref_labels, options)
         attraction, repulsion, second_moment, counts, *gradients = found
         for gradient in gradients if options.gradient_limit < math.inf and not is_blind(x) else ():
@@ -40,11 +53,13 @@ class PairTermsFunction(torch.autograd.Function):
         ctx.has_columns = y is not None and options.ref_gradients
         ctx.has_margin = options.margin_gradients
         ctx.mark_non_differentiable(counts)
-        ctx.set_materialize_grads(False)
         return attraction, repulsion, second_moment, counts
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
+        if ctx.small is not None:
+            of_rows = ctx.small.gradient(*(0.0 if weight is None else weight.item() for weight in upstream[:2]))
+            return once_only(of_rows), None, None, None, None, None
         saved = ctx.saved_tensors
         weights, at = upstream[: ctx.terms], ctx.terms
         of_rows = _combine(weights, saved[:at])
@@ -56,12 +71,8 @@ class PairTermsFunction(torch.autograd.Function):
             at += ctx.terms
         if ctx.has_margin:
             of_margin = _combine(weights[1:], saved[at:])  # the attraction has none
-        if torch.is_grad_enabled():  # create_graph=True
-            of_rows, of_cols, of_margin = (
-                None if gradient is None else _OnceOnly.apply(gradient.detach().requires_grad_())
-                for gradient in (of_rows, of_cols, of_margin)
-            )
-        return of_rows, of_cols, of_margin, None, None, None
+        found = (None if gradient is None else once_only(gradient) for gradient in (of_rows, of_cols, of_margin))
+        return *found, None, None, None
 
 
 def _check_gradient(gradient: Tensor, limit: float) -> None:
@@ -69,19 +80,6 @@ def _check_gradient(gradient: Tensor, limit: float) -> None:
     if not largest <= limit:
         expected = f"small enough for gradients up to {limit:.5g}"
         raise ValueError(problem("embeddings", expected, f"a gradient of {largest:.3g}", SMALLER))
-
-
-class _OnceOnly(torch.autograd.Function):
-    """A gradient that may be used but not differentiated: without this, a penalty on it would silently do nothing."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> Tensor:
-        remedy = "build the loss with pair_memory='pairs' where a gradient of the gradient is needed"
-        raise RuntimeError(f"sums over tiles of pairs have no second derivative; {remedy}")
 
 
 def _combine(weights: Sequence[Tensor | None], gradients: Sequence[Tensor]) -> Tensor | None:

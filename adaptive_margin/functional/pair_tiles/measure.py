@@ -9,11 +9,8 @@ from .layout import NO_GROUP, back_in_place, in_order, layout_of
 from .means import check_values, counts_of, inside_of, repulsion_of, value_of
 from .options import Options
 from .rows import check_squares, from_centre
-from .small import measure_small
+from .small import small_pairs
 from .sums import hinge_sums
-
-SMALL = 256
-"""Up to this number of rows, one square matrix of all pairs is faster than sorting rows and finding tiles."""
 
 
 def measure_pairs(
@@ -26,10 +23,10 @@ def measure_pairs(
         or three with the second moment) those for the rows, those for the columns if there are two sets, and those
         for the margin. :func:`shapes_of` says the same.
     """
-    if y is None and 0 < len(x) <= SMALL and not options.second_moment:
-        small = measure_small(x, margin, labels, options)
-        if small is not None:
-            return small
+    small = small_pairs(x, y, margin, labels, options)
+    if small is not None:
+        gradients = small.gradients() if options.gradients else []
+        return [*small.values(x), *gradients, *small.of_margin]
     layout = layout_of(x, y, labels, ref_labels, options)
     if len(layout.rows.groups) == 0 or len(layout.cols.groups) == 0:
         return [x.new_zeros(shape, dtype=dtype) for shape, dtype in shapes_of(x, y, margin, options)]

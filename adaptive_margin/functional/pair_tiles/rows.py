@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -27,11 +27,15 @@ FAR_OFF = 3
 others."""
 
 
+Numbers = Any
+"""A tensor, or a numpy array of few rows."""
+
+
 class Rows(NamedTuple):
     """Rows relative to a centre that makes differences exact, and their squared norms."""
 
-    x: Tensor
-    squares: Tensor
+    x: Numbers
+    squares: Numbers
     given: Tensor  # the caller's rows, in the caller's order
     largest: float  # square; infinite where looking would wait
 
@@ -60,7 +64,7 @@ def from_centre(
 
 def _near_rows(rows: Rows, valid: Tensor | None) -> Tensor | None:
     """Which rows are near, if a few others may have pulled the mean away from them; None if they have not."""
-    squares = rows.squares
+    squares: Tensor = rows.squares
     if squares.device.type == "cpu":
         median = squares.median()
         return squares <= median if rows.largest > FAR_OFF * median.item() else None
@@ -68,18 +72,19 @@ def _near_rows(rows: Rows, valid: Tensor | None) -> Tensor | None:
     return near if valid is None else near & valid
 
 
-def tie_of(squares: Tensor, margin: Tensor, distance: str) -> Tensor:
+def tie_of(squares: Numbers, margin: Numbers, distance: str, dtype: torch.dtype) -> Any:
     """How close to the margin a distance from each row counts as equal to it: the rounding error of distances there.
 
     If |x - y|² is m, |y|² is at most 2|x|² + 2m. A distance below half the margin never counts as equal.
     """
-    rounding, tiny = ROUNDING * torch.finfo(squares.dtype).eps, torch.finfo(squares.dtype).tiny
+    rounding, tiny = ROUNDING * torch.finfo(dtype).eps, torch.finfo(dtype).tiny
     if distance == "cosine":
-        return torch.full_like(squares, 2 * rounding)
-    m = margin.abs().clamp_(min=tiny) if margin.ndim or is_blind(margin) else max(abs(margin.item()), tiny)
+        return 0 * squares + 2 * rounding
+    blind = isinstance(margin, Tensor) and is_blind(margin)
+    m = abs(margin).clip(min=tiny) if margin.ndim or blind else max(abs(margin.item()), tiny)
     if distance == "squared_l2":
-        return (squares * (3 * rounding)).add_(m * (2 * rounding)).clamp_(max=m / 2)
-    return (squares * (1.5 * rounding / m)).add_(m * rounding).clamp_(max=m / 2)
+        return (squares * (3 * rounding) + m * (2 * rounding)).clip(max=m / 2)
+    return (squares * (1.5 * rounding / m) + m * rounding).clip(max=m / 2)
 
 
 def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distance: Distance | None) -> Tensor:
@@ -102,10 +107,11 @@ def ties_of_pairs(x: Tensor, y: Tensor, anchors: Tensor, margin: Tensor, distanc
     if distance == "dot":
         return margin.new_full((), 4 * rounding)
     rows, _ = from_centre(x, y, x, y, None, distance)
-    return tie_of(rows.squares[anchors], margin, distance)
+    ties: Tensor = tie_of(rows.squares[anchors], margin, distance, x.dtype)
+    return ties
 
 
-def tie_inside(rows: Rows, margin: Tensor, options: Options) -> Tensor | None:
+def tie_inside(rows: Rows, margin: Numbers, options: Options) -> Any:
     """:func:`tie_of` for the margin of pairs inside; at a margin of 0, for copies.
 
     None if it is not needed: for a mean over all pairs, and for copies under L2, whose distance is exactly 0.
@@ -113,19 +119,19 @@ def tie_inside(rows: Rows, margin: Tensor, options: Options) -> Tensor | None:
     if not options.over_active or (options.distance == "l2" and options.pos_margin == 0):
         return None
     if options.distance == "squared_l2":
-        return rows.squares * (3 * ROUNDING * torch.finfo(rows.x.dtype).eps)
-    return tie_of(rows.squares, margin, options.distance)
+        return rows.squares * (3 * ROUNDING * torch.finfo(rows.given.dtype).eps)
+    return tie_of(rows.squares, margin, options.distance, rows.given.dtype)
 
 
-def unclear_of(kind: Kind, rows: Rows, margin: Tensor, options: Options) -> Tensor | None:
+def unclear_of(kind: Kind, rows: Rows, margin: Numbers, options: Options) -> Any:
     """The squared distance from each row up to which products of coordinates are too inexact.
 
     The error of a squared distance is the rounding error of the squared norms. For squared distances across groups the
     margin must be large compared with it; otherwise the distance itself, unless small distances hardly matter.
     """
-    if options.distance == "cosine" or rows.x.device.type != "cpu":
+    if options.distance == "cosine" or rows.given.device.type != "cpu":
         return None
-    rounding = 2 * ROUNDING * torch.finfo(rows.x.dtype).eps
+    rounding = 2 * ROUNDING * torch.finfo(rows.given.dtype).eps
     if options.distance == "l2" or (kind == "inside" and options.over_active):
         return rows.squares * (rounding / UNCLEAR)
     if kind == "inside":
@@ -134,26 +140,27 @@ def unclear_of(kind: Kind, rows: Rows, margin: Tensor, options: Options) -> Tens
     if rounding * rows.largest <= UNCLEAR * low:
         return None
     inexact = rows.squares * rounding
-    return torch.where(inexact > UNCLEAR * low, inexact + high, -1.0)
+    matters = inexact > UNCLEAR * low
+    return (inexact + high) * matters - 1.0 * ~matters
 
 
-def bounds_of(margin: Tensor) -> tuple[float, float]:
+def bounds_of(margin: Numbers) -> tuple[float, float]:
     """The smallest and the largest size of a margin."""
     if margin.ndim == 0:
         return (abs(margin.item()),) * 2
-    low, high = torch.aminmax(margin.abs())
-    return low.item(), high.item()
+    sizes = abs(margin)
+    return float(sizes.min()), float(sizes.max())
 
 
 def shortness_of(rows: Rows) -> Tensor:
     """1 - |x|², and 0 where that is the rounding of a unit row."""
-    shortness = 1 - rows.squares
+    shortness: Tensor = 1 - rows.squares
     return shortness.mul_(shortness > 64 * torch.finfo(shortness.dtype).eps)
 
 
 def check_squares(argument: str, rows: Rows, labels: Tensor | None, ignore_label: int | None) -> None:
     """Raises if a squared norm is not finite: because of NaN, infinity, or a number too large to be squared."""
-    dtype, given = rows.x.dtype, rows.given
+    dtype, given = rows.given.dtype, rows.given
     limit = torch.finfo(dtype).max / 4  # no squared distance is larger than four squares
     if given.device.type != "cpu":
         message = f"{argument} must be finite and small enough to be squared in {dtype}"

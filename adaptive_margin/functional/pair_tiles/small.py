@@ -1,134 +1,222 @@
-"""Few rows: one square matrix of all pairs."""
+"""Few rows on a CPU: one square matrix of all pairs, in numpy.
+
+At N = 128 most of the time goes into starting operations, which takes numpy less time than torch. Matrix products are
+torch's, because numpy's use threads of their own.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from .layout import Tile, side_of_sizes
+from .layout import side_of_sizes
 from .means import check_values, counts_of, mean_of, value_of
 from .options import Kind, Number, Options
-from .rows import ROUNDING, UNCLEAR, bounds_of, check_squares, rows_of, tie_inside, tie_of, unclear_of
-from .sums import Buffers, Gradient, distances_of, wide
+from .rows import ROUNDING, UNCLEAR, Rows, bounds_of, check_squares, tie_inside, tie_of, unclear_of
+
+Array = NDArray[Any]
 
 
-def measure_small(x: Tensor, margin: Tensor, labels: Tensor | None, options: Options) -> list[Tensor] | None:
-    """:func:`measure_pairs` of one small set, without its second moment: a few operations on the matrix of all pairs.
+SMALL = 256
+"""Up to this number of rows on a CPU, one square matrix of all pairs is faster than sorting rows and finding tiles."""
 
-    None if some distances need more precision than products of coordinates give.
+
+def small_pairs(
+    x: Tensor, y: Tensor | None, margin: Tensor, labels: Tensor | None, options: Options
+) -> SmallPairs | None:
+    """The terms of one small set on a CPU, without their second moment; None of other sets, and if some distances need
+    more precision than products of coordinates give.
     """
+    if y is not None or not 0 < len(x) <= SMALL or options.second_moment or x.device.type != "cpu":
+        return None
     labels = side_of_sizes(options.sizes or (), x.device).groups if labels is None else labels
-    given = x
-    x, same, valid = _pairs_of_small(x, labels, options)
-    if options.distance != "cosine":
-        x = x - x.mean(0)
-    rows = rows_of(x, given)
-    check_squares("embeddings", rows, labels, options.ignore_label)
-    closed_form = not options.over_active and options.distance == "squared_l2" and options.pos_margin == 0
-    kind: Kind = "inside" if options.over_active else "across"
-    unclear = unclear_of(kind, rows, margin, options)
-    whole = Tile(0, len(x), 0, len(x), True)
-    d, near = distances_of(rows, rows, whole, options.distance, unclear, Buffers(x, len(x) ** 2))
-    listed = None
-    if near is not None:
-        near = near & (same == 0) if closed_form else near | near.t()
-        near = near if valid is None else near & valid[:, None] & valid
-        if bool(near.any()):
-            rounding = 2 * ROUNDING * torch.finfo(x.dtype).eps * rows.largest
-            if options.distance != "l2" or rounding > UNCLEAR * bounds_of(margin)[0] ** 2:
-                return None  # every pair may be too close to the margin
-            i, j = near.nonzero().unbind(1)
-            listed = _Listed(i, j, given[i] - given[j])
-            d.index_put_((i, j), torch.linalg.vector_norm(listed.differences, dim=1))
-
-    tie = tie_of(rows.squares, margin, options.distance)
-    weights = torch.sub((margin - tie)[:, None], d)
-    weights.sub_(same, alpha=torch.finfo(x.dtype).max).clamp_(min=0)  # pairs inside are out of reach
-    if valid is not None:
-        weights.mul_(valid[:, None]).mul_(valid)
-    total = wide(weights.sum())
-    active_of = weights.sign_().sum(1)  # of ordered pairs, here and below
-    total, active = total + wide(active_of.dot(tie)), wide(active_of.sum())
-    repulsion, scale = mean_of(total, active)
-    gradients, of_margin = [], []
-    if options.margin_gradients:
-        of_margin = [active_of * scale if margin.ndim == 1 else value_of(active * scale, x)]
-    if options.gradients:
-        if margin.ndim == 1:
-            weights, scale = weights + weights.t(), 0.5 * scale
-        gradients = [_gradient_of_small(weights, x, d, listed, options.distance, -2 * scale)]
-
-    if options.only_first:
-        same.mul_((labels == 0)[:, None])
-    if valid is not None:
-        same.mul_(valid[:, None]).mul_(valid)
-    inside: Number = 0.0
-    if options.counts or not options.over_active:
-        partners = same.sum(1)
-        together = wide(partners.sum())  # including each row with itself
-        rows_in = len(x) if valid is None else wide(valid.sum())
-        members = wide(same.diagonal().sum()) if options.only_first else rows_in
-        inside = together - members
-    if closed_form:
-        _, scale = mean_of(0.0, inside)
-        # The sum over ordered pairs is 2 · sum of n |x_i - mean of the group|², the gradient 4n times that difference.
-        sizes = partners.clamp(min=1) if options.only_first or valid is not None else partners
-        apart = torch.addcdiv(x, torch.mm(same, x), sizes[:, None], value=-1)
-        pull = apart * partners.mul_(scale)[:, None]
-        attraction = wide(apart.mul_(pull).sum()) * 2
-        if options.gradients:
-            gradients.insert(0, pull.mul_(4))
-    else:
-        edge = margin.new_full((), options.pos_margin)
-        ties = tie_inside(rows, edge, options)
-        weights = torch.sub(d, edge if ties is None else (edge + ties)[:, None]).clamp_(min=0)
-        total = wide(weights.mul_(same.fill_diagonal_(0)).sum())
-        weights.sign_()
-        count = wide(weights.sum()) if options.over_active and ties is None else inside
-        if ties is not None:
-            active_of = weights.sum(1)
-            total, count = total + wide(active_of.dot(ties)), wide(active_of.sum())
-        attraction, scale = mean_of(total, count)
-        if options.gradients:
-            gradients.insert(0, _gradient_of_small(weights, x, d, listed, options.distance, 2 * scale))
-    check_values([attraction, repulsion], x.dtype)
-    counts = x.new_zeros(3, dtype=torch.int64)
-    if options.counts:
-        across = 2 * members * (rows_in - members) if options.only_first else rows_in * rows_in - together
-        counts = counts_of(0.5 * inside, 0.5 * across, active)
-    return [value_of(attraction, x), value_of(repulsion, x), x.new_zeros(()), counts, *gradients, *of_margin]
+    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an error, which names it
+        measured = SmallPairs(x, margin, labels, options)
+    return None if measured.inexact else measured
 
 
-def _pairs_of_small(x: Tensor, labels: Tensor, options: Options) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The rows, 1 for pairs of one group, and which rows take part: None for all; the others become zeros."""
-    same = torch.eq(labels[:, None], labels, out=x.new_empty(len(x), len(x)))
-    if options.ignore_label is None:
-        return x, same, None
-    valid = labels != options.ignore_label
-    if x.device.type == "cpu" and bool(valid.all()):
-        return x, same, None
-    return torch.where(valid[:, None], x, 0.0), same, valid
+class SmallPairs:
+    """All pairs of a few rows in one square matrix: a few operations on it.
+
+    Attributes:
+        inexact: whether every pair may be too close to the margin; then nothing else is there.
+        terms: attraction and repulsion.
+        counts: as :func:`measure_pairs` counts pairs.
+        of_margin: the repulsion's gradient for the margin, in a list that is empty if it is not wanted.
+    """
+
+    def __init__(self, given: Tensor, margin: Tensor, labels: Tensor, options: Options) -> None:
+        groups, edge, x = labels.numpy(), margin.numpy(force=True), given.numpy(force=True)
+        same = np.equal(groups[:, None], groups)
+        valid = None  # which pairs have no ignored row; None for all
+        if options.ignore_label is not None and not (taken := groups != options.ignore_label).all():
+            x, valid = np.where(taken[:, None], x, x.dtype.type(0)), taken[:, None] & taken
+        if options.distance != "cosine":
+            x = x - np.add.reduce(x) / x.dtype.type(len(x))
+        squares = np.add.reduce(x * x, axis=1)
+        rows = Rows(x, squares, given, float(np.maximum.reduce(squares)))
+        check_squares("embeddings", rows, labels, options.ignore_label)
+        distances = _Distances(x, squares, options.distance)
+        closed_form = not options.over_active and options.distance == "squared_l2" and options.pos_margin == 0
+        kind: Kind = "inside" if options.over_active else "across"
+        near = distances.within(unclear_of(kind, rows, edge, options))
+        self.inexact = False
+        if near is not None:
+            near = near & ~same if closed_form else near | near.T
+            near = near if valid is None else near & valid
+            if near.any():
+                rounding = 2 * ROUNDING * torch.finfo(given.dtype).eps * rows.largest
+                self.inexact = options.distance != "l2" or rounding > UNCLEAR * bounds_of(edge)[0] ** 2
+                if self.inexact:
+                    return
+                distances.measure_again(near, given.numpy(force=True))
+
+        tie = tie_of(squares, edge, options.distance, given.dtype)
+        across = np.subtract((edge - tie)[:, None], distances.d)
+        hinges = _active(across, ~same if valid is None else ~same & valid)  # sums over ordered pairs, here and below
+        active_of = np.add.reduce(across, axis=1)
+        active = float(np.add.reduce(active_of))
+        repulsion, scale = mean_of(hinges + float(active_of.dot(tie)), active)
+        self.of_margin = []
+        if options.margin_gradients:
+            self.of_margin = [torch.from_numpy(active_of * scale) if margin.ndim else value_of(active * scale, given)]
+        if margin.ndim:  # a pair counts from each of its ends
+            across, scale = across + across.T, 0.5 * scale
+
+        if options.only_first:
+            same &= (groups == 0)[:, None]
+        if valid is not None:
+            same &= valid
+        rows_in = len(x) if valid is None else np.count_nonzero(valid.diagonal())
+        members = np.count_nonzero(same.diagonal()) if options.only_first else rows_in
+        together = np.count_nonzero(same)  # including each row with itself
+        pairs = together - members
+        if closed_form:
+            attraction, scale_inside, inside = _inside_in_closed_form(distances, same, pairs)
+            across = distances.pull(across) if options.gradients else across
+        else:
+            attraction, scale_inside, inside = _inside(distances, rows, same, pairs, options)
+        ends = 4 if options.distance == "squared_l2" else 2  # a row is at both ends of pairs; ∂|x - y|²/∂x = 2(x - y)
+        self.of_rows = None if closed_form else distances, inside, across
+        self.scales = ends * scale_inside, -ends * scale
+        self.terms = attraction, repulsion
+        check_values([*self.terms], given.dtype)
+        apart = 2 * members * (rows_in - members) if options.only_first else rows_in**2 - together
+        self.counts = (0.5 * pairs, 0.5 * apart, active) if options.counts else ()
+
+    def values(self, like: Tensor) -> list[Tensor]:
+        """Attraction, repulsion, second moment (0) and counts."""
+        counts = counts_of(*self.counts) if self.counts else torch.zeros(3, dtype=torch.int64)
+        return [*(value_of(number, like) for number in (*self.terms, 0.0)), counts]
+
+    def gradients(self) -> list[Tensor]:
+        """The gradient of either term for the rows, in the place of what :meth:`gradient` needs."""
+        distances, *pulls = self.of_rows
+        pulls = pulls if distances is None else [distances.pull(weights) for weights in pulls]
+        for pull, scale in zip(pulls, self.scales, strict=True):
+            pull *= scale
+        return [torch.from_numpy(pull) for pull in pulls]
+
+    def gradient(self, of_attraction: float, of_repulsion: float) -> Tensor:
+        """The gradient of a weighted sum of the terms, with one product of matrices; not in closed form."""
+        distances, inside, across = self.of_rows
+        assert distances is not None
+        weights = inside * (of_attraction * self.scales[0]) + across * (of_repulsion * self.scales[1])
+        return torch.from_numpy(distances.pull(weights))
 
 
-def _gradient_of_small(
-    weights: Tensor, x: Tensor, d: Tensor, listed: _Listed | None, distance: str, factor: Number
-) -> Tensor:
-    """Sums of w_ij ∂d_ij/∂x_i, for symmetric weights, times ``factor``."""
-    if distance == "l2":
-        weights = weights.div_(d).nan_to_num_(0.0, 0.0, 0.0)  # at distance 0 the gradient is 0
-    if listed is None:
-        return Gradient.finished(x, torch.mm(weights, x), weights.sum(1), distance, factor)
-    pulls = listed.differences * weights[listed.i, listed.j][:, None]
-    weights.index_put_((listed.i, listed.j), weights.new_zeros(()))
-    sums = torch.mm(weights, x).index_add_(0, listed.i, pulls, alpha=-1)
-    return Gradient.finished(x, sums, weights.sum(1), distance, factor)
+def _inside_in_closed_form(distances: _Distances, same: Array, pairs: float) -> tuple[Number, Number, Array]:
+    """The mean of D² over pairs of one group, with the weight of one of them and the pull on each row.
+
+    Over the ordered pairs of a group of n, D² adds up to 2n times the sum of |x_i - mean|²; a row is pulled by n times
+    that difference.
+    """
+    inside = same.astype(distances.x.dtype)
+    pull = distances.pull(inside)
+    shares = pull / np.maximum(np.add.reduce(inside, axis=1), 1)[:, None]
+    return *mean_of(2 * float(np.vdot(pull, shares)), pairs), pull
 
 
-class _Listed(NamedTuple):
-    """Pairs (i, j) of a small set that are too close for products of coordinates."""
+def _inside(
+    distances: _Distances, rows: Rows, same: Array, pairs: float, options: Options
+) -> tuple[Number, Number, Array]:
+    """The mean of the hinges of pairs of one group, with the weight of one of them, and 1 where a hinge is above 0."""
+    beyond = np.full((), options.pos_margin, distances.x.dtype)
+    ties = tie_inside(rows, beyond, options)
+    np.fill_diagonal(same, False)
+    inside = np.subtract(distances.d, beyond if ties is None else (beyond + ties)[:, None])
+    hinges = _active(inside, same)
+    if options.over_active:
+        active_of = np.add.reduce(inside, axis=1)
+        hinges = hinges if ties is None else hinges + float(active_of.dot(ties))
+        pairs = float(np.add.reduce(active_of))
+    return *mean_of(hinges, pairs), inside
 
-    i: Tensor
-    j: Tensor
-    differences: Tensor  # x_i - x_j
+
+def _active(hinges: Array, counted: Array) -> float:
+    """The sum of the positive entries of those counted; puts 1 in their places and 0 elsewhere."""
+    np.maximum(hinges, 0, out=hinges)
+    hinges *= counted
+    total = float(np.add.reduce(hinges, axis=None))
+    np.greater(hinges, 0, out=hinges)
+    return total
+
+
+class _Distances:
+    """The distances of all pairs of a few rows, and gradients of sums of them."""
+
+    def __init__(self, x: Array, squares: Array, distance: str) -> None:
+        self.x, self.distance = x, distance
+        self.rows = torch.from_numpy(x)
+        self.again: tuple[Array, Array, Array] | None = None  # pairs (i, j) that are listed, and their differences
+        self.d = torch.mm(self.rows, self.rows.t()).numpy()  # (N, N); a similarity s counts as the distance -s
+        if distance == "cosine":
+            np.negative(self.d, out=self.d)
+        else:
+            self.d *= -2
+            self.d += squares[:, None] + squares
+            np.maximum(self.d, 0, out=self.d)
+
+    def within(self, unclear: Array | None) -> Array | None:
+        """The pairs of two rows whose squared distance is at most ``unclear``; takes the root under L2 after that."""
+        near = None
+        if unclear is not None:
+            near = self.d <= unclear[:, None]
+            if np.count_nonzero(near) == np.count_nonzero(near.diagonal()):
+                near = None
+            else:
+                np.fill_diagonal(near, False)  # a row does not pair with itself
+        if self.distance == "l2":
+            np.sqrt(self.d, out=self.d)
+        return near
+
+    def measure_again(self, near: Array, given: Array) -> None:
+        """Takes the distances of some pairs, under L2, from the differences of their rows."""
+        i, j = near.nonzero()
+        differences = given[i] - given[j]
+        self.d[i, j] = np.linalg.norm(differences, axis=1)
+        self.again = i, j, differences
+
+    def pull(self, weights: Array) -> Array:
+        """Sums of w_ij ∂d_ij/∂x_i over j, for symmetric weights, of a squared distance half of it; writes into them,
+        except those of a squared distance or a similarity.
+        """
+        if self.distance == "l2":
+            np.fill_diagonal(self.d, 1)  # it has no weight
+            weights /= self.d if self.d.all() else np.where(self.d > 0, self.d, np.inf).astype(self.d.dtype)
+        if self.again is None:
+            sums = torch.mm(torch.from_numpy(weights), self.rows)
+        else:
+            i, j, differences = self.again
+            pulls = torch.from_numpy(differences * weights[i, j, None])
+            weights[i, j] = 0
+            sums = torch.mm(torch.from_numpy(weights), self.rows).index_add_(0, torch.from_numpy(i), pulls, alpha=-1)
+        pull: Array = sums.numpy()
+        if self.distance == "cosine":
+            return np.negative(pull, out=pull)  # ∂(-x·y)/∂x = -y
+        pull = self.x * np.add.reduce(weights, axis=1)[:, None] - pull
+        return pull

@@ -107,7 +107,10 @@ def hinge_sums(
     row only. A pair that equals the margin to rounding has a hinge of 0.
     """
     inside = kind == "inside"
-    tie = tie_inside(rows, margin, options) if inside else tie_of(rows.squares, margin, options.distance)
+    if inside:
+        tie = tie_inside(rows, margin, options)
+    else:
+        tie = tie_of(rows.squares, margin, options.distance, rows.given.dtype)
     edge = margin if tie is None else margin + tie if inside else margin - tie
     sums = Sums()
     look = rows.x.device.type == "cpu"

@@ -1,0 +1,51 @@
+"""Rows of length 1, for losses whose gradient is needed only once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .checks import is_blind
+from .once_only import once_only
+
+SHORTEST = 1e-12
+"""What shorter rows are divided by, as in :func:`torch.nn.functional.normalize`."""
+
+
+def normalised(x: Tensor) -> Tensor:
+    """:func:`torch.nn.functional.normalize` of rows, of which a small batch on a CPU takes a third of the time.
+
+    There is no second derivative; requesting one raises an error.
+
+    Example:
+        >>> normalised(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    if is_blind(x):
+        return torch.nn.functional.normalize(x, dim=1, eps=SHORTEST)
+    unit: Tensor = _Normalised.apply(x)
+    return unit
+
+
+class _Normalised(torch.autograd.Function):
+    """In numpy, which starts an operation in less time than torch."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        rows = x.numpy(force=True)
+        norms = np.sqrt(np.add.reduce(rows * rows, axis=1, keepdims=True))
+        ctx.divisor = np.maximum(norms, rows.dtype.type(SHORTEST))
+        ctx.turns = norms >= SHORTEST
+        unit = torch.from_numpy(rows / ctx.divisor)
+        ctx.save_for_backward(unit)
+        return unit
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        unit, given = ctx.saved_tensors[0].numpy(force=True), grad.numpy(force=True)
+        along = np.add.reduce(given * unit, axis=1, keepdims=True)
+        return once_only(torch.from_numpy((given - unit * (along * ctx.turns)) / ctx.divisor))
