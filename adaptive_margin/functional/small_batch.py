@@ -17,7 +17,7 @@ from torch import Tensor
 from .checks import at_least_float32, check_finite, is_blind
 from .dependence import Array, Bandwidth, correlations_of_moments, divisor_for
 from .neighbourhood import Significant, first_reached, required_counts
-from .own_neighbours import counts_of, rounding_of, sort_by_distance
+from .own_neighbours import rounding_of, sort_by_distance
 
 MOST_ENTRIES = 2**16
 """Largest number of entries in the distance matrix and in the embeddings; beyond it torch's threads are faster."""
@@ -106,9 +106,12 @@ class SmallBatch:
     def impurities(self) -> Array:
         """:func:`~adaptive_margin.functional.neighbourhood_impurity` of the rows, class by class."""
         wanted = self.counts[self.index] - 1
-        own = counts_of(self._own(max(1, int(wanted.max()))))
-        found = own[np.arange(len(wanted)), np.maximum(wanted, 1) - 1]
-        return 1 - np.where(wanted > 0, found / np.maximum(wanted, 1), 1 / len(wanted))
+        reach = max(1, int(wanted.max()))
+        own = self._own(reach)
+        own &= np.arange(reach) < wanted[:, None]
+        alone = wanted == 0  # its share of the batch takes the place of that of its neighbourhood
+        found: Array = (np.add.reduce(own, axis=1) + alone / len(wanted)) / (wanted + alone)
+        return 1 - found
 
     def _own(self, reach: int) -> Array:
         """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(B, reach)``."""
