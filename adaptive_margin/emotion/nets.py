@@ -20,7 +20,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
-from torchvision import models as torchvision_models
 
 from ..images.transforms import FromImageNet
 from ..messages import problem, refuse_broken
@@ -152,8 +151,8 @@ def check_encoder(name: str, pretrained: str | os.PathLike[str] | None = None) -
     if name.startswith("timm:"):
         _timm(name.removeprefix("timm:"))
         published = ("DEFAULT",)
-    elif name in torchvision_names():
-        weights = torchvision_models.get_model_weights(name)
+    elif name != "small" and name in torchvision_names():
+        weights = _torchvision_models().get_model_weights(name)
         published, prefix = weights.__members__, f"{weights.__name__}."
     elif name != "small":
         known = ["small", *torchvision_names()]
@@ -407,7 +406,15 @@ class WindowMeans(nn.Module):
 
 def torchvision_names() -> list[str]:
     """Names of torchvision's classification models, which :func:`build_encoder` takes."""
-    return cast("list[str]", torchvision_models.list_models(module=torchvision_models))
+    models = _torchvision_models()
+    return cast("list[str]", models.list_models(module=models))
+
+
+def _torchvision_models() -> Any:
+    """Imported when a model of it is wanted: that loads torch's compiler, for which the small network does not wait."""
+    from torchvision import models
+
+    return models
 
 
 def _torchvision_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
@@ -418,7 +425,7 @@ def _torchvision_body(name: str, weights: str | None) -> tuple[nn.Module, int]:
         options["transform_input"] = True
         if weights is None:
             options |= {"aux_logits": False, "init_weights": True}
-    model = torchvision_models.get_model(name, weights=weights, **options)
+    model = _torchvision_models().get_model(name, weights=weights, **options)
     if name == "alexnet" or name.startswith("vgg"):  # all others average the whole map: a plain mean
         model.avgpool = WindowMeans(model.avgpool.output_size[0])
     if name == "alexnet":  # the paper's own: all of the fully connected layers go

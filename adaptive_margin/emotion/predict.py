@@ -27,7 +27,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.ops import box_iou
 
 from ..atomic import write_atomically
 from ..choices import DetectorName
@@ -943,6 +942,8 @@ def followed(
         >>> faces == [a, b], trails
         (True, [[(0.0, 0.0), (0.1, 0.2)], [(1.0, 1.0), (0.3, 0.4)]])
     """
+    from torchvision.ops import box_iou  # loads torch's compiler, which takes more than a second
+
     left = list(faces)
     ordered, lines = [], []
     for old, trail in zip(before, trails, strict=True):
