@@ -15,12 +15,7 @@ from adaptive_margin.emotion import published
 from adaptive_margin.metrics import feasible, rmse_bounds
 
 ROOT = Path(__file__).parent.parent
-DEMO = ("examples/demo.py", "--print", "benchmarks/demo/results.json")
-
-
-def printed(*command: str) -> str:
-    done = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    return done.stdout
+DEMO = "examples/demo.py --print benchmarks/demo/results.json"
 
 
 hook = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "hooks" / "figures.py")
@@ -98,6 +93,35 @@ def test_intervals_and_rows_are_compared_whole(monkeypatch: pytest.MonkeyPatch, 
     assert figures.wrong("page.md", f"<!-- figures: COMMAND -->\n{quoted}\n") == says
 
 
+@pytest.mark.parametrize(
+    ("script", "status", "error"),
+    [
+        ("print('rows')", 0, ""),
+        ("print('rows'); raise SystemExit('no such file')", 1, "no such file"),
+        ("print('rows'); raise SystemExit(3)", 3, ""),
+        ("print('rows'); 1 / 0", 1, "ZeroDivisionError: division by zero"),
+        ("print('rows', flush=True); import os, signal; os.kill(os.getpid(), signal.SIGKILL)", -9, ""),
+    ],
+    ids=["prints", "says", "status", "raises", "dies"],
+)
+def test_what_a_command_prints_and_how_it_ends(script: str, status: int, error: str, tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text(f"import sys, neighbour\nassert sys.argv == [__file__, '--print']\n{script}\n")
+    (tmp_path / "neighbour.py").write_text("")  # a script imports what is beside it
+    server = subprocess.Popen(
+        [sys.executable, str(ROOT / "docs" / "hooks" / "printing.py")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    said, _ = server.communicate(f"{json.dumps([str(path), '--print'])}\n" * 2, timeout=120)
+    assert server.returncode == 0
+    for line in said.splitlines():  # the next command runs as if nothing had been
+        found, out, errors = json.loads(line)
+        assert (found, out, errors.strip().splitlines()[-1:]) == (status, "rows\n", [error] if error else [])
+    assert said.count("\n") == 2
+
+
 def test_a_build_fails_with_the_figures_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     errors = pytest.importorskip("mkdocs.exceptions")
     monkeypatch.setattr(figures, "check", lambda: ["page.md: 1.2 is not in result.json"])
@@ -112,7 +136,7 @@ def test_the_readme_quotes_the_demo() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     quoted = re.findall(FIGURE, text[text.index("| `make demo`") : text.index("| `benchmarks/dml_choose.py`")])
     assert len(quoted) >= 4
-    found = printed(*DEMO).replace("-", "−")
+    found = figures.printed(DEMO).replace("-", "−")
     assert not [figure for figure in quoted if figure not in found]
 
 
@@ -128,7 +152,7 @@ def test_pages_quote_the_grid(page: str, begins: str, ends: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     quoted = re.findall(FIGURE, text[text.index(begins) : text.index(ends)])
     assert len(quoted) >= 3
-    table = printed("benchmarks/dml_grid.py", "--print").replace("-", "−")
+    table = figures.printed("benchmarks/dml_grid.py --print").replace("-", "−")
     rows = [
         line
         for line in table.split("**Every cell")[0].splitlines()

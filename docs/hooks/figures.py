@@ -25,6 +25,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -56,22 +57,29 @@ class SourceError(RuntimeError):
     """A command that a page quotes cannot print."""
 
 
+_server: Any = threading.local()
+"""Of each thread, the process that runs commands; it ends with this one."""
+
+
 @functools.cache
 def printed(command: str) -> str:
     """What a command prints, with a true minus and an ASCII one alike."""
-    paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    done = subprocess.run(
-        [sys.executable, *command.split()],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or ["nothing"]
-        raise SourceError(f"{command} ended with {done.returncode} and said {said[-1]}")
-    return plain(done.stdout)
+    if not hasattr(_server, "process"):
+        paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        _server.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("printing.py"))],
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": paths},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    print(json.dumps(command.split()), file=_server.process.stdin, flush=True)
+    status, out, errors = json.loads(_server.process.stdout.readline())
+    if status:
+        said = errors.strip().splitlines() or ["nothing"]
+        raise SourceError(f"{command} ended with {status} and said {said[-1]}")
+    return plain(out)
 
 
 def plain(text: str) -> str:
