@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 
+from tests.training.processes import start_together
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NEEDS = {
     "ddp_loop": (),
@@ -46,7 +48,7 @@ def run(name: str, world: int, folder: Path, **settings: Any) -> list[tuple[torc
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     folder.mkdir()
-    torch.multiprocessing.spawn(_process, (world, port, name, settings, str(folder)), nprocs=world)
+    start_together(_process, world, port, name, settings, str(folder), size=world)
     return [torch.load(folder / f"{rank}.pt") for rank in range(world)]
 
 

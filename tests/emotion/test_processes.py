@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from adaptive_margin.training.world import World
+from tests.training.processes import start_together
 
 from .cases import faces, iteration, state, who
 
@@ -71,7 +72,7 @@ def _worker(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, torch.Tensor]]]:
     folder: Path = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(_worker, args=(str(folder),), nprocs=RANKS)
+    start_together(_worker, str(folder), size=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 

@@ -24,6 +24,7 @@ from adaptive_margin.integrations.sentence_transformers import (
     classes_of_columns,
     text_keys,
 )
+from tests.training.processes import start_together
 
 ROWS, WIDTH = 12, 8
 
@@ -391,7 +392,7 @@ def _worker(rank: int, folder: str) -> None:
 
 @pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
 def test_two_processes_that_gather_equal_one(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(_worker, args=(str(tmp_path),), nprocs=2)
+    start_together(_worker, str(tmp_path))
     for name, loss in _losses(gather=True).items():  # without processes the option changes nothing
         loss.zero_grad()
         value = loss(*_batch(name, slice(0, 8)))

@@ -16,6 +16,7 @@ from pytorch_metric_learning.utils.distributed import DistributedLossWrapper, Di
 from torch import Tensor
 
 from adaptive_margin import AdaptiveMarginLoss, AdaptiveMarginMiner
+from tests.training.processes import start_together
 
 from .cases import CLASSES, FEATURES, GUESTS, HOSTS, batch
 
@@ -95,7 +96,7 @@ def _worker(rank: int, folder: str) -> None:
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
     """What each of the two processes found."""
     folder: Path = tmp_path_factory.mktemp("ranks")
-    torch.multiprocessing.spawn(_worker, args=(str(folder),), nprocs=RANKS)
+    start_together(_worker, str(folder), size=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 

@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 from torch import distributed as dist
-from torch import multiprocessing
 
 from adaptive_margin import functional as F
 from adaptive_margin.metrics import AffectMetrics, affect_intervals, bootstrap_interval, feasible, rmse_bounds
 from adaptive_margin.metrics.affect import FIGURES
 from tests.references.concordance import ccc_slow, covariance, pcc_slow, rmse_slow, sagr_slow
+from tests.training.processes import start_together
 
 SLOW = {"rmse": rmse_slow, "sagr": sagr_slow, "pcc": pcc_slow, "ccc": ccc_slow}
 SCALES = [1e-20, 1e-7, 1.0, 1e7, 1e18]
@@ -281,7 +281,7 @@ def evaluate(rank: int, directory: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_equal_one(tmp_path):
-    multiprocessing.spawn(evaluate, args=(str(tmp_path),), nprocs=2)
+    start_together(evaluate, str(tmp_path))
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     assert [count for count, *_ in results] == [23, 5]
     assert results[0][1:] == results[1][1:]  # the same bits everywhere

@@ -19,15 +19,31 @@ from adaptive_margin.training import World
 
 needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="needs fork servers and signals")
 PATIENCE = 100.0  # seconds until a hanging process is ended
+IMPORTED = [
+    "torch._dynamo",
+    "torch.utils.tensorboard",
+    "adaptive_margin.emotion",
+    "adaptive_margin.dml",
+    "tests.conftest",
+]
+"""What takes long to import: an optimiser, for instance, imports torch's compiler."""
 
 
 def start(target: Callable[..., Any], *arguments: Any, errors: Path | None = None) -> ForkServerProcess:
     """Runs ``target(*arguments)`` in a process, its standard error in a file."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["adaptive_margin.training", "torch.utils.tensorboard"])
+    context.set_forkserver_preload([*IMPORTED])
     process = context.Process(target=_child, args=(target, arguments, errors), daemon=True)
     process.start()
     return process
+
+
+def start_together(target: Callable[..., Any], *arguments: Any, size: int = 2) -> None:
+    """Runs ``target(rank, *arguments)`` in several processes and waits for them; raises what one of them raises."""
+    method = "spawn" if sys.platform == "win32" else "forkserver"
+    if method == "forkserver":
+        multiprocessing.get_context(method).set_forkserver_preload([*IMPORTED])
+    torch.multiprocessing.start_processes(target, args=arguments, nprocs=size, start_method=method)
 
 
 def finish(*processes: ForkServerProcess) -> list[int | None]:

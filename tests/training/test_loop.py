@@ -121,7 +121,7 @@ def test_killed_in_a_step(tmp_path: Path, unbroken: dict[str, Any], step: int) -
 @needs_processes
 def test_killed_again_and_again_while_it_saves(tmp_path: Path, unbroken: dict[str, Any]) -> None:
     """Each process gets a little further than the one before, and dies before or after some file has its name."""
-    for number in range(1, 40, 2):
+    for number in range(1, 40, 3):
         (code,) = finish(start(run_and_die_in_fsync, tmp_path, number))
         if code == 0:
             break
