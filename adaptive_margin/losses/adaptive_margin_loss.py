@@ -138,11 +138,11 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         self._check_granularity(self.margin)  # a margin's own can have been changed
         guard = GradientGuard(self.exchange.host)
         given = embeddings, labels, indices_tuple, ref_emb, ref_labels
-        # gradients from tiles, which compute in float32, are finite there
+        # tiles compute in float32, where their gradients are finite
         batch = Batch.checked(self.loss, guard, *given, check=self.exchange.check, only_half=self._takes_tiles)
         if len(batch.embeddings) == 0:
             return self.loss.reducer(self.loss.zero_losses(), batch.embeddings, batch.labels)
-        tiled = guard.only_half
+        tiled = guard.only_half  # as asked of the arguments
         seen = batch.seen(once=tiled)
         self.__dict__["pair_path"] = "tiled" if tiled else "pairs"  # the wrapper's own, without looking for it
         if self.collect_stats:

@@ -58,7 +58,8 @@ class PairTermsFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
         if ctx.small is not None:
-            of_rows = ctx.small.gradient(*(0.0 if weight is None else weight.item() for weight in upstream[:2]))
+            factors = (0.0 if weight is None else weight.detach().item() for weight in upstream[:2])
+            of_rows = ctx.small.gradient(*factors)
             return once_only(of_rows), None, None, None, None, None
         saved = ctx.saved_tensors
         weights, at = upstream[: ctx.terms], ctx.terms
