@@ -80,6 +80,11 @@ def is_transforming() -> bool:
     return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
 
 
+def is_many(x: Tensor) -> bool:
+    """Whether ``x`` stands for many gradients at once (``is_grads_batched=True``), so that it cannot be read."""
+    return is_transforming() or torch._C._functorch.is_legacy_batchedtensor(x)
+
+
 def assert_blindly(condition: Tensor, message: str) -> None:
     """A device-side assertion that all of ``condition`` is true; also works inside transformations."""
     if is_transforming():

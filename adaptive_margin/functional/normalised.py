@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import is_blind
+from .checks import is_blind, is_many
 from .once_only import once_only
 
 SHORTEST = 1e-12
@@ -37,7 +37,8 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         rows = x.numpy(force=True)
-        norms = np.sqrt(np.add.reduce(rows * rows, axis=1, keepdims=True))
+        with np.errstate(all="ignore"):  # as torch has it
+            norms = np.sqrt(np.add.reduce(rows * rows, axis=1, keepdims=True))
         ctx.divisor = np.maximum(norms, rows.dtype.type(SHORTEST))
         ctx.turns = norms >= SHORTEST
         unit = torch.from_numpy(rows / ctx.divisor)
@@ -46,6 +47,11 @@ class _Normalised(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        unit, given = ctx.saved_tensors[0].numpy(force=True), grad.numpy(force=True)
-        along = np.add.reduce(given * unit, axis=1, keepdims=True)
-        return once_only(torch.from_numpy((given - unit * (along * ctx.turns)) / ctx.divisor))
+        (unit,) = ctx.saved_tensors
+        if is_many(grad):
+            turns, divisor = torch.from_numpy(ctx.turns), torch.from_numpy(ctx.divisor)
+            return once_only((grad - unit * ((grad * unit).sum(1, keepdim=True) * turns)) / divisor)
+        unit, given = unit.numpy(force=True), grad.numpy(force=True)
+        with np.errstate(all="ignore"):
+            along = np.add.reduce(given * unit, axis=1, keepdims=True)
+            return once_only(torch.from_numpy((given - unit * (along * ctx.turns)) / ctx.divisor))

@@ -66,7 +66,9 @@ class SmallBatch:
 
     def as_tensor(self, value: float | Tensor) -> Tensor:
         """A margin of this batch, a number, as a 0-dim tensor."""
-        return value if isinstance(value, Tensor) else torch.scalar_tensor(value, dtype=self.dtype)
+        if isinstance(value, Tensor):
+            return value.to(self.dtype)
+        return torch.scalar_tensor(value, dtype=self.dtype, device="cpu")
 
     @staticmethod
     def suits(x: Tensor) -> bool:
@@ -78,8 +80,9 @@ class SmallBatch:
         """:func:`~adaptive_margin.functional.class_correlations` of the batch, float64, shape ``(C,)``."""
         x, floor = self.x, (8 * np.finfo(self.x.dtype).eps) ** 2
         if bandwidth == "std":
-            deviation = (x - _mean(x)).ravel()
-            variance = float(deviation.dot(deviation)) / x.size
+            squares = x - _mean(x)
+            squares *= squares
+            variance = float(np.add.reduce(squares, axis=None)) / x.size
             g = x * x
             g *= -0.5 / variance if variance > floor else 0.0
         else:

@@ -138,11 +138,10 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         self._check_granularity(self.margin)  # a margin's own can have been changed
         guard = GradientGuard(self.exchange.host)
         given = embeddings, labels, indices_tuple, ref_emb, ref_labels
-        # tiles compute in float32, where their gradients are finite
-        batch = Batch.checked(self.loss, guard, *given, check=self.exchange.check, only_half=self._takes_tiles)
+        batch = Batch.checked(self.loss, guard, *given, check=self.exchange.check, only_half=self._is_smooth)
         if len(batch.embeddings) == 0:
             return self.loss.reducer(self.loss.zero_losses(), batch.embeddings, batch.labels)
-        tiled = guard.only_half  # as asked of the arguments
+        tiled = self._takes_tiles(batch)
         seen = batch.seen(once=tiled)
         self.__dict__["pair_path"] = "tiled" if tiled else "pairs"  # the wrapper's own, without looking for it
         if self.collect_stats:
@@ -165,6 +164,11 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         with exchanged(self.loss, {**self.exchange.values(self.loss, margin), **casts(self.loss, embeddings)}) as loss:
             loss_dict: dict[str, Any] = loss.compute_loss(*batch.arguments)
             return loss_dict
+
+    def _is_smooth(self, batch: Batch) -> bool:
+        """Whether only a float16 gradient can fail to be finite: tiles compute in float32, where theirs are."""
+        plain = (self.margin.detach or not self.margin.needs_batch) and self.loss.embedding_regularizer is None
+        return plain and len(batch.embeddings) > 0 and self._takes_tiles(batch)
 
     def _takes_tiles(self, batch: Batch) -> bool:
         why_not = self._why_not_tiled(batch.indices) or why_host_not_tiled_here(batch)

@@ -143,10 +143,11 @@ class Batch:
     def seen(self, once: bool = False) -> Batch:
         """As the host's distance sees it: normalised if it normalises, in at least float32; its own reference as none.
 
-        A margin takes these rows. ``once`` if nobody asks for a second derivative, and lengths are Euclidean.
+        A margin takes these rows. ``once`` if nobody asks for a second derivative.
         """
         distance: Any = self.host.distance
-        normalise = normalised if once and distance.normalize_embeddings else distance.maybe_normalize
+        euclidean = distance.normalize_embeddings and distance.p == 2
+        normalise = normalised if once and euclidean else distance.maybe_normalize
 
         def as_seen(x: Tensor) -> Tensor:
             rows: Tensor = normalise(at_least_float32(x))

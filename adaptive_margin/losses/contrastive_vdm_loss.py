@@ -245,7 +245,8 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         terms = terms_of(seen.embeddings, seen.ref_emb, margin, *groups, options)
         if similarity:
             terms = PairTerms(2 * terms.attraction, 2 * terms.repulsion, 4 * terms.second_moment, terms.counts)
-        repulsion = terms.repulsion if self.repulsion == 1 else self.repulsion * terms.repulsion
+        unweighted = self.repulsion == 1 and not isinstance(self.repulsion, Tensor)
+        repulsion = terms.repulsion if unweighted else self.repulsion * terms.repulsion
         return self._loss_dict(terms, already_reduced(terms.attraction), already_reduced(repulsion))
 
     def _groups(self, labels: Tensor) -> Tensor:

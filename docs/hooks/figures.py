@@ -23,6 +23,7 @@ import functools
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -75,7 +76,13 @@ def printed(command: str) -> str:
             text=True,
         )
     print(json.dumps(command.split()), file=_server.process.stdin, flush=True)
-    status, out, errors = json.loads(_server.process.stdout.readline())
+    answer = _server.process.stdout.readline()
+    if not answer:
+        del _server.process
+        raise SourceError(f"{command} ended the process that runs commands")
+    status, out, errors = json.loads(answer)
+    if status == -signal.SIGALRM:
+        raise SourceError(f"{command} did not end within five minutes")
     if status:
         said = errors.strip().splitlines() or ["nothing"]
         raise SourceError(f"{command} ended with {status} and said {said[-1]}")

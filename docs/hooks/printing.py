@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import traceback
+import warnings
 
 LOADED = ("torch", "pytorch_metric_learning.losses", "adaptive_margin", "matplotlib")
 SECONDS = 300
@@ -44,6 +45,7 @@ def answer(words: list[str]) -> tuple[int, str, str]:
         child = os.fork()
         if child == 0:
             signal.alarm(SECONDS)
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
             os.dup2(out.fileno(), 1)
             os.dup2(errors.fileno(), 2)
             status = run(words)
@@ -57,8 +59,9 @@ def answer(words: list[str]) -> tuple[int, str, str]:
 
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
     for name in LOADED:
-        with contextlib.suppress(ImportError):  # said by the script that needs it
+        with contextlib.suppress(Exception):  # said by the script that needs it
             importlib.import_module(name)
     for line in sys.stdin:
         print(json.dumps(answer(json.loads(line))), flush=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -35,6 +38,18 @@ def test_it_is_torchs_own_at_any_scale(rows: int, features: int, power: int, dty
 def test_its_gradient_is_checked_by_differences() -> None:
     x = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(normalised, x)
+
+
+def test_gradients_of_many_rows_at_once_and_of_infinity() -> None:
+    x = torch.randn(5, 3, requires_grad=True)
+    unit, many = normalised(x), torch.randn(4, 5, 3)
+    (found,) = torch.autograd.grad(unit, x, many, is_grads_batched=True, retain_graph=True)
+    for each, grad in zip(found, many, strict=True):
+        assert_close(each, torch.autograd.grad(unit, x, grad, retain_graph=True)[0])
+    with np.errstate(all="raise"):
+        (unit * math.inf).sum().backward()
+    assert x.grad is not None
+    assert x.grad.isnan().all()
 
 
 def test_a_second_derivative_is_an_error() -> None:

@@ -593,23 +593,51 @@ def test_a_small_set_has_the_gradient_of_either_term_and_of_both(
         assert_close(found, expected)
 
 
-def test_a_small_set_is_freed_with_its_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cycle would keep all of its matrices until Python looks for garbage."""
-    measured = []
+@pytest.mark.parametrize("distance", ["l2", "squared_l2", "dot"])
+def test_rows_that_change_before_the_backward_pass_do_not_change_the_gradient(distance: Any) -> None:
+    found = []
+    for changes in (False, True):
+        x = torch.nn.functional.normalize(torch.randn(11, 3, generator=torch.Generator().manual_seed(1)), dim=1)
+        terms = pair_hinge_means(x.requires_grad_(), LABELS["few-a-class"], 0.2, 0.9, distance)
+        if changes:
+            x.detach().mul_(3)
+        found.append(torch.autograd.grad(sum(terms), x)[0])
+    assert torch.equal(*found)
+
+
+def test_a_small_set_is_freed_by_its_backward_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what autograd saves: a sum of losses over an epoch does not keep a matrix a batch."""
+    measured: list[Any] = []
 
     def watched(*arguments: Any) -> Any:
         small = pair_tiles.small.small_pairs(*arguments)
-        measured.append(weakref.ref(small))
+        assert small is not None
+        measured.extend([weakref.ref(small), weakref.ref(small.of_rows[0])])
         return small
 
     monkeypatch.setattr(pair_tiles.autograd, "small_pairs", watched)
     x = torch.randn(11, 3, requires_grad=True)
     gc.disable()
     try:
-        attraction, repulsion = pair_hinge_means(x, LABELS["few-a-class"], 0.2, 0.9)
-        (attraction + repulsion).backward()
-        assert measured[0]() is not None
-        del attraction, repulsion
-        assert measured[0]() is None
+        loss = torch.stack(pair_hinge_means(x, LABELS["few-a-class"], 0.2, 0.9)).sum()
+        small, weights = measured
+        assert small() is None
+        assert weights() is not None
+        loss.backward()
+        assert weights() is None
     finally:
         gc.enable()
+    with pytest.raises(RuntimeError, match="backward through the graph a second time"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("distance", ["l2", "cosine"])
+def test_gradients_of_many_weights_at_once(distance: Any) -> None:
+    x = torch.randn(11, 3, dtype=torch.float64)
+
+    def terms(rows: Tensor) -> Tensor:
+        return torch.stack(pair_hinge_means(rows, LABELS["few-a-class"], 0.2, 0.9, distance))
+
+    one, many = (torch.autograd.functional.jacobian(terms, x, vectorize=each) for each in (False, True))
+    assert one.any()
+    assert_close(one, many)

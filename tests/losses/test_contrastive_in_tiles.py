@@ -10,7 +10,7 @@ from pytorch_metric_learning import distances, losses, miners, reducers
 from pytorch_metric_learning.regularizers import LpRegularizer
 from torch.testing import assert_close
 
-from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ConstantMargin
+from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ConstantMargin, Margin
 from adaptive_margin.functional import pair_tiles
 
 F64 = torch.float64
@@ -152,3 +152,50 @@ def test_statistics_say_which_way() -> None:
 def test_what_cannot_be_tiled_says_why(build: Any, why: str) -> None:
     with pytest.raises(ValueError, match=why):
         build()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    "distance",
+    [distances.LpDistance(), distances.LpDistance(power=2), distances.CosineSimilarity()],
+    ids=["l2", "squared", "cosine"],
+)
+def test_a_backward_pass_inside_autocast_is_in_float32(distance: Any, dtype: torch.dtype) -> None:
+    x, labels = torch.randn(32, 8, requires_grad=True), torch.arange(32) % 4
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", dtype=dtype, enabled=enabled):
+            value = AdaptiveMarginLoss(losses.ContrastiveLoss(distance=distance))(x, labels)
+            found.append(torch.autograd.grad(value, x)[0])
+    assert torch.equal(*found)
+
+
+def test_an_empty_batch_is_a_zero_also_for_who_insists_on_tiles() -> None:
+    x = torch.zeros(0, 8, requires_grad=True)
+    loss = AdaptiveMarginLoss(losses.ContrastiveLoss(), pair_memory="tiled")
+    loss(x, torch.zeros(0, dtype=torch.int64)).backward()
+    assert x.grad is not None
+    assert x.grad.shape == (0, 8)
+
+
+def test_a_similarity_is_of_rows_as_its_own_norm_makes_them() -> None:
+    x, labels = torch.randn(32, 8), torch.arange(32) % 4
+    stock = losses.ContrastiveLoss(pos_margin=1, neg_margin=0.1, distance=distances.CosineSimilarity(p=1))
+    margin = AdaptiveMargin(neighbourhood="hoeffding")
+    tiled, listed = (AdaptiveMarginLoss(stock, margin, pair_memory=way)(x, labels) for way in ("tiled", "pairs"))
+    torch.testing.assert_close(tiled, listed)
+
+
+class Spread(Margin):
+    """A margin whose gradient has no value where all rows are equal."""
+
+    def forward(self, embeddings: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
+        return 0.5 + (embeddings - embeddings.mean(0)).square().sum().sqrt()
+
+
+def test_what_has_a_gradient_beside_the_tiles_is_watched() -> None:
+    x, labels = torch.ones(8, 3, requires_grad=True), torch.arange(8) % 4
+    loss = AdaptiveMarginLoss(losses.ContrastiveLoss(), Spread())
+    with pytest.raises(ValueError, match="the gradient of ContrastiveLoss must be finite"):
+        loss(x, labels).backward()
+    assert loss.pair_path == "tiled"

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...messages import problem
-from ..checks import is_blind
+from ..checks import is_blind, is_many
 from ..once_only import once_only
-from .measure import measure_pairs, shapes_of
+from .measure import measure_pairs, measure_tiles, shapes_of
 from .options import SMALLER, Options
-from .small import small_pairs
+from .small import late_gradient, small_pairs
 
 
 class PairTermsFunction(torch.autograd.Function):
@@ -34,17 +35,21 @@ class PairTermsFunction(torch.autograd.Function):
         options: Options,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.small = None
+        ctx.late = None
         if torch.compiler.is_compiling():
             found = _measure_op(x, y, margin, labels, ref_labels, *options)
         else:
             late = options.over_active and not options.margin_gradients and options.gradient_limit == math.inf
-            ctx.small = small = small_pairs(x, y, margin, labels, options) if late else None
+            small = small_pairs(x, y, margin, labels, options) if late else None
             if small is not None:
+                if options.gradients:
+                    ctx.late = options.distance, small.scales
+                    ctx.save_for_backward(*small.saved())
                 attraction, repulsion, second_moment, counts = small.values(x)
                 ctx.mark_non_differentiable(counts)
                 return attraction, repulsion, second_moment, counts
-            found = measure_pairs(x, y, margin, labels, ref_labels, options)
+            measure = measure_tiles if late else measure_pairs  # it is not measured twice
+            found = measure(x, y, margin, labels, ref_labels, options)
         attraction, repulsion, second_moment, counts, *gradients = found
         for gradient in gradients if options.gradient_limit < math.inf and not is_blind(x) else ():
             _check_gradient(gradient, options.gradient_limit)
@@ -57,11 +62,10 @@ class PairTermsFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:  # noqa: D102
-        if ctx.small is not None:
-            factors = (0.0 if weight is None else weight.detach().item() for weight in upstream[:2])
-            of_rows = ctx.small.gradient(*factors)
-            return once_only(of_rows), None, None, None, None, None
         saved = ctx.saved_tensors
+        if ctx.late is not None:
+            distance, scales = ctx.late
+            return once_only(_late(saved, distance, scales, upstream[:2])), None, None, None, None, None
         weights, at = upstream[: ctx.terms], ctx.terms
         of_rows = _combine(weights, saved[:at])
         if of_rows is not None and ctx.terms == 3 and not is_blind(of_rows):
@@ -74,6 +78,17 @@ class PairTermsFunction(torch.autograd.Function):
             of_margin = _combine(weights[1:], saved[at:])  # the attraction has none
         found = (None if gradient is None else once_only(gradient) for gradient in (of_rows, of_cols, of_margin))
         return *found, None, None, None
+
+
+def _late(saved: Sequence[Tensor], distance: str, scales: Any, upstream: Sequence[Tensor | None]) -> Tensor:
+    """The gradient of a small set for its rows."""
+    with torch.autocast("cpu", enabled=False) if torch.is_autocast_enabled("cpu") else nullcontext():
+        if any(weight is not None and is_many(weight) for weight in upstream):
+            parts = [late_gradient(saved, distance, scales, *of) for of in ((1, 0), (0, 1))]
+            weighted = (part * weight for part, weight in zip(parts, upstream, strict=True) if weight is not None)
+            return sum(weighted, torch.zeros_like(saved[0]))
+        first, second = (0.0 if weight is None else weight.detach().item() for weight in upstream)
+        return late_gradient(saved, distance, scales, first, second)
 
 
 def _check_gradient(gradient: Tensor, limit: float) -> None:

@@ -27,6 +27,13 @@ def measure_pairs(
     if small is not None:
         gradients = small.gradients() if options.gradients else []
         return [*small.values(x), *gradients, *small.of_margin]
+    return measure_tiles(x, y, margin, labels, ref_labels, options)
+
+
+def measure_tiles(
+    x: Tensor, y: Tensor | None, margin: Tensor, labels: Tensor | None, ref_labels: Tensor | None, options: Options
+) -> list[Tensor]:
+    """:func:`measure_pairs` of sets of any size."""
     layout = layout_of(x, y, labels, ref_labels, options)
     if len(layout.rows.groups) == 0 or len(layout.cols.groups) == 0:
         return [x.new_zeros(shape, dtype=dtype) for shape, dtype in shapes_of(x, y, margin, options)]

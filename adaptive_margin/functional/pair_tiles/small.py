@@ -6,6 +6,7 @@ torch's, because numpy's use threads of their own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +35,7 @@ def small_pairs(
     if y is not None or not 0 < len(x) <= SMALL or options.second_moment or x.device.type != "cpu":
         return None
     labels = side_of_sizes(options.sizes or (), x.device).groups if labels is None else labels
-    with np.errstate(over="ignore", invalid="ignore"):  # an overflow is an error, which names it
+    with np.errstate(all="ignore"):  # as torch has it; an overflow is an error, which names it
         measured = SmallPairs(x, margin, labels, options)
     return None if measured.inexact else measured
 
@@ -55,12 +56,12 @@ class SmallPairs:
         valid = None  # which pairs have no ignored row; None for all
         if options.ignore_label is not None and not (taken := groups != options.ignore_label).all():
             x, valid = np.where(taken[:, None], x, x.dtype.type(0)), taken[:, None] & taken
-        if options.distance != "cosine":
-            x = x - np.add.reduce(x) / x.dtype.type(len(x))
+        # the caller can change its rows before a gradient is wanted
+        x = x.copy() if options.distance == "cosine" else x - np.add.reduce(x) / x.dtype.type(len(x))
         squares = np.add.reduce(x * x, axis=1)
         rows = Rows(x, squares, given, float(np.maximum.reduce(squares)))
         check_squares("embeddings", rows, labels, options.ignore_label)
-        distances = _Distances(x, squares, options.distance)
+        distances = _Distances.measured(x, squares, options.distance)
         closed_form = not options.over_active and options.distance == "squared_l2" and options.pos_margin == 0
         kind: Kind = "inside" if options.over_active else "across"
         near = distances.within(unclear_of(kind, rows, edge, options))
@@ -101,7 +102,8 @@ class SmallPairs:
         else:
             attraction, scale_inside, inside = _inside(distances, rows, same, pairs, options)
         ends = 4 if options.distance == "squared_l2" else 2  # a row is at both ends of pairs; ∂|x - y|²/∂x = 2(x - y)
-        self.of_rows = None if closed_form else distances, inside, across
+        self.distances = None if closed_form else distances
+        self.of_rows = inside, across  # pulls in closed form, else weights
         self.scales = ends * scale_inside, -ends * scale
         self.terms = attraction, repulsion
         check_values([*self.terms], given.dtype)
@@ -110,23 +112,41 @@ class SmallPairs:
 
     def values(self, like: Tensor) -> list[Tensor]:
         """Attraction, repulsion, second moment (0) and counts."""
-        counts = counts_of(*self.counts) if self.counts else torch.zeros(3, dtype=torch.int64)
+        counts = counts_of(*self.counts) if self.counts else torch.zeros(3, dtype=torch.int64, device="cpu")
         return [*(value_of(number, like) for number in (*self.terms, 0.0)), counts]
 
     def gradients(self) -> list[Tensor]:
-        """The gradient of either term for the rows, in the place of what :meth:`gradient` needs."""
-        distances, *pulls = self.of_rows
-        pulls = pulls if distances is None else [distances.pull(weights) for weights in pulls]
+        """The gradient of either term for the rows, in the place of what :meth:`saved` has."""
+        pulls = self.of_rows
+        if self.distances is not None:
+            pulls = self.distances.pull(pulls[0]), self.distances.pull(pulls[1])
         for pull, scale in zip(pulls, self.scales, strict=True):
             pull *= scale
         return [torch.from_numpy(pull) for pull in pulls]
 
-    def gradient(self, of_attraction: float, of_repulsion: float) -> Tensor:
-        """The gradient of a weighted sum of the terms, with one product of matrices; not in closed form."""
-        distances, inside, across = self.of_rows
-        assert distances is not None
-        weights = inside * (of_attraction * self.scales[0]) + across * (of_repulsion * self.scales[1])
-        return torch.from_numpy(distances.pull(weights))
+    def saved(self) -> list[Tensor]:
+        """What :func:`late_gradient` needs; not in closed form."""
+        assert self.distances is not None
+        arrays = self.distances.x, self.distances.d, *self.of_rows, *self.distances.again
+        return [torch.from_numpy(array) for array in arrays]
+
+
+def late_gradient(
+    saved: Sequence[Tensor], distance: str, scales: tuple[Any, Any], of_attraction: float, of_repulsion: float
+) -> Tensor:
+    """The gradient of a weighted sum of both terms, with one product of matrices.
+
+    Args:
+        saved: as :meth:`SmallPairs.saved` returned it.
+        distance: as in the options.
+        scales: :attr:`SmallPairs.scales`.
+        of_attraction: weight of the attraction.
+        of_repulsion: weight of the repulsion.
+    """
+    x, d, inside, across, *again = (tensor.numpy() for tensor in saved)
+    with np.errstate(all="ignore"):
+        weights = inside * (of_attraction * scales[0]) + across * (of_repulsion * scales[1])
+        return torch.from_numpy(_Distances(x, d, distance, again).pull(weights))
 
 
 def _inside_in_closed_form(distances: _Distances, same: Array, pairs: float) -> tuple[Number, Number, Array]:
@@ -138,7 +158,8 @@ def _inside_in_closed_form(distances: _Distances, same: Array, pairs: float) -> 
     inside = same.astype(distances.x.dtype)
     pull = distances.pull(inside)
     shares = pull / np.maximum(np.add.reduce(inside, axis=1), 1)[:, None]
-    return *mean_of(2 * float(np.vdot(pull, shares)), pairs), pull
+    shares *= pull  # numpy's product of vectors uses threads, too
+    return *mean_of(2 * float(np.add.reduce(shares, axis=None)), pairs), pull
 
 
 def _inside(
@@ -169,17 +190,21 @@ def _active(hinges: Array, counted: Array) -> float:
 class _Distances:
     """The distances of all pairs of a few rows, and gradients of sums of them."""
 
-    def __init__(self, x: Array, squares: Array, distance: str) -> None:
-        self.x, self.distance = x, distance
-        self.rows = torch.from_numpy(x)
-        self.again: tuple[Array, Array, Array] | None = None  # pairs (i, j) that are listed, and their differences
-        self.d = torch.mm(self.rows, self.rows.t()).numpy()  # (N, N); a similarity s counts as the distance -s
+    def __init__(self, x: Array, d: Array, distance: str, again: Sequence[Array] = ()) -> None:
+        self.x, self.d, self.distance = x, d, distance  # d: (N, N); a similarity s counts as the distance -s
+        self.again = again  # pairs (i, j) that are listed, and their differences
+
+    @classmethod
+    def measured(cls, x: Array, squares: Array, distance: str) -> _Distances:
+        """Those of rows with their squared norms."""
+        d = _product(x, x.T)
         if distance == "cosine":
-            np.negative(self.d, out=self.d)
+            np.negative(d, out=d)
         else:
-            self.d *= -2
-            self.d += squares[:, None] + squares
-            np.maximum(self.d, 0, out=self.d)
+            d *= -2
+            d += squares[:, None] + squares
+            np.maximum(d, 0, out=d)
+        return cls(x, d, distance)
 
     def within(self, unclear: Array | None) -> Array | None:
         """The pairs of two rows whose squared distance is at most ``unclear``; takes the root under L2 after that."""
@@ -208,15 +233,21 @@ class _Distances:
         if self.distance == "l2":
             np.fill_diagonal(self.d, 1)  # it has no weight
             weights /= self.d if self.d.all() else np.where(self.d > 0, self.d, np.inf).astype(self.d.dtype)
-        if self.again is None:
-            sums = torch.mm(torch.from_numpy(weights), self.rows)
+        if not self.again:
+            pull = _product(weights, self.x)
         else:
             i, j, differences = self.again
-            pulls = torch.from_numpy(differences * weights[i, j, None])
+            pulls = differences * weights[i, j, None]
             weights[i, j] = 0
-            sums = torch.mm(torch.from_numpy(weights), self.rows).index_add_(0, torch.from_numpy(i), pulls, alpha=-1)
-        pull: Array = sums.numpy()
+            pull = _product(weights, self.x)
+            torch.from_numpy(pull).index_add_(0, torch.from_numpy(i), torch.from_numpy(pulls), alpha=-1)
         if self.distance == "cosine":
-            return np.negative(pull, out=pull)  # ∂(-x·y)/∂x = -y
-        pull = self.x * np.add.reduce(weights, axis=1)[:, None] - pull
+            np.negative(pull, out=pull)  # ∂(-x·y)/∂x = -y
+        else:
+            np.subtract(self.x * np.add.reduce(weights, axis=1)[:, None], pull, out=pull)
         return pull
+
+
+def _product(x: Array, y: Array) -> Array:
+    product: Array = torch.mm(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+    return product
