@@ -138,17 +138,18 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         self._check_granularity(self.margin)  # a margin's own can have been changed
         guard = GradientGuard(self.exchange.host)
         given = embeddings, labels, indices_tuple, ref_emb, ref_labels
-        batch = Batch.checked(self.loss, guard, *given, check=self.exchange.check, only_half=self._is_smooth)
+        smooth = (self.margin.detach or not self.margin.needs_batch) and self.loss.embedding_regularizer is None
+        check = self.exchange.check
+        batch = Batch.checked(self.loss, guard, *given, check=check, takes_tiles=self._takes_tiles, smooth=smooth)
         if len(batch.embeddings) == 0:
             return self.loss.reducer(self.loss.zero_losses(), batch.embeddings, batch.labels)
-        tiled = self._takes_tiles(batch)
-        seen = batch.seen(once=tiled)
-        self.__dict__["pair_path"] = "tiled" if tiled else "pairs"  # the wrapper's own, without looking for it
+        seen = batch.seen(once=batch.tiled)
+        self.__dict__["pair_path"] = "tiled" if batch.tiled else "pairs"  # the wrapper's own, without looking for it
         if self.collect_stats:
-            self.in_tiles = float(tiled)
-        batch, margin = self._margin_of(batch, seen, each_row=tiled)
+            self.in_tiles = float(batch.tiled)
+        batch, margin = self._margin_of(batch, seen, each_row=batch.tiled)
         values = {**self.exchange.values(self.loss, margin), **casts(self.loss, batch.embeddings)}
-        if tiled:
+        if batch.tiled:
             values.update(host_in_tiles(batch, seen, margin))
         if batch.empty:
             self.forget()
@@ -164,11 +165,6 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         with exchanged(self.loss, {**self.exchange.values(self.loss, margin), **casts(self.loss, embeddings)}) as loss:
             loss_dict: dict[str, Any] = loss.compute_loss(*batch.arguments)
             return loss_dict
-
-    def _is_smooth(self, batch: Batch) -> bool:
-        """Whether only a float16 gradient can fail to be finite: tiles compute in float32, where theirs are."""
-        plain = (self.margin.detach or not self.margin.needs_batch) and self.loss.embedding_regularizer is None
-        return plain and len(batch.embeddings) > 0 and self._takes_tiles(batch)
 
     def _takes_tiles(self, batch: Batch) -> bool:
         why_not = self._why_not_tiled(batch.indices) or why_host_not_tiled_here(batch)

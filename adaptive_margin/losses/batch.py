@@ -46,6 +46,7 @@ class Batch:
         indices: an index tuple, or None for all pairs.
         ref_emb: shape ``(R, D)``, or None without references.
         ref_labels: shape ``(R,)``, or None.
+        tiled: whether the loss of this batch runs in tiles, if it asked.
     """
 
     host: nn.Module
@@ -54,6 +55,7 @@ class Batch:
     indices: Any = None
     ref_emb: Tensor | None = None
     ref_labels: Any = None
+    tiled: bool = False
 
     @classmethod
     def checked(
@@ -63,7 +65,8 @@ class Batch:
         *arguments: Any,
         check: Check | None = None,
         own_dtype: bool = False,
-        only_half: Callable[[Batch], bool] | None = None,
+        takes_tiles: Callable[[Batch], bool] | None = None,
+        smooth: bool = False,
     ) -> Batch:
         """A batch from the five arguments of a call, or an error that names one of them.
 
@@ -73,8 +76,9 @@ class Batch:
             arguments: embeddings, labels, index tuple, ref_emb, ref_labels.
             check: by default :func:`check_batch`.
             own_dtype: the host computes half precision in float32 by itself.
-            only_half: whether only a float16 gradient of this batch can fail to be finite; by default, as ``guard`` has
-                it.
+            takes_tiles: whether the loss of a batch that is not empty runs in tiles.
+            smooth: whether nothing beside the loss has a gradient. In tiles, which compute in float32, only a float16
+                gradient can then fail to be finite.
         """
         embeddings, labels, indices, ref_emb, ref_labels = arguments
         for name, x in (("embeddings", embeddings), ("ref_emb", ref_emb)):
@@ -88,8 +92,9 @@ class Batch:
         (check or check_batch)(given, own_dtype)
         if isinstance(indices, (tuple, list)):  # torch 2.6 does not compile a union
             indices = placed(given)
-        if guard is not None and only_half is not None:
-            guard.only_half = only_half(given)
+        tiled = takes_tiles is not None and len(embeddings) > 0 and takes_tiles(given)
+        if guard is not None and tiled and smooth:
+            guard.only_half = True
 
         def ready(x: Tensor) -> Tensor:
             watched = x if guard is None else guard.watch(x)
@@ -100,7 +105,7 @@ class Batch:
             embeddings, ref_emb = embeddings.to(finer), ref_emb.to(embeddings.device, finer)
         rows = _both(ready, embeddings, ref_emb)
         labels, ref_labels = _both(lambda y: y.to(embeddings.device), labels, ref_labels)
-        return cls(host, rows[0], labels, indices, rows[1], ref_labels)
+        return cls(host, rows[0], labels, indices, rows[1], ref_labels, tiled)
 
     @property
     def arguments(self) -> tuple[Any, Any, Any, Any, Any]:
@@ -109,7 +114,7 @@ class Batch:
 
     def changed(self, **changes: Any) -> Batch:
         """The same with other attributes."""
-        names = ("host", "embeddings", "labels", "indices", "ref_emb", "ref_labels")
+        names = ("host", "embeddings", "labels", "indices", "ref_emb", "ref_labels", "tiled")
         # torch 2.6 does not compile dataclasses.replace
         return Batch(**{name: changes[name] if name in changes else getattr(self, name) for name in names})
 
