@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from adaptive_margin.emotion import published
 from adaptive_margin.metrics import feasible, rmse_bounds
+from tests.hooks import figures
 
 ROOT = Path(__file__).parent.parent
 DEMO = "examples/demo.py --print benchmarks/demo/results.json"
-
-
-hook = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "hooks" / "figures.py")
-assert hook is not None
-assert hook.loader is not None
-figures = importlib.util.module_from_spec(hook)
-hook.loader.exec_module(figures)
 PAGES = [path.relative_to(ROOT).as_posix() for path in figures.pages()]
 MARKED = [page for page in PAGES if page in figures.TABLES or figures.MARK.search((ROOT / page).read_text("utf-8"))]
 
@@ -108,18 +99,18 @@ def test_what_a_command_prints_and_how_it_ends(script: str, status: int, error: 
     path = tmp_path / "script.py"
     path.write_text(f"import sys, neighbour\nassert sys.argv == [__file__, '--print']\n{script}\n")
     (tmp_path / "neighbour.py").write_text("")  # a script imports what is beside it
-    server = subprocess.Popen(
-        [sys.executable, str(ROOT / "docs" / "hooks" / "printing.py")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    said, _ = server.communicate(f"{json.dumps([str(path), '--print'])}\n" * 2, timeout=120)
-    assert server.returncode == 0
-    for line in said.splitlines():  # the next command runs as if nothing had been
-        found, out, errors = json.loads(line)
+    for _ in range(2):  # the next command runs as if nothing had been
+        found, out, errors = figures.ended([str(path), "--print"])
         assert (found, out, errors.strip().splitlines()[-1:]) == (status, "rows\n", [error] if error else [])
-    assert said.count("\n") == 2
+
+
+def test_a_command_that_ends_what_runs_it_is_named_and_the_next_one_runs(tmp_path: Path) -> None:
+    path = tmp_path / "script.py"
+    path.write_text("import os, signal\nos.kill(os.getppid(), signal.SIGKILL)\n")
+    with pytest.raises(figures.SourceError, match=r"script\.py --print ended the process that runs commands"):
+        figures.printed(f"{path} --print")
+    path.write_text("print('rows')")
+    assert figures.printed(f"{path}") == "rows\n"
 
 
 def test_a_build_fails_with_the_figures_that_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hooks import figures
 from tests.training.processes import needs_processes
 
 ROOT = Path(__file__).parents[1]
@@ -50,25 +49,6 @@ def started(words: list[str], *path: Path, **options: Any) -> subprocess.Popen[s
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(places), "PYTHONUNBUFFERED": "1"}
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "env": found, **options}
     return subprocess.Popen([sys.executable, *words], cwd=ROOT, **options)
-
-
-Run = Callable[[list[str]], tuple[int, str, str]]
-
-
-@pytest.fixture(scope="session")
-def run() -> Iterator[Run]:
-    """Runs a script in a copy of a process that has loaded PyTorch: exit status, output and errors."""
-    server = started([str(ROOT / "docs" / "hooks" / "printing.py")], stdin=subprocess.PIPE, stderr=None)
-
-    def answer(words: list[str]) -> tuple[int, str, str]:
-        assert server.stdin is not None
-        assert server.stdout is not None
-        print(json.dumps(words), file=server.stdin, flush=True)
-        status, printed, said = json.loads(server.stdout.readline())
-        return status, printed, said
-
-    yield answer
-    server.communicate(timeout=60)
 
 
 def ended_without_reader(words: list[str]) -> tuple[int, str]:
@@ -115,10 +95,10 @@ def test_a_table_ends_with_its_reader(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", PRINTING)
-def test_a_table_without_its_file_is_one_line(script: str, tmp_path: Path, run: Run) -> None:
+def test_a_table_without_its_file_is_one_line(script: str, tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere.json")
     words = ["--print", "--out", nowhere] if PRINTING[script] == ["--print"] else ["--print", nowhere]
-    status, printed, said = run([script, *words])
+    status, printed, said = figures.ended([script, *words])
     assert status != 0
     assert printed == ""
     assert said.startswith("error: ")
@@ -128,11 +108,11 @@ def test_a_table_without_its_file_is_one_line(script: str, tmp_path: Path, run: 
 
 @pytest.mark.parametrize("content", ["cut of", '{"cases": [{}]}'])
 @pytest.mark.parametrize("script", ["benchmarks/hosts/run.py", "benchmarks/miners/run.py", "benchmarks/fer_people.py"])
-def test_a_table_of_something_else_is_one_line(script: str, content: str, tmp_path: Path, run: Run) -> None:
+def test_a_table_of_something_else_is_one_line(script: str, content: str, tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     path.write_text(content)
     words = ["--print", "--out", str(path)] if PRINTING[script] == ["--print"] else ["--print", str(path)]
-    status, printed, said = run([script, *words])
+    status, printed, said = figures.ended([script, *words])
     assert (status, printed) == (2, "")
     assert said.startswith(f"error: {path} must be results that this script has written and finished, got others (")
     assert said.endswith("; pass another file, or measure again\n")
@@ -162,12 +142,10 @@ def test_what_writes_results_looks_first_whether_it_can(script: str) -> None:
 
 
 @pytest.mark.parametrize("script", UNWRITABLE)
-def test_results_that_cannot_be_written_are_said_before_anything_is_measured(
-    script: str, tmp_path: Path, run: Run
-) -> None:
+def test_results_that_cannot_be_written_are_said_before_anything_is_measured(script: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     option = next(name for name in ("--output", "--json", "--out") if f'"{name}"' in TEXTS[script])
-    status, printed, said = run([script, *UNWRITABLE[script], option, str(tmp_path / "file" / "result.json")])
+    status, printed, said = figures.ended([script, *UNWRITABLE[script], option, str(tmp_path / "file" / "result.json")])
     assert (status, printed) == (2, "")
     assert said.startswith(f"error: {option} must be ")
     assert len(said.splitlines()) == 1
@@ -184,10 +162,10 @@ OVERWRITING = {  # one of each kind of file that would be replaced, or added to,
 
 
 @pytest.mark.parametrize("script", OVERWRITING)
-def test_no_file_of_others_is_replaced(script: str, tmp_path: Path, run: Run) -> None:
+def test_no_file_of_others_is_replaced(script: str, tmp_path: Path) -> None:
     mine = tmp_path / "mine.csv"
     mine.write_text("notes")
-    status, _, said = run([script, *OVERWRITING[script], str(mine)])
+    status, _, said = figures.ended([script, *OVERWRITING[script], str(mine)])
     assert status == 2
     assert said.startswith(f"error: {OVERWRITING[script][-1]} must be a file ")
     assert said.endswith(f"got {mine}; pass another, or move that file\n")

@@ -942,7 +942,7 @@ def followed(
         >>> faces == [a, b], trails
         (True, [[(0.0, 0.0), (0.1, 0.2)], [(1.0, 1.0), (0.3, 0.4)]])
     """
-    from torchvision.ops import box_iou  # loads torch's compiler, which takes more than a second
+    from torchvision.ops import box_iou  # loads torch's compiler, which takes its time
 
     left = list(faces)
     ordered, lines = [], []

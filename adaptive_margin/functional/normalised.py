@@ -16,7 +16,7 @@ SHORTEST = 1e-12
 
 
 def normalised(x: Tensor) -> Tensor:
-    """:func:`torch.nn.functional.normalize` of rows, of which a small batch on a CPU takes a third of the time.
+    """:func:`torch.nn.functional.normalize` of rows, quicker on a CPU.
 
     There is no second derivative; requesting one raises an error.
 

@@ -208,7 +208,7 @@ def sort_by_distance(
 
 def counts_of(own: Array) -> Array:
     """How many of the 1, 2, … nearest neighbours have the row's label, int32, the shape of ``own``."""
-    counts: Array = torch.from_numpy(own).cumsum(1, dtype=torch.int32).numpy()  # numpy takes three times as long
+    counts: Array = torch.from_numpy(own).cumsum(1, dtype=torch.int32).numpy()  # quicker than numpy's
     return counts
 
 

@@ -1,8 +1,8 @@
 """The margin of a small batch on a CPU, in numpy.
 
 At N = 128 most of the time goes into starting about two hundred operations, which numpy does in a third of the time.
-Without it :class:`~adaptive_margin.ContrastiveVDMLoss` takes 1.6 times as long as the host's contrastive loss on
-squared distances, and with it as long: ``python benchmarks/speed/small.py`` prints both. The result is that of the
+Without it :class:`~adaptive_margin.ContrastiveVDMLoss` takes 1.6 to 1.7 times as long as the host's contrastive loss
+on squared distances, and with it as long: ``python benchmarks/speed/small.py`` prints both. The result is that of the
 general path, up to the rounding of its sums.
 """
 

@@ -138,9 +138,8 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         self._check_granularity(self.margin)  # a margin's own can have been changed
         guard = GradientGuard(self.exchange.host)
         given = embeddings, labels, indices_tuple, ref_emb, ref_labels
-        smooth = (self.margin.detach or not self.margin.needs_batch) and self.loss.embedding_regularizer is None
-        check = self.exchange.check
-        batch = Batch.checked(self.loss, guard, *given, check=check, takes_tiles=self._takes_tiles, smooth=smooth)
+        check, tiles = self.exchange.check, self._takes_tiles
+        batch = Batch.checked(self.loss, guard, *given, check=check, takes_tiles=tiles, alone=self._alone)
         if len(batch.embeddings) == 0:
             return self.loss.reducer(self.loss.zero_losses(), batch.embeddings, batch.labels)
         seen = batch.seen(once=batch.tiled)

@@ -66,7 +66,7 @@ class Batch:
         check: Check | None = None,
         own_dtype: bool = False,
         takes_tiles: Callable[[Batch], bool] | None = None,
-        smooth: bool = False,
+        alone: bool = False,
     ) -> Batch:
         """A batch from the five arguments of a call, or an error that names one of them.
 
@@ -77,8 +77,8 @@ class Batch:
             check: by default :func:`check_batch`.
             own_dtype: the host computes half precision in float32 by itself.
             takes_tiles: whether the loss of a batch that is not empty runs in tiles.
-            smooth: whether nothing beside the loss has a gradient. In tiles, which compute in float32, only a float16
-                gradient can then fail to be finite.
+            alone: whether nothing beside the loss's formula has a gradient. In tiles, which compute in float32, only a
+                float16 gradient can then fail to be finite.
         """
         embeddings, labels, indices, ref_emb, ref_labels = arguments
         for name, x in (("embeddings", embeddings), ("ref_emb", ref_emb)):
@@ -93,7 +93,7 @@ class Batch:
         if isinstance(indices, (tuple, list)):  # torch 2.6 does not compile a union
             indices = placed(given)
         tiled = takes_tiles is not None and len(embeddings) > 0 and takes_tiles(given)
-        if guard is not None and tiled and smooth:
+        if guard is not None and tiled and alone:
             guard.only_half = True
 
         def ready(x: Tensor) -> Tensor:

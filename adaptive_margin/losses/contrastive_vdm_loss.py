@@ -172,7 +172,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         """The loss of this batch."""
         # All is computed in float32: what can leave it is Ω, and float16 the gradient of a row that vanishes before it
         # is normalised.
-        guard = GradientGuard(type(self).__name__, only_half=self.regularizer == "none")
+        guard = GradientGuard(type(self).__name__, only_half=self.regularizer == "none" and self._alone)
         given = embeddings, labels, indices_tuple, ref_emb, ref_labels
         return guard.note(super().forward(*Batch.checked(self, guard, *given, own_dtype=True).arguments))
 

@@ -86,6 +86,12 @@ class TakesMargin(HasStatistics):
     def _default_margin(self) -> Margin:
         return AdaptiveMargin()
 
+    @property
+    def _alone(self) -> bool:
+        """Whether nothing beside the loss's formula has a gradient: neither its margin nor a regulariser."""
+        constant = self.margin.detach or not self.margin.needs_batch
+        return constant and self.embedding_regularizer is None
+
     def _check_margin(self, margin: Margin) -> None:
         """Raises a ``ValueError`` if this module cannot take a margin."""
 

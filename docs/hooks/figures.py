@@ -23,7 +23,6 @@ import functools
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -62,9 +61,8 @@ _server: Any = threading.local()
 """Of each thread, the process that runs commands; it ends with this one."""
 
 
-@functools.cache
-def printed(command: str) -> str:
-    """What a command prints, with a true minus and an ASCII one alike."""
+def ended(words: list[str]) -> tuple[int, str, str]:
+    """Exit status, output and errors of a command of this repository."""
     if not hasattr(_server, "process"):
         paths = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         _server.process = subprocess.Popen(
@@ -75,14 +73,19 @@ def printed(command: str) -> str:
             stdout=subprocess.PIPE,
             text=True,
         )
-    print(json.dumps(command.split()), file=_server.process.stdin, flush=True)
+    print(json.dumps(words), file=_server.process.stdin, flush=True)
     answer = _server.process.stdout.readline()
     if not answer:
         del _server.process
-        raise SourceError(f"{command} ended the process that runs commands")
+        raise SourceError(f"{' '.join(words)} ended the process that runs commands")
     status, out, errors = json.loads(answer)
-    if status == -signal.SIGALRM:
-        raise SourceError(f"{command} did not end within five minutes")
+    return status, out, errors
+
+
+@functools.cache
+def printed(command: str) -> str:
+    """What a command prints, with a true minus and an ASCII one alike."""
+    status, out, errors = ended(command.split())
     if status:
         said = errors.strip().splitlines() or ["nothing"]
         raise SourceError(f"{command} ended with {status} and said {said[-1]}")

@@ -55,7 +55,8 @@ def answer(words: list[str]) -> tuple[int, str, str]:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         for file in (out, errors):
             file.seek(0)
-        return status, out.read(), errors.read()
+        late = f"it did not end within {SECONDS} seconds\n" if status == -signal.SIGALRM else ""
+        return status, out.read(), errors.read() + late
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pytorch_metric_learning import distances, losses, miners, reducers
 from pytorch_metric_learning.regularizers import LpRegularizer
 from torch.testing import assert_close
 
-from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ConstantMargin, Margin
+from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ConstantMargin, ContrastiveVDMLoss, Margin
 from adaptive_margin.functional import pair_tiles
 
 F64 = torch.float64
@@ -193,9 +193,27 @@ class Spread(Margin):
         return 0.5 + (embeddings - embeddings.mean(0)).square().sum().sqrt()
 
 
-def test_what_has_a_gradient_beside_the_tiles_is_watched() -> None:
-    x, labels = torch.ones(8, 3, requires_grad=True), torch.arange(8) % 4
-    loss = AdaptiveMarginLoss(losses.ContrastiveLoss(), Spread())
-    with pytest.raises(ValueError, match="the gradient of ContrastiveLoss must be finite"):
-        loss(x, labels).backward()
+class Roots(LpRegularizer):
+    """A regulariser whose gradient has no value where a row vanishes."""
+
+    def compute_loss(self, embeddings: torch.Tensor) -> Any:
+        loss = embeddings.square().sum(1).sqrt()
+        return {"loss": {"losses": loss, "indices": torch.arange(len(loss)), "reduction_type": "element"}}
+
+
+@pytest.mark.parametrize("beside", ["margin", "regulariser"])
+@pytest.mark.parametrize("host", [losses.ContrastiveLoss, ContrastiveVDMLoss])
+def test_what_has_a_gradient_beside_the_tiles_is_watched(host: Any, beside: str) -> None:
+    x, labels = torch.ones(8, 3), torch.arange(8) % 4
+    margin: Any = Spread()
+    options: dict[str, Any] = {}
+    if beside == "regulariser":
+        x, margin, options = torch.randn(8, 3), 0.5, {"embedding_regularizer": Roots()}
+        x[2] = 0
+    if host is ContrastiveVDMLoss:
+        loss = ContrastiveVDMLoss(margin, **options)
+    else:
+        loss = AdaptiveMarginLoss(losses.ContrastiveLoss(**options), margin, pair_memory="tiled")
+    with pytest.raises(ValueError, match=f"the gradient of {host.__name__} must be finite"):
+        loss(x.requires_grad_(), labels).backward()
     assert loss.pair_path == "tiled"

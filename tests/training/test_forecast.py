@@ -85,19 +85,8 @@ def test_random_states_and_threads_are_left_as_they_were() -> None:
     assert torch.get_num_threads() == threads
 
 
-TRAIN_FACES = [
-    "train-faces",
-    "--encoder",
-    "small",
-    "--people",
-    "14",
-    "--images-per-person",
-    "6",
-    "--resize",
-    "32",
-    "--size",
-    "28",
-]
+TRAIN_FACES = ["train-faces", "--people", "14", "--images-per-person", "6", "--resize", "32", "--size", "28"]
+TRAIN_FACES += ["--encoder", "small"]
 TRAIN_FACES += ["--batch-size", "8", "--iterations", "6", "--checkpoint-every", "2", "--device", "cpu", "--output"]
 TRAIN_RETRIEVAL = ["train-retrieval", "digits", "--epochs", "2", "--steps-per-epoch", "3", "--device", "cpu"]
 TRAIN_RETRIEVAL += ["--loss", "margin", "--margin", "adaptive", "--out"]
