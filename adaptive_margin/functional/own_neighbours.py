@@ -137,7 +137,7 @@ def _tiles_on_host(anchors: Side, refs: Side, places: Tensor | None, reach: int,
     label, ref_label = (side.label.numpy().astype(small) for side in (anchors, refs))  # small numbers compare faster
     of_rows = label, anchors.squares.numpy(), np.full(rows, -1) if places is None else places.numpy()
     select = reach <= FEW and columns > SHORT
-    sort = partial(sort_by_distance, ref_label, refs.squares.numpy(), rounding_of(refs.x), None if select else reach)
+    sort = partial(_sort_products, ref_label, refs.squares.numpy(), rounding_of(refs.x), None if select else reach)
     buffer, x = refs.x.new_empty(step, columns), -2 * anchors.x
     threads = min(torch.get_num_threads(), step * columns // ENTRIES_A_THREAD)
     with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
@@ -155,7 +155,7 @@ def _tiles_on_host(anchors: Side, refs: Side, places: Tensor | None, reach: int,
             yield Tile(tile, key.bitwise_and(1), torch.from_numpy(left_out))
 
 
-def sort_by_distance(
+def _sort_products(
     ref_label: Array,
     ref_squares: Array,
     rounding: float,
@@ -165,16 +165,24 @@ def sort_by_distance(
     squares: Array,
     place: Array,
 ) -> Array:
-    """Turns products of coordinates into keys: numbers that sort like distances, with the label in the last bit.
+    """:func:`sort_by_distance` with -2 times the products of rows and columns in ``d``."""
+    sums = squares[:, None] + ref_squares
+    d += sums
+    return sort_by_distance(ref_label, rounding, reach, d, sums, label, place)
+
+
+def sort_by_distance(
+    ref_label: Array, rounding: float, reach: int | None, d: Array, sums: Array, label: Array, place: Array
+) -> Array:
+    """Turns squared distances into keys: numbers that sort like distances, with the label in the last bit.
 
     Args:
         ref_label: labels of the columns.
-        ref_squares: squared norms of the columns.
         rounding: of a squared distance, relative to the two squared norms.
         reach: how many of the smallest are to come first, in order; None leaves all in place.
-        d: −2 times the products of rows and columns; overwritten by the keys.
+        d: squared distances of rows and columns; overwritten by the keys.
+        sums: those of the two squared norms; overwritten.
         label: labels of the rows.
-        squares: squared norms of the rows.
         place: the column of each row itself; -1 for a set that does not contain the row, but may contain a copy.
 
     Returns:
@@ -182,9 +190,7 @@ def sort_by_distance(
     """
     rows = np.arange(len(d))
     own = label[:, None] == ref_label
-    noise = squares[:, None] + ref_squares
-    d += noise
-    noise *= rounding
+    noise = np.multiply(sums, rounding, out=sums)
     if len(place) and place[0] < 0:
         copy = own & (d <= noise)
         place = copy.argmax(1)

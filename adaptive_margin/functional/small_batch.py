@@ -18,9 +18,13 @@ from .checks import at_least_float32, check_finite, is_blind
 from .dependence import Array, Bandwidth, correlations_of_moments, divisor_for
 from .neighbourhood import Significant, first_reached, required_counts
 from .own_neighbours import rounding_of, sort_by_distance
+from .small_distances import small_distances
 
 MOST_ENTRIES = 2**16
 """Largest number of entries in the distance matrix and in the embeddings; beyond it torch's threads are faster."""
+
+ORDINARY = 2.0**20
+"""Rows whose largest entry is within this factor of 1 have distances that need no scaling."""
 
 
 class SmallBatch:
@@ -51,8 +55,11 @@ class SmallBatch:
         if not math.isfinite(largest):
             check_finite("embeddings", x)
         self.scale = divisor_for(largest, x.dtype)
-        self.x = rows[order] / self.scale  # (B, D), class by class
-        self.index = first.cumsum() - 1  # (B,)
+        self.x = rows.take(order, axis=0)  # (B, D), class by class
+        self.x /= rows.dtype.type(self.scale)
+        self.index = np.empty(len(order), np.int64)  # (B,), in the order of the batch
+        self.index[order] = first.cumsum() - 1
+        self.rows = x if 1 / ORDINARY <= self.scale <= ORDINARY else x / self.scale
         self.starts = first.nonzero()[0]  # (C,)
         self.counts = np.bincount(self.index)  # (C,)
         self.dtype = x.dtype
@@ -100,14 +107,14 @@ class SmallBatch:
         return eta
 
     def sizes(self, significant: Significant, confidence: float) -> Array:
-        """:func:`~adaptive_margin.functional.empirical_bias_k` of the rows, class by class, for one of our bounds."""
+        """:func:`~adaptive_margin.functional.empirical_bias_k` of the rows for one of our bounds."""
         n = len(self.x)
         required = required_counts(significant, n - 1, int(self.counts.max()) - 1, n, len(self.counts), confidence)
         neighbours = np.full(n, n - 1)
         return first_reached(self._own(len(required)), required, neighbours) if len(required) else neighbours
 
     def impurities(self) -> Array:
-        """:func:`~adaptive_margin.functional.neighbourhood_impurity` of the rows, class by class."""
+        """:func:`~adaptive_margin.functional.neighbourhood_impurity` of the rows."""
         wanted = self.counts[self.index] - 1
         reach = max(1, int(wanted.max()))
         own = self._own(reach)
@@ -118,13 +125,12 @@ class SmallBatch:
 
     def _own(self, reach: int) -> Array:
         """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(B, reach)``."""
-        x = torch.from_numpy(self.x - np.add.reduce(self.x) / self.x.dtype.type(len(self.x)))
-        d = torch.mm(x, x.T).numpy()  # numpy's matrix product uses threads of its own
-        squares = d.diagonal().copy()
-        d *= -2
+        _, squares, d = small_distances(self.rows)
+        d, sums = d.copy(), squares[:, None] + squares
         label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
-        sort_by_distance(label, squares, rounding_of(x), reach, d, label, squares, np.arange(len(d)))
-        return d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1
+        sort_by_distance(label, rounding_of(self.rows), reach, d, sums, label, np.arange(len(d)))
+        own: Array = d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1
+        return own
 
 
 def _mean(x: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -9,6 +10,7 @@ from pytorch_metric_learning.losses import BaseMetricLossFunction
 from pytorch_metric_learning.utils import loss_and_miner_utils as lmu
 from torch import Tensor
 
+from ..functional.small_distances import shared_distances
 from ..margins import Margin
 from ..margins.base import IndicesTuple
 from ..messages import check_choice
@@ -146,14 +148,15 @@ class AdaptiveMarginLoss(Transparent, BaseMetricLossFunction, wraps="loss", base
         self.__dict__["pair_path"] = "tiled" if batch.tiled else "pairs"  # the wrapper's own, without looking for it
         if self.collect_stats:
             self.in_tiles = float(batch.tiled)
-        batch, margin = self._margin_of(batch, seen, each_row=batch.tiled)
-        values = {**self.exchange.values(self.loss, margin), **casts(self.loss, batch.embeddings)}
-        if batch.tiled:
-            values.update(host_in_tiles(batch, seen, margin))
-        if batch.empty:
-            self.forget()
-        with exchanged(self.loss, values) as loss:
-            return guard.note(loss(*batch.arguments))
+        with shared_distances(seen.embeddings) if batch.tiled else nullcontext():
+            batch, margin = self._margin_of(batch, seen, each_row=batch.tiled)
+            values = {**self.exchange.values(self.loss, margin), **casts(self.loss, batch.embeddings)}
+            if batch.tiled:
+                values.update(host_in_tiles(batch, seen, margin))
+            if batch.empty:
+                self.forget()
+            with exchanged(self.loss, values) as loss:
+                return guard.note(loss(*batch.arguments))
 
     def compute_loss(
         self, embeddings: Tensor, labels: Any, indices_tuple: Any, ref_emb: Tensor, ref_labels: Any

@@ -151,4 +151,4 @@ def _sum(reducer: MultipleReducers, loss_dict: dict[str, Any], embeddings: Tenso
     if len(losses) < len(loss_dict) or not all(isinstance(loss, Tensor) and loss.ndim == 0 for loss in losses):
         return None
     total: Tensor | None = reduce(add, losses) if losses else None
-    return total if total is None else total.to(embeddings.dtype)
+    return total if total is None or total.dtype == embeddings.dtype else total.to(embeddings.dtype)

@@ -18,6 +18,7 @@ from ..functional.contrastive import FISHER_PENALTY, check_options, multiplier_s
 from ..functional.pair_tiles import terms_of
 from ..functional.pair_tiles.options import Options, PairTerms
 from ..functional.pair_tiles.rows import ties_of_pairs
+from ..functional.small_distances import shared_distances
 from ..margins import Margin
 from ..margins.base import IndicesTuple
 from ..messages import check_choice, problem
@@ -188,7 +189,11 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
         tiled = uses_tiles(self.pair_memory, self._why_not_tiled(indices_tuple))
         self.pair_path = "tiled" if tiled else "pairs"
         batch = self._with_references(Batch(self, embeddings, labels, indices_tuple, ref_emb, ref_labels))
-        return self._from_tiles(batch) if tiled else self._from_pairs(batch)
+        seen = batch.seen(once=tiled)
+        if not tiled:
+            return self._from_pairs(batch, seen)
+        with shared_distances(seen.embeddings):
+            return self._from_tiles(batch, seen)
 
     def _why_not_tiled(self, indices: Any = None) -> str:
         return why_not_tiled(self, self.margin, indices) or (
@@ -221,8 +226,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
 
     # --- all pairs, in tiles ------------------------------------------------------------------------------------------
 
-    def _from_tiles(self, batch: Batch) -> dict[str, Any]:
-        seen = batch.seen(once=True)
+    def _from_tiles(self, batch: Batch, seen: Batch) -> dict[str, Any]:
         assert batch.ref_emb is not None
         tell_statistics(self.distance, batch.embeddings, batch.ref_emb, seen)
         unseen = not self.margin.needs_batch and is_blind(batch.labels)  # nothing else has to wait for the device
@@ -258,8 +262,7 @@ class ContrastiveVDMLoss(TakesMargin, BaseMetricLossFunction):
 
     # --- listed pairs -------------------------------------------------------------------------------------------------
 
-    def _from_pairs(self, batch: Batch) -> dict[str, Any]:
-        seen = batch.seen()
+    def _from_pairs(self, batch: Batch, seen: Batch) -> dict[str, Any]:
         a1, p, a2, n = pairs = self._wanted(batch)
         explicit = batch.indices is not None or self.margin.granularity == "pair"
         kept = self._kept(batch) if self.margin.needs_batch else None

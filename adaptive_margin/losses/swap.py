@@ -255,7 +255,8 @@ def resolve_units(units: Units | None, margin: Margin, swap: Swap, module: nn.Mo
     if units is None:
         if margin.unit == "own":
             return "replace"
-        units = "geometry" if margin.may_lead and not why_no_geometry(swap, module) else evidence_units(swap, module)
+        leads = margin.may_lead and not why_no_geometry(swap, module)
+        return "geometry" if leads else evidence_units(swap, module)
     check_choice("units", units, ("geometry", "replace", "sqrt", "offset"))
     scale = swap.scale_of(module)
     if units == "geometry" and (why := why_no_geometry(swap, module)):

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..small_distances import small_distances
 from .layout import side_of_sizes
 from .means import check_values, counts_of, mean_of, value_of
 from .options import Kind, Number, Options
@@ -57,11 +58,14 @@ class SmallPairs:
         if options.ignore_label is not None and not (taken := groups != options.ignore_label).all():
             x, valid = np.where(taken[:, None], x, x.dtype.type(0)), taken[:, None] & taken
         # the caller can change its rows before a gradient is wanted
-        x = x.copy() if options.distance == "cosine" else x - np.add.reduce(x) / x.dtype.type(len(x))
-        squares = np.add.reduce(x * x, axis=1)
+        if options.distance == "cosine":
+            x = x.copy()
+            squares, d = np.add.reduce(x * x, axis=1), _product(x, -x.T)
+        else:
+            x, squares, d = small_distances(given if valid is None else torch.from_numpy(x))
         rows = Rows(x, squares, given, float(np.maximum.reduce(squares)))
         check_squares("embeddings", rows, labels, options.ignore_label)
-        distances = _Distances.measured(x, squares, options.distance)
+        distances = _Distances(x, d, options.distance)
         closed_form = not options.over_active and options.distance == "squared_l2" and options.pos_margin == 0
         kind: Kind = "inside" if options.over_active else "across"
         near = distances.within(unclear_of(kind, rows, edge, options))
@@ -194,18 +198,6 @@ class _Distances:
         self.x, self.d, self.distance = x, d, distance  # d: (N, N); a similarity s counts as the distance -s
         self.again = again  # pairs (i, j) that are listed, and their differences
 
-    @classmethod
-    def measured(cls, x: Array, squares: Array, distance: str) -> _Distances:
-        """Those of rows with their squared norms."""
-        d = _product(x, x.T)
-        if distance == "cosine":
-            np.negative(d, out=d)
-        else:
-            d *= -2
-            d += squares[:, None] + squares
-            np.maximum(d, 0, out=d)
-        return cls(x, d, distance)
-
     def within(self, unclear: Array | None) -> Array | None:
         """The pairs of two rows whose squared distance is at most ``unclear``; takes the root under L2 after that."""
         near = None
@@ -216,7 +208,7 @@ class _Distances:
             else:
                 np.fill_diagonal(near, False)  # a row does not pair with itself
         if self.distance == "l2":
-            np.sqrt(self.d, out=self.d)
+            self.d = np.sqrt(self.d)
         return near
 
     def measure_again(self, near: Array, given: Array) -> None:

@@ -1,0 +1,106 @@
+"""Squared distances of all pairs of a few rows on a CPU, in numpy; those of one batch are computed once."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .checks import is_blind
+
+Array = NDArray[Any]
+
+
+class SmallDistances(NamedTuple):
+    """Rows and their distances, for reading only: a margin and a loss may share them.
+
+    Attributes:
+        x: the rows relative to their mean, so that distances of rows far from 0 are exact; shape ``(N, D)``.
+        squares: their squared norms, shape ``(N,)``.
+        d: squared distances from products of coordinates, at least 0, shape ``(N, N)``.
+    """
+
+    x: Array
+    squares: Array
+    d: Array
+
+
+class _Shared(threading.local):
+    """What a thread has measured of the batch at hand."""
+
+    open = False
+    rows: Tensor | None = None
+    version = 0  # how often they had been changed
+    distances: SmallDistances | None = None
+
+
+_shared = _Shared()
+
+
+def shared_distances(x: Tensor) -> AbstractContextManager[None]:
+    """A ``with`` block in which the same rows are measured once: for a margin of ``x``, then for a loss.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1.0]])
+        >>> with shared_distances(x):
+        ...     small_distances(x) is small_distances(x.detach())
+        True
+        >>> small_distances(x) is small_distances(x)
+        False
+    """
+    return nullcontext() if is_blind(x) or x.is_inference() else _sharing()
+
+
+@contextmanager
+def _sharing() -> Iterator[None]:
+    before = dict(vars(_shared))
+    vars(_shared).update(open=True, rows=None, distances=None)
+    try:
+        yield
+    finally:
+        vars(_shared).clear()
+        vars(_shared).update(before)
+
+
+def small_distances(x: Tensor) -> SmallDistances:
+    """The distances of rows on a CPU; they have no gradient.
+
+    Example:
+        >>> small_distances(torch.tensor([[0.0], [1.0], [3.0]])).d
+        array([[0., 1., 9.],
+               [1., 0., 4.],
+               [9., 4., 0.]], dtype=float32)
+    """
+    if not _shared.open or x.is_inference():
+        return _measured(x)
+    if _shared.distances is None or _shared.version != x._version or not _is_same(_shared.rows, x):
+        _shared.rows, _shared.version, _shared.distances = x.detach(), x._version, _measured(x)
+    return _shared.distances
+
+
+def _is_same(x: Tensor | None, other: Tensor) -> bool:
+    """Whether two tensors are the same numbers in memory; then they also count their changes together."""
+    return (
+        x is not None
+        and x.data_ptr() == other.data_ptr()
+        and x.shape == other.shape
+        and x.stride() == other.stride()
+        and x.dtype == other.dtype
+        and x.is_neg() == other.is_neg()
+    )
+
+
+def _measured(given: Tensor) -> SmallDistances:
+    x = given.numpy(force=True)
+    x = x - np.add.reduce(x) / x.dtype.type(len(x))
+    squares = np.add.reduce(x * x, axis=1)
+    d, rows = squares[:, None] + squares, torch.from_numpy(x)
+    torch.from_numpy(d).addmm_(rows, rows.T, alpha=-2)  # numpy's matrix product uses threads of its own
+    np.maximum(d, 0, out=d)
+    return SmallDistances(x, squares, d)
