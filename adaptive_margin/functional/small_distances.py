@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,16 +30,26 @@ class SmallDistances(NamedTuple):
     d: Array
 
 
-class _Shared(threading.local):
-    """What a thread has measured of the batch at hand."""
+class _Block:
+    """A ``with`` block, and what has been measured in it."""
 
-    open = False
-    rows: Tensor | None = None
-    version = 0  # how often they had been changed
-    distances: SmallDistances | None = None
+    def __init__(self) -> None:
+        self.rows: Tensor | None = None
+        self.version = 0  # how often they had been changed
+        self.distances: SmallDistances | None = None
+
+    def __enter__(self) -> None:
+        self.around, _this_thread.block = _this_thread.block, self
+
+    def __exit__(self, *error: object) -> None:
+        _this_thread.block = self.around
 
 
-_shared = _Shared()
+class _ThisThread(threading.local):
+    block: _Block | None = None
+
+
+_this_thread = _ThisThread()
 
 
 def shared_distances(x: Tensor) -> AbstractContextManager[None]:
@@ -54,18 +63,7 @@ def shared_distances(x: Tensor) -> AbstractContextManager[None]:
         >>> small_distances(x) is small_distances(x)
         False
     """
-    return nullcontext() if is_blind(x) or x.is_inference() else _sharing()
-
-
-@contextmanager
-def _sharing() -> Iterator[None]:
-    before = dict(vars(_shared))
-    vars(_shared).update(open=True, rows=None, distances=None)
-    try:
-        yield
-    finally:
-        vars(_shared).clear()
-        vars(_shared).update(before)
+    return nullcontext() if is_blind(x) else _Block()
 
 
 def small_distances(x: Tensor) -> SmallDistances:
@@ -77,11 +75,12 @@ def small_distances(x: Tensor) -> SmallDistances:
                [1., 0., 4.],
                [9., 4., 0.]], dtype=float32)
     """
-    if not _shared.open or x.is_inference():
+    block = _this_thread.block
+    if block is None or x.is_inference():  # whose changes are not counted
         return _measured(x)
-    if _shared.distances is None or _shared.version != x._version or not _is_same(_shared.rows, x):
-        _shared.rows, _shared.version, _shared.distances = x.detach(), x._version, _measured(x)
-    return _shared.distances
+    if block.distances is None or block.version != x._version or not _is_same(block.rows, x):
+        block.rows, block.version, block.distances = x.detach(), x._version, _measured(x)
+    return block.distances
 
 
 def _is_same(x: Tensor | None, other: Tensor) -> bool:
