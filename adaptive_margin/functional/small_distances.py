@@ -70,10 +70,10 @@ def small_distances(x: Tensor) -> SmallDistances:
     """The distances of rows on a CPU; they have no gradient.
 
     Example:
-        >>> small_distances(torch.tensor([[0.0], [1.0], [3.0]])).d
-        array([[0., 1., 9.],
-               [1., 0., 4.],
-               [9., 4., 0.]], dtype=float32)
+        >>> small_distances(torch.tensor([[0.0], [1.0], [2.0]])).d
+        array([[0., 1., 4.],
+               [1., 0., 1.],
+               [4., 1., 0.]], dtype=float32)
     """
     block = _this_thread.block
     if block is None or x.is_inference():  # whose changes are not counted
