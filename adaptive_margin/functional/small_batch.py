@@ -2,8 +2,8 @@
 
 At N = 128 most of the time goes into starting about two hundred operations, which numpy does in a third of the time.
 Without it :class:`~adaptive_margin.ContrastiveVDMLoss` takes 1.6 to 1.7 times as long as the host's contrastive loss
-on squared distances, and with it as long: ``python benchmarks/speed/small.py`` prints both. The result is that of the
-general path, up to the rounding of its sums.
+on squared distances, and with it a little less: ``python benchmarks/speed/small.py`` prints both. The result is that of
+the general path, up to the rounding of its sums.
 """
 
 from __future__ import annotations
