@@ -20,7 +20,7 @@ from .neighbourhood import Significant, first_reached, required_counts
 from .own_neighbours import rounding_of, sort_by_distance
 from .small_distances import small_distances
 
-MOST_ENTRIES = 2**16
+MOST_ENTRIES = 512**2
 """Largest number of entries in the distance matrix and in the embeddings; beyond it torch's threads are faster."""
 
 ORDINARY = 2.0**20

@@ -1,6 +1,6 @@
-"""N = 128: the losses compared with the host's, with and without numpy for small batches.
+"""Small batches: the losses compared with the host's, with and without numpy for the margin.
 
-    python benchmarks/speed/small.py            # two minutes; prints a table
+    python benchmarks/speed/small.py            # four minutes; prints a table
     python benchmarks/speed/small.py --print    # that of results/small.json, which is in docs/memory.md
 
 Losses take turns in one process, so that other work on the machine slows all of them alike; a figure is the tenth
@@ -11,6 +11,7 @@ distances.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import sys
@@ -29,8 +30,8 @@ def parsed() -> argparse.Namespace:
     """The options."""
     parser = Parser(__doc__, Path(__file__).parent / "results" / "small.json")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rows", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=60.0, help="for each layout")
+    parser.add_argument("--rows", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--seconds", type=float, default=60.0, help="for each layout and number of rows")
     return parser.parse_args()
 
 
@@ -99,13 +100,13 @@ def main() -> None:
     check_output("--out", arguments.out, file=True, replaces=json_with("shares"))
     torch.set_num_threads(arguments.threads)
     shares: dict[str, dict[str, Any]] = {}
-    for layout in LAYOUTS:
-        found = times(layout, arguments.rows, arguments.seconds)
+    for rows, layout in itertools.product(arguments.rows, LAYOUTS):
+        found = times(layout, rows, arguments.seconds)
         stock = statistics.mean(found[STOCK, numpy] for numpy in (True, False))  # the same loss either way
-        shares[layout] = {
+        shares[f"{rows}, {layout}"] = {
             name: {way: found[name, way == "numpy"] / stock for way in ("numpy", "torch")} for name in CASES
         }
-        shares[layout]["milliseconds of the host's"] = stock
+        shares[f"{rows}, {layout}"]["milliseconds of the host's"] = stock
     print(table(shares))
     content = {"shares": shares, "rows": arguments.rows, **about(arguments.threads)}
     write_results(arguments.out, content)

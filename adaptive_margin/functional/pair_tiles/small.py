@@ -23,7 +23,7 @@ from .rows import ROUNDING, UNCLEAR, Rows, bounds_of, check_squares, tie_inside,
 Array = NDArray[Any]
 
 
-SMALL = 256
+SMALL = 512
 """Up to this number of rows on a CPU, one square matrix of all pairs is faster than sorting rows and finding tiles."""
 
 
@@ -74,8 +74,10 @@ class SmallPairs:
             near = near & ~same if closed_form else near | near.T
             near = near if valid is None else near & valid
             if near.any():
+                listed = options.distance == "l2" or (options.distance == "squared_l2" and options.over_active)
                 rounding = 2 * ROUNDING * torch.finfo(given.dtype).eps * rows.largest
-                self.inexact = options.distance != "l2" or rounding > UNCLEAR * bounds_of(edge)[0] ** 2
+                smallest = bounds_of(edge)[0] ** (2 if options.distance == "l2" else 1)
+                self.inexact = not listed or rounding > UNCLEAR * smallest
                 if self.inexact:
                     return
                 distances.measure_again(near, given.numpy(force=True))
@@ -212,10 +214,14 @@ class _Distances:
         return near
 
     def measure_again(self, near: Array, given: Array) -> None:
-        """Takes the distances of some pairs, under L2, from the differences of their rows."""
+        """Takes the distances of some pairs from the differences of their rows."""
         i, j = near.nonzero()
         differences = given[i] - given[j]
-        self.d[i, j] = np.linalg.norm(differences, axis=1)
+        if self.distance == "l2":
+            self.d[i, j] = np.linalg.norm(differences, axis=1)
+        else:
+            self.d = self.d.copy()  # they can be shared
+            self.d[i, j] = np.add.reduce(differences * differences, axis=1)
         self.again = i, j, differences
 
     def pull(self, weights: Array) -> Array:
