@@ -2,8 +2,8 @@
 
 At N = 128 most of the time goes into starting about two hundred operations, which numpy does in a third of the time.
 Without it :class:`~adaptive_margin.ContrastiveVDMLoss` takes 1.6 to 1.7 times as long as the host's contrastive loss
-on squared distances, and with it a little less: ``python benchmarks/speed/small.py`` prints both. The result is that of
-the general path, up to the rounding of its sums.
+on squared distances, and with it a little less time than that: ``python benchmarks/speed/small.py`` prints both. The
+result is that of the general path, up to the rounding of its sums.
 """
 
 from __future__ import annotations
@@ -106,29 +106,30 @@ class SmallBatch:
         eta: Array = correlations_of_moments(moments, moments, torch.from_numpy(x).dtype)
         return eta
 
-    def sizes(self, significant: Significant, confidence: float) -> Array:
-        """:func:`~adaptive_margin.functional.empirical_bias_k` of the rows for one of our bounds."""
+    def sizes(self, significant: Significant, confidence: float, rows: Array | None = None) -> Array:
+        """:func:`~adaptive_margin.functional.empirical_bias_k` of all or some rows for one of our bounds."""
         n = len(self.x)
         required = required_counts(significant, n - 1, int(self.counts.max()) - 1, n, len(self.counts), confidence)
-        neighbours = np.full(n, n - 1)
-        return first_reached(self._own(len(required)), required, neighbours) if len(required) else neighbours
+        neighbours = np.full(n if rows is None else len(rows), n - 1)
+        return first_reached(self._own(len(required), rows), required, neighbours) if len(required) else neighbours
 
-    def impurities(self) -> Array:
-        """:func:`~adaptive_margin.functional.neighbourhood_impurity` of the rows."""
-        wanted = self.counts[self.index] - 1
+    def impurities(self, rows: Array | None = None) -> Array:
+        """:func:`~adaptive_margin.functional.neighbourhood_impurity` of all or some rows."""
+        wanted = self.counts[self.index if rows is None else self.index[rows]] - 1
         reach = max(1, int(wanted.max()))
-        own = self._own(reach)
+        own = self._own(reach, rows)
         own &= np.arange(reach) < wanted[:, None]
         alone = wanted == 0  # its share of the batch takes the place of that of its neighbourhood
-        found: Array = (np.add.reduce(own, axis=1) + alone / len(wanted)) / (wanted + alone)
+        found: Array = (np.add.reduce(own, axis=1) + alone / len(self.index)) / (wanted + alone)
         return 1 - found
 
-    def _own(self, reach: int) -> Array:
-        """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(B, reach)``."""
+    def _own(self, reach: int, rows: Array | None) -> Array:
+        """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(rows, reach)``."""
         _, squares, d = small_distances(self.rows)
-        d, sums = d.copy(), squares[:, None] + squares
+        places = np.arange(len(d)) if rows is None else rows
+        d, sums = d[places], squares[places, None] + squares
         label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
-        sort_by_distance(label, rounding_of(self.rows), reach, d, sums, label, np.arange(len(d)))
+        sort_by_distance(label, rounding_of(self.rows), reach, d, sums, label[places], places)
         own: Array = d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1
         return own
 

@@ -34,8 +34,7 @@ class _Block:
     """A ``with`` block, and what has been measured in it."""
 
     def __init__(self) -> None:
-        self.rows: Tensor | None = None
-        self.version = 0  # how often they had been changed
+        self.rows: Array = np.empty((0, 0))
         self.distances: SmallDistances | None = None
 
     def __enter__(self) -> None:
@@ -76,23 +75,12 @@ def small_distances(x: Tensor) -> SmallDistances:
                [4., 1., 0.]], dtype=float32)
     """
     block = _this_thread.block
-    if block is None or x.is_inference():  # whose changes are not counted
+    if block is None:
         return _measured(x)
-    if block.distances is None or block.version != x._version or not _is_same(block.rows, x):
-        block.rows, block.version, block.distances = x.detach(), x._version, _measured(x)
+    rows = x.numpy(force=True)
+    if block.distances is None or block.rows.dtype != rows.dtype or not np.array_equal(block.rows, rows):
+        block.rows, block.distances = rows.copy(), _measured(x)
     return block.distances
-
-
-def _is_same(x: Tensor | None, other: Tensor) -> bool:
-    """Whether two tensors are the same numbers in memory; then they also count their changes together."""
-    return (
-        x is not None
-        and x.data_ptr() == other.data_ptr()
-        and x.shape == other.shape
-        and x.stride() == other.stride()
-        and x.dtype == other.dtype
-        and x.is_neg() == other.is_neg()
-    )
 
 
 def _measured(given: Tensor) -> SmallDistances:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from ..functional.dependence import Array
 from ..functional.groups import class_sizes, more_labels_than
 from ..functional.impurity import impurities
 from ..functional.neighbourhood import (
@@ -106,7 +107,15 @@ class NeighbourhoodRule:
 
     def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """:meth:`mean_size` of a small batch, in numpy."""
-        return len(batch.index) / float((1 / batch.sizes(self.significant, confidence)).sum())
+        sizes = batch.sizes(self.significant, confidence, self._sample_of_small(batch))
+        return len(sizes) / float((1 / sizes).sum())
+
+    def _sample_of_small(self, batch: SmallBatch) -> Array | None:
+        """The rows that :meth:`mean_size` looks at; None for all."""
+        if self.anchors == "all" or len(batch.index) < 2 * self.anchors:
+            return None
+        rows = evenly_spaced(torch.from_numpy(batch.index), self.anchors)
+        return None if rows is None else rows.numpy()
 
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
         r""":math:`\Delta(N, K)`, the shape of ``k``, in units of a squared distance."""
@@ -235,8 +244,8 @@ class RemainingRule(SampledRule):
 
     def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """K of the batch."""
-        n, impurity = len(batch.index), batch.impurities()
-        mean = float(impurity.dot(impurity)) / n
+        n, impurity = len(batch.index), batch.impurities(self._sample_of_small(batch))
+        mean = float(impurity.dot(impurity)) / len(impurity)
         return 1 / (mean / _hoeffding_scale(n, confidence) + 1 / (n - 1))
 
 

@@ -26,7 +26,7 @@ def _slow(strong: Tensor, weak: Tensor, margin: Tensor) -> tuple[Tensor, Tensor,
     return terms.attraction, terms.repulsion, terms.second_moment
 
 
-@pytest.fixture(params=[256, 0], ids=["one-matrix", "tiles"])
+@pytest.fixture(params=[512, 0], ids=["one-matrix", "tiles"])
 def _either_path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair_tiles.small, "SMALL", request.param)
     monkeypatch.setitem(pair_tiles.layout.TILE_ROWS, "cpu", 4)

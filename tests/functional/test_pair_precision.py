@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 from adaptive_margin.functional import pair_hinge_means, pair_terms, pair_tiles
 
 
-@pytest.fixture(params=[0, 256], ids=["tiles", "one-matrix"], autouse=True)
+@pytest.fixture(params=[0, 512], ids=["tiles", "one-matrix"], autouse=True)
 def _small(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pair_tiles.small, "SMALL", request.param)
 
@@ -111,3 +112,88 @@ def test_a_mean_beyond_a_positive_margin() -> None:
     x = torch.tensor([[0.0], [1.0], [3.0]])  # squared distances 1, 4 and 9, of which the margin takes 2
     attraction = pair_terms(x, torch.zeros(3).long(), 1.0, pos_margin=2.0).attraction
     assert_close(attraction, torch.tensor((0.0 + 2.0 + 7.0) / 3))
+
+
+def clusters(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    """Rows of one label that are closer to each other than the rounding of their distances from products."""
+    torch.manual_seed(0)
+    base = torch.randn(4, 8, dtype=dtype)
+    near = base + 1e2 * torch.finfo(dtype).eps ** 0.5 * torch.randn(4, 8, dtype=dtype) / 350
+    return torch.cat([base, near, base + 0.5 * torch.randn(4, 8, dtype=dtype)]), torch.arange(4).repeat(3)
+
+
+def active_means(
+    x: Tensor, labels: Tensor, pos_margin: float, margin: float, power: int, taken: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Both means over active pairs of the rows that are taken, from differences."""
+    squares = (x[:, None] - x).square().sum(2)
+    d = squares if power == 2 else torch.where(squares > 0, squares.clamp(min=1e-300).sqrt(), 0.0)
+    same, counted = labels[:, None] == labels, (taken[:, None] & taken).triu(1)
+    inside, across = (d - pos_margin)[same & counted], (margin - d)[~same & counted]
+    return inside[inside > 0].mean(), across[across > 0].mean()
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("pos_margin", [0.0, 1e-5])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("power", [1, 2])
+def test_close_pairs_of_one_label_are_active(power: int, dtype: torch.dtype, pos_margin: float, ignored: bool) -> None:
+    x, labels = clusters(dtype)
+    taken = labels != 3 if ignored else torch.ones(12, dtype=torch.bool)
+    x[~taken] *= 1e4  # ignored rows do not make the others inexact
+    pos_margin = pos_margin if dtype == torch.float32 else pos_margin * 1e-4
+    x, exact = x.requires_grad_(), x.detach().double().requires_grad_()
+    distance = "squared_l2" if power == 2 else "l2"
+    terms = pair_terms(
+        x,
+        labels,
+        30.0,
+        distance=distance,  # type: ignore[arg-type]
+        pos_margin=pos_margin**power,
+        over_active=True,
+        ignore_label=3 if ignored else None,
+    )[:2]
+    expected = active_means(exact, labels, pos_margin**power, 30.0, power, taken)
+    for value, number in zip(terms, expected, strict=True):
+        assert_close(value.double(), number, rtol=1e-5, atol=0)
+    for gradient, true in zip(gradients(terms, x), gradients(expected, exact), strict=True):
+        assert_close(gradient, true, rtol=1e-4, atol=1e-5 * float(true.abs().max()))
+
+
+def test_a_sum_over_pairs_that_fits_although_twice_the_sum_does_not() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(300, 4, dtype=torch.float64)
+    x *= (0.75 * torch.finfo(torch.float32).max / torch.pdist(x).square().sum()).sqrt()
+    attraction, _ = pair_hinge_means(x.float(), torch.zeros(300).long(), 0.0, 1e36, "squared_l2")
+    assert_close(attraction.double(), torch.pdist(x).square().mean(), rtol=1e-5, atol=0)
+
+
+def test_small_distances_under_l2_do_not_vanish() -> None:
+    x = torch.tensor([[1e-30], [3e-30], [7e-30]])
+    attraction, _ = pair_hinge_means(x, torch.zeros(3).long(), 0.0, 1e-29, "l2")
+    assert_close(attraction.item(), 4e-30, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("distance", ["squared_l2", "l2"])
+def test_tight_groups_are_not_listed_pair_by_pair(distance: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of all pairs are closer than rounding: their differences would take a gigabyte at 512 rows."""
+    torch.manual_seed(0)
+    labels = torch.arange(120) % 2
+    x = torch.nn.functional.normalize(torch.randn(2, 256), dim=1)[labels] + 0.03 / 16 * torch.randn(120, 256)
+    found, limit, measure = [], pair_tiles.small.MOST_LISTED, pair_tiles.small._Distances.measure_again
+    listed: list[int] = []
+
+    def watched(self: pair_tiles.small._Distances, near: np.ndarray, given: np.ndarray) -> None:
+        measure(self, near, given)
+        listed.append(self.again[2].size)
+
+    monkeypatch.setattr(pair_tiles.small._Distances, "measure_again", watched)
+    for most in (2**30, limit):
+        monkeypatch.setattr(pair_tiles.small, "MOST_LISTED", most)
+        rows = x.clone().requires_grad_()
+        terms = pair_hinge_means(rows, labels, 0.0, 2.0, distance)  # type: ignore[arg-type]
+        found.append((*terms, *gradients(terms, rows)))
+    assert len(listed) == (pair_tiles.small.SMALL > 0)  # the first time
+    assert all(size > limit for size in listed)
+    for some, other in zip(*found, strict=True):
+        assert_close(some, other, rtol=1e-4, atol=1e-6)

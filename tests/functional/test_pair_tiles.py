@@ -33,7 +33,7 @@ LABELS = {
 }
 REF_LABELS = torch.tensor([0, 3, 1, -1, 9, 0, 2])
 TILES = {  # rows in one matrix, rows and entries of a tile, and whether looking at labels is free
-    "one-matrix": (256, 512, 2**19, True),  # as configured for small batches
+    "one-matrix": (512, 512, 2**19, True),  # as configured for small batches
     "one-tile": (0, 512, 2**19, True),  # as for larger ones
     "tiny-tiles": (0, 4, 12, True),  # the last of one row
     "blind": (0, 4, 12, False),  # laid out as on a device, where looking at labels would synchronise

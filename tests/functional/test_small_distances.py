@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pytorch_metric_learning import losses
@@ -11,6 +12,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from adaptive_margin import AdaptiveMargin, AdaptiveMarginLoss, ConstantMargin, ContrastiveVDMLoss
+from adaptive_margin.functional import pair_tiles, small_batch
 from adaptive_margin.functional import small_distances as module
 from adaptive_margin.functional.small_distances import shared_distances, small_distances
 from adaptive_margin.margins.base import Margin
@@ -56,32 +58,23 @@ def test_rows_are_measured_once_in_a_block_and_never_outside_it() -> None:
     assert small_distances(x) is not small_distances(x)
     with shared_distances(x):
         first = small_distances(x)
-        assert small_distances(x.detach()) is first
+        assert small_distances(x.detach().clone()) is first
         with shared_distances(x):
             assert small_distances(x) is not first
         assert small_distances(x) is first
     assert small_distances(x) is not first
 
 
-def test_rows_that_are_changed_are_measured_again() -> None:
-    x = rows()
-    with shared_distances(x):
-        first = small_distances(x)
-        x.mul_(2)
-        assert_close(small_distances(x).d, 4 * first.d)
-
-
 @pytest.mark.parametrize(
     "other",
     [
-        lambda x: x.clone(),
         lambda x: x[:12],
         lambda x: x[:, :2],
         lambda x: x.view(20, 6),
         lambda x: x.view(12, 2, 5)[:, 0],
         lambda x: x.view(torch.int32).bitwise_and(0x7FFFFFF0).view(torch.float32),
     ],
-    ids=["copy", "part", "columns", "reshaped", "every other", "other values"],
+    ids=["part", "columns", "reshaped", "every other", "other values"],
 )
 def test_other_rows_are_measured_again(other: Any) -> None:
     x = rows()
@@ -125,17 +118,26 @@ def test_threads_do_not_share() -> None:
     assert found[0] is not found[1]
 
 
-def test_inference_tensors_do_not_share_because_their_changes_are_not_counted() -> None:
-    with torch.inference_mode():
+@pytest.mark.parametrize(
+    "change",
+    [lambda x: x.mul_(2), lambda x: x.data.mul_(2), lambda x: np.multiply(x.numpy(), 2, out=x.numpy())],
+    ids=["counted", "of .data", "by numpy"],
+)
+@pytest.mark.parametrize("inference", [False, True])
+def test_rows_that_are_changed_are_measured_again(change: Any, inference: bool) -> None:
+    """Also by means that PyTorch does not count."""
+    with torch.inference_mode(inference):
         x = rows()
         with shared_distances(x):
-            first = small_distances(x).d.copy()
-            x.mul_(2)
-            assert_close(small_distances(x).d, 4 * first)
-    y = rows(1)
-    with shared_distances(y):
-        small_distances(y)
-        small_distances(x)  # an inference tensor in the block of another
+            first = small_distances(x)
+            change(x)
+            assert_close(small_distances(x).d, 4 * first.d)
+
+
+def test_the_same_numbers_in_another_dtype_are_measured_again() -> None:
+    x = torch.arange(12.0).reshape(4, 3)
+    with shared_distances(x):
+        assert [small_distances(x.to(dtype)).d.dtype for dtype in (torch.float32, torch.float64)] == ["f4", "f8"]
 
 
 LOSSES: dict[str, Any] = {
@@ -167,7 +169,8 @@ def test_a_shared_measurement_gives_the_loss_and_gradient_of_two(monkeypatch: py
     for shared in (True, False):
         x = rows(2).requires_grad_()
         if not shared:
-            monkeypatch.setattr(module, "_is_same", lambda *tensors: False)
+            monkeypatch.setattr(small_batch, "small_distances", module._measured)
+            monkeypatch.setattr(pair_tiles.small, "small_distances", module._measured)
         value = LOSSES[name](AdaptiveMargin(neighbourhood="chernoff"))(x, LABELS)
         found.append((value, *torch.autograd.grad(value, x)))
     for once, twice in zip(*found, strict=True):
@@ -185,7 +188,7 @@ class Shrinking(Margin):
 
     def forward(self, embeddings: Tensor, labels: Any = None, *others: Any) -> Tensor:
         alpha = self.inner(embeddings, labels, *others)
-        embeddings.detach().mul_(0.5)
+        embeddings.data.mul_(0.5)
         return alpha
 
 

@@ -45,7 +45,7 @@ def both_ways(build: Any, *args: torch.Tensor, **kwargs: Any) -> list[list[torch
     return results
 
 
-@pytest.mark.parametrize("small", [256, 0], ids=["one-matrix", "tiles"])
+@pytest.mark.parametrize("small", [512, 0], ids=["one-matrix", "tiles"])
 @pytest.mark.parametrize("granularity", ["batch", "anchor"])
 @pytest.mark.parametrize("labels", LABELS)
 @pytest.mark.parametrize("distance", DISTANCES)

@@ -1022,8 +1022,9 @@ def test_any_batch_has_a_margin(
 RULES = {"remaining": RemainingRule, "hoeffding": HoeffdingRule, "chernoff": ChernoffRule, "released": ReleasedRule}
 
 
+@pytest.mark.parametrize("dependence", ["none", "gaussian"])  # with this in numpy, where there is no reference set
 @pytest.mark.parametrize("rule", RULES)
-def test_a_large_batch_is_judged_by_evenly_spaced_anchors(rule):
+def test_a_large_batch_is_judged_by_evenly_spaced_anchors(rule, dependence):
     x, y = batch(50, 3, 7)
     reference = batch(60, 3, 7)
     for against in ((), (None, *reference)):
@@ -1031,10 +1032,11 @@ def test_a_large_batch_is_judged_by_evenly_spaced_anchors(rule):
         deltas = by_anchor(x, y, *against)
         order = torch.argsort(y, stable=True)
         for anchors, every in ((10, 5), (25, 2), (26, 1), (50, 1), ("all", 1), (1, 50)):
-            margin = AdaptiveMargin(neighbourhood=RULES[rule](anchors), confidence=1.0, dependence="none")
+            options = {"confidence": 1.0, "dependence": dependence, "collect_stats": True}
+            margin = AdaptiveMargin(neighbourhood=RULES[rule](anchors), **options)
             some = deltas[order[every // 2 :: every]]
             mean = some.mean() if rule != "released" else some.square().mean().sqrt()  # of 0.7/√K that of 1/K
-            assert_close(margin(x, y, *against), mean, rtol=0, atol=1e-12)
+            assert_close(margin(x, y, *against) - margin.mi, mean, rtol=0, atol=1e-12)
 
 
 def test_of_a_sample_each_label_has_its_share():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..small_distances import small_distances
 from .layout import side_of_sizes
-from .means import check_values, counts_of, mean_of, value_of
+from .means import counts_of, mean_of, value_of
 from .options import Kind, Number, Options
 from .rows import ROUNDING, UNCLEAR, Rows, bounds_of, check_squares, tie_inside, tie_of, unclear_of
 
@@ -26,12 +26,15 @@ Array = NDArray[Any]
 SMALL = 512
 """Up to this number of rows on a CPU, one square matrix of all pairs is faster than sorting rows and finding tiles."""
 
+MOST_LISTED = 2**19
+"""Largest number of entries in the differences of pairs that are measured again; in tight groups, tiles have fewer."""
+
 
 def small_pairs(
     x: Tensor, y: Tensor | None, margin: Tensor, labels: Tensor | None, options: Options
 ) -> SmallPairs | None:
-    """The terms of one small set on a CPU, without their second moment; None of other sets, and if some distances need
-    more precision than products of coordinates give.
+    """The terms of one small set on a CPU, without their second moment; None of other sets, and if too many distances
+    need more precision than products of coordinates give, or sums of float32 overflow.
     """
     if y is not None or not 0 < len(x) <= SMALL or options.second_moment or x.device.type != "cpu":
         return None
@@ -45,7 +48,7 @@ class SmallPairs:
     """All pairs of a few rows in one square matrix: a few operations on it.
 
     Attributes:
-        inexact: whether every pair may be too close to the margin; then nothing else is there.
+        inexact: whether tiles are needed; then nothing else is there.
         terms: attraction and repulsion.
         counts: as :func:`measure_pairs` counts pairs.
         of_margin: the repulsion's gradient for the margin, in a list that is empty if it is not wanted.
@@ -56,7 +59,8 @@ class SmallPairs:
         same = np.equal(groups[:, None], groups)
         valid = None  # which pairs have no ignored row; None for all
         if options.ignore_label is not None and not (taken := groups != options.ignore_label).all():
-            x, valid = np.where(taken[:, None], x, x.dtype.type(0)), taken[:, None] & taken
+            among = 0 if options.distance == "cosine" else np.add.reduce(x[taken]) / max(np.count_nonzero(taken), 1)
+            x, valid = np.where(taken[:, None], x, among).astype(x.dtype, copy=False), taken[:, None] & taken
         # the caller can change its rows before a gradient is wanted
         if options.distance == "cosine":
             x = x.copy()
@@ -77,7 +81,8 @@ class SmallPairs:
                 listed = options.distance == "l2" or (options.distance == "squared_l2" and options.over_active)
                 rounding = 2 * ROUNDING * torch.finfo(given.dtype).eps * rows.largest
                 smallest = bounds_of(edge)[0] ** (2 if options.distance == "l2" else 1)
-                self.inexact = not listed or rounding > UNCLEAR * smallest
+                few = np.count_nonzero(near) * x.shape[1] <= MOST_LISTED
+                self.inexact = not (listed and few) or rounding > UNCLEAR * smallest
                 if self.inexact:
                     return
                 distances.measure_again(near, given.numpy(force=True))
@@ -112,7 +117,8 @@ class SmallPairs:
         self.of_rows = inside, across  # pulls in closed form, else weights
         self.scales = ends * scale_inside, -ends * scale
         self.terms = attraction, repulsion
-        check_values([*self.terms], given.dtype)
+        largest = max(abs(float(attraction)), abs(float(repulsion)))
+        self.inexact = not largest <= torch.finfo(given.dtype).max  # tiles sum smaller parts
         apart = 2 * members * (rows_in - members) if options.only_first else rows_in**2 - together
         self.counts = (0.5 * pairs, 0.5 * apart, active) if options.counts else ()
 
@@ -176,11 +182,18 @@ def _inside(
     ties = tie_inside(rows, beyond, options)
     np.fill_diagonal(same, False)
     inside = np.subtract(distances.d, beyond if ties is None else (beyond + ties)[:, None])
+    again = tuple(distances.again[:2]) if ties is not None else ()  # no tie: they are exact
+    if again:
+        inside[again] = 0
     hinges = _active(inside, same)
     if options.over_active:
-        active_of = np.add.reduce(inside, axis=1)
-        hinges = hinges if ties is None else hinges + float(active_of.dot(ties))
-        pairs = float(np.add.reduce(active_of))
+        hinges = hinges if ties is None else hinges + float(np.add.reduce(inside, axis=1).dot(ties))
+        if again:
+            listed = distances.d[again] - beyond
+            listed *= same[again] & (listed > 8 * np.finfo(listed.dtype).eps * abs(beyond))
+            hinges += float(np.add.reduce(listed))
+            inside[again] = listed > 0
+        pairs = float(np.add.reduce(inside, axis=None))
     return *mean_of(hinges, pairs), inside
 
 
@@ -217,17 +230,14 @@ class _Distances:
         """Takes the distances of some pairs from the differences of their rows."""
         i, j = near.nonzero()
         differences = given[i] - given[j]
-        if self.distance == "l2":
-            self.d[i, j] = np.linalg.norm(differences, axis=1)
-        else:
-            self.d = self.d.copy()  # they can be shared
-            self.d[i, j] = np.add.reduce(differences * differences, axis=1)
+        exact = torch.linalg.vector_norm(torch.from_numpy(differences), dim=1).numpy()
+        if self.distance != "l2":
+            self.d, exact = self.d.copy(), exact * exact  # they can be shared
+        self.d[i, j] = exact
         self.again = i, j, differences
 
     def pull(self, weights: Array) -> Array:
-        """Sums of w_ij ∂d_ij/∂x_i over j, for symmetric weights, of a squared distance half of it; writes into them,
-        except those of a squared distance or a similarity.
-        """
+        """Sums of w_ij ∂d_ij/∂x_i over j, for symmetric weights, into which it may write; half of those of a square."""
         if self.distance == "l2":
             np.fill_diagonal(self.d, 1)  # it has no weight
             weights /= self.d if self.d.all() else np.where(self.d > 0, self.d, np.inf).astype(self.d.dtype)
