@@ -253,9 +253,14 @@ def is_done(config: EmotionConfig) -> bool:
     return bool(result) and options == to_yaml(config)
 
 
+def threads_of(jobs: int) -> int:
+    """PyTorch's number of threads in each of so many runs at a time; ``OMP_NUM_THREADS`` is that of all together."""
+    return max(1, torch.get_num_threads() // jobs)
+
+
 def start_pool(jobs: int) -> Workers:
-    """Processes for runs, which share the cores."""
-    return Workers(jobs, threads=max(1, (os.cpu_count() or 1) // jobs))
+    """Processes for runs, which share the threads."""
+    return Workers(jobs, threads=threads_of(jobs))
 
 
 def outcome(message: str | None, error: Exception | None) -> str:
@@ -485,7 +490,7 @@ def expect(configs: Mapping[Any, EmotionConfig], jobs: int = 1, *, processes: in
     left = [config for config in configs.values() if not (keeps and is_done(config))]
     if left:
         check_root(left[0])  # a wrong root is said at once
-    threads = None if processes > 1 else max(1, (os.cpu_count() or 1) // jobs)
+    threads = None if processes > 1 else threads_of(jobs)
     picture = 3 * left[0].resize ** 2 if left and left[0].dataset != "faces" else 0
     return forecast(works(left, keeps=keeps, processes=processes), jobs=jobs, threads=threads, picture=picture)
 
