@@ -114,7 +114,7 @@ def _tiles_on_device(anchors: Side, refs: Side, places: Tensor | None, reach: in
         x, squares, label = (part[tile] for part in anchors)
         own = label[:, None] == refs.label
         d = squares[:, None] + refs.squares
-        noise = d * rounding_of(x)
+        noise = d * rounding_of(x.shape[1], x.dtype)
         d = d.addmm(x, refs.x.T, alpha=-2)
         if places is None:
             copy = own & (d <= noise)
@@ -137,7 +137,8 @@ def _tiles_on_host(anchors: Side, refs: Side, places: Tensor | None, reach: int,
     label, ref_label = (side.label.numpy().astype(small) for side in (anchors, refs))  # small numbers compare faster
     of_rows = label, anchors.squares.numpy(), np.full(rows, -1) if places is None else places.numpy()
     select = reach <= FEW and columns > SHORT
-    sort = partial(_sort_products, ref_label, refs.squares.numpy(), rounding_of(refs.x), None if select else reach)
+    rounding = rounding_of(refs.x.shape[1], refs.x.dtype)
+    sort = partial(_sort_products, ref_label, refs.squares.numpy(), rounding, None if select else reach)
     buffer, x = refs.x.new_empty(step, columns), -2 * anchors.x
     threads = min(torch.get_num_threads(), step * columns // ENTRIES_A_THREAD)
     with ThreadPoolExecutor(threads) if threads > 1 else nullcontext() as pool:
@@ -218,9 +219,9 @@ def counts_of(own: Array) -> Array:
     return counts
 
 
-def rounding_of(x: Tensor) -> float:
+def rounding_of(features: int, dtype: torch.dtype) -> float:
     """The rounding error of a squared distance, relative to the two squared norms: of products and of their entries."""
-    return ROUNDING * (0.5 + 6 / math.sqrt(x.shape[1])) * torch.finfo(x.dtype).eps
+    return ROUNDING * (0.5 + 6 / math.sqrt(features)) * torch.finfo(dtype).eps
 
 
 def _integers(d: Tensor) -> torch.dtype:

@@ -59,7 +59,7 @@ class SmallBatch:
         self.x /= rows.dtype.type(self.scale)
         self.index = np.empty(len(order), np.int64)  # (B,), in the order of the batch
         self.index[order] = first.cumsum() - 1
-        self.rows = x if 1 / ORDINARY <= self.scale <= ORDINARY else x / self.scale
+        self.rows = rows if 1 / ORDINARY <= self.scale <= ORDINARY else rows / rows.dtype.type(self.scale)
         self.starts = first.nonzero()[0]  # (C,)
         self.counts = np.bincount(self.index)  # (C,)
         self.dtype = x.dtype
@@ -126,10 +126,13 @@ class SmallBatch:
     def _own(self, reach: int, rows: Array | None) -> Array:
         """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(rows, reach)``."""
         _, squares, d = small_distances(self.rows)
-        places = np.arange(len(d)) if rows is None else rows
-        d, sums = d[places], squares[places, None] + squares
         label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
-        sort_by_distance(label, rounding_of(self.rows), reach, d, sums, label[places], places)
+        rounding = rounding_of(self.x.shape[1], self.dtype)
+        if rows is None:
+            d, sums, of_rows, rows = d.copy(), squares[:, None] + squares, label, np.arange(len(d))
+        else:
+            d, sums, of_rows = d[rows], squares[rows, None] + squares, label[rows]
+        sort_by_distance(label, rounding, reach, d, sums, of_rows, rows)
         own: Array = d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1
         return own
 

@@ -66,7 +66,7 @@ class SmallPairs:
             x = x.copy()
             squares, d = np.add.reduce(x * x, axis=1), _product(x, -x.T)
         else:
-            x, squares, d = small_distances(given if valid is None else torch.from_numpy(x))
+            x, squares, d = small_distances(x)
         rows = Rows(x, squares, given, float(np.maximum.reduce(squares)))
         check_squares("embeddings", rows, labels, options.ignore_label)
         distances = _Distances(x, d, options.distance)
