@@ -167,22 +167,20 @@ def _sort_products(
     place: Array,
 ) -> Array:
     """:func:`sort_by_distance` with -2 times the products of rows and columns in ``d``."""
-    sums = squares[:, None] + ref_squares
-    d += sums
-    return sort_by_distance(ref_label, rounding, reach, d, sums, label, place)
+    noise = squares[:, None] + ref_squares
+    d += noise
+    noise *= rounding
+    return sort_by_distance(ref_label, reach, d, noise, label, place)
 
 
-def sort_by_distance(
-    ref_label: Array, rounding: float, reach: int | None, d: Array, sums: Array, label: Array, place: Array
-) -> Array:
+def sort_by_distance(ref_label: Array, reach: int | None, d: Array, noise: Array, label: Array, place: Array) -> Array:
     """Turns squared distances into keys: numbers that sort like distances, with the label in the last bit.
 
     Args:
         ref_label: labels of the columns.
-        rounding: of a squared distance, relative to the two squared norms.
         reach: how many of the smallest are to come first, in order; None leaves all in place.
         d: squared distances of rows and columns; overwritten by the keys.
-        sums: those of the two squared norms; overwritten.
+        noise: their rounding; overwritten.
         label: labels of the rows.
         place: the column of each row itself; -1 for a set that does not contain the row, but may contain a copy.
 
@@ -191,7 +189,6 @@ def sort_by_distance(
     """
     rows = np.arange(len(d))
     own = label[:, None] == ref_label
-    noise = np.multiply(sums, rounding, out=sums)
     if len(place) and place[0] < 0:
         copy = own & (d <= noise)
         place = copy.argmax(1)

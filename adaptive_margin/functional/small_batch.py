@@ -125,14 +125,13 @@ class SmallBatch:
 
     def _own(self, reach: int, rows: Array | None) -> Array:
         """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(rows, reach)``."""
-        _, squares, d = small_distances(self.rows)
+        measured = small_distances(self.rows)
         label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
-        rounding = rounding_of(self.x.shape[1], self.dtype)
         if rows is None:
-            d, sums, of_rows, rows = d.copy(), squares[:, None] + squares, label, np.arange(len(d))
+            d, sums, of_rows, rows = measured.d.copy(), measured.sums, label, np.arange(len(label))
         else:
-            d, sums, of_rows = d[rows], squares[rows, None] + squares, label[rows]
-        sort_by_distance(label, rounding, reach, d, sums, of_rows, rows)
+            d, sums, of_rows = measured.d[rows], measured.sums[rows], label[rows]
+        sort_by_distance(label, reach, d, sums * rounding_of(self.x.shape[1], self.dtype), of_rows, rows)
         own: Array = d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1
         return own
 

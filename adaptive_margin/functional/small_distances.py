@@ -22,11 +22,13 @@ class SmallDistances(NamedTuple):
     Attributes:
         x: the rows relative to their mean, so that distances of rows far from 0 are exact; shape ``(N, D)``.
         squares: their squared norms, shape ``(N,)``.
+        sums: those of the two rows of each pair, shape ``(N, N)``.
         d: squared distances from products of coordinates, at least 0, shape ``(N, N)``.
     """
 
     x: Array
     squares: Array
+    sums: Array
     d: Array
 
 
@@ -89,7 +91,8 @@ def _is_same(x: Array, y: Array) -> bool:
 def _measured(rows: Array) -> SmallDistances:
     x = rows - np.add.reduce(rows) / rows.dtype.type(len(rows))
     squares = np.add.reduce(x * x, axis=1)
-    d, factor = squares[:, None] + squares, torch.from_numpy(x)
+    sums, factor = squares[:, None] + squares, torch.from_numpy(x)
+    d = sums.copy()
     torch.from_numpy(d).addmm_(factor, factor.T, alpha=-2)  # numpy's matrix product uses threads of its own
     np.maximum(d, 0, out=d)
-    return SmallDistances(x, squares, d)
+    return SmallDistances(x, squares, sums, d)

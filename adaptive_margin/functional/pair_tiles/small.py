@@ -66,7 +66,7 @@ class SmallPairs:
             x = x.copy()
             squares, d = np.add.reduce(x * x, axis=1), _product(x, -x.T)
         else:
-            x, squares, d = small_distances(x)
+            x, squares, _, d = small_distances(x)
         rows = Rows(x, squares, given, float(np.maximum.reduce(squares)))
         check_squares("embeddings", rows, labels, options.ignore_label)
         distances = _Distances(x, d, options.distance)
@@ -124,7 +124,7 @@ class SmallPairs:
 
     def values(self, like: Tensor) -> list[Tensor]:
         """Attraction, repulsion, second moment (0) and counts."""
-        counts = counts_of(*self.counts) if self.counts else torch.zeros(3, dtype=torch.int64, device="cpu")
+        counts = counts_of(*self.counts) if self.counts else torch.from_numpy(np.zeros(3, np.int64))
         return [*(value_of(number, like) for number in (*self.terms, 0.0)), counts]
 
     def gradients(self) -> list[Tensor]:
