@@ -168,10 +168,27 @@ def test_a_sum_over_pairs_that_fits_although_twice_the_sum_does_not() -> None:
     assert_close(attraction.double(), torch.pdist(x).square().mean(), rtol=1e-5, atol=0)
 
 
-def test_small_distances_under_l2_do_not_vanish() -> None:
-    x = torch.tensor([[1e-30], [3e-30], [7e-30]])
-    attraction, _ = pair_hinge_means(x, torch.zeros(3).long(), 0.0, 1e-29, "l2")
-    assert_close(attraction.item(), 4e-30, rtol=1e-4, atol=0)
+@pytest.mark.parametrize("features", [1, 2, 8])
+@pytest.mark.parametrize("size", [1e-10, 1e-19, 1e-22, 1e-25, 1e-30, 1e-36])
+def test_small_distances_under_l2_do_not_vanish(size: float, features: int) -> None:
+    torch.manual_seed(0)
+    x = (torch.randn(12, features, dtype=torch.float64) * size).float()
+    labels = torch.arange(12) % 3
+    x, exact = x.requires_grad_(), x.double().requires_grad_()
+    terms = pair_hinge_means(x, labels, 0.0, 5 * size, "l2")
+    expected = active_means(1e30 * exact, labels, 0.0, 5e30 * size, 1, torch.ones(12, dtype=torch.bool))
+    for value, number in zip(terms, expected, strict=True):
+        assert_close(value.item(), 1e-30 * number.item(), rtol=1e-4, atol=0)
+    for gradient, true in zip(gradients(terms, x), gradients(expected, exact), strict=True):
+        assert_close(gradient, 1e-30 * true, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("gap", "scale"), [(1e-39, 1.0), (1e-35, 65536.0)])
+def test_gradients_of_tiny_distances_are_finite(gap: float, scale: float) -> None:
+    x = torch.tensor([[1.0], [2.0], [0.0], [gap]], requires_grad=True)
+    attraction, _ = pair_hinge_means(x, torch.tensor([0, 0, 1, 1]), 0.0, 0.5, "l2")
+    (gradient,) = torch.autograd.grad(attraction * scale, x)
+    assert_close(gradient[:, 0] / scale, torch.tensor([-0.5, 0.5, -0.5, 0.5]))
 
 
 @pytest.mark.parametrize("distance", ["squared_l2", "l2"])

@@ -133,7 +133,7 @@ def unclear_of(kind: Kind, rows: Rows, margin: Numbers, options: Options) -> Any
         return None
     rounding = 2 * ROUNDING * torch.finfo(rows.given.dtype).eps
     if options.distance == "l2" or (kind == "inside" and options.over_active):
-        return rows.squares * (rounding / UNCLEAR)
+        return rows.squares * (rounding / UNCLEAR) + torch.finfo(rows.given.dtype).tiny
     if kind == "inside":
         return None
     low, high = bounds_of(margin)
@@ -150,6 +150,22 @@ def bounds_of(margin: Numbers) -> tuple[float, float]:
         return (abs(margin.item()),) * 2
     sizes = abs(margin)
     return float(sizes.min()), float(sizes.max())
+
+
+def lengths_of(differences: Tensor) -> Tensor:
+    """The norms of differences, also of those whose squares would vanish."""
+    lengths: Tensor = torch.linalg.vector_norm(differences, dim=1)
+    faint = 2.0**-50 if differences.dtype == torch.float32 else 2.0**-480
+    if bool((lengths < faint).any()):
+        scaled = torch.linalg.vector_norm(differences * faint**-2, dim=1) * faint**2
+        lengths = torch.where(lengths < faint, scaled, lengths)
+    return lengths
+
+
+def over_lengths(differences: Tensor, lengths: Tensor) -> Tensor:
+    """Differences divided by their norms, before a weight can overflow; 0 where the norm is."""
+    quotient: Tensor = differences / lengths[:, None]
+    return quotient.nan_to_num_(0.0, 0.0, 0.0)
 
 
 def shortness_of(rows: Rows) -> Tensor:

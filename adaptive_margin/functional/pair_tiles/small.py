@@ -18,7 +18,18 @@ from ..small_distances import small_distances
 from .layout import side_of_sizes
 from .means import counts_of, mean_of, value_of
 from .options import Kind, Number, Options
-from .rows import ROUNDING, UNCLEAR, Rows, bounds_of, check_squares, tie_inside, tie_of, unclear_of
+from .rows import (
+    ROUNDING,
+    UNCLEAR,
+    Rows,
+    bounds_of,
+    check_squares,
+    lengths_of,
+    over_lengths,
+    tie_inside,
+    tie_of,
+    unclear_of,
+)
 
 Array = NDArray[Any]
 
@@ -211,7 +222,7 @@ class _Distances:
 
     def __init__(self, x: Array, d: Array, distance: str, again: Sequence[Array] = ()) -> None:
         self.x, self.d, self.distance = x, d, distance  # d: (N, N); a similarity s counts as the distance -s
-        self.again = again  # pairs (i, j) that are listed, and their differences
+        self.again = again  # pairs (i, j) that are listed, and ∂d_ij/∂x_i, of a square half of it
 
     def within(self, unclear: Array | None) -> Array | None:
         """The pairs of two rows whose squared distance is at most ``unclear``; takes the root under L2 after that."""
@@ -229,25 +240,26 @@ class _Distances:
     def measure_again(self, near: Array, given: Array) -> None:
         """Takes the distances of some pairs from the differences of their rows."""
         i, j = near.nonzero()
-        differences = given[i] - given[j]
-        exact = torch.linalg.vector_norm(torch.from_numpy(differences), dim=1).numpy()
-        if self.distance != "l2":
-            self.d, exact = self.d.copy(), exact * exact  # they can be shared
-        self.d[i, j] = exact
-        self.again = i, j, differences
+        differences = torch.from_numpy(given[i] - given[j])
+        exact = lengths_of(differences)
+        if self.distance == "l2":
+            differences = over_lengths(differences, exact)
+        else:
+            self.d, exact = self.d.copy(), exact.square()  # they can be shared
+        self.d[i, j] = exact.numpy()
+        self.again = i, j, differences.numpy()
 
     def pull(self, weights: Array) -> Array:
         """Sums of w_ij ∂d_ij/∂x_i over j, for symmetric weights, into which it may write; half of those of a square."""
+        if self.again:
+            i, j, directions = self.again
+            pulls = directions * weights[i, j, None]
+            weights[i, j] = 0
         if self.distance == "l2":
             np.fill_diagonal(self.d, 1)  # it has no weight
             weights /= self.d if self.d.all() else np.where(self.d > 0, self.d, np.inf).astype(self.d.dtype)
-        if not self.again:
-            pull = _product(weights, self.x)
-        else:
-            i, j, differences = self.again
-            pulls = differences * weights[i, j, None]
-            weights[i, j] = 0
-            pull = _product(weights, self.x)
+        pull = _product(weights, self.x)
+        if self.again:
             torch.from_numpy(pull).index_add_(0, torch.from_numpy(i), torch.from_numpy(pulls), alpha=-1)
         if self.distance == "cosine":
             np.negative(pull, out=pull)  # ∂(-x·y)/∂x = -y

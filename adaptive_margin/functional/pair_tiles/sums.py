@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .layout import TILE_ENTRIES, TILE_ROWS, Layout, Tile
 from .options import Kind, Number, Options
-from .rows import Rows, tie_inside, tie_of, unclear_of
+from .rows import Rows, lengths_of, over_lengths, tie_inside, tie_of, unclear_of
 
 
 class Gradient:
@@ -183,8 +183,11 @@ def _add_listed(
         x = rows.given[i_part if layout.rows.order is None else layout.rows.order[i_part]]
         y = cols.given[j_part if layout.cols.order is None else layout.cols.order[j_part]]
         difference = x - y
-        d = torch.linalg.vector_norm(difference, dim=1)
-        d = d if options.distance == "l2" else d.square()
+        d = lengths_of(difference)
+        if options.distance == "l2":
+            difference = over_lengths(difference, d)  # ∂d/∂x; of a square half of it
+        else:
+            d = d.square()
         for side in sides:
             at = i_part if side == "row" else j_part
             m = margin if margin.ndim == 0 else margin[at]
@@ -200,8 +203,6 @@ def _add_listed(
                 sums.total_of.index_add_(0, at, h)
             for gradient, weights in ((sums.gradient, w), (sums.square_gradient, h)):
                 if gradient is not None:
-                    if options.distance == "l2":
-                        weights = (weights / d).nan_to_num_(0.0, 0.0, 0.0)
                     gradient.add_listed(difference * weights[:, None], i_part, j_part)
 
 
