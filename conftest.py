@@ -7,8 +7,8 @@ import torch
 def pytest_configure() -> None:
     """Leaves out seeds of devices that are not there.
 
-    torch.manual_seed keeps a seed for each of them until it is there, every time with the call stack in words: a sixth
-    of the tests' time.
+    torch.manual_seed keeps a seed for each of them until it is there, every time with the call stack in words: most of
+    the time of a short test.
     """
     for device in (torch.cuda, torch.xpu, torch.mtia):
         if not device.is_available():

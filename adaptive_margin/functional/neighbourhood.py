@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ..messages import problem
 from .checks import check_number, is_blind
+from .dependence import Array
 from .groups import group_index
 from .labelled_sets import check_sets, labelled_sets
 from .own_neighbours import counts_of, own_neighbours
-
-Array = NDArray[Any]
 
 Significant = Callable[[Tensor, Tensor, int, Tensor, float], Tensor]
 """``significant(share, k, n, labels, confidence)``: whether a share of own labels among k neighbours is evidence."""

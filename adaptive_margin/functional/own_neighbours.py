@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import is_blind
+from .dependence import Array
 from .pair_tiles.rows import ROUNDING
-
-Array = NDArray[Any]
 
 TILE_ENTRIES = {"cpu": 2**20, "cuda": 2**22}
 """Distances held at once: with everything computed from them, about 16 MiB on a CPU, 120 MiB on a GPU."""

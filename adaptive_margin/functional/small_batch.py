@@ -2,7 +2,7 @@
 
 At N = 128 most of the time goes into starting about two hundred operations, which numpy does in a third of the time.
 Without it :class:`~adaptive_margin.ContrastiveVDMLoss` takes 1.6 to 1.7 times as long as the host's contrastive loss
-on squared distances, and with it a little less time than that: ``python benchmarks/speed/small.py`` prints both. The
+on squared distances; with it, a little less time than the host's: ``python benchmarks/speed/small.py`` prints both. The
 result is that of the general path, up to the rounding of its sums.
 """
 
@@ -106,16 +106,16 @@ class SmallBatch:
         eta: Array = correlations_of_moments(moments, moments, torch.from_numpy(x).dtype)
         return eta
 
-    def sizes(self, significant: Significant, confidence: float, rows: Array | None = None) -> Array:
+    def sizes(self, significant: Significant, confidence: float, rows: Tensor | None = None) -> Array:
         """:func:`~adaptive_margin.functional.empirical_bias_k` of all or some rows for one of our bounds."""
         n = len(self.x)
         required = required_counts(significant, n - 1, int(self.counts.max()) - 1, n, len(self.counts), confidence)
         neighbours = np.full(n if rows is None else len(rows), n - 1)
         return first_reached(self._own(len(required), rows), required, neighbours) if len(required) else neighbours
 
-    def impurities(self, rows: Array | None = None) -> Array:
+    def impurities(self, rows: Tensor | None = None) -> Array:
         """:func:`~adaptive_margin.functional.neighbourhood_impurity` of all or some rows."""
-        wanted = self.counts[self.index if rows is None else self.index[rows]] - 1
+        wanted = self.counts[self.index if rows is None else self.index[rows.numpy()]] - 1
         reach = max(1, int(wanted.max()))
         own = self._own(reach, rows)
         own &= np.arange(reach) < wanted[:, None]
@@ -123,15 +123,16 @@ class SmallBatch:
         found: Array = (np.add.reduce(own, axis=1) + alone / len(self.index)) / (wanted + alone)
         return 1 - found
 
-    def _own(self, reach: int, rows: Array | None) -> Array:
+    def _own(self, reach: int, rows: Tensor | None) -> Array:
         """Whether the 1st, 2nd, … nearest neighbour has the row's label, shape ``(rows, reach)``."""
         measured = small_distances(self.rows)
         label = self.index.astype(np.uint8 if len(self.counts) < 256 else np.int64)  # small numbers compare faster
         if rows is None:
-            d, sums, of_rows, rows = measured.d.copy(), measured.sums, label, np.arange(len(label))
+            d, sums, of_rows, places = measured.d.copy(), measured.sums, label, np.arange(len(label))
         else:
-            d, sums, of_rows = measured.d[rows], measured.sums[rows], label[rows]
-        sort_by_distance(label, reach, d, sums * rounding_of(self.x.shape[1], self.dtype), of_rows, rows)
+            places = rows.numpy()
+            d, sums, of_rows = measured.d[places], measured.sums[places], label[places]
+        sort_by_distance(label, reach, d, sums * rounding_of(self.x.shape[1], self.dtype), of_rows, places)
         own: Array = d.view(np.int32 if d.dtype == np.float32 else np.int64)[:, :reach] & 1
         return own
 

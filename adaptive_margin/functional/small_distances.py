@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import threading
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from .checks import is_blind
-
-Array = NDArray[Any]
+from .dependence import Array
 
 
 class SmallDistances(NamedTuple):

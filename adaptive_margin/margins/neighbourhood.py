@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from ..functional.dependence import Array
 from ..functional.groups import class_sizes, more_labels_than
 from ..functional.impurity import impurities
 from ..functional.neighbourhood import (
@@ -87,7 +86,7 @@ class NeighbourhoodRule:
 
         With a number of :attr:`anchors`, it is that of evenly spaced rows of each group.
         """
-        rows = None if self.anchors == "all" else evenly_spaced(index, self.anchors)
+        rows = self._sample(index)
         more = {} if rows is None else {"rows": rows}
         return harmonic_mean(self.sizes(x, index, y, ref_index, confidence, **more))
 
@@ -107,15 +106,12 @@ class NeighbourhoodRule:
 
     def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """:meth:`mean_size` of a small batch, in numpy."""
-        sizes = batch.sizes(self.significant, confidence, self._sample_of_small(batch))
+        sizes = batch.sizes(self.significant, confidence, self._sample(torch.from_numpy(batch.index)))
         return len(sizes) / float((1 / sizes).sum())
 
-    def _sample_of_small(self, batch: SmallBatch) -> Array | None:
+    def _sample(self, index: Tensor) -> Tensor | None:
         """The rows that :meth:`mean_size` looks at; None for all."""
-        if self.anchors == "all" or len(batch.index) < 2 * self.anchors:
-            return None
-        rows = evenly_spaced(torch.from_numpy(batch.index), self.anchors)
-        return None if rows is None else rows.numpy()
+        return None if self.anchors == "all" else evenly_spaced(index, self.anchors)
 
     def delta(self, n: int, k: Tensor, confidence: float) -> Tensor:
         r""":math:`\Delta(N, K)`, the shape of ``k``, in units of a squared distance."""
@@ -244,7 +240,7 @@ class RemainingRule(SampledRule):
 
     def mean_size_of_small(self, batch: SmallBatch, confidence: float) -> float:
         """K of the batch."""
-        n, impurity = len(batch.index), batch.impurities(self._sample_of_small(batch))
+        n, impurity = len(batch.index), batch.impurities(self._sample(torch.from_numpy(batch.index)))
         mean = float(impurity.dot(impurity)) / len(impurity)
         return 1 / (mean / _hoeffding_scale(n, confidence) + 1 / (n - 1))
 

@@ -1,6 +1,6 @@
 """Small batches: the losses compared with the host's, with and without numpy for the margin.
 
-    python benchmarks/speed/small.py            # four minutes; prints a table
+    python benchmarks/speed/small.py            # six minutes; prints a table
     python benchmarks/speed/small.py --print    # that of results/small.json, which is in docs/memory.md
 
 Losses take turns in one process, so that other work on the machine slows all of them alike; a figure is the tenth
@@ -30,7 +30,7 @@ def parsed() -> argparse.Namespace:
     """The options."""
     parser = Parser(__doc__, Path(__file__).parent / "results" / "small.json")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--rows", type=int, nargs="+", default=[128, 512])
+    parser.add_argument("--rows", type=int, nargs="+", default=[128, 512, 640])
     parser.add_argument("--seconds", type=float, default=60.0, help="for each layout and number of rows")
     return parser.parse_args()
 

@@ -167,6 +167,17 @@ def fer_caf(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("fer_caf")
 
 
+def test_runs_share_the_threads_that_pytorch_has(fer_caf: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of ``OMP_NUM_THREADS``, or the cores that a batch system grants; the machine can have more."""
+    asked: list[int | None] = []
+    monkeypatch.setattr(fer_caf, "forecast", lambda works, *, threads, **_: asked.append(threads))
+    for threads, jobs, each in ((6, 1, 6), (6, 2, 3), (6, 4, 1), (1, 2, 1)):
+        monkeypatch.setattr(fer_caf.torch, "get_num_threads", lambda n=threads: n)
+        assert fer_caf.start_pool(jobs).threads == each
+        fer_caf.expect({}, jobs)
+        assert asked.pop() == each
+
+
 def test_a_root_that_is_no_data_set_is_said(
     fer_caf: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -169,18 +169,22 @@ def test_a_sum_over_pairs_that_fits_although_twice_the_sum_does_not() -> None:
 
 
 @pytest.mark.parametrize("features", [1, 2, 8])
-@pytest.mark.parametrize("size", [1e-10, 1e-19, 1e-22, 1e-25, 1e-30, 1e-36])
-def test_small_distances_under_l2_do_not_vanish(size: float, features: int) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [(torch.float32, -exponent) for exponent in (33, 63, 73, 83, 100, 120)]
+    + [(torch.float64, -exponent) for exponent in (500, 600, 1000)],
+)
+def test_small_distances_under_l2_do_not_vanish(dtype: torch.dtype, exponent: int, features: int) -> None:
     torch.manual_seed(0)
-    x = (torch.randn(12, features, dtype=torch.float64) * size).float()
-    labels = torch.arange(12) % 3
-    x, exact = x.requires_grad_(), x.double().requires_grad_()
+    size, labels = 2.0**exponent, torch.arange(12) % 3
+    exact = torch.randn(12, features).double().requires_grad_()
+    x = (exact.detach() * size).to(dtype).requires_grad_()
     terms = pair_hinge_means(x, labels, 0.0, 5 * size, "l2")
-    expected = active_means(1e30 * exact, labels, 0.0, 5e30 * size, 1, torch.ones(12, dtype=torch.bool))
+    expected = active_means(exact, labels, 0.0, 5.0, 1, torch.ones(12, dtype=torch.bool))
     for value, number in zip(terms, expected, strict=True):
-        assert_close(value.item(), 1e-30 * number.item(), rtol=1e-4, atol=0)
+        assert_close(value.item() / size, number.item(), rtol=1e-4, atol=0)
     for gradient, true in zip(gradients(terms, x), gradients(expected, exact), strict=True):
-        assert_close(gradient, 1e-30 * true, rtol=1e-3, atol=1e-4)
+        assert_close(gradient, true, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("gap", "scale"), [(1e-39, 1.0), (1e-35, 65536.0)])

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
+from ..dependence import Array
 from ..small_distances import small_distances
 from .layout import side_of_sizes
 from .means import counts_of, mean_of, value_of
@@ -30,9 +30,6 @@ from .rows import (
     tie_of,
     unclear_of,
 )
-
-Array = NDArray[Any]
-
 
 SMALL = 512
 """Up to this number of rows on a CPU, one square matrix of all pairs is faster than sorting rows and finding tiles."""
@@ -70,11 +67,10 @@ class SmallPairs:
         same = np.equal(groups[:, None], groups)
         valid = None  # which pairs have no ignored row; None for all
         if options.ignore_label is not None and not (taken := groups != options.ignore_label).all():
-            among = 0 if options.distance == "cosine" else np.add.reduce(x[taken]) / max(np.count_nonzero(taken), 1)
-            x, valid = np.where(taken[:, None], x, among).astype(x.dtype, copy=False), taken[:, None] & taken
-        # the caller can change its rows before a gradient is wanted
+            mean = 0 if options.distance == "cosine" else np.add.reduce(x[taken]) / max(np.count_nonzero(taken), 1)
+            x, valid = np.where(taken[:, None], x, mean).astype(x.dtype, copy=False), taken[:, None] & taken
         if options.distance == "cosine":
-            x = x.copy()
+            x = x.copy()  # the caller can change its rows before a gradient is wanted
             squares, d = np.add.reduce(x * x, axis=1), _product(x, -x.T)
         else:
             x, squares, _, d = small_distances(x)
@@ -128,8 +124,8 @@ class SmallPairs:
         self.of_rows = inside, across  # pulls in closed form, else weights
         self.scales = ends * scale_inside, -ends * scale
         self.terms = attraction, repulsion
-        largest = max(abs(float(attraction)), abs(float(repulsion)))
-        self.inexact = not largest <= torch.finfo(given.dtype).max  # tiles sum smaller parts
+        limit = torch.finfo(given.dtype).max
+        self.inexact = not all(abs(float(term)) <= limit for term in self.terms)  # tiles sum smaller parts
         apart = 2 * members * (rows_in - members) if options.only_first else rows_in**2 - together
         self.counts = (0.5 * pairs, 0.5 * apart, active) if options.counts else ()
 
