@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -186,8 +187,9 @@ def process_of_a_case(parent: int) -> Path:
     end = time.monotonic() + 60
     while time.monotonic() < end:
         for each in children.read_text().split():
-            if "--measure" in Path(f"/proc/{each}/cmdline").read_text():
-                return Path("/proc") / each
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # another child, which has ended since
+                if "--measure" in Path(f"/proc/{each}/cmdline").read_text():
+                    return Path("/proc") / each
         time.sleep(0.1)
     raise AssertionError("no process measures a case")
 

@@ -177,9 +177,8 @@ def test_losses_compile(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("name", ["TripletMarginLoss", "ContrastiveLoss"])  # a quarter of a minute each
-def test_losses_compile_to_machine_code(name: str) -> None:
-    compare(AdaptiveMarginLoss(HOSTS[name].build()), *batch(), backend="inductor")
+def test_a_loss_compiles_to_machine_code() -> None:  # one of them: a C++ compiler takes up to half a minute
+    compare(AdaptiveMarginLoss(losses.ContrastiveLoss()), *batch(), backend="inductor")
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
