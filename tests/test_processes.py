@@ -13,7 +13,7 @@ import pytest
 
 from adaptive_margin.messages import is_problem, problem
 from adaptive_margin.processes import ProcessDiedError, Workers, ends_in_order
-from tests.training.processes import needs_processes
+from tests.platforms import needs_processes
 
 pytestmark = needs_processes
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.hooks import figures
-from tests.training.processes import needs_processes
+from tests.platforms import needs_processes
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {

@@ -21,7 +21,7 @@ import pytest
 from adaptive_margin.emotion.config import QUICK, EmotionConfig
 from adaptive_margin.processes import Workers
 from adaptive_margin.training import Checkpoints, NonFiniteError, RunFolderError, World
-from tests.training.processes import needs_processes
+from tests.platforms import needs_processes
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fer_caf.py"
 TINY = """

@@ -11,13 +11,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 import torch.distributed as dist
 
 from adaptive_margin.training import World
 
-needs_processes = pytest.mark.skipif(sys.platform == "win32", reason="needs fork servers and signals")
 PATIENCE = 100.0  # seconds until a hanging process is ended
 IMPORTED = [
     "torch._dynamo",

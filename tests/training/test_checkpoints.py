@@ -19,8 +19,9 @@ import torch
 from adaptive_margin.stored import short_digest
 from adaptive_margin.training import CheckpointError, Checkpoints, DiskSpaceError, write_atomically
 from adaptive_margin.training.checkpoints import check_plain
+from tests.platforms import needs_processes
 
-from .processes import finish, needs_processes, start
+from .processes import finish, start
 
 
 def state(value: float) -> dict[str, object]:

@@ -32,8 +32,9 @@ from adaptive_margin.training import (
     train,
 )
 from adaptive_margin.training.loop import _Window
+from tests.platforms import needs_processes
 
-from .processes import finish, in_ranks, needs_processes, start
+from .processes import finish, in_ranks, start
 from .toy import STEPS, Toy, outcome, run
 
 

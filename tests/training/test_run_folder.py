@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
+import time
 import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from adaptive_margin.stored import read_json
 from adaptive_margin.training import DiskSpaceError, RunFolder, RunFolderError, World, read_scalars
+from tests.platforms import needs_processes
 
-from .processes import finish, in_ranks, needs_processes, start
+from .processes import finish, in_ranks, start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ def test_curves_go_on_where_the_run_does(tmp_path: Path) -> None:
     with open(tmp_path / "scalars.csv", "ab") as file:
         file.write(b"40,loss,0.12")  # a process was killed here
     assert max(read_scalars(tmp_path)["é"].steps) == 30
+    time.sleep(1 - time.time() % 1)  # TensorBoard reads files in the order of the seconds in their names
     with open_folder(tmp_path) as folder:
         folder.resume_at(20)
         folder.log(25, {"loss, mean": 5.0}, seconds=2.5)

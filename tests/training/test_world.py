@@ -14,8 +14,9 @@ from torch.testing import assert_close
 from adaptive_margin import ContrastiveVDMLoss
 from adaptive_margin.training import GlobalBatchNorm, World, backward_and_step, synchronise_batch_norm
 from adaptive_margin.training.world import _buckets
+from tests.platforms import needs_processes
 
-from .processes import in_ranks, needs_processes
+from .processes import in_ranks
 
 ROWS = 9  # 4 and 5
 TOL = {"rtol": 0.0, "atol": 1e-12}
