@@ -1,17 +1,15 @@
-"""A run of a few steps, for tests that start processes: ``python -m tests.dml.steps OUT [--slow S] [--loss NAME]``."""
+"""A run of a few steps, also for processes that tests start."""
 
 from __future__ import annotations
 
-import argparse
 import time
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from adaptive_margin.dml.config import OF_PROXIES, SMALL, DMLConfig
 from adaptive_margin.dml.embedded import digits
 from adaptive_margin.dml.trainer import DMLJob, run
+from adaptive_margin.training import World
 
 
 def few(out: Path, loss: str = "margin") -> DMLConfig:
@@ -33,18 +31,18 @@ def few(out: Path, loss: str = "margin") -> DMLConfig:
     )
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--slow", type=float, default=0.0)
-    parser.add_argument("--loss", default="margin")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def train_slowly(out: Path, loss: str) -> None:
+    """Trains with a pause before each step."""
     step = DMLJob.step
 
     def slow(self: DMLJob, number: int) -> object:
-        time.sleep(options.slow)
+        time.sleep(0.3)
         return step(self, number)
 
     DMLJob.step = slow  # type: ignore[method-assign]
-    run(few(options.out, options.loss), digits())
+    run(few(out, loss), digits())
+
+
+def in_world(world: World, out: Path, loss: str) -> None:
+    """Trains by a process of several."""
+    run(few(out, loss), digits())

@@ -6,8 +6,6 @@ import html
 import json
 import math
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from adaptive_margin.dml.results import by_seed, compare, read_runs, standard_pa
 from adaptive_margin.dml.trainer import load_embeddings, run
 from adaptive_margin.metrics.comparison import compared, holm, paired
 from adaptive_margin.stored import DamagedFileError, read_arrays, write_arrays, write_json
+from tests.hooks import figures
 
 from .steps import few
 
@@ -119,9 +118,8 @@ def test_rows_tables_and_page(grid: Path, tmp_path: Path) -> None:
     assert "| contrastive | " in text
     assert "One comparison. Were there no difference" in text
     page = tmp_path / "report.html"
-    command = [sys.executable, "benchmarks/dml_report.py", str(grid), "--page", str(page)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}, check=False)
-    assert done.returncode == 0, done.stderr
+    status, _, errors = figures.ended(["benchmarks/dml_report.py", str(grid), "--page", str(page)])
+    assert status == 0, errors
     written = page.read_text()
     for wanted in ("Recall@1", "auto", "class='query'", "maps of the embeddings", "margin, in the loss"):
         assert wanted in written

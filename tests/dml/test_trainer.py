@@ -29,17 +29,13 @@ from adaptive_margin.images.errors import UnreadableError
 from adaptive_margin.stored import DamagedFileError
 from adaptive_margin.training import CheckpointError, RunFolderError, World
 from adaptive_margin.training.command_line import parse
+from tests.platforms import needs_processes
+from tests.training.processes import finish, in_ranks, start
 
 from . import stand_ins
-from .steps import few
+from .steps import few, in_world, train_slowly
 
 ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-
-
-def start(out: Path, *options: str, launcher: tuple[str, ...] = ()) -> subprocess.Popen[str]:
-    command = [sys.executable, *launcher, "-m", "tests.dml.steps", str(out), *options]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, text=True, stderr=subprocess.PIPE)
 
 
 def final(out: Path) -> tuple[dict[str, object], torch.Tensor]:
@@ -48,19 +44,19 @@ def final(out: Path) -> tuple[dict[str, object], torch.Tensor]:
     return {"test": result["test"], "selected": result["selected"], "curves": curves}, load_embeddings(out)[0]
 
 
-@pytest.mark.slow
+@needs_processes
 @pytest.mark.parametrize("loss", ["margin", "auto-margin"])
 def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, loss: str) -> None:
     torch.set_num_threads(1)
     run(few(tmp_path / "whole", loss), digits())
-    killed = start(tmp_path / "killed", "--slow", "0.3", "--loss", loss)
+    killed = start(train_slowly, tmp_path / "killed", loss)
     deadline = time.monotonic() + 50
     while not list((tmp_path / "killed" / "checkpoints").glob("step-000000005-*.pt")):
-        assert killed.poll() is None, killed.communicate()[1]
+        assert killed.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    killed.kill()
+    assert finish(killed) == [-signal.SIGKILL]
     assert not (tmp_path / "killed" / "result.json").exists()
     run(few(tmp_path / "killed", loss), digits())
     (one, embedded), (other, also) = final(tmp_path / "whole"), final(tmp_path / "killed")
@@ -68,14 +64,11 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path: Path, loss: str) -> None
     assert torch.equal(embedded, also)
 
 
-@pytest.mark.slow
+@needs_processes
 def test_two_processes_are_one(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     run(few(tmp_path / "one", "proxy-anchor"), digits())  # no draws: a draw that rounding tips over changes the run
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
-    process = start(tmp_path / "two", "--loss", "proxy-anchor", launcher=(*launcher, "--standalone"))
-    assert process.wait(timeout=100) == 0, process.communicate()[1]
-    process.communicate()
+    in_ranks(in_world, tmp_path / "ranks", tmp_path / "two", "proxy-anchor")
     (one, embedded), (two, also) = final(tmp_path / "one"), final(tmp_path / "two")
     torch.testing.assert_close(embedded, also, atol=5e-3, rtol=0)  # kept in half precision
     for name in ("loss", "margin", "mi"):

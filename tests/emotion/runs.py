@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -41,6 +42,7 @@ def evaluation(seed: int, error: float, identity: float, videos: bool = False) -
     return evaluate(Recorded(), [batch], people=person, videos=names, frames=frames, resamples=20)
 
 
+@functools.cache
 def picture(row: int) -> np.ndarray:
     people = sample_identities(PEOPLE, seed=2).take([row % PEOPLE])
     return draw_faces(people, [0.5], [0.2], size=48, nuisance_seeds=[row])[0]

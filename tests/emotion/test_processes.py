@@ -11,10 +11,13 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from adaptive_margin.training.checkpoints import Checkpoints
 from adaptive_margin.training.world import World
-from tests.training.processes import start_together
+from tests.platforms import needs_processes
+from tests.training.processes import in_ranks, start_together
 
 from .cases import faces, iteration, state, who
+from .train_tiny import in_world, train_tiny
 
 RANKS, STEPS = 2, 3
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch was built without torch.distributed")
@@ -89,28 +92,11 @@ def test_two_processes_end_with_the_weights_of_one(ranks: Any, case: str) -> Non
         assert torch.equal(ranks[0][case][name], ranks[1][case][name]), name
 
 
-@pytest.mark.slow
-def test_torchrun_trains_as_one_process_does(tmp_path: Path) -> None:
-    import subprocess
-
-    from adaptive_margin.training.checkpoints import Checkpoints
-
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    if sys.platform == "linux":
-        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    for name, how in (("one", []), ("two", launch)):
-        words = [
-            sys.executable,
-            *how,
-            "-m",
-            "tests.emotion.train_tiny",
-            str(tmp_path / name),
-            "iterations=4",
-            "batch_size=7",
-        ]
-        subprocess.run(words, cwd=root, env=environment, check=True, timeout=100, capture_output=True)
+@needs_processes
+def test_a_run_of_two_processes_is_one(tmp_path: Path) -> None:
+    options = {"iterations": 4, "batch_size": 7}
+    train_tiny(tmp_path / "one", options)
+    in_ranks(in_world, tmp_path / "ranks", tmp_path / "two", options)
     one, two = (Checkpoints(tmp_path / name / "checkpoints").latest() for name in ("one", "two"))
     assert one is not None
     assert two is not None

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import pickle
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -26,11 +23,13 @@ from adaptive_margin.training.checkpoints import CheckpointError, Checkpoints
 from adaptive_margin.training.loop import NonFiniteError
 from adaptive_margin.training.run_folder import RunFolderError, read_scalars
 from adaptive_margin.training.world import World
+from tests.platforms import needs_processes
+from tests.training.processes import finish, start
 
 from ..affect import export as exports
 from ..affect.faces import samples
-from . import train_tiny
 from .cases import tiny
+from .train_tiny import train_tiny
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "paper": {},
@@ -233,38 +232,22 @@ def test_a_split_that_was_edited_stops_a_run_that_would_go_on(films: Any, tmp_pa
         films(root, 3)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="SIGKILL is POSIX")
+@needs_processes
 def test_a_run_that_is_killed_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
-    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-
-    def start(name: str) -> subprocess.Popen[str]:
-        words = [sys.executable, "-m", "tests.emotion.train_tiny", str(tmp_path / name), "iterations=24"]
-        return subprocess.Popen(words, cwd=root, env=environment, stdout=subprocess.PIPE, text=True)
-
-    killed = start("killed")
+    killed = start(train_tiny, tmp_path / "killed", {"iterations": 24})
     checkpoints = tmp_path / "killed" / "checkpoints"
     deadline = time.monotonic() + 50
     while not list(checkpoints.glob("step-*.pt")):
-        assert killed.poll() is None
+        assert killed.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.002)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert killed.returncode == -signal.SIGKILL
+    killed.kill()
+    assert finish(killed) == [-signal.SIGKILL]
     done = max(int(path.name.split("-")[1]) for path in checkpoints.glob("step-*.pt"))
     assert 0 < done < 24
 
-    process = start("killed")
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert f"resumed from {done}" in output
-    threads = torch.get_num_threads()
-    try:
-        train_tiny.main(str(tmp_path / "whole"), "iterations=24")
-    finally:
-        torch.set_num_threads(threads)
+    assert train_tiny(tmp_path / "killed", {"iterations": 24}) == done
+    assert train_tiny(tmp_path / "whole", {"iterations": 24}) == 0
     assert _same(_weights(tmp_path / "killed"), _weights(tmp_path / "whole"))
 
 

@@ -1,24 +1,28 @@
-"""``python -m tests.emotion.train_tiny FOLDER KEY=VALUE ...``: the run of some seconds, to be killed."""
+"""The run of some seconds, to be killed, or shared by two processes."""
 
 from __future__ import annotations
 
-import sys
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from adaptive_margin.emotion.trainer import run
+from adaptive_margin.training.world import World
 
 from .cases import tiny
 
 
-def main(folder: str, *words: str) -> None:
+def train_tiny(folder: Path, options: dict[str, Any]) -> int | None:
+    """Trains on one thread; returns the step that the run went on from."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    options: dict[str, Any] = dict(word.split("=", 1) for word in words)
-    result = run(tiny(output=folder, device="cpu", **{k: type(getattr(tiny(), k))(v) for k, v in options.items()}))
-    if result.result:
-        print(f"resumed from {result.summary.resumed_from}")
+    try:
+        return run(tiny(output=str(folder), device="cpu", **options)).summary.resumed_from
+    finally:
+        torch.set_num_threads(threads)
 
 
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+def in_world(world: World, folder: Path, options: dict[str, Any]) -> None:
+    """The same by a process of several."""
+    train_tiny(folder, options)
