@@ -89,7 +89,7 @@ def test_help_ends_with_its_reader(words: list[str]) -> None:
     assert ended_without_reader([*words, "--help"]) == (141, "")
 
 
-@pytest.mark.parametrize("script", PRINTING)
+@pytest.mark.parametrize("script", ["benchmarks/faces/run.py", "benchmarks/miners/run.py"])
 def test_a_table_ends_with_its_reader(script: str) -> None:
     """As in ``--print | true``."""
     assert ended_without_reader([script, *PRINTING[script]]) == (141, "")
@@ -195,9 +195,8 @@ def process_of_a_case(parent: int) -> Path:
 
 
 @needs_processes
-@pytest.mark.parametrize("script", ["miners", "retrieval", "speed"])
-def test_the_process_of_a_case_ends_with_a_benchmark_that_is_killed(script: str, tmp_path: Path) -> None:
-    process = started([f"benchmarks/{script}/run.py", "--out", str(tmp_path / "result.json")])
+def test_the_process_of_a_case_ends_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
+    process = started(["benchmarks/retrieval/run.py", "--out", str(tmp_path / "result.json")])
     child = process_of_a_case(process.pid)
     process.kill()
     process.wait()
@@ -209,9 +208,14 @@ def test_the_process_of_a_case_ends_with_a_benchmark_that_is_killed(script: str,
 
 @needs_processes
 @pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=lambda each: getattr(each, "name", "")
+    ("words", "number", "status"),
+    [
+        (["benchmarks/faces/run.py", "speed"], signal.SIGTERM, 143),
+        (["benchmarks/faces/run.py", "speed"], signal.SIGINT, 130),
+        (["benchmarks/miners/run.py"], signal.SIGTERM, 143),
+    ],
+    ids=["itself, SIGTERM", "itself, SIGINT", "with a process of a case"],
 )
-@pytest.mark.parametrize("words", [["benchmarks/faces/run.py", "speed"], ["benchmarks/miners/run.py"]])
 def test_a_benchmark_that_is_told_to_stop_says_what_is_kept(
     words: list[str], number: signal.Signals, status: int, tmp_path: Path
 ) -> None:

@@ -82,13 +82,12 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
-def test_no_worker_goes_on_without_its_parent(tmp_path: Path, number: int, code: int) -> None:
+def test_no_worker_goes_on_without_its_parent(tmp_path: Path) -> None:
     stopped = start(tmp_path, "--arms", "none", "caf", "--seeds", "1", "--iterations", "100000", "--jobs", "2", "--yes")
     logged(tmp_path / "out")
     assert len(session(stopped.pid)) >= 3
-    stopped.send_signal(number)  # to the parent alone, as a batch system or `timeout` does
-    assert stopped.wait(60) == code
+    stopped.kill()  # the parent alone; tests/test_processes.py has the signals that a parent hears
+    assert stopped.wait(60) == -signal.SIGKILL
     until = time.monotonic() + 30
     while session(stopped.pid) and time.monotonic() < until:
         time.sleep(0.1)

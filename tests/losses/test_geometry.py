@@ -251,8 +251,7 @@ def test_a_margin_with_a_gradient_is_the_same_number(name: str) -> None:
     torch.testing.assert_close(with_gradient, plain)
 
 
-@pytest.mark.parametrize("classes", [2, 3])
-@pytest.mark.parametrize("name", ["ContrastiveLoss", "TripletMarginLoss"])
+@pytest.mark.parametrize(("name", "classes"), [("ContrastiveLoss", 3), ("TripletMarginLoss", 2)])
 def test_compiled_it_is_what_it_is(name: str, classes: int) -> None:
     embeddings, labels = batch()[0].detach(), torch.arange(12) % classes
     loss = AdaptiveMarginLoss(HOSTS[name].build(), AdaptiveMargin())
