@@ -112,7 +112,7 @@ def test_the_whole_demo(demo, tmp_path):
     command = [sys.executable, str(ROOT / "examples" / "demo.py"), "--seeds", "2", "--steps", "1"]
     (tmp_path / "unfinished.json").write_text('{"rows": []}')
     run = subprocess.run(
-        [*command, "--jobs", "2", "--output", str(tmp_path)],
+        [*command, "--jobs", "1", "--output", str(tmp_path)],
         **{"cwd": ROOT, "env": ENVIRONMENT, "capture_output": True, "text": True, "timeout": 300},
     )
     assert run.returncode == 0, run.stderr
