@@ -40,7 +40,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python benchmarks/fer_caf.py --arms none caf --iterations 300 --output runs/demo-faces
 
 test: lint types wheel docs
-	$(BIN)/python -m pytest -n $(JOBS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 PLUGIN := tests/functional tests/margins tests/grouping tests/losses tests/miners
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +22,17 @@ from adaptive_margin.emotion.config import EmotionConfig
 PACKAGE = Path(adaptive_margin.__file__).parent
 OTHERS_FLAGS = {"--nproc-per-node", "--always", "--exclude", "--abbrev", "--dirty"}  # torchrun's, git's
 OTHERS_PARAMETERS = {"power", "sparse", "return_inverse"}  # of the host's distances, torch's embeddings, np.unique
-FILES = [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+@functools.cache
+def files() -> list[tuple[Path, ast.Module]]:
+    """The package's, parsed."""
+    return [(path, ast.parse(path.read_text(encoding="utf-8"))) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 def messages() -> Iterator[tuple[str, str]]:
     """File and text of every string but docstrings."""
-    for path, tree in FILES:
+    for path, tree in files():
         documented = {
             id(node.body[0].value)
             for node in ast.walk(tree)
@@ -58,7 +64,7 @@ def flags() -> set[str]:
 def parameters() -> set[str]:
     """Names of what functions, methods and data classes take."""
     found: set[str] = set()
-    for _, tree in FILES:
+    for _, tree in files():
         for node in ast.walk(tree):
             if isinstance(node, ast.arguments):
                 found |= {each.arg for each in (*node.posonlyargs, *node.args, *node.kwonlyargs)}
@@ -96,7 +102,7 @@ def test_every_extra_of_a_message_can_be_installed() -> None:
     written = (PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8")
     extras = written.split("[project.optional-dependencies]")[1].split("\n[")[0]
     known, asked = set(re.findall(r"^(\w+) = \[", extras, re.M)), []
-    for path, tree in FILES:
+    for path, tree in files():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 place = {"pip_install": 0, "require_extra": 1}.get(node.func.id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import pytest
@@ -568,13 +569,25 @@ def test_any_batch_has_sizes(seed, rows, features, labels, exponent, dtype, leve
     assert torch.equal(F.empirical_bias_k(x[shuffled], y[shuffled], significant=rule, **kwargs), k[shuffled])
 
 
-def grid_sizes(grid, labels, significant):
+GRIDS = ((64, 2, 6), (64, 3, 4), (128, 2, 11), (40, 16, 3))  # rows, features, levels
+
+
+def grid_of(seed):
+    n, features, levels = GRIDS[seed]
+    torch.manual_seed(seed)
+    labels = torch.arange(n) % 4
+    return torch.randint(0, levels, (n, features)) + 2 * labels[:, None], labels
+
+
+@functools.cache
+def grid_sizes(seed, significant):
     """K of each row, one neighbour at a time, by whole numbers: in a tie, other labels first."""
+    grid, labels = grid_of(seed)
     n, classes = len(grid), len(labels.unique())
-    squares = (grid[:, None] - grid).square().sum(2)
+    squares, same = (grid[:, None] - grid).square().sum(2).tolist(), (labels[:, None] == labels).tolist()
     sizes = []
     for i in range(n):
-        others = sorted((int(squares[i, j]), bool(labels[i] == labels[j])) for j in range(n) if j != i)
+        others = sorted((squares[i][j], same[i][j]) for j in range(n) if j != i)
         own = torch.tensor([flag for _, flag in others], dtype=torch.float64).cumsum(0)
         k = torch.arange(1, n, dtype=torch.float64)
         passed = significant((own / k)[None], k, n, torch.tensor(float(classes)).double(), 0.05)[0]
@@ -587,12 +600,10 @@ def grid_sizes(grid, labels, significant):
 @pytest.mark.parametrize("step", [0.1, 1 / 3, 1 / 255])
 @pytest.mark.parametrize("with_ref", [False, True])
 def test_equal_distances_on_any_grid_are_equal(step, dtype, significant, with_ref):
-    for seed, (n, features, levels) in enumerate(((64, 2, 6), (64, 3, 4), (128, 2, 11), (40, 16, 3))):
-        torch.manual_seed(seed)
-        labels = torch.arange(n) % 4
-        grid = torch.randint(0, levels, (n, features)) + 2 * labels[:, None]
-        x = grid.to(dtype) * step
-        expected = grid_sizes(grid, labels, significant)
+    for seed in range(len(GRIDS)):
+        grid, labels = grid_of(seed)
+        n, x = len(grid), grid.to(dtype) * step
+        expected = grid_sizes(seed, significant)
         order = torch.randperm(n)
         for rows, transposed in ((torch.arange(n), False), (order, False), (order, True)):
             given = x[rows].T.contiguous().T if transposed else x[rows]
