@@ -107,8 +107,7 @@ GRAPHS = [
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("options", GRAPHS, ids=str)
-@pytest.mark.parametrize("with_ref", [False, True])
+@pytest.mark.parametrize(("options", "with_ref"), [*zip(GRAPHS, (False, True, True, False), strict=True)], ids=str)
 def test_compiles_as_one_graph(options, with_ref):
     x, y = batch(24)
     call = (x, y, None, *batch(30)) if with_ref else (x, y)
