@@ -3,9 +3,8 @@
     python benchmarks/speed/small.py            # six minutes; prints a table
     python benchmarks/speed/small.py --print    # that of results/small.json, which is in docs/memory.md
 
-Losses take turns in one process, so that other work on the machine slows all of them alike; a figure is the tenth
-percentile of a loss's times, forward and backward, relative to that of the host's contrastive loss on squared
-distances.
+Losses take turns in one process, so that other work on the machine slows all of them alike. A figure is a loss's time,
+forward and backward, relative to that of the host's contrastive loss on squared distances in the same turn.
 """
 
 from __future__ import annotations
@@ -59,26 +58,33 @@ CASES = {
     ),
 }
 STOCK = next(iter(CASES))
-WARM_UP = 5  # calls of each turn that are not counted: the first are slower, after another loss
+WARM_UP, COUNTED = 5, 5  # calls in a turn: the first are slower, after another loss
 
 
-def times(layout: str, rows: int, seconds: float) -> dict[tuple[str, bool], float]:
-    """Tenth percentile of each loss in milliseconds, with and without numpy for small batches."""
+def shares(layout: str, rows: int, seconds: float, *, numpy: bool) -> tuple[dict[str, float], float]:
+    """Of each loss the median share, over the turns, of the time of the host's loss, and that loss's milliseconds.
+
+    A time is the least of a turn. The host's loss is there twice, and its time is the mean of both; its own share shows
+    how well times can be compared.
+    """
     x, labels = batch(rows, layout, "cpu")
+    built = [*((name, make()) for name, make in CASES.items()), ("again", CASES[STOCK]())]
+    found: dict[str, list[float]] = {name: [] for name, _ in built}
     suits = SmallBatch.suits
-    built = {name: make() for name, make in CASES.items()}
-    found: dict[tuple[str, bool], list[float]] = {(name, numpy): [] for name in CASES for numpy in (True, False)}
+    SmallBatch.suits = suits if numpy else staticmethod(lambda x: False)
     began = time.perf_counter()
     while time.perf_counter() - began < seconds:
-        for (name, numpy), each in found.items():
-            SmallBatch.suits = suits if numpy else staticmethod(lambda x: False)
-            for number in range(10):
+        for name, loss in built:
+            turn = []
+            for _ in range(WARM_UP + COUNTED):
                 start = time.perf_counter()
-                step(built[name], x, labels)
-                if number >= WARM_UP:
-                    each.append(1e3 * (time.perf_counter() - start))
+                step(loss, x, labels)
+                turn.append(1e3 * (time.perf_counter() - start))
+            found[name].append(min(turn[WARM_UP:]))
     SmallBatch.suits = suits
-    return {key: statistics.quantiles(each[3:], n=10)[0] for key, each in found.items()}
+    stock = [statistics.mean(both) for both in zip(found[STOCK], found["again"], strict=True)]
+    of_turns = {name: [a / b for a, b in zip(found[name], stock, strict=True)] for name in CASES}
+    return {name: statistics.median(each) for name, each in of_turns.items()}, statistics.median(stock)
 
 
 def table(found: dict[str, dict[str, Any]]) -> str:
@@ -99,16 +105,16 @@ def main() -> None:
         return
     check_output("--out", arguments.out, file=True, replaces=json_with("shares"))
     torch.set_num_threads(arguments.threads)
-    shares: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[str, Any]] = {}
     for rows, layout in itertools.product(arguments.rows, LAYOUTS):
-        found = times(layout, rows, arguments.seconds)
-        stock = statistics.mean(found[STOCK, numpy] for numpy in (True, False))  # the same loss either way
-        shares[f"{rows}, {layout}"] = {
-            name: {way: found[name, way == "numpy"] / stock for way in ("numpy", "torch")} for name in CASES
-        }
-        shares[f"{rows}, {layout}"]["milliseconds of the host's"] = stock
-    print(table(shares))
-    content = {"shares": shares, "rows": arguments.rows, **about(arguments.threads)}
+        cell = found[f"{rows}, {layout}"] = {name: {} for name in CASES}
+        for way in ("numpy", "torch"):
+            of_losses, stock = shares(layout, rows, arguments.seconds / 2, numpy=way == "numpy")
+            for name, share in of_losses.items():
+                cell[name][way] = share
+            cell.setdefault("milliseconds of the host's", {})[way] = stock
+    print(table(found))
+    content = {"shares": found, "rows": arguments.rows, **about(arguments.threads)}
     write_results(arguments.out, content)
 
 
