@@ -85,7 +85,7 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
 def test_no_worker_goes_on_without_its_parent(tmp_path: Path) -> None:
-    stopped = start(tmp_path, "--arms", "none", "caf", "--seeds", "1", "--iterations", "100000", "--jobs", "2", "--yes")
+    stopped = start(tmp_path, "--arms", "none", "--seeds", "1", "--iterations", "100000", "--jobs", "1", "--yes")
     logged(tmp_path / "out")
     assert len(session(stopped.pid)) >= 3
     stopped.kill()  # the parent alone; tests/test_processes.py has the signals that a parent hears
