@@ -10,6 +10,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 JOBS   ?= 2
+PYTEST := -m pytest -n $(JOBS) --dist worksteal
 
 # Tests start hundreds of processes: without byte code each would compile the package.
 unexport PYTHONDONTWRITEBYTECODE
@@ -40,12 +41,12 @@ demo: $(VENV)/.demo
 	$(BIN)/python benchmarks/fer_caf.py --arms none caf --iterations 300 --output runs/demo-faces
 
 test: lint types wheel docs
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python $(PYTEST)
 
 PLUGIN := tests/functional tests/margins tests/grouping tests/losses tests/miners
 
 fast: lint types
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -m "not slow" -k "not compil" -q $(PLUGIN)
+	OMP_NUM_THREADS=1 $(BIN)/python $(PYTEST) -m "not slow" -k "not compil" -q $(PLUGIN)
 
 # A second environment, about 5.5 GB: the oldest interpreter at hand that pyproject.toml allows, else $(PYTHON).
 OLDEST ?= $(shell for python in python3.10 $$HOME/.pyenv/versions/3.10.*/bin/python; do \
@@ -59,7 +60,7 @@ $(VENV)-oldest/.ready: pyproject.toml constraints-oldest.txt
 
 oldest: $(VENV)-oldest/.ready
 	@$(VENV)-oldest/bin/python -c 'import sys, torch, pytorch_metric_learning as host; print("Python", sys.version.split()[0], "torch", torch.__version__, "host", host.__version__)'
-	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -n $(JOBS) -m "not slow" -q $(PLUGIN)
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python $(PYTEST) -m "not slow" -q $(PLUGIN)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

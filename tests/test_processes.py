@@ -13,7 +13,7 @@ import pytest
 
 from adaptive_margin.messages import is_problem, problem
 from adaptive_margin.processes import ProcessDiedError, Workers, ends_in_order
-from tests.platforms import needs_processes
+from tests.platforms import needs_proc, needs_processes
 
 pytestmark = needs_processes
 
@@ -85,7 +85,7 @@ def start(code: str, folder: Path, *words: str, new_session: bool = False) -> su
     )
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="looks for processes where Linux lists them")
+@needs_proc
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda each: each.name)
 @pytest.mark.parametrize(
     ("code", "words", "workers"),

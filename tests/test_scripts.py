@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.hooks import figures
-from tests.platforms import needs_processes
+from tests.platforms import needs_proc, needs_processes
 
 ROOT = Path(__file__).parents[1]
 TEXTS = {
@@ -89,7 +89,7 @@ def test_help_ends_with_its_reader(words: list[str]) -> None:
     assert ended_without_reader([*words, "--help"]) == (141, "")
 
 
-@pytest.mark.parametrize("script", ["benchmarks/faces/run.py", "benchmarks/miners/run.py"])
+@pytest.mark.parametrize("script", ["benchmarks/faces/run.py", "benchmarks/miners/run.py"])  # without PyTorch, with it
 def test_a_table_ends_with_its_reader(script: str) -> None:
     """As in ``--print | true``."""
     assert ended_without_reader([script, *PRINTING[script]]) == (141, "")
@@ -194,7 +194,7 @@ def process_of_a_case(parent: int) -> Path:
     raise AssertionError("no process measures a case")
 
 
-@needs_processes
+@needs_proc
 def test_the_process_of_a_case_ends_with_a_benchmark_that_is_killed(tmp_path: Path) -> None:
     process = started(["benchmarks/retrieval/run.py", "--out", str(tmp_path / "result.json")])
     child = process_of_a_case(process.pid)
@@ -212,7 +212,7 @@ def test_the_process_of_a_case_ends_with_a_benchmark_that_is_killed(tmp_path: Pa
     [
         (["benchmarks/faces/run.py", "speed"], signal.SIGTERM, 143),
         (["benchmarks/faces/run.py", "speed"], signal.SIGINT, 130),
-        (["benchmarks/miners/run.py"], signal.SIGTERM, 143),
+        pytest.param(["benchmarks/miners/run.py"], signal.SIGTERM, 143, marks=needs_proc),
     ],
     ids=["itself, SIGTERM", "itself, SIGINT", "with a process of a case"],
 )

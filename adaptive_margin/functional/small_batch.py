@@ -1,7 +1,7 @@
 """The margin of a small batch on a CPU, in numpy.
 
 At N = 128 most of the time goes into starting about two hundred operations, which numpy does in a third of the time.
-Without it :class:`~adaptive_margin.ContrastiveVDMLoss` takes 1.6 to 1.7 times as long as the host's contrastive loss
+Without it :class:`~adaptive_margin.ContrastiveVDMLoss` takes 1.6 times as long as the host's contrastive loss
 on squared distances; with it, a little less time than the host's: ``python benchmarks/speed/small.py`` prints both. The
 result is that of the general path, up to the rounding of its sums.
 """

@@ -22,7 +22,7 @@ import pytest
 from adaptive_margin.emotion.config import QUICK, EmotionConfig
 from adaptive_margin.processes import Workers
 from adaptive_margin.training import Checkpoints, NonFiniteError, RunFolderError, World
-from tests.platforms import needs_processes
+from tests.platforms import needs_proc, needs_processes
 from tests.training.processes import in_ranks
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "fer_caf.py"
@@ -83,7 +83,7 @@ def test_a_stopped_ablation_goes_on_and_ends_with_its_table_and_report(tmp_path:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
+@needs_proc
 def test_no_worker_goes_on_without_its_parent(tmp_path: Path) -> None:
     stopped = start(tmp_path, "--arms", "none", "--seeds", "1", "--iterations", "100000", "--jobs", "1", "--yes")
     logged(tmp_path / "out")
@@ -101,7 +101,7 @@ def test_no_worker_goes_on_without_its_parent(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_processes
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes where Linux lists them")
+@needs_proc
 def test_processes_of_torchrun_end_with_it_and_save(tmp_path: Path) -> None:
     out = tmp_path / "out"
     words = "--preset quick --people 16 --images-per-person 6 --batch-size 16 --iterations 100000 --log-every 2 --yes"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -110,14 +109,26 @@ def test_the_names_of_weights_stay() -> None:
 
 
 NOT_ON_META = ("regnet",)  # their constructors look at numbers
-SIZE = re.compile(r"\d+(_\d+)?[gm]f|(?<!_v)\d+|_(tiny|small|base|large|t|s|b|m|l|h)\b")
-LONGEST_FIRST = sorted(torchvision_names(), key=lambda name: (len(name), name), reverse=True)
-KINDS = {SIZE.sub("", name): name for name in LONGEST_FIRST}.values()
-"""The shortest name of each kind: others differ in their size."""
+
+
+def number_of_parameters(name: str) -> int:
+    from torchvision.models import get_model_weights
+
+    return int(get_model_weights(name).DEFAULT.meta["num_params"])
+
+
+def module_of(name: str) -> str:
+    from torchvision.models import get_model_builder
+
+    return get_model_builder(name).__module__
+
+
+KINDS = {module_of(name): name for name in sorted(torchvision_names(), key=number_of_parameters, reverse=True)}
+"""The smallest network of each of torchvision's modules: a module builds all of its classifiers alike."""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", KINDS.values())
 def test_every_kind_of_torchvision_classifier_gives_the_features_it_says(name: str) -> None:
     side = 299 if name == "inception_v3" else 224
     with torch.device("cpu" if name.startswith(NOT_ON_META) else "meta"):

@@ -167,8 +167,13 @@ def compare(loss: Any, embeddings: Tensor, labels: Tensor, **options: Any) -> No
     assert grads[0].any()
 
 
-ONE_OF_A_KIND = (  # pairs, triplets, a host's own boundary, mined pairs, an angle, centres: others differ by a formula
-    *("ContrastiveLoss", "TripletMarginLoss", "MarginLoss", "MultiSimilarityLoss", "ArcFaceLoss", "SoftTripleLoss"),
+ONE_OF_A_KIND = (  # others differ by a formula
+    "ContrastiveLoss",  # in tiles
+    "TripletMarginLoss",
+    "MarginLoss",  # with a boundary of its own
+    "MultiSimilarityLoss",  # all pairs in one matrix
+    "ArcFaceLoss",  # an angle
+    "SoftTripleLoss",  # centres
 )
 
 
